@@ -5,68 +5,16 @@ import json
 import math
 import re
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-import formats
-from experiments.table import EXPERIMENTS, Experiment, Row
-from seft_ref import evaluate, prune, save_model
+from seft_ref import evaluate, save_model
 from seft_ref.files.model import load_model
 from seft_ref.kernels import reference
 from seft_ref.topology.csr import flat, from_flat
-from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
-from tests.seft_ref.task_files import data_folder
-
-SETTINGS = {"steps": 6, "evolve_every": 5, "batch": 2, "length": 16, "density": 0.2, "drop_fraction": 1, "lr": 0.01}
-OPTIONS = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
-EVALUATION = ("--eval-length", 32, "--eval-windows", 2)
-
-
-def part(name):
-    return importlib.import_module(f"experiments.{name}")
-
-
-@pytest.fixture(scope="module")
-def given(tmp_path_factory):
-    """A pruned model and two texts."""
-    folder = tmp_path_factory.mktemp("given")
-    model = sparse_folder(folder / "pruned")
-    (model / "pruning.json").write_text(
-        json.dumps({"method": "wanda", "sparsity": 0.6, "pattern": None, "removed": 6, "of": 10})
-    )
-    (folder / "train.txt").write_text(TEXT)
-    (folder / "valid.txt").write_text(TEXT[::-1])
-    return folder
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys, given, tmp_path):
-    """Run an experiment into tmp_path; return (exit code, stdout, stderr)."""
-    tool = importlib.import_module("experiments.app")
-    two = Experiment("Two arms", "One is random.", "Nothing.", (Row("seft", "seft"), Row("random", "seft-random")))
-    monkeypatch.setitem(EXPERIMENTS, "two", two)
-
-    def call(name, *arguments, folder=given / "pruned", seeds=2):
-        words = [name, folder, "--train", given / "train.txt", "--valid", given / "valid.txt", "--seeds", seeds]
-        words += ["--out", tmp_path / "out", "--work", tmp_path / "work", *OPTIONS, *EVALUATION, *arguments]
-        monkeypatch.setattr(sys, "argv", ["experiment.py", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            tool.console.run(tool.main)
-        said = capsys.readouterr()
-        return left.value.code or 0, said.out, said.err
-
-    return call
-
-
-def one_line(page):
-    """A page whose commands are not broken into lines."""
-    return page.replace(" \\\n   ", "")
-
-
-def runs_in(work):
-    return [json.loads(line) for line in (work / "results.jsonl").read_text().splitlines()]
+from tests.experiments.helpers import EVALUATION, one_line, part, runs_in
+from tests.seft_ref.folders import sparse_folder
 
 
 def test_experiments_share_runs_and_write_pages(cli, tmp_path):
@@ -94,7 +42,7 @@ def test_experiments_share_runs_and_write_pages(cli, tmp_path):
         assert str(tmp_path.parent) not in page
         assert "/tmp" not in page
         assert "pruned by wanda to 60.0%" in page
-        assert re.search(r"^\d{4}-\d\d-\d\d; .+, \d+ cores, Python 3", page, re.MULTILINE)
+        assert re.search(r"^\d{4}-\d\d-\d\d( to [-\d]+)?; .+, \d+ cores, Python 3", page, re.MULTILINE)
         assert " ".join(experiment.expected.split()) in " ".join(page.split())
         assert "The interval " in page
         assert f"]({name}.svg)" in page
@@ -284,77 +232,6 @@ def test_bad_input_ends_in_one_line_before_anything_is_run(cli, given, tmp_path,
     assert code == 2
     assert said in err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_cost_tells_multiples_of_the_first_arm(cli, tmp_path, monkeypatch):
-    table = part("table")
-    rows = (Row("seft", "seft"), Row("lora", "lora"), Row("sparse-peft", "sparse-peft"))
-    monkeypatch.setitem(EXPERIMENTS, "cost", replace(EXPERIMENTS["cost"], rows=rows))
-    for arm in ("lora", "sparse-peft"):
-        monkeypatch.setitem(table.ARMS, arm, {**table.ARMS[arm], "rank": 2})
-    assert cli("cost", seeds=3)[0] == 0
-    report = part("page").Report.of("cost", EXPERIMENTS["cost"], (tmp_path / "out" / "cost.json").read_bytes())
-    cost_page = part("cost_page")
-    found = cost_page.multiples(report)
-    assert [m.row.label for m in found] == ["lora", "sparse-peft"]
-    for m in found:
-        of = [
-            np.median(report.runs[m.row.arm][seed]["seconds"]) / cost_page.seconds_a_step(report.runs["seft"][seed])
-            for seed in range(3)
-        ]
-        assert m.seconds.mean == pytest.approx(np.prod(of) ** (1 / 3))
-        assert 0.2 < m.memory.mean < 5
-    page = (tmp_path / "out" / "cost.md").read_text()
-    assert f"`lora` takes {found[0].seconds.mean:.2f} ± " in page
-    assert "in perplexity" not in page
-    assert cli("cost", "--redraw")[0] == 0
-    assert (tmp_path / "out" / "cost.md").read_text() == page
-
-
-def test_examples_are_trained_on_and_tasks_scored(cli, given, tmp_path, monkeypatch):
-    lines = [json.dumps({"prompt": f"{i} and ", "completion": f"{i}."}) for i in range(9)]
-    (given / "train.jsonl").write_text("\n".join(lines))
-    (given / "held.jsonl").write_text(lines[3])
-    data_folder(tmp_path / "data")
-    monkeypatch.setitem(EXPERIMENTS, "commonsense", replace(EXPERIMENTS["two"], tasks=("boolq", "gsm8k")))
-    files = ("--train", given / "train.jsonl", "--valid", given / "held.jsonl")
-    code, _, err = cli("commonsense", *files)
-    assert (code, "--data DIR" in err) == (2, True)
-    code, _, err = cli("two", "--limit", 3)
-    assert (code, "--limit are for tasks" in err) == (2, True)
-    tasks = ("--tasks", "boolq,arc_easy", "--data", tmp_path / "data", "--limit", 2)
-    code, _, err = cli("commonsense", *files, *tasks)
-    assert code == 0, err
-    runs = runs_in(tmp_path / "work")
-    assert all(set(run["scores"]) == {"boolq", "arc_easy"} for run in runs)
-    page = one_line((tmp_path / "out" / "commonsense.md").read_text())
-    assert "| arm | `arc_easy` | `boolq` | mean | points |" in page
-    assert "--tasks boolq,arc_easy --data data --limit 2" in page
-    mean = np.mean([[100 * x for x in run["scores"].values()] for run in runs if run["arm"] == "seft"])
-    assert f"| {mean:.1f}" in page
-    # without tasks the runs are others, because what is measured is another
-    assert "4 runs, 0 in " in cli("two", *files, "--plan")[1]
-
-
-def test_nm_is_for_models_with_a_pattern(cli, given, tmp_path, monkeypatch):
-    code, _, err = cli("nm")
-    assert (code, "needs a model with an N:M pattern" in err) == (2, True)
-    dense = hf_folder(tmp_path / "dense")
-    prune(dense, tmp_path / "pruned", "magnitude", pattern="2:4")
-    formats.convert(tmp_path / "pruned", tmp_path / "nm", "sparse")
-    table = part("table")
-    rows = tuple(row for row in EXPERIMENTS["nm"].rows if row.label in ("static", "seft in groups", "spp"))
-    monkeypatch.setitem(EXPERIMENTS, "nm", replace(EXPERIMENTS["nm"], rows=rows))
-    for arm in ("static-rank", "seft-groups-rank", "spp"):
-        monkeypatch.setitem(table.ARMS, arm, {**table.ARMS[arm], "rank": 1})
-    monkeypatch.setitem(table.ARMS, "spp", {**table.ARMS["spp"], "bands": 4})
-    code, _, err = cli("nm", folder=tmp_path / "nm", seeds=1)
-    assert code == 0, err
-    for run in runs_in(tmp_path / "work"):
-        assert run["support_final"] == run["stored"]
-        if run["arm"] != "spp":
-            assert run["settings"]["pattern"] == [2, 4]
-    assert "set pattern" not in (tmp_path / "out" / "nm.md").read_text()
 
 
 def test_a_pattern_is_refused(cli, tmp_path):
