@@ -103,10 +103,10 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 METHODS = (
-    *(Row(name, f"{name}-rank") for name in ("seft", "active-only", "static", "shira")),
+    *(Row(name, f"{name}-rank") for name in ("seft", "active-only", "static")),
     *(Row(name, name) for name in ("lora-star", "sparse-peft", "spp", "lora", "sparse-full")),
 )
-"""What the paper's method is compared with."""
+"""What the paper's method is compared with, and three that tell what its parts do or what is left out."""
 
 EXPERIMENTS: dict[str, Experiment] = {
     "mask-ablation": Experiment(
@@ -248,10 +248,10 @@ EXPERIMENTS: dict[str, Experiment] = {
     },
     "recovery": Experiment(
         "Which method repairs a pruned model best?",
-        """Each arm but the last two trains as many numbers: a change of rank 8 beside every matrix, or as many slots;
-        `spp` has 4 % more. `seft` and `active-only` move their slots, `static` starts where gradients are largest and
-        `shira` anywhere among the stored weights. `sparse-full` trains every stored weight, and `lora` ends dense: they
-        are there for orientation. Every arm has its own learning rate, the best of a sweep with one seed.""",
+        """Each arm but `sparse-full` trains as many numbers: a change of rank 8 beside every matrix, or as many slots;
+        `spp` has 4 % more. `seft` and `active-only` move their slots, `static` keeps those that it starts from, where
+        gradients are largest. `lora` ends dense, and `sparse-full` trains every stored weight: they are there for
+        orientation. Every arm has its own learning rate, the best of a sweep with one seed.""",
         """The abstract of the paper says that SEFT does better than the methods it is compared with, in less memory and
         time. `lora-star` loses at the end what its pruning takes away; `spp` can scale weights and no more.""",
         METHODS,
