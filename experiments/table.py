@@ -92,7 +92,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "seft-groups-rank": {"preset": "seft", "budget_by": "rank", "rank": RANK, "scope": "group"},
     **{
         name: {"preset": name, "rank": RANK, "alpha": 2.0 * RANK, "lr": lr}
-        for name, lr in (("lora", 6e-3), ("lora-star", 6e-3), ("sparse-peft", 6e-3), ("spp", 3e-2))
+        for name, lr in (("lora", 6e-3), ("lora-star", 6e-3), ("sparse-peft", 3e-3), ("spp", 3e-2))
     },
     "sparse-full": {"preset": "sparse-full", "lr": 1e-3},
     **{f"{arm}-rise": {"preset": arm, "slot_warmup": RISE} for arm in ("static", "active-only", "seft")},
