@@ -10,7 +10,7 @@ from experiments.statistics import estimate
 from experiments.table import Row
 from seft_cli import console
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")
 SMOOTH = 15
 """steps over which the pictures average a loss"""
 PLAIN = {

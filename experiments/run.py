@@ -1,6 +1,8 @@
 """One run of an experiment: train a pruned model with some settings, evaluate it, and measure time and memory."""
 
+import ctypes
 import datetime as dt
+import gc
 import math
 import os
 import platform
@@ -9,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -203,6 +206,10 @@ def machine() -> dict[str, Any]:
 
 def reset_peak() -> None:
     """Reset the largest resident size, if the system can (Linux)."""
+    gc.collect()
+    # glibc keeps what was freed, so that a run would begin with the memory of the one before it
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
