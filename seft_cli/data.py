@@ -96,4 +96,4 @@ class DataOptions:
 
 
 def _texts(examples: Examples) -> set[tuple[int, ...]]:
-    return {tuple(example.tokens) for example in examples.of}
+    return {tuple(example.tokens) for example in examples.items}

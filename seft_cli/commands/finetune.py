@@ -144,9 +144,20 @@ def main(
     ranks = launcher.ranks_of_launcher()
     _require_outputs(destination, log, json_file)
     limit = limit_of(max_bytes, require_input(folder))
-    source = DataOptions(text, data, valid, longer, packing, epochs, steps, valid_every, patience)
+    source = DataOptions(
+        text=text,
+        data=data,
+        valid=valid,
+        longer=longer,
+        packing=packing,
+        epochs=epochs,
+        steps=steps,
+        valid_every=valid_every,
+        patience=patience,
+    )
     source.require()
-    _require_start(folder, destination, resume=resume)
+    state_file = Path(f"{destination}.state")
+    _require_start(folder, state_file, resume=resume)
     wanted = {
         "steps": steps,
         "batch": batch,
@@ -207,7 +218,6 @@ def main(
         measurements.append({"step": at, "loss": loss})
         writer.validation(at, loss, best.step)
 
-    state_file = Path(f"{destination}.state")
     with (
         _interruptible(state_file),
         console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance,
@@ -258,13 +268,12 @@ def _interruptible(state_file: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _require_start(folder: Path, destination: Path, *, resume: bool) -> None:
+def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
     """Refuse a model that is not a sparse checkpoint, and to begin anew beside an unfinished run."""
     if not is_sparse(folder):
         raise console.Refused(
             f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"
         )
-    state_file = Path(f"{destination}.state")
     if state_file.exists() and not resume:
         raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
 

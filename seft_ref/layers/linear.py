@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import KernelSet, Packed
@@ -42,6 +42,11 @@ class WeightGradient:
 
     dy: Float[Array, "n out"]
     x: Float[Array, "n in_"]
+
+    def of_rows(self, rows: Int[Array, " m"]) -> "WeightGradient":
+        """Return the part of the gradient that comes from some of the rows."""
+        xp = array_namespace(self.dy)
+        return WeightGradient(xp.take(self.dy, rows, axis=0), xp.take(self.x, rows, axis=0))
 
 
 def linear_forward(

@@ -250,11 +250,7 @@ def decoder_forward(
     recompute  keep the input of each block only, and let the backward compute the rest again (MDL-008)
     Raises     LayerError LYR-001 for a token outside the vocabulary
     """
-    xp = array_namespace(tokens)
-    b, t = tokens.shape
-    around = surroundings(config, t, mask, weights.norm)
-    x, embed_tokens = embedding_forward(xp.reshape(tokens, (-1,)), weights.embed_tokens)
-    x = xp.reshape(x, (b, t, -1))
+    x, embed_tokens, around = _embedded(tokens, weights, config, mask)
     blocks: list[BlockCache | BlockInput] = []
     for layer, block in enumerate(weights.blocks):
         before = BlockInput(x, block, config, layer, around, kernels)
@@ -263,6 +259,15 @@ def decoder_forward(
         del before, cache
     x, norm = rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
     return x, DecoderCache(embed_tokens, tuple(blocks), norm)
+
+
+def _embedded(
+    tokens: Int[Array, "B T"], weights: Weights, config: ModelConfig, mask: Bool[Array, "B T"] | None
+) -> tuple[Float[Array, "B T C"], EmbeddingCache, Surroundings]:
+    """Return the embedded tokens with their cache, and what all blocks look at."""
+    xp = array_namespace(tokens)
+    x, cache = embedding_forward(xp.reshape(tokens, (-1,)), weights.embed_tokens)
+    return xp.reshape(x, (*tokens.shape, -1)), cache, surroundings(config, tokens.shape[1], mask, weights.norm)
 
 
 def decoder_output(
@@ -276,10 +281,7 @@ def decoder_output(
 
     Shapes, dtypes and errors are those of `decoder_forward`.
     """
-    xp = array_namespace(tokens)
-    around = surroundings(config, tokens.shape[1], mask, weights.norm)
-    x, _ = embedding_forward(xp.reshape(tokens, (-1,)), weights.embed_tokens)
-    x = xp.reshape(x, (*tokens.shape, -1))
+    x, _, around = _embedded(tokens, weights, config, mask)
     for layer, block in enumerate(weights.blocks):
         x, cache = block_forward(x, block, config, layer, around, kernels)
         del cache  # before the next block computes its own

@@ -1,6 +1,6 @@
 """What a run leaves: the model of its last step, or the best one on held-out data (TRN-022)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -108,6 +108,8 @@ class BestModel:
     out: Path
     settings: TrainSettings
     kernels: KernelSet
+    measure: Mapping[str, object]
+    """what is measured and how often, for a resumed run to compare"""
     best: Best | None = None
 
     def check(self, config: ModelConfig) -> None:
@@ -117,14 +119,14 @@ class BestModel:
             TextError: as `check_data`, and EVL-002 as `evaluate_windows`.
         """
         if isinstance(self.data, Examples):
-            check_data(self.data, max(len(example.tokens) for example in self.data.of), config)
+            check_data(self.data, max(len(example.tokens) for example in self.data.items), config)
         else:
             check_data(self.data, self.settings.length, config)
             evaluation_starts(len(self.data), self.settings.length, 1)
 
     def resume(self, step: int) -> None:
         """Take up what a run that was stopped after this step has kept (TRN-022.4)."""
-        self.best = best_kept(self.out, step, self._measure())
+        self.best = best_kept(self.out, step, self.measure)
 
     def is_due(self, step: int) -> bool:
         """Return whether a state is measured after this step (TRN-022)."""
@@ -143,7 +145,7 @@ class BestModel:
             self.best, final = Best(step, loss), left()
             if ranks.rank == 0:  # TRN-015
                 attributes = {"seft.settings": settings_text(self.settings)}
-                keep(self.model, self.out, self.best, self._measure(), final, attributes)
+                keep(self.model, self.out, self.best, self.measure, final, attributes)
         self.validation.on_loss(step, loss, self.best)
         # TRN-022.3
         return patience is not None and step // every - self.best.step // every >= patience
@@ -163,10 +165,6 @@ class BestModel:
             return evaluate_examples(weights, config, self.data, self.kernels, rows=self.settings.batch)
         length = self.settings.length
         return evaluate_windows(weights, config, self.data, self.kernels, length=length).nats_per_token
-
-    def _measure(self) -> dict[str, object]:
-        """Return what is measured and how often, for a resumed run to compare."""
-        return {"every": self.validation.every, "data": digest_of_data(self.data)}
 
 
 def outcome_of(
@@ -197,4 +195,6 @@ def outcome_of(
         raise ValueError(f"every is {every} and patience {patience}; each must be at least 1")
     if out is None:
         raise ValueError("a run with validation keeps its best model in a folder; name out")
-    return BestModel(validation, data_of(validation.data, model), folder_of(model), Path(out), settings, kernels)
+    data = data_of(validation.data, model)
+    measure = {"every": every, "data": digest_of_data(data)}
+    return BestModel(validation, data, folder_of(model), Path(out), settings, kernels, measure)

@@ -26,6 +26,13 @@ class Batch:
         nothing = xp.full_like(self.labels[:, :1], IGNORE)
         return xp.reshape(xp.concat([self.labels[:, 1:], nothing], axis=1), (-1,))
 
+    def rows(self) -> Int[Array, " N"] | None:
+        """Return which of the positions of all rows are tokens and no padding; None if all are."""
+        if self.mask is None:
+            return None
+        xp = array_namespace(self.mask)
+        return xp.nonzero(xp.reshape(self.mask, (-1,)))[0]
+
     def count(self) -> int:
         """Return how many targets count in the loss."""
         xp = array_namespace(self.labels)
@@ -40,11 +47,14 @@ def batch_of(tokens: Sequence[int], starts: Sequence[int], length: int, weights:
 
 def batch_of_examples(examples: Sequence[Example], weights: Weights) -> Batch:
     """Return examples as the rows of a batch, filled up on the right to the longest of them (TRN-021.4)."""
-    # no mask: behind the last token of a row nothing is learned, and no token sees what stands behind it
-    length = max(len(example.tokens) for example in examples)
-    tokens = [[*e.tokens, *[0] * (length - len(e.tokens))] for e in examples]
-    labels = [[*e.labels, *[IGNORE] * (length - len(e.labels))] for e in examples]
-    return Batch(_table(tokens, length, weights), _table(labels, length, weights))
+    lengths = [len(example.tokens) for example in examples]
+    longest = max(lengths)
+    tokens = [[*e.tokens, *[0] * (longest - n)] for e, n in zip(examples, lengths, strict=True)]
+    labels = [[*e.labels, *[IGNORE] * (longest - n)] for e, n in zip(examples, lengths, strict=True)]
+    mask = None
+    if min(lengths) < longest:
+        mask = _table([[*[1] * n, *[0] * (longest - n)] for n in lengths], longest, weights) == 1
+    return Batch(_table(tokens, longest, weights), _table(labels, longest, weights), mask)
 
 
 def _table(rows: Sequence[Sequence[int]], length: int, weights: Weights) -> Int[Array, "B T"]:

@@ -8,7 +8,7 @@ from seft_ref.arrays.library import overflow_allowed
 from seft_ref.errors import EvaluationError, TextError
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
-from seft_ref.model.decoder import decoder_forward
+from seft_ref.model.decoder import decoder_output
 from seft_ref.model.head import head_loss
 from seft_ref.model.weights import Weights
 from seft_ref.text.batch import Batch, batch_of, batch_of_examples
@@ -70,10 +70,10 @@ def evaluate_examples(
     Raises  LayerError LYR-015, LYR-016 for an overflow inside a layer
     """
     total = 0.0
-    for first in range(0, len(examples.of), rows):
-        batch = batch_of_examples(examples.of[first : first + rows], weights)
+    for first in range(0, len(examples.items), rows):
+        batch = batch_of_examples(examples.items[first : first + rows], weights)
         total += _nats(weights, config, batch, kernels)
-    return total / sum(example.targets() for example in examples.of)
+    return total / sum(example.targets() for example in examples.items)
 
 
 def _perplexity(mean: float) -> float:
@@ -92,5 +92,5 @@ def _perplexity(mean: float) -> float:
 
 @overflow_allowed()
 def _nats(weights: Weights, config: ModelConfig, batch: Batch, kernels: KernelSet) -> float:
-    x, _ = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=True)
+    x = decoder_output(batch.tokens, weights, config, kernels, batch.mask)
     return head_loss(x, weights.lm_head, batch.targets(), 1, kernels)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -42,35 +43,36 @@ class Examples:
     """The examples of a run in the order of their files.
 
     Attributes:
+        items: one for each line, without those that are left out.
         packed: rows are cut from the examples laid end to end; else each example is a row (TRN-021).
         left_out: how many examples were longer than a row and left out.
         cut: how many were cut to a row.
     """
 
-    of: Sequence[Example]
+    items: Sequence[Example]
     packed: bool = False
     left_out: int = 0
     cut: int = 0
 
     def tokens(self) -> list[int]:
         """Return the tokens of all examples as one stream."""
-        return [token for example in self.of for token in example.tokens]
+        return [token for example in self.items for token in example.tokens]
 
     def numbers(self) -> Iterator[Sequence[int]]:
         """Yield all that decides what is read, for a digest (CKP-007.3)."""
         yield [int(self.packed)]
-        for example in self.of:
+        for example in self.items:
             yield [len(example.tokens), *example.tokens, *example.labels]
 
     def most_unlearned(self) -> int:
-        """Return how many tokens on end may be none that is learned, laid end to end in any order."""
-        stretches = [_unlearned([IGNORE, *example.labels[1:]]) for example in self.of]
+        """Return the longest stretch of tokens of which none is learned, in whatever order the examples stand."""
+        stretches = [_unlearned([IGNORE, *example.labels[1:]]) for example in self.items]
         inside = max(max(stretch) for stretch in stretches)
         return max(inside, max(stretch[-1] for stretch in stretches) + max(stretch[0] for stretch in stretches))
 
     def steps(self, epochs: float, rows: int, length: int) -> int:
         """Return how many steps of `rows` rows pass `epochs` times over the examples (TRN-021.5)."""
-        of_epoch = sum(len(example.tokens) for example in self.of) / length if self.packed else len(self.of)
+        of_epoch = sum(len(example.tokens) for example in self.items) / length if self.packed else len(self.items)
         return max(1, math.ceil(epochs * of_epoch / rows))
 
     def rows(self, numbers: range, length: int, seed: int) -> list[Example]:
@@ -79,34 +81,34 @@ class Examples:
         A packed row has `length` tokens; another is as long as its example.
         """
         if self.packed:
-            return [self._packed_row(number, length, seed) for number in numbers]
-        n = len(self.of)
-        return [self.of[self._order(number // n, seed)[number % n]] for number in numbers]
+            return self._packed_rows(numbers, length, seed)
+        epoch, skipped = divmod(numbers.start, len(self.items))
+        return list(islice(self._from_epoch(epoch, seed), skipped, skipped + len(numbers)))
 
-    def _order(self, epoch: int, seed: int) -> list[int]:
-        n = len(self.of)
-        return shuffled(counter_key(seed, STREAM_EXAMPLES), range(epoch * n, (epoch + 1) * n))
+    def _from_epoch(self, epoch: int, seed: int) -> Iterator[Example]:
+        """Yield the examples of an epoch and of all that follow it."""
+        n = len(self.items)
+        for e in count(epoch):
+            for i in shuffled(counter_key(seed, STREAM_EXAMPLES), range(e * n, (e + 1) * n)):
+                yield self.items[i]
 
-    def _packed_row(self, number: int, length: int, seed: int) -> Example:
-        """Return tokens number · length and on of all epochs laid end to end."""
-        size = sum(len(example.tokens) for example in self.of)
-        epoch, skipped = divmod(number * length, size)
+    def _packed_rows(self, numbers: range, length: int, seed: int) -> list[Example]:
+        """Return consecutive rows of `length` tokens of all epochs laid end to end."""
+        epoch, skipped = divmod(numbers.start * length, sum(len(example.tokens) for example in self.items))
+        wanted = len(numbers) * length
         tokens: list[int] = []
         labels: list[int] = []
-        while len(tokens) < length:
-            for i in self._order(epoch, seed):
-                example = self.of[i]
-                if skipped >= len(example.tokens):
-                    skipped -= len(example.tokens)
-                    continue
-                # the first token of an example is no target, because what stands before it is another example
-                labels += [IGNORE, *example.labels[1:]][skipped : skipped + length - len(tokens)]
-                tokens += example.tokens[skipped : skipped + length - len(tokens)]
-                skipped = 0
-                if len(tokens) == length:
-                    break
-            epoch += 1
-        return Example(tokens, labels)
+        for example in self._from_epoch(epoch, seed):
+            if skipped >= len(example.tokens):
+                skipped -= len(example.tokens)
+                continue
+            tokens += example.tokens[skipped:]
+            # the first token of an example is no target, because what stands before it is another example
+            labels += [IGNORE, *example.labels[1:]][skipped:]
+            skipped = 0
+            if len(tokens) >= wanted:
+                break
+        return [Example(tokens[i : i + length], labels[i : i + length]) for i in range(0, wanted, length)]
 
 
 Data = Sequence[int] | Examples
@@ -127,15 +129,15 @@ def check_data(data: Data, length: int, config: ModelConfig) -> None:
     """
     if isinstance(data, Examples):
         check_length(length, config)
-        longest = max(len(example.tokens) for example in data.of)
+        longest = max(len(example.tokens) for example in data.items)
         if longest > length and not data.packed:
             raise TextError("TRN-021", f"an example has {longest} tokens and a row {length}; raise length to {longest}")
         # TRN-021.3: nothing in a row predicts its first token
         if data.packed and (least := data.most_unlearned() + 2) > length:
             raise TextError(
                 "TRN-021",
-                f"{least - 2} tokens on end may be none that is learned, so a row of {length} may teach nothing; raise "
-                f"length to {least}, or do not pack",
+                f"{least - 2} tokens on end may have none that is learned, so that a packed row of {length} could hold "
+                f"nothing to learn; raise length to {least}, or do not pack",
             )
         check_tokens(data.tokens(), config)
     else:
@@ -300,7 +302,7 @@ def _messages(given: Any, where: str) -> list[Message]:
 
 
 def _unlearned(labels: Sequence[int]) -> list[int]:
-    """Return how many tokens are not learned before each that is, and behind the last."""
+    """Return the lengths of the stretches that are not learned: before the first learned token, between, at the end."""
     counts = [0]
     for label in labels:
         if label == IGNORE:

@@ -73,9 +73,12 @@ def loss_and_gradients(
         again = recomputes(config, batch.tokens.shape, weights.norm) if recompute is None else recompute
         batch_loss, gradients = _backward_to_targets(weights, config, batch, count, kernels, recompute=again)
         loss += batch_loss
+        rows = batch.rows()
         for name, gradient in gradients:
-            if not isinstance(gradient, WeightGradient):
+            if not isinstance(gradient, WeightGradient) or not (name in at or name in in_step):
                 continue
+            # TRN-021.4: padding has no gradient, but it has inputs, which an event may look at
+            gradient = gradient if rows is None else gradient.of_rows(rows)
             if name in at:
                 values = kernels.sample(gradient.dy, gradient.x, at[name])
                 entries[name] = values if name not in entries else entries[name] + values

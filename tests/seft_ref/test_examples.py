@@ -2,7 +2,9 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,10 +17,12 @@ from seft_ref.errors import TextError
 from seft_ref.kernels import reference
 from seft_ref.text.evaluate import evaluate_examples
 from seft_ref.text.examples import Example, Examples
+from seft_ref.update.rules import Adapt
 from tests.seft_ref.folders import CONFIG, hf_folder, parameters, pruned
 from tests.seft_ref.threads_as_ranks import on_ranks
 
 END, BEGIN = 2, 1
+loop = sys.modules["seft_ref.train.loop"]  # seft_ref.train is a function
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role[0] }}>{% if m.role == 'assistant' %}{% generation %}"
     "{{ m.content }}/\n{% endgeneration %}{% else %}{{ m.content }}/\n{% endif %}{% endfor %}"
@@ -92,7 +96,7 @@ def learned(example, tokenizer):
 
 def test_TRN_020_what_is_learned(folder, data):
     tokenizer = merging_tokenizer()
-    found = read_examples(data, folder, 64).of
+    found = read_examples(data, folder, 64).items
     assert [learned(e, tokenizer) for e in found] == [
         " two</s>",
         "the whole of it</s>",
@@ -109,9 +113,9 @@ def test_TRN_020_what_is_learned(folder, data):
 
 def test_TRN_020_4_an_end_that_is_there_is_not_put_twice(folder, tmp_path):
     file = written(tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b</s>"}])
-    assert read_examples(file, folder, 9).of[0].tokens.count(END) == 1
+    assert read_examples(file, folder, 9).items[0].tokens.count(END) == 1
     file = written(tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b"}])
-    assert END not in read_examples(file, model_folder(tmp_path / "endless", None), 9).of[0].tokens
+    assert END not in read_examples(file, model_folder(tmp_path / "endless", None), 9).items[0].tokens
 
 
 def test_TRN_020_5_a_conversation_is_that_of_transformers(folder, data):
@@ -121,7 +125,7 @@ def test_TRN_020_5_a_conversation_is_that_of_transformers(folder, data):
     given = theirs.apply_chat_template(
         LINES[3]["messages"], return_dict=True, return_assistant_tokens_mask=True, tokenize=True
     )
-    (mine,) = [read_examples(data, folder, 64).of[3]]
+    (mine,) = [read_examples(data, folder, 64).items[3]]
     assert list(mine.tokens) == given["input_ids"]
     assert [label != -100 for label in mine.labels] == [bool(one) for one in given["assistant_masks"]]
 
@@ -187,6 +191,26 @@ def test_TRN_021_4_a_padded_step_is_the_sum_over_its_examples_alone(folder, data
     assert evaluate_examples(model.weights, model.config, Examples(rows), reference, rows=4) == pytest.approx(
         loss, rel=1e-12
     )
+
+
+@pytest.mark.parametrize("rule", [{"adapt": name} for name in get_args(Adapt)] + [{"grow": "curvature"}], ids=str)
+def test_TRN_021_4_padding_changes_nothing(folder, data, monkeypatch, rule):
+    """Another token in its place is another input of every layer, and must not be seen by any rule."""
+    examples, left = read_examples(data, folder, 64), []
+    plain = loop.batch_of_examples
+    for padding in (0, 77):
+
+        def padded(rows, weights, padding=padding):
+            batch = plain(rows, weights)
+            tokens = np.where(batch.mask, batch.tokens, padding) if batch.mask is not None else batch.tokens
+            return replace(batch, tokens=tokens)
+
+        monkeypatch.setattr(loop, "batch_of_examples", padded)
+        done = finetune(folder, None, examples, **RUN | rule | {"batch": 3, "steps": 4})
+        left.append({name: (topology.indices, values) for name, (topology, values) in done.final.items()})
+    for name, (indices, values) in left[0].items():
+        np.testing.assert_array_equal(indices, left[1][name][0])
+        np.testing.assert_array_equal(values, left[1][name][1])
 
 
 RUN = {"steps": 7, "length": 64, "batch": 2, "evolve_every": 3, "lr": 0.02, "density": 0.05}
@@ -305,12 +329,12 @@ def test_TRN_020_8_examples_longer_than_a_row(folder, tmp_path):
     lines = [{"prompt": "a" * n, "completion": "bcd"} for n in (2, 8, 3, 30)]
     file = written(tmp_path / "d.jsonl", lines)
     dropped = read_examples(file, folder, 8, longer="drop")
-    assert ([len(e.tokens) for e in dropped.of], dropped.left_out, dropped.cut) == ([7, 8], 2, 0)
+    assert ([len(e.tokens) for e in dropped.items], dropped.left_out, dropped.cut) == ([7, 8], 2, 0)
     with pytest.raises(TextError, match=r"line 2: what stands before the first answer fills the row of 8 tokens"):
         read_examples(file, folder, 8, longer="cut")
     cut = read_examples(written(tmp_path / "e.jsonl", lines[:3]), folder, 11, longer="cut")
-    assert ([len(e.tokens) for e in cut.of], cut.left_out, cut.cut) == ([7, 11, 8], 0, 1)
-    assert len(read_examples(file, folder, 8, packed=True).of) == 4
+    assert ([len(e.tokens) for e in cut.items], cut.left_out, cut.cut) == ([7, 11, 8], 0, 1)
+    assert len(read_examples(file, folder, 8, packed=True).items) == 4
     with pytest.raises(TextError, match="no example is left"):
         read_examples(file, folder, 3, longer="drop")
     with pytest.raises(TextError, match=r"longer is .*, must be one of"):
@@ -324,7 +348,7 @@ def test_TRN_021_3_a_packed_row_of_which_nothing_may_be_learned_is_refused(folde
     examples = Examples(of, packed=True)
     # by hand: two unlearned tokens end the second, and four begin the first
     assert examples.most_unlearned() == 6
-    with pytest.raises(TextError, match=r"TRN-021: 6 tokens on end.* raise length to 8"):
+    with pytest.raises(TextError, match=r"TRN-021: 6 tokens on end.* row of 7 .*raise length to 8"):
         finetune(folder, None, examples, steps=1, length=7)
     rows = examples.rows(range(400), 8, 0)
     assert min(row.targets() for row in rows) == 1
@@ -335,6 +359,6 @@ def test_TRN_017_TRN_018_rows_that_the_model_cannot_read(folder, data):
     examples = read_examples(data, folder, 64)
     with pytest.raises(TextError, match="TRN-017"):
         finetune(folder, None, examples, steps=1, length=65)
-    strange = Examples([*examples.of, Example([1, 300], [1, 300])])
+    strange = Examples([*examples.items, Example([1, 300], [1, 300])])
     with pytest.raises(TextError, match="TRN-018"):
         finetune(folder, None, strange, steps=1, length=64)
