@@ -27,11 +27,14 @@ class Batch:
         return xp.reshape(xp.concat([self.labels[:, 1:], nothing], axis=1), (-1,))
 
     def rows(self) -> Int[Array, " N"] | None:
-        """Return which of the positions of all rows are tokens and no padding; None if all are."""
+        """Return the positions of the flattened batch that are a token or predict one; None if no padding is marked.
+
+        The others have no gradient: no token sees them, and they have no target.
+        """
         if self.mask is None:
             return None
         xp = array_namespace(self.mask)
-        return xp.nonzero(xp.reshape(self.mask, (-1,)))[0]
+        return xp.nonzero(xp.reshape(self.mask, (-1,)) | (self.targets() != IGNORE))[0]
 
     def count(self) -> int:
         """Return how many targets count in the loss."""
