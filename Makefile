@@ -25,8 +25,9 @@ verify: setup
 
 # The suite often waits for processes and time limits, and what runs beside it takes that time. `verify` begins last, when
 # the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already.
+# Every job has one thread: threads that wait spin on a core that another job needs. Tests about threads ask for two.
 test: lint
-	$(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba"
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba"
 
 lint: setup
 	$(PY) -m ruff check .

@@ -1,5 +1,8 @@
 """Fixtures of every test room: the backends, and a ledger of the errors that were measured."""
 
+import gc
+
+import numba
 import pytest
 
 from tests.backends import BACKENDS, CUPY_STATE, Backend
@@ -10,6 +13,14 @@ _LEDGER = pytest.StashKey[dict[str, float]]()
 
 def pytest_configure(config):
     config.stash[_LEDGER] = {}
+
+
+def pytest_collection_finish():
+    # eleven thousand tests and what they import stay to the end, so that a collection need not go through them
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    # as many workers run as there are cores; tests about threads ask for two (KRN-008: the bits do not change)
+    numba.set_num_threads(1)
 
 
 def pytest_report_header():

@@ -48,9 +48,11 @@ def main() -> None:
     shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # what an earlier build left would go into this one
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
     (wheel,) = folder.glob("*.whl")
-    venv.create(folder / "env", with_pip=True)
+    venv.create(folder / "env")
     python, seft = folder / "env" / "bin" / "python", folder / "env" / "bin" / "seft"
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel, cwd=away)
+    # most modules that are installed are never imported: only those that are need to be compiled
+    install = ("install", "--quiet", "--no-compile", "--disable-pip-version-check", wheel)
+    run(sys.executable, "-m", "pip", "--python", python, *install, cwd=away)
 
     run(python, "-c", FORMATS_ALONE, cwd=away)
     told = run(seft, "--help", cwd=away)

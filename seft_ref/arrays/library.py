@@ -7,8 +7,9 @@ y = xp.zeros((3,), dtype=x.dtype, device=device(x))
 import warnings
 from typing import Any
 
+import array_api_compat
 import numpy as np
-from array_api_compat import array_namespace, device, is_numpy_array, to_device
+from array_api_compat import device, is_numpy_array, to_device
 
 from seft_ref.arrays.cupy_ready import INSTALL, UnfitCupy, keep_subnormals, try_out
 
@@ -47,6 +48,22 @@ __all__ = [
     "with_values",
     "without_cupy",
 ]
+
+
+_libraries: dict[tuple[type, ...], Namespace] = {}
+"""by types of arrays: every function asks, and array_api_compat looks at each array anew"""
+
+
+def array_namespace(*arrays: Array) -> Namespace:
+    """Return the library that all these arrays are of.
+
+    Raises:
+        TypeError: if they are of several libraries, or one is no array.
+    """
+    types = tuple(map(type, arrays))
+    if types not in _libraries:
+        _libraries[types] = array_api_compat.array_namespace(*arrays)
+    return _libraries[types]
 
 
 def of_cupy(x: Array) -> bool:

@@ -1,6 +1,7 @@
 """A tiny LLaMA, texts for it, a Trainer that keeps the order of its data, and two processes at once."""
 
 import contextlib
+import gc
 import os
 import socket
 import subprocess
@@ -159,6 +160,8 @@ def in_two(script, folder):
 def both(main, folder, port):
     """Fork twice, call main in both processes with its rank, and end where it fails: one import for all."""
     children = []
+    # a collection, which the Trainer asks for, would go through all that torch brought, in each process
+    gc.freeze()
     for rank in (0, 1):
         if child := os.fork():
             children.append(child)
