@@ -32,6 +32,8 @@ from seft_ref.text.examples import Longer
 from seft_ref.train.diagnose import Finding, Watch
 from seft_ref.train.settings import NAMES
 
+SCHEMA = "seft.finetune/1"
+
 
 @launcher.ending_together()
 def main(
@@ -308,6 +310,7 @@ def _totals(
     seconds = sorted(r["seconds"] for r in records)
     measured = {"validation": measurements, "best": done.best and asdict(done.best)} if measurements else {}
     return {
+        "schema": SCHEMA,
         "settings": json.loads(settings_text(settings)),
         "stored_weights_at_load": done.stored,
         "median_seconds_a_step": seconds[len(seconds) // 2] if seconds else None,

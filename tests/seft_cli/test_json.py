@@ -1,4 +1,4 @@
-"""docs/reference/json.md says what show, check and eval print as JSON: these keys, of these types, and no others."""
+"""docs/reference/json.md says what show, check, finetune and eval tell as JSON: these keys, of these types, and no others."""
 
 import json
 import re
@@ -19,6 +19,8 @@ TYPES = {
     "integer": lambda x: type(x) is int,
     "number": lambda x: type(x) in (int, float),
     "object": lambda x: isinstance(x, dict),
+    "number or null": lambda x: x is None or type(x) in (int, float),
+    "object or null": lambda x: x is None or isinstance(x, dict),
     "array of strings": lambda x: isinstance(x, list) and all(isinstance(y, str) for y in x),
     "integer or string": lambda x: type(x) is int or isinstance(x, str),
     "array of numbers": lambda x: isinstance(x, list) and all(type(y) in (int, float) for y in x),
@@ -94,6 +96,33 @@ def test_check_prints_what_the_page_says(cli, tmp_path):
         assert_as_told(rule, of_rule)
         assert rule["message"].startswith(rule["clause"])
     assert cli("check", tmp_path / "absent", "--json") == (2, "")
+
+
+def test_finetune_writes_what_the_page_says(cli, tmp_path):
+    of_all, of_step, of_measurement = tables("seft.finetune/1")
+    (tmp_path / "text").write_text(TEXT)
+    shape = ("--text", tmp_path / "text", "--length", 16, "--batch", 2, "--steps", 4, "--evolve-every", 2)
+    command = ("finetune", sparse_folder(tmp_path / "m"), tmp_path / "out", *shape, "--json", tmp_path / "run.json")
+    valid = ("--valid", tmp_path / "text", "--valid-every", 2)
+    for more, steps, when in (
+        (("--stop-after", 2), [1, 2], ()),
+        (("--resume", "--stop-after", 2), [], ()),
+        (("--resume",), [3, 4], ("ended",)),
+        (valid, [1, 2, 3, 4], ("ended", "measured")),
+    ):
+        if more == valid:
+            command = (*command[:2], tmp_path / "another", *command[3:])
+        assert cli(*command, *more)[0] == 0
+        told = json.loads((tmp_path / "run.json").read_text())
+        (tmp_path / "run.json").unlink()
+        assert told["schema"] == "seft.finetune/1"
+        assert_as_told(told, of_all, *when)
+        assert [step["step"] for step in told["records"]] == steps
+        for step in told["records"]:
+            assert_as_told(step, of_step)
+        for measurement in told.get("validation", ()):
+            assert_as_told(measurement, of_measurement)
+    assert [one["step"] for one in told["validation"]] == [2, 4]
 
 
 def test_eval_writes_what_the_page_says(cli, tmp_path):

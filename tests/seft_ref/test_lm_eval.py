@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 
+from seft_ref import finetune
 from seft_ref.errors import TaskError
 from seft_ref.runs.tasks import evaluate_tasks
 from seft_ref.tasks.scores import GSM8K, same_text
@@ -32,14 +34,42 @@ def model(tmp_path_factory):
     return sparse_folder(tmp_path_factory.mktemp("model") / "m", CONFIG | {"max_position_embeddings": 256})
 
 
-def test_TSK_013_lm_eval_gives_the_same_item_by_item(model, data, tmp_path):
-    ours = evaluate_tasks(model, [*peer.PEERS], data, **SHORT)
-    theirs, totals = peer.peer_items(model, tmp_path, data, list(ours.items), "seft", *SHORT.values())
+def both(model, names, data, out, **options):
+    """Evaluate with ours and with lm-eval, which has to give the same; return ours."""
+    ours = evaluate_tasks(model, names, data, **options)
+    theirs, totals = peer.peer_items(model, out, data, list(ours.items), "seft", *options.values())
     for task, row in peer.differences(list(ours.items), theirs).items():
         assert (row["same_bits"], row["differ"], row["most_nats_apart"]) == (row["items"], 0, 0.0), task
         assert row["ours"] == row["theirs"]
     for of_task in ours.tasks:
         assert of_task.task == "mmlu_redux" or peer.same_totals(of_task, totals[f"peer_{of_task.task}"])
+    return ours
+
+
+def test_TSK_013_lm_eval_gives_the_same_item_by_item(model, data, tmp_path):
+    both(model, [*peer.PEERS], data, tmp_path, **SHORT)
+
+
+def test_TSK_013_answers_that_are_right_are_right_in_both(model, tmp_path):
+    data, names, options = data_folder(tmp_path / "data", 7), ["gsm8k", "multiarith"], {"batch": 3, "max_tokens": 24}
+    (tmp_path / "text").write_text("#### 5, " * 90)
+    speaking = tmp_path / "speaking"
+    finetune(model, speaking, tmp_path / "text", "sparse-full", steps=40, length=32, batch=2, lr=0.01)
+    said = {(one.task, one.item): one.text for one in evaluate_tasks(speaking, names, data, **options).items}
+
+    def numbers(text):
+        return [number.replace(",", "") for number in re.findall("[0-9][0-9,]*", text)]
+
+    # every second right answer becomes the last number that the model says
+    for name, file in (("gsm8k", "gsm8k/test.jsonl"), ("multiarith", "arithmetic/MultiArith/test.json")):
+        text = (data / file).read_text()
+        records = [json.loads(line) for line in text.splitlines()] if name == "gsm8k" else json.loads(text)
+        for n in range(0, len(records), 2):
+            (*_, last) = numbers(said[name, n])
+            records[n]["answer"] = f"so\n#### {last}" if name == "gsm8k" else f"{last}.0"
+        write(data / file, "\n".join(map(json.dumps, records)) + "\n" if name == "gsm8k" else records)
+    for of_task in both(speaking, names, data, tmp_path, **options).tasks:
+        assert 0.5 < of_task.scores["flexible_extract"] < 1, of_task.task
 
 
 LOCAL = """
