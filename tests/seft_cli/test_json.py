@@ -1,4 +1,4 @@
-"""docs/reference/json.md says what show, check, finetune and eval tell as JSON: these keys, of these types, and no others."""
+"""docs/reference/json.md says what the tools tell as JSON: these keys, of these types, and no others."""
 
 import json
 import re
