@@ -11,13 +11,13 @@ PERPLEXITY = re.compile(r"(?<![\d.,+−-])\d\d\.\d\d(?![\d.]| %)")
 
 
 def recorded():
-    """Perplexities that a page may name: of single runs, and means over the seeds of a page."""
+    """Perplexities that a page may name: of single runs, those of other pages included, and means over their seeds."""
     runs = [json.loads(line)["perplexity"] for line in (RESULTS / "evolution.jsonl").read_text().splitlines()]
     for path in (RESULTS / "experiments").rglob("*.json"):
         arms = defaultdict(list)
         for run in json.loads(path.read_text())["runs"] if path.stem != "pruning-cost" else []:
             arms[run["arm"]].append(run["perplexity_after"])
-        runs += [mean(values) for values in arms.values()]
+        runs += [number for values in arms.values() for number in (*values, mean(values))]
     return runs
 
 
