@@ -13,6 +13,8 @@ from formats.records import Array, Dense, Mask, Sparse, Tensor, bits, flat, from
 
 SUMMED = ("F16", "BF16", "F32", "F64")
 """Dtypes that `add` reads and makes (FMT-133)."""
+BLOCK = 1 << 20
+"""Values that are compared at a time, so that they stay in a cache."""
 
 
 def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str, Tensor]:
@@ -32,9 +34,14 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
         return {WHOLE: target}
     if base.dtype != target.dtype or base.shape != target.shape:
         return {WHOLE: target}
-    before, after = positions(base), positions(target)
-    changed, new_values = _differing(before, base.values.reshape(-1), after, target.values.reshape(-1))
-    gone = before[~_among(before, after)]
+    old, new = base.values.reshape(-1), target.values.reshape(-1)
+    if _same_support(base, target):
+        slots = _unequal(old, new)
+        changed, new_values, gone = _position_of(target, slots), new[slots], np.empty(0, dtype=np.int64)
+    else:
+        before, after = positions(base), positions(target)
+        changed, new_values = _differing(before, old, after, new)
+        gone = before[~_among(before, after)]
     if op == ADD:
         return {ADD: _difference(base, changed, new_values, gone, name)}
     if changed.size + gone.size >= max(target.nnz, 1):
@@ -45,6 +52,28 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
     if gone.size:
         operations[REMOVE] = from_flat(target.shape, gone)
     return operations
+
+
+def _same_support(a: Dense | Sparse, b: Dense | Sparse) -> bool:
+    """Tell whether two tensors of one shape have their supports in the same form, and equal."""
+    if isinstance(a, Dense) or isinstance(b, Dense):
+        return isinstance(a, Dense) and isinstance(b, Dense)
+    return np.array_equal(a.indptr, b.indptr) and np.array_equal(a.indices, b.indices)
+
+
+def _unequal(old: Array, new: Array) -> NDArray[np.int64]:
+    """Return the indices at which two arrays of one size hold other bits, in order, one block at a time."""
+    blocks = range(0, old.size, BLOCK)
+    found = [np.flatnonzero(bits(old[i : i + BLOCK]) != bits(new[i : i + BLOCK])) + i for i in blocks]
+    return np.concatenate([np.empty(0, dtype=np.int64), *found])
+
+
+def _position_of(tensor: Dense | Sparse, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the flat positions of slots in order."""
+    if isinstance(tensor, Dense):
+        return slots
+    rows = np.searchsorted(tensor.indptr, slots, side="right") - 1
+    return rows * tensor.shape[-1] + tensor.indices[slots]
 
 
 def _differing(
