@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from formats import change, digest, validate
-from formats.delta_rules import ADD, OPERATIONS, REPLACE, operation_of
+from formats.delta_rules import ADD, OPERATIONS, REPLACE, WHOLE, operation_of
 from formats.errors import FormatError
 from formats.header import DELTA
-from formats.lazy import Lazy
+from formats.lazy import Lazy, like
 from formats.reader import Reader, checkpoint_of
 from formats.records import Checkpoint, DeltaOf, Sparse, Tensor
 from formats.strict_json import JSON
@@ -203,9 +203,14 @@ def _applied(base: Checkpoint, delta: Checkpoint, described: DeltaOf, names: lis
             raise FormatError("FMT-138", f"{name!r} becomes a tensor of digest {actual}, the delta promises {target}")
         return result
 
+    def shaped(name: str) -> Tensor:
+        # FMT-133: only as a whole does a tensor get another dtype or shape
+        whole = f"{WHOLE}:{name}"
+        return like(delta.tensors, whole) if whole in delta.tensors else like(base.tensors, name)
+
     return replace(
         base,
-        tensors=Lazy(names, make),
+        tensors=Lazy(names, make, shaped),
         attributes=delta.attributes,
         tied=dict(described.tied),
         files={**base.files, **delta.files},

@@ -9,15 +9,22 @@ T = TypeVar("T", covariant=True)
 class Lazy(Mapping[str, T]):
     """Name -> tensor, in sorted order. A function makes the tensor on every access; nothing is cached."""
 
-    def __init__(self, names: Iterable[str], make: Callable[[str], T]) -> None:
+    def __init__(self, names: Iterable[str], make: Callable[[str], T], like: Callable[[str], T] | None = None) -> None:
         self._names = dict.fromkeys(sorted(names))
         self._make = make
+        self._like = like or make
 
     def __getitem__(self, name: str) -> T:
         """Return the tensor of a name. KeyError if there is none; otherwise whatever the function raises."""
         if name not in self._names:
             raise KeyError(name)
         return self._make(name)
+
+    def like(self, name: str) -> T:
+        """Return a tensor of the dtype and shape that a name has; its values may be others, where those take work."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._like(name)
 
     def __contains__(self, name: object) -> bool:
         # defined here, because the one of Mapping would make the tensor
@@ -28,3 +35,8 @@ class Lazy(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def like(tensors: Mapping[str, T], name: str) -> T:
+    """Return a tensor of the dtype and shape of `tensors[name]`, made with as little work as the mapping knows."""
+    return tensors.like(name) if isinstance(tensors, Lazy) else tensors[name]

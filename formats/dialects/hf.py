@@ -18,7 +18,7 @@ from formats.dialects.quantised import quantisations
 from formats.dialects.sparsify import sparsified
 from formats.dialects.stock import open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
-from formats.lazy import Lazy
+from formats.lazy import Lazy, like
 from formats.reader import Reader, open_checkpoint
 from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense
 from formats.regular import read_bounded
@@ -202,7 +202,7 @@ def checkpoint_to_hf(
 ) -> None:
     """Write the tensors and companions of a checkpoint as the Hugging Face folder dst, as `to_hf` does.
 
-    Each tensor is fetched twice: once for its dtype and shape, once for its values.
+    Each tensor is fetched once, and before that one of its dtype and shape (`formats.lazy.like`).
 
     Raises:
         FormatError: FMT-110 if dst is there, FMT-098, FMT-126 for a cast that overflows, FMT-154 for a mask or another
@@ -212,7 +212,7 @@ def checkpoint_to_hf(
     require_model(checkpoint.kind, FOLDER)
     outlines = []
     for name in sorted(checkpoint.tensors):
-        tensor = checkpoint.tensors[name]
+        tensor = like(checkpoint.tensors, name)
         if isinstance(tensor, Mask):
             raise CannotHold("FMT-154", f"{name!r} is a mask, which {FOLDER} cannot hold")
         outlines.append(outline(name, name_after_cast(dtype_name(tensor.dtype), dtype), tensor.shape))

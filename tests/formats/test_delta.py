@@ -112,46 +112,6 @@ def test_FMT_134_any_two_tensors(cells, dense_base, dense_target):
     assert digest.of_content(made) == digest.of_content(target)
 
 
-def by_loop(base, target):
-    """What `between` finds by replacement, from dictionaries of position to bits."""
-    old, new = (
-        dict(zip(change.positions(one).tolist(), bits(one.values.reshape(-1)).tolist(), strict=True))
-        for one in (base, target)
-    )
-    replaced = {at: value for at, value in sorted(new.items()) if old.get(at) != value}
-    return replaced, sorted(old.keys() - new.keys())
-
-
-@pytest.mark.parametrize("dtype", [np.uint8, np.float16, ml_dtypes.bfloat16, np.float32, np.float64, np.complex64])
-@pytest.mark.parametrize("kind", ["dense", "same support", "another support"])
-def test_FMT_134_what_changes_by_a_plain_loop(dtype, kind, monkeypatch):
-    monkeypatch.setattr(change, "BLOCK", 16)
-    rng = np.random.default_rng(11)
-    for shape in ((1,), (7, 5), (16, 4), (3, 2, 11)):
-        old = rng.integers(0, 4, shape).astype(dtype)
-        new = np.where(rng.random(shape) < 0.2, rng.integers(0, 4, shape).astype(dtype), old)
-        ends = formats.Dense(old), formats.Dense(new)
-        if kind != "dense":
-            # rows without a stored position too
-            at = np.flatnonzero(rng.random(old.size) < 0.3)
-            lost = at[: -(kind == "another support") or None]
-            ends = tuple(
-                formats.with_values(formats.from_flat(shape, where), values.reshape(-1)[where])
-                for where, values in ((at, old), (lost, new))
-            )
-        replaced, removed = by_loop(*ends)
-        found = change.between(*ends, "replace", "w")
-        if len(replaced) + len(removed) >= max(ends[1].nnz, 1):
-            assert found == {"whole": ends[1]}
-            continue
-        assert set(found) == {name for name, any_ in (("replace", replaced), ("remove", removed)) if any_}
-        if replaced:
-            made = found["replace"]
-            assert dict(zip(flat(made).tolist(), bits(made.values).tolist(), strict=True)) == replaced
-        if removed:
-            assert flat(found["remove"]).tolist() == removed
-
-
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float32, np.float64])
 def test_FMT_135_sums_by_a_plain_loop(dtype):
     rng = np.random.default_rng(5)

@@ -1,0 +1,224 @@
+"""A model that is shipped after every step: deltas of this format, beside whole files and zstd of what differs.
+
+The model is made up, with the shapes of SmolLM2-135M in bfloat16. A step changes the given share of the weights of
+every tensor in their last four bits, because steps of reinforcement learning are small. A way ships a step in two
+halves: the sender has the weights before and after in two folders, the receiver those before, and writes those after.
+"""
+
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.rounds import JsonFile, machine, restart_in_clean_environment
+from seft_cli.output import write_json
+
+SHAPES = {"vocab": 49152, "hidden": 576, "inner": 1536, "values": 192, "layers": 30}
+"""Those of SmolLM2-135M, whose head is its embedding."""
+LEVEL = 1
+"""of zstd on the exclusive or, which is mostly zeros; higher levels take longer and save a tenth"""
+WAYS = ("delta", "delta, compressed", "zstd of xor", "dense file")
+"""dense file: safetensors writes the weights and reads them; it is the one way that needs nothing from before"""
+
+
+def shapes(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor by name."""
+    hidden, inner, values = sizes["hidden"], sizes["inner"], sizes["values"]
+    block = {
+        **{
+            f"self_attn.{x}_proj": (out, hidden)
+            for x, out in zip("qkvo", (hidden, values, values, hidden), strict=True)
+        },
+        **{f"mlp.{x}_proj": (inner, hidden) for x in ("gate", "up")},
+        "mlp.down_proj": (hidden, inner),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    layers = {f"model.layers.{n}.{name}.weight": s for n in range(sizes["layers"]) for name, s in block.items()}
+    return {"model.embed_tokens.weight": (sizes["vocab"], hidden), **layers, "model.norm.weight": (hidden,)}
+
+
+class Shipped:
+    """The model before and after a step, as bits and as Hugging Face folders, and a place for each way's file."""
+
+    def __init__(self, root: Path, sizes: dict[str, int], share: float) -> None:
+        import numpy as np
+
+        self.root, self.share, self.random = root, share, np.random.default_rng(20)
+        draw = self.random.standard_normal
+        self.bits = {
+            name: (draw(shape, dtype=np.float32) * np.float32(0.02)).view(np.uint32).__rshift__(16).astype(np.uint16)
+            for name, shape in shapes(sizes).items()
+        }
+        self._write("after")
+
+    def step(self) -> None:
+        """Change a share of the weights of each tensor, at least one, in their last four bits."""
+        shutil.rmtree(self.root / "before", ignore_errors=True)
+        (self.root / "after").rename(self.root / "before")
+        for name, bits in self.bits.items():
+            bits, count = bits.copy(), max(1, round(self.share * bits.size))
+            bits.reshape(-1)[self.random.choice(bits.size, count, replace=False)] ^= self.random.integers(
+                1, 16, count, dtype=bits.dtype
+            )
+            self.bits[name] = bits
+        self._write("after")
+
+    def arrays(self) -> dict[str, Any]:
+        """Return the weights after the step as arrays of bfloat16."""
+        import ml_dtypes
+
+        return {name: bits.view(ml_dtypes.bfloat16) for name, bits in self.bits.items()}
+
+    def _write(self, name: str) -> None:
+        from safetensors.numpy import save_file
+
+        (self.root / name).mkdir()
+        (self.root / name / "config.json").write_text("{}")
+        save_file(self.arrays(), self.root / name / "model.safetensors", {"format": "pt"})
+
+
+def send_delta(model: Shipped, out: Path, compress: str | None = None) -> None:
+    """Write a delta in this format."""
+    import formats
+    from formats import delta
+    from formats.dialects.hf import open_hf
+
+    with open_hf(model.root / "before") as before, open_hf(model.root / "after") as after:
+        formats.write(out, delta.diff(before.checkpoint(), after.checkpoint()), compress=compress)
+
+
+def receive_deltas(start: Path, steps: list[Path], made: Path) -> None:
+    """Apply deltas in order and write a folder; every digest is compared on the way."""
+    import formats
+    from formats import delta
+    from formats.dialects.hf import checkpoint_to_hf, open_hf
+
+    with open_hf(start) as before:
+        readers = [formats.open(step) for step in steps]
+        checkpoint_to_hf(made, delta.apply(before.checkpoint(), [delta.verified(reader) for reader in readers]))
+
+
+def send_xor(model: Shipped, out: Path) -> None:
+    """Write one zstd frame of the exclusive or of the two files of weights."""
+    import numpy as np
+    import zstandard
+
+    before, after = (np.fromfile(model.root / n / "model.safetensors", np.uint8) for n in ("before", "after"))
+    out.write_bytes(zstandard.ZstdCompressor(level=LEVEL).compress((before ^ after).data))
+
+
+def receive_xor(start: Path, frame: Path, made: Path) -> None:
+    """Write the file of weights that a frame makes of the one before."""
+    import numpy as np
+    import zstandard
+
+    before = np.fromfile(start / "model.safetensors", np.uint8)
+    made.mkdir()
+    difference = np.frombuffer(zstandard.ZstdDecompressor().decompress(frame.read_bytes()), np.uint8)
+    (before ^ difference).tofile(made / "model.safetensors")
+
+
+def receive_dense(whole: Path, made: Path) -> None:
+    """Read a file of weights and write it."""
+    from safetensors.numpy import load_file, save_file
+
+    made.mkdir()
+    save_file(load_file(whole), made / "model.safetensors", {"format": "pt"})
+
+
+@contextmanager
+def clock(told: dict[str, float], half: str) -> Iterator[None]:
+    """Note the CPU seconds and the seconds of what runs inside."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    told[f"{half} cpu"], told[half] = time.process_time() - cpu, time.perf_counter() - wall
+
+
+def shipped_by(model: Shipped, way: str, n: int) -> tuple[Path, dict[str, float]]:
+    """Ship step n by one way, check that what arrives is what was sent, and return the file and the times."""
+    from safetensors.numpy import load_file, save_file
+
+    sent, made = model.root / f"{way} {n}", model.root / "made"
+    told: dict[str, float] = {}
+    start = model.root / "before"
+    send: Callable[[], object]
+    receive: Callable[[], object]
+    if way.startswith("delta"):
+        compress = "zstd" if way.endswith("compressed") else None
+        send, receive = lambda: send_delta(model, sent, compress), lambda: receive_deltas(start, [sent], made)
+    elif way == "zstd of xor":
+        send, receive = lambda: send_xor(model, sent), lambda: receive_xor(start, sent, made)
+    else:
+        arrays = model.arrays()
+        send, receive = lambda: save_file(arrays, sent, {"format": "pt"}), lambda: receive_dense(sent, made)
+    with clock(told, "send"):
+        send()
+    with clock(told, "receive"):
+        receive()
+    _compare(load_file(made / "model.safetensors"), model.arrays(), way)
+    shutil.rmtree(made)
+    files = sent.rglob("*") if sent.is_dir() else [sent]
+    told["bytes"] = sum(file.stat().st_size for file in files)
+    return sent, told
+
+
+def _compare(got: dict[str, Any], want: dict[str, Any], way: str) -> None:
+    import numpy as np
+
+    if got.keys() != want.keys() or not all(
+        np.array_equal(got[name].view(np.uint16), want[name].view(np.uint16)) for name in want
+    ):
+        raise AssertionError(f"{way} does not lead to the weights after the step")
+
+
+def deltas(
+    steps: Annotated[int, typer.Option(min=1, help="Steps that are shipped.")] = 20,
+    share: Annotated[float, typer.Option(min=0, max=1, help="Share of weights that a step changes.")] = 0.003,
+    layers: Annotated[int, typer.Option(min=1, help="Blocks of the model; 30 make 135 million weights.")] = 30,
+    json_file: JsonFile = None,
+) -> None:
+    """Ship the steps of a 135M model, as deltas and by other ways; each step is shipped by every way in turn."""
+    from safetensors.numpy import load_file
+
+    restart_in_clean_environment(1)
+    told: dict[str, list[dict[str, float]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Shipped(Path(folder), SHAPES | {"layers": layers}, share)
+        total = sum(bits.nbytes for bits in model.bits.values())
+        chain = []
+        # the first step is not counted: it loads what the others find loaded
+        for n in range(steps + 1):
+            model.step()
+            if n == 1:
+                shutil.copytree(model.root / "before", model.root / "first")
+            for way in WAYS:
+                sent, times = shipped_by(model, way, n)
+                if n:
+                    told[way].append(times)
+                if n and way == WAYS[0]:
+                    chain.append(sent)
+                else:
+                    shutil.rmtree(sent) if sent.is_dir() else sent.unlink()
+        at_once: dict[str, float] = {}
+        with clock(at_once, "receive"):
+            receive_deltas(model.root / "first", chain, model.root / "made")
+        _compare(load_file(model.root / "made" / "model.safetensors"), model.arrays(), "the chain")
+    print(f"{total:,} bytes of weights, {share:.2%} changed in each of {steps} steps; CPU seconds a GB: median (range)")
+    for way, rows in told.items():
+        size = statistics.median(row["bytes"] for row in rows)
+        halves = (sorted(row[f"{half} cpu"] / total * 1e9 for row in rows) for half in ("send", "receive"))
+        told_halves = (f"{statistics.median(x):.2f} ({x[0]:.2f}..{x[-1]:.2f})" for x in halves)
+        print(f"{way:18} {size:>12,.0f} bytes  {'  '.join(told_halves)}")
+    print(f"all {steps} deltas at once: {at_once['receive cpu'] / total * 1e9:.2f}")
+    content = {"machine": machine(1), "bytes": total, "steps": steps, "share": share, "ways": dict(told)}
+    write_json(json_file, content | {"at once": at_once})
+    print(json.dumps(content["machine"]))

@@ -1,0 +1,43 @@
+"""The benchmark of deltas on a small model: every way arrives, and one that does not is found."""
+
+import importlib
+import json
+
+import pytest
+
+SMALL = {"vocab": 40, "hidden": 16, "inner": 24, "values": 8}
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    module = importlib.import_module("benchmarks.deltas")
+    monkeypatch.setattr(module, "restart_in_clean_environment", lambda threads: None)
+    monkeypatch.setattr(module, "SHAPES", module.SHAPES | SMALL)
+    return module
+
+
+def test_steps_are_shipped_by_every_way(bench, tmp_path, capsys):
+    bench.deltas(steps=2, share=0.05, layers=1, json_file=tmp_path / "told.json")
+    told = json.loads((tmp_path / "told.json").read_text())
+    sizes = bench.shapes(bench.SHAPES | {"layers": 1})
+    assert told["bytes"] == 2 * sum(rows * (columns[0] if columns else 1) for rows, *columns in sizes.values())
+    assert {way: len(rows) for way, rows in told["ways"].items()} == dict.fromkeys(bench.WAYS, 2)
+    for rows in told["ways"].values():
+        assert {key for row in rows for key in row} == {"send", "send cpu", "receive", "receive cpu", "bytes"}
+    assert told["at once"]["receive cpu"] > 0
+    assert "all 2 deltas at once" in capsys.readouterr().out
+
+
+def test_a_way_that_loses_a_change_is_found(bench, tmp_path, monkeypatch):
+    model = bench.Shipped(tmp_path, bench.SHAPES | {"layers": 1}, 0.05)
+    model.step()
+    monkeypatch.setattr(bench, "send_xor", lambda model, out: out.write_bytes(zeros(model)))
+    with pytest.raises(AssertionError, match="zstd of xor does not lead"):
+        bench.shipped_by(model, "zstd of xor", 0)
+
+
+def zeros(model):
+    import zstandard
+
+    size = (model.root / "after" / "model.safetensors").stat().st_size
+    return zstandard.ZstdCompressor().compress(bytes(size))
