@@ -13,18 +13,28 @@ from formats.errors import FormatError
 from formats.header import DELTA
 from formats.lazy import Lazy, like
 from formats.reader import Reader, checkpoint_of
-from formats.records import Checkpoint, DeltaOf, Sparse, Tensor
+from formats.records import Checkpoint, DeltaOf, Dense, Mask, Sparse, Tensor
 from formats.strict_json import JSON
+
+KEPT = 1 << 26
+"""Bytes of changes that `diff` keeps between finding and writing them, so that most of them are made once."""
 
 
 def verified(reader: Reader) -> Checkpoint:
     """Return a reader as a `Checkpoint` whose tensors are compared with their digests on access."""
-    return checkpoint_of(reader, Lazy(reader.names(), reader.load_verified))
+    known = Lazy(reader.names(), reader.load_verified, digest=lambda name: reader.info(name).content_sha256)
+    return checkpoint_of(reader, known)
 
 
 def contents(checkpoint: Checkpoint) -> dict[str, str]:
     """Return tensor name -> content digest (FMT-091); one tensor is in memory at a time."""
-    return {name: digest.of_content(checkpoint.tensors[name]) for name in sorted(checkpoint.tensors)}
+    return {name: _content(checkpoint.tensors, name, checkpoint.tensors[name]) for name in sorted(checkpoint.tensors)}
+
+
+def _content(tensors: Mapping[str, Tensor], name: str, tensor: Tensor) -> str:
+    """Return the content digest of `tensors[name]`, without hashing it where it was compared when it was made."""
+    known = tensors.digest if isinstance(tensors, Lazy) else None
+    return known(name) if known else digest.of_content(tensor)
 
 
 # making ------------------------------------------------------------------------------------------
@@ -34,8 +44,8 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     """Return the delta from base to target, with the attributes of target and the companions that differ.
 
     Args:
-        base: the model to start from. Each tensor is read for its digest; those that change are read again, here
-            and when the delta is written.
+        base: the model to start from. Each tensor is read once, beside the one of target; those whose changes find no
+            room in `KEPT` bytes are read again when the delta is written.
         target: the model to lead to, read like base.
         op: ``"replace"``, which stores new values, or ``"add"``, which stores differences of floats.
 
@@ -47,15 +57,31 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
         raise FormatError("FMT-084", f"op {op!r} does not exist, expected {REPLACE} or {ADD}")
     for end in (base, target):
         _refuse_delta(end)
-    before, after = contents(base), contents(target)
-    changed = {n: (before.get(n), after.get(n)) for n in sorted({*before, *after}) if before.get(n) != after.get(n)}
+    before: dict[str, str] = {}
+    after: dict[str, str] = {}
+    kept: dict[str, dict[str, Tensor]] = {}
+    stored: list[str] = []
+    room = KEPT
+    for name in sorted({*base.tensors, *target.tensors}):
+        old, new = (end.tensors.get(name) for end in (base, target))
+        if old is not None:
+            before[name] = _content(base.tensors, name, old)
+        if new is not None:
+            after[name] = _content(target.tensors, name, new)
+        if new is None or before.get(name) == after[name]:
+            continue
+        made = change.between(old, new, op, name)
+        stored += [f"{operation}:{name}" for operation in made]
+        size = sum(map(_nbytes, made.values()))
+        if size <= room:
+            kept[name], room = made, room - size
 
     def operations(name: str) -> dict[str, Tensor]:
-        if changed[name][1] is None:
-            return {}
-        old = base.tensors[name] if changed[name][0] is not None else None
-        return change.between(old, target.tensors[name], op, name)
+        if name in kept:
+            return kept[name]
+        return change.between(base.tensors[name] if name in before else None, target.tensors[name], op, name)
 
+    changed = {n: (before.get(n), after.get(n)) for n in sorted({*before, *after}) if before.get(n) != after.get(n)}
     described = DeltaOf(
         digest.of_state(before, base.tied, base.scales),
         digest.of_state(after, target.tied, target.scales),
@@ -66,7 +92,13 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     if described.base_sha256 == described.target_sha256:
         raise FormatError("FMT-131", "base and target are the same model; there is nothing to store")
     files = {name: data for name, data in target.files.items() if base.files.get(name) != data}
-    return replace(_delta(described, operations, target.attributes, files), remarks=target.remarks)
+    return replace(_delta(described, stored, operations, target.attributes, files), remarks=target.remarks)
+
+
+def _nbytes(tensor: Tensor) -> int:
+    """Return the bytes that a tensor takes in memory."""
+    support = 0 if isinstance(tensor, Dense) else tensor.indptr.nbytes + tensor.indices.nbytes
+    return support + (0 if isinstance(tensor, Mask) else tensor.values.nbytes)
 
 
 def from_changes(
@@ -96,17 +128,18 @@ def from_changes(
     described = DeltaOf(start, end, changed, base.tied, base.scales)
     if not changed:
         raise FormatError("FMT-131", "the changes leave every tensor as it is; there is nothing to store")
-    return _delta(described, lambda name: {op: changes[name]}, attributes or {}, {})
+    stored = [f"{op}:{name}" for name in described.tensors]
+    return _delta(described, stored, lambda name: {op: changes[name]}, attributes or {}, {})
 
 
 def _delta(
     described: DeltaOf,
+    stored: list[str],
     operations: Callable[[str], Mapping[str, Tensor]],
     attributes: dict[str, JSON],
     files: Mapping[str, bytes],
 ) -> Checkpoint:
-    """Return a delta; each change is made here, to learn which names it stores, and again when it is written."""
-    stored = [f"{op}:{name}" for name in described.tensors for op in operations(name)]
+    """Return a delta that stores operations, each named ``op:tensor`` and made when it is written."""
 
     def make(name: str) -> Tensor:
         op, tensor = operation_of(name)

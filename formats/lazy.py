@@ -9,10 +9,18 @@ T = TypeVar("T", covariant=True)
 class Lazy(Mapping[str, T]):
     """Name -> tensor, in sorted order. A function makes the tensor on every access; nothing is cached."""
 
-    def __init__(self, names: Iterable[str], make: Callable[[str], T], like: Callable[[str], T] | None = None) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        make: Callable[[str], T],
+        like: Callable[[str], T] | None = None,
+        digest: Callable[[str], str] | None = None,
+    ) -> None:
         self._names = dict.fromkeys(sorted(names))
         self._make = make
         self._like = like or make
+        self.digest = digest
+        """Name -> content digest (FMT-091), which `make` compares with the tensor before it returns it; or None."""
 
     def __getitem__(self, name: str) -> T:
         """Return the tensor of a name. KeyError if there is none; otherwise whatever the function raises."""

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import formats
-from formats import change
+from formats import change, delta
+from formats.lazy import Lazy, like
 from formats.records import bits, flat
 
 
@@ -47,3 +48,25 @@ def test_FMT_134_what_changes_by_a_plain_loop(dtype, kind, monkeypatch):
             assert dict(zip(flat(made).tolist(), bits(made.values).tolist(), strict=True)) == replaced
         if removed:
             assert flat(found["remove"]).tolist() == removed
+
+
+@pytest.mark.parametrize("room", [0, 150, 1 << 26])
+def test_what_finds_no_room_is_made_again_and_the_rest_is_read_once(room, monkeypatch, tmp_path):
+    monkeypatch.setattr(delta, "KEPT", room)
+    rng = np.random.default_rng(3)
+    ends, read = [], []
+    old = {name: rng.standard_normal((6, 5)).astype(np.float32) for name in "abcd"}
+    new = {name: np.where(rng.random((6, 5)) < 0.2, values + 1, values) for name, values in old.items()}
+    for values in (old, new | {"a": old["a"]}):
+        tensors = Lazy(values, lambda name, values=values: read.append(name) or formats.Dense(values[name]))
+        ends.append(formats.Checkpoint("model", tensors))
+    made = delta.diff(*ends)
+    assert read == sorted([*"abcd"] * 2)
+    formats.write(tmp_path / "d", made)
+    again = len(read) - 8
+    assert again == {0: 6, 150: 4, 1 << 26: 0}[room]
+    with formats.open(tmp_path / "d") as reader:
+        result = delta.apply(ends[0], [delta.verified(reader)])
+        assert like(result.tensors, "b").shape == (6, 5)
+        for name in "abcd":
+            np.testing.assert_array_equal(result.tensors[name].values, ends[1].tensors[name].values)
