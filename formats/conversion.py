@@ -21,6 +21,7 @@ USES = {
     "torch-csr": ("dtype",),
     "peft": ("base",),
     "trl-delta": (),
+    "weight-sync": ("base", "encoding", "checksum"),
     "scipy": ("dtype",),
     "binsparse": ("dtype",),
 }
@@ -42,6 +43,7 @@ def convert(
     shard_bytes: int = SHARD_BYTES,
     dtype: str | None = None,
     zeros: str | None = None,
+    checksum: str | None = None,
     expand_quantised: bool = False,
     limit: int | None = None,
     verify: bool = False,
@@ -58,12 +60,13 @@ def convert(
         to: one of TO.
         source_format: name of a format, or ``"auto"`` to detect it.
         base: the model that an adapter, a patch or a delta changes.
-        encoding: as in `write`.
+        encoding: as in `write`; of a version folder ``"xor"``, the default, or ``"overwrite"``.
         compress: as in `write`.
         shard_bytes: as in `write`.
         dtype: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"`` to cast floats to; None keeps every bit.
         zeros: which entries of a dense matrix are absent (FMT-127): ``"any"``, the default, those that equal zero;
             ``"positive"`` those without a set bit, so that −0.0 is stored.
+        checksum: of a version folder: ``"xxh3-128"``, the default, ``"blake3"`` or ``"adler32"``.
         expand_quantised: let the quantised tensors of a GGUF file become F32.
         limit: bytes that all tensors may take together once expanded (FMT-098).
         verify: read everything back and compare it bit for bit; for READ_BACK alone.
@@ -84,6 +87,7 @@ def convert(
         "shard_bytes": (shard_bytes, SHARD_BYTES),
         "dtype": (dtype, None),
         "zeros": (zeros, None),
+        "checksum": (checksum, None),
     }
     _check(to, options, verify=verify)
     if isinstance(source, Checkpoint):
@@ -114,9 +118,10 @@ def convert(
         write(out, checkpoint, **write_options)
     elif to == "delta":
         raise FormatError("FMT-084", "a delta is made of an adapter's path, or of two models by `diff`")
-    elif to in ("peft", "trl-delta"):
+    elif to in ("peft", "trl-delta", "weight-sync"):
         checkpoint = opened()
-        left_out = _write_changes(Path(out), to, checkpoint, base, limit)
+        of_step = {"encoding": "xor" if encoding == "auto" else encoding, "checksum": checksum or "xxh3-128"}
+        left_out = _write_changes(Path(out), to, checkpoint, base, limit, of_step)
     elif to == "sparse":
         checkpoint = _as_sparse(opened(), kind, encoding, dtype, zeros or ANY)
         write(out, checkpoint, **write_options)
@@ -158,16 +163,30 @@ def _as_sparse(found: Checkpoint, kind: str, encoding: str, dtype: str | None, z
 
 
 def _write_changes(
-    out: Path, to: str, found: Checkpoint, base: str | os.PathLike[str] | None, limit: int | None
+    out: Path,
+    to: str,
+    found: Checkpoint,
+    base: str | os.PathLike[str] | None,
+    limit: int | None,
+    of_step: dict[str, str],
 ) -> list[str]:
-    """Write a delta as an adapter (`add` only) or a patch (`replace` only); return the names that are left out."""
+    """Write a delta as an adapter (`add` only), a patch (`replace` only) or a version folder, with options `of_step`.
+
+    Returns the names that are left out.
+    """
+    from formats import delta
     from formats.dialects.changes import Changes
     from formats.dialects.shira import write_shira
     from formats.dialects.sources import open_source
     from formats.dialects.trl_delta import write_trl_delta
+    from formats.dialects.weight_sync import write_weight_sync
 
     if found.delta is None:
         raise FormatError("FMT-084", f"{to} takes a delta; make one with `diff`, or convert an adapter")
+    if to == "weight-sync":
+        before = open_source(_needed(base, to), limit=limit)
+        write_weight_sync(out, before, delta.apply(before, [found]), **of_step)
+        return [*found.attributes, *found.files]
     wanted: Literal["add", "replace"] = "add" if to == "peft" else "replace"
     others = sorted(name for name in found.tensors if not name.startswith(f"{wanted}:"))
     others += [f"{name} going" for name, (_, after) in found.delta.tensors.items() if after is None]

@@ -19,6 +19,7 @@ from formats.dialects.shira import read_shira
 from formats.dialects.spiel import read_spiel
 from formats.dialects.stock import open_stock
 from formats.dialects.trl_delta import read_trl_delta
+from formats.dialects.weight_sync import is_version, read_weight_sync
 from formats.errors import FormatError
 from formats.index import is_sparse
 from formats.reader import open_checkpoint
@@ -31,6 +32,7 @@ ADAPTERS: dict[str, Callable[[Path, Mapping[str, Tensor]], Changes]] = {
     "shira": read_shira,
     "lora": read_lora,
     "trl-delta": read_trl_delta,
+    "weight-sync": read_weight_sync,
 }
 """Format -> reader, of formats that change a base; they become deltas."""
 
@@ -128,6 +130,8 @@ def _of_folder(path: Path) -> str | None:
         return "sparse"
     if (path / CONFIG).is_file():
         return _PEFT_TYPES.get(str(_json(path / CONFIG).get("peft_type")))
+    if is_version(path):
+        return "weight-sync"
     if (path / "config.json").is_file() and states_sparsity(_json(path / "config.json")):
         return "compressed-tensors"
     if (path / "model.safetensors").is_file() or (path / "model.safetensors.index.json").is_file():

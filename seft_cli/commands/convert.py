@@ -1,6 +1,6 @@
 """Convert checkpoints, and make and apply deltas between them.
 
-seft convert SRC DST --to sparse|hf|delta|torch-csr|peft|trl-delta|scipy|binsparse
+seft convert SRC DST --to sparse|hf|delta|torch-csr|peft|trl-delta|weight-sync|scipy|binsparse
 seft diff  BASE TARGET DELTA
 seft apply BASE DELTA [DELTA ...] OUT
 """
@@ -23,7 +23,10 @@ from seft_cli.output import require_absent
 
 Encoding = Annotated[
     str | None,
-    typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]."),
+    typer.Option(
+        help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]; of weight-sync "
+        "xor or overwrite [xor]."
+    ),
 ]
 Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are expanded when they are read.")]
 ShardSize = Annotated[str | None, typer.Option(help="Bytes of tensors in one file, such as 500MB [5GB].")]
@@ -39,11 +42,14 @@ def main(
     source_format: Annotated[
         str,
         typer.Option(
-            "--from", help="auto, sparse, hf, compressed-tensors, spiel, shira, lora, trl-delta, torch, scipy or gguf."
+            "--from",
+            help="auto, sparse, hf, compressed-tensors, spiel, shira, lora, trl-delta, weight-sync, torch, scipy "
+            "or gguf.",
         ),
     ] = "auto",
     base: Annotated[
-        Path | None, typer.Option(help="The model that an adapter, a patch or a delta changes (for delta, peft).")
+        Path | None,
+        typer.Option(help="The model that an adapter, a patch or a delta changes (for delta, peft, weight-sync)."),
     ] = None,
     encoding: Encoding = None,
     compress: Compress = None,
@@ -56,6 +62,9 @@ def main(
         typer.Option(
             help="Absent of a dense matrix: any (all that equals 0; -0.0 returns as +0.0), positive (not -0.0) [any]."
         ),
+    ] = None,
+    checksum: Annotated[
+        str | None, typer.Option(help="Of a version folder (weight-sync): xxh3-128, blake3, adler32 [xxh3-128].")
     ] = None,
     *,
     max_bytes: MaxBytes = None,
@@ -73,7 +82,14 @@ def main(
     shard_bytes = _shard_bytes(shard_size)
     limit = limit_of(max_bytes, source, *([require_input(base)] if base is not None else []))
     if to in USES:
-        choices = {"base": base, "encoding": encoding, "compress": compress, "zeros": zeros, "dtype": dtype}
+        choices = {
+            "base": base,
+            "encoding": encoding,
+            "compress": compress,
+            "zeros": zeros,
+            "dtype": dtype,
+            "checksum": checksum,
+        }
         used = [_OPTIONS.get(name, f"--{name}") for name in USES[to]]
         options = {f"--{name}": value for name, value in choices.items()} | {"--shard-size": shard_size}
         console.refuse_unused(f"--to {to}", used, options)
@@ -88,6 +104,7 @@ def main(
         shard_bytes=shard_bytes,
         dtype=dtype,
         zeros=zeros,
+        checksum=checksum,
         expand_quantised=expand_quantised,
         limit=limit,
         verify=verify,

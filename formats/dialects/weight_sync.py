@@ -1,0 +1,304 @@
+"""Version folders of slime, miles and SGLang: what a step changed, as compressed differences of bytes (FMT-168).
+
+weight_v000007/model-00000-of-00001.safetensors    q_proj.weight U8 (n,)   one zstd frame
+                                                   __metadata__            q_proj.weight: checksum of its new bytes
+weight_v000007/model.safetensors.index.json        metadata: version, base_version, encoding, checksum; weight_map
+"""
+
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats import atomic, strict_json, validate
+from formats.container import BITS, MappedFile, Section, dtype_name, raw_bytes
+from formats.dialects.changes import Changes, base_tensor, check_in_base, check_vector
+from formats.dialects.stock import MAX_HEADER, open_stock, outline, write_stock
+from formats.errors import CannotHold, FormatError
+from formats.lazy import Lazy
+from formats.records import LIMIT, Checkpoint, Dense, Mask, Sparse, Tensor, bits, from_flat, to_dense, with_values
+from formats.regular import read_bounded
+from formats.strict_json import JSON
+
+INDEX = "model.safetensors.index.json"
+FOLDER = re.compile(r"weight_v(\d{6,})")
+ENCODINGS = ("xor", "overwrite")
+DIGITS = {"xxh3-128": 32, "blake3": 64, "adler32": 8}
+"""Checksum -> its hexadecimal digits."""
+LEVEL = 1
+"""of zstd, as slime takes"""
+WRAPS = 1 << 32
+"""Bytes of a tensor from which offsets of `overwrite`, u4, no longer reach its end."""
+_MAX_INDEX = 100_000_000
+Bytes = NDArray[np.uint8]
+
+
+def read_weight_sync(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
+    """Return the changes of a version folder: new bits, in the dtype of the base.
+
+    A tensor is expanded, applied to the base and compared with its checksum on each access.
+
+    Args:
+        path: the folder.
+        base: name -> tensor of the version before.
+
+    Raises:
+        FormatError: FMT-168 for what is missing, unknown or does not fit, and for a checksum that differs when a
+            tensor is accessed; FMT-121 for a malformed file.
+        CannotHold: FMT-154 for a scalar that changes.
+    """
+    folder = Path(path)
+    metadata, weight_map = _index(folder)
+    sections: dict[str, tuple[MappedFile, Section, str]] = {}
+    for file_name in sorted(set(weight_map.values())):
+        file, found = open_stock(folder / file_name)
+        sums = _checksums(file, file_name)
+        mapped = {name for name, of in weight_map.items() if of == file_name}
+        # other writers of safetensors add the entry `format`
+        summed = set(sums) - ({"format"} - mapped)
+        if set(found) != mapped or summed != mapped:
+            wrong = min((set(found) ^ mapped) | (summed ^ mapped))
+            raise _error(f"{wrong!r} is not in the index, the file {file_name} and its checksums alike")
+        for name, section in found.items():
+            check_vector(section, frozenset({"U8"}), "FMT-168")
+            sections[name] = file, section, sums[name]
+    check_in_base(sections, base, "FMT-168")
+    encoding, algorithm = metadata["delta_encoding"], metadata["checksum_format"]
+    digest = _checksum(algorithm)
+
+    def fetch(name: str) -> Sparse:
+        before = base_tensor(base, name, "FMT-168")
+        if BITS[dtype_name(before.dtype)] < 8:
+            raise CannotHold("FMT-154", f"{name!r} has values of less than a byte, which change by bytes here")
+        file, section, promised = sections[name]
+        old = to_dense(before, limit=LIMIT)
+        new = _applied(_bytes_of(old), file.array(section), encoding, name)
+        actual = digest(new)
+        if actual != promised:
+            raise _error(
+                f"{name!r} becomes bytes of {algorithm} {actual}, the folder promises {promised}; its base is version "
+                f"{metadata['base_version']}, or the folder is damaged"
+            )
+        values = new.view(before.dtype)
+        validate.check_bool(values, name)
+        changed = np.flatnonzero(bits(values) != bits(old.reshape(-1)))
+        return with_values(from_flat(before.shape, changed), values[changed])
+
+    kept: dict[str, JSON] = dict(sorted(metadata.items()))
+    return Changes("replace", Lazy(sections, fetch), {"adapter": "weight-sync", "metadata": kept})
+
+
+def write_weight_sync(
+    path: str | os.PathLike[str],
+    base: Checkpoint,
+    target: Checkpoint,
+    *,
+    encoding: str = "xor",
+    checksum: str = "xxh3-128",
+) -> None:
+    """Write the step from base to target as a version folder, whose name says the version; its base is the one before.
+
+    Args:
+        path: a new folder named ``weight_v000007``, for instance.
+        base: the model before.
+        target: the model after; its companions and attributes are left out.
+        encoding: ``"xor"``, or ``"overwrite"``, which may be applied twice and takes more bytes.
+        checksum: of the new bytes of each tensor: ``"xxh3-128"``, ``"blake3"`` or ``"adler32"``.
+
+    Raises:
+        CannotHold: FMT-154 if a tensor comes, goes, is a mask or changes its dtype or shape, and for a tensor of 4 GiB
+            or more with `overwrite`.
+        FormatError: FMT-084 for another name, encoding or checksum, and if nothing changes; FMT-110 if path exists.
+    """
+    named = FOLDER.fullmatch(Path(path).name)
+    if named is None or int(named[1]) < 1:
+        raise FormatError("FMT-084", f"{path} is not named weight_v and a version of six digits from 000001")
+    if encoding not in ENCODINGS:
+        raise FormatError("FMT-084", f"encoding {encoding!r} does not exist, expected {' or '.join(ENCODINGS)}")
+    digest = _checksum(checksum, "FMT-084")
+    if sorted(base.tensors) != sorted(target.tensors):
+        other = min({*base.tensors} ^ {*target.tensors})
+        raise CannotHold("FMT-154", f"{other!r} comes or goes, and a version folder changes tensors only")
+    frames: dict[str, Bytes] = {}
+    sums: dict[str, str] = {}
+    for name in sorted(target.tensors):
+        old, new = (_whole(end.tensors[name], name) for end in (base, target))
+        if (old.dtype, old.shape) != (new.dtype, new.shape):
+            raise CannotHold("FMT-154", f"{name!r} changes its dtype or shape, and a version folder changes bits only")
+        difference = _difference(_bytes_of(old), _bytes_of(new), encoding, name)
+        if difference is not None:
+            frames[name] = np.frombuffer(_zstd().ZstdCompressor(level=LEVEL).compress(difference.data), np.uint8)
+            sums[name] = digest(_bytes_of(new))
+    if not frames:
+        raise FormatError("FMT-084", "base and target are the same model; there is nothing to write")
+    file_name = "model-00000-of-00001.safetensors"
+    metadata = {
+        "version": named[1],
+        "base_version": f"{int(named[1]) - 1:06d}",
+        "delta_encoding": encoding,
+        "compression_format": "zstd",
+        "checksum_format": checksum,
+    }
+    index = {"metadata": metadata, "weight_map": dict.fromkeys(frames, file_name)}
+    with atomic.new_folder(Path(path)) as folder:
+        outlines = [outline(name, "U8", frame.shape) for name, frame in frames.items()]
+        write_stock(folder / file_name, outlines, frames.__getitem__, sums)
+        atomic.write_bytes(folder / INDEX, json.dumps(index).encode())
+
+
+def is_version(folder: Path) -> bool:
+    """Tell whether a folder with an index is a version folder: a whole model states no encoding of differences."""
+    data = read_bounded(folder / INDEX, _MAX_INDEX) if (folder / INDEX).is_file() else None
+    return data is not None and b'"delta_encoding"' in data
+
+
+def _error(told: str) -> FormatError:
+    return FormatError("FMT-168", told)
+
+
+def _zstd() -> Any:
+    import zstandard
+
+    return zstandard
+
+
+def _whole(tensor: Tensor, name: str) -> NDArray[Any]:
+    if isinstance(tensor, Mask):
+        raise CannotHold("FMT-154", f"{name!r} is a mask, which a version folder cannot hold")
+    if BITS[dtype_name(tensor.dtype)] < 8:
+        raise CannotHold("FMT-154", f"{name!r} has values of less than a byte, which change by bytes here")
+    return tensor.values if isinstance(tensor, Dense) else to_dense(tensor, limit=LIMIT)
+
+
+def _bytes_of(values: NDArray[Any]) -> Bytes:
+    return np.frombuffer(raw_bytes(values), np.uint8)
+
+
+# differences -------------------------------------------------------------------------------------
+
+
+def _difference(old: Bytes, new: Bytes, encoding: str, name: str) -> Bytes | None:
+    """Return the bytes to compress, None if nothing changes."""
+    difference = old ^ new
+    at = np.flatnonzero(difference)
+    if not at.size:
+        return None
+    if encoding == "xor":
+        return difference
+    _check_reach(new.size, name)
+    return np.concatenate([_u4(np.array([at.size])), _u4(at), new[at]])
+
+
+def _u4(numbers: NDArray[Any]) -> Bytes:
+    return np.frombuffer(numbers.astype("<u4").tobytes(), np.uint8)
+
+
+def _check_reach(nbytes: int, name: str) -> None:
+    if nbytes >= WRAPS:
+        raise CannotHold("FMT-154", f"{name!r} has {nbytes} bytes, offsets of overwrite end below {WRAPS}; use xor")
+
+
+def _applied(old: Bytes, frame: Bytes, encoding: str, name: str) -> Bytes:
+    """Return the bytes that a frame makes of those before."""
+    if encoding == "xor":
+        return old ^ _expanded(frame, old.size, old.size, name)
+    _check_reach(old.size, name)
+    raw = _expanded(frame, 4, 4 + 5 * old.size, name)
+    count = int(raw[:4].view("<u4")[0])
+    if raw.size != 4 + 5 * count:
+        raise _error(f"{name!r} says that {count} bytes change and has {raw.size} bytes, expected {4 + 5 * count}")
+    at = raw[4 : 4 + 4 * count].view("<u4").astype(np.int64)
+    if count and (at[-1] >= old.size or not np.all(at[1:] > at[:-1])):
+        raise _error(f"{name!r} has offsets that do not rise, or lie outside the {old.size} bytes of its base")
+    new = old.copy()
+    new[at] = raw[4 + 4 * count :]
+    return new
+
+
+def _expanded(frame: Bytes, least: int, most: int, name: str) -> Bytes:
+    """Return what a zstd frame holds, after verifying the size that it states."""
+    zstandard = _zstd()
+    try:
+        size = zstandard.frame_content_size(frame.data)
+    except zstandard.ZstdError as error:
+        raise _error(f"{name!r} is no zstd frame: {error}") from error
+    if not least <= size <= most:
+        raise _error(f"{name!r} states {size} bytes behind zstd, expected {least} to {most} for its base")
+    expander = zstandard.ZstdDecompressor().decompressobj()
+    try:
+        raw = expander.decompress(frame.data)
+    except zstandard.ZstdError as error:
+        raise _error(f"{name!r} cannot be expanded: {error}") from error
+    if len(raw) != size or not expander.eof or expander.unused_data:
+        raise _error(f"{name!r} is not one whole zstd frame of the {size} bytes that it states")
+    return np.frombuffer(raw, np.uint8)
+
+
+# checksums and the index -------------------------------------------------------------------------
+
+
+def _checksum(algorithm: str, clause: str = "FMT-168") -> Callable[[Bytes], str]:
+    """Return the function that makes a checksum, in lower-case hexadecimal."""
+    if algorithm == "adler32":
+        return lambda data: f"{zlib.adler32(data.data):08x}"
+    if algorithm not in DIGITS:
+        raise FormatError(clause, f"checksum {algorithm!r:.80} is unknown, expected one of {', '.join(DIGITS)}")
+    try:
+        if algorithm == "blake3":
+            import blake3
+
+            return lambda data: str(blake3.blake3(data.data).hexdigest())
+        import xxhash
+    except ImportError as missing:
+        library = missing.name
+        raise FormatError("FMT-084", f"{algorithm} needs {library}; pip install {library}") from missing
+    return lambda data: str(xxhash.xxh3_128_hexdigest(data.data))
+
+
+def _index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return metadata and weight map of a version folder, after verifying them."""
+    if not (folder / INDEX).is_file():
+        raise _error(f"{folder} has no {INDEX}")
+    data = read_bounded(folder / INDEX, _MAX_INDEX)
+    if data is None:
+        raise _error(f"{INDEX} has more than {_MAX_INDEX} bytes")
+    try:
+        index = strict_json.parse_any(data, INDEX)
+    except FormatError as broken:
+        raise _error(f"{INDEX} cannot be read: {broken}") from broken
+    metadata, weight_map = (index.get(key) if isinstance(index, dict) else None for key in ("metadata", "weight_map"))
+    if not isinstance(metadata, dict) or not isinstance(weight_map, dict) or not weight_map:
+        raise _error(f"{INDEX} lacks metadata or a weight_map with tensors")
+    told = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    expected: dict[str, str] = {
+        "version": r"\d{6,}",
+        "base_version": r"\d{6,}",
+        "delta_encoding": "|".join(ENCODINGS),
+        "compression_format": "zstd",
+        "checksum_format": "|".join(DIGITS),
+    }
+    for key, form in expected.items():
+        if not re.fullmatch(form, told.get(key, ""), re.ASCII):
+            raise _error(f"{INDEX} has {key} = {metadata.get(key)!r:.80}, expected {form}")
+    if (named := FOLDER.fullmatch(folder.name)) and int(named[1]) != int(told["version"]):
+        raise _error(f"{folder.name} holds version {told['version']}")
+    files = {}
+    for name, file_name in weight_map.items():
+        if not isinstance(file_name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file_name, re.ASCII):
+            raise _error(f"{INDEX} puts {name!r:.80} into {file_name!r:.80}, expected a safetensors file of the folder")
+        files[name] = file_name
+    return told, files
+
+
+def _checksums(file: MappedFile, file_name: str) -> dict[str, str]:
+    header = strict_json.parse_any(file.header(MAX_HEADER), "its header")
+    sums = header.get("__metadata__") if isinstance(header, dict) else None
+    if not isinstance(sums, dict):
+        raise _error(f"{file_name} has no checksums in __metadata__")
+    return {name: str(value) for name, value in sums.items()}
