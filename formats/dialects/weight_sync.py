@@ -57,6 +57,8 @@ def read_weight_sync(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -
     metadata, weight_map = _index(folder)
     sections: dict[str, tuple[MappedFile, Section, str]] = {}
     for file_name in sorted(set(weight_map.values())):
+        if not (folder / file_name).is_file():
+            raise _error(f"{folder} lacks {file_name}, which its index names")
         file, found = open_stock(folder / file_name)
         sums = _checksums(file, file_name)
         mapped = {name for name, of in weight_map.items() if of == file_name}

@@ -193,6 +193,7 @@ BROKEN = {
     "another version": (lambda m, *_: m.update(version="000009"), "holds version 000009"),
     "a path": (lambda m, names, *_: names.update({NAME: "../x.safetensors"}), "expected a safetensors file of"),
     "a tensor too few": (lambda m, names, *_: names.pop(NAME), f"{NAME!r} is not in the index"),
+    "a file that is not there": (lambda m, names, *_: names.update({NAME: "a.safetensors"}), "lacks a.safetensors"),
     "no checksum": (lambda m, names, tensors, sums: sums.pop(NAME), f"{NAME!r} is not in the index"),
     "another checksum": (lambda m, names, tensors, sums: sums.update({NAME: "0" * 32}), "the folder promises 0000"),
     "another dtype": (lambda m, n, tensors, s: tensors.update({NAME: np.zeros(4, np.int8)}), "expected one dimension"),
@@ -269,3 +270,27 @@ def test_FMT_168_9_what_a_version_cannot_hold(name, make, more, told, tmp_path):
     with pytest.raises(FormatError, match=told):
         weight_sync.write_weight_sync(tmp_path / name, model(before), model(make(before)), **more)
     assert [*Path(tmp_path).iterdir()] == []
+
+
+@pytest.mark.parametrize("encoding", weight_sync.ENCODINGS)
+def test_FMT_168_a_damaged_folder_is_refused_or_says_the_same(encoding, tmp_path):
+    before = {"w": arrays()["w.float32"]}
+    after = {"w": changed(arrays())["w.float32"]}
+    folder = plain_write(tmp_path / "weight_v000007", before, after, encoding)
+    rng, refused = np.random.default_rng(9), 0
+    files = [file for file in sorted(folder.iterdir()) if file.stat().st_size > 100]
+    for _ in range(150):
+        file = files[rng.integers(len(files))]
+        sound = file.read_bytes()
+        cut = rng.random() < 0.2
+        damaged = bytearray(sound[: rng.integers(len(sound))] if cut else sound)
+        for _ in range(0 if cut else rng.integers(1, 4)):
+            damaged[rng.integers(len(damaged))] = rng.integers(256)
+        file.write_bytes(damaged)
+        try:
+            made = delta.apply(model(before), [open_changes(folder, model(before))])
+            assert made.tensors["w"].values.tobytes() == after["w"].tobytes()
+        except FormatError:
+            refused += 1
+        file.write_bytes(sound)
+    assert refused > 75
