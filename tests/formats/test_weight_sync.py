@@ -136,6 +136,21 @@ def test_FMT_168_we_read_what_a_plain_program_writes(encoding, checksum, kind, t
     assert change.attributes["metadata"]["version"] == "000007"
 
 
+@pytest.mark.parametrize("folder", ["xor-xxh3-128", "overwrite-blake3", "xor-adler32"])
+def test_FMT_168_folders_that_are_frozen(folder):
+    root = Path(__file__).parent / "fixtures" / "weight-sync"
+    before, after = {}, {}
+    for name, told in json.loads((root / "weights.json").read_text()).items():
+        for key, to in (("before", before), ("after", after)):
+            to[name] = np.frombuffer(bytes.fromhex(told[key]), told["dtype"]).reshape(told["shape"])
+    change = open_changes(root / folder / "weight_v000001", model(before))
+    made = delta.apply(model(before), [change])
+    assert sorted(change.tensors) == ["replace:embed.weight", "replace:q_proj.weight"]
+    assert {name: one.values.tobytes() for name, one in made.tensors.items()} == {
+        name: values.tobytes() for name, values in after.items()
+    }
+
+
 def test_a_version_folder_becomes_a_delta_and_goes_back(tmp_path):
     before = arrays()
     after = changed(before)
