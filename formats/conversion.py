@@ -147,7 +147,7 @@ def _check(to: str, given: dict[str, tuple[object, object]], *, verify: bool) ->
 
 def _needed(base: str | os.PathLike[str] | None, to: str) -> str | os.PathLike[str]:
     if base is None:
-        raise FormatError("FMT-084", f"{to} needs a base, the model that is changed")
+        raise FormatError("FMT-084", f"{to} needs a base, the model that is changed; on a command line --base MODEL")
     return base
 
 

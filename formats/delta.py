@@ -127,7 +127,10 @@ def from_changes(
     start, end = (digest.of_state(state, base.tied, base.scales) for state in (before, after))
     described = DeltaOf(start, end, changed, base.tied, base.scales)
     if not changed:
-        raise FormatError("FMT-131", "the changes leave every tensor as it is; there is nothing to store")
+        raise FormatError(
+            "FMT-131",
+            "the changes leave every tensor as it is, as if they had been applied already; there is nothing to store",
+        )
     stored = [f"{op}:{name}" for name in described.tensors]
     return _delta(described, stored, lambda name: {op: changes[name]}, attributes or {}, {})
 
@@ -218,8 +221,8 @@ def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: 
     raise FormatError(
         "FMT-137",
         f"the delta was made for a base of state digest {described.base_sha256}, not for this one, {reached}: "
-        f"{difference}; the base must have the dtypes it had then, and a dense folder of the same model must become "
-        "sparse first: seft convert BASE SPARSE --to sparse",
+        f"{difference}; give the model that it was made for, with its dtypes, sparse if it was sparse then and dense "
+        "if it was dense, and several deltas in order",
     )
 
 

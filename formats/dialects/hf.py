@@ -17,7 +17,7 @@ from formats.dialects.checks import cast, check_cast, name_after_cast, require_m
 from formats.dialects.quantised import quantisations
 from formats.dialects.sparsify import sparsified
 from formats.dialects.stock import open_stock, outline, write_stock
-from formats.dialects.weight_sync import is_version
+from formats.dialects.weight_sync import refuse_version
 from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy, like
 from formats.reader import Reader, open_checkpoint
@@ -57,12 +57,7 @@ class HfFolder(Mapping[str, Dense]):
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise FormatError("FMT-120", f"{folder} is not a folder")
-        if is_version(folder):
-            raise FormatError(
-                "FMT-168",
-                f"{folder} holds what a step changed, and no model; make a delta of it: "
-                f"seft convert {folder} DELTA --to delta --base MODEL",
-            )
+        refuse_version(folder)
         shards = _shards(folder)
         self._owner = {name: (file, section) for file, shard in shards.values() for name, section in shard.items()}
         companions, self.left_out = _sorted_out(folder, {*shards} if WHOLE in shards else {*shards, INDEX})

@@ -19,7 +19,7 @@ from formats.dialects.shira import read_shira
 from formats.dialects.spiel import read_spiel
 from formats.dialects.stock import open_stock
 from formats.dialects.trl_delta import read_trl_delta
-from formats.dialects.weight_sync import is_version, read_weight_sync
+from formats.dialects.weight_sync import is_version, read_weight_sync, refuse_version
 from formats.errors import FormatError
 from formats.index import is_sparse
 from formats.reader import open_checkpoint
@@ -57,7 +57,11 @@ def open_source(
     path = Path(path)
     kind = detect(path) if kind == "auto" else kind
     if kind in ADAPTERS:
-        raise FormatError("FMT-084", f"{path} changes a base; name the base, and convert to a delta")
+        raise FormatError(
+            "FMT-084",
+            f"{path} changes a base and is no model; make a delta of it: "
+            f"seft convert {path} DELTA --to delta --base MODEL",
+        )
     openers = _openers(expand_quantised=expand_quantised, limit=limit)
     if kind not in openers:
         raise FormatError(
@@ -84,6 +88,7 @@ def open_changes(path: str | os.PathLike[str], base: Checkpoint, kind: str = "au
 
 def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable[[Path], Checkpoint]]:
     def sparse(path: Path) -> Checkpoint:
+        refuse_version(path)
         reader = open_checkpoint(path)
         check_limit(reader.memory_bytes, limit, str(path))
         return delta.verified(reader)

@@ -84,8 +84,8 @@ def read_weight_sync(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -
         actual = digest(new)
         if actual != promised:
             raise _error(
-                f"{name!r} becomes bytes of {algorithm} {actual}, the folder promises {promised}; its base is version "
-                f"{metadata['base_version']}, or the folder is damaged"
+                f"{name!r} becomes bytes of {algorithm} {actual}, the folder promises {promised}; give the "
+                f"model of version {metadata['base_version']} as the base, and if it is that, fetch the folder again"
             )
         values = new.view(before.dtype)
         validate.check_bool(values, name)
@@ -158,6 +158,16 @@ def is_version(folder: Path) -> bool:
     """Tell whether a folder with an index is a version folder: a whole model states no encoding of differences."""
     data = read_bounded(folder / INDEX, _MAX_INDEX) if (folder / INDEX).is_file() else None
     return data is not None and b'"delta_encoding"' in data
+
+
+def refuse_version(folder: Path) -> None:
+    """Refuse a version folder where a model or a delta of this format is wanted (FMT-168.10)."""
+    if is_version(folder):
+        raise FormatError(
+            "FMT-168",
+            f"{folder} holds what a step changed, as slime and SGLang ship it, and no model; make a delta of it: "
+            f"seft convert {folder} DELTA --to delta --base MODEL",
+        )
 
 
 def _error(told: str) -> FormatError:
@@ -236,7 +246,7 @@ def _expanded(frame: Bytes, least: int, most: int, name: str) -> Bytes:
     try:
         raw = expander.decompress(frame.data)
     except zstandard.ZstdError as error:
-        raise _error(f"{name!r} cannot be expanded: {error}") from error
+        raise _error(f"{name!r} cannot be expanded, fetch the folder again: {error}") from error
     if len(raw) != size or not expander.eof or expander.unused_data:
         raise _error(f"{name!r} is not one whole zstd frame of the {size} bytes that it states")
     return np.frombuffer(raw, np.uint8)
@@ -278,16 +288,17 @@ def _index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     if not isinstance(metadata, dict) or not isinstance(weight_map, dict) or not weight_map:
         raise _error(f"{INDEX} lacks metadata or a weight_map with tensors")
     told = {key: value for key, value in metadata.items() if isinstance(value, str)}
-    expected: dict[str, str] = {
-        "version": r"\d{6,}",
-        "base_version": r"\d{6,}",
-        "delta_encoding": "|".join(ENCODINGS),
-        "compression_format": "zstd",
-        "checksum_format": "|".join(DIGITS),
+    number = r"\d{6,}", "six digits or more"
+    expected = {
+        "version": number,
+        "base_version": number,
+        "delta_encoding": ("|".join(ENCODINGS), " or ".join(ENCODINGS)),
+        "compression_format": ("zstd", "zstd"),
+        "checksum_format": ("|".join(DIGITS), ", ".join(DIGITS)),
     }
-    for key, form in expected.items():
+    for key, (form, words) in expected.items():
         if not re.fullmatch(form, told.get(key, ""), re.ASCII):
-            raise _error(f"{INDEX} has {key} = {metadata.get(key)!r:.80}, expected {form}")
+            raise _error(f"{INDEX} has {key} = {metadata.get(key)!r:.80}, expected {words}")
     if (named := FOLDER.fullmatch(folder.name)) and int(named[1]) != int(told["version"]):
         raise _error(f"{folder.name} holds version {told['version']}")
     files = {}

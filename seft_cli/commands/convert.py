@@ -23,10 +23,7 @@ from seft_cli.output import require_absent
 
 Encoding = Annotated[
     str | None,
-    typer.Option(
-        help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]; of weight-sync "
-        "xor or overwrite [xor]."
-    ),
+    typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]."),
 ]
 Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are expanded when they are read.")]
 ShardSize = Annotated[str | None, typer.Option(help="Bytes of tensors in one file, such as 500MB [5GB].")]
@@ -51,7 +48,13 @@ def main(
         Path | None,
         typer.Option(help="The model that an adapter, a patch or a delta changes (for delta, peft, weight-sync)."),
     ] = None,
-    encoding: Encoding = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(
+            help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]; of "
+            "weight-sync xor or overwrite [xor]."
+        ),
+    ] = None,
     compress: Compress = None,
     shard_size: ShardSize = None,
     dtype: Annotated[
