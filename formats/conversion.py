@@ -120,8 +120,8 @@ def convert(
         raise FormatError("FMT-084", "a delta is made of an adapter's path, or of two models by `diff`")
     elif to in ("peft", "trl-delta", "weight-sync"):
         checkpoint = opened()
-        of_step = {"encoding": "xor" if encoding == "auto" else encoding, "checksum": checksum or "xxh3-128"}
-        left_out = _write_changes(Path(out), to, checkpoint, base, limit, of_step)
+        given = {"encoding": None if encoding == "auto" else encoding, "checksum": checksum}
+        left_out = _write_changes(Path(out), to, checkpoint, base, limit, given)
     elif to == "sparse":
         checkpoint = _as_sparse(opened(), kind, encoding, dtype, zeros or ANY)
         write(out, checkpoint, **write_options)
@@ -168,11 +168,20 @@ def _write_changes(
     found: Checkpoint,
     base: str | os.PathLike[str] | None,
     limit: int | None,
-    of_step: dict[str, str],
+    given: dict[str, str | None],
 ) -> list[str]:
-    """Write a delta as an adapter (`add` only), a patch (`replace` only) or a version folder, with options `of_step`.
+    """Write a delta as an adapter (`add` only), a patch (`replace` only) or a version folder.
 
-    Returns the names that are left out.
+    Args:
+        out: the folder or file to write.
+        to: ``"peft"``, ``"trl-delta"`` or ``"weight-sync"``.
+        found: the delta.
+        base: the model that it changes.
+        limit: as in `convert`.
+        given: options of `write_weight_sync`, None for those that were not given.
+
+    Returns:
+        The names that are left out.
     """
     from formats import delta
     from formats.dialects.changes import Changes
@@ -185,7 +194,8 @@ def _write_changes(
         raise FormatError("FMT-084", f"{to} takes a delta; make one with `diff`, or convert an adapter")
     if to == "weight-sync":
         before = open_source(_needed(base, to), limit=limit)
-        write_weight_sync(out, before, delta.apply(before, [found]), **of_step)
+        chosen = {option: value for option, value in given.items() if value is not None}
+        write_weight_sync(out, before, delta.apply(before, [found]), **chosen)
         return [*found.attributes, *found.files]
     wanted: Literal["add", "replace"] = "add" if to == "peft" else "replace"
     others = sorted(name for name in found.tensors if not name.startswith(f"{wanted}:"))

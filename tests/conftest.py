@@ -16,7 +16,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    # eleven thousand tests and what they import stay to the end, so that a collection need not go through them
+    # eleven thousand tests and what they import stay to the end, so that a collection need not go through them; the
+    # thresholds are some thirty and twice those of Python, because little of what tests make forms a cycle
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     # as many workers run as there are cores; tests about threads ask for two (KRN-008: the bits do not change)

@@ -29,13 +29,13 @@ from formats.strict_json import JSON
 INDEX = "model.safetensors.index.json"
 FOLDER = re.compile(r"weight_v(\d{6,})")
 ENCODINGS = ("xor", "overwrite")
-DIGITS = {"xxh3-128": 32, "blake3": 64, "adler32": 8}
-"""Checksum -> its hexadecimal digits."""
+CHECKSUMS = ("xxh3-128", "blake3", "adler32")
 LEVEL = 1
-"""of zstd, as slime takes"""
+"""The zstd level of slime."""
 WRAPS = 1 << 32
-"""Bytes of a tensor from which offsets of `overwrite`, u4, no longer reach its end."""
-_MAX_INDEX = 100_000_000
+"""Bytes of the smallest tensor that offsets of four bytes, those of `overwrite`, do not cover."""
+MAX_INDEX = 100_000_000
+"""Bytes that an index may have."""
 Bytes = NDArray[np.uint8]
 
 
@@ -124,6 +124,7 @@ def write_weight_sync(
     if encoding not in ENCODINGS:
         raise FormatError("FMT-084", f"encoding {encoding!r} does not exist, expected {' or '.join(ENCODINGS)}")
     digest = _checksum(checksum, "FMT-084")
+    # FMT-168.9
     if sorted(base.tensors) != sorted(target.tensors):
         other = min({*base.tensors} ^ {*target.tensors})
         raise CannotHold("FMT-154", f"{other!r} comes or goes, and a version folder changes tensors only")
@@ -155,9 +156,17 @@ def write_weight_sync(
 
 
 def is_version(folder: Path) -> bool:
-    """Tell whether a folder with an index is a version folder: a whole model states no encoding of differences."""
-    data = read_bounded(folder / INDEX, _MAX_INDEX) if (folder / INDEX).is_file() else None
-    return data is not None and b'"delta_encoding"' in data
+    """Tell whether the index of a folder states an encoding of differences, which that of a whole model does not."""
+    data = read_bounded(folder / INDEX, MAX_INDEX) if (folder / INDEX).is_file() else None
+    if data is None:
+        return False
+    try:
+        index = strict_json.parse_any(data, INDEX)
+    except FormatError:
+        # whoever reads the folder as a model says what is wrong with its index
+        return False
+    metadata = index.get("metadata") if isinstance(index, dict) else None
+    return isinstance(metadata, dict) and "delta_encoding" in metadata
 
 
 def refuse_version(folder: Path) -> None:
@@ -203,7 +212,9 @@ def _difference(old: Bytes, new: Bytes, encoding: str, name: str) -> Bytes | Non
         return None
     if encoding == "xor":
         return difference
-    _check_reach(new.size, name)
+    # FMT-168.7
+    if new.size >= WRAPS:
+        raise CannotHold("FMT-154", f"{_unreached(new.size, name)}; use xor")
     return np.concatenate([_u4(np.array([at.size])), _u4(at), new[at]])
 
 
@@ -211,16 +222,17 @@ def _u4(numbers: NDArray[Any]) -> Bytes:
     return np.frombuffer(numbers.astype("<u4").tobytes(), np.uint8)
 
 
-def _check_reach(nbytes: int, name: str) -> None:
-    if nbytes >= WRAPS:
-        raise CannotHold("FMT-154", f"{name!r} has {nbytes} bytes, offsets of overwrite end below {WRAPS}; use xor")
+def _unreached(nbytes: int, name: str) -> str:
+    return f"{name!r} has {nbytes} bytes, offsets of overwrite end below {WRAPS}"
 
 
 def _applied(old: Bytes, frame: Bytes, encoding: str, name: str) -> Bytes:
     """Return the bytes that a frame makes of those before."""
     if encoding == "xor":
         return old ^ _expanded(frame, old.size, old.size, name)
-    _check_reach(old.size, name)
+    # FMT-168.7: a writer that did not look has wrapped them
+    if old.size >= WRAPS:
+        raise _error(f"{_unreached(old.size, name)}; ask for xor")
     raw = _expanded(frame, 4, 4 + 5 * old.size, name)
     count = int(raw[:4].view("<u4")[0])
     if raw.size != 4 + 5 * count:
@@ -259,8 +271,8 @@ def _checksum(algorithm: str, clause: str = "FMT-168") -> Callable[[Bytes], str]
     """Return the function that makes a checksum, in lower-case hexadecimal."""
     if algorithm == "adler32":
         return lambda data: f"{zlib.adler32(data.data):08x}"
-    if algorithm not in DIGITS:
-        raise FormatError(clause, f"checksum {algorithm!r:.80} is unknown, expected one of {', '.join(DIGITS)}")
+    if algorithm not in CHECKSUMS:
+        raise FormatError(clause, f"checksum {algorithm!r:.80} is unknown, expected one of {', '.join(CHECKSUMS)}")
     try:
         if algorithm == "blake3":
             import blake3
@@ -277,9 +289,9 @@ def _index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return metadata and weight map of a version folder, after verifying them."""
     if not (folder / INDEX).is_file():
         raise _error(f"{folder} has no {INDEX}")
-    data = read_bounded(folder / INDEX, _MAX_INDEX)
+    data = read_bounded(folder / INDEX, MAX_INDEX)
     if data is None:
-        raise _error(f"{INDEX} has more than {_MAX_INDEX} bytes")
+        raise _error(f"{INDEX} has more than {MAX_INDEX} bytes")
     try:
         index = strict_json.parse_any(data, INDEX)
     except FormatError as broken:
@@ -294,7 +306,7 @@ def _index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         "base_version": number,
         "delta_encoding": ("|".join(ENCODINGS), " or ".join(ENCODINGS)),
         "compression_format": ("zstd", "zstd"),
-        "checksum_format": ("|".join(DIGITS), ", ".join(DIGITS)),
+        "checksum_format": ("|".join(CHECKSUMS), ", ".join(CHECKSUMS)),
     }
     for key, (form, words) in expected.items():
         if not re.fullmatch(form, told.get(key, ""), re.ASCII):

@@ -21,10 +21,8 @@ from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, size_of
 from seft_cli.output import require_absent
 
-Encoding = Annotated[
-    str | None,
-    typer.Option(help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]."),
-]
+_ENCODINGS = "auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]"
+Encoding = Annotated[str | None, typer.Option(help=f"{_ENCODINGS}.")]
 Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are expanded when they are read.")]
 ShardSize = Annotated[str | None, typer.Option(help="Bytes of tensors in one file, such as 500MB [5GB].")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read everything back and compare it bit for bit.")]
@@ -48,13 +46,7 @@ def main(
         Path | None,
         typer.Option(help="The model that an adapter, a patch or a delta changes (for delta, peft, weight-sync)."),
     ] = None,
-    encoding: Annotated[
-        str | None,
-        typer.Option(
-            help="auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]; of "
-            "weight-sync xor or overwrite [xor]."
-        ),
-    ] = None,
+    encoding: Annotated[str | None, typer.Option(help=f"{_ENCODINGS}; of weight-sync xor or overwrite [xor].")] = None,
     compress: Compress = None,
     shard_size: ShardSize = None,
     dtype: Annotated[

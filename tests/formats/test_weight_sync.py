@@ -243,6 +243,23 @@ def test_FMT_168_what_is_wrong_is_refused(encoding, case, tmp_path):
         open_changes(folder, model(before))
 
 
+def test_FMT_168_10_the_metadata_of_an_index_tells_a_version_from_a_model(tmp_path):
+    before = arrays()
+    folder = plain_write(tmp_path / "weight_v000007", before, changed(before))
+    index = folder / weight_sync.INDEX
+    # the same text, spelled otherwise
+    index.write_text(index.read_text().replace("delta_encoding", "delta\\u005fencoding"))
+    assert detect(folder) == "weight-sync"
+    # a model with a tensor of that name
+    whole = tmp_path / "model"
+    checkpoint_to_hf(
+        whole, model({"delta_encoding": np.ones((2, 2), np.float32), "w": before["w.float32"]}), shard_bytes=1
+    )
+    assert (whole / weight_sync.INDEX).is_file()
+    assert detect(whole) == "hf"
+    assert sorted(open_source(whole).tensors) == ["delta_encoding", "w"]
+
+
 def test_FMT_168_6_another_base_is_refused_and_one_without_the_tensor(tmp_path):
     before = arrays()
     folder = plain_write(tmp_path / "weight_v000007", before, changed(before))
@@ -257,9 +274,9 @@ def test_FMT_168_7_offsets_never_wrap(tmp_path, monkeypatch):
     after = changed(before)
     folder = plain_write(tmp_path / "weight_v000007", before, after, "overwrite")
     monkeypatch.setattr(weight_sync, "WRAPS", 70)
-    with pytest.raises(CannotHold, match=r"FMT-154.*offsets of overwrite end below 70; use xor"):
+    with pytest.raises(FormatError, match=r"FMT-168.*offsets of overwrite end below 70; ask for xor"):
         open_changes(folder, model(before))
-    with pytest.raises(CannotHold, match="offsets of overwrite end below 70"):
+    with pytest.raises(CannotHold, match=r"FMT-154.*offsets of overwrite end below 70; use xor"):
         weight_sync.write_weight_sync(tmp_path / "weight_v000001", model(before), model(after), encoding="overwrite")
     assert not (tmp_path / "weight_v000001").exists()
     weight_sync.write_weight_sync(tmp_path / "weight_v000001", model(before), model(after))
