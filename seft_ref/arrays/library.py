@@ -51,7 +51,7 @@ __all__ = [
 
 
 _libraries: dict[tuple[type, ...], Namespace] = {}
-"""by types of arrays: every function asks, and array_api_compat looks at each array anew"""
+"""Types of arrays -> their library. Every function asks for it, and array_api_compat looks at each array anew."""
 
 
 def array_namespace(*arrays: Array) -> Namespace:
