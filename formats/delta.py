@@ -32,7 +32,7 @@ def contents(checkpoint: Checkpoint) -> dict[str, str]:
 
 
 def _content(tensors: Mapping[str, Tensor], name: str, tensor: Tensor) -> str:
-    """Return the content digest of a tensor of `tensors`; one that was compared with it on access is not hashed again."""
+    """Return the content digest of a tensor; one that was compared with its digest on access is not hashed again."""
     known = tensors.digest if isinstance(tensors, Lazy) else None
     return known(name) if known else digest.of_content(tensor)
 

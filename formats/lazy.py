@@ -20,7 +20,7 @@ class Lazy(Mapping[str, T]):
         self._make = make
         self._like = like or make
         self.digest = digest
-        """Name -> content digest (FMT-091), if `make` compares each tensor with it before returning the tensor; or None."""
+        """Name -> content digest (FMT-091), if `make` compares each tensor with it before it returns; or None."""
 
     def __getitem__(self, name: str) -> T:
         """Return the tensor of a name. KeyError if there is none; otherwise whatever the function raises."""
@@ -29,7 +29,7 @@ class Lazy(Mapping[str, T]):
         return self._make(name)
 
     def like(self, name: str) -> T:
-        """Return a tensor with the dtype and shape of `self[name]`; its values may differ, because the right ones take work."""
+        """Return a tensor with the dtype and shape of `self[name]`; its values may differ, where those take work."""
         if name not in self._names:
             raise KeyError(name)
         return self._like(name)
