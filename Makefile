@@ -6,6 +6,7 @@ QUICK ?=
 SECONDS ?= 60
 BACKENDS ?=
 EXAMPLES ?=
+DRAWS ?=
 SEED ?= 1
 
 # tests start hundreds of processes, and each would compile every module anew
@@ -22,14 +23,14 @@ $(VENV)/.done: pyproject.toml
 	touch $@
 
 verify: setup
-	$(VENV)/bin/seft verify $(addprefix --backend ,$(BACKENDS)) $(addprefix --examples ,$(EXAMPLES))
+	$(VENV)/bin/seft verify $(addprefix --backend ,$(BACKENDS)) $(addprefix --examples ,$(EXAMPLES)) $(addprefix --seed ,$(DRAWS))
 
 # The suite often waits for processes and time limits, and what runs beside it takes that time. `verify` begins last, when
 # the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already. It
-# draws half as many examples as `make verify`, from another seed each time.
+# draws half as many examples as `make verify`, and the same in every run: `make verify` draws others each time.
 # Every job has one thread: threads that wait spin on a core that another job needs. Tests about threads ask for two.
 test: lint
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=50
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=50 DRAWS=1
 
 lint: setup
 	$(PY) -m ruff check .

@@ -1,10 +1,15 @@
-"""Keep an interrupt (Ctrl-C) from being lost, because compiled code may swallow the exception that Python raises."""
+"""Interrupts (Ctrl-C): end with a line that says how to go on, and lose none that compiled code swallows."""
 
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
+
+import typer
+
+from seft_cli import console
 
 
 @contextmanager
@@ -32,3 +37,14 @@ def interrupts() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def interruptible(state: Path) -> Iterator[None]:
+    """End with a line that says how to go on where a run that keeps its state is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"{state} is kept; continue with --resume" if state.exists() else "no state was saved yet"
+        console.err.print(f"interrupted; {kept}")
+        raise typer.Exit(130) from None

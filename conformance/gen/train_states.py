@@ -283,12 +283,15 @@ def _differ(one: Told, two: Told) -> bool:
 
 
 def is_weak(saved: train_state.Saved) -> bool:
-    """Tell whether a moment of a slot is so small beside the others that it shows rounding alone."""
-    for part in saved.parts:
-        for name in ("m", "u"):
-            sizes = [abs(x) for x in part.kept.get(name, {}).values() if x]
-            if sizes and min(sizes) < _LEAST * max(sizes):
-                return True
+    """Tell whether a moment beside those of its matrix, or a matrix beside the others, is so small that it is noise."""
+    for name in ("m", "u"):
+        matrices = [sizes for part in saved.parts if (sizes := [abs(x) for x in part.kept.get(name, {}).values() if x])]
+        if any(min(sizes) < _LEAST * max(sizes) for sizes in matrices):
+            return True
+        # where a row repeats one token, the whole gradient of q_proj is 0 but for rounding
+        largest = [max(sizes) for sizes in matrices]
+        if largest and min(largest) < _LEAST**2 * max(largest):
+            return True
     return False
 
 

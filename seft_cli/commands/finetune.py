@@ -6,7 +6,6 @@ processes share the rows of each step.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +17,7 @@ from seft_cli import console, launcher
 from seft_cli.data import DataOptions
 from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
+from seft_cli.interrupt import interruptible
 from seft_cli.log.read import read_log
 from seft_cli.log.write import LogWriter
 from seft_cli.memory import itemsize_of, require_memory
@@ -221,7 +221,7 @@ def main(
         writer.validation(at, loss, best.step)
 
     with (
-        _interruptible(state_file),
+        interruptible(state_file),
         console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance,
     ):
         done = finetune(
@@ -257,17 +257,6 @@ def main(
     console.out.print(f"{destination}: {kept:,} stored weights ({done.stored:,} at load)")
     for line in _summary(records, done, settings):
         console.out.print(line)
-
-
-@contextmanager
-def _interruptible(state_file: Path) -> Iterator[None]:
-    """End with a line that says how to go on where the run is interrupted."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = f"{state_file} is kept; continue with --resume" if state_file.exists() else "no state was saved yet"
-        console.err.print(f"interrupted; {kept}")
-        raise typer.Exit(130) from None
 
 
 def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:

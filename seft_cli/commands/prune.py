@@ -1,4 +1,7 @@
-"""Prune a Hugging Face model: seft prune HF_DIR OUT_DIR --method wanda --sparsity 0.7 --calibration TEXT"""
+"""Prune a Hugging Face model: seft prune HF_DIR OUT_DIR --method wanda --sparsity 0.7 --calibration TEXT
+
+Wanda and SparseGPT keep every finished block in OUT_DIR.state until OUT_DIR is written; --resume continues from there.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -8,6 +11,7 @@ import typer
 from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.input import require_input
+from seft_cli.interrupt import interruptible, interrupts
 from seft_cli.output import require_absent
 from seft_ref import prune
 from seft_ref.prune.keep import Scope
@@ -63,6 +67,9 @@ def main(
             "(docs/results/pruning.md)."
         ),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from OUT_DIR.state, of a run that was stopped.")
+    ] = False,
 ) -> None:
     """Prune the linear layers of the blocks of HF_DIR and write the model to OUT_DIR.
 
@@ -74,7 +81,15 @@ def main(
     _require_choices(method, layers, of_calibration | {"--seed": seed}, of_owl, pattern, sparsity)
     if not require_input(folder).is_dir() or is_sparse(folder):
         raise console.Refused(f"{folder} is not a Hugging Face folder")
-    with console.progress("pruning") as advance:
+    state = Path(f"{destination}.state")
+    if state.exists() and not resume:
+        raise console.Refused(f"{state} holds the blocks of an unfinished run; continue it with --resume or remove it")
+    with interruptible(state), interrupts() as check, console.progress("pruning") as advance:
+
+        def pruned(name: str, total: int) -> None:
+            check()
+            advance(name.removeprefix("model.layers."), total=total)
+
         done = prune(
             folder,
             destination,
@@ -90,7 +105,8 @@ def main(
             length=length or 256,
             seed=seed or 0,
             dtype=dtype,
-            progress=lambda name, total: advance(name.removeprefix("model.layers."), total=total),
+            resume=resume,
+            progress=pruned,
         )
     for remark in done.remarks:
         console.err.print(remark)

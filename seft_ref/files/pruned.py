@@ -60,6 +60,7 @@ class Kept:
 
     def __init__(self, model: DenseModel) -> None:
         self._model = model
+        self.config, self.read = model.config, model.read
         self._masks: dict[str, Any] = {}
         self._changed: dict[str, Any] = {}
 
@@ -73,6 +74,14 @@ class Kept:
         """Return how many weights are removed."""
         shapes = {matrix.name: matrix.shape for matrix in self._model.config.targets()}
         return sum(shapes[n][0] * shapes[n][1] - int(np.unpackbits(x).sum()) for n, x in self._masks.items())
+
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a converter remarks on the folder (FMT-154)."""
+        return tuple(self._model.source.checkpoint().remarks)
+
+    def config_text(self) -> bytes:
+        """Return the content of config.json."""
+        return bytes(self._model.source.files["config.json"])
 
     def write(self, destination: str | Path, record: PruningRecord) -> None:
         """Write the folder and the record: removed weights +0.0, changed ones new, others bit for bit (PRN-008)."""

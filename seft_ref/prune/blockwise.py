@@ -1,6 +1,7 @@
 """Prune a whole model block by block, each on inputs from blocks that are pruned already (PRN-005)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from jaxtyping import Int
 
@@ -23,6 +24,41 @@ Read = Callable[[str], Array]
 """Reads one parameter by name, in the dtype to compute with."""
 Sparsity = float | Sequence[float]
 """The fraction of weights to remove, of every block the same or one for each."""
+Results = Mapping[str, tuple[Array, Array]]
+"""The mask and the new weight of every target of a block, by name."""
+
+
+class Blocks(Protocol):
+    """Remembers the blocks that are finished, so that a run that was stopped goes on from them (PRN-019)."""
+
+    def sparsities(self, measure: Callable[[], list[float]]) -> list[float]:
+        """Return the sparsity of every block, which is measured if it is not known."""
+
+    def known(self, layer: int, parameters: Mapping[str, Array]) -> Results | None:
+        """Return what is known of a block with these parameters, None for one that is still to be pruned."""
+
+    def finished(self, layer: int, results: Results) -> None:
+        """Take what was found of a block."""
+
+    def remove(self) -> None:
+        """Forget all blocks, because the model is written."""
+
+
+class NoBlocks:
+    """Remembers nothing: every block is still to be pruned."""
+
+    def sparsities(self, measure: Callable[[], list[float]]) -> list[float]:
+        """Return what is measured."""
+        return measure()
+
+    def known(self, layer: int, parameters: Mapping[str, Array]) -> None:
+        """Return None."""
+
+    def finished(self, layer: int, results: Results) -> None:
+        """Do nothing."""
+
+    def remove(self) -> None:
+        """Do nothing."""
 
 
 def prune_magnitude(
@@ -120,12 +156,14 @@ def prune_wanda(
     sparsity: Sparsity,
     pattern: tuple[int, int] | None = None,
     scope: Scope = "row",
+    blocks: Blocks | None = None,
 ) -> Iterator[tuple[str, Array]]:
     """Yield (name, mask) of every target, block by block (PRN-003 to PRN-005, PRN-016).
 
     One block and the activations of all windows are in memory at a time.
 
     batches  calibration tokens, each (B, T)
+    blocks   those that are finished already (PRN-019)
     Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations; TextError TRN-017 for windows
              longer than the model has positions; LayerError LYR-001 for a token outside the vocabulary, LYR-015 and
              LYR-016 for an overflow inside a layer
@@ -137,7 +175,7 @@ def prune_wanda(
         mask = wanda_mask(weight, square_sum, rates[name], pattern, scope)
         return mask, xp.where(mask, weight, xp.zeros_like(weight))
 
-    for name, mask, _ in _block_by_block(config, read, batches, kernels, square_sum, prune):
+    for name, mask, _ in _block_by_block(config, read, batches, kernels, square_sum, prune, blocks):
         yield name, mask
 
 
@@ -148,6 +186,7 @@ def prune_sparsegpt(
     kernels: KernelSet,
     sparsity: Sparsity,
     pattern: tuple[int, int] | None = None,
+    blocks: Blocks | None = None,
 ) -> Iterator[tuple[str, Array, Array]]:
     """Yield (name, mask, new weight) of every target, block by block (PRN-005, PRN-009 to PRN-013).
 
@@ -155,6 +194,7 @@ def prune_sparsegpt(
     inputs of the block's linear layers.
 
     batches  calibration tokens, each (B, T)
+    blocks   those that are finished already (PRN-019)
     Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations; else as `prune_wanda`
     """
     rates = _rates(config, sparsity)
@@ -162,7 +202,7 @@ def prune_sparsegpt(
     def prune(name: str, weight: Array, hessian: Array) -> tuple[Array, Array]:
         return sparsegpt(weight, hessian, rates[name], pattern)
 
-    yield from _block_by_block(config, read, batches, kernels, hessian_of, prune)
+    yield from _block_by_block(config, read, batches, kernels, hessian_of, prune, blocks)
 
 
 def _block_by_block(
@@ -172,12 +212,15 @@ def _block_by_block(
     kernels: KernelSet,
     measure: Callable[[Array], Array],
     prune: Callable[[str, Array, Array], tuple[Array, Array]],
+    blocks: Blocks | None = None,
 ) -> Iterator[tuple[str, Array, Array]]:
     """Yield (name, mask, new weight) of every target (PRN-005).
 
     measure  from the input of a matrix, (B, T, in), to a statistic that is summed over the batches
     prune    from the name of a weight, the weight and its statistic to the mask and the new weight
+    blocks   those that are finished already; of these only the outputs are computed (PRN-019)
     """
+    blocks = blocks or NoBlocks()
     for tokens in batches:
         check_length(tokens.shape[1], config)
     table = finite_weight("model.embed_tokens.weight", read("model.embed_tokens.weight"))
@@ -208,16 +251,23 @@ def _block_by_block(
         parameters = {
             name: finite_weight(name, read(name)) for name in config.parameters() if name.startswith(f"{prefix}.")
         }
-        block = block_of(config, layer, parameters, _pack(parameters, kernels))
-        # PRN-005
-        sums = measured(block, layer, prefix)
-        for names in list(sums):
-            statistic = sums.pop(names)
-            for name in names:
-                mask, parameters[name] = prune(name, parameters[name], statistic)
-                yield name, mask, parameters[name]
-        block = block_of(config, layer, parameters, _pack(parameters, kernels))
-        activations = behind(block, layer)
+        results = blocks.known(layer, parameters)
+        if results is None:
+            # PRN-005
+            results = {}
+            sums = measured(block_of(config, layer, parameters, _pack(parameters, kernels)), layer, prefix)
+            for names in list(sums):
+                statistic = sums.pop(names)
+                for name in names:
+                    results[name] = prune(name, parameters[name], statistic)
+                    parameters[name] = results[name][1]
+                    yield name, *results[name]
+            blocks.finished(layer, results)
+        else:
+            parameters |= {name: weight for name, (_, weight) in results.items()}
+            yield from ((name, *result) for name, result in results.items())
+        if layer + 1 < config.num_hidden_layers:
+            activations = behind(block_of(config, layer, parameters, _pack(parameters, kernels)), layer)
 
 
 def _rates(config: ModelConfig, sparsity: Sparsity) -> dict[str, float]:

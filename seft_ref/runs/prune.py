@@ -1,19 +1,26 @@
-"""Prune a dense model, from one Hugging Face folder to another, in one call."""
+"""Prune a dense model in one call, from one Hugging Face folder to another or in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from seft_ref.arrays.library import Array, NumpyArray
+from seft_ref.arrays.library import Array, NumpyArray, from_numpy, to_numpy
 from seft_ref.errors import PruneError
-from seft_ref.files.model import refuse_existing
+from seft_ref.files.finished_blocks import FinishedBlocks, digest_of
+from seft_ref.files.model import Model, refuse_existing
 from seft_ref.files.pruned import Kept, open_dense
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.prune.blockwise import (
+    Blocks,
+    NoBlocks,
     Read,
     Sparsity,
     owl_sparsities,
@@ -25,7 +32,8 @@ from seft_ref.prune.blockwise import (
 from seft_ref.prune.keep import SCOPES, Scope, parse_pattern, removed_count
 from seft_ref.prune.owl import OUTLIER, SPREAD
 from seft_ref.prune.record import PruningRecord
-from seft_ref.runs.source import TextSource, kernels_or_cpu, tokens_of
+from seft_ref.runs.prune_loaded import KeptInMemory
+from seft_ref.runs.source import ModelSource, TextSource, folder_of, kernels_or_cpu, model_of, tokens_of
 from seft_ref.text.tokens import calibration_starts, check_windows
 
 CALIBRATED = ("wanda", "sparsegpt")
@@ -43,16 +51,62 @@ class Pruned:
         removed: weights that were removed.
         of: weights of the targets.
         remarks: what a converter remarks on the folder (FMT-154).
+        model: the pruned model, where no folder was to be written; its targets have the support that was kept.
     """
 
     removed: int
     of: int
-    remarks: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    model: Model | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """How a model is to be pruned, as `prune` is asked; `scope` is the one that is used."""
+
+    method: str
+    sparsity: float
+    pattern: str | None
+    scope: Scope | None
+    owl: tuple[float, float] | None
+    calibration: dict[str, int] | None
+    seed: int
+
+    def described(self) -> PruningRecord:
+        """Return what `pruning.json` says of the settings, sparsity and scope (PRN-008)."""
+        return {
+            "method": self.method,
+            "sparsity": None if self.pattern else self.sparsity,
+            "pattern": self.pattern,
+            "scope": self.scope,
+        }
+
+    def record(self, removed: int, total: int, rates: Sparsity) -> PruningRecord:
+        """Return the record of pruning (PRN-008)."""
+        record = self.described() | {"removed": removed, "of": total, "calibration": self.calibration}
+        if self.method == "random":
+            record["seed"] = self.seed
+        if self.owl:
+            outlier, spread = self.owl
+            record["layers"] = {"rule": "owl", "outlier": outlier, "spread": spread, "sparsity": rates}
+        return record
+
+    def run(self, kept: Kept, windows: Sequence[NumpyArray]) -> dict[str, Any]:
+        """Return what finished blocks depend on but for their weights: settings, and digests of what is read."""
+        return {
+            **self.described(),
+            "layers": ["owl", *self.owl] if self.owl else "uniform",
+            "calibration": self.calibration,
+            "dtype": kept.read("model.norm.weight").dtype.name,
+            "config": sha256(kept.config_text()).hexdigest(),
+            "windows": digest_of({str(number): window for number, window in enumerate(windows)}),
+            "embedding": digest_of({"": kept.read("model.embed_tokens.weight")}),
+        }
 
 
 def prune(
-    model: str | Path,
-    out: str | Path,
+    model: ModelSource,
+    out: str | Path | None,
     method: str,
     sparsity: float = 0.5,
     *,
@@ -66,13 +120,16 @@ def prune(
     length: int = 256,
     seed: int = 0,
     dtype: str | None = None,
+    resume: bool = False,
     progress: Callable[[str, int], None] = lambda name, total: None,
     kernels: KernelSet | None = None,
 ) -> Pruned:
     """Prune the linear layers of the blocks of a model and write it (chapter 11).
 
-    model     a Hugging Face folder of a dense model; only sparsegpt changes the bits of what stays
-    out       the folder to write, which must not exist
+    model     a Hugging Face folder of a dense model, or a model that was loaded from one; only sparsegpt changes the
+              bits of what stays
+    out       the folder to write, which must not exist, bit for bit from the folder of `model`; None to write none and
+              return the pruned model
     method    one of METHODS
     sparsity  fraction of weights removed, 0 to below 1
     pattern   N:M keeps N of every M weights of a row, for example "2:4"; instead of `sparsity`
@@ -83,50 +140,60 @@ def prune(
     spread    with owl, half of the difference between the sparsest and the densest block
     text      what Wanda, SparseGPT and owl measure activations on, `samples` windows of `length` tokens
     seed      seed of the windows (PRN-007) and of random scores (PRN-017)
-    dtype     what to compute in, float32 or float64; None as stored, 16-bit as float32 (PRN-014)
-    progress  called with the name of every pruned matrix, and the number of matrices
+    dtype     what to compute in, float32 or float64; None as stored, 16-bit as float32 (PRN-014), or as the model is
+              loaded
+    resume    go on from the blocks of a run that was stopped. Wanda and SparseGPT keep each finished block in the
+              folder `out`.state until `out` is there (PRN-019)
+    progress  called with the name of every pruned matrix, and the number of matrices; what it raises ends the run
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
-    Raises    ValueError for an unknown method, or one without the text that it needs; FormatError FMT-110
-              if `out` exists; CheckpointError, ConfigError, PruneError, TextError for the model and the text
+    Raises    ValueError for an unknown method, one without the text that it needs, or arguments that do not go
+              together; FormatError FMT-110 if `out` exists; CheckpointError CKP-002 for a model that is sparse;
+              CheckpointError, ConfigError, PruneError, TextError for the model and the text
     """
-    refuse_existing(out)
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    measured = method in CALIBRATED or layers == "owl"
-    if (text is None) == measured:
-        what = method if method in CALIBRATED else f"layers {layers}"
-        raise ValueError(f"{what} needs a text" if text is None else f"{method} uses no text; leave it out")
-    chosen = _scope(method, scope, pattern, layers)
+    if out is not None:
+        refuse_existing(out)
+    _check_given(method, layers, out, has_text=text is not None, resume=resume)
+    asked = _Asked(
+        method,
+        sparsity,
+        pattern,
+        _scope(method, scope, pattern, layers),
+        (outlier, spread) if layers == "owl" else None,
+        None if text is None else {"samples": samples, "length": length, "seed": seed},
+        seed,
+    )
     groups = None if pattern is None else parse_pattern(pattern)
     removed_count(sparsity, 1)
-    with open_dense(model, dtype) as dense:
-        kernels = kernels_or_cpu(kernels)
-        batches = [] if text is None else windows_of(tokens_of(text, model), dense.config, samples, length, seed)
+    kernels = kernels_or_cpu(kernels)
+    with ExitStack() as stack:
+        kept: Kept | KeptInMemory
+        if out is None:
+            kept = KeptInMemory(model_of(model, kernels, dtype=dtype), kernels)
+        else:
+            kept = Kept(stack.enter_context(open_dense(folder_of(model), _dtype_of(model, dtype, kernels))))
+        windows = [] if text is None else windows_of(tokens_of(text, model), kept.config, samples, length, seed)
+        batches = [from_numpy(window, kept.read("model.norm.weight")) for window in windows]
+        blocks: Blocks = NoBlocks()
+        if isinstance(kept, Kept) and method in CALIBRATED:
+            run, folder = asked.run(kept, windows), Path(f"{out}.state")
+            blocks = FinishedBlocks(folder, run, changes=method == "sparsegpt", resume=resume)
         rates: Sparsity = sparsity
-        if layers == "owl":
-            rates = owl_sparsities(dense.config, dense.read, batches, kernels, sparsity, outlier, spread)
-        results = masks_of(method, dense.config, dense.read, batches, kernels, rates, groups, chosen, seed)
-        kept, targets = Kept(dense), dense.config.targets()
-        for name, mask, *weight in results:
+        if asked.owl:
+            measure = partial(owl_sparsities, kept.config, kept.read, batches, kernels, sparsity, *asked.owl)
+            rates = blocks.sparsities(measure)
+        masks = masks_of(
+            method, kept.config, kept.read, batches, kernels, rates, groups, asked.scope, seed, blocks=blocks
+        )
+        targets = kept.config.targets()
+        for name, mask, *weight in masks:
             kept.add(name, mask, *weight)
             progress(name, len(targets))
-        removed, total = kept.removed(), sum(n_out * n_in for n_out, n_in in (m.shape for m in targets))
-        calibration = None if text is None else {"samples": samples, "length": length, "seed": seed}
-        record: PruningRecord = {
-            "method": method,
-            "sparsity": None if groups else sparsity,
-            "pattern": pattern,
-            "scope": chosen,
-            "removed": removed,
-            "of": total,
-            "calibration": calibration,
-        }
-        if method == "random":
-            record["seed"] = seed
-        if layers == "owl":
-            record["layers"] = {"rule": "owl", "outlier": outlier, "spread": spread, "sparsity": rates}
-        kept.write(out, record)
-        return Pruned(removed, total, tuple(dense.source.checkpoint().remarks))
+        total = sum(n_out * n_in for n_out, n_in in (matrix.shape for matrix in targets))
+        if isinstance(kept, KeptInMemory):
+            return Pruned(kept.removed(), total, model=kept.model())
+        kept.write(str(out), asked.record(kept.removed(), total, rates))
+        blocks.remove()
+        return Pruned(kept.removed(), total, kept.remarks())
 
 
 def masks_of(
@@ -139,12 +206,13 @@ def masks_of(
     groups: tuple[int, int] | None,
     scope: Scope | None,
     seed: int,
+    blocks: Blocks | None = None,
 ) -> Iterator[tuple[str, Array] | tuple[str, Array, Array]]:
     """Return (name, mask) of every target, with the new weight where the method changes it."""
     if method == "sparsegpt":
-        return prune_sparsegpt(config, read, batches, kernels, rates, groups)
+        return prune_sparsegpt(config, read, batches, kernels, rates, groups, blocks)
     if method == "wanda":
-        return prune_wanda(config, read, batches, kernels, rates, groups, scope or "row")
+        return prune_wanda(config, read, batches, kernels, rates, groups, scope or "row", blocks)
     if method == "random":
         return prune_random(config, read, seed, rates, groups, scope or "matrix")
     return prune_magnitude(config, read, rates, groups, scope or "matrix")
@@ -180,3 +248,31 @@ def _scope(method: str, scope: Scope | None, pattern: str | None, layers: str) -
     if pattern is not None or not SCOPES[method]:
         return None
     return scope or SCOPES[method][0]
+
+
+def _check_given(method: str, layers: str, out: str | Path | None, *, has_text: bool, resume: bool) -> None:
+    """Refuse an unknown method, a text that is missing or not used, and to resume what keeps no blocks.
+
+    Raises:
+        ValueError: for each of these.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
+    if has_text != (method in CALIBRATED or layers == "owl"):
+        what = method if method in CALIBRATED else f"layers {layers}"
+        raise ValueError(f"{method} uses no text; leave it out" if has_text else f"{what} needs a text")
+    if resume and out is None:
+        raise ValueError("there is nothing to resume without a folder to write")
+    if resume and method not in CALIBRATED:
+        raise ValueError(f"{method} keeps no finished blocks; start it without resume")
+
+
+def _dtype_of(model: ModelSource, dtype: str | None, kernels: KernelSet) -> str | None:
+    """Return the dtype to compute in: that of a loaded model, else the one that is asked for.
+
+    Raises:
+        ValueError: for a dtype beside a model that is loaded.
+    """
+    if not isinstance(model, Model):
+        return dtype
+    return to_numpy(model_of(model, kernels, dtype=dtype).weights.norm).dtype.name

@@ -7,8 +7,10 @@ import pytest
 
 from conformance.cases.case import VECTORS, load
 from conformance.engine.port import EnginePort
+from conformance.gen.train_states import RUNS, is_weak, settings_for, world_of
 from conformance.judge.compare_files import packed_verdict, state_verdict
 from conformance.judge.harness import Variant, prepared_inputs, run
+from conformance.oracle import train_state
 from conformance.wrong.mutants import MUTANTS
 
 STATES = {case.id: case for case in load(VECTORS / "state.json")}
@@ -27,6 +29,15 @@ def test_TRN_004_a_port_that_loses_ages_on_resume_is_refused():
     assert result.status == "failed"
     (result,) = run([case], [Variant(PORT, "float32")])
     assert result.status == "passed"
+
+
+def test_TRN_004_a_matrix_whose_gradient_is_rounding_alone_is_not_compared():
+    """Where a row repeats one token every key is the same, and the gradient of q_proj is 0 but for rounding."""
+    window = next(one for one in RUNS if one.name == "window")
+    settings = settings_for(window) | {"rows": 1, "seed": 0}
+    tensors, stored, text = world_of(window, 0)
+    repeated = train_state.begin(window.config, tensors, stored, [2] * len(text), settings)
+    assert is_weak(train_state.go_on(repeated, 0, [], 1).saved)
 
 
 @pytest.mark.parametrize("raw", [None, [], np.zeros(3), np.zeros((2, 2), np.uint8), np.zeros(0, np.uint8)])

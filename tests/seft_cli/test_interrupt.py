@@ -8,6 +8,8 @@ import threading
 import pytest
 
 from seft_cli.interrupt import interrupts
+from seft_ref.prune import blockwise
+from tests.seft_ref.folders import TEXT, hf_folder
 
 
 def test_a_swallowed_interrupt_comes_back():
@@ -41,3 +43,27 @@ def test_another_thread_may_ask_and_hears_of_nothing():
     thread.start()
     thread.join()
     assert seen == [True]
+
+
+def test_PRN_019_an_interrupted_pruning_says_how_to_go_on(cli, tmp_path, monkeypatch):
+    hf_folder(tmp_path / "dense")
+    (tmp_path / "text.txt").write_text(TEXT)
+    out, options = tmp_path / "out", ("--method", "wanda", "--calibration", tmp_path / "text.txt", "--length", 32)
+    plain, calls = blockwise.wanda_mask, []
+
+    def interrupted(*given):
+        calls.append(given)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return plain(*given)
+
+    monkeypatch.setattr(blockwise, "wanda_mask", interrupted)
+    code, _, error = cli("prune", tmp_path / "dense", out, *options)
+    assert (code, error.splitlines()[-1]) == (130, f"interrupted; {out}.state is kept; continue with --resume")
+    code, _, error = cli("prune", tmp_path / "dense", out, *options)
+    assert code != 0
+    assert "continue it with --resume or remove it" in error
+    code, said, _ = cli("prune", tmp_path / "dense", out, *options, "--resume")
+    assert (code, len(calls)) == (0, 16)
+    assert "removed" in said
+    assert not out.with_name("out.state").exists()

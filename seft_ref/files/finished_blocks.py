@@ -1,0 +1,125 @@
+"""The blocks that a pruner has finished, a file each, from which a stopped run goes on (PRN-019).
+
+A file holds the mask of every target of a block, with the new weights where the method changes them.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import formats
+from seft_ref.arrays.library import NumpyArray
+from seft_ref.errors import PruneError
+
+KIND = "pruning-state"
+Results = Mapping[str, tuple[NumpyArray, NumpyArray]]
+"""The mask (out, in) and the new weight (out, in) of every target of a block, by name."""
+
+
+class FinishedBlocks:
+    """The finished blocks of one run, in a folder that is made with the first of them."""
+
+    def __init__(self, folder: Path, run: Mapping[str, formats.JSON], *, changes: bool, resume: bool) -> None:
+        """Begin a run, or go on with one.
+
+        folder   where the files are
+        run      what the blocks depend on, but for the weights: settings, and digests of what is read
+        changes  whether the method changes the bits of what stays
+        resume   go on from the blocks in `folder`; without it none may be there
+        Raises   PruneError PRN-019 for a folder that is there or missing against `resume`
+        """
+        if resume and not folder.is_dir():
+            raise PruneError("PRN-019", f"there is no {folder} to resume from; start without resume")
+        if folder.exists() and not resume:
+            raise PruneError("PRN-019", f"{folder} holds the blocks of an unfinished run; resume it or remove it")
+        self._folder, self._run, self._changes = folder, json.loads(json.dumps(run)), changes
+        self._digests: dict[int, str] = {}
+        self._sparsities: list[float] | None = None
+        if resume and self._file(0).is_file():
+            self._sparsities = json.loads(self._attributes(0)["sparsities"])
+
+    def sparsities(self, measure: Callable[[], list[float]]) -> list[float]:
+        """Return the sparsity of every block, with OWL, as the finished blocks have it, or as it is measured."""
+        self._sparsities = self._sparsities or measure()
+        return self._sparsities
+
+    def known(self, layer: int, parameters: Mapping[str, NumpyArray]) -> Results | None:
+        """Return what the run has found of a block, None for one that is not finished.
+
+        parameters  all of the block, as they are before it is pruned
+        Raises      PruneError PRN-019 for a block of other settings, another text or other weights; FormatError for a
+                    file that is damaged
+        """
+        self._digests[layer] = digest_of(parameters)
+        if not self._file(layer).is_file():
+            return None
+        if self._attributes(layer)["weights"] != self._digests[layer]:
+            raise PruneError("PRN-019", f"{self._file(layer)} was made of other weights; remove {self._folder}")
+        results: dict[str, tuple[NumpyArray, NumpyArray]] = {}
+        with formats.open(self._file(layer)) as reader:
+            for name in reader.names():
+                tensor = reader[name]
+                if isinstance(tensor, formats.Sparse):
+                    mask = formats.Mask(tensor.shape, tensor.indptr, tensor.indices)
+                    results[name] = formats.to_dense(mask), formats.to_dense(tensor)
+                else:
+                    kept, weight = formats.to_dense(tensor), parameters[name]
+                    results[name] = kept, np.where(kept, weight, np.zeros_like(weight))
+        return results
+
+    def finished(self, layer: int, results: Results) -> None:
+        """Write a block, whole or not at all."""
+        self._folder.mkdir(exist_ok=True)
+        tensors = {name: self._tensor(mask, weight) for name, (mask, weight) in results.items()}
+        # as text, because attributes hold no floats (FMT-011)
+        attributes: dict[str, formats.JSON] = {
+            "run": json.dumps(self._run),
+            "sparsities": json.dumps(self._sparsities),
+            "weights": self._digests[layer],
+        }
+        formats.write_file(self._file(layer), formats.Checkpoint(KIND, tensors, attributes))
+
+    def remove(self) -> None:
+        """Remove the folder, because the model is written."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _file(self, layer: int) -> Path:
+        return self._folder / f"block-{layer:04}.seft"
+
+    def _attributes(self, layer: int) -> dict[str, Any]:
+        """Return what the file of a block says, which is of this run and whole."""
+        with formats.open(self._file(layer)) as reader:
+            if reader.kind != KIND:
+                raise PruneError("PRN-019", f"{self._file(layer)} is a {reader.kind}, not a finished block")
+            reader.verify()
+            attributes: dict[str, Any] = dict(reader.attributes)
+        was = json.loads(attributes["run"])
+        for key, value in self._run.items():
+            if was.get(key) != value:
+                raise PruneError(
+                    "PRN-019",
+                    f"{self._folder} was made with {key} {was.get(key)!r}, not {value!r}; resume with the same, or "
+                    f"remove it",
+                )
+        return attributes
+
+    def _tensor(self, mask: NumpyArray, weight: NumpyArray) -> formats.Tensor:
+        counts, columns = mask.sum(axis=1), np.nonzero(mask)[1].astype(np.int32)
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        if not self._changes:
+            return formats.Mask(mask.shape, indptr, columns)
+        return formats.Sparse(mask.shape, indptr, columns, weight[mask])
+
+
+def digest_of(arrays: Mapping[str, NumpyArray]) -> str:
+    """Return a digest of named arrays, their dtypes and their shapes."""
+    digest = sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}\n".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return digest.hexdigest()
