@@ -10,9 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import ml_dtypes
 import numpy as np
@@ -117,40 +116,37 @@ def _make(shape: str, model: Path) -> None:
 
 
 def _train(model: Path, length: int, density: float, result: Path) -> None:
-    from seft_ref import initial_state, load_model, settings_of, step_batches
+    from seft_ref import RunState, Started, StepRecord, TrainState, finetune, settings_of
     from seft_ref.kernels import cpu
-    from seft_ref.train.loop import train_step
 
     stages: list[dict[str, Any]] = []
+    records: list[StepRecord] = []
+    begun = time.perf_counter()
 
-    def stage(name: str, work: Callable[[], Any]) -> Any:
-        started = time.perf_counter()
-        outcome = work()
-        seconds, peak = time.perf_counter() - started, console.peak_memory_bytes()
+    def stage(name: str, seconds: float) -> None:
+        peak = console.peak_memory_bytes()
         stages.append({"stage": name, "seconds": seconds, "peak_bytes": peak})
-        print(f"{name:16} {seconds:7.1f} s   peak so far {peak / 2**30:6.2f} GiB", flush=True)
-        return outcome
+        print(f"{name:24} {seconds:7.1f} s   peak so far {peak / 2**30:6.2f} GiB", flush=True)
+
+    def step(state: RunState, record: StepRecord, seconds: float) -> None:
+        records.append(record)
+        stage("step with event" if record.event else "step", seconds)
+
+    def start(started: Started) -> None:
+        stage("load, first positions", time.perf_counter() - begun)
 
     settings = settings_of("seft", steps=3, batch=1, length=length, density=density, evolve_every=2, lr=1e-4)
-    loaded = stage("load", lambda: load_model(model, cpu, compact=True))
-    config, stored = loaded.config, loaded.stored()
-    tokens = np.random.default_rng(0).integers(0, config.vocab_size, 50 * length).tolist()
-    first = step_batches(settings, tokens, 1, loaded.weights)
-
-    def begin() -> Any:
-        weights, bases = loaded.weights, loaded.bases
-        return initial_state(settings, config, weights, bases, cpu, first)
-
-    state = stage("first positions", begin)
-    del loaded.weights, loaded.bases
-    state, plain = stage("step", lambda: train_step(state, first, settings, config, cpu))
-    second = step_batches(settings, tokens, 2, state.weights)
-    state, with_event = stage("step with event", lambda: train_step(state, second, settings, config, cpu))
+    vocabulary = ModelConfig.from_json(json.loads((model / "config.json").read_text())).vocab_size
+    tokens = np.random.default_rng(0).integers(0, vocabulary, 50 * length).tolist()
+    done = finetune(
+        model, None, tokens, settings, stop_after=2, on_start=start, on_step=step, kernels=cpu, compact=True
+    )
+    targets = cast("TrainState", done.state).targets
     summary = {
-        "stored_weights": stored,
-        "slots": sum(target.delta.topology.nnz for target in state.targets.values()),
-        "losses": [plain.loss, with_event.loss],
-        "event": with_event.event,
+        "stored_weights": done.stored,
+        "slots": sum(target.delta.topology.nnz for target in targets.values()),
+        "losses": [record.loss for record in records],
+        "event": records[-1].event,
         "stages": stages,
         "peak_bytes": console.peak_memory_bytes(),
     }

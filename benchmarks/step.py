@@ -183,7 +183,7 @@ def _model(json_config: dict[str, Any], sparsity: float) -> dict[str, Callable[[
 
 
 class OurRun:
-    """A run of this engine that takes steps without events."""
+    """A run of this engine that takes one step when it is told to, in turn with those of its peers."""
 
     def __init__(self, config: Any, settings: Any, state: Any, kernels: Any) -> None:
         self.config, self.settings, self.state, self.kernels = config, settings, state, kernels

@@ -29,7 +29,7 @@ def test_a_made_up_model_takes_a_step_and_an_event(bench, tmp_path, capsys):
     assert 0.2 < len(made.values) / (16 * 24) < 0.4
     bench._train(tmp_path / "model", 8, 0.25, tmp_path / "told.json")
     told = json.loads((tmp_path / "told.json").read_text())
-    assert [stage["stage"] for stage in told["stages"]] == ["load", "first positions", "step", "step with event"]
+    assert [stage["stage"] for stage in told["stages"]] == ["load, first positions", "step", "step with event"]
     assert told["event"]["support"] == told["stored_weights"]
     assert told["event"]["grown"] > 0
     assert np.isfinite(told["losses"]).all()
