@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mpirun import MPIRUN, OPEN_MPI, needs_mpi
 from tests.seft_cli.calling import call
 from tests.seft_ref.folders import CONFIG, TEXT, hf_folder
 
@@ -105,6 +106,25 @@ def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
                 assert bool(code) == bool(fails), command
             ran += 1
     assert ran >= 5
+
+
+@needs_mpi
+def test_commands_of_several_processes_print_what_the_page_shows(tmp_path):
+    text = (TUTORIALS / "processes.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    (made,) = [block for language, block in blocks if language == "py"]
+    (tmp_path / "make_tiny.py").write_text(made)
+    paths = os.pathsep.join(map(str, (Path(sys.executable).parent, Path(str(MPIRUN)).parent, os.environ["PATH"])))
+    env = os.environ | OPEN_MPI | {"PATH": paths, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+    ran = 0
+    for language, block in blocks:
+        for command, shown in () if language else typed(block):
+            line = command.replace("PYTHONPATH=CLONE python", shlex.quote(sys.executable))
+            done = subprocess.run(line, shell=True, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            assert shows(shown, (done.stdout + done.stderr).splitlines()), f"{command}\n{done.stdout}{done.stderr}"
+            ran += 1
+    assert ran >= 8
 
 
 @pytest.mark.parametrize(
