@@ -10,9 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from math import comb, log2, prod
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +23,8 @@ import zstandard
 
 import formats
 from benchmarks.rounds import JsonFile
+from formats import loops
+from formats import plain as in_numpy
 from formats.dialects.hf import open_hf
 from formats.encoding import CODES
 from formats.lazy import Lazy
@@ -174,6 +178,12 @@ def files(
         "ours, read": ("read", read(lambda reader, name: reader[name])),
         "ours, read, digests": ("read", read(lambda reader, name: reader.load_verified(name))),
         "ours, read, to dense": ("read", read(lambda reader, name: formats.to_dense(reader[name]))),
+        "ours, write, without numba": ("write", _plainly(lambda: formats.write_file(ours, checkpoint))),
+        "ours, read, without numba": ("read", _plainly(read(lambda reader, name: reader[name]))),
+        "ours, to dense, without numba": (
+            "read",
+            _plainly(read(lambda reader, name: formats.to_dense(reader[name]))),
+        ),
         "safetensors, read, dense file": ("read", lambda: load_file(dense)),
         "ours, one tensor of eight": ("one", lambda: _one(ours, "w3")),
         "ours, 64 rows of one tensor": ("one", lambda: _some_rows(ours, "w3")),
@@ -196,6 +206,18 @@ def files(
             f"{statistics.median(ratios):6.2f} ({min(ratios):.2f}..{max(ratios):.2f})"
         )
     shutil.rmtree(folder)
+
+
+def _plainly(work: Callable[[], object]) -> Callable[[], None]:
+    """Return work that takes the loops in NumPy, as where numba is not installed."""
+
+    def run() -> None:
+        with ExitStack() as stack:
+            for name in loops.NAMES:
+                stack.enter_context(mock.patch.object(loops, name, getattr(in_numpy, name)))
+            work()
+
+    return run
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, int], sparsity: float) -> formats.Sparse:

@@ -1,14 +1,9 @@
-"""Loops over supports, compiled by numba, because NumPy would need several passes and temporary arrays.
+"""Loops over supports, compiled by numba, because NumPy needs several passes and temporary arrays.
 
-Each docstring gives the same computation in plain NumPy; the tests compare the two. numba caches compiled code on
-disk, so only the first process after an installation waits for the compiler.
-
-Import this module inside the functions that use it, because numba takes longer to load than the rest of this package.
+`plain.py` defines each of them in NumPy; the tests compare the two. numba caches compiled code on disk, so only the
+first process after an installation waits for the compiler. Callers take the loops from `loops.py`.
 """
 
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numba
@@ -16,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 F = TypeVar("F")
-R = TypeVar("R")
 
 # by byte value: its bits, the lowest first; how many are set; the offsets of those that are
 _BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
@@ -24,27 +18,6 @@ _COUNT = _BITS.sum(axis=1).astype(np.int64)
 _OFFSETS = np.zeros((256, 8), dtype=np.int32)
 for _byte in range(256):
     _OFFSETS[_byte, : _COUNT[_byte]] = np.flatnonzero(_BITS[_byte])
-
-
-_WORTH_THREADS = 1 << 20
-"""Slots or bytes from which threads are faster than one loop."""
-_THREADS = os.cpu_count() or 1
-
-
-def by_rows(rows: int, amount: int, work: Callable[[int, int], R]) -> list[R]:
-    """Call work(first, last + 1) on runs of rows, in threads if that is faster, and return the results in order.
-
-    Args:
-        rows: number of rows.
-        amount: slots or bytes of all rows together; few are done in one call, without threads.
-        work: compiled code that releases the GIL; two runs must not write to the same place.
-    """
-    runs = _THREADS if amount >= _WORTH_THREADS and rows > 1 else 1
-    edges = [rows * i // runs for i in range(runs + 1)]
-    if runs == 1:
-        return [work(0, rows)]
-    with ThreadPoolExecutor(runs) as pool:
-        return list(pool.map(work, edges[:-1], edges[1:]))
 
 
 def _compiled(function: F) -> F:

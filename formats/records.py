@@ -222,10 +222,10 @@ def count_stored(values: Array, zeros: str = ANY) -> int:
     Raises:
         FormatError: FMT-084.
     """
-    from formats import fast
+    from formats import loops
 
     counted = _counted_bits(values.dtype, zeros)
-    return int(fast.count_stored(bits(np.asarray(values, order="C")).reshape(-1), counted))
+    return int(loops.count_stored(bits(np.asarray(values, order="C")).reshape(-1), counted))
 
 
 def from_dense(values: Array, zeros: str = ANY) -> Sparse:
@@ -239,14 +239,14 @@ def from_dense(values: Array, zeros: str = ANY) -> Sparse:
     Raises:
         FormatError: FMT-084.
     """
-    from formats import fast
+    from formats import loops
 
     rows, columns = rows_of(values.shape), values.shape[-1]
     matrix = bits(np.asarray(values, order="C")).reshape(rows, columns)
     nnz = count_stored(values, zeros)
     indptr, indices = np.zeros(rows + 1, dtype=np.int64), np.empty(nnz + 1, dtype=np.int32)
     kept = np.empty(nnz + 1, dtype=matrix.dtype)
-    fast.gather(matrix, _counted_bits(values.dtype, zeros), indptr, indices, kept)
+    loops.gather(matrix, _counted_bits(values.dtype, zeros), indptr, indices, kept)
     return Sparse(values.shape, indptr, indices[:nnz], kept[:nnz].view(values.dtype))
 
 
@@ -315,7 +315,7 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
     Raises:
         ExpansionTooLarge: FMT-098, before anything is reserved.
     """
-    from formats import fast
+    from formats import loops
 
     if isinstance(tensor, Dense):
         return tensor.values
@@ -330,7 +330,7 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
     values = np.zeros((rows_of(tensor.shape), tensor.shape[-1]), dtype=dtype)
     kept = np.ones(tensor.nnz, dtype=dtype) if isinstance(tensor, Mask) else tensor.values
     indptr, indices, source, target = tensor.indptr, tensor.indices, bits(kept), bits(values)
-    fast.by_rows(len(values), tensor.nnz, lambda a, b: fast.scatter(indptr[a : b + 1], indices, source, target[a:b]))
+    loops.by_rows(len(values), tensor.nnz, lambda a, b: loops.scatter(indptr[a : b + 1], indices, source, target[a:b]))
     return values.reshape(tensor.shape)
 
 

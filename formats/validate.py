@@ -201,10 +201,10 @@ def check_row_ptr(row_ptr: Array, nnz: int, name: str) -> None:
 
 def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, name: str) -> None:
     """Verify columns (nnz,) of any integer dtype by FMT-068 and FMT-069; indptr must be valid."""
-    from formats import fast
+    from formats import loops
 
-    faults = fast.by_rows(
-        indptr.size - 1, columns.size, lambda a, b: fast.first_fault(indptr[a : b + 1], columns, n_columns)
+    faults = loops.by_rows(
+        indptr.size - 1, columns.size, lambda a, b: loops.first_fault(indptr[a : b + 1], columns, n_columns)
     )
     fault, slot = next((f for f in faults if f[0]), (0, 0))
     if fault == 1:
@@ -219,7 +219,7 @@ def check_columns(indptr: NDArray[np.int64], columns: Array, n_columns: int, nam
 
 def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> NDArray[np.int64]:
     """Verify mask (rows, ceil(columns / 8)) by FMT-062 to FMT-064; return how many bits each row has set, (rows,)."""
-    from formats import fast
+    from formats import loops
 
     check_has_columns(n_columns, name)
     tail = n_columns % 8
@@ -230,7 +230,7 @@ def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> 
                 "FMT-062", f"row {wrong[0]} of the bitmask of {name!r} has a bit set past column {n_columns - 1}"
             )
     counts = np.empty(mask.shape[0], dtype=np.int64)
-    fast.mask_rows(mask, counts)
+    loops.mask_rows(mask, counts)
     n_set = int(counts.sum())
     if n_set != nnz:
         raise FormatError("FMT-063", f"the bitmask of {name!r} has {n_set} bits set, its manifest says {nnz}")

@@ -61,6 +61,8 @@ def test_the_round_runs_in_another_folder(tmp_path, monkeypatch, capsys):
 def test_the_version_stands_in_the_changelog_with_its_date():
     root = Path(__file__).resolve().parents[1]
     number = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    alone = tomllib.loads((root / "formats" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert alone["version"] == number
     first = re.search(r"^## (.+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert re.fullmatch(rf"{re.escape(number)} \(\d{{4}}-\d\d-\d\d\)", first[1])
 

@@ -3,8 +3,8 @@
     python -m tests.wheel [FOLDER]
 
 Runs `seft --help`, one round on a tiny model from pruning to evaluation, the help of the other commands, twenty
-cases of the kit and `import formats`. Exit status 0 if all of it works; the first command that does not is shown with
-what it said.
+cases of the kit and `import formats`; then the format alone, without numba. Exit status 0 if all of it works; the
+first command that does not is shown with what it said.
 """
 
 import os
@@ -14,14 +14,17 @@ import sys
 import venv
 from pathlib import Path
 
+from tests.formats.test_plain import WRITES
 from tests.seft_ref.folders import TEXT, hf_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 LIGHT = {"numpy", "ml_dtypes", "formats"}
 """What `import formats` may bring, beside the standard library."""
 FORMATS_ALONE = f"""
-import sys, formats
-brought = {{name.split('.')[0] for name in sys.modules}} - set(sys.stdlib_module_names) - {LIGHT!r}
+import sys
+before = set(sys.modules)
+import formats
+brought = {{name.split('.')[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names) - {LIGHT!r}
 brought -= {{name for name in brought if name.startswith('_')}}
 assert not brought, brought
 """
@@ -79,7 +82,24 @@ def main() -> None:
     passed = int(told.splitlines()[-1].split()[0])
     assert passed >= 20, told
     run(seft, "verify", "new-port", "python", "port", cwd=away)
-    print(f"{wheel.name}: {len(commands)} commands, one round, {passed} cases")
+    size = formats_alone(folder)
+    print(f"{wheel.name}: {len(commands)} commands, one round, {passed} cases; formats alone {size / 1e6:.0f} MB")
+
+
+def formats_alone(folder: Path) -> int:
+    """Install the format alone, without numba, and use it; return the bytes of all that is not NumPy."""
+    source = folder / "formats"
+    shutil.copytree(ROOT / "formats", source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
+    venv.create(folder / "alone")
+    python = folder / "alone" / "bin" / "python"
+    install = ("install", "--quiet", "--no-compile", "--disable-pip-version-check", source)
+    run(sys.executable, "-m", "pip", "--python", python, *install, cwd=folder)
+    run(python, "-c", WRITES, folder / "away", "without", cwd=folder / "away")
+    (packages,) = (folder / "alone").glob("lib/python*/site-packages")
+    others = [path for path in packages.iterdir() if not path.name.startswith("numpy")]
+    size = sum(file.stat().st_size for path in others for file in path.rglob("*") if file.is_file())
+    assert size <= 30_000_000, size
+    return size
 
 
 if __name__ == "__main__":

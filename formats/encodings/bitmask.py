@@ -34,17 +34,17 @@ def size_of(rows: int, columns: int) -> int:
 
 def encode(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
     """Return the mask of a support, uint8 (rows, ceil(columns / 8))."""
-    from formats import fast
+    from formats import loops
 
     mask = np.empty((rows_of(support.shape), -(-support.shape[-1] // 8)), dtype=np.uint8)
     indptr, indices = support.indptr, support.indices
-    fast.by_rows(len(mask), support.nnz, lambda a, b: fast.set_bits(indptr[a : b + 1], indices, mask[a:b]))
+    loops.by_rows(len(mask), support.nnz, lambda a, b: loops.set_bits(indptr[a : b + 1], indices, mask[a:b]))
     return {"mask": mask}
 
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
     """Return the support of some rows, and the number of slots before them, after counting the bits of all rows."""
-    from formats import fast
+    from formats import loops
 
     mask, columns = sections["mask"], entry.shape[-1]
     # FMT-063: counted first, because nothing of size nnz may be made before nnz is verified
@@ -54,7 +54,7 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
     np.cumsum(counts[begin:end], out=indptr[1:])
     indices = np.empty(indptr[-1], dtype=np.int32)
     some = mask[begin:end]
-    fast.by_rows(len(some), some.size, lambda a, b: fast.mask_columns(some[a:b], indices[indptr[a] : indptr[b]]))
+    loops.by_rows(len(some), some.size, lambda a, b: loops.mask_columns(some[a:b], indices[indptr[a] : indptr[b]]))
     shape = entry.shape if end - begin == counts.size else (end - begin, columns)
     return Mask(shape, indptr, indices), int(counts[:begin].sum())
 

@@ -54,9 +54,9 @@ def plan_gap8(entry: Entry, name: str) -> Plan:
 
 def size_gap8(support: Supported) -> int | None:
     """Return the bytes of the gaps; None with too many rows (FMT-056)."""
-    from formats import fast
+    from formats import loops
 
-    return _fits(support, fast.gap_bytes(support.indptr, support.indices, support.shape[-1])[0])
+    return _fits(support, loops.gap_bytes(support.indptr, support.indices, support.shape[-1])[0])
 
 
 def encode_gap8(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
@@ -92,9 +92,9 @@ def plan_varint(entry: Entry, name: str) -> Plan:
 
 def size_varint(support: Supported) -> int | None:
     """Return the bytes of the gaps; None with too many rows (FMT-056)."""
-    from formats import fast
+    from formats import loops
 
-    return _fits(support, fast.gap_bytes(support.indptr, support.indices, support.shape[-1])[1])
+    return _fits(support, loops.gap_bytes(support.indptr, support.indices, support.shape[-1])[1])
 
 
 def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -54,11 +54,11 @@ def find(support: Supported) -> Pattern | None:
 
 def keeps(support: Supported, pattern: Pattern) -> bool:
     """Tell whether each group of a support has n slots; `check_pattern` must have accepted the pattern (FMT-051)."""
-    from formats import fast
+    from formats import loops
 
     if pattern.axis == len(support.shape) - 1:
         groups_a_row = support.shape[-1] // pattern.m
-        return bool(fast.keeps_pattern(support.indptr, support.indices, pattern.n, pattern.m, groups_a_row))
+        return bool(loops.keeps_pattern(support.indptr, support.indices, pattern.n, pattern.m, groups_a_row))
     groups, _ = grouped(support, pattern)
     return bool((groups.reshape(-1, pattern.n) == np.arange(groups.size // pattern.n)[:, None]).all())
 
@@ -143,17 +143,17 @@ def _offsets(ranks: NDArray[np.uint64], m: int, n: int) -> NDArray[np.uint8]:
 
 def encode(support: Supported, pattern: Pattern | None) -> dict[str, Array]:
     """Return the packed ranks of a support that keeps the pattern."""
-    from formats import fast
+    from formats import loops
 
     assert pattern is not None
     packed_rows, per_row = packed_shape(support.shape, pattern)
     if pattern.axis == len(support.shape) - 1:
         packed_ranks = np.zeros((packed_rows, -(-per_row * width(pattern) // 8)), dtype=np.uint8)
         groups, table = support.indices.reshape(packed_rows, per_row, pattern.n), binomials(pattern.m, pattern.n)
-        fast.by_rows(
+        loops.by_rows(
             packed_rows,
             support.nnz,
-            lambda a, b: fast.pack_ranks(
+            lambda a, b: loops.pack_ranks(
                 groups[a:b].reshape(-1, pattern.n), table, pattern.m, width(pattern), packed_ranks[a:b]
             ),
         )
@@ -193,7 +193,7 @@ def _check_spare(packed: NDArray[np.uint8], bits: int, name: str) -> None:
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
     """Return the support of some rows, and the slots before them; along the last axis only their ranks are read."""
-    from formats import fast
+    from formats import loops
 
     pattern = entry.pattern
     assert pattern is not None
@@ -207,10 +207,10 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
     indices = np.empty((last - first, per_row, pattern.n), dtype=np.int32)
     table, limit = binomials(pattern.m, pattern.n), comb(pattern.m, pattern.n)
     known = _all_offsets(pattern.m, pattern.n) if limit <= _TABLE else np.empty((0, pattern.n), dtype=np.uint8)
-    wrong = fast.by_rows(
+    wrong = loops.by_rows(
         last - first,
         indices.size,
-        lambda a, b: fast.unpack_ranks(
+        lambda a, b: loops.unpack_ranks(
             some[a:b], table, known, pattern.m, width(pattern), limit, indices[a:b].reshape(-1, pattern.n)
         ),
     )

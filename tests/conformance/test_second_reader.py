@@ -4,6 +4,9 @@ import copy
 import math
 import random
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -34,6 +37,18 @@ from tests.conformance.checkpoint_bytes import (
 
 def test_the_reader_stays_short():
     assert len((ROOT / "conformance" / "oracle" / "second_reader.py").read_text("utf-8").splitlines()) <= 300
+
+
+def test_the_reader_works_alone(tmp_path):
+    shutil.copy(ROOT / "conformance" / "oracle" / "second_reader.py", tmp_path)
+    (tmp_path / "one.sparse").write_bytes(EXAMPLE)
+    program = (
+        "import sys; sys.path.insert(0, '.'); import second_reader; print(*second_reader.read('one.sparse').tensors)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split()
 
 
 def test_the_example_of_12_13(try_read):
