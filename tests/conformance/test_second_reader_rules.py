@@ -44,7 +44,7 @@ HEADER_TEXTS = {
     "FMT-028": lambda t: t.replace(",", ", ", 1),
     "FMT-028 surrogate": lambda t: t.replace('"pt"', '"\\ud800"'),
     "FMT-024 surrogate": lambda t: t.replace('"pt"', '"\ud800"'),
-    "FMT-027": lambda t: '{"a":' * 5000,
+    "FMT-027": lambda t: '{"a":' * 5000 + "1" + "}" * 5000,
 }
 
 
