@@ -297,13 +297,13 @@ def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
     """Return the Markdown page: the machine, the run, and the table."""
     tuning = json.loads((work / "finetune.json").read_text())
     check = json.loads((work / "transformers.json").read_text())
-    events = [record for record in tuning["records"] if record["event"]]
+    events, preset = [record for record in tuning["records"] if record["event"]], tuning["settings"]["preset"]
     about = f"""
         `make demo` on {time.strftime("%Y-%m-%d")}: {processor()}, {os.cpu_count()} cores,
         Python {platform.python_version()}.
 
         SmolLM2-135M-Instruct (a 4-bit GGUF, read back to float32) is pruned by Wanda to {SPARSITY:.0%} of each row on
-        {size.samples} x {CALIBRATION_LENGTH} tokens, then fine-tuned with the preset `seft`: {size.steps} steps of
+        {size.samples} x {CALIBRATION_LENGTH} tokens, then fine-tuned with the preset `{preset}`: {size.steps} steps of
         4 x {LENGTH} tokens, density 0.02, an event every {size.evolve_every} steps, a learning rate that falls linearly
         from {LR:g} to 0, everything else at its default. The text is the State of the Union addresses from 1946 on,
         every seventh year held out; perplexity is over {size.windows} windows of {EVALUATION_LENGTH} tokens of the

@@ -31,6 +31,7 @@ from seft_ref.files.state import settings_text
 from seft_ref.text.examples import Longer
 from seft_ref.train.diagnose import Finding, Watch
 from seft_ref.train.settings import NAMES
+from seft_ref.update.presets import DEFAULT
 
 SCHEMA = "seft.finetune/1"
 
@@ -66,7 +67,7 @@ def main(
     method: Annotated[
         str,
         typer.Option("--method", "--preset", help=f"Preset of an update rule, or another method: {', '.join(NAMES)}."),
-    ] = "seft",
+    ] = DEFAULT,
     change: Annotated[
         list[str] | None,
         typer.Option(

@@ -21,7 +21,7 @@ class Settings:
         evolve_every: steps between events.
         drop_fraction: share of slots dropped at step 0, annealed by a cosine (SCH-001).
         gradient_window: steps whose mean gradient an event uses.
-        preset: `seft`, or one of its controls `active-only`, `no-adapt` and `static` (EVT-011).
+        preset: `active-only`, whose slots move among stored weights (D96); `seft`, `no-adapt` or `static` (EVT-011).
         adapt: what a weight is pruned by: |ḡ · W|, |W| · mean |g|, W² · mean g², or W² times the squared gradients of
             single tokens (ADPT-005). All but the first keep one more matrix while a window is open. Only `seft` and
             `no-adapt` use it, because the other presets prune nothing.
@@ -36,7 +36,7 @@ class Settings:
     evolve_every: int
     drop_fraction: float
     gradient_window: int = 1
-    preset: Preset = "seft"
+    preset: Preset = "active-only"
     adapt: Adapt = "token-fisher"
     evolve_until: float = 1.0
     start: Literal["gradient", "random"] = "gradient"

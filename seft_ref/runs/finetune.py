@@ -25,6 +25,7 @@ from seft_ref.text.examples import Data, check_data
 from seft_ref.topology.csr import Topology
 from seft_ref.train.loop import StepRecord
 from seft_ref.train.settings import TrainSettings, settings_of
+from seft_ref.update.presets import DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def finetune(
     model: ModelSource,
     out: str | Path | None,
     text: DataSource,
-    settings: TrainSettings | str = "seft",
+    settings: TrainSettings | str = DEFAULT,
     *,
     resume: bool = False,
     stop_after: int | None = None,

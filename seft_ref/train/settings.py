@@ -13,7 +13,7 @@ from seft_ref.arrays.rng import counter_key
 from seft_ref.errors import ConfigError
 from seft_ref.update.delta import Extent, budget_by_count, budget_by_nnz, budget_by_numel, budget_by_rank
 from seft_ref.update.optimizers import AdamW, Optimizer, Sm3, name_of, optimizer_named
-from seft_ref.update.presets import PRESETS, Setting, preset_named
+from seft_ref.update.presets import DEFAULT, PRESETS, Setting, preset_named
 from seft_ref.update.rules import CHOICES, Rule, rule_of
 from seft_ref.update.schedule import LrSchedule, Timetable, learning_rate_at, spiel_phases
 
@@ -194,7 +194,7 @@ class TrainSettings:
         )
 
 
-def settings_of(preset: str = "seft", **changes: object) -> TrainSettings:
+def settings_of(preset: str = DEFAULT, **changes: object) -> TrainSettings:
     """Return the settings of a preset, or of another method, with some of them changed (EVT-011, ADP-010).
 
     preset   a preset, or one of METHODS or ADAPTERS

@@ -55,6 +55,9 @@ PRESETS: dict[str, dict[str, Setting]] = {
     "static": {"evolves": False},
 }
 
+DEFAULT = "active-only"
+"""The preset where none is named: no rule was seen to end lower, and the mask stays as it is (D96)."""
+
 
 def preset_named(name: str) -> Mapping[str, Setting]:
     """Return the choices and settings that a preset sets, by name (EVT-011).

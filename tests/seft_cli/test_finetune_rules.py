@@ -167,7 +167,7 @@ def test_TRN_010_an_empty_file_and_a_run_that_had_ended_give_whole_logs(cli, fol
 
 def test_CKP_006_another_name_of_the_same_settings_resumes(cli, folders, tmp_path):
     log, out = tmp_path / "run.jsonl", tmp_path / "out"
-    literal = ("--set", "counts=values", "--set", "exempt=none", "--set", "adapt=sensitivity")
+    literal = ("--preset", "seft", "--set", "counts=values", "--set", "exempt=none", "--set", "adapt=sensitivity")
     assert run(cli, folders, out, *SHORT, *literal, "--log", str(log), "--stop-after", "5")[0] == 0
     code, _, err = run(cli, folders, out, *SHORT, "--preset", "literal", "--log", str(log), "--resume")
     assert code == 0, err

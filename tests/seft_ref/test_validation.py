@@ -30,7 +30,7 @@ def losses_of(place, **changes):
     """The loss after some steps, measured on the model that a run of its own leaves when it is stopped there."""
     found = {}
     for step in MEASURED:
-        done = finetune(place / "sparse", None, place / "text.txt", stop_after=step, **RUN | changes)
+        done = finetune(place / "sparse", None, place / "text.txt", "seft", stop_after=step, **RUN | changes)
         found[step] = evaluate(done.model(), OTHER, length=16).nats_per_token
     return found
 
@@ -59,7 +59,11 @@ def test_TRN_022_2_what_is_left_is_what_ends_at_the_best_step(place):
     done, _ = run(place, place / "out", drop_schedule="constant")
     steps = done.best.step
     finetune(
-        place / "sparse", place / "short", place / "text.txt", **RUN | {"steps": steps, "drop_schedule": "constant"}
+        place / "sparse",
+        place / "short",
+        place / "text.txt",
+        "seft",
+        **RUN | {"steps": steps, "drop_schedule": "constant"},
     )
     left, short = formats.read(place / "out"), formats.read(place / "short")
     for name, tensor in short.tensors.items():
@@ -128,11 +132,13 @@ def test_TRN_022_4_a_crash_between_measurement_and_state(place):
 
     held = Validation(OTHER, 1)
     with pytest.raises(Crash):
-        finetune(place / "sparse", place / "out", place / "text.txt", valid=held, on_step=crash, save_every=3, **RUN)
+        finetune(
+            place / "sparse", place / "out", place / "text.txt", "seft", valid=held, on_step=crash, save_every=3, **RUN
+        )
     assert len([path for path in place.iterdir() if path.name.startswith("out.best-")]) == 1
     # the state is saved after every measurement, so that there is one wherever a model is kept
     assert (place / "out.state").exists()
-    done = finetune(place / "sparse", place / "out", place / "text.txt", valid=held, resume=True, **RUN)
+    done = finetune(place / "sparse", place / "out", place / "text.txt", "seft", valid=held, resume=True, **RUN)
     assert done.best == whole.best
     assert contents(place / "out") == contents(place / "whole")
 
@@ -149,7 +155,7 @@ def test_EVL_004_examples_are_measured_whole(place):
     lines = [Example([5, 6, 7], [-100, 6, 7]), Example(list(range(30, 60)), [-100] * 20 + list(range(50, 60)))]
     seen = []
     held = Validation(Examples(lines), 11, None, lambda step, loss, best: seen.append(loss))
-    done = finetune(place / "sparse", place / "out", place / "text.txt", valid=held, **RUN)
+    done = finetune(place / "sparse", place / "out", place / "text.txt", "seft", valid=held, **RUN)
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     formats.convert(place / "out", place / "hf", "hf")
@@ -165,7 +171,9 @@ def test_EVL_004_examples_are_measured_whole(place):
 def test_what_cannot_be_validated_is_refused_before_the_first_step(place):
     def refused(held, kind, told, out=place / "out", **more):
         with pytest.raises(kind, match=told):
-            finetune(place / "sparse", out, place / "text.txt", valid=held, on_step=lambda *_: 1 / 0, **RUN | more)
+            finetune(
+                place / "sparse", out, place / "text.txt", "seft", valid=held, on_step=lambda *_: 1 / 0, **RUN | more
+            )
 
     refused("valid.txt", ValueError, r"give Validation\(data\)")
     refused(Validation(OTHER, 0), ValueError, "every is 0")
@@ -186,7 +194,7 @@ def test_CKP_006_what_an_unfinished_run_kept_is_not_taken_for_another(place):
     (place / "aside").rename(place / "out.state")
     # a run with validation does not go on without
     with pytest.raises(CheckpointError, match=r"CKP-006.*out\.best-4.* with the same validation, or remove"):
-        finetune(place / "sparse", place / "out", place / "text.txt", resume=True, **RUN)
+        finetune(place / "sparse", place / "out", place / "text.txt", "seft", resume=True, **RUN)
     with pytest.raises(CheckpointError, match=r"CKP-006.*measured with other every;"):
         run(place, place / "out", resume=True, every=3)
     assert run(place, place / "out", resume=True)[0].best.step > 0
@@ -194,7 +202,7 @@ def test_CKP_006_what_an_unfinished_run_kept_is_not_taken_for_another(place):
 
 def test_the_settings_of_a_run_do_not_hang_on_validation(place):
     run(place, place / "out", every=4)
-    finetune(place / "sparse", place / "plain", place / "text.txt", **RUN)
+    finetune(place / "sparse", place / "plain", place / "text.txt", "seft", **RUN)
     told, plain = (formats.read(place / name).attributes for name in ("out", "plain"))
     assert told["seft.settings"] == plain["seft.settings"]
     assert set(told) - set(plain) == {"seft.validation"}
