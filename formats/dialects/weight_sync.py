@@ -9,19 +9,20 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from formats import atomic, strict_json, validate
+from formats import atomic, change, strict_json, validate
 from formats.container import BITS, MappedFile, Section, dtype_name, raw_bytes
 from formats.dialects.changes import Changes, base_tensor, check_in_base, check_vector
 from formats.dialects.stock import MAX_HEADER, open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
-from formats.lazy import Lazy
+from formats.lazy import Lazy, like
 from formats.records import LIMIT, Checkpoint, Dense, Mask, Sparse, Tensor, bits, from_flat, to_dense, with_values
 from formats.regular import read_bounded
 from formats.strict_json import JSON
@@ -53,6 +54,93 @@ def read_weight_sync(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -
             tensor is accessed; FMT-121 for a malformed file.
         CannotHold: FMT-154 for a scalar that changes.
     """
+    version = open_version(path)
+    check_in_base(version.sections, base, "FMT-168")
+    kept: dict[str, JSON] = dict(sorted(version.metadata.items()))
+    changes = Lazy(version.sections, lambda name: version.changes(name, base[name]))
+    return Changes("replace", changes, {"adapter": "weight-sync", "metadata": kept})
+
+
+def apply_weight_sync(base: Checkpoint, paths: Iterable[str | os.PathLike[str]]) -> Checkpoint:
+    """Return the model that version folders, one after the other, make of a base.
+
+    The chain and the headers are verified before this returns. A tensor is made and compared with its checksums on
+    each access.
+
+    Args:
+        base: the model of the version that the first folder changes.
+        paths: the folders in order.
+
+    Raises:
+        FormatError: FMT-168, also for a folder that does not start where the one before it ends; others and
+            CannotHold as `read_weight_sync`.
+    """
+    result, last = base, None
+    for path in paths:
+        version = open_version(path)
+        # FMT-168.11
+        if last is not None and int(version.metadata["base_version"]) != last:
+            raise _error(
+                f"{path} changes version {version.metadata['base_version']}, and the folder before it ends at version "
+                f"{last:06d}; give every folder between the two, in order"
+            )
+        last = int(version.metadata["version"])
+        check_in_base(version.sections, result.tensors, "FMT-168")
+        result = replace(result, tensors=_stepped(result.tensors, version))
+    return result
+
+
+def _stepped(before: Mapping[str, Tensor], version: "Version") -> Mapping[str, Tensor]:
+    def make(name: str) -> Tensor:
+        # fetched once, because a chain would double its work with each folder otherwise
+        old = before[name]
+        if name not in version.sections:
+            return old
+        return change.apply(old, {"replace": version.changes(name, old)}, name)
+
+    return Lazy(before, make, lambda name: like(before, name))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Version:
+    """An opened version folder: what its index and its headers say; no frame is expanded."""
+
+    metadata: dict[str, str]
+    """Of the index: version, base_version, delta_encoding, compression_format, checksum_format."""
+    sections: dict[str, tuple[MappedFile, Section, str]]
+    """Name of a changed tensor -> its file, its zstd frame there, and the checksum of its new bytes."""
+
+    def changes(self, name: str, old: Tensor) -> Sparse:
+        """Return what changes in a tensor: positions and new bits, after comparing its checksum.
+
+        Raises:
+            FormatError, CannotHold: as `read_weight_sync`.
+        """
+        before = base_tensor({name: old}, name, "FMT-168")
+        if BITS[dtype_name(before.dtype)] < 8:
+            raise CannotHold("FMT-154", f"{name!r} has values of less than a byte, which change by bytes here")
+        file, section, promised = self.sections[name]
+        values = to_dense(before, limit=LIMIT)
+        data = _applied(_bytes_of(values), file.array(section), self.metadata["delta_encoding"], name)
+        algorithm = self.metadata["checksum_format"]
+        actual = _checksum(algorithm)(data)
+        if actual != promised:
+            raise _error(
+                f"{name!r} becomes bytes of {algorithm} {actual}, the folder promises {promised}; give the model of "
+                f"version {self.metadata['base_version']} as the base, and if it is that, fetch the folder again"
+            )
+        new = data.view(before.dtype)
+        validate.check_bool(new, name)
+        changed = np.flatnonzero(bits(new) != bits(values.reshape(-1)))
+        return with_values(from_flat(before.shape, changed), new[changed])
+
+
+def open_version(path: str | os.PathLike[str]) -> Version:
+    """Return an opened version folder, after verifying its index and its headers against each other.
+
+    Raises:
+        FormatError: FMT-168; FMT-121 for a malformed file.
+    """
     folder = Path(path)
     metadata, weight_map = _index(folder)
     sections: dict[str, tuple[MappedFile, Section, str]] = {}
@@ -70,30 +158,7 @@ def read_weight_sync(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -
         for name, section in found.items():
             check_vector(section, frozenset({"U8"}), "FMT-168")
             sections[name] = file, section, sums[name]
-    check_in_base(sections, base, "FMT-168")
-    encoding, algorithm = metadata["delta_encoding"], metadata["checksum_format"]
-    digest = _checksum(algorithm)
-
-    def fetch(name: str) -> Sparse:
-        before = base_tensor(base, name, "FMT-168")
-        if BITS[dtype_name(before.dtype)] < 8:
-            raise CannotHold("FMT-154", f"{name!r} has values of less than a byte, which change by bytes here")
-        file, section, promised = sections[name]
-        old = to_dense(before, limit=LIMIT)
-        new = _applied(_bytes_of(old), file.array(section), encoding, name)
-        actual = digest(new)
-        if actual != promised:
-            raise _error(
-                f"{name!r} becomes bytes of {algorithm} {actual}, the folder promises {promised}; give the "
-                f"model of version {metadata['base_version']} as the base, and if it is that, fetch the folder again"
-            )
-        values = new.view(before.dtype)
-        validate.check_bool(values, name)
-        changed = np.flatnonzero(bits(values) != bits(old.reshape(-1)))
-        return with_values(from_flat(before.shape, changed), values[changed])
-
-    kept: dict[str, JSON] = dict(sorted(metadata.items()))
-    return Changes("replace", Lazy(sections, fetch), {"adapter": "weight-sync", "metadata": kept})
+    return Version(metadata, sections)
 
 
 def write_weight_sync(

@@ -2,10 +2,11 @@
 
 seft convert SRC DST --to sparse|hf|delta|torch-csr|peft|trl-delta|weight-sync|scipy|binsparse
 seft diff  BASE TARGET DELTA
-seft apply BASE DELTA [DELTA ...] OUT
+seft apply BASE DELTA|VERSION [...] OUT
 """
 
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from formats import delta
 from formats.conversion import TO, USES
 from formats.dialects import hf
 from formats.dialects.sources import open_source
+from formats.dialects.weight_sync import apply_weight_sync, is_version
 from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, size_of
@@ -144,14 +146,17 @@ def diff(
 def apply(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="Model that the first delta starts from.")],
     paths: Annotated[
-        list[Path], typer.Argument(metavar="DELTA... OUT", help="Deltas in order, and the folder to write.")
+        list[Path],
+        typer.Argument(metavar="DELTA... OUT", help="Deltas or version folders in order, and the folder to write."),
     ],
     encoding: Encoding = None,
     compress: Compress = None,
     shard_size: ShardSize = None,
     max_bytes: MaxBytes = None,
 ) -> None:
-    """Apply deltas to BASE, and write the result in the format of BASE. The whole chain is checked first."""
+    """Apply deltas, or version folders of slime and SGLang, to BASE, and write the result in the format of BASE. The
+    whole chain is checked first.
+    """
     if len(paths) < 2:
         raise console.Refused("name at least one delta, and the folder to write")
     *steps, destination = paths
@@ -160,7 +165,12 @@ def apply(
     if not is_sparse(base):
         console.refuse_unused(f"a result like {base}", (), {"--encoding": encoding, "--compress": compress})
     start = open_source(base, limit=limit)
-    result = delta.apply(start, [open_source(path, "sparse", limit=limit) for path in steps])
+    result = start
+    for of_versions, run in groupby(steps, is_version):
+        if of_versions:
+            result = apply_weight_sync(result, run)
+        else:
+            result = delta.apply(result, [open_source(path, "sparse", limit=limit) for path in run])
     shard_bytes = _shard_bytes(shard_size)
     if is_sparse(base):
         formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)

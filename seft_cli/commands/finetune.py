@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from formats.dialects.weight_sync import refuse_version
 from formats.index import is_sparse
 from seft_cli import console, launcher
 from seft_cli.data import DataOptions
@@ -262,6 +263,7 @@ def main(
 
 def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
     """Refuse a model that is not a sparse checkpoint, and to begin anew beside an unfinished run."""
+    refuse_version(folder)
     if not is_sparse(folder):
         raise console.Refused(
             f"{folder} is not a sparse checkpoint; make one with seft convert {folder} DST --to sparse"

@@ -10,7 +10,9 @@ import typer
 from rich.table import Table
 
 import formats
+from formats.container import Section
 from formats.dialects.hf import HfFolder, open_hf
+from formats.dialects.weight_sync import is_version, open_version
 from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.input import require_input, tell_leftovers
@@ -22,7 +24,7 @@ SCHEMA = "seft.show/1"
 def main(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="Sparse checkpoint (folder or file) or Hugging Face folder."),
+        typer.Argument(metavar="PATH", help="Sparse checkpoint (folder or file), Hugging Face or version folder."),
     ],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False,
@@ -34,6 +36,8 @@ def main(
     if is_sparse(path):
         with formats.open(path) as reader:
             description = of_sparse(reader, digests=digests)
+    elif is_version(path):
+        description = of_version(path)
     elif path.is_dir():
         with open_hf(path) as source:
             description = of_hf(source)
@@ -82,13 +86,23 @@ def of_sparse(reader: formats.Reader, *, digests: bool) -> dict[str, Any]:
     return description
 
 
-def of_hf(source: HfFolder) -> dict[str, Any]:
-    """Return the description of a Hugging Face folder, ready for JSON."""
-    sections = {name: source.section(name) for name in source}
-    tensors = {
+def of_version(path: Path) -> dict[str, Any]:
+    """Return the description of a version folder of slime, miles or SGLang, ready for JSON."""
+    version = open_version(path)
+    sections = {name: section for name, (_, section, _) in sorted(version.sections.items())}
+    return {"kind": "version folder", "tensors": _outlines(sections), "files": [], "version": version.metadata}
+
+
+def _outlines(sections: Mapping[str, Section]) -> dict[str, Any]:
+    return {
         name: {"dtype": s.dtype, "shape": list(s.shape), "numel": prod(s.shape), "bytes": s.nbytes}
         for name, s in sections.items()
     }
+
+
+def of_hf(source: HfFolder) -> dict[str, Any]:
+    """Return the description of a Hugging Face folder, ready for JSON."""
+    tensors = _outlines({name: source.section(name) for name in source})
     return {"kind": "Hugging Face folder", "tensors": tensors, "files": sorted(source.files)}
 
 
@@ -121,6 +135,12 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
     console.show(table)
     if sparse:
         _print_rest(told)
+    if "version" in told:
+        v = told["version"]
+        console.out.print(
+            f"leads from version {v['base_version']} to {v['version']}: "
+            f"{v['delta_encoding']}, {v['compression_format']}, {v['checksum_format']}"
+        )
     if told["files"]:
         console.out.print("files: " + ", ".join(told["files"]))
 

@@ -18,6 +18,7 @@ import formats
 from formats.atomic import refuse_existing as refuse_existing
 from formats.dialects.checks import rounded_once
 from formats.dialects.hf import HfFolder, open_hf
+from formats.dialects.weight_sync import refuse_version
 from formats.index import is_sparse
 from formats.lazy import Lazy
 from formats.validate import check_limit
@@ -233,17 +234,17 @@ def require_sparse(path: str | Path) -> None:
 
 
 def refuse_delta(path: str | Path) -> None:
-    """Refuse a delta where a model is meant.
+    """Refuse a delta, or a version folder of slime or SGLang, where a model is meant.
 
     Raises:
-        CheckpointError: CKP-002.
+        CheckpointError: CKP-002 for a delta; FormatError: FMT-168 for a version folder.
     """
-    if is_sparse(Path(path)):
-        with formats.open(path) as reader:
-            if reader.kind == "delta":
-                raise CheckpointError(
-                    "CKP-002", f"{path} is a delta, not a model; seft apply BASE {path} OUT makes the model"
-                )
+    if not is_sparse(Path(path)):
+        refuse_version(Path(path))
+        return
+    with formats.open(path) as reader:
+        if reader.kind == "delta":
+            raise CheckpointError("CKP-002", f"{path} is a delta, not a model; make one: seft apply BASE {path} OUT")
 
 
 def record_of_folder(path: str | Path) -> PruningRecord | None:

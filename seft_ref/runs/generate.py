@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from seft_ref.arrays.library import Array
-from seft_ref.files.model import stop_tokens
+from seft_ref.files.model import refuse_delta, stop_tokens
 from seft_ref.kernels import KernelSet
 from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of
 from seft_ref.text.generate import generate_tokens
@@ -41,6 +41,7 @@ def generate(
     """
     kernels = kernels_or_cpu(kernels)
     folder = folder_of(model)
+    refuse_delta(folder)
     tokenizer = read_tokenizer(folder)
     ends = frozenset(stop_tokens(folder) if stops is None else stops)
     tokens = tokenizer.encode(prompt, add_special_tokens=special_tokens).ids

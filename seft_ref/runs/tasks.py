@@ -10,7 +10,7 @@ from pathlib import Path
 
 from seft_ref.arrays.library import Array, to_numpy
 from seft_ref.errors import TaskError
-from seft_ref.files.model import Model, stop_tokens
+from seft_ref.files.model import Model, refuse_delta, stop_tokens
 from seft_ref.kernels import KernelSet
 from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of
 from seft_ref.runs.tasks_log import Block, ItemResult, Log, digest_of_folder, digest_of_items
@@ -135,6 +135,7 @@ def evaluate_tasks(
     chosen = [task_named(name) for name in dict.fromkeys(tasks)]
     loaded = [load_items(task, Path(data), skip_trained=skip_trained) for task in chosen]
     folder = folder_of(model)
+    refuse_delta(folder)
     tokenizer = read_tokenizer(folder)
     stops = stop_tokens(folder)
     ready = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=max_bytes)

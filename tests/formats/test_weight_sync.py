@@ -305,6 +305,39 @@ def test_FMT_168_9_what_a_version_cannot_hold(name, make, more, told, tmp_path):
     assert [*Path(tmp_path).iterdir()] == []
 
 
+def chain(root, states):
+    return [plain_write(root / f"weight_v{i:06d}", *states[i - 1 : i + 1], version=i) for i in range(1, len(states))]
+
+
+@pytest.mark.parametrize("kind", [model, sparse])
+def test_FMT_168_11_a_chain_makes_the_last_version(kind, tmp_path, monkeypatch):
+    states = [arrays()]
+    for seed in range(1, 7):
+        states.append(changed(states[-1], seed))
+    folders = chain(tmp_path, states)
+    expansions = []
+    real = weight_sync._applied
+    monkeypatch.setattr(weight_sync, "_applied", lambda *given: expansions.append(given[3]) or real(*given))
+    made = weight_sync.apply_weight_sync(kind(states[0]), folders)
+    assert expansions == []
+    for name, values in states[-1].items():
+        assert formats.to_dense(made.tensors[name]).tobytes() == values.tobytes(), name
+    # work in proportion to the length of the chain
+    assert all(expansions.count(name) <= 6 for name in states[0])
+
+
+def test_FMT_168_11_a_gap_in_the_chain_is_refused(tmp_path):
+    """The second step leaves alone what the third changes, so that no checksum tells of the gap."""
+    before = arrays()
+    states = [before, before | {"still": before["still"] + 1}, before | {"still": before["still"] + 1}]
+    states[2] = states[1] | {"w.int16": before["w.int16"] + 1}
+    states.append(states[2] | {"w.uint8": before["w.uint8"] + 1})
+    first, _, third = chain(tmp_path, states)
+    for wrong in ([first, third], [third, first], [first, first]):
+        with pytest.raises(FormatError, match=r"FMT-168.*ends at version 00000[13]; give every folder between"):
+            weight_sync.apply_weight_sync(model(before), wrong)
+
+
 @pytest.mark.parametrize("encoding", weight_sync.ENCODINGS)
 def test_FMT_168_a_damaged_folder_is_refused_or_says_the_same(encoding, tmp_path):
     before = {"w": arrays()["w.float32"]}
