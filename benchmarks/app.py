@@ -3,6 +3,7 @@
     python -m benchmarks kernels [--json FILE] [--threads N] [--quick] [--device cuda]
     python -m benchmarks sizes MODEL    bytes a weight, beside other formats
     python -m benchmarks files          writing and reading, beside safetensors
+    python -m benchmarks adapters       a sparse change, as deltas and as adapters of PEFT
     python -m benchmarks deltas         a model shipped after every step, beside whole files and zstd
     python -m benchmarks big            memory with a file of a 7B model
     python -m benchmarks growth         exact top-k of a gradient, beside whole gradients
@@ -28,7 +29,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import check_gpu, deltas, files, generate, gpu, growth, large, memory, page, step
+from benchmarks import adapters, check_gpu, deltas, files, generate, gpu, growth, large, memory, page, step
 from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
 from seft_cli import console
 from seft_cli.device import Device, DeviceOption
@@ -36,6 +37,7 @@ from seft_cli.output import write_json
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for command in (
+    adapters.adapters,
     files.sizes,
     files.files,
     files.big,

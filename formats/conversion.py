@@ -5,11 +5,11 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from formats.digest import of_content
 from formats.errors import CannotHold, FormatError
-from formats.records import ANY, LIMIT, Checkpoint, Dense, to_dense
+from formats.records import ANY, LIMIT, Checkpoint, Dense, Sparse, to_dense
 from formats.writer import SHARD_BYTES, write
 
 __all__ = ["READ_BACK", "TO", "convert"]
@@ -17,9 +17,10 @@ __all__ = ["READ_BACK", "TO", "convert"]
 USES = {
     "sparse": ("encoding", "compress", "shard_bytes", "dtype", "zeros"),
     "hf": ("shard_bytes", "dtype"),
-    "delta": ("base", "encoding", "compress", "shard_bytes"),
+    "delta": ("base", "encoding", "compress", "shard_bytes", "dtype"),
     "torch-csr": ("dtype",),
     "peft": ("base",),
+    "super-tuning": ("base",),
     "trl-delta": (),
     "weight-sync": ("base", "encoding", "checksum"),
     "scipy": ("dtype",),
@@ -63,7 +64,8 @@ def convert(
         encoding: as in `write`; of a version folder ``"xor"``, the default, or ``"overwrite"``.
         compress: as in `write`.
         shard_bytes: as in `write`.
-        dtype: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"`` to cast floats to; None keeps every bit.
+        dtype: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"`` to cast floats to, of a delta the amounts that an adapter
+            adds; None keeps every bit.
         zeros: which entries of a dense matrix are absent (FMT-127): ``"any"``, the default, those that equal zero;
             ``"positive"`` those without a set bit, so that −0.0 is stored.
         checksum: of a version folder: ``"xxh3-128"``, the default, ``"blake3"`` or ``"adler32"``.
@@ -114,11 +116,11 @@ def convert(
     write_options: dict[str, Any] = {"encoding": encoding, "compress": compress, "shard_bytes": shard_bytes}
     left_out: list[str] = []
     if to == "delta" and not isinstance(source, Checkpoint):
-        checkpoint = open_changes(source, open_source(_needed(base, to), limit=limit), kind)
+        checkpoint = open_changes(source, open_source(_needed(base, to), limit=limit), kind, dtype)
         write(out, checkpoint, **write_options)
     elif to == "delta":
         raise FormatError("FMT-084", "a delta is made of an adapter's path, or of two models by `diff`")
-    elif to in ("peft", "trl-delta", "weight-sync"):
+    elif to in ("peft", "super-tuning", "trl-delta", "weight-sync"):
         checkpoint = opened()
         given = {"encoding": None if encoding == "auto" else encoding, "checksum": checksum}
         left_out = _write_changes(Path(out), to, checkpoint, base, limit, given)
@@ -174,7 +176,7 @@ def _write_changes(
 
     Args:
         out: the folder or file to write.
-        to: ``"peft"``, ``"trl-delta"`` or ``"weight-sync"``.
+        to: ``"peft"``, ``"super-tuning"``, ``"trl-delta"`` or ``"weight-sync"``.
         found: the delta.
         base: the model that it changes.
         limit: as in `convert`.
@@ -184,9 +186,10 @@ def _write_changes(
         The names that are left out.
     """
     from formats import delta
-    from formats.dialects.changes import Changes
+    from formats.dialects.changes import Changes, listed
     from formats.dialects.shira import write_shira
     from formats.dialects.sources import open_source
+    from formats.dialects.super_tuning import write_super_tuning
     from formats.dialects.trl_delta import write_trl_delta
     from formats.dialects.weight_sync import write_weight_sync
 
@@ -197,15 +200,17 @@ def _write_changes(
         chosen = {option: value for option, value in given.items() if value is not None}
         write_weight_sync(out, before, delta.apply(before, [found]), **chosen)
         return [*found.attributes, *found.files]
-    wanted: Literal["add", "replace"] = "add" if to == "peft" else "replace"
+    write_adapter = {"peft": write_shira, "super-tuning": write_super_tuning}.get(to)
+    wanted: Literal["add", "replace"] = "add" if write_adapter else "replace"
     others = sorted(name for name in found.tensors if not name.startswith(f"{wanted}:"))
     others += [f"{name} going" for name, (_, after) in found.delta.tensors.items() if after is None]
     if others:
         raise CannotHold("FMT-154", f"{to} holds {wanted} only, the delta has {others[0]!r}")
-    tensors = {name.split(":", 1)[1]: found.tensors[name] for name in found.tensors}
-    changes = Changes(wanted, tensors, found.attributes)  # type: ignore[arg-type]  # whole and remove are refused above
-    if to == "peft":
-        write_shira(out, changes, open_source(_needed(base, to), limit=limit).tensors)
+    # no masks, because remove and whole are refused above
+    stored = {name.split(":", 1)[1]: cast("Dense | Sparse", found.tensors[name]) for name in found.tensors}
+    changes = Changes(wanted, {name: listed(tensor) for name, tensor in stored.items()}, found.attributes)
+    if write_adapter:
+        write_adapter(out, changes, open_source(_needed(base, to), limit=limit).tensors)
     else:
         write_trl_delta(out, changes, {"target_sha256": found.delta.target_sha256})
     return [*found.attributes, *found.files]
@@ -241,7 +246,7 @@ def _writer(module: str, function: str) -> Callable[..., None]:
 
 def _compare(out: Path, to: str, found: Checkpoint, dtype: str | None, limit: int | None) -> None:
     """Read the result back, and compare each tensor with the one that was to be written (FMT-094)."""
-    from formats.dialects.checks import cast
+    from formats.dialects import checks
     from formats.dialects.sources import open_source
 
     written = open_source(out, READ_BACK[to], limit=limit)
@@ -252,6 +257,6 @@ def _compare(out: Path, to: str, found: Checkpoint, dtype: str | None, limit: in
         if to == "hf":
             wanted = Dense(to_dense(wanted, limit=LIMIT if limit is None else limit))
         if to in ("hf", "torch-csr"):
-            wanted = cast(wanted, dtype, name)
+            wanted = checks.cast(wanted, dtype, name)
         if of_content(written.tensors[name]) != of_content(wanted):
             raise FormatError("FMT-094", f"{name!r} in {out} is not what was to be written")

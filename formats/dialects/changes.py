@@ -16,7 +16,7 @@ from formats import strict_json, validate
 from formats.container import FLOATS, MappedFile, Section, dtype_name
 from formats.dialects.stock import open_stock
 from formats.errors import CannotHold, FormatError
-from formats.records import Array, Dense, Mask, Sparse, Tensor, from_flat, rows_of
+from formats.records import Array, Dense, Mask, Sparse, Tensor, from_flat, rows_of, with_values
 from formats.regular import read_bounded
 from formats.strict_json import JSON
 
@@ -236,6 +236,13 @@ def sorted_support(
             clause, f"position {int(rising[twice[0]])} of {name!r} comes twice, expected every position once"
         )
     return from_flat(shape, rising), permutation
+
+
+def listed(tensor: Dense | Sparse) -> Sparse:
+    """Return a stored change with its positions: one of every position may be stored as a dense tensor (FMT-005)."""
+    if isinstance(tensor, Sparse):
+        return tensor
+    return with_values(from_flat(tensor.shape, np.arange(tensor.values.size)), tensor.values.reshape(-1))
 
 
 def check_change(tensor: Sparse, name: str) -> None:

@@ -1,6 +1,7 @@
 """Shared by converters: casts, and checks that a foreign format has a place for all of a checkpoint."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -8,6 +9,8 @@ from formats import validate
 from formats.container import DTYPES, NAMES, dtype_name
 from formats.errors import CannotHold, FormatError
 from formats.records import Array, Checkpoint, DType, Mask, Tensor
+
+T = TypeVar("T", bound=Tensor)
 
 CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
 """Floats that a cast reads and makes (FMT-126); narrower ones mean nothing without their quantisation scheme."""
@@ -77,7 +80,7 @@ def rounded_once(values: Array, dtype: DType) -> Array:
         return near.astype(dtype)
 
 
-def cast(tensor: Tensor, dtype: str | None, name: str) -> Tensor:
+def cast(tensor: T, dtype: str | None, name: str) -> T:
     """Return the tensor with its floats cast to a dtype of the table; the same one if no cast applies (FMT-126).
 
     Raises:

@@ -12,31 +12,35 @@ from pathlib import Path
 
 from formats import delta, strict_json
 from formats.dialects.changes import CONFIG, Changes
+from formats.dialects.checks import cast, check_cast
 from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
 from formats.dialects.hf import open_hf, refuse_packed
 from formats.dialects.lora import read_lora
 from formats.dialects.shira import read_shira
 from formats.dialects.spiel import read_spiel
 from formats.dialects.stock import open_stock
+from formats.dialects.super_tuning import read_super_tuning
 from formats.dialects.trl_delta import read_trl_delta
 from formats.dialects.weight_sync import is_version, read_weight_sync, refuse_version
 from formats.errors import FormatError
 from formats.index import is_sparse
+from formats.lazy import Lazy
 from formats.reader import open_checkpoint
-from formats.records import LIMIT, Checkpoint, Tensor
+from formats.records import LIMIT, Checkpoint, Sparse, Tensor
 from formats.regular import open_regular, read_bounded
 from formats.validate import MAX_FILE_BYTES, check_limit
 
 ADAPTERS: dict[str, Callable[[Path, Mapping[str, Tensor]], Changes]] = {
     "spiel": read_spiel,
     "shira": read_shira,
+    "super-tuning": read_super_tuning,
     "lora": read_lora,
     "trl-delta": read_trl_delta,
     "weight-sync": read_weight_sync,
 }
 """Format -> reader, of formats that change a base; they become deltas."""
 
-_PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "LORA": "lora"}
+_PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "SUPERTUNING": "super-tuning", "LORA": "lora"}
 
 
 def open_source(
@@ -70,11 +74,20 @@ def open_source(
     return openers[kind](path)
 
 
-def open_changes(path: str | os.PathLike[str], base: Checkpoint, kind: str = "auto") -> Checkpoint:
+def open_changes(
+    path: str | os.PathLike[str], base: Checkpoint, kind: str = "auto", dtype: str | None = None
+) -> Checkpoint:
     """Return an adapter or a patch as a delta, which names the digests of its base and its target.
 
+    Args:
+        path: a folder or a file.
+        base: the model that it changes.
+        kind: name of a format, or ``"auto"`` to detect it.
+        dtype: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"`` to cast amounts to (FMT-126); None keeps every bit.
+
     Raises:
-        FormatError: the rule that is broken; FMT-084 for a format that does not change a base.
+        FormatError: the rule that is broken; FMT-084 for a format that does not change a base, and for a cast of new
+            values, which have the dtype of the base.
     """
     path = Path(path)
     kind = detect(path) if kind == "auto" else kind
@@ -83,7 +96,13 @@ def open_changes(path: str | os.PathLike[str], base: Checkpoint, kind: str = "au
             "FMT-084", f"{path} is {kind}, expected one of {', '.join(ADAPTERS)}; use diff for two models"
         )
     changes = ADAPTERS[kind](path, base.tensors)
-    return delta.from_changes(base, changes.op, changes.tensors, changes.attributes)
+    check_cast(dtype)
+    if dtype is None:
+        return delta.from_changes(base, changes.op, changes.tensors, changes.attributes)
+    if changes.op != "add":
+        raise FormatError("FMT-084", f"dtype casts amounts to add, and {path} holds new values; leave it out")
+    amounts: Mapping[str, Sparse] = Lazy(changes.tensors, lambda name: cast(changes.tensors[name], dtype, name))
+    return delta.from_changes(base, changes.op, amounts, {**changes.attributes, "cast": dtype})
 
 
 def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable[[Path], Checkpoint]]:

@@ -46,6 +46,13 @@ def open_stock(path: Path) -> tuple[MappedFile, dict[str, Section]]:
     return file, sections
 
 
+def metadata_of(file: MappedFile) -> dict[str, strict_json.JSON]:
+    """Return the entries of ``__metadata__`` of a file that `open_stock` returned; none if it has no such object."""
+    header = strict_json.parse_any(file.header(MAX_HEADER), "its header")
+    entries = header.get("__metadata__") if isinstance(header, dict) else None
+    return entries if isinstance(entries, dict) else {}
+
+
 def _check_cover(sections: Mapping[str, Section], file: MappedFile, name: str) -> None:
     """Verify that the tensors fill the file from header to end, without holes and without sharing bytes."""
     at = 0

@@ -22,7 +22,7 @@ from formats.dialects.changes import (
     check_vector,
     sorted_support,
 )
-from formats.dialects.stock import MAX_HEADER, open_stock, outline, write_stock
+from formats.dialects.stock import metadata_of, open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy
 from formats.records import Array, Sparse, Tensor, flat, with_values
@@ -148,10 +148,8 @@ def _the_file(path: Path) -> Path:
 
 
 def _metadata(file: MappedFile) -> dict[str, str]:
-    header = strict_json.parse_any(file.header(MAX_HEADER), "its header")
-    entries = header.get("__metadata__") if isinstance(header, dict) else None
     metadata: dict[str, str] = {}
-    for key, value in entries.items() if isinstance(entries, dict) else ():
+    for key, value in metadata_of(file).items():
         if not isinstance(value, str):
             raise FormatError("FMT-151", f"metadata {key!r} of the patch is {value!r:.80}, expected text")
         metadata[key] = value

@@ -1,6 +1,6 @@
 """Convert checkpoints, and make and apply deltas between them.
 
-seft convert SRC DST --to sparse|hf|delta|torch-csr|peft|trl-delta|weight-sync|scipy|binsparse
+seft convert SRC DST --to sparse|hf|delta|torch-csr|peft|super-tuning|trl-delta|weight-sync|scipy|binsparse
 seft diff  BASE TARGET DELTA
 seft apply BASE DELTA|VERSION [...] OUT
 """
@@ -40,19 +40,24 @@ def main(
         str,
         typer.Option(
             "--from",
-            help="auto, sparse, hf, compressed-tensors, spiel, shira, lora, trl-delta, weight-sync, torch, scipy "
-            "or gguf.",
+            help="auto, sparse, hf, compressed-tensors, spiel, shira, super-tuning, lora, trl-delta, weight-sync, "
+            "torch, scipy or gguf.",
         ),
     ] = "auto",
     base: Annotated[
         Path | None,
-        typer.Option(help="The model that an adapter, a patch or a delta changes (for delta, peft, weight-sync)."),
+        typer.Option(
+            help="The model that an adapter, a patch or a delta changes (for delta, peft, super-tuning, weight-sync)."
+        ),
     ] = None,
     encoding: Annotated[str | None, typer.Option(help=f"{_ENCODINGS}; of weight-sync xor or overwrite [xor].")] = None,
     compress: Compress = None,
     shard_size: ShardSize = None,
     dtype: Annotated[
-        str | None, typer.Option(help="Cast floats to F16, BF16, F32 or F64; default: keep every bit.")
+        str | None,
+        typer.Option(
+            help="Cast floats (of a delta: amounts to add) to F16, BF16, F32 or F64; default: keep every bit."
+        ),
     ] = None,
     zeros: Annotated[
         str | None,

@@ -14,14 +14,14 @@ FIXTURES = Path(__file__).parent / "fixtures" / "adapters"
 PREFIX = "base_model.model."
 
 
-def put_adapter(folder: Path, config: dict, tensors: dict[str, torch.Tensor]) -> Path:
+def put_adapter(folder: Path, config: dict, tensors: dict[str, torch.Tensor], metadata: dict | None = None) -> Path:
     """Write an adapter folder; names of tensors get the prefix of PEFT."""
     folder.mkdir(exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
     save_file(
         {PREFIX + name: tensor for name, tensor in tensors.items()},
         folder / "adapter_model.safetensors",
-        {"format": "pt"},
+        {"format": "pt", **(metadata or {})},
     )
     return folder
 
@@ -55,6 +55,26 @@ def shira(folder: Path, *, values=None, indices=None, **config) -> Path:
     indices = torch.tensor([[1, 2, 0], [1, 3, 2]], dtype=torch.int32) if indices is None else indices
     settings = {"peft_type": "SHIRA", "r": 1, "mask_type": "random", "init_weights": True, "modules_to_save": None}
     return put_adapter(folder, settings | config, {"q.shira_weight": values, "q.shira_indices": indices})
+
+
+def super_tuning(folder: Path, *, values=None, indices=None, metadata=None, **config) -> Path:
+    """The same changes as a Super-Tuning adapter: a quarter of 15 positions is 3 of them."""
+    values = torch.tensor([-2.0, 0.0, 1.5]) if values is None else values
+    indices = torch.tensor([6, 13, 2], dtype=torch.int32) if indices is None else indices
+    settings = {
+        "peft_type": "SUPERTUNING",
+        "sparsity": 0.75,
+        "select_top": True,
+        "r": None,
+        "lora_alpha": None,
+        "lora_dropout": 0.0,
+        "init_weights": True,
+        "save_precomputed_indices": True,
+        "target_modules": ["q"],
+        "modules_to_save": None,
+    }
+    tensors = {"q.supertuning_values": values, "q.supertuning_indices": indices}
+    return put_adapter(folder, settings | config, tensors, metadata)
 
 
 def lora(folder: Path, *, a=None, b=None, names=("lora_A.weight", "lora_B.weight"), **config) -> Path:

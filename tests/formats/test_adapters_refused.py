@@ -13,13 +13,15 @@ from formats.dialects.changes import Changes
 from formats.dialects.lora import read_lora
 from formats.dialects.shira import read_shira, write_shira
 from formats.dialects.spiel import read_spiel
+from formats.dialects.super_tuning import read_super_tuning
 from formats.records import Dense, Sparse, from_dense, from_support
-from tests.formats.adapter_files import dense_base, lora, shira, some_changes, spiel
+from tests.formats.adapter_files import dense_base, lora, shira, some_changes, spiel, super_tuning
 
 KINDS = [
     pytest.param(spiel, read_spiel, "FMT-151", id="FMT-151-spiel"),
     pytest.param(shira, read_shira, "FMT-151", id="FMT-151-shira"),
     pytest.param(lora, read_lora, "FMT-152", id="FMT-152-lora"),
+    pytest.param(super_tuning, read_super_tuning, "FMT-170", id="FMT-170-super-tuning"),
 ]
 I32 = torch.int32
 

@@ -122,16 +122,17 @@ def test_a_chain_with_damage_leaves_nothing(cli, tmp_path, dense):
     assert not (tmp_path / "out").exists()
 
 
-def test_adapters_become_deltas_and_go_back(cli, tmp_path):
+@pytest.mark.parametrize(("adapter", "to"), [("shira", "peft"), ("super-tuning", "super-tuning")])
+def test_adapters_become_deltas_and_go_back(cli, tmp_path, adapter, to):
     base = FIXTURES / "adapters"
     with np.load(base / "base.npz") as found:
         tensors = {name: formats.Dense(found[name]) for name in found}
     formats.write(tmp_path / "base", formats.Checkpoint("model", tensors))
     code, _, err = cli(
-        "convert", base / "shira", tmp_path / "d", "--to", "delta", "--base", tmp_path / "base", "--verify"
+        "convert", base / adapter, tmp_path / "d", "--to", "delta", "--base", tmp_path / "base", "--verify"
     )
     assert code == 0, err
-    code, _, err = cli("convert", tmp_path / "d", tmp_path / "again", "--to", "peft", "--base", tmp_path / "base")
+    code, _, err = cli("convert", tmp_path / "d", tmp_path / "again", "--to", to, "--base", tmp_path / "base")
     assert code == 0, err
     cli("convert", tmp_path / "again", tmp_path / "d2", "--to", "delta", "--base", tmp_path / "base")
     with formats.open(tmp_path / "d") as one, formats.open(tmp_path / "d2") as two:
@@ -139,6 +140,12 @@ def test_adapters_become_deltas_and_go_back(cli, tmp_path):
         assert one.delta == two.delta
     code, _, err = cli("convert", tmp_path / "d", tmp_path / "patch.safetensors", "--to", "trl-delta")
     assert (code, "FMT-154" in err) == (2, True)
+    arguments = ("--to", "delta", "--base", tmp_path / "base", "--dtype", "BF16")
+    code, _, err = cli("convert", base / adapter, tmp_path / "cast", *arguments)
+    assert code == 0, err
+    with formats.open(tmp_path / "cast") as found:
+        assert found.attributes["cast"] == "BF16"
+        assert {found.info(name).dtype for name in found.names()} == {"BF16"}
     # the same change as new values can be a patch
     cli("apply", tmp_path / "base", tmp_path / "d", tmp_path / "tuned")
     cli("diff", tmp_path / "base", tmp_path / "tuned", tmp_path / "r")

@@ -1,0 +1,173 @@
+"""Shared by the writers of PEFT's sparse adapters: which changes fit one, and amounts of −0.0 that fill its room.
+
+PEFT makes room for a count of amounts that the configuration alone decides. A module with fewer changes is padded with
+−0.0, because adding it leaves every number as it is, zeros of either sign included (FMT-157, FMT-170).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats import atomic
+from formats.container import Section, dtype_name
+from formats.dialects.changes import CONFIG, PREFIX, WEIGHTS, Changes, check_change, float_base, order
+from formats.dialects.stock import write_stock
+from formats.errors import CannotHold, FormatError
+from formats.records import Array, Dense, Sparse, Tensor, bits, flat
+
+SUFFIX = ".weight"
+WRITABLE = frozenset({"F16", "BF16", "F32"})
+"""Dtypes that PEFT, which loads into float32, keeps as they are."""
+
+MAX_INDEX = 2**31 - 1
+
+
+class Plan(NamedTuple):
+    """What is needed to write one module."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nnz: int
+    room: int
+    """Weights that the base stores."""
+    taken: bool
+    """Whether one of the amounts is −0.0."""
+
+    @property
+    def module(self) -> str:
+        """The path of the module, which PEFT matches with `target_modules`."""
+        return self.name.removesuffix(SUFFIX)
+
+    @property
+    def path(self) -> str:
+        """What the names of the module's tensors begin with."""
+        return PREFIX + self.module
+
+
+def plans_of(changes: Changes, base: Mapping[str, Tensor], kind: str) -> list[Plan]:
+    """Return the plan of every module, after verifying that an adapter can hold the changes; each is fetched once.
+
+    Args:
+        changes: what is to be written.
+        base: name -> tensor of the model that is changed.
+        kind: the name of the adapter in messages.
+
+    Raises:
+        CannotHold: FMT-154 for new values, for no changes at all, for tensors that are no matrix ``<module>.weight``
+            of the base, and for dtypes that float32 does not hold.
+        FormatError: FMT-066 to FMT-069.
+    """
+    if changes.op != "add":
+        raise CannotHold(
+            "FMT-154",
+            f"a {kind} adapter holds amounts to add, these changes are of op {changes.op!r}; "
+            f"write them as a delta of values instead",
+        )
+    if not changes.tensors:
+        raise CannotHold("FMT-154", "there are no changes, and PEFT loads no adapter without a module")
+    return [_plan(name, tensor, base, kind) for name, tensor in changes.tensors.items()]
+
+
+def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor], kind: str) -> Plan:
+    if name not in base or not name.endswith(SUFFIX) or name == SUFFIX:
+        raise CannotHold(
+            "FMT-154", f"{name!r} is no <module>{SUFFIX} of the base; {kind} changes weights of linear layers only"
+        )
+    try:
+        before = float_base(base, name, "FMT-154")
+    except FormatError as error:
+        # CannotHold, because these changes are the caller's, and no foreign file is at fault
+        raise CannotHold(error.clause, error.message) from error
+    if len(tensor.shape) != 2 or tensor.shape != before.shape or max(tensor.shape) > MAX_INDEX:
+        raise CannotHold(
+            "FMT-154",
+            f"changes of {name!r} have shape {list(tensor.shape)}, the base has {list(before.shape)}; "
+            f"expected one matrix with fewer than 2^31 rows and columns",
+        )
+    dtype = dtype_name(tensor.dtype)
+    if dtype not in WRITABLE:
+        raise CannotHold(
+            "FMT-154", f"{name!r} has amounts of {dtype}, which PEFT does not keep; cast them to F32 first"
+        )
+    check_change(tensor, name)
+    return Plan(name, dtype, tensor.shape, tensor.nnz, before.nnz, bool(adds_nothing(tensor.values).any()))
+
+
+def check_sizes(plans: Iterable[Plan], sizes: Mapping[str, int], rule: str) -> bool:
+    """Return whether a module needs padding, after verifying that each has room for it: stored in the base, or changed.
+
+    Args:
+        plans: those of all modules.
+        sizes: tensor name -> how many amounts PEFT makes room for.
+        rule: where PEFT has that number from, for messages.
+
+    Raises:
+        CannotHold: FMT-154 for a matrix too small or too sparse, and for amounts of −0.0 beside padding.
+    """
+    plans = list(plans)
+    padded = any(sizes[plan.name] > plan.nnz for plan in plans)
+    for plan in plans:
+        size = sizes[plan.name]
+        if size > max(plan.room, plan.nnz):
+            raise CannotHold(
+                "FMT-154",
+                f"{plan.name!r} has {plan.nnz} changes and {plan.room} stored weights; PEFT would hold {size} "
+                f"there, {rule}, which the largest tensor needs: write tensors with another share of changes apart",
+            )
+        if padded and plan.taken:
+            raise CannotHold(
+                "FMT-154", f"{plan.name!r} has amounts of −0.0, which would be taken for filling; drop them first"
+            )
+    return padded
+
+
+def target_modules(plans: Iterable[Plan]) -> str:
+    """Return an expression of whole paths, because PEFT matches a list by endings and would hit other modules, too."""
+    return "|".join(re.escape(plan.module) for plan in plans)
+
+
+def padded_to(size: int, tensor: Sparse, before: Tensor) -> tuple[NDArray[np.int64], Array]:
+    """Return positions and amounts (size,) in row-major order: the changes, and padding in the support of the base."""
+    positions = flat(tensor)
+    need = size - positions.size
+    # `size` candidates are enough, because at most positions.size of them are changed
+    candidates = np.arange(size, dtype=np.int64) if isinstance(before, Dense) else flat(before)[:size]
+    free = np.setdiff1d(candidates, positions, assume_unique=True)[:need]
+    together = np.concatenate([positions, free])
+    amounts = np.concatenate([tensor.values, np.full(need, -0.0, dtype=tensor.dtype)])
+    permutation = order(together)
+    return together[permutation], amounts[permutation]
+
+
+def adds_nothing(values: Array) -> NDArray[np.bool_]:
+    """Return which amounts are −0.0, (K,): adding −0.0 keeps every number, but adding +0.0 makes −0.0 positive."""
+    return bits(values) == bits(np.full(1, -0.0, dtype=values.dtype))
+
+
+def write_folder(
+    folder: Path,
+    config: str,
+    sections: Iterable[Section],
+    content: Callable[[str], Array],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write the two files of an adapter; a folder that is not whole is never seen.
+
+    Args:
+        folder: the folder to make.
+        config: the text of adapter_config.json.
+        sections: names, dtypes and shapes of the tensors.
+        content: name of a tensor -> its array.
+        metadata: entries of ``__metadata__`` beside ``format``.
+
+    Raises:
+        DestinationExists: FMT-110.
+    """
+    with atomic.new_folder(folder) as temporary:
+        atomic.write_bytes(temporary / CONFIG, config.encode())
+        write_stock(temporary / WEIGHTS, sections, content, {"format": "pt", **metadata})
