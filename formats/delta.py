@@ -5,6 +5,7 @@ target = apply(base, [delta, next_delta])      the chain is checked first, each 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from formats import change, digest, validate
@@ -29,6 +30,14 @@ def verified(reader: Reader) -> Checkpoint:
 def contents(checkpoint: Checkpoint) -> dict[str, str]:
     """Return tensor name -> content digest (FMT-091); one tensor is in memory at a time."""
     return {name: _content(checkpoint.tensors, name, checkpoint.tensors[name]) for name in sorted(checkpoint.tensors)}
+
+
+def _read(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, str] | None:
+    """Return a tensor and its content digest, None if there is none of the name."""
+    if name not in tensors:
+        return None
+    tensor = tensors[name]
+    return tensor, _content(tensors, name, tensor)
 
 
 def _content(tensors: Mapping[str, Tensor], name: str, tensor: Tensor) -> str:
@@ -62,19 +71,18 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     kept: dict[str, dict[str, Tensor]] = {}
     stored: list[str] = []
     room = KEPT
-    for name in sorted({*base.tensors, *target.tensors}):
-        old, new = (end.tensors.get(name) for end in (base, target))
-        if old is not None:
-            before[name] = _content(base.tensors, name, old)
-        if new is not None:
-            after[name] = _content(target.tensors, name, new)
-        if new is None or before.get(name) == after[name]:
-            continue
-        made = change.between(old, new, op, name)
-        stored += [f"{operation}:{name}" for operation in made]
-        size = sum(map(_nbytes, made.values()))
-        if size <= room:
-            kept[name], room = made, room - size
+    with ThreadPoolExecutor(2) as pool:  # one end is read and hashed beside the other
+        for name in sorted({*base.tensors, *target.tensors}):
+            old, new = pool.map(lambda end, name=name: _read(end.tensors, name), (base, target))
+            before |= {name: old[1]} if old else {}
+            after |= {name: new[1]} if new else {}
+            if not new or before.get(name) == after[name]:
+                continue
+            made = change.between(old[0] if old else None, new[0], op, name)
+            stored += [f"{operation}:{name}" for operation in made]
+            size = sum(map(_nbytes, made.values()))
+            if size <= room:
+                kept[name], room = made, room - size
 
     def operations(name: str) -> dict[str, Tensor]:
         if name in kept:
