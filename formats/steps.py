@@ -204,8 +204,8 @@ class Follower:
     def poll(self) -> int | None:
         """Replace the file if there is a newer version, and return its number; None if there is nothing new.
 
-        Every digest is compared on the way. Deltas are applied to the file if all of them are there; else the newest
-        whole checkpoint is loaded.
+        Every digest is compared on the way. Deltas are applied to the file if all of them are there, at most 32 in one
+        call; else the newest whole checkpoint is loaded first.
 
         Raises:
             FormatError: FMT-176 if the folder belongs to another run, ends before the version of the file, or lacks
@@ -213,11 +213,12 @@ class Follower:
                 clause that a file breaks. The file is left as it was.
             OSError: if the disk is full or fails; the file is left as it was, and the next call tries again.
         """
-        before = self.version
-        while (after := advanced(self.folder, self._current, self.version, self.run)) is not None:
-            write_file(self.path, after)
-            self.run, self.version = published_as(after, self.path)
-        return None if self.version == before else self.version
+        after = advanced(self.folder, self._current, self.version, self.run)
+        if after is None:
+            return None
+        write_file(self.path, after)
+        self.run, self.version = published_as(after, self.path)
+        return self.version
 
     def _current(self) -> Checkpoint:
         return delta.verified(open_checkpoint(self.path))
