@@ -2,7 +2,7 @@
 
     python -m tests.formats.steps_torture --kills 200 --seed 1 --json torture.json
 
-The judge trains the same policy alone, without files, so it knows the bits of every version. It opens the followed file
+The judge trains the same policy alone, without files, so it knows the bits of every version. It reads the followed file
 with the stock library safetensors, all the time, and after each kill.
 """
 
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import safetensors.torch
 import torch
 import typer
-from safetensors import safe_open
 
 from examples import rl_sync
 from examples.rl_sync import new_policy, reinforce
@@ -44,11 +44,16 @@ def bits_of(state):
 
 
 def read_version(path):
-    """Return the version that a file says it is, and the digest of what it holds."""
-    with safe_open(path, "pt") as file:
-        manifest = json.loads(file.metadata()["seft.manifest"])
-        names = [name for name in file.keys() if name.endswith("#values")]  # noqa: SIM118 - it is no mapping
-        state = {name.removesuffix("#values"): file.get_tensor(name) for name in names}
+    """Return the version that a file says it is, and the digest of what it holds.
+
+    The file is opened once: `safetensors.safe_open` opens it twice, and what it returns is mixed if the file is
+    replaced in between.
+    """
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    manifest = json.loads(header["__metadata__"]["seft.manifest"])
+    tensors = safetensors.torch.load(data)
+    state = {name.removesuffix("#values"): x for name, x in tensors.items() if name.endswith("#values")}
     return manifest["attributes"]["published"]["version"], bits_of(state)
 
 
@@ -75,7 +80,9 @@ class Judge:
             assert self.last == -1, "the file was there and is gone"
             return
         version, digest = read_version(self.served)
-        assert digest == self.digest(version), f"the file says version {version} and holds something else"
+        if digest != (expected := self.digest(version)):
+            held = self.digests.index(digest) if digest in self.digests else "no version"
+            raise AssertionError(f"the file says version {version} of digest {expected} and holds {held}, {digest}")
         assert version >= self.last, f"version {version} came after version {self.last}"
         self.jumps += version - self.last > KEEP
         self.looks, self.last = self.looks + 1, version
