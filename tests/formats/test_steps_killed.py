@@ -198,7 +198,7 @@ def test_the_judge_finds_a_mixed_model_a_step_back_and_a_file_that_is_gone(judge
     name = next(iter(new))
     assert not torch.equal(old[name], new[name])
     serve(judge.served, 3, new | {name: old[name]})
-    with pytest.raises(AssertionError, match="says version 3 of digest .* and holds no version"):
+    with pytest.raises(AssertionError, match=r"says version 3 of digest .* and holds no version"):
         judge.look()
     serve(judge.served, 3, new)
     judge.look()
