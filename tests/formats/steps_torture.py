@@ -172,7 +172,8 @@ def torture(kills: int, seed: int, root: Path, pause: float = 0.0) -> Counts:
             judge.look()
             setattr(counts, name, getattr(counts, name) + 1)
             counts.while_starting += len(lines) < 2
-            left = {path for folder in (steps, root) for path in folder.glob(".*.tmp-*")}
+            # the other one is writing into its own folder
+            left = set((steps if name == "trainer" else root).glob(".*.tmp-*"))
             counts.amid_a_write += bool(left - seen)
             seen |= left
             if name == "trainer":

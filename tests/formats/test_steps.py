@@ -1,5 +1,6 @@
 """Folders of steps: what is published arrives bit for bit, files come and go by the rules, wrong ones are refused."""
 
+import os
 import shutil
 
 import ml_dtypes
@@ -130,6 +131,17 @@ def test_a_reader_keeps_the_version_that_it_opened(model, steps, served):
             publish(steps, model, 1)
             assert follower.poll() == 1
             assert reader.load_verified("dense").values.tobytes() == model.past[0][0]
+
+
+def test_a_reader_opens_the_file_once(model, steps, served, monkeypatch):
+    # opened twice, it could be another version the second time, as safetensors.safe_open finds
+    opened, system_open = [], os.open
+    publish(steps, model, 1)
+    with Follower(steps, served) as follower:
+        follower.poll()
+    monkeypatch.setattr(os, "open", lambda path, *args: opened.append(path) or system_open(path, *args))
+    formats.read(served)
+    assert opened == [served]
 
 
 def test_what_is_published_is_a_copy(model, steps, served):
