@@ -57,7 +57,7 @@ def file_name(number: int, kind: str) -> str:
 
 
 def numbers_in(folder: Path) -> tuple[set[int], set[int]]:
-    """Return the numbers of the whole checkpoints and of the deltas in a folder; none if it is not there."""
+    """Return the numbers of the whole checkpoints and of the deltas in a folder, none if it is not there (FMT-176.3)."""
     numbers: dict[str, set[int]] = {MODEL: set(), DELTA: set()}
     try:
         names = [entry.name for entry in folder.iterdir()]
@@ -117,10 +117,10 @@ def advanced(
 
 
 def _way(folder: Path, models: set[int], deltas: set[int], have: int | None) -> tuple[int | None, range]:
-    """Return the whole checkpoint to start from, None for version `have`, and the deltas that lead to the newest.
+    """Return the whole checkpoint to start from, None for version `have`, and the deltas to the newest (FMT-176.7).
 
     Raises:
-        Hole: FMT-176 if there is no such way.
+        Hole: FMT-176 if there is no such way (FMT-176.8).
     """
     newest = max(models | deltas, default=-1)
     if have is not None and newest < have:
@@ -135,7 +135,7 @@ def _way(folder: Path, models: set[int], deltas: set[int], have: int | None) -> 
 
 
 def published_as(checkpoint: Checkpoint | Reader, place: Path) -> tuple[str, int]:
-    """Return the run and the number of a version.
+    """Return the run and the number of a version (FMT-176.2).
 
     Raises:
         FormatError: FMT-176 if it does not say them.

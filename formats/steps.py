@@ -42,7 +42,7 @@ from formats.writer import write_file
 class Publisher:
     """Publishes the versions of one run into a folder, of which it holds the lock until it is closed.
 
-    It goes on after the newest version of the folder, which it reads and verifies first.
+    It goes on after the newest version of the folder, which it reads and verifies first (FMT-176.5).
 
     Attributes:
         run: the name of the run.
@@ -150,7 +150,7 @@ class Publisher:
         write_file(self.folder / file_name(number, kind), checkpoint, compress=self._compress)
 
     def _remove_old(self, number: int) -> None:
-        # FMT-176.6: the newest version stays reachable; a reader that began with the model before can go on
+        # FMT-176.6: the newest version stays reachable. The whole one before it stays for a reader that began with it.
         models, deltas = numbers_in(self.folder)
         kept = sorted(models)[-2:]
         for old in models - {*kept}:

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import tempfile
+import threading
 import time
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -90,7 +91,8 @@ class Judge:
 
 
 def run(log, command, arguments):
-    """Run a command of examples.rl_sync in this process, with a file for what it prints."""
+    """Run a command of examples.rl_sync in this process, with a file for what it prints; end with the judge."""
+    threading.Thread(target=lambda: multiprocessing.parent_process().join() or os._exit(1), daemon=True).start()
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(output, stream)

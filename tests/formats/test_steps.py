@@ -83,7 +83,7 @@ def test_FMT_176_a_follower_gets_every_version_bit_for_bit(model, steps, served,
             assert publisher.state_sha256 == formats.open(served).state_sha256
 
 
-def test_FMT_176_every_file_says_run_and_version(model, steps):
+def test_FMT_176_2_every_file_says_run_and_version(model, steps):
     publish(steps, model, 3, every=2)
     assert names(steps) == ["000000.model", "000001.delta", "000002.delta", "000002.model", "lock"]
     for path in steps.glob("0*"):
@@ -93,7 +93,7 @@ def test_FMT_176_every_file_says_run_and_version(model, steps):
             assert reader.kind == path.suffix[1:]
 
 
-def test_FMT_176_what_stays(model, steps):
+def test_FMT_176_6_what_stays(model, steps):
     publish(steps, model, 23, every=5, keep=3)
     assert names(steps) == ["000015.model", "000020.delta", "000020.model", "000021.delta", "000022.delta", "lock"]
     # no delta after the newest whole checkpoint goes, however few are asked for
