@@ -57,7 +57,7 @@ def file_name(number: int, kind: str) -> str:
 
 
 def numbers_in(folder: Path) -> tuple[set[int], set[int]]:
-    """Return the numbers of the whole checkpoints and of the deltas in a folder, none if it is not there (FMT-176.3)."""
+    """Return the numbers of whole checkpoints and of deltas in a folder, none if it is not there (FMT-176.3)."""
     numbers: dict[str, set[int]] = {MODEL: set(), DELTA: set()}
     try:
         names = [entry.name for entry in folder.iterdir()]
