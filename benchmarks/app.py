@@ -5,6 +5,7 @@
     python -m benchmarks files          writing and reading, beside safetensors
     python -m benchmarks adapters       a sparse change, as deltas and as adapters of PEFT
     python -m benchmarks deltas         a model shipped after every step, beside whole files and zstd
+    python -m benchmarks steps          a torch model published and followed step by step, beside whole files
     python -m benchmarks big            memory with a file of a 7B model
     python -m benchmarks growth         exact top-k of a gradient, beside whole gradients
     python -m benchmarks generate       products with one token, beside dense and CSR
@@ -29,7 +30,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import adapters, check_gpu, deltas, files, generate, gpu, growth, large, memory, page, step
+from benchmarks import adapters, check_gpu, deltas, files, generate, gpu, growth, large, memory, page, step, steps
 from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
 from seft_cli import console
 from seft_cli.device import Device, DeviceOption
@@ -48,6 +49,7 @@ for command in (
     memory.memory,
     page.page,
     step.step,
+    steps.steps,
 ):
     app.command()(command)
 app.command("gpu")(check_gpu.main)

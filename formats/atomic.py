@@ -76,6 +76,40 @@ def leftovers(path: Path) -> list[Path]:
     return []
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the folders of killed writers to a path, as the next writer to it would (FMT-166)."""
+    for left in leftovers(path):
+        _remove_if_dead(left)
+
+
+def lock_file(path: Path) -> int:
+    """Return an open file that holds the lock of a file, which is made if it is not there.
+
+    The lock is free when the file is closed here and in every process that was forked meanwhile, or they end.
+
+    Raises:
+        BlockingIOError: if a living process holds it.
+        OSError: where there are no locks.
+    """
+    if fcntl is None:
+        raise OSError(f"{path} cannot be locked, because this system has no flock")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def is_file_of(path: Path, handle: int) -> bool:
+    """Tell whether a path names the file that is open as handle."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(handle))
+    except FileNotFoundError:
+        return False
+
+
 def check_file(path: Path) -> None:
     """Verify that a file can be written, in place of an older one.
 
@@ -152,8 +186,7 @@ def _folders_to(path: Path) -> Iterator[None]:
 @contextmanager
 def _workshop(path: Path) -> Iterator[Path]:
     """Yield a new folder beside path, locked; it is removed when the block ends, unless it has been renamed."""
-    for left in leftovers(path):
-        _remove_if_dead(left)
+    remove_leftovers(path)
     folder, handle = _make_locked(path)
     try:
         yield folder
@@ -172,7 +205,7 @@ def _make_locked(path: Path) -> tuple[Path, int | None]:
         # tried again if another writer removes the folder as dead before it is locked
         with suppress(BlockingIOError, FileNotFoundError):
             handle = _lock(folder)
-            if handle is None or _is_there(folder, handle):
+            if handle is None or is_file_of(folder, handle):
                 return folder, handle
             os.close(handle)
 
@@ -195,13 +228,6 @@ def _lock(path: Path) -> int | None:
             raise
         return None
     return handle
-
-
-def _is_there(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.lstat(), os.fstat(handle))
-    except FileNotFoundError:
-        return False
 
 
 def _remove_if_dead(left: Path) -> None:

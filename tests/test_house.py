@@ -16,7 +16,7 @@ from conformance.cases.ops import AREAS
 
 ROOT = Path(seft_ref.__file__).parents[1]
 PACKAGES = ("seft_ref", "formats", "seft_cli", "conformance", "seft_ports")
-DESK = ("benchmarks", "experiments", "tools", "tests")
+DESK = ("benchmarks", "experiments", "examples", "tools", "tests")
 """What is not installed."""
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = [contract["name"] for contract in SETTINGS["tool"]["importlinter"]["contracts"]]
@@ -102,7 +102,7 @@ def test_a_file_of_the_kit_is_named_after_its_area(room):
 
 
 def test_every_folder_says_where_to_start():
-    for package in (*PACKAGES, "benchmarks", "experiments"):
+    for package in (*PACKAGES, "benchmarks", "experiments", "examples"):
         for path in (ROOT / package).rglob("__init__.py"):
             if "templates" not in path.parts:
                 said = " ".join((ast.get_docstring(tree_of(path)) or "").split())

@@ -84,7 +84,7 @@ def test_ids_within_the_specification_exist():
     assert set(ID.findall(SPEC)) - FOREIGN - set(PARTS) == set()
 
 
-@pytest.mark.parametrize("folder", [*CODE, "benchmarks", "experiments", "tests"])
+@pytest.mark.parametrize("folder", [*CODE, "benchmarks", "experiments", "examples", "tests"])
 def test_every_cited_clause_exists(folder):
     unknown = {clause: where for clause, where in cited([folder]).items() if clause not in PARTS}
     assert unknown == {}

@@ -1,0 +1,270 @@
+"""The weights of every step of a training run, published into a folder and followed by other processes (FMT-176).
+
+    steps/000000.model     a whole checkpoint: version 0, and every so many versions another
+    steps/000001.delta     from version 0 to version 1
+    steps/lock             locked as long as the publisher lives
+
+with Publisher("steps", "run-7") as publisher:          with Follower("steps", "current.sparse") as follower:
+    publisher.publish(checkpoint)                           follower.poll()
+
+Every file appears complete under its name, and the highest number is the newest version. Nothing else says which one
+is newest, so a process that is killed leaves nothing to repair. `current.sparse` is one file and always exactly one
+version. Start with `Publisher.publish`.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from formats import atomic, delta, digest, validate
+from formats.errors import FormatError
+from formats.lazy import Lazy
+from formats.reader import open_checkpoint
+from formats.records import Checkpoint, Dense, Mask, Sparse, Tensor
+from formats.step_files import (
+    ATTRIBUTE,
+    DELTA,
+    MODEL,
+    Lock,
+    advanced,
+    file_name,
+    numbers_in,
+    published_as,
+    remove_leftovers,
+)
+from formats.strict_json import JSON
+from formats.writer import write_file
+
+
+class Publisher:
+    """Publishes the versions of one run into a folder, of which it holds the lock until it is closed.
+
+    It goes on after the newest version of the folder, which it reads and verifies first (FMT-176.5).
+
+    Attributes:
+        run: the name of the run.
+        version: the number of the newest version; None before the first one.
+        model: the newest version, in memory; None before the first one. A restarted trainer may go on from it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        run: str,
+        *,
+        every: int = 100,
+        keep: int = 200,
+        compress: str | None = None,
+    ) -> None:
+        """Take the folder, which is made if it is not there.
+
+        Args:
+            folder: where the versions are; its parent must exist.
+            run: a name that no other run has.
+            every: versions from one whole checkpoint to the next, at least 1.
+            keep: deltas that stay, at least 0, for followers that are behind. Deltas after the newest whole checkpoint
+                stay in any case, and so do the two newest whole checkpoints.
+            compress: as for `formats.write_file`.
+
+        Raises:
+            FormatError: FMT-176 if another publisher has the folder, it belongs to another run or an option is out of
+                range; the clause that a file of it breaks.
+        """
+        if every < 1 or keep < 0 or not run:
+            raise FormatError(
+                "FMT-176", f"run is {run!r}, every {every}, keep {keep}; name the run, every from 1 and keep from 0"
+            )
+        self.folder, self.run = Path(folder), run
+        self._every, self._keep, self._compress = every, keep, compress
+        self.folder.mkdir(exist_ok=True)
+        self._lock = Lock(self.folder / "lock", f"another process publishes into {folder}; end it first")
+        self.version: int | None = None
+        self.model: Checkpoint | None = None
+        try:
+            remove_leftovers(self.folder)
+            while (after := advanced(self.folder, lambda: self.model, self.version, run)) is not None:
+                self.model, self.version = _in_memory(after), published_as(after, self.folder)[1]
+        except BaseException:
+            self.close()
+            raise
+
+    def publish(self, model: Checkpoint, *, base: str | None = None) -> int:
+        """Publish a model as the next version, and return the number of the newest version.
+
+        A model equal to the newest version is not published again, so the number stays. A call that failed can be
+        repeated: a version that is out is not published twice, and a whole checkpoint that is due is written.
+
+        Args:
+            model: of kind ``"model"``, without companions; its tensors may change as soon as this returns. Its
+                attributes are published with it.
+            base: state digest (FMT-099) of the version that the step began with, if it must be the newest one.
+
+        Raises:
+            FormatError: FMT-176 for another kind, another base or a folder that was removed; the clause that the model
+                breaks. Nothing is published.
+            OSError: if the disk is full or fails. `version` tells whether the version was published before that.
+        """
+        if model.kind != "model":
+            raise FormatError("FMT-176", f"a checkpoint of kind {model.kind!r} was given, models are published")
+        if not self._lock.is_there():
+            raise FormatError("FMT-176", f"{self.folder} was removed or replaced; open it anew")
+        if base is not None and base != self.state_sha256:
+            raise FormatError(
+                "FMT-176",
+                f"the step began with a model of state digest {base}, version {self.version} has {self.state_sha256}; "
+                "go on from `Publisher.model`",
+            )
+        number = 0 if self.version is None else self.version + 1
+        attributes: dict[str, JSON] = {**model.attributes, ATTRIBUTE: {"run": self.run, "version": number}}
+        # copied first: what is compared and written is then one model, even if the caller goes on training
+        after = replace(model, tensors=_copied(model), attributes=attributes)
+        if self.model is None:
+            after = _with_digests(after, delta.contents(after))
+            self._write(after, number, MODEL)
+        elif (change := _difference(self.model, after)) is not None:
+            assert change.delta is not None
+            digests = delta.contents(self.model)
+            digests |= {name: new for name, (_, new) in change.delta.tensors.items() if new is not None}
+            after = _with_digests(after, {name: digests[name] for name in after.tensors})
+            self._write(change, number, DELTA)
+        else:
+            after, number = self.model, number - 1
+        self.model, self.version = after, number
+        models, _ = numbers_in(self.folder)
+        if number - max(models) >= self._every:
+            self._write(after, number, MODEL)
+        self._remove_old(number)
+        return number
+
+    @property
+    def state_sha256(self) -> str | None:
+        """The state digest (FMT-099) of the newest version; None before the first one."""
+        if self.model is None:
+            return None
+        return digest.of_state(delta.contents(self.model), self.model.tied, self.model.scales)
+
+    def _write(self, checkpoint: Checkpoint, number: int, kind: str) -> None:
+        write_file(self.folder / file_name(number, kind), checkpoint, compress=self._compress)
+
+    def _remove_old(self, number: int) -> None:
+        # FMT-176.6: the newest version stays reachable. The whole one before it stays for a reader that began with it.
+        models, deltas = numbers_in(self.folder)
+        kept = sorted(models)[-2:]
+        for old in models - {*kept}:
+            (self.folder / file_name(old, MODEL)).unlink()
+        for old in deltas:
+            if old <= min(kept[-1], number - self._keep):
+                (self.folder / file_name(old, DELTA)).unlink()
+
+    def close(self) -> None:
+        """Give the folder back."""
+        self._lock.close()
+
+    def __enter__(self) -> "Publisher":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Follower:
+    """Keeps one file equal to the newest version of a folder, and holds a lock beside the file until it is closed.
+
+    The file is replaced at once, so a reader has one version, and keeps it while it has the file open (FMT-111). It
+    is all that a follower remembers: one that was killed goes on from it.
+
+    Attributes:
+        version: the number of the version that the file holds; None before the first one.
+        run: the run that it belongs to; None before the first version.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+        """Take the file, whose name FMT-112 must allow; the folder may appear later.
+
+        Raises:
+            FormatError: FMT-176 if another follower has the file, or it is no published version.
+            OSError: if the file cannot be written.
+        """
+        self.folder, self.path = Path(folder), Path(path)
+        atomic.check_file(self.path)
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        self._lock = Lock(lock, f"another process follows into {path}; name another file")
+        self.run: str | None = None
+        self.version: int | None = None
+        try:
+            if self.path.exists():
+                self.run, self.version = published_as(self._current(), self.path)
+        except BaseException:
+            self.close()
+            raise
+
+    def poll(self) -> int | None:
+        """Replace the file if there is a newer version, and return its number; None if there is nothing new.
+
+        Every digest is compared on the way. Deltas are applied to the file if all of them are there, at most 32 in one
+        call; else the newest whole checkpoint is loaded first.
+
+        Raises:
+            FormatError: FMT-176 if the folder belongs to another run, ends before the version of the file, or lacks
+                what leads to its newest version; FMT-137 if the file is not the version that it says it is; the
+                clause that a file breaks. The file is left as it was.
+            OSError: if the disk is full or fails; the file is left as it was, and the next call tries again.
+        """
+        after = advanced(self.folder, self._current, self.version, self.run)
+        if after is None:
+            return None
+        write_file(self.path, after)
+        self.run, self.version = published_as(after, self.path)
+        return self.version
+
+    def _current(self) -> Checkpoint:
+        return delta.verified(open_checkpoint(self.path))
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._lock.close()
+
+    def __enter__(self) -> "Follower":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _difference(before: Checkpoint, after: Checkpoint) -> Checkpoint | None:
+    """Return the delta between two models with the attributes of the second; None if they are equal."""
+    try:
+        return delta.diff(before, after)
+    except FormatError as error:
+        # neither is a delta, so FMT-131 says that they are equal
+        if error.clause != "FMT-131":
+            raise
+        return None
+
+
+def _copied(model: Checkpoint) -> dict[str, Tensor]:
+    """Return tensors that share no memory with those of a model."""
+    return {name: _copy(model.tensors[name], name) for name in model.tensors}
+
+
+def _copy(tensor: Tensor, name: str) -> Tensor:
+    validate.check_record(tensor, name)
+    match tensor:
+        case Dense(values):
+            return Dense(np.array(values))
+        case Sparse(shape, indptr, indices, values):
+            return Sparse(shape, indptr.copy(), indices.copy(), values.copy())
+    return Mask(tensor.shape, tensor.indptr.copy(), tensor.indices.copy())
+
+
+def _with_digests(model: Checkpoint, digests: Mapping[str, str]) -> Checkpoint:
+    """Return a model whose content digests are known, so that nobody hashes its tensors again."""
+    return replace(model, tensors=Lazy(model.tensors, model.tensors.__getitem__, digest=digests.__getitem__))
+
+
+def _in_memory(model: Checkpoint) -> Checkpoint:
+    held = replace(model, tensors=_copied(model))
+    return _with_digests(held, delta.contents(held))
