@@ -12,6 +12,8 @@
     python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
     python -m benchmarks memory         what a step holds, by part, beside PyTorch
     python -m benchmarks large          a training step of a 7B model, event included, inside 16 GiB
+    python -m benchmarks readers        which readers of safetensors take bad files
+    python -m benchmarks readers-page JSON PAGE    its page
     python -m benchmarks page PAGE RESULTS    tables and pictures from what --json wrote
 
 Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
@@ -30,7 +32,21 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import adapters, check_gpu, deltas, files, generate, gpu, growth, large, memory, page, step, steps
+from benchmarks import (
+    adapters,
+    check_gpu,
+    deltas,
+    files,
+    generate,
+    gpu,
+    growth,
+    large,
+    memory,
+    page,
+    readers,
+    step,
+    steps,
+)
 from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
 from seft_cli import console
 from seft_cli.device import Device, DeviceOption
@@ -48,6 +64,8 @@ for command in (
     large.large,
     memory.memory,
     page.page,
+    readers.readers,
+    readers.readers_page,
     step.step,
     steps.steps,
 ):
