@@ -69,7 +69,7 @@ def convert(
         zeros: which entries of a dense matrix are absent (FMT-127): ``"any"``, the default, those that equal zero;
             ``"positive"`` those without a set bit, so that −0.0 is stored.
         checksum: of a version folder: ``"xxh3-128"``, the default, ``"blake3"`` or ``"adler32"``.
-        expand_quantised: let the quantised tensors of a GGUF file become F32.
+        expand_quantised: let the quantised tensors of a GGUF file become F32, and those of a folder floats (FMT-175).
         limit: bytes that all tensors may take together once expanded (FMT-098).
         verify: read everything back and compare it bit for bit; for READ_BACK alone.
 
@@ -103,10 +103,7 @@ def convert(
         raise FormatError(
             "FMT-084", f"zeros is for dense tensors, and {source_name} says itself what is absent; leave it out"
         )
-    if expand_quantised and kind != "gguf":
-        raise FormatError(
-            "FMT-084", f"expand_quantised is for GGUF files, and {source_name} is read as {kind}; leave it out"
-        )
+    _check_codes(source, kind, to, expand=expand_quantised, detected=source_format == "auto")
 
     def opened() -> Checkpoint:
         if isinstance(source, Checkpoint):
@@ -145,6 +142,31 @@ def _check(to: str, given: dict[str, tuple[object, object]], *, verify: bool) ->
         raise FormatError("FMT-084", f"{to} does not use {', '.join(unused)}; leave it out")
     if verify and to not in READ_BACK:
         raise FormatError("FMT-084", f"{', '.join(READ_BACK)} can be read back, and not {to}; leave it out")
+
+
+def _check_codes(
+    source: str | os.PathLike[str] | Checkpoint, kind: str, to: str, *, expand: bool, detected: bool
+) -> None:
+    """Refuse codes that nobody said what to do with (FMT-175), and to expand where there is nothing (FMT-084)."""
+    from formats.dialects.int_folder import codes_in
+
+    if isinstance(source, Checkpoint):
+        if expand:
+            raise FormatError("FMT-084", "expand_quantised is for a path, and a checkpoint is given; leave it out")
+        return
+    name = codes_in(Path(source)) if kind in ("hf", "compressed-tensors") else None
+    if expand and kind != "gguf" and name is None:
+        raise FormatError(
+            "FMT-084",
+            "expand_quantised is for GGUF files and folders of quantised matrices; "
+            f"{source} is read as {kind} and holds none, so leave it out",
+        )
+    if name is not None and detected and not expand and to != "delta":
+        raise FormatError(
+            "FMT-175",
+            f"{source} holds quantised matrices, the first is {name!r}; pass expand_quantised=True, or "
+            f"--expand-quantised, to make floats of them, or --from {kind} to carry their codes as they are",
+        )
 
 
 def _needed(base: str | os.PathLike[str] | None, to: str) -> str | os.PathLike[str]:

@@ -23,7 +23,7 @@ from formats.dialects.hf import CONFIG, HfFolder, open_hf
 from formats.dialects.quantised import DESCRIPTIONS, LIBRARY, quantises
 from formats.errors import FormatError
 from formats.lazy import Lazy
-from formats.records import Array, Checkpoint, Sparse, Tensor, row_blocks, rows_of
+from formats.records import Array, Checkpoint, Dense, Sparse, Tensor, row_blocks, rows_of
 
 Json: TypeAlias = dict[str, Any]
 
@@ -69,9 +69,15 @@ def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
         prefix = packed[name].prefix
         return _unpack(packed[name], *(source[f"{prefix}.{part}"].values for part in ("bitmask", "compressed")))
 
+    def outline(name: str) -> Tensor:
+        if name not in packed:
+            return source[name]
+        dtype = source[f"{packed[name].prefix}.compressed"].dtype
+        return Dense(np.broadcast_to(np.zeros((), dtype=dtype), packed[name].shape))
+
     names = packed.keys() | source.keys() - parts
     files = Lazy(source.files, lambda name: config if name == CONFIG else source.files[name])
-    return replace(source.checkpoint(), tensors=Lazy(names, make), files=files)
+    return replace(source.checkpoint(), tensors=Lazy(names, make, outline), files=files)
 
 
 def states_sparsity(config: Json) -> bool:
@@ -185,11 +191,12 @@ def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
             "FMT-150", f"{folder!r} has no {CONFIG} of at most {validate.MAX_FILE_BYTES} bytes to say what it is"
         )
     stated: set[str] = set()
+    quantisations: list[Json] = []
     try:
         config = json.loads(data, object_pairs_hook=_unique)
         if not isinstance(config, dict):
             raise FormatError("FMT-150", f"{CONFIG} is a {type(config).__name__}, expected an object")
-        text = json.dumps(_without_sparsity(config, stated), indent=2) + "\n"
+        text = json.dumps(_without_sparsity(config, stated, quantisations), indent=2) + "\n"
     except (ValueError, RecursionError) as error:
         raise FormatError("FMT-150", f"{CONFIG} is not JSON that can be read: {error}") from error
     if len(stated) != 1:
@@ -201,11 +208,15 @@ def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
     kind = stated.pop()
     if kind not in PARTS and kind not in DENSE:
         _refuse_format(kind)
+    for description in quantisations if kind in PARTS else ():
+        _check_quantisation(description)
     return text.encode(), kind
 
 
-def _without_sparsity(config: Json, stated: set[str]) -> Json:
-    """Return an object of config.json without descriptions of sparsity at any depth; add their formats to stated.
+def _without_sparsity(config: Json, stated: set[str], quantisations: list[Json]) -> Json:
+    """Return an object of config.json without descriptions of sparsity at any depth.
+
+    Their formats are added to stated, and descriptions that may hold a quantisation to quantisations.
 
     A description that is left with nothing goes as a whole, because loaders that meet it look for packed tensors.
     """
@@ -217,10 +228,10 @@ def _without_sparsity(config: Json, stated: set[str]) -> Json:
         elif not isinstance(value, dict):
             kept[key] = value
         elif key not in DESCRIPTIONS or value.get("quant_method") not in LIBRARY:
-            kept[key] = _without_sparsity(value, stated)
+            kept[key] = _without_sparsity(value, stated, quantisations)
         else:
-            _check_quantisation(value)
-            rest = _without_sparsity(value, stated)
+            quantisations.append(value)
+            rest = _without_sparsity(value, stated, quantisations)
             rest.pop(SPARSITY, None)
             if quantises(rest):
                 kept[key] = rest
@@ -228,7 +239,7 @@ def _without_sparsity(config: Json, stated: set[str]) -> Json:
 
 
 def _check_quantisation(description: Json) -> None:
-    """Verify that the quantisation, if there is one, stores one number for each weight."""
+    """Verify that a quantisation, if there is one, stores one number for each weight, beside a bitmask."""
     groups = description.get("config_groups")
     inner = groups.values() if isinstance(groups, dict) else ()
     for part in (description, *(group for group in inner if isinstance(group, dict))):

@@ -69,12 +69,7 @@ class HfFolder(Mapping[str, Dense]):
         if self.left_out:
             listed = ", ".join(f"{name} ({reason})" for name, reason in self.left_out.items())
             remarks.append(f"left out: {listed}")
-        # FMT-128
-        remarks += [
-            f"{CONFIG} describes a quantisation ({label}): its tensors are carried as they are, bit for bit, and zeros "
-            f"among packed codes are not taken for sparsity"
-            for label in quantisations(self.files.get(CONFIG, b""))
-        ]
+        remarks += quantisation_remarks(self.files.get(CONFIG, b""))
         return Checkpoint("model", self, files=self.files, remarks=tuple(remarks))
 
     def __getitem__(self, name: str) -> Dense:
@@ -103,6 +98,15 @@ class HfFolder(Mapping[str, Dense]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def quantisation_remarks(config: bytes) -> list[str]:
+    """Return a remark for each quantisation that a config.json describes: its tensors are carried (FMT-128)."""
+    return [
+        f"{CONFIG} describes a quantisation ({label}): its tensors are carried as they are, bit for bit, and zeros "
+        f"among packed codes are not taken for sparsity"
+        for label in quantisations(config)
+    ]
 
 
 def refuse_packed(names: Collection[str]) -> None:

@@ -15,6 +15,7 @@ from formats.dialects.changes import CONFIG, Changes
 from formats.dialects.checks import cast, check_cast
 from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
 from formats.dialects.hf import open_hf, refuse_packed
+from formats.dialects.int_folder import open_quantised
 from formats.dialects.lora import read_lora
 from formats.dialects.shira import read_shira
 from formats.dialects.spiel import read_spiel
@@ -51,7 +52,8 @@ def open_source(
     Args:
         path: a folder or a file.
         kind: name of a format, or ``"auto"`` to detect it.
-        expand_quantised: let the quantised tensors of a GGUF file become F32; without it they are refused.
+        expand_quantised: let the quantised tensors of a GGUF file become F32, without which they are refused; let the
+            quantised matrices of a folder become floats (FMT-175), without which their codes are carried.
         limit: bytes that all tensors may take together once expanded (FMT-098). None means LIMIT for torch and SciPy
             files, and no limit here for the others.
 
@@ -112,11 +114,14 @@ def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable
         check_limit(reader.memory_bytes, limit, str(path))
         return delta.verified(reader)
 
+    def folder(path: Path, as_it_is: Callable[[Path], Checkpoint]) -> Checkpoint:
+        return open_quantised(path).checkpoint(limit) if expand_quantised else as_it_is(path)
+
     whole = LIMIT if limit is None else limit
     return {
         "sparse": sparse,
-        "hf": _plain,
-        "compressed-tensors": open_compressed_tensors,
+        "hf": partial(folder, as_it_is=_plain),
+        "compressed-tensors": partial(folder, as_it_is=open_compressed_tensors),
         "torch": partial(_optional, "torch_file", "read_torch", limit=whole),
         "scipy": partial(_optional, "scipy_files", "read_scipy", limit=whole),
         "gguf": partial(_optional, "gguf_file", "open_gguf", expand_quantised=expand_quantised, limit=limit),

@@ -71,7 +71,11 @@ def main(
     *,
     max_bytes: MaxBytes = None,
     expand_quantised: Annotated[
-        bool, typer.Option("--expand-quantised", help="Let quantised tensors of a GGUF file become F32.")
+        bool,
+        typer.Option(
+            "--expand-quantised",
+            help="Let quantised tensors become floats: GGUF, and folders of GPTQ, AWQ or compressed-tensors.",
+        ),
     ] = False,
     verify: Verify = False,
 ) -> None:

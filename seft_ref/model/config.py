@@ -198,7 +198,11 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
     if config.get("attention_dropout"):
         raise ConfigError("MDL-006", "attention_dropout is not supported; set it to 0")
     if config.get("quantization_config"):
-        raise ConfigError("MDL-006", "quantization_config is not supported; save the model with plain weights")
+        raise ConfigError(
+            "MDL-006",
+            "quantization_config is not supported; save the model with plain weights, or let "
+            "seft convert --expand-quantised make them",
+        )
 
 
 def _biased(family: str, config: Mapping[str, Any]) -> frozenset[str]:

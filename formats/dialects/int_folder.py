@@ -1,0 +1,195 @@
+"""Opens a Hugging Face folder whose matrices are quantised to whole numbers (FMT-172 to FMT-175).
+
+folder = open_quantised("Llama-W4A16")
+folder.matrices["model.layers.0.mlp.up_proj.weight"]     ->   Quantised: codes, scales, zero points, groups, mask
+folder.checkpoint()                                      ->   Checkpoint of weights in the dtype of the scales
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from formats import validate
+from formats.container import dtype_name
+from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
+from formats.dialects.hf import open_hf, quantisation_remarks
+from formats.dialects.int_codes import Quantised, expanded
+from formats.dialects.int_layers import Layer, layer_of
+from formats.dialects.int_schemes import CONFIG, PACKED, PLAIN, Json, Schemes, read_schemes, without_descriptions
+from formats.errors import FormatError
+from formats.lazy import Lazy, like
+from formats.records import Checkpoint, Dense, Tensor
+from formats.strict_json import JSON, parse_any
+
+_OF_LIBRARY = frozenset({"weight_packed", "weight_scale", "weight_shape", "weight_zero_point"})
+_OF_PROGRAMS = frozenset({"qweight", "qzeros", "scales"})
+"""Parts that only quantised matrices have: of compressed-tensors, and of programs that write GPTQ and AWQ."""
+_CODES = {"qweight": "qweight", "weight_packed": "weight_packed", "weight_scale": "weight", "bitmask": "compressed"}
+"""Part that tells of codes -> the part that holds them."""
+_OF_ACTIVATIONS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
+"""Parts that say how activations are quantised, which the expanded weights do not need."""
+
+
+def open_quantised(folder: str | os.PathLike[str]) -> "QuantisedFolder":
+    """Return a folder of pack-quantized, int-quantized, GPTQ or AWQ matrices; each is read on access.
+
+    Raises:
+        FormatError: FMT-172 for a quantisation or a matrix that cannot be read, FMT-175 if there is none; FMT-120,
+            FMT-121 and FMT-150 as `open_hf` and `open_compressed_tensors`.
+    """
+    return QuantisedFolder(Path(folder))
+
+
+class QuantisedFolder:
+    """A folder of quantised matrices.
+
+    Attributes:
+        layers: name -> dtype, shape and parts of each quantised matrix, found without reading its codes.
+        matrices: name -> Quantised, read and verified on access (FMT-173).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        files = open_hf(folder).files
+        packed = CONFIG in files and states_sparsity(_object(files[CONFIG]))
+        # FMT-175: a bitmask of sparsity is a mask, and a description of dense weights is no obstacle
+        self._source = open_compressed_tensors(folder) if packed else open_hf(folder).checkpoint()
+        self._schemes, self._changed = read_schemes(self._source.files)
+        self.layers = _layers(self._source.tensors, self._schemes)
+        self.matrices: Mapping[str, Quantised] = Lazy(self.layers, lambda name: self.layers[name].load())
+
+    def checkpoint(self, limit: int | None = None) -> Checkpoint:
+        """Return the folder as a model of floats: matrices are expanded on access, and other tensors keep every bit.
+
+        The attributes say ``source`` and the names that are ``expanded``. config.json loses its description of the
+        quantisation.
+
+        Args:
+            limit: bytes that the expanded matrices may take together; None sets no limit.
+
+        Raises:
+            ExpansionTooLarge: FMT-098.
+        """
+        layers, source = self.layers, self._source
+        total = sum(prod(layer.shape) * layer.dtype.itemsize for layer in layers.values())
+        validate.check_limit(total, limit, str(self._folder))
+        left_out = self._left_out()
+        used = {part for layer in layers.values() for part in layer.parts}.union(left_out)
+        names = [name for name in source.tensors if name not in used or name in layers]
+
+        def make(name: str) -> Tensor:
+            return expanded(layers[name].load(), name) if name in layers else source.tensors[name]
+
+        def outline(name: str) -> Tensor:
+            if name not in layers:
+                return like(source.tensors, name)
+            return Dense(np.broadcast_to(np.zeros((), dtype=layers[name].dtype), layers[name].shape))
+
+        kept = {name: data for name, data in self._changed.items() if data is not None}
+        files = Lazy(source.files.keys() - self._changed.keys() | kept.keys(), lambda n: kept.get(n) or source.files[n])
+        sources, matrices = self._schemes.sources, sorted(layers)
+        described: dict[str, JSON] = {"source": " and ".join(sources), "expanded": [*matrices]}
+        return replace(
+            source,
+            tensors=Lazy([*names, *layers], make, outline),
+            attributes={**source.attributes, **described},
+            files=files,
+            remarks=tuple(self._remarks(left_out)),
+        )
+
+    def _left_out(self) -> list[str]:
+        """Return the tensors that say how activations of quantised matrices are quantised."""
+        modules = [name.removesuffix(".weight") for name in self.layers]
+        return [f"{x}.{part}" for x in modules for part in _OF_ACTIVATIONS if f"{x}.{part}" in self._source.tensors]
+
+    def _remarks(self, left_out: list[str]) -> list[str]:
+        files = self._source.files
+        carried = quantisation_remarks(files.get(CONFIG, b""))
+        remarks = [remark for remark in self._source.remarks if remark not in carried]
+        dtypes = sorted({dtype_name(layer.dtype) for layer in self.layers.values()})
+        remarks.append(
+            f"{len(self.layers)} matrices of {' and '.join(self._schemes.sources)} become {' and '.join(dtypes)}; "
+            "a weight whose code is the zero point of its group counts as pruned"
+        )
+        if left_out:
+            remarks.append(
+                f"activations are no longer quantised: {len(left_out)} tensors, the first {left_out[0]}, are left out"
+            )
+        gone = sorted(name for name, data in self._changed.items() if data is None)
+        if gone:
+            remarks.append(f"left out: {', '.join(gone)}, which describes the quantisation")
+        return remarks
+
+
+def codes_in(folder: Path) -> str | None:
+    """Return the name of a quantised matrix of a folder that `open_quantised` may read, None if there is none.
+
+    A folder has one if its config.json describes a quantisation and it holds codes.
+    """
+    source = open_hf(folder)
+    found: list[Json] = []
+    without_descriptions(_object(source.files.get(CONFIG, b"{}")), found)
+    if not found:
+        return None
+    for name in source:
+        stem, _, part = name.rpartition(".")
+        codes = f"{stem}.{_CODES.get(part)}"
+        if part in _CODES and codes in source and source.section(codes).dtype in ("I32", "I8"):
+            return f"{stem}.weight"
+    return None
+
+
+def _layers(tensors: Mapping[str, Tensor], schemes: Schemes) -> dict[str, Layer]:
+    """Return the quantised matrices by name, after verifying that every part belongs to one."""
+    parts: dict[str, set[str]] = {}
+    for name in tensors:
+        module, _, part = name.rpartition(".")
+        parts.setdefault(module, set()).add(part)
+    telling = _OF_LIBRARY if {PACKED, PLAIN}.intersection(schemes.sources) else _OF_PROGRAMS
+    modules = sorted(module for module, found in parts.items() if found & telling)
+    if not modules:
+        raise FormatError(
+            "FMT-175", "no tensor of the folder belongs to a quantised matrix; leave the option to expand out"
+        )
+    layers = {}
+    for module in modules:
+        layer = layers[f"{module}.weight"] = _layer(tensors, module, schemes)
+        of_scheme = {name.rpartition(".")[2] for name in layer.parts}
+        strange = {part for part in parts[module] - of_scheme if part.startswith("weight_") or part in _OF_PROGRAMS}
+        if strange:
+            raise FormatError(
+                "FMT-172", f"the quantised matrix {module!r} cannot be read: {min(strange)!r} is no part of its scheme"
+            )
+    return layers
+
+
+def _layer(tensors: Mapping[str, Tensor], module: str, schemes: Schemes) -> Layer:
+    """Return the matrix of a module, by the only one of its schemes that its shapes fit."""
+    fitting: list[Layer] = []
+    refusals: list[FormatError] = []
+    for scheme in schemes.of(module):
+        try:
+            fitting.append(layer_of(tensors, module, scheme))
+        except FormatError as refusal:
+            refusals.append(refusal)
+    if not fitting:
+        raise refusals[0]
+    if len(fitting) > 1:
+        raise FormatError(
+            "FMT-172",
+            f"the shapes of {module!r} fit {len(fitting)} schemes of {CONFIG}, and none of them names it; expand the "
+            "model with the library that made it, and convert the result",
+        )
+    return fitting[0]
+
+
+def _object(data: bytes) -> dict[str, JSON]:
+    try:
+        value = parse_any(data, CONFIG)
+    except FormatError:
+        return {}
+    return value if isinstance(value, dict) else {}
