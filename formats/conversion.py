@@ -9,7 +9,8 @@ from typing import Any, Literal, cast
 
 from formats.digest import of_content
 from formats.errors import CannotHold, FormatError
-from formats.records import ANY, LIMIT, Checkpoint, Dense, Sparse, to_dense
+from formats.lazy import Lazy, like
+from formats.records import ANY, LIMIT, Checkpoint, Dense, Sparse, Tensor, to_dense
 from formats.writer import SHARD_BYTES, write
 
 __all__ = ["READ_BACK", "TO", "convert"]
@@ -48,6 +49,7 @@ def convert(
     expand_quantised: bool = False,
     limit: int | None = None,
     verify: bool = False,
+    progress: Callable[[str, int], None] | None = None,
 ) -> list[str]:
     """Convert a folder, a file or an open checkpoint (12.11); without `dtype` every weight keeps its value.
 
@@ -72,6 +74,8 @@ def convert(
         expand_quantised: let the quantised tensors of a GGUF file become F32, and those of a folder floats (FMT-175).
         limit: bytes that all tensors may take together once expanded (FMT-098).
         verify: read everything back and compare it bit for bit; for READ_BACK alone.
+        progress: called with the name of each tensor when it has first been read, and the number of tensors; what it
+            raises ends the conversion, and nothing is written.
 
     Returns:
         Remarks, a sentence each: what was left out, because the target has no place for it (FMT-154).
@@ -107,13 +111,14 @@ def convert(
 
     def opened() -> Checkpoint:
         if isinstance(source, Checkpoint):
-            return source
-        return open_source(source, kind, expand_quantised=expand_quantised, limit=limit)
+            return _watched(source, progress)
+        return _watched(open_source(source, kind, expand_quantised=expand_quantised, limit=limit), progress)
 
     write_options: dict[str, Any] = {"encoding": encoding, "compress": compress, "shard_bytes": shard_bytes}
     left_out: list[str] = []
     if to == "delta" and not isinstance(source, Checkpoint):
-        checkpoint = open_changes(source, open_source(_needed(base, to), limit=limit), kind, dtype)
+        changes = open_changes(source, open_source(_needed(base, to), limit=limit), kind, dtype)
+        checkpoint = _watched(changes, progress)
         write(out, checkpoint, **write_options)
     elif to == "delta":
         raise FormatError("FMT-084", "a delta is made of an adapter's path, or of two models by `diff`")
@@ -131,6 +136,23 @@ def convert(
         _compare(Path(out), to, checkpoint, dtype, limit)
     names = ", ".join(sorted(left_out))
     return [*([f"{to} has no place for {names}: left out"] if names else []), *checkpoint.remarks]
+
+
+def _watched(checkpoint: Checkpoint, progress: Callable[[str, int], None] | None) -> Checkpoint:
+    """Return the checkpoint; with `progress` one that calls it whenever a tensor is first read."""
+    if progress is None:
+        return checkpoint
+    tensors, seen = checkpoint.tensors, set[str]()
+
+    def make(name: str) -> Tensor:
+        tensor = tensors[name]
+        if name not in seen:
+            seen.add(name)
+            progress(name, len(tensors))
+        return tensor
+
+    digest = tensors.digest if isinstance(tensors, Lazy) else None
+    return replace(checkpoint, tensors=Lazy(tensors, make, lambda name: like(tensors, name), digest))
 
 
 def _check(to: str, given: dict[str, tuple[object, object]], *, verify: bool) -> None:

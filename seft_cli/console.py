@@ -82,9 +82,10 @@ def run_app(app: typer.Typer, name: str | None = None) -> None:
 
 
 @contextmanager
-def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None]]:
+def progress(what: str, total: int | None = None, *, gone: bool = False) -> Iterator[Callable[..., None]]:
     """Show a progress bar followed by a remark; yield advance(remark="", done=None, total=None).
 
+    gone  whether the bar is only there while it moves, on a terminal
     done  how many steps are done; None for one more
     """
     columns = (
@@ -94,7 +95,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[..., None
         TimeRemainingColumn(),
         TextColumn("{task.fields[remark]}", markup=False),
     )
-    bar = Progress(*columns, console=err)
+    bar = Progress(*columns, console=err, transient=gone)
     task = bar.add_task(visible(what), total=total, remark="")
 
     def advance(remark: str = "", done: int | None = None, total: int | None = None) -> None:

@@ -99,22 +99,24 @@ def main(
         used = [_OPTIONS.get(name, f"--{name}") for name in USES[to]]
         options = {f"--{name}": value for name, value in choices.items()} | {"--shard-size": shard_size}
         console.refuse_unused(f"--to {to}", used, options)
-    remarks = formats.convert(
-        source,
-        destination,
-        to,
-        source_format=source_format,
-        base=base,
-        encoding=encoding or "auto",
-        compress=compress,
-        shard_bytes=shard_bytes,
-        dtype=dtype,
-        zeros=zeros,
-        checksum=checksum,
-        expand_quantised=expand_quantised,
-        limit=limit,
-        verify=verify,
-    )
+    with console.progress("converting", gone=True) as advance:
+        remarks = formats.convert(
+            source,
+            destination,
+            to,
+            source_format=source_format,
+            base=base,
+            encoding=encoding or "auto",
+            compress=compress,
+            shard_bytes=shard_bytes,
+            dtype=dtype,
+            zeros=zeros,
+            checksum=checksum,
+            expand_quantised=expand_quantised,
+            limit=limit,
+            verify=verify,
+            progress=lambda name, total: advance(name.removeprefix("model.layers."), total=total),
+        )
     _tell(remarks)
     _report(destination, source)
 

@@ -199,3 +199,18 @@ def test_CKP_007_a_state_says_what_it_was_told_to(place):
     again = load_model(place / "sparse", cpu)
     with pytest.raises(CheckpointError, match="CKP-006"):
         finetune(again, None, tokens, resume=True, state_file=place / "s", **SHORT)
+
+
+def test_a_conversion_tells_each_tensor_once_and_what_a_callback_raises_leaves_nothing(place):
+    seen = []
+    for to, name in (("hf", "one"), ("sparse", "two")):
+        source = place / ("sparse" if to == "hf" else "one")
+        seen.clear()
+        formats.convert(source, place / name, to, progress=lambda *told: seen.append(told), verify=True)
+        with formats.open(place / "sparse") as reader:
+            assert sorted(seen) == [(tensor, len(reader)) for tensor in sorted(reader.names())]
+        formats.convert(source, place / f"{name}-unwatched", to)
+        assert contents(place / name) == contents(place / f"{name}-unwatched")
+    with pytest.raises(ZeroDivisionError):
+        formats.convert(place / "one", place / "three", "sparse", progress=lambda *_: 1 / 0)
+    assert not (place / "three").exists()
