@@ -95,7 +95,7 @@ def progress(what: str, total: int | None = None, *, gone: bool = False) -> Iter
         TimeRemainingColumn(),
         TextColumn("{task.fields[remark]}", markup=False),
     )
-    bar = Progress(*columns, console=err, transient=gone)
+    bar = Progress(*columns, console=err, transient=gone, disable=gone and not err.is_terminal)
     task = bar.add_task(visible(what), total=total, remark="")
 
     def advance(remark: str = "", done: int | None = None, total: int | None = None) -> None:
