@@ -74,8 +74,9 @@ def convert(
         expand_quantised: let the quantised tensors of a GGUF file become F32, and those of a folder floats (FMT-175).
         limit: bytes that all tensors may take together once expanded (FMT-098).
         verify: read everything back and compare it bit for bit; for READ_BACK alone.
-        progress: called with the name of each tensor when it has first been read, and the number of tensors; what it
-            raises ends the conversion, and nothing is written.
+        progress: called with the name of each tensor when it has first been read, and the number of tensors; of a
+            delta when its changes have been made, which need both models first. What it raises ends the conversion,
+            and nothing is written.
 
     Returns:
         Remarks, a sentence each: what was left out, because the target has no place for it (FMT-154).

@@ -6,6 +6,7 @@ target = apply(base, [delta, next_delta])      the chain is checked first, each 
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
 
 from formats import change, digest, validate
@@ -53,8 +54,9 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     """Return the delta from base to target, with the attributes of target and the companions that differ.
 
     Args:
-        base: the model to start from. Each tensor is read once, beside the one of target; those whose changes find no
-            room in `KEPT` bytes are read again when the delta is written.
+        base: the model to start from. Each tensor is read once, in a thread beside the one of target, unless the two
+            share their tensors; those whose changes find no room in `KEPT` bytes are read again when the delta is
+            written.
         target: the model to lead to, read like base.
         op: ``"replace"``, which stores new values, or ``"add"``, which stores differences of floats.
 
@@ -71,9 +73,12 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     kept: dict[str, dict[str, Tensor]] = {}
     stored: list[str] = []
     room = KEPT
-    with ThreadPoolExecutor(2) as pool:  # one end is read and hashed beside the other
+    with ThreadPoolExecutor(1 if base.tensors is target.tensors else 2) as pool:
         for name in sorted({*base.tensors, *target.tensors}):
-            old, new = pool.map(lambda end, name=name: _read(end.tensors, name), (base, target))
+            old, new = (
+                end.result()
+                for end in [pool.submit(copy_context().run, _read, end.tensors, name) for end in (base, target)]
+            )
             before |= {name: old[1]} if old else {}
             after |= {name: new[1]} if new else {}
             if not new or before.get(name) == after[name]:

@@ -47,4 +47,5 @@ class Lazy(Mapping[str, T]):
 
 def like(tensors: Mapping[str, T], name: str) -> T:
     """Return a tensor of the dtype and shape of `tensors[name]`, made with as little work as the mapping knows."""
-    return tensors.like(name) if isinstance(tensors, Lazy) else tensors[name]
+    made: T = getattr(tensors, "like", tensors.__getitem__)(name)
+    return made

@@ -1,5 +1,8 @@
 """The loops over supports: compiled where numba is installed, else in NumPy, which takes longer for the same bytes.
 
+A numba that is installed and does not load, because it does not know this NumPy, is an error of its own: remove or
+update it.
+
 Import this module inside the functions that use it, because numba takes longer to load than the rest of this package.
 """
 

@@ -1,7 +1,7 @@
 """Loops over supports in NumPy: the definition of those that `fast.py` compiles, and their stand-in without numba.
 
-Arguments and results are those of the function of the same name in `fast.py`. Rows are taken some at a time, so that no
-temporary array is larger than a few MB.
+Arguments and results are those of the function of the same name in `fast.py`. Rows are taken some at a time, so that
+temporary arrays stay at some MB, or at some bytes a column of one long row.
 """
 
 from collections.abc import Iterator

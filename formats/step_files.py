@@ -41,8 +41,8 @@ class Lock:
             raise FormatError("FMT-176", refusal) from None
 
     def is_there(self) -> bool:
-        """Tell whether the file is still the one that was locked."""
-        return atomic.is_file_of(self._path, self._handle)
+        """Tell whether the lock is held and the file is still the one that was locked."""
+        return self._handle >= 0 and atomic.is_file_of(self._path, self._handle)
 
     def close(self) -> None:
         """Release the lock; a second call does nothing."""

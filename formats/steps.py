@@ -14,6 +14,7 @@ version. Start with `Publisher.publish`.
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from formats import atomic, delta, digest, validate
 from formats.errors import FormatError
 from formats.lazy import Lazy
 from formats.reader import open_checkpoint
-from formats.records import Checkpoint, Dense, Mask, Sparse, Tensor
+from formats.records import Array, Checkpoint, Dense, Mask, Sparse, Tensor
 from formats.step_files import (
     ATTRIBUTE,
     DELTA,
@@ -47,7 +48,8 @@ class Publisher:
     Attributes:
         run: the name of the run.
         version: the number of the newest version; None before the first one.
-        model: the newest version, in memory; None before the first one. A restarted trainer may go on from it.
+        model: the newest version, in memory and read-only; None before the first one. A restarted trainer may go on
+            from a copy of it.
     """
 
     def __init__(
@@ -94,12 +96,13 @@ class Publisher:
     def publish(self, model: Checkpoint, *, base: str | None = None) -> int:
         """Publish a model as the next version, and return the number of the newest version.
 
-        A model equal to the newest version is not published again, so the number stays. A call that failed can be
-        repeated: a version that is out is not published twice, and a whole checkpoint that is due is written.
+        A model whose tensors equal those of the newest version is not published again, so the number stays, whatever
+        its attributes. A call that failed can be repeated: a version that is out is not published twice, and a whole
+        checkpoint that is due is written.
 
         Args:
-            model: of kind ``"model"``, without companions; its tensors may change as soon as this returns. Its
-                attributes are published with it.
+            model: of kind ``"model"``, without companions; it may change as soon as this returns. Its attributes are
+                published with it.
             base: state digest (FMT-099) of the version that the step began with, if it must be the newest one.
 
         Raises:
@@ -110,7 +113,9 @@ class Publisher:
         if model.kind != "model":
             raise FormatError("FMT-176", f"a checkpoint of kind {model.kind!r} was given, models are published")
         if not self._lock.is_there():
-            raise FormatError("FMT-176", f"{self.folder} was removed or replaced; open it anew")
+            raise FormatError(
+                "FMT-176", f"{self.folder} was removed or replaced, or this publisher is closed; make a new Publisher"
+            )
         if base is not None and base != self.state_sha256:
             raise FormatError(
                 "FMT-176",
@@ -120,21 +125,20 @@ class Publisher:
         number = 0 if self.version is None else self.version + 1
         attributes: dict[str, JSON] = {**model.attributes, ATTRIBUTE: {"run": self.run, "version": number}}
         # copied first: what is compared and written is then one model, even if the caller goes on training
-        after = replace(model, tensors=_copied(model), attributes=attributes)
+        after = replace(_copied(model), attributes=deepcopy(attributes))
         if self.model is None:
             after = _with_digests(after, delta.contents(after))
-            self._write(after, number, MODEL)
+            self._publish(after, number, MODEL, after)
         elif (change := _difference(self.model, after)) is not None:
             assert change.delta is not None
             digests = delta.contents(self.model)
             digests |= {name: new for name, (_, new) in change.delta.tensors.items() if new is not None}
             after = _with_digests(after, {name: digests[name] for name in after.tensors})
-            self._write(change, number, DELTA)
+            self._publish(change, number, DELTA, after)
         else:
             after, number = self.model, number - 1
-        self.model, self.version = after, number
         models, _ = numbers_in(self.folder)
-        if number - max(models) >= self._every:
+        if not models or number - max(models) >= self._every:
             self._write(after, number, MODEL)
         self._remove_old(number)
         return number
@@ -145,6 +149,21 @@ class Publisher:
         if self.model is None:
             return None
         return digest.of_state(delta.contents(self.model), self.model.tied, self.model.scales)
+
+    def _publish(self, checkpoint: Checkpoint, number: int, kind: str, after: Checkpoint) -> None:
+        """Write a version, and go on from it as soon as its file is there, whatever fails behind that.
+
+        Raises:
+            FormatError: FMT-176 if the file is there already.
+        """
+        path = self.folder / file_name(number, kind)
+        if path.exists():
+            raise FormatError("FMT-176", f"{path} is there already, from another publisher; make a new Publisher")
+        try:
+            self._write(checkpoint, number, kind)
+        finally:
+            if path.exists():
+                self.model, self.version = after, number
 
     def _write(self, checkpoint: Checkpoint, number: int, kind: str) -> None:
         write_file(self.folder / file_name(number, kind), checkpoint, compress=self._compress)
@@ -216,12 +235,17 @@ class Follower:
         after = advanced(self.folder, self._current, self.version, self.run)
         if after is None:
             return None
+        if not self._lock.is_there():
+            raise FormatError("FMT-176", f"the lock of {self.path} was removed, or this follower is closed; make anew")
         write_file(self.path, after)
         self.run, self.version = published_as(after, self.path)
         return self.version
 
     def _current(self) -> Checkpoint:
-        return delta.verified(open_checkpoint(self.path))
+        reader = open_checkpoint(self.path)
+        if reader.kind != MODEL:
+            raise FormatError("FMT-176", f"{self.path} is a {reader.kind}, and a model is followed; name another file")
+        return delta.verified(reader)
 
     def close(self) -> None:
         """Give the file back."""
@@ -245,19 +269,27 @@ def _difference(before: Checkpoint, after: Checkpoint) -> Checkpoint | None:
         return None
 
 
-def _copied(model: Checkpoint) -> dict[str, Tensor]:
-    """Return tensors that share no memory with those of a model."""
-    return {name: _copy(model.tensors[name], name) for name in model.tensors}
+def _copied(model: Checkpoint) -> Checkpoint:
+    """Return a model that shares no memory with another; its arrays are read-only, because its digests are trusted."""
+    tensors = {name: _copy(model.tensors[name], name) for name in model.tensors}
+    scales = {name: dict(roles) for name, roles in model.scales.items()}
+    return replace(model, tensors=tensors, tied=dict(model.tied), scales=scales)
 
 
 def _copy(tensor: Tensor, name: str) -> Tensor:
     validate.check_record(tensor, name)
     match tensor:
         case Dense(values):
-            return Dense(np.array(values))
+            return Dense(_frozen(values))
         case Sparse(shape, indptr, indices, values):
-            return Sparse(shape, indptr.copy(), indices.copy(), values.copy())
-    return Mask(tensor.shape, tensor.indptr.copy(), tensor.indices.copy())
+            return Sparse(shape, _frozen(indptr), _frozen(indices), _frozen(values))
+    return Mask(tensor.shape, _frozen(tensor.indptr), _frozen(tensor.indices))
+
+
+def _frozen(array: Array) -> Array:
+    copied = np.array(array)
+    copied.flags.writeable = False
+    return copied
 
 
 def _with_digests(model: Checkpoint, digests: Mapping[str, str]) -> Checkpoint:
@@ -266,5 +298,5 @@ def _with_digests(model: Checkpoint, digests: Mapping[str, str]) -> Checkpoint:
 
 
 def _in_memory(model: Checkpoint) -> Checkpoint:
-    held = replace(model, tensors=_copied(model))
-    return _with_digests(held, delta.contents(held))
+    copied = _copied(model)
+    return _with_digests(copied, delta.contents(copied))

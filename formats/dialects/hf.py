@@ -11,6 +11,8 @@ from math import prod
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+
 from formats import atomic, strict_json, validate
 from formats.container import DTYPES, NONE, MappedFile, Section, dtype_name
 from formats.dialects.checks import cast, check_cast, name_after_cast, require_model
@@ -71,6 +73,11 @@ class HfFolder(Mapping[str, Dense]):
             remarks.append(f"left out: {listed}")
         remarks += quantisation_remarks(self.files.get(CONFIG, b""))
         return Checkpoint("model", self, files=self.files, remarks=tuple(remarks))
+
+    def like(self, name: str) -> Dense:
+        """Return a tensor of the dtype and shape of a name, made of its header alone."""
+        section = self.section(name)
+        return Dense(np.broadcast_to(np.zeros((), dtype=DTYPES[section.dtype]), section.shape))
 
     def __getitem__(self, name: str) -> Dense:
         """Return a tensor: a read-only view of the file, bit for bit. KeyError if it is not there."""

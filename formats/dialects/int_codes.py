@@ -174,6 +174,8 @@ def dequantised(matrix: Quantised, name: str) -> Array:
             # exact in F32 if the scale has 11 bits or fewer, so that F16 and BF16 round once, in astype
             steps *= np.take(matrix.scales[first:last].astype(np.float32), columns, axis=1)
             weights[first:last] = steps.astype(matrix.dtype)
+        # FMT-174.4: 0 times a negative scale is −0.0, which would count as stored
+        weights[first:last][~matrix.mask[first:last]] = 0
         if not np.isfinite(weights[first:last]).all():
             raise FormatError(
                 "FMT-173",

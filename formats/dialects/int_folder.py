@@ -19,7 +19,16 @@ from formats.dialects.compressed_tensors import open_compressed_tensors, states_
 from formats.dialects.hf import open_hf, quantisation_remarks
 from formats.dialects.int_codes import Quantised, expanded
 from formats.dialects.int_layers import Layer, layer_of
-from formats.dialects.int_schemes import CONFIG, PACKED, PLAIN, Json, Schemes, read_schemes, without_descriptions
+from formats.dialects.int_schemes import (
+    CONFIG,
+    OWN_CONFIGS,
+    PACKED,
+    PLAIN,
+    Json,
+    Schemes,
+    read_schemes,
+    without_descriptions,
+)
 from formats.errors import FormatError
 from formats.lazy import Lazy, like
 from formats.records import Checkpoint, Dense, Tensor
@@ -112,8 +121,8 @@ class QuantisedFolder:
         remarks = [remark for remark in self._source.remarks if remark not in carried]
         dtypes = sorted({dtype_name(layer.dtype) for layer in self.layers.values()})
         remarks.append(
-            f"{len(self.layers)} matrices of {' and '.join(self._schemes.sources)} become {' and '.join(dtypes)}; "
-            "a weight whose code is the zero point of its group counts as pruned"
+            f"quantised matrices of {' and '.join(self._schemes.sources)} that become {' and '.join(dtypes)}: "
+            f"{len(self.layers)}; a weight whose code is the zero point of its group counts as pruned"
         )
         if left_out:
             remarks.append(
@@ -128,12 +137,12 @@ class QuantisedFolder:
 def codes_in(folder: Path) -> str | None:
     """Return the name of a quantised matrix of a folder that `open_quantised` may read, None if there is none.
 
-    A folder has one if its config.json describes a quantisation and it holds codes.
+    A folder has one if its config.json, or a file of OWN_CONFIGS, describes a quantisation and it holds codes.
     """
     source = open_hf(folder)
-    found: list[Json] = []
-    without_descriptions(_object(source.files.get(CONFIG, b"{}")), found)
-    if not found:
+    descriptions: list[Json] = []
+    without_descriptions(_object(source.files.get(CONFIG, b"{}")), descriptions)
+    if not descriptions and not OWN_CONFIGS.keys() & source.files.keys():
         return None
     for name in source:
         stem, _, part = name.rpartition(".")
@@ -151,6 +160,11 @@ def _layers(tensors: Mapping[str, Tensor], schemes: Schemes) -> dict[str, Layer]
         parts.setdefault(module, set()).add(part)
     telling = _OF_LIBRARY if {PACKED, PLAIN}.intersection(schemes.sources) else _OF_PROGRAMS
     modules = sorted(module for module, found in parts.items() if found & telling)
+    if PLAIN in schemes.sources:
+        for module in sorted(module for module, found in parts.items() if "weight" in found and not found & telling):
+            weight = like(tensors, f"{module}.weight")
+            if isinstance(weight, Dense) and weight.dtype == np.int8:
+                raise FormatError("FMT-172", f"{module!r} has codes and no 'weight_scale'; fetch the folder again")
     if not modules:
         raise FormatError(
             "FMT-175", "no tensor of the folder belongs to a quantised matrix; leave the option to expand out"

@@ -161,7 +161,7 @@ def _compressed(parts: Parts, scheme: Scheme) -> Layer:
             zeros = np.broadcast_to(parts.array("weight_zero_point").reshape(-1, groups), scales.shape).copy()
             if scheme.symmetric:
                 if zeros.any():
-                    raise FormatError("FMT-173", f"{name!r} is symmetric and has zero points other than 0")
+                    raise FormatError("FMT-172", f"{name!r} is symmetric and has zero points other than 0")
                 zeros = None
         of_column = _of_column(parts, "weight_g_idx", shape[1], scheme.group_size, groups)
         return made(name, codes, scales, zeros, of_column, bits, mask)
@@ -253,7 +253,7 @@ def _gptq(parts: Parts, scheme: Scheme) -> Layer:
     if parts.has("g_idx"):
         parts.expect("g_idx", _INTEGERS, (columns,))
     elif size is None or not scheme.in_order:
-        parts.refuse("its part 'g_idx' is missing, and the configuration says that its columns are out of order")
+        parts.refuse("its part 'g_idx' is missing, and nothing else tells the groups of its columns")
 
     def load(parts: Parts) -> Quantised:
         name = f"{parts.module}.weight"

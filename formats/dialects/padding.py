@@ -121,7 +121,7 @@ def check_sizes(plans: Iterable[Plan], sizes: Mapping[str, int], rule: str) -> b
             )
         if padded and plan.taken:
             raise CannotHold(
-                "FMT-154", f"{plan.name!r} has amounts of −0.0, which would be taken for filling; drop them first"
+                "FMT-154", f"{plan.name!r} has amounts of −0.0, which a reader would take for padding; drop them first"
             )
     return padded
 

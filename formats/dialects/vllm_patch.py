@@ -248,7 +248,7 @@ def _apply(new: Array, patch: Patch, shape: tuple[int, ...]) -> None:
     new[flat(support)] = values[permutation]
 
 
-def _stated(patch: Patch) -> tuple[tuple[int, ...], DType | None]:
+def _stated(patch: Patch) -> tuple[tuple[int, ...], DType]:
     """Return shape and NumPy dtype that a patch states for the whole tensor; SparseWeightPatch states no dtype."""
     shape = getattr(patch, "shape", getattr(patch, "full_shape", None))
     if not isinstance(shape, tuple | list) or not all(isinstance(n, int) for n in shape):
@@ -259,4 +259,6 @@ def _stated(patch: Patch) -> tuple[tuple[int, ...], DType | None]:
     dtype = getattr(patch, "dtype", patch.values.dtype)
     if not isinstance(dtype, torch.dtype):
         raise _error(f"the patch of {patch.name!r} states the dtype {dtype!r:.80}, expected a torch.dtype")
-    return tuple(shape), NUMPY.get(dtype)
+    if dtype not in NUMPY:
+        raise _error(f"the patch of {patch.name!r} states {dtype}, which no checkpoint here holds")
+    return tuple(shape), NUMPY[dtype]

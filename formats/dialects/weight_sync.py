@@ -75,30 +75,26 @@ def apply_weight_sync(base: Checkpoint, paths: Iterable[str | os.PathLike[str]])
         FormatError: FMT-168, also for a folder that does not start where the one before it ends; others and
             CannotHold as `read_weight_sync`.
     """
-    result, last = base, None
+    versions: list[Version] = []
     for path in paths:
         version = open_version(path)
         # FMT-168.11
-        if last is not None and int(version.metadata["base_version"]) != last:
+        if versions and int(version.metadata["base_version"]) != int(versions[-1].metadata["version"]):
             raise _error(
                 f"{path} changes version {version.metadata['base_version']}, and the folder before it ends at version "
-                f"{last:06d}; give every folder between the two, in order"
+                f"{versions[-1].metadata['version']}; give every folder between the two, in order"
             )
-        last = int(version.metadata["version"])
-        check_in_base(version.sections, result.tensors, "FMT-168")
-        result = replace(result, tensors=_stepped(result.tensors, version))
-    return result
+        check_in_base(version.sections, base.tensors, "FMT-168")
+        versions.append(version)
 
-
-def _stepped(before: Mapping[str, Tensor], version: "Version") -> Mapping[str, Tensor]:
     def make(name: str) -> Tensor:
-        # fetched once, because a chain would double its work with each folder otherwise
-        old = before[name]
-        if name not in version.sections:
-            return old
-        return change.apply(old, {"replace": version.changes(name, old)}, name)
+        tensor = base.tensors[name]
+        for version in versions:
+            if name in version.sections:
+                tensor = change.apply(tensor, {"replace": version.changes(name, tensor)}, name)
+        return tensor
 
-    return Lazy(before, make, lambda name: like(before, name))
+    return replace(base, tensors=Lazy(base.tensors, make, lambda name: like(base.tensors, name)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,8 +4,8 @@ A file holds the mask of every target of a block, with the new weights where the
 """
 
 import json
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from seft_ref.arrays.library import NumpyArray
 from seft_ref.errors import PruneError
 
 KIND = "pruning-state"
+BLOCKS = "block-*.seft"
+"""The files of finished blocks in their folder."""
 Results = Mapping[str, tuple[NumpyArray, NumpyArray]]
 """The mask (out, in) and the new weight (out, in) of every target of a block, by name."""
 
@@ -31,10 +33,10 @@ class FinishedBlocks:
         run      what the blocks depend on, but for the weights: settings, and digests of what is read
         changes  whether the method changes the bits of what stays
         resume   go on from the blocks in `folder`; without it none may be there
-        Raises   PruneError PRN-019 for a folder that is there or missing against `resume`
+        Raises   PruneError PRN-019 with `resume` for a folder without a finished block, without it for one that exists
         """
-        if resume and not folder.is_dir():
-            raise PruneError("PRN-019", f"there is no {folder} to resume from; start without resume")
+        if resume and not any(folder.glob(BLOCKS)):
+            raise PruneError("PRN-019", f"there is no {folder} with a block to resume from; start without resume")
         if folder.exists() and not resume:
             raise PruneError("PRN-019", f"{folder} holds the blocks of an unfinished run; resume it or remove it")
         self._folder, self._run, self._changes = folder, json.loads(json.dumps(run)), changes
@@ -48,10 +50,11 @@ class FinishedBlocks:
         self._sparsities = self._sparsities or measure()
         return self._sparsities
 
-    def known(self, layer: int, parameters: Mapping[str, NumpyArray]) -> Results | None:
+    def known(self, layer: int, parameters: Mapping[str, NumpyArray], targets: Sequence[str]) -> Results | None:
         """Return what the run has found of a block, None for one that is not finished.
 
         parameters  all of the block, as they are before it is pruned
+        targets     names of those that are pruned
         Raises      PruneError PRN-019 for a block of other settings, another text or other weights; FormatError for a
                     file that is damaged
         """
@@ -70,11 +73,13 @@ class FinishedBlocks:
                 else:
                     kept, weight = formats.to_dense(tensor), parameters[name]
                     results[name] = kept, np.where(kept, weight, np.zeros_like(weight))
+        if missing := sorted(set(targets) ^ results.keys()):
+            raise PruneError("PRN-019", f"{self._file(layer)} does not fit the block at {missing[0]}; remove it")
         return results
 
     def finished(self, layer: int, results: Results) -> None:
         """Write a block, whole or not at all."""
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: self._tensor(mask, weight) for name, (mask, weight) in results.items()}
         # as text, because attributes hold no floats (FMT-011)
         attributes: dict[str, formats.JSON] = {
@@ -85,8 +90,11 @@ class FinishedBlocks:
         formats.write_file(self._file(layer), formats.Checkpoint(KIND, tensors, attributes))
 
     def remove(self) -> None:
-        """Remove the folder, because the model is written."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the blocks, because the model is written, and the folder if nothing else is in it."""
+        for file in self._folder.glob(BLOCKS):
+            file.unlink()
+        with suppress(OSError):
+            self._folder.rmdir()
 
     def _file(self, layer: int) -> Path:
         return self._folder / f"block-{layer:04}.seft"
@@ -98,7 +106,7 @@ class FinishedBlocks:
                 raise PruneError("PRN-019", f"{self._file(layer)} is a {reader.kind}, not a finished block")
             reader.verify()
             attributes: dict[str, Any] = dict(reader.attributes)
-        was = json.loads(attributes["run"])
+        was = json.loads(attributes.get("run", "{}"))
         for key, value in self._run.items():
             if was.get(key) != value:
                 raise PruneError(

@@ -34,8 +34,8 @@ class Blocks(Protocol):
     def sparsities(self, measure: Callable[[], list[float]]) -> list[float]:
         """Return the sparsity of every block, which is measured if it is not known."""
 
-    def known(self, layer: int, parameters: Mapping[str, Array]) -> Results | None:
-        """Return what is known of a block with these parameters, None for one that is still to be pruned."""
+    def known(self, layer: int, parameters: Mapping[str, Array], targets: Sequence[str]) -> Results | None:
+        """Return what is known of a block with these parameters, None for one whose targets are still to be pruned."""
 
     def finished(self, layer: int, results: Results) -> None:
         """Take what was found of a block."""
@@ -51,7 +51,7 @@ class NoBlocks:
         """Return what is measured."""
         return measure()
 
-    def known(self, layer: int, parameters: Mapping[str, Array]) -> None:
+    def known(self, layer: int, parameters: Mapping[str, Array], targets: Sequence[str]) -> None:
         """Return None."""
 
     def finished(self, layer: int, results: Results) -> None:
@@ -251,7 +251,8 @@ def _block_by_block(
         parameters = {
             name: finite_weight(name, read(name)) for name in config.parameters() if name.startswith(f"{prefix}.")
         }
-        results = blocks.known(layer, parameters)
+        targets = [matrix.name for matrix in config.targets() if matrix.name in parameters]
+        results = blocks.known(layer, parameters, targets)
         if results is None:
             # PRN-005
             results = {}

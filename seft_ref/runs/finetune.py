@@ -192,7 +192,7 @@ def _state_file(
         if resume:
             raise ValueError("there is no state to resume from; name state_file or out")
         return None
-    path = Path(named) if named is not None else Path(f"{out}.state")
+    path = Path(named) if named is not None else Path(f"{Path(str(out))}.state")
     if path.exists() and not resume:
         raise CheckpointError("CKP-006", f"{path} holds an unfinished run; resume it or remove it")
     if origin is None:

@@ -127,7 +127,7 @@ def prune(
     """Prune the linear layers of the blocks of a model and write it (chapter 11).
 
     model     a Hugging Face folder of a dense model, or a model that was loaded from one; only sparsegpt changes the
-              bits of what stays
+              bits of what stays, and in memory a −0.0 that stays becomes +0.0
     out       the folder to write, which must not exist, bit for bit from the folder of `model`; None to write none and
               return the pruned model
     method    one of METHODS
@@ -175,7 +175,7 @@ def prune(
         batches = [from_numpy(window, kept.read("model.norm.weight")) for window in windows]
         blocks: Blocks = NoBlocks()
         if isinstance(kept, Kept) and method in CALIBRATED:
-            run, folder = asked.run(kept, windows), Path(f"{out}.state")
+            run, folder = asked.run(kept, windows), Path(f"{Path(str(out))}.state")
             blocks = FinishedBlocks(folder, run, changes=method == "sparsegpt", resume=resume)
         rates: Sparsity = sparsity
         if asked.owl:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import formats
-from formats import records
+from formats import FormatError, records
 from formats.container import NAMES
 from formats.conversion import convert
 from formats.dialects.hf import open_hf
@@ -284,3 +284,26 @@ def test_FMT_098_expanded_matrices_count(tmp_path):
     with pytest.raises(formats.FormatError, match=r"FMT-098.*6144 bytes"):
         open_source(FIXTURES / "gptqmodel-7.3.4-4-bits", expand_quantised=True, limit=6143)
     assert open_source(FIXTURES / "gptqmodel-7.3.4-4-bits", expand_quantised=True, limit=6144)
+
+
+def test_FMT_172_2_a_folder_with_a_config_of_its_own_is_not_carried_unasked(tmp_path):
+    codes, scales, zeros = made.drawn(7, 8, 32, 2, 4)
+    older = json.dumps({"bits": 4, "group_size": 16, "desc_act": False})
+    parts = made.gptq("m", codes, scales, zeros, 4, stored_less=1)
+    folder = made.write(tmp_path / "g", parts, None, quantize_config__json=older)
+    with pytest.raises(FormatError, match="FMT-175"):
+        convert(folder, tmp_path / "no", "sparse")
+    convert(folder, tmp_path / "hf", "hf", expand_quantised=True)
+    with open_hf(tmp_path / "hf") as opened:
+        weights = made.weights(codes, scales, zeros, np.arange(32) // 16)
+        assert np.array_equal(opened["m.weight"].values, weights)
+
+
+def test_FMT_174_4_a_pruned_weight_is_plus_zero_whatever_its_scale(tmp_path):
+    codes, scales, zeros = made.drawn(5, 8, 32, 2, 4)
+    scales *= -1
+    parts = made.gptq("m", codes, scales, zeros, 4)
+    opened = open_quantised(made.write(tmp_path / "q", parts, GPTQ | {"checkpoint_format": "gptq_v2"}))
+    values, mask = opened.checkpoint().tensors["m.weight"].values, opened.matrices["m.weight"].mask
+    assert not mask.all()
+    assert np.array_equal(values.view(np.uint16) != 0, mask)

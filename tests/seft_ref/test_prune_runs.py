@@ -133,7 +133,7 @@ def test_PRN_019_blocks_of_another_text_or_of_other_weights_are_refused(place):
 
 
 def test_PRN_019_what_cannot_be_resumed_or_begun_is_refused_and_nothing_is_lost(place):
-    with pytest.raises(PruneError, match=r"there is no .*out\.state to resume from"):
+    with pytest.raises(PruneError, match=r"there is no .*out\.state with a block"):
         run(place, "out", RUNS["wanda"], resume=True)
     with pytest.raises(Stopped):
         run(place, "out", RUNS["wanda"], progress=stop_after(8))
@@ -152,6 +152,39 @@ def test_PRN_019_what_cannot_be_resumed_or_begun_is_refused_and_nothing_is_lost(
     with pytest.raises(formats.FormatError):
         run(place, "out", RUNS["wanda"], resume=True)
     assert not (place / "out").exists()
+
+
+def test_PRN_019_a_folder_of_that_name_that_holds_something_else_is_left_alone(place):
+    (place / "out.state").mkdir()
+    (place / "out.state" / "notes.txt").write_text("mine")
+    with pytest.raises(PruneError, match="with a block to resume from"):
+        run(place, "out", RUNS["wanda"], resume=True)
+    (place / "out.state" / "notes.txt").unlink()
+    (place / "out.state").rmdir()
+    with pytest.raises(Stopped):
+        run(place, "out", RUNS["wanda"], progress=stop_after(8))
+    (place / "out.state" / "notes.txt").write_text("mine")
+    run(place, "out", RUNS["wanda"], resume=True)
+    assert contents(place / "out.state") == {"notes.txt": b"mine"}
+
+
+def test_PRN_019_the_state_lies_beside_the_folder_however_it_is_spelled(place):
+    with pytest.raises(Stopped):
+        run(place, "new/below/out/", RUNS["wanda"], progress=stop_after(8))
+    assert (place / "new" / "below" / "out.state" / "block-0000.seft").is_file()
+    run(place, "new/below/out", RUNS["wanda"], resume=True)
+    assert not (place / "new" / "below" / "out.state").exists()
+
+
+def test_PRN_019_a_block_that_lacks_a_matrix_is_refused(place):
+    with pytest.raises(Stopped):
+        run(place, "out", RUNS["wanda"], progress=stop_after(8))
+    (block,) = (place / "out.state").iterdir()
+    found = formats.read(block)
+    fewer = {name: found.tensors[name] for name in list(found.tensors)[:3]}
+    formats.write_file(block, formats.Checkpoint(found.kind, fewer, found.attributes))
+    with pytest.raises(PruneError, match="does not fit the block"):
+        run(place, "out", RUNS["wanda"], resume=True)
 
 
 SETTINGS = {
