@@ -244,7 +244,7 @@ def _write_changes(
         before = open_source(_needed(base, to), limit=limit)
         chosen = {option: value for option, value in given.items() if value is not None}
         write_weight_sync(out, before, delta.apply(before, [found]), **chosen)
-        return [*found.attributes, *found.files]
+        return [*_named(found), *found.files]
     write_adapter = {"peft": write_shira, "super-tuning": write_super_tuning}.get(to)
     wanted: Literal["add", "replace"] = "add" if write_adapter else "replace"
     others = sorted(name for name in found.tensors if not name.startswith(f"{wanted}:"))
@@ -258,7 +258,7 @@ def _write_changes(
         write_adapter(out, changes, open_source(_needed(base, to), limit=limit).tensors)
     else:
         write_trl_delta(out, changes, {"target_sha256": found.delta.target_sha256})
-    return [*found.attributes, *found.files]
+    return [*_named(found), *found.files]
 
 
 def _write_foreign(
@@ -272,7 +272,7 @@ def _write_foreign(
         raise CannotHold("FMT-154", f"{to} holds models, {found.kind} is none; apply the delta first")
     if to == "hf":
         hf.checkpoint_to_hf(out, found, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
-        return [*found.attributes]
+        return _named(found)
     bare = replace(found, attributes={}, files={})
     if to == "torch-csr":
         _writer("torch_file", "write_torch_csr")(out, replace(with_cast(bare, dtype), attributes={}))
@@ -280,7 +280,12 @@ def _write_foreign(
         _writer("scipy_files", "write_scipy")(out, bare, dtype=dtype)
     else:
         _writer("binsparse", "write_binsparse")(out, bare, dtype=dtype)
-    return [*found.attributes, *found.files]
+    return [*_named(found), *found.files]
+
+
+def _named(found: Checkpoint) -> list[str]:
+    """Return the attributes as a remark names them."""
+    return [f"attribute {name}" for name in found.attributes]
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:

@@ -96,7 +96,10 @@ def expected_files(found: Collection[str], roots: Sequence[str] | None) -> list[
     expected = set(parts) if roots is None else {*parts, INDEX}
     ours = {name for name in found if name.lower().startswith("model.sparse")}
     if expected - ours:
-        raise FormatError("FMT-102", f"the folder lacks {min(expected - ours)!r}")
+        raise FormatError(
+            "FMT-102",
+            f"the folder lacks {min(expected - ours)!r}; is it a sparse checkpoint? seft show tells",
+        )
     if ours - expected:
         raise FormatError(
             "FMT-103", f"the folder holds {min(ours - expected)!r}, which does not belong to the checkpoint"

@@ -81,8 +81,13 @@ class Publisher:
             )
         self.folder, self.run = Path(folder), run
         self._every, self._keep, self._compress = every, keep, compress
+        if not self.folder.parent.is_dir():
+            raise FormatError("FMT-176", f"{self.folder.parent} does not exist; make it first")
         self.folder.mkdir(exist_ok=True)
-        self._lock = Lock(self.folder / "lock", f"another process publishes into {folder}; end it first")
+        self._lock = Lock(
+            self.folder / "lock",
+            f"another Publisher, of this or another process, publishes into {folder}; close it first",
+        )
         self.version: int | None = None
         self.model: Checkpoint | None = None
         try:
@@ -208,9 +213,11 @@ class Follower:
             OSError: if the file cannot be written.
         """
         self.folder, self.path = Path(folder), Path(path)
+        if not self.path.parent.is_dir():
+            raise FormatError("FMT-176", f"{self.path.parent} does not exist; make it first")
         atomic.check_file(self.path)
         lock = self.path.with_name(f".{self.path.name}.lock")
-        self._lock = Lock(lock, f"another process follows into {path}; name another file")
+        self._lock = Lock(lock, f"another Follower, of this or another process, follows into {path}; name another file")
         self.run: str | None = None
         self.version: int | None = None
         try:

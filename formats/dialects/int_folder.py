@@ -39,6 +39,8 @@ _OF_PROGRAMS = frozenset({"qweight", "qzeros", "scales"})
 """Parts that only quantised matrices have: of compressed-tensors, and of programs that write GPTQ and AWQ."""
 _CODES = {"qweight": "qweight", "weight_packed": "weight_packed", "weight_scale": "weight", "bitmask": "compressed"}
 """Part that tells of codes -> the part that holds them."""
+_CODES_ALONE = {"qweight": "qweight"}
+"""Those that tell of codes whatever the configuration says; FMT-150 has the others."""
 _OF_ACTIVATIONS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
 """Parts that say how activations are quantised, which the expanded weights do not need."""
 
@@ -137,17 +139,16 @@ class QuantisedFolder:
 def codes_in(folder: Path) -> str | None:
     """Return the name of a quantised matrix of a folder that `open_quantised` may read, None if there is none.
 
-    A folder has one if its config.json, or a file of OWN_CONFIGS, describes a quantisation and it holds codes.
+    A folder has one if it holds packed codes, or codes and a config.json that describes a quantisation.
     """
     source = open_hf(folder)
     descriptions: list[Json] = []
     without_descriptions(_object(source.files.get(CONFIG, b"{}")), descriptions)
-    if not descriptions and not OWN_CONFIGS.keys() & source.files.keys():
-        return None
+    told = _CODES if descriptions or OWN_CONFIGS.keys() & source.files.keys() else _CODES_ALONE
     for name in source:
         stem, _, part = name.rpartition(".")
-        codes = f"{stem}.{_CODES.get(part)}"
-        if part in _CODES and codes in source and source.section(codes).dtype in ("I32", "I8"):
+        codes = f"{stem}.{told.get(part)}"
+        if part in told and codes in source and source.section(codes).dtype in ("I32", "I8"):
             return f"{stem}.weight"
     return None
 

@@ -188,7 +188,8 @@ def apply(
     else:
         hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes, limit=limit)
         if result.attributes:
-            _tell([f"hf has no place for {', '.join(sorted(result.attributes))}: left out"])
+            names = ", ".join(f"attribute {name}" for name in sorted(result.attributes))
+            _tell([f"hf has no place for {names}: left out"])
     _tell(result.remarks)
     _report(destination, base)
 

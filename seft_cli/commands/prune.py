@@ -78,6 +78,8 @@ def main(
     require_absent(destination)
     of_calibration = {"--calibration": calibration, "--samples": samples, "--length": length}
     of_owl = {"--outlier": outlier, "--spread": spread}
+    if resume and method not in CALIBRATED:
+        raise console.Refused(f"{method} keeps no finished blocks; start it without --resume")
     _require_choices(method, layers, of_calibration | {"--seed": seed}, of_owl, pattern, sparsity)
     if not require_input(folder).is_dir() or is_sparse(folder):
         raise console.Refused(f"{folder} is not a Hugging Face folder")

@@ -19,6 +19,8 @@ from seft_ref.errors import PruneError
 KIND = "pruning-state"
 BLOCKS = "block-*.seft"
 """The files of finished blocks in their folder."""
+_DIGESTS = ("config", "windows", "embedding")
+"""What a run depends on that only a digest names; windows are those of the calibration text."""
 Results = Mapping[str, tuple[NumpyArray, NumpyArray]]
 """The mask (out, in) and the new weight (out, in) of every target of a block, by name."""
 
@@ -109,11 +111,8 @@ class FinishedBlocks:
         was = json.loads(attributes.get("run", "{}"))
         for key, value in self._run.items():
             if was.get(key) != value:
-                raise PruneError(
-                    "PRN-019",
-                    f"{self._folder} was made with {key} {was.get(key)!r}, not {value!r}; resume with the same, or "
-                    f"remove it",
-                )
+                how = f"another {key}" if key in _DIGESTS else f"{key} {was.get(key)!r}, not {value!r}"
+                raise PruneError("PRN-019", f"{self._folder} was made with {how}; resume with the same, or remove it")
         return attributes
 
     def _tensor(self, mask: NumpyArray, weight: NumpyArray) -> formats.Tensor:

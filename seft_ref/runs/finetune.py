@@ -123,8 +123,7 @@ def finetune(
     """
     if out is not None:
         refuse_existing(out)
-    if has_folder(model):
-        require_sparse(folder_of(model))
+    _require_support(model)
     chosen = _settings(settings, changes, model)
     kernels = kernels_or_cpu(kernels)
     loop, folder = loop_of(chosen, kernels), folder_of(model) if has_folder(model) else None
@@ -198,6 +197,16 @@ def _state_file(
     if origin is None:
         raise ValueError("a state says what it started from, and the model has no folder; give origin")
     return _StateFile(path, origin)
+
+
+def _require_support(model: ModelSource) -> None:
+    """Refuse a model that has no support to keep (CKP-002)."""
+    if has_folder(model):
+        require_sparse(folder_of(model))
+    elif isinstance(model, Model) and not model.bases:
+        raise CheckpointError(
+            "CKP-002", "the model has no support to keep; take one that `prune` returned, or a sparse checkpoint"
+        )
 
 
 def _origin(model: ModelSource, data: Data) -> Origin | None:

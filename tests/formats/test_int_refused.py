@@ -147,7 +147,7 @@ def test_FMT_173_a_zero_point_that_wrapped_is_refused(tmp_path):
 def test_FMT_172_symmetric_zero_points_are_zero(tmp_path):
     tensors, _ = parts("plain")
     description = made.library(made.scheme(8, "channel"), kind="int-quantized")
-    with pytest.raises(formats.FormatError, match=r"FMT-173.*symmetric"):
+    with pytest.raises(formats.FormatError, match=r"FMT-172.*symmetric"):
         loaded(made.write(tmp_path / "q", tensors, description))
     tensors["m.weight_zero_point"][:] = 0
     loaded(made.write(tmp_path / "z", tensors, description))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import formats
-from formats import container, fast
+from formats import container, fast, loops
 from formats.encodings import nm
 from formats.records import flat_rows
 
@@ -171,10 +171,10 @@ def test_the_first_fault_is_found(columns, fault):
 def test_rows_side_by_side_are_rows_one_after_the_other(tmp_path, monkeypatch):
     whole = tensor((33, 100), "F32", seed=9)
     apart = formats.to_dense(whole)
-    monkeypatch.setattr(fast, "_WORTH_THREADS", 1)
-    monkeypatch.setattr(fast, "_THREADS", 5)
+    monkeypatch.setattr(loops, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(loops, "_THREADS", 5)
     assert formats.to_dense(whole).tobytes() == apart.tobytes()
-    assert fast.by_rows(33, 100, lambda a, b: (a, b))[0] == (0, 6)
+    assert loops.by_rows(33, 100, lambda a, b: (a, b))[0] == (0, 6)
     bad = formats.Sparse(whole.shape, whole.indptr, whole.indices.copy(), whole.values)
     bad.indices[-1] = 100
     with pytest.raises(formats.FormatError, match=f"FMT-068.*slot {bad.nnz - 1}"):

@@ -204,10 +204,10 @@ def test_FMT_176_another_base_is_refused_and_nothing_published(model, steps):
 
 def test_FMT_176_4_one_publisher_a_folder_and_one_follower_a_file(model, steps, served):
     with Publisher(steps, "r") as publisher:
-        with pytest.raises(FormatError, match="FMT-176: another process publishes into"):
+        with pytest.raises(FormatError, match="FMT-176: another Publisher, of this"):
             Publisher(steps, "r")
         publisher.publish(model.step())
-    with Follower(steps, served), pytest.raises(FormatError, match="FMT-176: another process follows into"):
+    with Follower(steps, served), pytest.raises(FormatError, match="FMT-176: another Follower, of this"):
         Follower(steps, served)
     Publisher(steps, "r").close()
     Follower(steps, served).close()

@@ -152,7 +152,7 @@ def test_a_follower_that_finds_the_disk_full_keeps_its_file_and_tries_again(tmp_
 
 def test_FMT_176_4_another_process_that_publishes_is_refused(tmp_path):
     def work():
-        with pytest.raises(formats.FormatError, match="FMT-176: another process publishes"):
+        with pytest.raises(formats.FormatError, match="FMT-176: another Publisher, of this"):
             Publisher(tmp_path / "steps", "r")
 
     with Publisher(tmp_path / "steps", "r"):

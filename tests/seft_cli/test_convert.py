@@ -180,7 +180,7 @@ def test_FMT_154_what_has_no_place_is_left_out_and_named(cli, tmp_path, dense):
     cli("convert", dense, tmp_path / "s", "--to", "sparse", "--dtype", "BF16")
     companions = "config.json, generation_config.json, tokenizer.json"
     assert {path.name for path in dense.iterdir()} == {*companions.split(", "), "model.safetensors"}
-    for to, told in (("hf", "cast"), ("torch-csr", f"cast, {companions}")):
+    for to, told in (("hf", "attribute cast"), ("torch-csr", f"attribute cast, {companions}")):
         code, _, err = cli("convert", tmp_path / "s", tmp_path / to, "--to", to)
         assert (code, err) == (0, f"{to} has no place for {told}: left out\n")
     # nothing is said where all of it has a place
@@ -194,11 +194,11 @@ def test_FMT_154_what_has_no_place_is_left_out_and_named(cli, tmp_path, dense):
         formats.write(tmp_path / "noted", made)
     assert cli("diff", tmp_path / "hf", tmp_path / "noted", tmp_path / "d")[0] == 0
     code, _, err = cli("apply", tmp_path / "hf", tmp_path / "d", tmp_path / "applied")
-    assert (code, err) == (0, "hf has no place for note: left out\n")
+    assert (code, err) == (0, "hf has no place for attribute note: left out\n")
     assert (tmp_path / "applied" / "card.md").read_bytes() == b"hi"
     assert cli("diff", tmp_path / "s", tmp_path / "noted", tmp_path / "d2")[0] == 0
     code, _, err = cli("convert", tmp_path / "d2", tmp_path / "patch.safetensors", "--to", "trl-delta")
-    assert (code, err) == (0, "trl-delta has no place for card.md, note: left out\n")
+    assert (code, err) == (0, "trl-delta has no place for attribute note, card.md: left out\n")
 
 
 def masked(folder):
@@ -230,7 +230,7 @@ def test_FMT_127_a_run_says_what_became_of_negative_zeros(cli, tmp_path):
     assert cli("convert", tmp_path / "positive", tmp_path / "back", "--to", "hf")[0] == 0
     assert same_weights(folder, tmp_path / "back")
     code, _, err = cli("convert", tmp_path / "any", tmp_path / "back2", "--to", "hf")
-    assert (code, err) == (0, "hf has no place for negative_zeros_left_out: left out\n")
+    assert (code, err) == (0, "hf has no place for attribute negative_zeros_left_out: left out\n")
     with open_hf(folder) as one, open_hf(tmp_path / "back2") as two:
         assert all((one[n].values == two[n].values).all() and not _negative(two[n].values) for n in one)
 
