@@ -11,11 +11,14 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.events import FSDP1, Evolution
+from seft_ports.pytorch.events import FSDP1, SPLIT_SPIEL, Evolution
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.settings import Settings
 
 __all__ = ["SeftCallback"]
+
+_ADDED = {"initial_scope": "active", "optimizer": "adamw"}
+"""Settings that older checkpoints do not name, as their runs had them."""
 
 
 class SeftCallback(TrainerCallback, ExportableState):
@@ -53,7 +56,7 @@ class SeftCallback(TrainerCallback, ExportableState):
             raise NotImplementedError(msg)
         saved = state.stateful_callbacks.get(type(self).__name__)
         saved = saved[0] if isinstance(saved, list) else saved
-        if saved is not None and saved["attributes"]["settings"] != asdict(self.settings):
+        if saved is not None and _ADDED | saved["attributes"]["settings"] != asdict(self.settings):
             # CKP-006
             raise SeftError("CKP-006", f"the checkpoint is of a run with {saved['attributes']['settings']}")
         optimizer = given["optimizer"]
@@ -109,6 +112,8 @@ def _check_fsdp(args: Any, settings: Settings) -> None:
         return
     if plugin.fsdp_version != 2:
         raise NotImplementedError(FSDP1)
+    if settings.spiel:
+        raise NotImplementedError(SPLIT_SPIEL)
     if plugin.cpu_ram_efficient_loading:
         msg = "cpu_ram_efficient_loading sends parameters only, not masks; set it to False in fsdp_config"
         raise NotImplementedError(msg)

@@ -31,25 +31,35 @@ _NAMES: dict[str, tuple[str, ...]] = {
 _RULE: dict[str, Any] = {names[0]: names[1] for names in _NAMES.values()}
 _RULE |= {"evolves": 1, "regrow": 1, "event_replaces_step": 0, "evolve_until": 1.0}
 
+_SPIEL: dict[str, Any] = {
+    "candidates": "first-step",
+    "moments": "seeded",
+    "events": "phases",
+    "drop_schedule": "linear",
+    "first_event": "all",
+}
+
 _PRESETS: dict[str, dict[str, Any]] = {
     "seft": {},
     "sensitivity": {},
     "active-only": {"grow_scope": "active"},
     "no-adapt": {"adapts": "end"},
     "static": {"evolves": 0},
+    "spiel-adapt": _SPIEL,
+    "spiel-ag": _SPIEL | {"adapts": "never"},
 }
 """The presets of EVT-011 that this port has, as changes of the default rule.
 
 `adapt` is left out, so `sensitivity`, which is `seft` with another `adapt`, changes nothing here.
 """
 _PRUNES_BY = {"seft": "token-fisher", "no-adapt": "token-fisher"}
-_OTHER_PRESETS = ("literal", "unprotected", "magnitude", "spiel-ag", "spiel-adapt", "spiel-ma", "rigl", "set")
+_OTHER_PRESETS = ("literal", "unprotected", "magnitude", "spiel-ma", "rigl", "set")
 
 _SETTINGS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("start", "DLT-004", ("gradient", "random"), ("magnitude",)),
-    ("initial_scope", "DLT-004", ("active",), ("anywhere",)),
+    ("initial_scope", "DLT-004", ("active", "anywhere"), ()),
     ("budget_by", "DLT-002", ("numel",), ("nnz", "count", "rank")),
-    ("optimizer", "OPT-001", ("adamw",), ("spiel-adamw", "sgd", "sm3")),
+    ("optimizer", "OPT-001", ("adamw", "spiel-adamw"), ("sgd", "sm3")),
     ("schedule", "SCH-004", ("constant", "linear", "cosine"), ()),
 )
 """A setting, the clause that refuses an unknown name, the names this port has, and those it lacks."""

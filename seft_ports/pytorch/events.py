@@ -6,6 +6,8 @@ evolution.after_step(t)           after the optimizer step
 evolution.finish(replay)          after the last one
 """
 
+import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -18,20 +20,24 @@ from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.rules import (
     Decision,
+    check_evidence,
     clip_factor,
     drop_count,
-    drop_fraction_at,
-    event_steps,
     largest,
-    last_event_step,
 )
 from seft_ports.pytorch.settings import Settings
-from seft_ports.pytorch.split import is_split, mean_of_all, put, reshard, whole
+from seft_ports.pytorch.spiel import event_fraction, event_windows
+from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, put, reshard, whole
 
-__all__ = ["FSDP1", "Evolution"]
+__all__ = ["FSDP1", "SPLIT_SPIEL", "Evolution"]
 
 FSDP1 = "FSDP1 flattens parameters, in which no event can move slots; use FSDP2 (fully_shard, fsdp_version 2)"
 """The error message for a model that FullyShardedDataParallel wraps."""
+SPLIT_SPIEL = (
+    "candidates first-step (spiel-adapt, spiel-ag) are not chosen from a split gradient (FSDP); use "
+    "DistributedDataParallel"
+)
+"""The error message for a split model with a preset of SpIEL."""
 
 
 class Evolution:
@@ -49,18 +55,29 @@ class Evolution:
         if not self.layers:
             raise SeftError("MDL-007", "the model has no sparse layers; wrap it first")
         reshard(model)
-        _check(model, self.layers, optimizer)
+        _check(model, self.layers, optimizer, settings)
         self._split = any(is_split(layer.values) for layer in self.layers.values())
+        if self._split and settings.spiel:
+            raise NotImplementedError(SPLIT_SPIEL)
         for layer in self.layers.values():
             layer.split()
         self._optimizer, self._settings, self.steps = optimizer, settings, steps
-        evolves = settings.preset != "static"
-        self._events = event_steps(steps, settings.evolve_every, settings.evolve_until) if evolves else range(0)
+        self._windows: dict[int, int] = {}
+        if settings.preset != "static":
+            every, window, until = settings.evolve_every, settings.gradient_window, settings.evolve_until
+            self._windows = event_windows(settings.events, steps, every, window, until)
+        self._events = list(self._windows)
 
     def _in_window(self, step: int) -> bool:
-        # TRN-005
-        ahead = -step % self._settings.evolve_every
-        return ahead < self._settings.gradient_window and step + ahead in self._events
+        # TRN-005, SCH-005
+        later = bisect_left(self._events, step)
+        return later < len(self._events) and step > self._events[later] - self._windows[self._events[later]]
+
+    def _fraction(self, step: int) -> float:
+        s = self._settings
+        schedule, first = ("linear", "all") if s.spiel else ("cosine", "fraction")
+        at_first = step == self._events[0]
+        return event_fraction(step, self.steps, s.drop_fraction, schedule, first, s.evolve_until, first=at_first)
 
     def _starts(self, step: int) -> bool:
         return step == 1 and self._settings.start == "gradient"
@@ -71,7 +88,7 @@ class Evolution:
         Raises:
             SeftError: TRN-004 if the step lies in an open window whose earlier gradients are missing.
         """
-        opened = self._in_window(step - 1) and step - 1 not in self._events
+        opened = self._in_window(step - 1) and step - 1 not in self._windows
         for name, layer in self.layers.items():
             # TRN-004
             if self._in_window(step) and opened and not layer.seen.numel():
@@ -81,7 +98,7 @@ class Evolution:
                     "checkpoint outside windows",
                 )
             if self._in_window(step) or self._starts(step):
-                layer.watch(adapts=self._settings.preset == "seft")
+                layer.watch(adapts=self._settings.preset in ("seft", "spiel-adapt"))
             else:
                 layer.unwatch()
 
@@ -100,6 +117,8 @@ class Evolution:
         for layer in self.layers.values():
             gradient = self._mean(layer, 1).flatten()
             base = torch.nonzero(whole(layer.mask).view(-1)).flatten()
+            if self._settings.initial_scope == "anywhere":
+                base = torch.arange(gradient.numel(), device=base.device)
             # TRN-007
             if not bool(torch.isfinite(gradient[base]).all()):
                 raise SeftError(
@@ -122,7 +141,7 @@ class Evolution:
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, Decision]:
         """Run the event that follows a step, if one does, and return its decision for each matrix by name."""
-        if step not in self._events:
+        if step not in self._windows:
             if not self._in_window(step):
                 self._forget()
             else:
@@ -132,34 +151,60 @@ class Evolution:
                     for total in (layer.seen, layer.seen_more):
                         if not is_split(total):
                             mean_of_all(total)
+                self._check_sums(step)
             return {}
-        s = self._settings
-        fraction = drop_fraction_at(step, last_event_step(self.steps, s.evolve_until), s.drop_fraction)
+        s, window, fraction = self._settings, self._windows[step], self._fraction(step)
         decisions: dict[str, Decision] = {}
+        seeded: dict[str, dict[str, Tensor]] = {}
         for name, layer in self.layers.items():
             # EVT-002, GRD-004
-            gradient = self._mean(layer, s.gradient_window)
+            gradient, more = self._mean(layer, window), self._more(layer, window)
             decisions[name] = layer.decide(
                 gradient,
                 # SCH-002
                 drop_count(fraction, layer.slots),
                 active=s.preset == "active-only",
-                adapts=s.preset != "no-adapt",
-                seen=self._more(layer, s.gradient_window),
+                adapts=s.preset not in ("no-adapt", "spiel-ag"),
+                seen=None if layer.by == "sensitivity" else more,
             )
+            if s.spiel:
+                assert more is not None, "a window of first-step candidates keeps the squares"
+                check_evidence(more)
+                at = decisions[name].grown
+                seeded[name] = self._optimizer.seeds(gradient.flatten()[at], more.flatten()[at], window)
         # EVT-005: nothing is changed before everything is decided
         for name, layer in self.layers.items():
-            layer.apply_decision(decisions[name], self._optimizer.kept(layer.values))
+            layer.apply_decision(decisions[name], self._optimizer.kept(layer.values), seeded.get(name))
         self._forget()
         return decisions
+
+    def _check_sums(self, step: int) -> None:
+        sums = [local(x) for layer in self.layers.values() for x in (layer.seen, layer.seen_more)]
+        # TRN-007
+        if not all_true([torch.isfinite(x).all() for x in sums], everywhere=self._split):
+            raise SeftError(
+                "TRN-007",
+                f"step {step} made a sum of the gradient window NaN or infinite; the last saved state is valid: resume "
+                "it with a lower learning rate or a wider dtype",
+            )
 
     def finish(self, replay: Callable[[], Iterable[Tensor]]) -> None:
         """Run the last adapt pass (EVT-004).
 
         replay  yields the losses of the last step's micro-batches at the current weights, each with its graph.
                 Their sum is the loss of the step. In data parallel they are those of this process.
+
+        Warns of more stored weights than were loaded, which `spiel-ag` leaves (TRN-011).
         """
-        if all(int(layer.support().sum()) <= layer.budget for layer in self.layers.values()):
+        never = self._settings.preset == "spiel-ag"
+        if never:
+            # EVT-008
+            stored = sum(int(layer.support().sum()) for layer in self.layers.values())
+            loaded = sum(layer.budget for layer in self.layers.values())
+            if stored > loaded:
+                message = f"denser-at-end: {stored} weights are stored, {loaded} at load; spiel-ag never prunes"
+                warnings.warn(message, stacklevel=2)
+        if never or all(int(layer.support().sum()) <= layer.budget for layer in self.layers.values()):
             self._forget()
             for layer in self.layers.values():
                 layer.refresh()
@@ -170,7 +215,7 @@ class Evolution:
         decisions = {}
         for name, layer in self.layers.items():
             gradient, more = self._mean(layer, 1), self._more(layer, 1)
-            decisions[name] = layer.decide_last(gradient if more is None else more)
+            decisions[name] = layer.decide_last(gradient if more is None or layer.by == "sensitivity" else more)
         for name, layer in self.layers.items():
             layer.apply_decision(decisions[name], self._optimizer.kept(layer.values))
         self._forget()
@@ -221,10 +266,18 @@ def _of_all(seen: Tensor) -> Tensor:
     return whole(seen) if is_split(seen) else mean_of_all(seen.clone())
 
 
-def _check(model: nn.Module, layers: dict[str, SeftLinear], optimizer: SeftOptimizer) -> None:
-    """Refuse a model that FSDP1 splits, and an optimizer that does not step the values of the layers."""
+def _check(model: nn.Module, layers: dict[str, SeftLinear], optimizer: SeftOptimizer, settings: Settings) -> None:
+    """Refuse a model that FSDP1 splits, and an optimizer of another kind or that steps other values."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise NotImplementedError(FSDP1)
+    if optimizer.kind != settings.optimizer:
+        raise SeftError(
+            "OPT-001",
+            f"the optimizer is {optimizer.kind}, the settings ask for {settings.optimizer}; make it with "
+            f"SeftOptimizer(model, kind={settings.optimizer!r})",
+        )
+    if any(layer.first_step != settings.spiel for layer in layers.values()):
+        raise SeftError("GRD-007", "the model was wrapped with another preset; wrap it with these settings")
     stepped = {id(values) for group in optimizer.param_groups for values in group["params"]}
     if any(layer.values.numel() and id(layer.values) not in stepped for layer in layers.values()):
         raise SeftError(

@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.rules import Decision, adapt, check_evidence, decide, realign, source
+from seft_ports.pytorch.spiel import first_step
 from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, put, split_as, whole
 
 __all__ = ["SeftLinear"]
@@ -66,7 +67,10 @@ class SeftLinear(nn.Module):
         values: (d_φ,), φ in float32, or in float64 for a float64 weight; 0 at free places.
         seen: (out, in), the sum of gradients of an open window; (0,) outside one.
         seen_more: the same for the other evidence of `by`: |g|, g² or the squared gradients of tokens.
+        candidates: (d_φ,) int64 in an open window with `first_step`, the positions that may grow; (0,) else.
         by: the criterion of adapt (ADPT-005).
+        first_step: whether a window keeps g and g², at the candidates of its first step and on the support (GRD-007).
+        may_grow: whether the layer may end with more stored weights than `budget` (EVT-008).
         budget: K, the stored weights at load.
         delta_budget: d_φ, the places for slots.
         matrix: the matrix index (MDL-007).
@@ -80,6 +84,7 @@ class SeftLinear(nn.Module):
     held: Tensor
     seen: Tensor
     seen_more: Tensor
+    candidates: Tensor
 
     def __init__(
         self,
@@ -89,6 +94,8 @@ class SeftLinear(nn.Module):
         bias: nn.Parameter | None = None,
         matrix: int = 0,
         by: str = "sensitivity",
+        *,
+        first_step: bool = False,
     ) -> None:
         super().__init__()
         if mask.shape != weight.shape or mask.dtype != torch.bool:
@@ -99,6 +106,7 @@ class SeftLinear(nn.Module):
         # DLT-001
         self.budget = int(mask.sum())
         self.delta_budget, self.matrix, self.slots, self.watched, self.by = delta_budget, matrix, 0, False, by
+        self.first_step, self.may_grow = first_step, False
         # the gradient of the running step, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
         kind = kernels.wide(weight.dtype)
@@ -109,6 +117,7 @@ class SeftLinear(nn.Module):
         # empty, but always in the state_dict, because FSDP loads only names that it has
         self.register_buffer("seen", torch.zeros(0, dtype=kind, device=weight.device))
         self.register_buffer("seen_more", torch.zeros(0, dtype=kind, device=weight.device))
+        self.register_buffer("candidates", torch.zeros(0, dtype=torch.int64, device=weight.device))
         self.values = nn.Parameter(torch.zeros(delta_budget, dtype=kind, device=weight.device))
         self.bias = bias
 
@@ -176,6 +185,7 @@ class SeftLinear(nn.Module):
             adapts=adapts,
             by=self.by,
             seen=None if seen is None else seen.reshape(-1).to(self.values.dtype),
+            candidates=self.candidates if self.first_step else None,
         )
 
     def decide_last(self, seen: Tensor) -> Decision:
@@ -190,8 +200,13 @@ class SeftLinear(nn.Module):
         return Decision(none, none, adapt(flat, weight.view(-1), self.support().view(-1), self.budget, by=self.by))
 
     @torch.no_grad()
-    def apply_decision(self, decision: Decision, kept: dict[str, Tensor]) -> None:
-        """Drop, grow and prune in place; values and the optimizer's state (`kept`) move with their slots."""
+    def apply_decision(
+        self, decision: Decision, kept: dict[str, Tensor], seeds: dict[str, Tensor] | None = None
+    ) -> None:
+        """Drop, grow and prune in place; values and the optimizer's state (`kept`) move with their slots.
+
+        seeds  what new slots start with, by the names of `kept`, each aligned to `decision.grown`; 0 without
+        """
         weight, base = whole(self.weight), whole(self.mask)
         flat, mask, n = weight.view(-1), base.view(-1), self.slots
         old = self.positions[:n].clone()
@@ -209,10 +224,14 @@ class SeftLinear(nn.Module):
         moved = source(old, new)
         self.slots = len(new)
         # GROW-003, EVT-006: every array with an entry for each slot moves in the same way
-        for array in (self.values.data, *kept.values()):
+        for name, array in {"values": self.values.data, **kept}.items():
             gathered = whole(array)
             gathered[: self.slots] = realign(gathered[:n], moved)
             gathered[self.slots :] = 0
+            if seeds is not None and name in seeds:
+                # DLT-006
+                fresh = torch.nonzero(moved < 0).flatten()
+                gathered[fresh] = seeds[name][source(decision.grown, new[fresh])]
             put(array, gathered)
         self.positions.fill_(mask.numel())[: self.slots] = new
         self.held.zero_()[: self.slots] = flat[new]
@@ -223,12 +242,12 @@ class SeftLinear(nn.Module):
     def watch(self, *, adapts: bool = True) -> None:
         """Open a window if none is open: backwards then add to `seen` and, as `by` needs it, to `seen_more`.
 
-        adapts  whether the event prunes; if not, nothing is added to `seen_more`
+        adapts  whether the event prunes; if not, only `first_step` adds to `seen_more`
         """
         self.watched = True
         if not self.seen.numel():
             self.seen = torch.zeros_like(self.weight, dtype=self.values.dtype)
-        if adapts and not self.seen_more.numel() and self.by != "sensitivity":
+        if not self.seen_more.numel() and (self.first_step or (adapts and self.by != "sensitivity")):
             self.seen_more = torch.zeros_like(self.weight, dtype=self.values.dtype)
         # split here too, because a checkpoint loads them whole
         self.seen, self.seen_more = (split_as(self.weight, x) if x.numel() else x for x in (self.seen, self.seen_more))
@@ -236,7 +255,7 @@ class SeftLinear(nn.Module):
     def see(self, dy: Tensor, x: Tensor) -> None:
         """Add the evidence of one backward: of this process's rows, or of all processes where the sums are split."""
         total, more = self.seen, bool(self.seen_more.numel())
-        if more and self.by in ("absolute", "fisher"):
+        if more and (self.first_step or self.by in ("absolute", "fisher")):
             self._step = torch.zeros_like(self.seen) if self._step is None else self._step
             total = self._step
         add(total, kernels.whole(dy, x))
@@ -250,9 +269,20 @@ class SeftLinear(nn.Module):
         step, self._step = self._step, None
         if step is not None:
             step = step if is_split(step) else mean_of_all(step)
+            if self.first_step:
+                step = self._where_kept(step)
             self.seen += step
             # GRD-005
             self.seen_more += step.abs() if self.by == "absolute" else step * step
+
+    def _where_kept(self, step: Tensor) -> Tensor:
+        """Return a gradient with 0 where the window keeps nothing; the first one of a window chooses the candidates."""
+        if not self.candidates.numel() and self.delta_budget:
+            self.candidates = first_step(step.flatten(), self.delta_budget)
+        # GRD-007
+        kept = self.support()
+        kept.view(-1)[self.candidates] = True
+        return torch.where(kept, step, 0)
 
     def split(self) -> None:
         """Split the mask as FSDP splits the weight."""
@@ -265,6 +295,7 @@ class SeftLinear(nn.Module):
             self._step = None
             self.seen = torch.zeros(0, dtype=self.values.dtype, device=self.held.device)
             self.seen_more = self.seen.clone()
+            self.candidates = self.positions[:0].clone()
 
     def extra_repr(self) -> str:
         """Return shape, stored weights and slots."""
@@ -275,7 +306,7 @@ class SeftLinear(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # TRN-004: an open window is part of a checkpoint
         self.unwatch()
-        for name in ("seen", "seen_more"):
+        for name in ("seen", "seen_more", "candidates"):
             empty = getattr(self, name)
             saved = state_dict.setdefault(prefix + name, empty)
             setattr(self, name, empty.new_zeros(saved.shape))

@@ -164,10 +164,13 @@ def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Setting
     shape = (linear.out_features, linear.in_features)
     slots = budget(settings.density, shape, int(mask.sum()))
     # a preset that prunes nothing needs no evidence but the gradient
-    by = settings.adapt if settings.preset in ("seft", "no-adapt") else "sensitivity"
-    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix, by)
+    by = settings.adapt if settings.preset in ("seft", "no-adapt", "spiel-adapt") else "sensitivity"
+    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix, by, first_step=settings.spiel)
+    layer.may_grow = settings.preset == "spiel-ag"
     if settings.start == "random":
         base = torch.nonzero(layer.mask.view(-1)).flatten()
+        if settings.initial_scope == "anywhere":
+            base = torch.arange(weight.numel(), device=base.device)
         layer.place(initial_random(base, slots, settings.seed, matrix))
     return layer.train(linear.training)
 
@@ -199,7 +202,8 @@ def merge(model: nn.Module) -> dict[str, Tensor]:
         raise NotImplementedError(msg)
     supports = {name: layer.support() for name, layer in layers.items()}
     for name, layer in layers.items():
-        if (stored := int(supports[name].sum())) > layer.budget:
+        # EVT-008
+        if (stored := int(supports[name].sum())) > layer.budget and not layer.may_grow:
             raise SeftError("EVT-004", f"{name} stores {stored} weights, {layer.budget} at load; finish the run first")
     for name, layer in layers.items():
         replace(model, name, plain(layer))

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,13 +10,20 @@ from torch import Tensor, nn
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.rules import adamw
+from seft_ports.pytorch.spiel import seeds, spiel_adamw
 from seft_ports.pytorch.split import all_true, is_split, local, part
 
 __all__ = ["SeftOptimizer"]
 
+Kind = Literal["adamw", "spiel-adamw"]
+
 
 class SeftOptimizer(torch.optim.Optimizer):
-    """AdamW for a wrapped model: moments and age of a slot move with the slot (OPT-001 to OPT-003)."""
+    """AdamW for a wrapped model: moments and age of a slot move with the slot (OPT-001 to OPT-003, OPT-006).
+
+    Attributes:
+        kind: `adamw`, or SpIEL's variant of it, `spiel-adamw`.
+    """
 
     def __init__(
         self,
@@ -26,7 +33,13 @@ class SeftOptimizer(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         slot_warmup: int = 0,
+        kind: Kind = "adamw",
     ) -> None:
+        if kind not in ("adamw", "spiel-adamw"):
+            raise SeftError("OPT-001", f"this port has no optimizer {kind!r}; it has adamw, spiel-adamw")
+        if slot_warmup and kind != "adamw":
+            raise SeftError("OPT-010", f"slot_warmup {slot_warmup} is for adamw; {kind} takes 0")
+        self.kind: Kind = kind
         finite = all(torch.isfinite(torch.tensor(x)) for x in (lr, eps, weight_decay))
         if not finite or lr < 0 or weight_decay < 0 or eps <= 0 or not all(0 <= beta < 1 for beta in betas):
             raise SeftError(
@@ -51,6 +64,10 @@ class SeftOptimizer(torch.optim.Optimizer):
             kept["second_moment"] = torch.zeros_like(values)
             kept["age"] = torch.zeros_like(values, dtype=torch.int64)
         return kept
+
+    def seeds(self, gradient: Tensor, square: Tensor, steps: int) -> dict[str, Tensor]:
+        """Return what new slots start with, by the names of `kept`; see `spiel.seeds` (DLT-006)."""
+        return seeds(gradient, square, steps, self.kind, self.param_groups[0]["betas"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -85,7 +102,10 @@ class SeftOptimizer(torch.optim.Optimizer):
             )
             rate, betas = float(group["lr"]), group["betas"]
             decay, warmup = group["weight_decay"], group.get("slot_warmup", 0)
-            adamw(phi, first, second, age, gradient, rate, betas, group["eps"], decay, warmup)
+            if self.kind == "spiel-adamw":
+                spiel_adamw(phi, first, second, age, gradient, rate, betas, group["eps"], decay)
+            else:
+                adamw(phi, first, second, age, gradient, rate, betas, group["eps"], decay, warmup)
             # DLT-003
             weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
             finite += [torch.isfinite(x).all() for x in (phi, first, second, weight)]

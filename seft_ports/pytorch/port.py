@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from conformance import Refused, Unsupported
-from seft_ports.pytorch import kernels, rules
+from seft_ports.pytorch import kernels, rules, spiel
 from seft_ports.pytorch.counter import counter_key, draws
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import SeftLinear
@@ -30,7 +30,7 @@ _ODD = {"int64": torch.int64}
 
 
 class Port:
-    """Answer the operations of the profile `core`, and the step of AdamW."""
+    """Answer the operations of the profile `core`, the step of AdamW, and the schedule and window of SpIEL."""
 
     name = "seft_ports.pytorch"
 
@@ -212,6 +212,32 @@ def _candidates(g: Given) -> Answer:
     return {"candidates": candidates, "values": mean[candidates]}
 
 
+def _first_step(g: Given) -> Answer:
+    n, first = g["n"], g["gradients"][0]
+    layer = SeftLinear(torch.zeros_like(first), torch.zeros_like(first, dtype=torch.bool), n, first_step=True)
+    layer.watch()
+    for gradient in g["gradients"]:
+        # dyᵀ x is the gradient of the step if dy is the identity
+        layer.see(torch.eye(len(gradient), dtype=gradient.dtype), gradient)
+        layer.settle()
+    at, steps = layer.candidates, len(g["gradients"])
+    return {
+        "candidates": at,
+        "gradient": layer.seen.flatten()[at] / steps,
+        "square": layer.seen_more.flatten()[at] / steps,
+    }
+
+
+def _all_events(g: Given) -> Answer:
+    windows = spiel.event_windows(g["events"], g["steps"], g["evolve_every"], g["gradient_window"], g["evolve_until"])
+    return {name: torch.tensor(list(x), dtype=torch.int64) for name, x in (("at", windows), ("sums", windows.values()))}
+
+
+def _drops(g: Given) -> Answer:
+    names = ("step", "steps", "drop_fraction", "drop_schedule", "first_event", "evolve_until")
+    return {"value": spiel.event_fraction(*(g[name] for name in names), first=bool(g["first"]))}
+
+
 def _grow(g: Given) -> Answer:
     occupied = _at(g, g["delta"])
     occupied[g["dropped"]] = False
@@ -273,6 +299,8 @@ _OPERATIONS: dict[str, Callable[[Given], Answer]] = {
         "n": rules.drop_count(rules.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"]), g["slots"])
     },
     "schedule.fraction": lambda g: {"value": rules.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"])},
+    "schedule.all_events": _all_events,
+    "schedule.drops": _drops,
     "schedule.events": lambda g: {
         "at": torch.tensor(list(rules.event_steps(g["steps"], g["evolve_every"])), dtype=torch.int64)
     },
@@ -286,6 +314,7 @@ _OPERATIONS: dict[str, Callable[[Given], Answer]] = {
     "gradient.whole": lambda g: {"gradient": kernels.whole(g["dy"], g["x"]).to(g["x"].dtype)},
     "gradient.at": lambda g: {"values": kernels.sample(g["dy"], g["x"], g["positions"]).to(g["x"].dtype)},
     "gradient.candidates": _candidates,
+    "window.candidates": _first_step,
     "update.drop": _drop,
     "update.grow": _grow,
     "update.adapt": _adapt,

@@ -81,10 +81,15 @@ def last_event_step(steps: int, evolve_until: float) -> int:
     return math.floor(evolve_until * steps + _SLACK)
 
 
-def drop_fraction_at(step: int, steps: int, drop_fraction: float) -> float:
+def drop_fraction_at(step: int, steps: int, drop_fraction: float, kind: str = "cosine") -> float:
     """Return τ(t), the share of slots to drop at a step; `steps` is the last step that may have an event (SCH-001)."""
+    if kind not in ("cosine", "linear", "constant"):
+        raise SeftError("SCH-001", f"drop_schedule is {kind!r}; it is cosine, linear or constant")
     if not 0 <= drop_fraction <= 1:
         raise SeftError("SCH-001", f"drop fraction {drop_fraction} is outside [0, 1]")
+    # SCH-006
+    if kind != "cosine":
+        return drop_fraction * (1 - step / steps) if kind == "linear" else drop_fraction
     # SCH-001
     return 0.5 * drop_fraction * (1 + math.cos(math.pi * step / steps))
 
@@ -208,12 +213,14 @@ def decide(
     adapts: bool = True,
     by: str = "sensitivity",
     seen: Tensor | None = None,
+    candidates: Tensor | None = None,
 ) -> Decision:
     """Return what drop, grow and adapt choose, without changing anything (EVT-001).
 
     weight, base, gradient  effective W, B as booleans and ḡ, (out · in,)
     held                    b at the slots, 0 off B
     by, seen                the criterion of adapt and its evidence, (out · in,), or None if that is ḡ
+    candidates              the d_φ positions that may grow (GROW-006), or None for all
     """
     check_evidence(gradient, seen)
     # EVT-001
@@ -224,7 +231,12 @@ def decide(
     occupied[dropped] = False
     # GROW-002
     wanted = max(0, n_drop + delta_budget - positions.numel())
-    grown = grow(gradient, occupied, wanted, base if active else None)
+    inside = base if active else None
+    if candidates is not None:
+        inside = torch.zeros_like(base)
+        inside[candidates] = True
+    # GROW-006: d_φ candidates less |η| - n_drop kept slots are at least `wanted`, so no dropped slot has to stay
+    grown = grow(gradient, occupied, wanted, inside)
     if not adapts:
         return Decision(dropped, grown, grown[:0])
     after = weight.clone()

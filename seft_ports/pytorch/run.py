@@ -43,7 +43,9 @@ def settings_of(s: dict[str, Any], tokens: int) -> Settings:
     if not all(0 <= s.get(name, 0.0) < 1 for name in ("beta1", "beta2", "momentum")):
         raise SeftError("TRN-008", "beta1, beta2 and momentum are at least 0 and below 1")
     names = ("density", "evolve_every", "drop_fraction", "gradient_window", "start", "seed")
-    settings = Settings(**{name: s[name] for name in names}, **choices_of(s))
+    # DLT-004, OPT-001: the defaults of a run, whatever the preset
+    named = {"initial_scope": s.get("initial_scope", "active"), "optimizer": s.get("optimizer", "adamw")}
+    settings = Settings(**{name: s[name] for name in names}, **named, **choices_of(s))
     training_starts(tokens, s["length"], s["seed"], 1, 1)
     return settings
 
@@ -73,7 +75,9 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
     layers = list(layers_of(model).values())
     # OPT-003
     betas = s.get("beta1", 0.9), s.get("beta2", 0.999)
-    optimizer = SeftOptimizer(model, betas=betas, eps=s.get("eps", 1e-8), weight_decay=s["weight_decay"])
+    optimizer = SeftOptimizer(
+        model, betas=betas, eps=s.get("eps", 1e-8), weight_decay=s["weight_decay"], kind=settings.optimizer
+    )
     evolution = Evolution(model, optimizer, settings, s["steps"])
     losses: list[float] = []
     slots: list[list[Tensor]] = []

@@ -131,6 +131,8 @@ def in_trainer(folder):
     ):
         with pytest.raises(NotImplementedError, match=what):
             trainer(f"{folder}/no", config=config, **other)
+    with pytest.raises(NotImplementedError, match=r"first-step.*DistributedDataParallel"):
+        trainer(f"{folder}/no", tiny.IN_TWO["spiel"])
     told = {}
     # a save after step 2 lies inside the gradient window of the event after step 3
     for name, kind, at in (("full", "FULL_STATE_DICT", 2), ("sharded", "SHARDED_STATE_DICT", 4)):

@@ -21,7 +21,7 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 STEPS, ROWS, LENGTH, VOCABULARY = 7, 4, 6, 17
-SETTINGS = Settings(density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=2, start="random")
+SETTINGS = Settings(density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=2, preset="seft", start="random")
 BY_GRADIENT = replace(SETTINGS, start="gradient")
 IN_TWO = {
     "parallel": replace(BY_GRADIENT, adapt="absolute"),
@@ -29,6 +29,7 @@ IN_TWO = {
     "tied": replace(BY_GRADIENT, adapt="fisher"),
     "full": replace(BY_GRADIENT, adapt="token-fisher"),
     "sharded": replace(BY_GRADIENT, adapt="absolute", gradient_window=1),
+    "spiel": Settings.of("spiel-adapt", density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=1),
 }
 """Of runs in two processes."""
 ODD = {"hidden_size": 6, "intermediate_size": 7, "num_attention_heads": 3}

@@ -5,15 +5,20 @@ from pathlib import Path
 
 import torch
 
+from seft_ports.pytorch import SeftOptimizer
 from tests.ports import pytorch_split
 from tests.ports import pytorch_tiny as tiny
 
 
-def trainer(folder, **other):
+def trainer(folder, name, **other):
+    settings = tiny.IN_TWO[name]
+    made = tiny.wrapped(settings)
     return tiny.trainer(
-        tiny.wrapped(tiny.IN_TWO["parallel"]),
+        made,
         folder,
-        tiny.IN_TWO["parallel"],
+        settings,
+        None,
+        (SeftOptimizer(made, lr=0.01, kind=settings.optimizer), None),
         per_device_train_batch_size=tiny.ROWS // 2,
         ddp_backend="gloo",
         ddp_find_unused_parameters=False,
@@ -22,7 +27,13 @@ def trainer(folder, **other):
 
 
 def parallel(rank, folder):
-    run = trainer(f"{folder}/out", save_strategy="steps", save_steps=2)
+    # a save after step 2 lies inside the gradient window of the event after step 3, one after step 3 in that of step 4
+    told = {name: one_run(f"{folder}/{name}", name, at) for name, at in (("parallel", 2), ("spiel", 3))}
+    torch.save(told, f"{folder}/rank-{rank}.pt")
+
+
+def one_run(folder, name, at):
+    run = trainer(f"{folder}/out", name, save_strategy="steps", save_steps=at)
     data = []
     run.model.register_forward_pre_hook(
         lambda m, args, kwargs: data.append(kwargs["input_ids"].tolist()), with_kwargs=True
@@ -30,12 +41,10 @@ def parallel(rank, folder):
     run.train()
     assert torch.distributed.get_world_size() == 2
     assert isinstance(run.model_wrapped, torch.nn.parallel.DistributedDataParallel)
-    # a save after step 2 lies inside the gradient window of the event after step 3
-    again = trainer(f"{folder}/again")
-    again.train(resume_from_checkpoint=f"{folder}/out/checkpoint-2")
+    again = trainer(f"{folder}/again", name)
+    again.train(resume_from_checkpoint=f"{folder}/out/checkpoint-{at}")
     state, other = ({name: x.clone() for name, x in r.model.state_dict().items()} for r in (run, again))
-    told = {"state": state, "resumed": other, "events": tiny.events(run), "data": data}
-    torch.save(told, f"{folder}/rank-{rank}.pt")
+    return {"state": state, "resumed": other, "events": tiny.events(run), "data": data}
 
 
 if __name__ == "__main__":

@@ -104,10 +104,15 @@ def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, folder, ran
         check_file(folder / "trainer", ranks[0][name]["state"])
 
 
-def test_two_data_parallel_processes_have_the_same_support_and_that_of_one(made, tmp_path):
-    one = tiny.trainer(tiny.wrapped(tiny.IN_TWO["parallel"]), tmp_path, tiny.IN_TWO["parallel"])
+@pytest.mark.parametrize("name", ["parallel", "spiel"])
+def test_two_data_parallel_processes_have_the_same_support_and_that_of_one(name, made, tmp_path):
+    settings = tiny.IN_TWO[name]
+    wrapped = tiny.wrapped(settings)
+    optimizer = SeftOptimizer(wrapped, lr=0.01, kind=settings.optimizer)
+    one = tiny.trainer(wrapped, tmp_path, settings, None, (optimizer, None))
     one.train()
-    first, second = (torch.load(made / "parallel" / f"rank-{rank}.pt") for rank in (0, 1))
+    first, second = (torch.load(made / "parallel" / f"rank-{rank}.pt")[name] for rank in (0, 1))
+    assert all(one["pruned"] > 0 for one in first["events"][:2])
     assert differ(first["state"], second["state"]) == []
     # TRN-004
     assert differ(first["state"], first["resumed"]) == differ(first["state"], second["resumed"]) == []
