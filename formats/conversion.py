@@ -108,7 +108,7 @@ def convert(
         raise FormatError(
             "FMT-084", f"zeros is for dense tensors, and {source_name} says itself what is absent; leave it out"
         )
-    _check_codes(source, kind, to, expand=expand_quantised, detected=source_format == "auto")
+    _check_codes(source, kind, to, dtype, expand=expand_quantised, detected=source_format == "auto")
 
     def opened() -> Checkpoint:
         if isinstance(source, Checkpoint):
@@ -168,7 +168,7 @@ def _check(to: str, given: dict[str, tuple[object, object]], *, verify: bool) ->
 
 
 def _check_codes(
-    source: str | os.PathLike[str] | Checkpoint, kind: str, to: str, *, expand: bool, detected: bool
+    source: str | os.PathLike[str] | Checkpoint, kind: str, to: str, dtype: str | None, *, expand: bool, detected: bool
 ) -> None:
     """Refuse codes that nobody said what to do with (FMT-175), and to expand where there is nothing (FMT-084)."""
     from formats.dialects.int_folder import codes_in
@@ -189,6 +189,10 @@ def _check_codes(
             "FMT-175",
             f"{source} holds quantised matrices, the first is {name!r}; pass expand_quantised=True, or "
             f"--expand-quantised, to make floats of them, or --from {kind} to carry their codes as they are",
+        )
+    if name is not None and dtype is not None and not expand:
+        raise FormatError(
+            "FMT-128", f"a cast to {dtype} would change the scales of {name!r}, whose codes are carried; leave it out"
         )
 
 

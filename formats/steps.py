@@ -65,7 +65,7 @@ class Publisher:
 
         Args:
             folder: where the versions are; its parent must exist.
-            run: a name that no other run has.
+            run: a name that no other run has, nor one whose folder was deleted: followers tell runs by it.
             every: versions from one whole checkpoint to the next, at least 1.
             keep: deltas that stay, at least 0, for followers that are behind. Deltas after the newest whole checkpoint
                 stay in any case, and so do the two newest whole checkpoints.

@@ -307,3 +307,13 @@ def test_FMT_174_4_a_pruned_weight_is_plus_zero_whatever_its_scale(tmp_path):
     values, mask = opened.checkpoint().tensors["m.weight"].values, opened.matrices["m.weight"].mask
     assert not mask.all()
     assert np.array_equal(values.view(np.uint16) != 0, mask)
+
+
+def test_FMT_128_scales_of_codes_that_are_carried_are_not_cast(tmp_path):
+    codes, scales, zeros = made.drawn(5, 8, 32, 2, 4)
+    folder = made.write(tmp_path / "q", made.gptq("m", codes, scales, zeros, 4), GPTQ)
+    for to in ("hf", "sparse"):
+        with pytest.raises(FormatError, match="FMT-128: a cast to BF16 would change the scales"):
+            convert(folder, tmp_path / to, to, source_format="hf", dtype="BF16")
+        convert(folder, tmp_path / f"{to}-carried", to, source_format="hf")
+    convert(folder, tmp_path / "cast", "hf", dtype="BF16", expand_quantised=True)
