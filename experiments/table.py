@@ -293,6 +293,14 @@ EXPERIMENTS: dict[str, Experiment] = {
             for arm in ("static", "active-only", "seft")
         ),
     ),
+    "random-start": Experiment(
+        "What can events make up for where the slots start at random?",
+        """The arms of `start-positions` whose first slots are drawn from the stored weights: a fixed set of slots,
+        slots that move among stored weights, and `seft`, whose slots move anywhere.""",
+        """Events ended 14 % below a fixed set in `start-positions`, on the text of which the calibration text was. On
+        another text they should do as well.""",
+        tuple(Row(arm, f"{arm}-random") for arm in ("static", "active-only", "seft")),
+    ),
 }
 
 

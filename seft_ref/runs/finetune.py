@@ -123,7 +123,7 @@ def finetune(
     """
     if out is not None:
         refuse_existing(out)
-    _require_support(model)
+    _require_support(model, resume=resume)
     chosen = _settings(settings, changes, model)
     kernels = kernels_or_cpu(kernels)
     loop, folder = loop_of(chosen, kernels), folder_of(model) if has_folder(model) else None
@@ -199,11 +199,11 @@ def _state_file(
     return _StateFile(path, origin)
 
 
-def _require_support(model: ModelSource) -> None:
-    """Refuse a model that has no support to keep (CKP-002)."""
+def _require_support(model: ModelSource, *, resume: bool) -> None:
+    """Refuse a model that has no support to keep (CKP-002); one that was made in memory has that of the saved state."""
     if has_folder(model):
         require_sparse(folder_of(model))
-    elif isinstance(model, Model) and not model.bases:
+    elif isinstance(model, Model) and not model.bases and not resume:
         raise CheckpointError(
             "CKP-002", "the model has no support to keep; take one that `prune` returned, or a sparse checkpoint"
         )
