@@ -338,6 +338,14 @@ def test_FMT_168_11_a_gap_in_the_chain_is_refused(tmp_path):
             weight_sync.apply_weight_sync(model(before), wrong)
 
 
+def test_FMT_168_11_a_chain_may_be_longer_than_calls_are_deep(tmp_path):
+    states = [{"w": np.arange(4, dtype=np.int16)}]
+    for step in range(520):
+        states.append({"w": states[-1]["w"] + np.int16(step % 3)})
+    made = weight_sync.apply_weight_sync(model(states[0]), chain(tmp_path, states))
+    assert made.tensors["w"].values.tolist() == states[-1]["w"].tolist()
+
+
 @pytest.mark.parametrize("encoding", weight_sync.ENCODINGS)
 def test_FMT_168_a_damaged_folder_is_refused_or_says_the_same(encoding, tmp_path):
     before = {"w": arrays()["w.float32"]}
