@@ -3,6 +3,7 @@
 table       arms and experiments
 run, results    one arm with one seed; the file of finished runs
 statistics, page, picture   the report about them
+docstrings  the text of a task shift
 
 Nothing in this folder is installed, so run it from a checkout.
 
