@@ -52,7 +52,7 @@ def by_rows(rows: int, amount: int, work: Callable[[int, int], R]) -> list[R]:
     Args:
         rows: number of rows.
         amount: slots or bytes of all rows together; few are done in one call, without threads.
-        work: compiled code that releases the GIL; two runs must not write to the same place.
+        work: a loop over some rows; two runs must not write to the same place. Threads help where it releases the GIL.
     """
     runs = _THREADS if amount >= _WORTH_THREADS and rows > 1 else 1
     edges = [rows * i // runs for i in range(runs + 1)]

@@ -243,7 +243,9 @@ class Follower:
         if after is None:
             return None
         if not self._lock.is_there():
-            raise FormatError("FMT-176", f"the lock of {self.path} was removed, or this follower is closed; make anew")
+            raise FormatError(
+                "FMT-176", f"the lock of {self.path} was removed, or this follower is closed; make a new Follower"
+            )
         write_file(self.path, after)
         self.run, self.version = published_as(after, self.path)
         return self.version

@@ -28,7 +28,7 @@ from seft_ref import Finetuned, RunState, Started, StepRecord, TrainSettings, fi
 from seft_ref.arrays.ranks import rows_of
 from seft_ref.files.best import Best
 from seft_ref.files.model import pattern_of_folder
-from seft_ref.files.state import settings_text
+from seft_ref.files.state import settings_text, state_beside
 from seft_ref.text.examples import Longer
 from seft_ref.train.diagnose import Finding, Watch
 from seft_ref.train.settings import NAMES
@@ -160,7 +160,7 @@ def main(
         patience=patience,
     )
     source.require()
-    state_file = Path(f"{destination}.state")
+    state_file = state_beside(destination)
     _require_start(folder, state_file, resume=resume)
     wanted = {
         "steps": steps,

@@ -14,6 +14,7 @@ from seft_cli.input import require_input
 from seft_cli.interrupt import interruptible, interrupts
 from seft_cli.output import require_absent
 from seft_ref import prune
+from seft_ref.files.state import state_beside
 from seft_ref.prune.keep import Scope
 from seft_ref.prune.owl import OUTLIER, SPREAD
 from seft_ref.runs.prune import CALIBRATED, METHODS
@@ -83,7 +84,7 @@ def main(
     _require_choices(method, layers, of_calibration | {"--seed": seed}, of_owl, pattern, sparsity)
     if not require_input(folder).is_dir() or is_sparse(folder):
         raise console.Refused(f"{folder} is not a Hugging Face folder")
-    state = Path(f"{destination}.state")
+    state = state_beside(destination)
     if state.exists() and not resume:
         raise console.Refused(f"{state} holds the blocks of an unfinished run; continue it with --resume or remove it")
     with interruptible(state), interrupts() as check, console.progress("pruning") as advance:

@@ -15,14 +15,13 @@ import numpy as np
 import formats
 from seft_ref.arrays.library import NumpyArray
 from seft_ref.errors import PruneError
+from seft_ref.prune.blockwise import Results
 
 KIND = "pruning-state"
 BLOCKS = "block-*.seft"
 """The files of finished blocks in their folder."""
 _DIGESTS = ("config", "windows", "embedding")
 """What a run depends on that only a digest names; windows are those of the calibration text."""
-Results = Mapping[str, tuple[NumpyArray, NumpyArray]]
-"""The mask (out, in) and the new weight (out, in) of every target of a block, by name."""
 
 
 class FinishedBlocks:
@@ -116,11 +115,8 @@ class FinishedBlocks:
         return attributes
 
     def _tensor(self, mask: NumpyArray, weight: NumpyArray) -> formats.Tensor:
-        counts, columns = mask.sum(axis=1), np.nonzero(mask)[1].astype(np.int32)
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        if not self._changes:
-            return formats.Mask(mask.shape, indptr, columns)
-        return formats.Sparse(mask.shape, indptr, columns, weight[mask])
+        support = formats.from_support(mask)
+        return formats.with_values(support, weight[mask]) if self._changes else support
 
 
 def digest_of(arrays: Mapping[str, NumpyArray]) -> str:

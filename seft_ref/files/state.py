@@ -43,6 +43,11 @@ class Origin:
     text: str
 
 
+def state_beside(out: str | Path) -> Path:
+    """Return where an unfinished run or pruning keeps its state: beside the folder that it writes, however spelled."""
+    return Path(f"{Path(out)}.state")
+
+
 def origin_of(folder: str | Path, data: Data) -> Origin:
     """Return the digests of the model in a sparse checkpoint and of the data (CKP-007)."""
     return Origin(identity(folder), digest_of_data(data))

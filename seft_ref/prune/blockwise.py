@@ -25,7 +25,7 @@ Read = Callable[[str], Array]
 Sparsity = float | Sequence[float]
 """The fraction of weights to remove, of every block the same or one for each."""
 Results = Mapping[str, tuple[Array, Array]]
-"""The mask and the new weight of every target of a block, by name."""
+"""The mask (out, in) and the new weight (out, in) of every target of a block, by name."""
 
 
 class Blocks(Protocol):

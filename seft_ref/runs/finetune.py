@@ -15,7 +15,7 @@ from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError
 from seft_ref.files.best import Best
 from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, require_sparse
-from seft_ref.files.state import Origin, origin_of, settings_text
+from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.runs.loops import Final, RunState, loop_of
@@ -191,7 +191,7 @@ def _state_file(
         if resume:
             raise ValueError("there is no state to resume from; name state_file or out")
         return None
-    path = Path(named) if named is not None else Path(f"{Path(str(out))}.state")
+    path = Path(named) if named is not None else state_beside(str(out))
     if path.exists() and not resume:
         raise CheckpointError("CKP-006", f"{path} holds an unfinished run; resume it or remove it")
     if origin is None:

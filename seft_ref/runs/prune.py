@@ -16,6 +16,7 @@ from seft_ref.errors import PruneError
 from seft_ref.files.finished_blocks import FinishedBlocks, digest_of
 from seft_ref.files.model import Model, refuse_existing
 from seft_ref.files.pruned import Kept, open_dense
+from seft_ref.files.state import state_beside
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.prune.blockwise import (
@@ -175,7 +176,7 @@ def prune(
         batches = [from_numpy(window, kept.read("model.norm.weight")) for window in windows]
         blocks: Blocks = NoBlocks()
         if isinstance(kept, Kept) and method in CALIBRATED:
-            run, folder = asked.run(kept, windows), Path(f"{Path(str(out))}.state")
+            run, folder = asked.run(kept, windows), state_beside(str(out))
             blocks = FinishedBlocks(folder, run, changes=method == "sparsegpt", resume=resume)
         rates: Sparsity = sparsity
         if asked.owl:

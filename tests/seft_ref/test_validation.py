@@ -206,3 +206,14 @@ def test_the_settings_of_a_run_do_not_hang_on_validation(place):
     told, plain = (formats.read(place / name).attributes for name in ("out", "plain"))
     assert told["seft.settings"] == plain["seft.settings"]
     assert set(told) - set(plain) == {"seft.validation"}
+
+
+def test_TRN_022_what_is_kept_lies_beside_the_folder_however_it_is_spelled(place):
+    held = Validation(OTHER, 2)
+    out = f"{place / 'out'}/"
+    finetune(place / "sparse", out, place / "text.txt", "seft", valid=held, stop_after=4, **RUN)
+    assert (place / "out.state").is_file()
+    assert [path.is_dir() for path in place.glob("out.best-*")] == [True]
+    assert not (place / "out").exists()
+    finetune(place / "sparse", out, place / "text.txt", "seft", valid=held, resume=True, **RUN)
+    assert [path.name for path in place.glob("out*")] == ["out"]
