@@ -4,6 +4,7 @@
     python -m benchmarks sizes MODEL    bytes a weight, beside other formats
     python -m benchmarks files          writing and reading, beside safetensors
     python -m benchmarks adapters       a sparse change, as deltas and as adapters of PEFT
+    python -m benchmarks small-deltas   the bytes of a delta of few changes, in this format and in others
     python -m benchmarks deltas         a model shipped after every step, beside whole files and zstd
     python -m benchmarks steps          a torch model published and followed step by step, beside whole files
     python -m benchmarks big            memory with a file of a 7B model
@@ -44,6 +45,7 @@ from benchmarks import (
     memory,
     page,
     readers,
+    small_deltas,
     step,
     steps,
 )
@@ -66,6 +68,7 @@ for command in (
     page.page,
     readers.readers,
     readers.readers_page,
+    small_deltas.small_deltas,
     step.step,
     steps.steps,
 ):

@@ -1,8 +1,11 @@
-"""The codec of compressed sections: byte planes, then one zstd frame (FMT-140 to FMT-143).
+"""The codec of compressed sections (FMT-140 to FMT-143), and packed files (FMT-177).
 
-Values of k bytes are split into k planes: all first bytes, then all second bytes, and so on. Planes compress better,
-because the exponents of neighbours are alike while their low bytes are noise. zstandard is imported where it is used.
+A compressed section is byte planes in one zstd frame. Values of k bytes are split into k planes: all first bytes, then
+all second bytes, and so on. Planes compress better, because the exponents of neighbours are alike while their low bytes
+are noise. A packed file is one zstd frame of all bytes of a file. zstandard is imported where it is used.
 """
+
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +14,9 @@ from formats.errors import FormatError
 
 LEVEL = 9
 RATIO = 1024
-"""Most times that a section may be smaller than its content, which bounds what a small file asks of a reader."""
+"""Most times that a frame may be smaller than its content, which bounds what a small file asks of a reader."""
+MAGIC = b"\x28\xb5\x2f\xfd"
+"""The first bytes of a zstd frame; no file that is not packed begins with them (FMT-177.2)."""
 
 
 def pack(raw: NDArray[np.uint8], itemsize: int) -> bytes | None:
@@ -61,3 +66,44 @@ def unpack(frame: NDArray[np.uint8], raw_bytes: int, itemsize: int, name: str) -
     if len(planes) != raw_bytes:
         raise FormatError("FMT-142", f"section {name!r} expands to {len(planes)} bytes, its manifest says {raw_bytes}")
     return np.ascontiguousarray(np.frombuffer(planes, dtype=np.uint8).reshape(itemsize, -1).T).reshape(-1)
+
+
+def pack_file(source: BinaryIO, target: BinaryIO, nbytes: int) -> None:
+    """Write the nbytes bytes of an open file to another as a packed file, a buffer at a time (FMT-177).
+
+    Raises:
+        FormatError: FMT-177 if the frame is more than 1,024 times smaller.
+    """
+    import zstandard
+
+    packer = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
+    _, written = packer.copy_stream(source, target, size=nbytes)
+    if nbytes > RATIO * written:
+        raise FormatError(
+            "FMT-177",
+            f"the file has {nbytes} bytes and its frame {written}, at most {RATIO} times fewer are allowed; "
+            f"compress its sections instead",
+        )
+
+
+def unpack_file(frame: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """Return the bytes of the file that a packed file holds, uint8 (nbytes,), read-only.
+
+    Raises:
+        FormatError: FMT-177, before memory is taken for a size that the frame is too small for.
+    """
+    import zstandard
+
+    try:
+        head = zstandard.get_frame_parameters(frame.data)
+        # a frame that does not state its size reports 2^64 - 1
+        if head.dict_id or head.content_size > RATIO * frame.size:
+            raise FormatError(
+                "FMT-177",
+                f"{name} is a zstd frame of {frame.size} bytes with content size {head.content_size} and dictionary "
+                f"{head.dict_id}; expected a stated size of at most {RATIO} times its bytes, and no dictionary",
+            )
+        content = zstandard.ZstdDecompressor().decompress(frame.data, read_across_frames=False, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError("FMT-177", f"{name} is no zstd frame that can be expanded: {error}") from error
+    return np.frombuffer(content, dtype=np.uint8)

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from formats import compress
 from formats.errors import FormatError
 from formats.records import Array, DType
 from formats.regular import open_regular
@@ -186,11 +187,15 @@ class MappedFile:
     Arrays made from it keep the mapping alive. If another process truncates a mapped file, this process crashes.
     So replace files by renaming, never in place (FMT-111).
 
+    Attributes:
+        packed: whether the file is packed, and its content in memory (FMT-177).
+
     Raises:
-        FormatError: FMT-020 for a file of fewer than 8 bytes, FMT-165 if it is no regular file.
+        FormatError: FMT-020 for a file of fewer than 8 bytes, FMT-165 if it is no regular file, FMT-177 for a packed
+            file that cannot be expanded.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, may_be_packed: bool = False) -> None:
         self.path = path
         with open_regular(path) as file:
             self.size = file.seek(0, 2)
@@ -200,6 +205,14 @@ class MappedFile:
                 )
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(mapped, dtype=np.uint8)
+        self.packed = may_be_packed and self._bytes[: len(compress.MAGIC)].tobytes() == compress.MAGIC
+        if self.packed:
+            self._bytes = compress.unpack_file(self._bytes, path.name)
+            self.size = self._bytes.size
+            if self.size < LENGTH.size:
+                raise FormatError(
+                    "FMT-020", f"{path.name} holds {self.size} bytes, expected at least the 8 of the header length"
+                )
         self.data_start = LENGTH.size
         """Where the sections begin; known once `header` has been called."""
 

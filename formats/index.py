@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from formats import strict_json
+from formats.compress import MAGIC
 from formats.errors import FormatError
 from formats.header import MANIFEST_KEY, MAX_HEAD, check_version
 from formats.regular import open_regular
@@ -25,11 +26,17 @@ STOCK = re.compile(r"(?i)(model|adapter_model|pytorch_model)(-\d+-of-\d+)?\.safe
 
 
 def is_sparse(path: Path) -> bool:
-    """Tell whether a path looks like a checkpoint of this format, even a damaged one; OSError if it is not there."""
+    """Tell whether a path looks like a checkpoint of this format, even a damaged one; OSError if it is not there.
+
+    Every zstd frame looks like a packed file (FMT-177), because no other kind of input is one.
+    """
     if path.is_dir():
         return any(path.glob("model.sparse*.safetensors")) or (path / INDEX).exists()
     with open_regular(path) as file:
-        size = int.from_bytes(file.read(8), "little")
+        start = file.read(8)
+        if start.startswith(MAGIC):
+            return True
+        size = int.from_bytes(start, "little")
         return size < MAX_HEAD and MANIFEST_KEY.encode() in file.read(size)
 
 

@@ -78,6 +78,8 @@ class Reader(Mapping[str, Tensor]):
             index = read_index(path) if INDEX in entries else None
             roots = None if index is None else parse_index(index)
             self._parts = [PartReader(path / name) for name in expected_files(entries, roots)]
+            if any(part.packed for part in self._parts):
+                raise FormatError("FMT-177", f"{path.name} holds a packed file; only a file outside a folder is packed")
         manifests = [part.manifest for part in self._parts]
         if index is None:
             _check_whole(manifests[0], path.name)

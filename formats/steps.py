@@ -22,6 +22,7 @@ import numpy as np
 
 from formats import atomic, delta, digest, validate
 from formats.errors import FormatError
+from formats.header import ZSTD
 from formats.lazy import Lazy
 from formats.reader import open_checkpoint
 from formats.records import Array, Checkpoint, Dense, Mask, Sparse, Tensor
@@ -37,7 +38,7 @@ from formats.step_files import (
     remove_leftovers,
 )
 from formats.strict_json import JSON
-from formats.writer import write_file
+from formats.writer import FILE, write_file
 
 
 class Publisher:
@@ -69,7 +70,8 @@ class Publisher:
             every: versions from one whole checkpoint to the next, at least 1.
             keep: deltas that stay, at least 0, for followers that are behind. Deltas after the newest whole checkpoint
                 stay in any case, and so do the two newest whole checkpoints.
-            compress: as for `formats.write_file`.
+            compress: as for `formats.write_file`; ``"file"`` packs the deltas, and compresses the sections of whole
+                checkpoints, which a reader then expands one by one.
 
         Raises:
             FormatError: FMT-176 if another publisher has the folder, it belongs to another run or an option is out of
@@ -171,7 +173,8 @@ class Publisher:
                 self.model, self.version = after, number
 
     def _write(self, checkpoint: Checkpoint, number: int, kind: str) -> None:
-        write_file(self.folder / file_name(number, kind), checkpoint, compress=self._compress)
+        compress = ZSTD if self._compress == FILE and kind == MODEL else self._compress
+        write_file(self.folder / file_name(number, kind), checkpoint, compress=compress)
 
     def _remove_old(self, number: int) -> None:
         # FMT-176.6: the newest version stays reachable. The whole one before it stays for a reader that began with it.

@@ -226,7 +226,7 @@ class PartReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = MappedFile(path)
+        self._file = MappedFile(path, may_be_packed=True)
         what = f"the header of {path.name}"
         header = self._header(what)
         metadata, sections = container.parse_sections(header, what)
@@ -247,6 +247,11 @@ class PartReader:
                 f"found {raw[:1]!r} and {len(raw) - len(text)} spaces",
             )
         return strict_json.parse(text, what)
+
+    @property
+    def packed(self) -> bool:
+        """Whether the file is packed (FMT-177)."""
+        return self._file.packed
 
     @property
     def memory_bytes(self) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 from formats import atomic, digest, strict_json, validate
+from formats.compress import pack_file
 from formats.delta_rules import check_delta
 from formats.encoding import check_option
 from formats.errors import FormatError
@@ -15,6 +16,8 @@ from formats.v1 import MAX_TENSORS, Packed, Packer, PartWriter
 
 SHARD_BYTES = 5_000_000_000
 """Default of the bytes of sections that a part may hold; common tools use the same (FMT-085)."""
+FILE = "file"
+"""The value of `compress` that makes a packed file (FMT-177)."""
 
 
 def write(
@@ -25,15 +28,16 @@ def write(
     compress: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint as a new folder.
+    """Write a checkpoint as a new folder, or as a new packed file.
 
     Args:
-        path: the folder to make; its parent must exist.
+        path: the folder to make, or the file; its parent must exist.
         checkpoint: what to write. Each tensor is fetched once, in name order, and released before the next.
         encoding: how to store sparse tensors (FMT-084): ``"auto"`` takes the fewest bytes for each tensor. A dense
             tensor is stored dense in any case, because the writer never invents a support.
         compress: ``"zstd"`` compresses the sections that become smaller. Readers then need that feature, and expand
-            such a section in memory instead of mapping it.
+            such a section in memory instead of mapping it. ``"file"`` makes one packed file, as `write_file` does,
+            which is the smallest form of a delta of few changes.
         shard_bytes: bytes of sections that a part may hold before the next tensor opens another part.
 
     Raises:
@@ -42,6 +46,12 @@ def write(
     """
     if shard_bytes < 1:
         raise FormatError("FMT-084", f"shard_bytes is {shard_bytes}, expected at least 1")
+    if compress == FILE:
+        if shard_bytes != SHARD_BYTES:
+            raise FormatError("FMT-084", "a packed file has one part; leave shard_bytes out")
+        atomic.refuse_existing(Path(path))
+        write_file(path, checkpoint, encoding=encoding, compress=compress)
+        return
     names = _check(checkpoint, encoding, compress)
     with atomic.new_folder(Path(path)) as folder:
         files = _write_companions(folder, checkpoint)
@@ -60,13 +70,21 @@ def write_file(
         path: the file; its parent must exist. Names that loaders of dense models look for are refused.
         checkpoint: as for `write`, with no files.
         encoding: as for `write`.
-        compress: as for `write`.
+        compress: as for `write`. With ``"file"`` the name must not end in ``.safetensors``, otherwise not in ``.zst``;
+            readers expand such a file in memory as a whole.
 
     Raises:
-        FormatError: FMT-112 for the name, FMT-013 if there are companions, otherwise as `write`. An older file
-            at path is then left as it was.
+        FormatError: FMT-112 or FMT-177 for the name, FMT-013 if there are companions, otherwise as `write`. An older
+            file at path is then left as it was.
     """
     path = Path(path)
+    if path.suffix == (".safetensors" if compress == FILE else ".zst"):
+        expected = "a packed file" if compress == FILE else "a file that is not packed"
+        raise FormatError(
+            "FMT-177",
+            f"{path.name} is no name of {expected}: others would read it differently; "
+            "a packed file (compress 'file') ends in .zst, or in what is no known format",
+        )
     if STOCK.fullmatch(path.name):
         raise FormatError(
             "FMT-112", f"{path.name} is a name of dense models: a loader would open it and find no weights it knows"
@@ -79,18 +97,27 @@ def write_file(
     with (
         atomic.new_file(path) as temporary,
         PartWriter(temporary.with_name(temporary.name + ".spool"), names) as part,
-        Packer(encoding, compress) as packer,
+        Packer(encoding, None if compress == FILE else compress) as packer,
     ):
         for name in names:
             part.add(name, packer.pack(name, checkpoint.tensors[name]))
-        part.finish(temporary, _manifest(checkpoint, part.tensors, {}, 0))
+        manifest = _manifest(checkpoint, part.tensors, {}, 0)
+        if compress != FILE:
+            part.finish(temporary, manifest)
+            return
+        plain = temporary.with_name("plain")
+        part.finish(plain, manifest)
+        with plain.open("rb") as source, temporary.open("xb") as target:
+            pack_file(source, target, plain.stat().st_size)
+            target.flush()
+            os.fsync(target.fileno())
 
 
 def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[str]:
     """Verify everything that needs no tensor, and return the names of the tensors in file order."""
     check_option(encoding)
-    if compress not in (None, ZSTD):
-        raise FormatError("FMT-084", f"compress is {compress!r}, expected {ZSTD!r} or None")
+    if compress not in (None, ZSTD, FILE):
+        raise FormatError("FMT-084", f"compress is {compress!r}, expected {ZSTD!r}, {FILE!r} or None")
     validate.check_kind(checkpoint.kind)
     names = list(checkpoint.tensors)
     for name in names:

@@ -25,7 +25,9 @@ from seft_cli.output import require_absent
 
 _ENCODINGS = "auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]"
 Encoding = Annotated[str | None, typer.Option(help=f"{_ENCODINGS}.")]
-Compress = Annotated[str | None, typer.Option(help="zstd: smaller files that are expanded when they are read.")]
+Compress = Annotated[
+    str | None, typer.Option(help="zstd: smaller sections, expanded when they are read; file: one packed file (.zst).")
+]
 ShardSize = Annotated[str | None, typer.Option(help="Bytes of tensors in one file, such as 500MB [5GB].")]
 Verify = Annotated[bool, typer.Option("--verify", help="Read everything back and compare it bit for bit.")]
 _OPTIONS = {"shard_bytes": "--shard-size"}
