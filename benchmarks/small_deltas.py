@@ -85,7 +85,7 @@ def _written(place: Path, before: Any, after: Any) -> dict[str, int]:
         _compare(delta.apply(before, [formats.read(path)]), after, form)
         size[form] = path.stat().st_size
     patch = place / "patch.safetensors"
-    replaced = {name.removeprefix("replace:"): tensor for name, tensor in change.tensors.items()}
+    replaced: Any = {name.removeprefix("replace:"): tensor for name, tensor in change.tensors.items()}
     write_trl_delta(patch, Changes("replace", replaced), {})
     found = read_trl_delta(patch, before.tensors)
     for name, tensor in replaced.items():
