@@ -259,7 +259,9 @@ def _write_changes(
     stored = {name.split(":", 1)[1]: cast("Dense | Sparse", found.tensors[name]) for name in found.tensors}
     changes = Changes(wanted, {name: listed(tensor) for name, tensor in stored.items()}, found.attributes)
     if write_adapter:
-        write_adapter(out, changes, open_source(_needed(base, to), limit=limit).tensors)
+        before = open_source(_needed(base, to), limit=limit)
+        delta.apply(before, [found])  # refuses another base (FMT-137)
+        write_adapter(out, changes, before.tensors)
     else:
         write_trl_delta(out, changes, {"target_sha256": found.delta.target_sha256})
     return [*_named(found), *found.files]

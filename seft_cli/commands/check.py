@@ -7,9 +7,19 @@ from typing import Annotated, Any
 import typer
 
 from formats.check import violations
+from formats.dialects.sources import detect
+from formats.errors import FormatError
 from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, tell_leftovers
+
+_ADVICE = {
+    "hf": "a Hugging Face folder; seft convert {} DST --to sparse reads it strictly",
+    "compressed-tensors": "a folder of compressed-tensors; seft convert {} DST --to sparse reads it strictly",
+    "weight-sync": "a version folder; seft apply BASE {} OUT compares its checksums",
+    "scipy": "a folder of SciPy matrices; seft convert {} DST --to sparse reads it strictly",
+}
+"""Source that is no sparse checkpoint -> what it is, and what reads it; the others are adapters and patches."""
 
 SCHEMA = "seft.check/1"
 """The name of the --json object in docs/reference/json.md."""
@@ -26,8 +36,8 @@ def main(
     A PATH that cannot be read at all ends with exit code 2.
     """
     require_input(path)
-    if (path / "model.safetensors").is_file() and not is_sparse(path):
-        raise console.Refused(f"{path} is a Hugging Face folder; seft convert {path} DST --to sparse reads it strictly")
+    if path.is_dir() and not is_sparse(path):
+        raise console.Refused(_advice(path))
     tell_leftovers(path)
     broken: list[dict[str, Any]] = []
     for place, error in violations(path, limit=limit_of(max_bytes, path)):
@@ -42,3 +52,13 @@ def main(
         console.say(f"{path}: no rule is broken")
     if broken:
         raise SystemExit(1)
+
+
+def _advice(path: Path) -> str:
+    """Return what a folder is that is no sparse checkpoint, and which command judges it."""
+    try:
+        kind = detect(path)
+    except FormatError:
+        return f"{path} holds no checkpoint; name a folder or file that seft convert wrote"
+    told = _ADVICE.get(kind, f"of the format {kind}; seft convert {{}} DST --to delta --base MODEL reads it strictly")
+    return f"{path} is {told.format(path)}"

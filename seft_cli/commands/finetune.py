@@ -66,9 +66,14 @@ def main(
         float | None, typer.Option(help="Passes over the examples of --data, in place of --steps.")
     ] = None,
     method: Annotated[
-        str,
-        typer.Option("--method", "--preset", help=f"Preset of an update rule, or another method: {', '.join(NAMES)}."),
-    ] = DEFAULT,
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "--preset",
+            metavar="NAME",
+            help=f"Preset of an update rule, or another method: {', '.join(NAMES)} [{DEFAULT}].",
+        ),
+    ] = None,
     change: Annotated[
         list[str] | None,
         typer.Option(
@@ -181,7 +186,9 @@ def main(
         "seed": seed,
     }
     place = place_of(device, launcher.turn_here(ranks), transposed=transposed)
-    settings = settings_of(method, pattern=pattern_of_folder(folder), **changes_of(wanted, change or []))
+    settings = settings_of(
+        _one_method(method or [DEFAULT]), pattern=pattern_of_folder(folder), **changes_of(wanted, change or [])
+    )
     rows_of(settings.batch * settings.micro_batches, ranks)
     trained, held, settings = source.read(folder, settings)
     processes = launcher.sharing(ranks, place.name)
@@ -261,6 +268,13 @@ def main(
         console.out.print(line)
 
 
+def _one_method(given: list[str]) -> str:
+    """Return the method that was named; two names are refused, because one would be ignored."""
+    if len(given) > 1:
+        raise console.Refused(f"--method and --preset name one method, {' and '.join(given)} are given; leave one out")
+    return given[0]
+
+
 def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
     """Refuse a model that is not a sparse checkpoint, and to begin anew beside an unfinished run."""
     refuse_version(folder)
@@ -318,7 +332,7 @@ def _summary(records: list[dict[str, Any]], done: Finetuned, settings: TrainSett
         first, last = records[0], records[-1]
         events = sum(record["event"] is not None for record in records)
         steps = f"steps {first['step']} to {last['step']}, {events} event{'s' * (events != 1)}"
-        yield f"{steps}, loss {first['loss']:.3f} to {last['loss']:.3f}"
+        yield f"{settings.label}: {steps}, loss {first['loss']:.3f} to {last['loss']:.3f}"
     if done.best is not None:
         early = f"; ended after step {done.state.step} by --patience" * (done.state.step < settings.steps)
         yield f"kept: the model of step {done.best.step}, validation loss {done.best.loss:.4f}{early}"

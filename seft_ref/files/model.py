@@ -39,7 +39,7 @@ _SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 class Model:
     """A loaded model: its config, its packed weights, and the base of every target.
 
-    A base may share memory with the packed weights. A run reuses this memory, so start only one run from a model.
+    A base may share memory with the packed weights. A fine-tuning run reuses this memory, and so spends the model.
     """
 
     config: ModelConfig
@@ -48,6 +48,8 @@ class Model:
     """empty for a Hugging Face folder: it has no support to keep"""
     folder: Path | None = None
     """where it was loaded from; None for a model that was made in memory"""
+    spent: bool = False
+    """whether a run has begun that reuses its memory, after which nothing else may read it"""
 
     def stored(self) -> int:
         """Return the number of stored weights of the targets."""
@@ -117,7 +119,6 @@ def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
         named = _json_object(files, name).get("eos_token_id") if name in files else None
         if named is None:
             continue
-        # GEN-008
         tokens = named if isinstance(named, list) else [named]
         if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in tokens):
             raise GenerateError("GEN-008", f"eos_token_id of {name} is {named!r}, must be a token or a list of them")
@@ -339,7 +340,6 @@ def in_file_dtype(name: str, values: NumpyArray, dtype: Dtype) -> NumpyArray:
     Raises:
         CheckpointError: CKP-004 if a value is NaN or infinite, or does not fit the dtype.
     """
-    # CKP-004
     if not np.isfinite(values).all():
         raise CheckpointError("CKP-004", f"{name} has become NaN or infinite; lower the learning rate and train anew")
     rounded = rounded_once(values, dtype)

@@ -140,8 +140,11 @@ def finetune(
         check_data(data, chosen.length, loaded.config)
         outcome.check(loaded.config)
         if resume and file is not None:
-            return loaded.config, loop.load(file.path, loaded, file.origin), loaded.stored()
-        return loaded.config, loop.begin(loaded, data, ranks), loaded.stored()
+            start = loop.load(file.path, loaded, file.origin)
+        else:
+            start = loop.begin(loaded, data, ranks)
+        loaded.spent = True  # from here on, because what refuses to begin leaves the model as it was
+        return loaded.config, start, loaded.stored()
 
     config, state, stored = begun()
     compared = {"settings": settings_text(chosen), "step": state.step}

@@ -56,10 +56,13 @@ def model_of(
     """Return a model, loaded if it is a folder; the options are those of `load_model`.
 
     Raises:
-        ValueError: for options of loading beside a model that is loaded; else as `load_model`.
+        ValueError: for options of loading beside a model that is loaded, and for one that a run has spent; else as
+            `load_model`.
     """
     if not isinstance(model, Model):
         return load_model(model, kernels, dtype, compact=compact, like=like, limit=limit)
+    if model.spent:
+        raise ValueError("a run was started from this model and reuses its memory, so it is spent; load it again")
     options: dict[str, Any] = {"dtype": dtype, "compact": compact, "like": like, "limit": limit}
     for name, value in options.items():
         if value is not None and value is not False:

@@ -140,6 +140,10 @@ def test_adapters_become_deltas_and_go_back(cli, tmp_path, adapter, to):
         assert one.delta == two.delta
     code, _, err = cli("convert", tmp_path / "d", tmp_path / "patch.safetensors", "--to", "trl-delta")
     assert (code, "FMT-154" in err) == (2, True)
+    changed = {name: formats.Dense(tensor.values + tensor.values.dtype.type(1)) for name, tensor in tensors.items()}
+    formats.write(tmp_path / "other", formats.Checkpoint("model", changed))
+    code, _, err = cli("convert", tmp_path / "d", tmp_path / "wrong", "--to", to, "--base", tmp_path / "other")
+    assert (code, "FMT-137" in err, (tmp_path / "wrong").exists()) == (2, True, False), err
     arguments = ("--to", "delta", "--base", tmp_path / "base", "--dtype", "BF16")
     code, _, err = cli("convert", base / adapter, tmp_path / "cast", *arguments)
     assert code == 0, err

@@ -281,3 +281,11 @@ def test_a_model_that_is_not_pruned_is_told_of(cli, folders, tmp_path):
     code, _, err = cli("finetune", folders["sparse"], tmp_path / "other", *short)
     assert code == 0, err
     assert "no weight of" not in err
+
+
+def test_two_names_of_a_method_are_refused_because_one_would_be_ignored(cli, folders, tmp_path):
+    for names in (("--preset", "seft", "--method", "static"), ("--method", "seft", "--method", "seft")):
+        code, _, err = run(cli, folders, tmp_path / "out", *names, *SHORT)
+        assert (code, "name one method" in err) == (2, True)
+    code, out, _ = run(cli, folders, tmp_path / "out", *SHORT)
+    assert (code, "active-only: steps 1 to 12" in out) == (0, True)

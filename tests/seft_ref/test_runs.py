@@ -8,8 +8,8 @@ import seft_ref
 from formats.delta import diff
 from formats.dialects.hf import open_hf
 from formats.errors import DestinationExists
-from seft_ref import finetune, generate, load_model, prune, read_tokens, settings_of
-from seft_ref.errors import CheckpointError
+from seft_ref import evaluate, finetune, generate, load_model, prune, read_tokens, settings_of
+from seft_ref.errors import CheckpointError, TextError
 from seft_ref.files.state import Origin
 from seft_ref.kernels import cpu
 from seft_ref.model.weights import matrix_of
@@ -98,6 +98,23 @@ def test_a_folder_and_a_loaded_model_give_the_same_bytes(place):
     finetune(model, place / "two", tokens, settings_of("seft", **SHORT))
     assert contents(place / "one") == contents(place / "two")
     assert not (place / "one.state").exists()
+
+
+def test_a_model_that_a_run_has_spent_is_refused_everywhere(place):
+    model = load_model(place / "sparse", cpu)
+    tokens = read_tokens(place / "text.txt", place / "sparse")
+    with pytest.raises(TextError, match="TRN-003"):
+        finetune(model, None, tokens, settings_of("seft", **SHORT | {"length": 10**6}))
+    evaluate(model, tokens, length=8)  # the run above did not begin
+    finetune(model, None, tokens, settings_of("seft", **SHORT))
+    for call in (
+        lambda: finetune(model, None, tokens, settings_of("seft", **SHORT)),
+        lambda: evaluate(model, tokens, length=8),
+        lambda: generate(model, "a", max_tokens=1),
+        lambda: prune(model, None, "magnitude"),
+    ):
+        with pytest.raises(ValueError, match="it is spent; load it again"):
+            call()
 
 
 def test_TRN_004_a_run_that_was_stopped_goes_on_to_the_same_bytes(place):
