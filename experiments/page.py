@@ -168,6 +168,8 @@ def with_interval(of: Estimate, digits: int) -> str:
 
 def _results(report: Report) -> str:
     headings = ("perplexity", "largest support", "support", "overlap", "seconds a step", "seconds an event", "peak GiB")
+    # runs of before 2026-11-28 lack the size of the final model's file
+    told_bytes = all("bytes" in run for of_arm in report.runs.values() for run in of_arm.values())
     rows = []
     for row in report.rows():
         runs = report.runs[row.arm].values()
@@ -181,9 +183,10 @@ def _results(report: Report) -> str:
             f"{fmean(steps):.2f}",
             f"{fmean(of_events):.2f}" if of_events else "",
             f"{max(run['peak_memory_bytes'] for run in runs) / 2**30:.2f}",
+            *([f"{fmean([run['bytes'] for run in runs]) / 1e6:.1f}"] if told_bytes else []),
         ]
         rows.append([row.label, *cells])
-    return table(("arm", *headings), rows)
+    return table(("arm", *headings, *(["MB of the file"] if told_bytes else [])), rows)
 
 
 def _counts(report: Report) -> str:

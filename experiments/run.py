@@ -138,6 +138,7 @@ def measure(
         path = Path(temporary) / "final"
         save_model(inputs.folder, path, final)
         del final, at_start
+        nbytes = sum(file.stat().st_size for file in path.glob("*.safetensors"))
         perplexity = perplexity_of(path, inputs)
         scores = {} if inputs.tasks is None else {"scores": inputs.tasks.scores(path)}
     return {
@@ -155,6 +156,7 @@ def measure(
         "seconds": seconds,
         "seconds_finish": seconds_finish,
         "peak_memory_bytes": peak_bytes(),
+        "bytes": nbytes,
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": machine(),
     }

@@ -87,6 +87,8 @@ def check_runs(runs):
         assert len(run["losses"]) == len(run["seconds"]) == 6
         assert [event["step"] for event in run["events"]] == ([] if run["arm"].startswith("static") else [5])
         assert run["peak_memory_bytes"] > 0
+        # bitmask: a bit a position and the values, beside the embedding and a header
+        assert run["bytes"] > 4 * run["stored"]
         assert math.isfinite(run["perplexity_after"])
         assert run["support_final"] <= run["stored"]
         assert 0 < run["overlap"] <= 1
