@@ -29,8 +29,7 @@ from formats.strict_json import JSON
 
 INDEX = "model.safetensors.index.json"
 FOLDER = re.compile(r"weight_v(\d{6,})", re.ASCII)
-_FILE = re.compile(r"[\w.-]{1,243}\.safetensors", re.ASCII)
-"""Names of at most 255 bytes, because no file system has longer ones and asking for one is an OSError."""
+_FILE = re.compile(r"[\w.-]{1,243}\.safetensors", re.ASCII)  # at most 255 bytes: asking for more is an OSError
 ENCODINGS = ("xor", "overwrite")
 CHECKSUMS = ("xxh3-128", "blake3", "adler32")
 LEVEL = 1
