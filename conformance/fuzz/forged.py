@@ -86,7 +86,7 @@ def huge_tensor() -> tuple[str, Case]:
 
 
 def many_tensors() -> tuple[str, Case]:
-    """A header lists 20,000 tensors without elements, 1.2 MB."""
+    """A header lists 20,000 tensors without elements."""
     head = {f"{i}.qweight": {"dtype": "I32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}
     told = {"quant_method": "awq", "bits": 4, "group_size": -1}
     return "codes", _stock("codes", head, CONFIG, WHOLE, quantization_config=told)
