@@ -71,9 +71,8 @@ class Steps:
         own: Tree = {} if draft.current is None else {CURRENT: _packed(draft.current)}
         for seed in draft.of_tree:
             _spoil_files(Random(seed), tree, own)  # noqa: S311 - not for secrets
-        tree = {
-            name: raw for name, raw in tree.items() if tree.get(name.partition("/")[0], b"") is None or "/" not in name
-        }
+        # sorted, so that a folder comes before its file; a file whose folder a mutation took away is left out
+        tree = {n: tree[n] for n in sorted(tree) if "/" not in n or tree.get(n.partition("/")[0], b"") is None}
         return Case({"steps": tree, "own": own}, valid=valid, makes=(f"own/{CURRENT}", f"own/{LOCK}"))
 
     def read(self, case: Case, place: Path) -> Any:
