@@ -149,7 +149,8 @@ def published_as(checkpoint: Checkpoint | Reader, place: Path) -> tuple[str, int
     """
     match checkpoint.attributes.get(ATTRIBUTE):
         case {"run": str(run), "version": int(number), **others} if not others and not isinstance(number, bool):
-            return run, number
+            if number >= 0:
+                return run, number
     raise FormatError(
         "FMT-176", f"{place} is no published version: its attribute {ATTRIBUTE!r} must say run and version"
     )

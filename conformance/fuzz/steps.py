@@ -10,7 +10,7 @@ from typing import Any
 from conformance.fuzz import chains, mutate
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.foreign import Case
-from conformance.fuzz.foreign_files import Refused, Tree, need, parsed
+from conformance.fuzz.foreign_files import Refused, Tree, is_whole, need, parsed
 from conformance.fuzz.judge_folders import content_of
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts
@@ -240,6 +240,6 @@ def _says(raw: bytes | None) -> tuple[str, int]:
     header = parsed(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     manifest = parsed(header["__metadata__"]["seft.manifest"].encode())
     told = manifest["attributes"]["published"]
-    need(set(told) == {"run", "version"} and isinstance(told["run"], str) and type(told["version"]) is int, "FMT-176.2")
+    need(set(told) == {"run", "version"} and isinstance(told["run"], str) and is_whole(told["version"]), "FMT-176.2")
     need(manifest["kind"] == "model", "a model")
     return told["run"], told["version"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from formats import Checkpoint, Dense, FormatError, strict_json
+from formats import Checkpoint, Dense, FormatError, strict_json, write_file
 from formats.dialects.changes import check_options
 from formats.dialects.compressed_tensors import open_compressed_tensors
 from formats.dialects.hf import open_hf
@@ -208,6 +208,14 @@ def test_FMT_175_a_configuration_is_utf_8(spell, tmp_path):
 
 
 # folders of steps --------------------------------------------------------------------------------
+
+
+def test_FMT_176_no_version_is_below_0(tmp_path):
+    # a follower of an empty folder wrote such a file again at every poll
+    model = Checkpoint("model", {"w": Dense(np.zeros(4))}, attributes={"published": {"run": "r", "version": -1}})
+    write_file(tmp_path / "current.sparse", model)
+    (tmp_path / "steps").mkdir()
+    refused("FMT-176", lambda: Follower(tmp_path / "steps", tmp_path / "current.sparse"))
 
 
 def test_FMT_176_a_folder_is_no_version(tmp_path):
