@@ -102,7 +102,7 @@ def advanced(
             start, deltas = _way(folder, *numbers, have)
             files = [(number, DELTA) for number in deltas[:CHAIN]]
             files[:0] = [] if start is None else [(start, MODEL)]
-            readers = [open_checkpoint(folder / file_name(*file)) for file in files]
+            readers = [_opened(folder / file_name(*file)) for file in files]
             break
         except (FileNotFoundError, Hole):
             # the publisher adds and removes files meanwhile; it is an error only if it did not
@@ -114,6 +114,13 @@ def advanced(
     base = current() if start is None else chain.pop(0)
     assert base is not None
     return delta.apply(base, chain)
+
+
+def _opened(path: Path) -> Reader:
+    # a checkpoint may be a folder elsewhere, but a folder does not appear whole, nor with a rename
+    if path.is_dir():
+        raise FormatError("FMT-176", f"{path} is a folder, expected a single file; it comes from no publisher")
+    return open_checkpoint(path)
 
 
 def _way(folder: Path, models: set[int], deltas: set[int], have: int | None) -> tuple[int | None, range]:
@@ -142,7 +149,8 @@ def published_as(checkpoint: Checkpoint | Reader, place: Path) -> tuple[str, int
     """
     match checkpoint.attributes.get(ATTRIBUTE):
         case {"run": str(run), "version": int(number), **others} if not others and not isinstance(number, bool):
-            return run, number
+            if number >= 0:
+                return run, number
     raise FormatError(
         "FMT-176", f"{place} is no published version: its attribute {ATTRIBUTE!r} must say run and version"
     )

@@ -13,8 +13,17 @@ from formats.errors import FormatError
 JSON: TypeAlias = "bool | int | str | list[JSON] | dict[str, JSON] | None"
 """A value of a manifest or of attributes. A fraction is stored as a string, for example `float.hex(x)`."""
 
+
+class Fraction(str):
+    """A number with a point or an exponent, as a foreign JSON text spells it; a text of the file is a plain str."""
+
+    __slots__ = ()
+
+
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 16
+MAX_FOREIGN_DEPTH = 100
+"""Levels of a foreign JSON text; far below what exhausts the parser, whose limit depends on its caller."""
 
 
 def canonical(value: JSON) -> str:
@@ -49,12 +58,24 @@ def parse(data: bytes, what: str) -> JSON:
 
 
 def parse_any(data: bytes, what: str) -> JSON:
-    """Return the value of a foreign JSON text in any spelling; keys must be unique, and fractions become strings.
+    """Return the value of a foreign JSON text in any spelling; keys must be unique, and fractions become `Fraction`.
 
     Raises:
-        FormatError: FMT-024 to FMT-026 (FMT-027 if it exhausts the parser).
+        FormatError: FMT-024 to FMT-026; FMT-027 if it is nested deeper than 100 levels.
     """
-    return _load(data, what, str)[0]
+    value, _ = _load(data, what, Fraction)
+    check_foreign_depth(value, what)
+    return value
+
+
+def check_foreign_depth(value: JSON, what: str) -> None:
+    """Verify that a foreign JSON value is so flat that functions which call themselves can go through it.
+
+    Raises:
+        FormatError: FMT-027.
+    """
+    if depth(value) > MAX_FOREIGN_DEPTH:
+        raise FormatError("FMT-027", f"{what} is nested deeper than {MAX_FOREIGN_DEPTH} levels")
 
 
 def _load(data: bytes, what: str, float_hook: Callable[[str], str] | None = None) -> tuple[JSON, str]:

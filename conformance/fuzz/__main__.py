@@ -1,7 +1,7 @@
 """python -m conformance.fuzz --seconds 60 --seed 1: readers of checkpoints against inputs made to break them.
 
 --mode structure gives single files to three readers, atheris the same under coverage, folders gives folders of parts
-and chains of deltas to two readers.
+and chains of deltas to two readers, foreign gives files of other programs to the readers of their formats.
 
 Exit status: 0 nothing was found, 1 readers disagree or one broke down (the input is saved), 2 wrong use.
 """
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 
-from conformance.fuzz import corpus, judge_folders
+from conformance.fuzz import corpus, foreign, judge_folders
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.judge import Judge
 from conformance.fuzz.judge_folders import FolderJudge
@@ -26,6 +26,8 @@ def main(given: Sequence[str] | None = None) -> int:
     asked = _asked(given)
     known = [i.raw for path in asked.corpus for i in corpus.load(path)]
     seconds = asked.seconds / (2 if asked.mode == "both" else 1)
+    if asked.mode == "foreign":
+        return of_foreign(asked)
     if asked.mode == "folders":
         return of_folders(asked.seed, seconds, asked.executions, asked.save)
     if asked.mode in ("structure", "both"):
@@ -42,8 +44,10 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m conformance.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--mode", choices=("structure", "atheris", "both", "folders"), default="structure")
-    parser.add_argument("--executions", type=int, help="stop after so many; of mode folders")
+    parser.add_argument("--mode", choices=("structure", "atheris", "both", "folders", "foreign"), default="structure")
+    parser.add_argument("--executions", type=int, help="stop after so many; of modes folders and foreign")
+    parser.add_argument("--reader", choices=foreign.READERS, help="of mode foreign; all share the time by default")
+    parser.add_argument("--forged", action="store_true", help="of mode foreign: the memory that forged inputs take")
     parser.add_argument("--corpus", type=Path, action="append", default=[], help="folder of files, or a .jsonl.gz")
     parser.add_argument(
         "--save", type=Path, default=Path("fuzz-findings"), help="folder for inputs that find something"
@@ -89,6 +93,17 @@ def of_folders(seed: int, seconds: float, executions: int | None, save: Path) ->
                 return 1
     report(tally)
     return 0
+
+
+def of_foreign(asked: argparse.Namespace) -> int:
+    """Run one reader of foreign formats, or each for its share of the time; return the exit status."""
+    if asked.forged:
+        from conformance.fuzz import forged  # here, because it needs the libraries of all readers
+
+        return forged.table()
+    names = [asked.reader] if asked.reader else foreign.READERS
+    share = asked.seconds / len(names)
+    return max(foreign.run(name, asked.seed, share, asked.executions, asked.save) for name in names)
 
 
 def report(tally: Tally) -> None:

@@ -25,13 +25,13 @@ def scenario(chance: Random) -> list[Folder]:
     """Return a valid base and 0 to 3 deltas, each a folder in pieces."""
     if chance.random() < 0.35:
         return [folders.divided(chance, grow.checkpoint(chance))]
-    model: dict[str, Tensor] = _model(chance)
+    model: dict[str, Tensor] = model_of(chance)
     links: dict[str, Any] = {"tied": {}, "scales": {}}
     made = [folders.divided(chance, _pieces(model, kind="model", **links))]
     for _ in range(chance.choice((1, 1, 1, 1, 2, 2, 3))):
-        stored, gone = _operations(chance, model)
+        stored, gone = operations_of(chance, model)
         after = {name for name in (*model, *(key.partition(":")[2] for key in stored)) if name not in gone}
-        new_links = _links(chance, sorted(after))
+        new_links = links_of(chance, sorted(after))
         model, described = files_deltas.step(model, stored, gone, before=links, **new_links)
         links = new_links
         # a random change may leave a tensor as it was, and a delta lists only tensors that change (FMT-131)
@@ -48,7 +48,8 @@ def _pieces(tensors: dict[str, Tensor], **about: Any) -> Pieces:
     return files.pieces(tensors, **deepcopy(about))
 
 
-def _model(chance: Random) -> dict[str, Tensor]:
+def model_of(chance: Random) -> dict[str, Tensor]:
+    """Return a random model of one to four tensors."""
     names = chance.sample(NAMES, chance.choice((1, 1, 2, 2, 3, 4)))
     return {name: _tensor(chance, chance.choice((*WHOLE_BYTES, "F16", "BF16", "F32", "F64"))) for name in names}
 
@@ -76,7 +77,8 @@ def at_positions(dtype: str, shape: tuple[int, ...], positions: list[int], chanc
     return Tensor(dtype, shape, bits, tuple(divmod(at, max(shape[-1], 1)) for at in positions))
 
 
-def _links(chance: Random, names: list[str]) -> dict[str, Any]:
+def links_of(chance: Random, names: list[str]) -> dict[str, Any]:
+    """Return random ties and scales among the names of a model."""
     tied = {"tied": chance.choice(names)} if names and chance.random() < 0.2 else {}
     scales: dict[str, Any] = {}
     if len(names) > 1 and chance.random() < 0.2:
@@ -85,7 +87,7 @@ def _links(chance: Random, names: list[str]) -> dict[str, Any]:
     return {"tied": tied, "scales": scales}
 
 
-def _operations(chance: Random, model: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def operations_of(chance: Random, model: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Return the tensors that a delta stores by `operation:name`, and the names of tensors that it removes."""
     stored: dict[str, Tensor] = {}
     gone: list[str] = []

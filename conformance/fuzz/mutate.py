@@ -1,5 +1,6 @@
 """Mutations that know the file format: each changes one thing on one level, and digests above it are made to fit."""
 
+import struct
 from collections.abc import Callable
 from math import prod
 from random import Random
@@ -225,7 +226,7 @@ def splice(chance: Random, parts: Parts, second: Parts) -> None:
         entry_one[key] = entry_two[key]
 
 
-CANNOT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+CANNOT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, struct.error)
 """The errors of mutating or packing parts that an earlier mutation has spoiled."""
 
 WITHIN: tuple[tuple[Mutation, int], ...] = (

@@ -46,6 +46,11 @@ def spelling(chance: Random, parts: Parts) -> None:
     into.append(lambda text: _one(chance, text, pattern, forms))
 
 
+def respelled(chance: Random, text: str) -> str:
+    """Return a JSON text with its spelling changed in one place."""
+    return _one(chance, text, *chance.choice(_FORMS))
+
+
 def _one(chance: Random, text: str, pattern: str, forms: tuple[str, ...]) -> str:
     """Return the text with one match of a pattern replaced by one of the forms."""
     matches = list(re.finditer(pattern, text))

@@ -3,7 +3,6 @@
 read_spiel("adapter", base).tensors["model.layers.0.self_attn.q_proj.weight"]   ->   Sparse: positions, amounts
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -18,7 +17,7 @@ from formats.dialects.stock import open_stock
 from formats.errors import CannotHold, FormatError
 from formats.records import Array, Dense, Mask, Sparse, Tensor, from_flat, rows_of, with_values
 from formats.regular import read_bounded
-from formats.strict_json import JSON
+from formats.strict_json import JSON, Fraction
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -33,8 +32,6 @@ ABOUT = frozenset(
     {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision", "task_type"}
 )
 """Options of every adapter that say nothing about values."""
-
-NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,16 +131,17 @@ def check_options(config: Mapping[str, JSON], known: frozenset[str], clause: str
     Off is null, false, 0, empty, or the word none.
     """
     for key, value in sorted(config.items()):
-        if key not in ABOUT | known and value and value not in ("none", "0.0"):
+        off = not value or value == "none" or (isinstance(value, Fraction) and float(value) == 0)
+        if key not in ABOUT | known and not off:
             raise FormatError(
                 clause, f"{CONFIG} has {key} = {value!r:.80}, which changes what the adapter means and is not read"
             )
 
 
 def number(config: Mapping[str, JSON], key: str, clause: str, *, where: str = CONFIG) -> float:
-    """Return a number of a configuration as float64; fractions arrive as text (`strict_json.parse_any`)."""
+    """Return a number of a configuration as float64; a fraction arrives as `strict_json.Fraction`."""
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | str) or not NUMBER.fullmatch(str(value)):
+    if isinstance(value, bool) or not isinstance(value, int | Fraction):
         raise FormatError(clause, f"{where} has {key} = {value!r:.80}, expected a number")
     return float(value)
 

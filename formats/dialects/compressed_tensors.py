@@ -24,6 +24,7 @@ from formats.dialects.quantised import DESCRIPTIONS, LIBRARY, quantises
 from formats.errors import FormatError
 from formats.lazy import Lazy
 from formats.records import Array, Checkpoint, Dense, Sparse, Tensor, row_blocks, rows_of
+from formats.strict_json import MAX_FOREIGN_DEPTH, depth
 
 Json: TypeAlias = dict[str, Any]
 
@@ -193,9 +194,11 @@ def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
     stated: set[str] = set()
     quantisations: list[Json] = []
     try:
-        config = json.loads(data, object_pairs_hook=_unique)
+        config = json.loads(data.decode(), object_pairs_hook=_unique)
         if not isinstance(config, dict):
             raise FormatError("FMT-150", f"{CONFIG} is a {type(config).__name__}, expected an object")
+        if depth(config) > MAX_FOREIGN_DEPTH:
+            raise FormatError("FMT-150", f"{CONFIG} is nested deeper than {MAX_FOREIGN_DEPTH} levels")
         text = json.dumps(_without_sparsity(config, stated, quantisations), indent=2) + "\n"
     except (ValueError, RecursionError) as error:
         raise FormatError("FMT-150", f"{CONFIG} is not JSON that can be read: {error}") from error

@@ -102,7 +102,9 @@ def check_values(matrix: Quantised, name: str) -> None:
         FormatError: FMT-173 for a scale that is infinite or no number, for a group that is not there, and for codes
             or zero points that their bits cannot hold.
     """
-    if not np.isfinite(matrix.scales).all():
+    with np.errstate(invalid="ignore"):  # of a signalling NaN of 16 bits NumPy warns
+        finite = np.isfinite(matrix.scales).all()
+    if not finite:
         raise FormatError("FMT-173", f"{name!r} has a scale that is infinite or no number; quantise the model again")
     groups, of_column = matrix.scales.shape[1], matrix.group_of_column
     if int(of_column.min()) < 0 or int(of_column.max()) >= groups:

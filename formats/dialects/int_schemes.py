@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from formats.dialects.quantised import DESCRIPTIONS, LIBRARY, quantises
 from formats.errors import FormatError
+from formats.strict_json import check_foreign_depth
 
 Json: TypeAlias = dict[str, Any]
 
@@ -117,8 +118,11 @@ def without_descriptions(value: Any, found: list[Json]) -> Any:
 
 def _parsed(data: bytes, file: str) -> Any:
     try:
-        return json.loads(data, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        # decoded here, because json.loads takes bytes of UTF-16, surrogates and a byte order mark for JSON
+        value = json.loads(data.decode(), object_pairs_hook=_unique)
+        check_foreign_depth(value, file)
+        return value
+    except (ValueError, RecursionError, FormatError) as error:
         raise FormatError("FMT-175", f"{file} is not JSON that can be read: {error}") from error
 
 

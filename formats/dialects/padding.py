@@ -17,7 +17,7 @@ from formats.container import Section, dtype_name
 from formats.dialects.changes import CONFIG, PREFIX, WEIGHTS, Changes, check_change, float_base, order
 from formats.dialects.stock import write_stock
 from formats.errors import CannotHold, FormatError
-from formats.records import Array, Dense, Sparse, Tensor, bits, flat
+from formats.records import Array, Dense, Sparse, Tensor, bits, flat, from_flat, with_values
 
 SUFFIX = ".weight"
 WRITABLE = frozenset({"F16", "BF16", "F32"})
@@ -147,6 +147,12 @@ def padded_to(size: int, tensor: Sparse, before: Tensor) -> tuple[NDArray[np.int
 def adds_nothing(values: Array) -> NDArray[np.bool_]:
     """Return which amounts are −0.0, (K,): adding −0.0 keeps every number, but adding +0.0 makes −0.0 positive."""
     return bits(values) == bits(np.full(1, -0.0, dtype=values.dtype))
+
+
+def without_padding(amounts: Sparse) -> Sparse:
+    """Return amounts without those of −0.0; call it after positions are checked, those of the padding among them."""
+    kept = ~adds_nothing(amounts.values)
+    return with_values(from_flat(amounts.shape, flat(amounts)[kept]), amounts.values[kept])
 
 
 def write_folder(

@@ -21,10 +21,9 @@ def quantises(description: Mapping[str, Any]) -> bool:
 def quantisations(config: bytes) -> list[str]:
     """Return method and format of each quantisation that a config.json describes; none if it is not JSON."""
     try:
-        value = json.loads(config)
+        return list(dict.fromkeys(_named(json.loads(config))))
     except (ValueError, RecursionError):
         return []
-    return list(dict.fromkeys(_named(value)))
 
 
 def _named(value: object) -> Iterator[str]:

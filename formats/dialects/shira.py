@@ -30,11 +30,11 @@ from formats.dialects.changes import (
 )
 from formats.dialects.padding import (
     Plan,
-    adds_nothing,
     check_sizes,
     padded_to,
     plans_of,
     target_modules,
+    without_padding,
     write_folder,
 )
 from formats.dialects.stock import outline
@@ -78,11 +78,9 @@ def read_shira(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Ch
         shape = float_base(base, name, "FMT-151").shape
         positions = _positions(adapter.array(modules[name], INDICES), shape, name)
         values = adapter.array(modules[name], VALUES)
-        if padded:
-            kept = ~adds_nothing(values)
-            positions, values = positions[kept], values[kept]
         support, permutation = sorted_support(positions, shape, name, "FMT-151")
-        return with_values(support, values[permutation])
+        amounts = with_values(support, values[permutation])
+        return without_padding(amounts) if padded else amounts
 
     return Changes("add", Lazy(modules, fetch), adapter.attributes("shira"))
 
@@ -160,7 +158,8 @@ def _positions(indices: Array, shape: tuple[int, ...], name: str) -> NDArray[np.
         raise FormatError("FMT-151", f"{name!r} of the base has shape {list(shape)}, expected a matrix")
     if indices.dtype == np.float32:
         # F32 comes from tools that save no integers; NaN is refused, because it fails the first comparison
-        wrong = ~((indices >= 0) & (indices < MAX_F32_INDEX)) | (indices % 1 != 0)
+        with np.errstate(invalid="ignore"):  # of infinity and signalling NaN NumPy warns
+            wrong = ~((indices >= 0) & (indices < MAX_F32_INDEX)) | (indices % 1 != 0)
         if wrong.any():
             raise FormatError(
                 "FMT-151",

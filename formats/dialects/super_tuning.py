@@ -31,11 +31,11 @@ from formats.dialects.changes import (
 from formats.dialects.padding import (
     WRITABLE,
     Plan,
-    adds_nothing,
     check_sizes,
     padded_to,
     plans_of,
     target_modules,
+    without_padding,
     write_folder,
 )
 from formats.dialects.stock import metadata_of, outline
@@ -109,11 +109,9 @@ def read_super_tuning(folder: str | os.PathLike[str], base: Mapping[str, Tensor]
                 f"{name!r} of the base has shape {list(shape)}, where sparsity {sparsity!r} leaves {expected} amounts; "
                 f"the adapter has {values.size}: is this the base it was made for?",
             )
-        if padded:
-            kept = ~adds_nothing(values)
-            positions, values = positions[kept], values[kept]
         support, permutation = sorted_support(positions, shape, name, "FMT-170")
-        return with_values(support, values[permutation])
+        amounts = with_values(support, values[permutation])
+        return without_padding(amounts) if padded else amounts
 
     return Changes("add", Lazy(modules, fetch), adapter.attributes("super-tuning"))
 

@@ -146,6 +146,9 @@ def delta_from_patches(base: Checkpoint, patches: Iterable[Patch]) -> Checkpoint
     by_name: dict[str, list[Patch]] = {}
     kinds: set[bool] = set()
     for patch in patches:
+        lacking = [attribute for attribute in ("name", "values", "indices") if not hasattr(patch, attribute)]
+        if lacking:
+            raise _error(f"a {type(patch).__name__} without {' and '.join(lacking)} is no patch")
         if not isinstance(patch.name, str):
             raise _error(f"a patch has the name {patch.name!r:.80}, expected text")
         by_name.setdefault(patch.name, []).append(patch)

@@ -28,7 +28,8 @@ from formats.regular import read_bounded
 from formats.strict_json import JSON
 
 INDEX = "model.safetensors.index.json"
-FOLDER = re.compile(r"weight_v(\d{6,})")
+FOLDER = re.compile(r"weight_v(\d{6,})", re.ASCII)
+_FILE = re.compile(r"[\w.-]{1,243}\.safetensors", re.ASCII)  # at most 255 bytes: asking for more is an OSError
 ENCODINGS = ("xor", "overwrite")
 CHECKSUMS = ("xxh3-128", "blake3", "adler32")
 LEVEL = 1
@@ -79,7 +80,7 @@ def apply_weight_sync(base: Checkpoint, paths: Iterable[str | os.PathLike[str]])
     for path in paths:
         version = open_version(path)
         # FMT-168.11
-        if versions and int(version.metadata["base_version"]) != int(versions[-1].metadata["version"]):
+        if versions and _number(version.metadata["base_version"]) != _number(versions[-1].metadata["version"]):
             raise _error(
                 f"{path} changes version {version.metadata['base_version']}, and the folder before it ends at version "
                 f"{versions[-1].metadata['version']}; give every folder between the two, in order"
@@ -244,6 +245,11 @@ def _error(told: str) -> FormatError:
     return FormatError("FMT-168", told)
 
 
+def _number(digits: str) -> str:
+    """Return the digits of a version without zeros in front, because int refuses a text of thousands of digits."""
+    return digits.lstrip("0")
+
+
 def _zstd() -> Any:
     import zstandard
 
@@ -309,6 +315,9 @@ def _applied(old: Bytes, frame: Bytes, encoding: str, name: str) -> Bytes:
 def _expanded(frame: Bytes, least: int, most: int, name: str) -> Bytes:
     """Return what a zstd frame holds, after verifying the size that it states."""
     zstandard = _zstd()
+    if frame[:4].tobytes() != zstandard.FRAME_HEADER:
+        # a skippable frame holds nothing, which would do for a tensor without elements
+        raise _error(f"{name!r} is no zstd frame")
     try:
         size = zstandard.frame_content_size(frame.data)
     except zstandard.ZstdError as error:
@@ -372,11 +381,11 @@ def _index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     for key, (form, words) in expected.items():
         if not re.fullmatch(form, told.get(key, ""), re.ASCII):
             raise _error(f"{INDEX} has {key} = {metadata.get(key)!r:.80}, expected {words}")
-    if (named := FOLDER.fullmatch(folder.name)) and int(named[1]) != int(told["version"]):
+    if (named := FOLDER.fullmatch(folder.name)) and _number(named[1]) != _number(told["version"]):
         raise _error(f"{folder.name} holds version {told['version']}")
     files = {}
     for name, file_name in weight_map.items():
-        if not isinstance(file_name, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file_name, re.ASCII):
+        if not isinstance(file_name, str) or not _FILE.fullmatch(file_name):
             raise _error(f"{INDEX} puts {name!r:.80} into {file_name!r:.80}, expected a safetensors file of the folder")
         files[name] = file_name
     return told, files
@@ -387,4 +396,5 @@ def _checksums(file: MappedFile, file_name: str) -> dict[str, str]:
     sums = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(sums, dict):
         raise _error(f"{file_name} has no checksums in __metadata__")
-    return {name: str(value) for name, value in sums.items()}
+    # only a text is a checksum: a number may be spelled like one
+    return {name: value if type(value) is str else "" for name, value in sums.items()}

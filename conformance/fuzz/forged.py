@@ -1,0 +1,218 @@
+"""Forged inputs: each states much more than it holds, and its reader is measured in a process of its own (FMT-096).
+
+python -m conformance.fuzz --mode foreign --forged prints the table of docs/results/fuzzing.md.
+"""
+
+import json
+import resource
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from conformance.fuzz.adapters import CONFIG as OF_ADAPTER
+from conformance.fuzz.adapters import WEIGHTS
+from conformance.fuzz.base_models import Plain
+from conformance.fuzz.codes import CONFIG, WHOLE
+from conformance.fuzz.foreign import Case, Cases, Reader, lay, reader_of
+from conformance.fuzz.foreign_files import Folder, Piece, Stock, Tree
+from conformance.fuzz.versions import MAGIC, Version
+from formats.errors import FormatError
+
+BASE_BYTES = 16
+Forged = Callable[[], tuple[str, Case]]
+"""Returns the name of a reader and its input."""
+
+
+def _version(frame: bytes, encoding: str = "xor", **metadata: Any) -> tuple[str, Case]:
+    """Return a version folder that changes a tensor of 16 bytes by one frame."""
+    told = {"version": "000007", "base_version": "000006", "delta_encoding": encoding, "compression_format": "zstd"}
+    sums = {"w": f"{zlib.adler32(bytes(BASE_BYTES)):08x}"}
+    base = {"w": Plain("U8", (BASE_BYTES,), bytes(BASE_BYTES))}
+    version = Version("weight_v000007", told | {"checksum_format": "adler32"} | metadata, {}, {"w": frame}, sums)
+    return "versions", Case({version.name: version.folder().pack()}, base)
+
+
+def _sized(size: int, *blocks: bytes, window: bytes = b"\xe0") -> bytes:
+    return MAGIC + window + size.to_bytes(8, "little") + b"".join(blocks)
+
+
+def _run(length: int, *, last: bool) -> bytes:
+    return (last | 1 << 1 | length << 3).to_bytes(3, "little") + b"\7"
+
+
+def huge_frame() -> tuple[str, Case]:
+    """A frame states 2^40 bytes."""
+    return _version(_sized(2**40, _run(1 << 17, last=True)))
+
+
+def many_runs() -> tuple[str, Case]:
+    """A frame states 16 bytes, and holds 100,000 runs of 128 KiB, 13 GB in all."""
+    return _version(_sized(BASE_BYTES, *[_run(1 << 17, last=False)] * 100_000, window=b"\xc0\x38"))
+
+
+def wide_window() -> tuple[str, Case]:
+    """A frame of 16 bytes asks for a window of 128 MiB."""
+    raw = (1 | BASE_BYTES << 3).to_bytes(3, "little") + bytes(BASE_BYTES)
+    return _version(_sized(BASE_BYTES, raw, window=b"\xc0\x88"))
+
+
+def huge_count() -> tuple[str, Case]:
+    """An overwrite states 2^32 − 1 changed bytes."""
+    raw = (1 | 9 << 3).to_bytes(3, "little") + struct.pack("<IIB", 2**32 - 1, 0, 1)
+    return _version(_sized(9, raw), "overwrite")
+
+
+def long_version() -> tuple[str, Case]:
+    """A version has 4,000,000 digits."""
+    return _version(b"", version="7" * 4_000_000)
+
+
+def _stock(reader: str, head: dict[str, Any], config: str, weights: str, **more: Any) -> Case:
+    """Return a folder whose safetensors file has a header and no data."""
+    text = json.dumps(head).encode()
+    tree: Tree = {config: json.dumps(more).encode(), weights: struct.pack("<Q", len(text)) + text}
+    return Case({{"codes": "model", "adapters": "adapter"}[reader]: tree}, ("SUPERTUNING", {}))
+
+
+def huge_tensor() -> tuple[str, Case]:
+    """A header states codes of 2^50 bytes."""
+    head = {"a.qweight": {"dtype": "I32", "shape": [2**24, 2**24], "data_offsets": [0, 2**50]}}
+    return "codes", _stock("codes", head, CONFIG, WHOLE, quantization_config={"quant_method": "awq", "bits": 4})
+
+
+def many_tensors() -> tuple[str, Case]:
+    """A header lists 20,000 tensors without elements."""
+    head = {f"{i}.qweight": {"dtype": "I32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}
+    told = {"quant_method": "awq", "bits": 4, "group_size": -1}
+    return "codes", _stock("codes", head, CONFIG, WHOLE, quantization_config=told)
+
+
+def long_header() -> tuple[str, Case]:
+    """A file of 16 bytes announces a header of 100,000,000 bytes."""
+    return "codes", Case({"model": {WHOLE: struct.pack("<Q", 100_000_000) + bytes(8), CONFIG: b"{}"}})
+
+
+def _packed(*stated: int, groups: tuple[int, int] = (1, 1)) -> Case:
+    """Return a matrix of pack-quantized that states a shape, and holds one word of codes."""
+    pieces = [
+        Piece("a.weight_shape", "I64", [2], struct.pack("<2q", *stated)),
+        Piece("a.weight_packed", "I32", [1, 1], bytes(4)),
+        Piece("a.weight_scale", "F16", [*groups], bytes(2)),
+    ]
+    weights = {"num_bits": 4, "strategy": "channel", "group_size": -1, "symmetric": True}
+    told = {"format": "pack-quantized", "config_groups": {"g": {"targets": [], "weights": weights}}}
+    config = {"quantization_config": {"quant_method": "compressed-tensors"} | told}
+    return Case({"model": Folder({CONFIG: config}, {WHOLE: Stock(pieces)}).pack()})
+
+
+def huge_shape() -> tuple[str, Case]:
+    """A packed matrix states 2^31 − 1 rows and columns."""
+    return "codes", _packed(2**31 - 1, 2**31 - 1)
+
+
+def huge_row() -> tuple[str, Case]:
+    """A packed matrix states 1 row of 2^31 − 1 columns."""
+    return "codes", _packed(1, 2**31 - 1)
+
+
+def huge_bitmask() -> tuple[str, Case]:
+    """Codes with a bitmask state 2^31 − 1 rows."""
+    pieces = [
+        Piece("a.bitmask", "U8", [1, 1], b"\1"),
+        Piece("a.compressed", "I8", [1], b"\1"),
+        Piece("a.shape", "I64", [2], struct.pack("<2q", 2**31 - 1, 1)),
+        Piece("a.row_offsets", "I64", [1], bytes(8)),
+        Piece("a.weight_scale", "F16", [1, 1], bytes(2)),
+    ]
+    group = {"targets": [], "weights": {"num_bits": 8, "strategy": "channel"}}
+    told = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"g": group}}
+    config = {"quantization_config": told, "sparsity_config": {"format": "sparse-bitmask"}}
+    return "codes", Case({"model": Folder({CONFIG: config}, {WHOLE: Stock(pieces)}).pack()})
+
+
+def huge_adapter() -> tuple[str, Case]:
+    """An adapter's header states 2^50 amounts."""
+    path = "base_model.model.a.supertuning_"
+    head = {
+        f"{path}values": {"dtype": "F16", "shape": [2**49], "data_offsets": [0, 2**50]},
+        f"{path}indices": {"dtype": "I32", "shape": [2**49], "data_offsets": [2**50, 3 * 2**50]},
+    }
+    return "adapters", _stock("adapters", head, OF_ADAPTER, WEIGHTS, peft_type="SUPERTUNING", sparsity=0)
+
+
+def deep_config() -> tuple[str, Case]:
+    """An adapter's configuration has 5,000,000 brackets."""
+    tree = {OF_ADAPTER: b"[" * 5_000_000, WEIGHTS: struct.pack("<Q", 2) + b"{}"}
+    return "adapters", Case({"adapter": {**tree}}, ("SUPERTUNING", {}))
+
+
+def far_step() -> tuple[str, Case]:
+    """A folder of steps has version 0 and the delta of version 10^18 − 1."""
+    return "steps", Case({"steps": {"000000.model": b"", "9" * 18 + ".delta": b""}, "own": {}})
+
+
+def huge_patch() -> tuple[str, Case]:
+    """A patch of one value states a tensor of 2^80 elements."""
+    from conformance.fuzz.patches import Draft, Patch  # here, because it needs torch
+
+    patch = Patch("w", (2**40, 2**40), "F32", "F32", bytes(4), [1], [2**60])
+    return "patches", Case({}, Draft({"w": Plain("F32", (4,), bytes(16))}, [patch]))
+
+
+FORGED: tuple[Forged, ...] = (
+    *(huge_frame, many_runs, wide_window, huge_count, long_version, huge_patch),
+    *(huge_tensor, many_tensors, long_header, huge_shape, huge_row, huge_bitmask),
+    *(huge_adapter, deep_config, far_step),
+)
+
+
+def measure(forged: Forged) -> None:
+    """Print as JSON what a reader says of a forged input, and by how much the peak of this process rises meanwhile."""
+    name, case = forged()
+    reader = reader_of(name)
+    with tempfile.TemporaryDirectory() as folder:
+        _warm_up(reader, Path(folder))
+        lay(case, Path(folder))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        clause = _read(reader, case, Path(folder))
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"reader": name, "answer": clause, "kib": after - before, "bytes": case.nbytes}))
+
+
+def _read(reader: Reader, case: Case, place: Path) -> str:
+    try:
+        reader.read(case, place)
+    except FormatError as error:
+        return error.clause
+    return "accepted"
+
+
+def _warm_up(reader: Reader, place: Path) -> None:
+    """Read small inputs, because imports and compiled loops do not count as memory that a forged input takes."""
+    cases = Cases(reader, 1)
+    for number in range(20):
+        warm = place / f"warm-{number}"
+        warm.mkdir()
+        lay(cases[number], warm)
+        _read(reader, cases[number], warm)
+
+
+def table() -> int:
+    """Print what each reader takes for forged inputs, each in a process of its own; return the exit status."""
+    print("| reader | input | bytes of input | answer | MB at most |\n|---|---|---:|---|---:|")
+    for number, forged in enumerate(FORGED):
+        command = [sys.executable, "-m", "conformance.fuzz.forged", str(number)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        told = json.loads(done.stdout)
+        what = (forged.__doc__ or "").rstrip(".")
+        print(f"| {told['reader']} | {what} | {told['bytes']:,} | {told['answer']} | {told['kib'] / 1024:.1f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    measure(FORGED[int(sys.argv[1])])

@@ -1,0 +1,245 @@
+"""Folders of steps, as a follower reads them: inputs, mutations and a plain definition (FMT-176)."""
+
+import re
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from conformance.fuzz import chains, mutate
+from conformance.fuzz.content import Disagreement
+from conformance.fuzz.foreign import Case
+from conformance.fuzz.foreign_files import Refused, Tree, is_whole, need, parsed
+from conformance.fuzz.judge_folders import content_of
+from conformance.fuzz.mutate import CANNOT
+from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts
+from conformance.fuzz.spoil import bytes_of
+from conformance.oracle import files, files_deltas, second_folder, second_reader
+from formats.errors import FormatError
+from formats.steps import Follower
+
+CURRENT, LOCK = "current.sparse", ".current.sparse.lock"
+NAME = re.compile(r"([0-9]{6,18})\.(model|delta)")
+
+
+@dataclass
+class Draft:
+    """The files of a folder of steps in pieces, and the file of a follower."""
+
+    steps: dict[str, Parts]
+    current: Parts | None
+    of_tree: list[Any] = field(default_factory=list)
+    """seeds of mutations of the files"""
+
+
+class Steps:
+    """The reader of folders of steps, as `foreign.Reader`."""
+
+    def grow(self, chance: Random) -> Draft:
+        """Return a folder of one to four versions and perhaps a follower's file, valid."""
+        number, run = chance.choice((0, 0, 7, 999999, 1234567)), chance.choice(("run-7", "é"))
+        model = chains.model_of(chance)
+        links: dict[str, Any] = {"tied": {}, "scales": {}}
+        steps = {f"{number:06d}.model": _parts(model, number, run, kind="model", **links)}
+        currents = [None, steps[f"{number:06d}.model"]]
+        for _ in range(chance.choice((0, 1, 2, 3))):
+            stored, gone = chains.operations_of(chance, model)
+            after = {n for n in (*model, *(key.partition(":")[2] for key in stored)) if n not in gone}
+            new_links = chains.links_of(chance, sorted(after))
+            model, described = files_deltas.step(model, stored, gone, before=links, **new_links)
+            links = new_links
+            stored = {key: t for key, t in stored.items() if key.partition(":")[2] in described["tensors"]}
+            if described["base_sha256"] == described["target_sha256"]:
+                break
+            number += 1
+            steps[f"{number:06d}.delta"] = _parts(stored, number, run, kind="delta", delta=described)
+            whole = _parts(model, number, run, kind="model", **links)
+            currents.append(whole)
+            if chance.random() < 0.3:
+                steps[f"{number:06d}.model"] = whole
+        return Draft(steps, deepcopy(chance.choice(currents)))
+
+    def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
+        """Return folder and file, spoiled unless they are to stay valid."""
+        for _ in range(0 if valid else chance.choice((1, 1, 1, 2, 3))):
+            try:
+                _spoil(chance, draft)
+            except CANNOT:
+                continue
+        tree: Tree = {name: _packed(part) for name, part in draft.steps.items()}
+        own: Tree = {} if draft.current is None else {CURRENT: _packed(draft.current)}
+        for seed in draft.of_tree:
+            _spoil_files(Random(seed), tree, own)  # noqa: S311 - not for secrets
+        # sorted, so that a folder comes before its file; a file whose folder a mutation took away is left out
+        tree = {n: tree[n] for n in sorted(tree) if "/" not in n or tree.get(n.partition("/")[0], b"") is None}
+        return Case({"steps": tree, "own": own}, valid=valid, makes=(f"own/{CURRENT}", f"own/{LOCK}"))
+
+    def read(self, case: Case, place: Path) -> Any:
+        """Return run, version and content of the follower's file after it has polled."""
+        del case
+        path = place / "own" / CURRENT
+        before = path.read_bytes() if path.is_file() else None
+        with Follower(place / "steps", path) as follower:
+            try:
+                news = follower.poll()
+            except FormatError:
+                if (path.read_bytes() if path.is_file() else None) != before:
+                    raise Disagreement("a refused poll changes the follower's file") from None
+                raise
+            if news is None:
+                return follower.run, follower.version, None
+            if follower.poll() is not None:
+                raise Disagreement("a second poll finds something new")
+            return follower.run, news, content_of(second_reader.read(path))
+
+    def define(self, case: Case) -> Any:
+        """Return the same by the words of FMT-176."""
+        tree, own = case.folders["steps"], case.folders["own"].get(CURRENT)
+        numbers: dict[str, set[int]] = {"model": set(), "delta": set()}
+        for name in tree:
+            named = NAME.fullmatch(name)
+            if named and name == f"{int(named[1]):06d}.{named[2]}":
+                numbers[named[2]].add(int(named[1]))
+        run, have = (None, None) if own is None else _says(own)
+        newest = max(numbers["model"] | numbers["delta"], default=None)
+        if newest == have:
+            return run, have, None
+        need(newest is not None and (have is None or newest > have), "FMT-176.8: a newer version")
+        assert newest is not None
+        start = -1 if have is None else have
+        if have is None or not numbers["delta"].issuperset(range(have + 1, newest + 1)):
+            start = max(numbers["model"])
+            need(have is None or start > have, "FMT-176.7")
+        chain = [(number, "delta") for number in range(start + 1, newest + 1)]
+        chain[:0] = [(start, "model")] if start != have else []
+        contents = []
+        for number, kind in chain:
+            content = _read(tree[f"{number:06d}.{kind}"])
+            run = content.attributes["published"]["run"] if run is None else run
+            need(content.attributes["published"] == {"run": run, "version": number}, "FMT-176.2")
+            need(content.kind == kind and type(content.attributes["published"]["version"]) is int, "FMT-176")
+            contents.append(content)
+        base = contents.pop(0) if start != have else _read(own)
+        made = second_folder.apply(base, contents)
+        need(isinstance(run, str), "a run")
+        return run, newest, content_of(made)
+
+
+READER = Steps()
+
+
+def _parts(tensors: dict[str, Any], number: int, run: str, **about: Any) -> Parts:
+    """Return a version in pieces."""
+    attributes = {"published": {"run": run, "version": number}}
+    pieces = files.pieces(tensors, attributes=attributes, **deepcopy(about))
+    return Parts(pieces.manifest, pieces.sections)
+
+
+def _packed(part: Parts) -> bytes:
+    try:
+        raw = part.pack()
+    except CANNOT:
+        return b""
+    # the definition has no zstd
+    return b"" if b"zstd" in raw else raw
+
+
+# mutations ---------------------------------------------------------------------------------------
+
+
+def _spoil(chance: Random, draft: Draft) -> None:
+    kind = chance.randrange(10)
+    if kind < 3:
+        draft.of_tree.append(chance.random())
+    elif kind < 5:
+        _published(chance, chance.choice([*draft.steps.values()]))
+    elif kind < 6 and draft.current is not None:
+        _published(chance, draft.current)
+    elif kind < 7 and draft.current is not None:
+        _mutate(chance, draft.current)
+    else:
+        _mutate(chance, chance.choice([*draft.steps.values()]))
+
+
+def _mutate(chance: Random, part: Parts) -> None:
+    """Apply a mutation of single files."""
+    part.seal = chance.choices((CONTENT, SECTIONS, NOTHING), (8, 1, 1))[0]
+    mutate.once(chance, part, deepcopy(part))
+
+
+def _published(chance: Random, part: Parts) -> None:
+    """Change what a version says of itself."""
+    attributes = part.manifest["attributes"]
+    told, kind = attributes["published"], chance.randrange(6)
+    if kind == 0:
+        told["run"] = chance.choice(("run-8", "", 7, None, "run-7"))
+    elif kind < 3:
+        old = told["version"]
+        told["version"] = chance.choice((old + 1, old - 1, -1, True, str(old), None, 0, 1, 2**53 - 1))
+    elif kind == 3:
+        told[chance.choice(("x", "kind"))] = 0
+    elif kind == 4:
+        told.pop(chance.choice(sorted(told)))
+    else:
+        attributes["published"] = chance.choice((None, [], {}, "run-7", told))
+
+
+def _spoil_files(chance: Random, tree: Tree, own: Tree) -> None:
+    """Remove, rename, exchange or spoil files."""
+    if not tree:
+        return
+    name, kind = chance.choice(sorted(tree)), chance.randrange(9)
+    raw, (number, _, ending) = tree[name] or b"", name.partition(".")
+    near = int(number) + chance.choice((1, -1, 2)) if number.isdecimal() else 0
+    if kind == 0:
+        tree.pop(name)
+    elif kind == 1:
+        tree[f"{max(near, 0):06d}.{ending}"] = tree.pop(name)
+    elif kind == 2:
+        tree[f"{number}.{'delta' if ending == 'model' else 'model'}"] = raw
+    elif kind == 3:
+        strange = (
+            f"0{name}",
+            f".{name}",
+            "7.model",
+            "999999999999999999.delta",
+            "\u0660" * 6 + ".model",
+            f"{name}.tmp",
+        )
+        tree[chance.choice((*strange, f".{name}.tmp-0123456789abcdef", "lock", "0" * 19 + ".model"))] = raw
+    elif kind == 4:
+        # a whole checkpoint, but as a folder
+        tree[name] = None
+        tree[f"{name}/model.sparse.safetensors"] = raw
+    elif kind == 5:
+        tree[chance.choice(sorted(tree))] = raw
+    elif kind == 6 and own:
+        own[CURRENT] = raw
+    elif kind == 7 and own:
+        own[CURRENT] = bytes_of(chance, own[CURRENT] or b"")
+    else:
+        tree[name] = bytes_of(chance, raw)
+
+
+# the definition ----------------------------------------------------------------------------------
+
+
+def _read(raw: bytes | None) -> Any:
+    need(raw is not None, "a file")
+    try:
+        return second_reader.read(raw or b"")
+    except second_reader.Refused as error:
+        raise Refused(str(error)) from error
+
+
+def _says(raw: bytes | None) -> tuple[str, int]:
+    """Return run and version of a follower's file, by its manifest alone: its tensors may not be needed."""
+    need(raw is not None, "a file")
+    assert raw is not None
+    header = parsed(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    manifest = parsed(header["__metadata__"]["seft.manifest"].encode())
+    told = manifest["attributes"]["published"]
+    need(set(told) == {"run", "version"} and isinstance(told["run"], str) and is_whole(told["version"]), "FMT-176.2")
+    need(manifest["kind"] == "model", "a model")
+    return told["run"], told["version"]

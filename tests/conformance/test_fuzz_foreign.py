@@ -1,0 +1,128 @@
+"""Readers of foreign formats against plain definitions, and a fuzzer of them that bites."""
+
+import numpy as np
+import pytest
+
+from conformance.fuzz import foreign
+from conformance.fuzz.content import Disagreement
+from conformance.fuzz.foreign import Cases, ForeignJudge, execute, reader_of, strict
+from conformance.fuzz.loop import Tally
+from formats import step_files
+from formats.dialects import int_codes, shira, super_tuning, weight_sync
+from formats.records import from_flat
+
+for library in ("blake3", "torch", "xxhash", "zstandard"):
+    pytest.importorskip(library)
+from formats.dialects import vllm_patch  # noqa: E402
+
+NUMBERS = {"versions": 300, "patches": 300, "codes": 200, "adapters": 300, "steps": 60}
+"""Executions of each reader, fewer of those that take long."""
+
+NAMED = {
+    "versions": {"FMT-121", "FMT-168"},
+    "patches": {"FMT-154", "FMT-169"},
+    "codes": {"FMT-120", "FMT-121", "FMT-172", "FMT-173", "FMT-175"},
+    "adapters": {"FMT-121", "FMT-151", "FMT-170"},
+    "steps": {"FMT-176"},
+}
+
+
+@pytest.mark.parametrize("name", foreign.READERS)
+def test_readers_agree_with_the_definitions(name, tmp_path):
+    reader = reader_of(name)
+    tally, cases = Tally(), Cases(reader, 1)
+    with ForeignJudge(reader, tmp_path) as judge, strict():
+        for number in range(NUMBERS[name]):
+            execute(judge, tally, cases[number])
+    assert tally.accepted > NUMBERS[name] // 8
+    assert NAMED[name] <= set(tally.named)
+
+
+@pytest.mark.parametrize("name", foreign.READERS)
+def test_a_case_depends_on_seed_and_number_alone(name):
+    reader = reader_of(name)
+    one, two = Cases(reader, 5), Cases(reader, 5)
+    forward = [repr(one[number]) for number in range(6)]
+    assert [repr(two[number]) for number in reversed(range(6))] == forward[::-1]
+    assert len({*forward}) == 6
+
+
+class Anything(str):
+    """A checksum that equals every other."""
+
+    __slots__ = ()
+    __hash__ = str.__hash__
+
+    def __ne__(self, other):
+        return False
+
+
+def unchecked_support(positions, shape, name, clause):
+    permutation = np.argsort(positions, kind="stable")
+    return from_flat(shape, positions[permutation]), permutation
+
+
+def hoarding(made):
+    """A function that also reserves 32 MiB."""
+
+    def run(*given):
+        reserved = bytearray(1 << 25)
+        return made(*given) if reserved else None
+
+    return run
+
+
+# a mistake: reader, and what is forgotten
+BROKEN = {
+    "a checksum is not compared": ("versions", weight_sync, "_checksum", lambda *given: lambda data: Anything()),
+    "memory is reserved": ("versions", weight_sync, "_expanded", hoarding(weight_sync._expanded)),
+    "a NaN is accepted": ("patches", vllm_patch, "_count_nan", lambda values: 0),
+    "a position comes twice": ("patches", vllm_patch, "sorted_support", unchecked_support),
+    "numbers are not in range": ("codes", int_codes, "check_values", lambda matrix, name: None),
+    "positions of an adapter come twice": ("adapters", super_tuning, "sorted_support", unchecked_support),
+    "positions of rows and columns come twice": ("adapters", shira, "sorted_support", unchecked_support),
+    "padding is kept": ("adapters", super_tuning, "without_padding", lambda amounts: amounts),
+    "a file may be of another version": ("steps", step_files, "_check_version", lambda *given: given[-1] or "run-7"),
+}
+
+
+@pytest.mark.parametrize("mistake", BROKEN)
+def test_a_mistake_is_found(mistake, monkeypatch, tmp_path):
+    name, owner, attribute, broken = BROKEN[mistake]
+    monkeypatch.setattr(owner, attribute, broken)
+    reader = reader_of(name)
+    cases = Cases(reader, 1)
+    with ForeignJudge(reader, tmp_path) as judge, strict():
+        assert any(finds(judge, cases[number]) for number in range(3000))
+
+
+def finds(judge, case):
+    try:
+        judge(case, deep=True)
+    except Disagreement:
+        return True
+    return False
+
+
+def test_a_file_that_is_left_behind_is_found(monkeypatch, tmp_path):
+    reader = reader_of("versions")
+
+    def littering(case, place):
+        (place / "left").touch()
+
+    monkeypatch.setattr(reader, "read", littering, raising=False)
+    with ForeignJudge(reader, tmp_path) as judge, pytest.raises(Disagreement, match="left"):
+        judge(Cases(reader, 1)[0])
+
+
+def test_a_reader_that_hangs_is_stopped(monkeypatch, tmp_path):
+    reader = reader_of("versions")
+
+    def waiting(case, place):
+        while True:
+            pass
+
+    monkeypatch.setattr(reader, "read", waiting, raising=False)
+    monkeypatch.setattr(foreign, "SECONDS", 0.05)
+    with ForeignJudge(reader, tmp_path) as judge, strict(), pytest.raises(Disagreement, match="TimeoutError"):
+        execute(judge, Tally(), Cases(reader, 1)[0])
