@@ -221,6 +221,9 @@ def profiles_of_case(case: Case) -> set[str]:
 
 def needs_zstd(case: Case) -> bool:
     """Tell whether a file among the inputs of a case requires `zstd`, which a port may say that it lacks (PRT-006)."""
+    if case.op == "convert.adapter" and case.inputs["kind"] == "weight-sync":
+        # FMT-168.2: every tensor of a version folder is a frame
+        return True
     values = (*case.inputs.values(), *(case.inputs.get("deltas") or {}).values())
     return any(requires_zstd(one.tobytes()) for one in values if isinstance(one, np.ndarray) and one.dtype == np.uint8)
 

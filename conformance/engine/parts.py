@@ -16,7 +16,19 @@ from formats import (
     records,
     validate,
 )
-from formats.dialects import changes, checks, hf, lora, quantised, shira, sparsify, spiel, stock
+from formats.dialects import (
+    changes,
+    checks,
+    hf,
+    lora,
+    quantised,
+    shira,
+    sparsify,
+    spiel,
+    stock,
+    super_tuning,
+    weight_sync,
+)
 from formats.encodings import csr, gaps, nm
 from seft_ref.adapters import frozen as adapter_base
 from seft_ref.adapters import lora as adapter_lora
@@ -103,9 +115,11 @@ __all__ = [
     "spiel",
     "start",
     "stock",
+    "super_tuning",
     "text",
     "topology",
     "training",
     "validate",
     "wanda",
+    "weight_sync",
 ]
