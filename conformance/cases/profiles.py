@@ -107,6 +107,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "ckpt-write": ("file.write",),
     "compression": ("file.compress",),
     "folders": ("folder.read", "folder.write"),
+    "codes": ("convert.codes",),
     "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
     "checkpoints": (
         "checkpoint.dtype",
@@ -171,6 +172,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "folder.write": ("file.write",),
     "convert.from_hf": ("folder.read",),
     "convert.to_hf": ("folder.read",),
+    "convert.codes": ("convert.from_hf",),
 }
 """The operations that an operation rests on: if one of them fails, its own cases are blocked (PRT-012)."""
 

@@ -206,6 +206,13 @@ NAMES = (
             " FMT-168, FMT-170)"
         ),
     ),
+    (
+        "`files`, `expand_quantised` of `convert.codes`; `config`",
+        (
+            "a Hugging Face folder, bytes by name, whose format the port detects; 1 if its matrices of codes are to be"
+            " expanded, else 0 (FMT-175); what `config.json` of the answer holds, as canonical JSON text (FMT-028)"
+        ),
+    ),
     ("`part_bytes`", "the part size of FMT-085; of `convert.to_hf` the bytes that a shard may hold (FMT-124)"),
     (
         "`batches`; `branches`",

@@ -103,7 +103,8 @@ def _several(area: Area) -> None:
     """Add two modules of different sizes, each with its own K."""
     bases = {"a.weight": on("F32", (2, 4), [0, 5]), "b.weight": on("BF16", (4, 4), list(range(16)))}
     places = {"a.weight": [6, 1], "b.weight": [15, 0, 3, 8]}
-    own, changes = {}, {}
+    own: dict[str, Tensor] = {}
+    changes: dict[str, Tensor] = {}
     for name, at in places.items():
         values = reals([float(i - 1) for i in range(len(at))])
         module = f"base_model.model.{name.removesuffix('.weight')}"
