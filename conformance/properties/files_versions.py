@@ -89,7 +89,7 @@ def _super_tuning(d: Draw, t: Trial) -> None:
     count = oracle.room(prod(shape), sparsity)
     t.saw("room", count)
     t.saw("no room", not count)
-    more = d.flag(4) and count < prod(shape)
+    more = count < prod(shape) and d.flag()
     places = d.order(prod(shape))[: count + more]
     values = dense("F32", (len(places),), d.integers(len(places), 0, 2**32 - 1))
     own = {INDICES: integers(places, "I32"), VALUES: values}
