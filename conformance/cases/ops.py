@@ -362,6 +362,15 @@ OPS: dict[str, Op] = {
         left_out="exact",
         quantised="exact",
     ),
+    # a folder whose format is detected; an operation of its own, because a port that carries codes need not read them
+    "convert.codes": _op(
+        "scalar",
+        "files expand_quantised encoding",
+        tensors="exact",
+        attributes="exact",
+        companions="exact",
+        config="exact",
+    ),
     # files are a checkpoint folder of chapter 12; part_bytes is what a shard may hold
     "convert.to_hf": _op("scalar", "files part_bytes cast?", files="stock"),
     # an adapter folder, or a patch, and the tensors of its base; how is `add` or `replace`

@@ -107,6 +107,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "ckpt-write": ("file.write",),
     "compression": ("file.compress",),
     "folders": ("folder.read", "folder.write"),
+    "codes": ("convert.codes",),
     "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
     "checkpoints": (
         "checkpoint.dtype",
@@ -171,6 +172,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "folder.write": ("file.write",),
     "convert.from_hf": ("folder.read",),
     "convert.to_hf": ("folder.read",),
+    "convert.codes": ("convert.from_hf",),
 }
 """The operations that an operation rests on: if one of them fails, its own cases are blocked (PRT-012)."""
 
@@ -221,6 +223,9 @@ def profiles_of_case(case: Case) -> set[str]:
 
 def needs_zstd(case: Case) -> bool:
     """Tell whether a file among the inputs of a case requires `zstd`, which a port may say that it lacks (PRT-006)."""
+    if case.op == "convert.adapter" and case.inputs["kind"] == "weight-sync":
+        # FMT-168.2: every tensor of a version folder is a frame
+        return True
     values = (*case.inputs.values(), *(case.inputs.get("deltas") or {}).values())
     return any(requires_zstd(one.tobytes()) for one in values if isinstance(one, np.ndarray) and one.dtype == np.uint8)
 

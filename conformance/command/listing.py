@@ -200,9 +200,17 @@ NAMES = (
     (
         "`kind`, `files`, `tensors`; `how`, `tensors`, `left_out` of `convert.adapter`",
         (
-            "`spiel`, `shira`, `lora` or `trl-delta`; an adapter folder or the file of a patch by name; the base;"
-            " `add` or `replace`; amounts or new bits by position; of `lora` how many entries off the support have a"
-            " bit set, by name, else nothing (FMT-151, FMT-152)"
+            "`spiel`, `shira`, `super-tuning`, `lora`, `trl-delta` or `weight-sync`; an adapter folder, the file of a"
+            " patch or a version folder by name; the base; `add` or `replace`; amounts or new bits by position; of"
+            " `lora` how many entries off the support have a bit set, by name, else nothing (FMT-151, FMT-152,"
+            " FMT-168, FMT-170)"
+        ),
+    ),
+    (
+        "`files`, `expand_quantised` of `convert.codes`; `config`",
+        (
+            "a Hugging Face folder, bytes by name, whose format the port detects; 1 if its matrices of codes are to be"
+            " expanded, else 0 (FMT-175); what `config.json` of the answer holds, as canonical JSON text (FMT-028)"
         ),
     ),
     ("`part_bytes`", "the part size of FMT-085; of `convert.to_hf` the bytes that a shard may hold (FMT-124)"),

@@ -1,5 +1,6 @@
 """Conversion of foreign folders by `formats.dialects`."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,20 @@ def _to_hf(a: Values) -> Values:
         return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in target.iterdir()}}
 
 
+def _codes(a: Values) -> Values:
+    with work_folder() as place:
+        source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
+        formats.convert(source, target, "sparse", encoding=a["encoding"], expand_quantised=bool(a["expand_quantised"]))
+        with formats.open(target) as reader:
+            config = json.loads(reader.files[hf.CONFIG]) if hf.CONFIG in reader.files else None
+            return {
+                "tensors": {name: described(reader.load_verified(name)) for name in reader.names()},
+                "attributes": encoded(reader.attributes),
+                "companions": _digests({name: reader.files[name] for name in reader.files if name != hf.CONFIG}),
+                "config": encoded(config),
+            }
+
+
 def _adapter(a: Values) -> Values:
     base = {name: tensor_of(t) for name, t in a["tensors"].items()}
     with work_folder() as place:
@@ -75,4 +90,5 @@ OPERATIONS: dict[str, Any] = {
     "convert.from_hf": _from_hf,
     "convert.to_hf": _to_hf,
     "convert.adapter": _adapter,
+    "convert.codes": _codes,
 }

@@ -16,7 +16,23 @@ from formats import (
     records,
     validate,
 )
-from formats.dialects import changes, checks, hf, lora, quantised, shira, sparsify, spiel, stock
+from formats.dialects import (
+    changes,
+    checks,
+    hf,
+    int_codes,
+    int_folder,
+    int_layers,
+    int_schemes,
+    lora,
+    quantised,
+    shira,
+    sparsify,
+    spiel,
+    stock,
+    super_tuning,
+    weight_sync,
+)
 from formats.encodings import csr, gaps, nm
 from seft_ref.adapters import frozen as adapter_base
 from seft_ref.adapters import lora as adapter_lora
@@ -74,6 +90,10 @@ __all__ = [
     "groups",
     "header",
     "hf",
+    "int_codes",
+    "int_folder",
+    "int_layers",
+    "int_schemes",
     "keep",
     "kernels",
     "layout",
@@ -103,9 +123,11 @@ __all__ = [
     "spiel",
     "start",
     "stock",
+    "super_tuning",
     "text",
     "topology",
     "training",
     "validate",
     "wanda",
+    "weight_sync",
 ]

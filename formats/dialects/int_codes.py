@@ -175,8 +175,10 @@ def dequantised(matrix: Quantised, name: str) -> Array:
         with np.errstate(over="ignore"):
             # exact in F32 if the scale has 11 bits or fewer, so that F16 and BF16 round once, in astype
             steps *= np.take(matrix.scales[first:last].astype(np.float32), columns, axis=1)
+            # FMT-173.6: adding +0.0 turns −0.0, which 0 times a negative scale is, into +0.0
+            steps += np.float32(0)
             weights[first:last] = steps.astype(matrix.dtype)
-        # FMT-174.4: 0 times a negative scale is −0.0, which would count as stored
+        # FMT-174.3: a weight that a bitmask leaves out is 0, whatever the zero point of its group
         weights[first:last][~matrix.mask[first:last]] = 0
         if not np.isfinite(weights[first:last]).all():
             raise FormatError(

@@ -224,6 +224,21 @@ def test_FMT_174_a_bitmask_that_is_stored_keeps_weights_of_code_zero(tmp_path):
     assert formats.read(tmp_path / "sparse").tensors["m.weight"].nnz == 6
 
 
+def test_FMT_173_6_a_kept_weight_of_zero_has_no_sign(tmp_path):
+    tensors = {
+        "m.bitmask": np.array([[0b111], [0b101]], dtype=np.uint8),
+        "m.compressed": np.array([0, 3, 0, -5, 7], dtype=np.int8),
+        "m.shape": np.array([2, 3]),
+        "m.row_offsets": np.array([0, 3]),
+        # 0 times a negative scale, and a negative code times a scale of 0, are −0.0 in floating point
+        "m.weight_scale": np.array([[-0.5], [0.0]], dtype=np.float16),
+    }
+    description = made.library(made.scheme(8, "channel"), kind="int-quantized")
+    folder = made.write(tmp_path / "q", tensors, description | {"sparsity_config": {"format": "sparse-bitmask"}})
+    tensor = open_quantised(folder).checkpoint().tensors["m.weight"]
+    assert tensor.values.view(np.uint16).tolist() == [0, 0xBE00, 0, 0, 0]
+
+
 def test_FMT_175_codes_are_not_expanded_unasked(tmp_path):
     source = FIXTURES / "autoawq-0.2.9-4-bits"
     with pytest.raises(formats.FormatError, match=r"FMT-175.*'o_proj\.weight'.*--expand-quantised.*--from hf"):

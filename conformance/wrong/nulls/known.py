@@ -32,6 +32,7 @@ HONEST: dict[str, tuple[str, ...]] = {
     "checkpoints": ("checkpoint.dtype",),
     "runs": ("ranks.rows",),
     "convert": ("convert.to_hf",),
+    "codes": (),
 }
 """Profile -> operations that its null port really computes; it answers the others from a table."""
 _POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
@@ -152,6 +153,7 @@ FOUND_BY = {
     "table-checkpoints": ("checkpoints", "checkpoint.final"),
     "table-runs": ("runs", "run.warnings"),
     "table-convert": ("convert", "convert.from_hf"),
+    "table-codes": ("codes", "convert.codes"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
 }

@@ -1,0 +1,89 @@
+"""Properties of folders of whole-number codes that are expanded (FMT-172 to FMT-175)."""
+
+from dataclasses import replace
+
+from conformance.gen.files_codes import AWQ, GPTQ, OP, V2, Folder, answered, asked, drawn, library, scheme, shuffled
+from conformance.oracle import files_codes as oracle
+from conformance.oracle.files_codes import Codes, named
+from conformance.oracle.select_pools import RefusedError
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+_SOURCES = ("pack-quantized", "int-quantized", "gptq", "gptq_v2", "awq")
+_DTYPES = ("F16", "BF16", "F32")
+_SHAPES = {2: (16, 16), 3: (32, 32), 4: (8, 8), 8: (4, 4)}
+"""Bits -> the least rows and columns whose codes fill words."""
+
+
+@property_of(
+    "convert.codes",
+    "FMT-172 FMT-173 FMT-174 FMT-175",
+    "codes",
+    OP,
+    sees=("gptq", "awq", "codes in two words", "a stated group", "a symmetric matrix", "a weight that overflows"),
+    cost=3,
+)
+def _codes(d: Draw, t: Trial) -> None:
+    """A folder of codes becomes the weights that its numbers stand for, or is refused if one does not fit."""
+    source = d.choice(_SOURCES)
+    make = _of_library if source in _SOURCES[:2] else _of_programs
+    folder = make(d, t, source)
+    if d.flag(6):
+        t.case(OP, asked(folder.tree(), expand=False), refused=["FMT-175"])
+        return
+    encoding = d.choice(("csr", "auto", "dense"))
+    inputs = asked(folder.tree(), encoding=encoding)
+    try:
+        answer = answered(folder, encoding)
+    except RefusedError:
+        t.saw("a weight that overflows")
+        t.case(OP, inputs, refused=["FMT-173"])
+        return
+    t.case(OP, inputs, answer)
+
+
+def _spoilt(d: Draw, m: Codes) -> Codes:
+    """Return a matrix, one time in four with a scale that is 0, below 0 or the largest."""
+    if not d.flag(4):
+        return m
+    largest = {"F16": 0x7BFF, "BF16": 0x7F7F, "F32": 0x7F7F_FFFF}[m.dtype]
+    sign = 1 << (31 if m.dtype == "F32" else 15)
+    first = d.choice((0, largest, sign | m.scales[0][0], 1))
+    return replace(m, scales=[[first, *m.scales[0][1:]], *m.scales[1:]])
+
+
+def _of_programs(d: Draw, t: Trial, source: str) -> Folder:
+    """Return a matrix as programs for GPTQ and AWQ write it."""
+    t.saw("awq" if source == "awq" else "gptq")
+    bits = 4 if source == "awq" else d.choice((4, 8, 2, 3))
+    out, least = (8, 8) if source == "awq" else _SHAPES[bits]
+    columns = least * d.integer(1, 2)
+    size = d.choice((columns, least, least // 2))
+    lowest = -(1 << bits - 1) + (source == "gptq")
+    m = _spoilt(d, drawn(d, (out, columns), bits, size, d.choice(_DTYPES), zeros=lowest))
+    t.saw("codes in two words", bits == 3)
+    if source == "awq":
+        return Folder(AWQ | {"group_size": size}, {"q": m}, named("q", oracle.awq(m)), source)
+    order = d.flag()
+    m = shuffled(d, m) if order else m
+    t.saw("a stated group", order)
+    told = (GPTQ if source == "gptq" else V2) | {"bits": bits, "group_size": size, "desc_act": order}
+    index = d.choice(("I32", "I64")) if order or d.flag() else ""
+    return Folder(told, {"q": m}, named("q", oracle.gptq(m, less=int(source == "gptq"), index=index)), source)
+
+
+def _of_library(d: Draw, t: Trial, source: str) -> Folder:
+    """Return a matrix as compressed-tensors writes it."""
+    bits = d.choice((4, 8, 1, 2)) if source == "pack-quantized" else d.integer(1, 8)
+    size, count = d.integer(1, 6), d.integer(1, 3)
+    zeros = None if d.flag() else -(1 << bits - 1)
+    m = _spoilt(d, drawn(d, (d.integer(1, 5), size * count), bits, size, d.choice(_DTYPES), zeros=zeros))
+    t.saw("a symmetric matrix", zeros is None)
+    order = d.flag()
+    m = shuffled(d, m) if order else m
+    index = d.choice(("I32", "I64")) if order else ""
+    parts = (
+        oracle.pack_quantized(m, index=index) if source == "pack-quantized" else oracle.int_quantized(m, index=index)
+    )
+    told = library(scheme(bits, "group", size, symmetric=zeros is None), form=source)
+    return Folder(told, {"q": m}, named("q", parts), source)

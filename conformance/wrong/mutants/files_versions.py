@@ -1,0 +1,159 @@
+"""Mutants of readers of version folders and Super-Tuning adapters (FMT-168, FMT-170)."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.engine.parts import hf, super_tuning, weight_sync
+from conformance.wrong.mutants.base import Mutant, Values, after, edited, mutant, reset, unchecked
+
+OP = "convert.adapter"
+_SUM, _SUM_WRONG = weight_sync.Version.changes, "if actual != promised:"
+_APPLIED, _FRAME, _INDEX = weight_sync._applied, weight_sync._expanded, weight_sync._index
+_XOR, _RISE = "return old ^ _expanded(frame, old.size, old.size, name)", "np.all(at[1:] > at[:-1])"
+_PAYLOAD, _STATED = "_expanded(frame, 4, 4 + 5 * old.size, name)", "size = zstandard.frame_content_size(frame.data)"
+_COUNT, _OFFSETS = 'raw[:4].view("<u4")', 'view("<u4").astype(np.int64)'
+_LENGTH, _WHOLE = "if raw.size != 4 + 5 * count:", "len(raw) != size or not expander.eof or expander.unused_data"
+_ROOM = "int(positions * (1 - sparsity))"
+
+
+def equal_zeros(out: Values, a: Values) -> Values:
+    """Leave the changes out where all new values of a tensor of F32 are zeros, of either sign."""
+    return {"tensors": {n: t for n, t in out["tensors"].items() if t["dtype"] != "F32" or _values(t).any()}}
+
+
+def _values(t: Values) -> Any:
+    return np.nan_to_num(t["bits"].view(np.float32))
+
+
+def of_first_file(out: Values, a: Values) -> Values:
+    """Answer the tensors of the first file alone."""
+    if a["kind"] != "weight-sync":
+        return {}
+    first = a["files"][min(name for name in a["files"] if name.endswith(".safetensors"))].tobytes()
+    return {"tensors": {name: t for name, t in out["tensors"].items() if f'"{name}"'.encode() in first}}
+
+
+def others_too(out: Values, a: Values) -> Values:
+    """Answer every tensor of the base, those that the folder does not name as well."""
+    if a["kind"] != "weight-sync":
+        return {}
+    return {"tensors": dict.fromkeys(a["tensors"], next(iter(out["tensors"].values()), {})) | out["tensors"]}
+
+
+def of_versions(function: Any, *rows: tuple[str, str, str]) -> list[Mutant]:
+    """Return a mutant for each text, replacement and flaw of a function that reads version folders."""
+    return [edited("FMT-168", OP, function, old, new, flaw) for old, new, flaw in rows]
+
+
+def of_super_tuning(function: Any, *rows: tuple[str, str, str]) -> list[Mutant]:
+    """Return a mutant for each text, replacement and flaw of a function that reads Super-Tuning adapters."""
+    return [edited("FMT-170", OP, function, old, new, flaw) for old, new, flaw in rows]
+
+
+_VERSIONS: list[Mutant] = [
+    mutant("FMT-168", OP, after(OP, equal_zeros), "−0.0 in place of +0.0 taken for no change"),
+    mutant("FMT-168", OP, after(OP, of_first_file), "one file of a version read"),
+    mutant("FMT-168", OP, after(OP, others_too), "tensors that a version does not name"),
+    *of_versions(
+        _SUM,
+        (_SUM_WRONG, "if False:", "a checksum that is not compared"),
+        (_SUM_WRONG, "if actual != promised.lower():", "a checksum in capitals"),
+        (_SUM_WRONG, "if int(actual, 16) != int(promised, 16):", "a checksum without its first zeros"),
+        ("_checksum(algorithm)(data)", "_checksum(algorithm)(_bytes_of(values))", "a checksum of the old bytes"),
+        ("values = to_dense(before, limit=LIMIT)", "values = before.values", "offsets that count stored values"),
+        ("bits(new) != bits(values.reshape(-1))", "new != values.reshape(-1)", "values compared as numbers"),
+    ),
+    *of_versions(
+        _APPLIED,
+        ('if encoding == "xor":', "if True:", "overwrite taken for xor"),
+        ('if encoding == "xor":', "if False:", "xor taken for overwrite"),
+        (_XOR, _XOR.replace("old ^ ", ""), "a difference taken for the new bytes"),
+        (_XOR, "return old ^ np.resize(_expanded(frame, 1, 99, name), old.size)", "a difference of another length"),
+        (_COUNT, 'raw[:4].view(">u4")', "a number of big-endian bytes"),
+        (_COUNT, "raw[:1]", "a number of one byte"),
+        (_OFFSETS, 'view("<u4").astype(np.uint16).astype(np.int64)', "offsets of two bytes"),
+        (_OFFSETS, 'view("<i4").astype(np.int64)', "offsets with a sign"),
+        (_OFFSETS, 'view("<u4").astype(np.int64) * old.dtype.itemsize // 2', "offsets of values of two bytes"),
+        (
+            _PAYLOAD,
+            f"{_PAYLOAD[:-7]} + 9, name)\n    raw = raw[: 4 + 5 * int({_COUNT}[0])]",
+            "bytes behind the last new one",
+        ),
+        (_LENGTH, "count = min(count, raw.size // 5)\n    if raw.size < 4:", "a number larger than what follows"),
+        (_RISE, "True", "offsets in any order"),
+        (_RISE, "np.all(at[1:] >= at[:-1])", "an offset that comes twice"),
+        (
+            "if count and (at[-1] >= old.size or",
+            "at = np.minimum(at, old.size - 1)\n    if count and (",
+            "offsets behind the end",
+        ),
+    ),
+    *of_versions(
+        _FRAME,
+        (_STATED, f"{_STATED}\n        size = most if size < 0 else size", "a frame that states no size"),
+        (_WHOLE, f"({_WHOLE}) and not expander.unused_data", "bytes behind a frame"),
+    ),
+    *of_versions(
+        _INDEX,
+        ('number = r"\\d{6,}"', 'number = r"\\d+"', "versions of fewer digits"),
+        ('number = r"\\d{6,}"', 'number = r"\\d{6}"', "versions of seven digits refused"),
+        ('"base_version": number,', "", "any base_version"),
+        ('"compression_format": ("zstd", "zstd"),', "", "any compression"),
+        ('("|".join(ENCODINGS), " or ".join(ENCODINGS))', '(".*", "")', "any encoding taken for overwrite"),
+    ),
+    *of_versions(
+        weight_sync.open_version,
+        (
+            "set(found) != mapped or summed != mapped",
+            "mapped - set(found) or mapped - summed",
+            "tensors not in the index",
+        ),
+        ('check_vector(section, frozenset({"U8"}), "FMT-168")', "pass", "frames of any dtype and shape"),
+    ),
+    reset("FMT-168", "convert.from_hf", hf, "a step read as a model", refuse_version=lambda _: None),
+    *unchecked(OP, "FMT-168", "FMT-121", "FMT-070"),
+]
+
+_SUPER_TUNING: list[Mutant] = [
+    *of_super_tuning(
+        super_tuning.room_of,
+        (_ROOM, "int(positions - positions * sparsity)", "room computed as n − n · sparsity"),
+        (_ROOM, "round(positions * (1 - sparsity))", "room that is rounded"),
+        (_ROOM, "-int(-positions * (1 - sparsity) // 1)", "room that is rounded up"),
+        (_ROOM, "int(round(positions * (1 - sparsity), 9))", "room computed in decimal digits"),
+        (_ROOM, "int(np.float32(positions) * np.float32(1 - sparsity))", "room computed in binary32"),
+        (_ROOM, "int(positions * sparsity)", "the share that stays taken for the one that changes"),
+    ),
+    *of_super_tuning(
+        super_tuning.read_super_tuning,
+        ("if values.size != expected:", "if values.size > expected:", "fewer amounts than room"),
+        ("if values.size != expected:", "if values.size < expected:", "more amounts than room"),
+        ("if len(shape) != 2:", "if False:", "bases of any shape"),
+        ("if padded:", "if True:", "amounts of −0.0 left out without the mark"),
+        ("if padded:", "if False:", "padding that is read"),
+        ("kept = ~adds_nothing(values)", "kept = values != 0", "amounts of +0.0 taken for padding"),
+        (
+            "return with_values(support, values[permutation])",
+            "return with_values(support, values)",
+            "values not sorted",
+        ),
+        ("if not 0 <= sparsity < 1:", "if not 0 <= sparsity:", "a sparsity of 1"),
+        ("if not 0 <= sparsity < 1:", "if not sparsity < 1:", "a sparsity below 0"),
+    ),
+    *of_super_tuning(
+        super_tuning._refuse_what_is_no_list,
+        ('if adapter.config.get("r") or roles & FACTORS:', 'if adapter.config.get("r"):', "factors left out"),
+    ),
+    *of_super_tuning(
+        super_tuning._check_sections,
+        ("if indices.shape != values.shape:", "if False:", "indices and values of two lengths"),
+        ('check_vector(values, WRITABLE, "FMT-170")', "pass", "amounts of any dtype"),
+        ('check_vector(indices, frozenset({"I32", "I64"}), "FMT-170")', "pass", "indices of any dtype"),
+    ),
+    *of_super_tuning(super_tuning._says_padded, ("mark not in (None, MINUS_ZERO)", "False", "any mark of padding")),
+    reset("FMT-170", OP, super_tuning, "options of Super-Tuning not looked at", check_options=lambda *_: None),
+    *unchecked(OP, "FMT-170"),
+]
+
+MUTANTS: list[Mutant] = [*_VERSIONS, *_SUPER_TUNING]
