@@ -140,7 +140,7 @@ def check_processes(folder: Path) -> Iterator[Checked]:
             results.append({name: formats.to_dense(reader[name]) for name in reader.names()})
     one, two = results
     differ = sum(int(((one[name] != 0) != (two[name] != 0)).sum()) for name in one)
-    apart = max(float(abs(one[name].astype(np.float64) - two[name]).max()) for name in one)
+    apart = max(float(np.max(abs(one[name].astype(np.float64) - two[name]))) for name in one)
     details = f"{differ} positions differ, weights apart by {apart:.1e} from those of one process"
     yield Checked("two processes over MPI, float64", not differ and apart <= PROCESSES_WITHIN, details)
 
@@ -185,7 +185,7 @@ def _many_equal_terms(gpu: Gpu, n: int) -> Checked:
         "sample of a ninth": gpu.kernels.sample(across, ones, few),
     }
     exact = n * float(term)
-    off = {name: float(abs(binary64(a) - exact).max()) / (exact * 2.0**-24) for name, a in sums.items()}
+    off = {name: float(np.max(abs(binary64(a) - exact))) / (exact * 2.0**-24) for name, a in sums.items()}
     worst = max(off, key=lambda name: off[name])
     details = f"{worst} is off by {off[worst]:.0f} roundings of {tau(n):.0f} allowed"
     return Checked(f"sums of {n} equal terms (KRN-006)", off[worst] <= tau(n), details)

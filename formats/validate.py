@@ -305,9 +305,9 @@ def check_spare(bits: int, name: str) -> None:
 
 def check_bool(values: Array, name: str) -> None:
     """Verify that every byte of BOOL values is 0 or 1 (FMT-070); other dtypes pass."""
-    if values.dtype == np.bool_ and values.size and int(values.view(np.uint8).max()) > 1:
+    if values.dtype == np.bool_ and values.size and int(np.max(values.view(np.uint8))) > 1:
         raise FormatError(
-            "FMT-070", f"a BOOL of {name!r} is stored as {int(values.view(np.uint8).max())}, expected 0 or 1"
+            "FMT-070", f"a BOOL of {name!r} is stored as {int(np.max(values.view(np.uint8)))}, expected 0 or 1"
         )
 
 

@@ -90,7 +90,7 @@ class Var:
     def sum(self, axis: int | None = None) -> Var:
         """Return the sum over one axis, kept with length 1, or over all of them as a scalar."""
         if axis is None:
-            return Var(self.value.sum(), [(self, lambda g: np.broadcast_to(g, self.shape))])
+            return Var(np.asarray(np.sum(self.value)), [(self, lambda g: np.broadcast_to(g, self.shape))])
         total = self.value.sum(axis=axis, keepdims=True)
         return Var(total, [(self, lambda g: np.broadcast_to(g, self.shape))])
 

@@ -47,7 +47,7 @@ def _adapters(d: Draw, t: Trial) -> None:
             da, dother = b.T @ masked, masked @ a.T
         full = w + change
         merged = full.reshape(-1) if kind == "lora" else full.reshape(-1)[at]
-        answer = {"y": x @ full.T, "dx": dy @ full, "da": da, f"d{name}": dother, "merged": merged}
+        answer: dict[str, Any] = {"y": x @ full.T, "dx": dy @ full, "da": da, f"d{name}": dother, "merged": merged}
         answer["parameters"] = a.size + other.size
         t.case(f"adapter.{kind}", inputs | {name: other} | ({"rank": 2} if kind == "spp" else {}), answer)
     norms, dense = [float(n) for n in many.integers(shape[1], 1, 3)], many.lattice(shape, 20)

@@ -219,7 +219,7 @@ def sorted_support(
         FormatError: clause for a position outside the shape or one that comes twice.
     """
     if positions.size:
-        lowest, highest = int(positions.min()), int(positions.max())
+        lowest, highest = int(np.min(positions)), int(np.max(positions))
         if lowest < 0 or highest >= prod(shape):
             raise FormatError(
                 clause,

@@ -107,18 +107,18 @@ def check_values(matrix: Quantised, name: str) -> None:
     if not finite:
         raise FormatError("FMT-173", f"{name!r} has a scale that is infinite or no number; quantise the model again")
     groups, of_column = matrix.scales.shape[1], matrix.group_of_column
-    if int(of_column.min()) < 0 or int(of_column.max()) >= groups:
+    if int(np.min(of_column)) < 0 or int(np.max(of_column)) >= groups:
         raise FormatError(
             "FMT-173",
-            f"{name!r} puts its columns into the groups {of_column.min()} to {of_column.max()}, "
+            f"{name!r} puts its columns into the groups {np.min(of_column)} to {np.max(of_column)}, "
             f"expected 0 to {groups - 1}, which have scales",
         )
     half = 1 << (matrix.bits - 1)
     for what, numbers in (("codes", matrix.codes), ("zero points", matrix.zeros)):
-        if numbers is not None and (int(numbers.min()) < -half or int(numbers.max()) >= half):
+        if numbers is not None and (int(np.min(numbers)) < -half or int(np.max(numbers)) >= half):
             raise FormatError(
                 "FMT-173",
-                f"{name!r} has {what} from {numbers.min()} to {numbers.max()}, expected {-half} to {half - 1} "
+                f"{name!r} has {what} from {np.min(numbers)} to {np.max(numbers)}, expected {-half} to {half - 1} "
                 f"for {matrix.bits} bits",
             )
 

@@ -297,7 +297,7 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
     packed = to_torch(np.take_along_axis(dense, offsets, axis=2).reshape(rows, columns // 2))
     unsigned, signed, each = (np.uint32, np.int32, 8) if dtype == torch.int8 else (np.uint16, np.int16, 4)
     shifts = (4 * np.arange(each)).astype(unsigned)
-    words = (nibbles.reshape(rows, -1, each).astype(unsigned) << shifts).sum(axis=2, dtype=unsigned)
+    words = np.left_shift(nibbles.reshape(rows, -1, each).astype(unsigned), shifts).sum(axis=2, dtype=unsigned)
     ordered = torch.from_numpy(words.view(signed))
     meta = torch.empty(ordered.numel(), dtype=ordered.dtype)
     meta.scatter_(0, offsets_of(rows, ordered.shape[1], ordered.dtype, "cpu"), ordered.reshape(-1))

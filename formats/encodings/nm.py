@@ -188,7 +188,7 @@ def _unpack(packed: NDArray[np.uint8], per_row: int, bits: int, name: str) -> ND
 def _check_spare(packed: NDArray[np.uint8], bits: int, name: str) -> None:
     """Verify that every packed row is zero behind its first `bits` bits (FMT-072)."""
     used = bits % 8
-    validate.check_spare(int((packed[:, -1] >> used).max(initial=0)) if used else 0, name)
+    validate.check_spare(int(np.max(packed[:, -1] >> used, initial=0)) if used else 0, name)
 
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
@@ -231,7 +231,7 @@ def _whole(entry: Entry, name: str, packed: NDArray[np.uint8], per_row: int, pat
 
 
 def _checked_offsets(ranks: NDArray[np.uint64], pattern: Pattern, name: str) -> NDArray[np.uint8]:
-    validate.check_rank(int(ranks.max(initial=0)), comb(pattern.m, pattern.n), name)
+    validate.check_rank(int(np.max(ranks, initial=0)), comb(pattern.m, pattern.n), name)
     return offsets_of(ranks.reshape(-1), pattern)
 
 

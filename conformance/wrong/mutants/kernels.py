@@ -91,7 +91,7 @@ def by_groups(value_of: Callable[[Any, Any, Any], Any]) -> Operation:
         out = right("kernel.sparse")(a)
         groups = a["positions"] // 4
         counts = np.bincount(groups, minlength=a["out"] * a["in"] // 4)
-        if a["in"] % 4 or counts.max(initial=0) > 2:
+        if a["in"] % 4 or np.max(counts, initial=0) > 2:
             return out
         place = np.arange(len(groups)) - (np.cumsum(counts) - counts)[groups]
         taken = np.minimum(value_of(groups, place, counts), max(len(groups) - 1, 0))
