@@ -88,8 +88,8 @@ _NUMBERS: list[Mutant] = [
     *of_op(
         "FMT-173",
         int_codes.check_values,
-        ("if not np.isfinite(matrix.scales).all():", "if False:", "scales that are not finite"),
-        ("int(of_column.min()) < 0 or ", "", "groups counted from the end"),
+        ("if not finite:", "if False:", "scales that are not finite"),
+        ("int(np.min(of_column)) < 0 or ", "", "groups counted from the end"),
         ('("codes", matrix.codes)', '("codes", None)', "codes of more bits"),
         ('("zero points", matrix.zeros)', '("zero points", None)', "zero points of more bits"),
     ),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.engine.parts import hf, super_tuning, weight_sync
+from conformance.engine.parts import hf, padding, super_tuning, weight_sync
 from conformance.wrong.mutants.base import Mutant, Values, after, edited, mutant, reset, unchecked
 
 OP = "convert.adapter"
@@ -130,16 +130,19 @@ _SUPER_TUNING: list[Mutant] = [
         ("if values.size != expected:", "if values.size > expected:", "fewer amounts than room"),
         ("if values.size != expected:", "if values.size < expected:", "more amounts than room"),
         ("if len(shape) != 2:", "if False:", "bases of any shape"),
-        ("if padded:", "if True:", "amounts of −0.0 left out without the mark"),
-        ("if padded:", "if False:", "padding that is read"),
-        ("kept = ~adds_nothing(values)", "kept = values != 0", "amounts of +0.0 taken for padding"),
+        ("if padded else amounts", "if True else amounts", "amounts of −0.0 left out without the mark"),
+        ("if padded else amounts", "if False else amounts", "padding that is read"),
         (
-            "return with_values(support, values[permutation])",
-            "return with_values(support, values)",
+            "with_values(support, values[permutation])",
+            "with_values(support, values)",
             "values not sorted",
         ),
         ("if not 0 <= sparsity < 1:", "if not 0 <= sparsity:", "a sparsity of 1"),
         ("if not 0 <= sparsity < 1:", "if not sparsity < 1:", "a sparsity below 0"),
+    ),
+    *of_super_tuning(
+        padding.without_padding,
+        ("~adds_nothing(amounts.values)", "amounts.values != 0", "amounts of +0.0 taken for padding"),
     ),
     *of_super_tuning(
         super_tuning._refuse_what_is_no_list,
