@@ -6,13 +6,11 @@ import numpy as np
 
 from conformance.engine.values import Values
 from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
-from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from seft_ref.layers.attention import visible_keys
 from seft_ref.layers.embedding import embedding_backward, embedding_forward, embedding_gradient
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
-from seft_ref.layers.rmsnorm import rmsnorm_backward, rmsnorm_forward
-from seft_ref.layers.rope import Rope, rope_backward, rope_forward, rope_frequencies, rope_table
-from seft_ref.layers.swiglu import swiglu_backward, swiglu_forward
+from seft_ref.layers.rope import Rope, rope_frequencies, rope_table
+from seft_ref.layers.sets import layers_of
 from seft_ref.matrix.window import Accumulated
 
 
@@ -22,8 +20,9 @@ def _embedding(a: Values) -> Values:
 
 
 def _rmsnorm(a: Values) -> Values:
-    y, cache = rmsnorm_forward(a["x"], a["weight"], a["eps"])
-    dx, dweight = rmsnorm_backward(a["dy"], cache)
+    layers = layers_of(a["kernels"])
+    y, cache = layers.rmsnorm_forward(a["x"], a["weight"], a["eps"])
+    dx, dweight = layers.rmsnorm_backward(a["dy"], cache)
     return {"y": y, "dx": dx, "dweight": dweight}
 
 
@@ -55,32 +54,36 @@ def _heads_first(x: Array) -> Array:
 
 
 def _rope(a: Values) -> Values:
+    layers = layers_of(a["kernels"])
     x, rope = a["x"], a["rope"]
     table = rope_table(_rope_of(rope), x.shape[3], x.shape[1], rope["max_position_embeddings"], x)
-    y, cache = rope_forward(_heads_first(x), table)
-    dx = rope_backward(_heads_first(a["dy"]), cache)
+    y, cache = layers.rope_forward(_heads_first(x), table)
+    dx = layers.rope_backward(_heads_first(a["dy"]), cache)
     return {"y": _heads_first(y), "dx": _heads_first(dx)}
 
 
 def _attention(a: Values) -> Values:
+    layers = layers_of(a["kernels"])
     q, k, v, dy = (_heads_first(a[name]) for name in ("q", "k", "v", "dy"))
     visible = visible_keys(q.shape[2], a["window"], a["mask"], q)
-    y, cache = attention_forward(q, k, v, visible)
-    outputs = (y, *attention_backward(dy, cache))
+    y, cache = layers.attention_forward(q, k, v, visible)
+    outputs = (y, *layers.attention_backward(dy, cache))
     return {name: _heads_first(x) for name, x in zip(("y", "dq", "dk", "dv"), outputs, strict=True)}
 
 
 def _swiglu(a: Values) -> Values:
-    y, cache = swiglu_forward(a["gate"], a["up"])
-    dgate, dup = swiglu_backward(a["dy"], cache)
+    layers = layers_of(a["kernels"])
+    y, cache = layers.swiglu_forward(a["gate"], a["up"])
+    dgate, dup = layers.swiglu_backward(a["dy"], cache)
     return {"y": y, "dgate": dgate, "dup": dup}
 
 
 def _cross_entropy(a: Values) -> Values:
-    loss, cache = cross_entropy_forward(a["logits"], a["targets"], a["count"])
+    layers = layers_of(a["kernels"])
+    loss, cache = layers.cross_entropy_forward(a["logits"], a["targets"], a["count"])
     xp = array_namespace(loss)
     dloss = xp.full_like(loss, a["dloss"])
-    return {"loss": float(loss), "dlogits": cross_entropy_backward(dloss, cache)}
+    return {"loss": float(loss), "dlogits": layers.cross_entropy_backward(dloss, cache)}
 
 
 OPERATIONS: dict[str, Any] = {

@@ -52,7 +52,8 @@ def on_cpu() -> SimpleNamespace:
         PermissionError: the folder for compiled libraries belongs to another user.
     """
     kernels = OnDevice(OnCpu(compiled_by_gpp()))
-    return SimpleNamespace(__all__=list(NAMES), **{name: getattr(kernels, name) for name in NAMES})
+    functions = {name: getattr(kernels, name) for name in NAMES}
+    return SimpleNamespace(__all__=["LAYERS", *NAMES], LAYERS=kernels.LAYERS, **functions)
 
 
 def compiled_by_gpp(more: Sequence[str] = ()) -> Path:

@@ -48,7 +48,7 @@ def _set(product: Any) -> Any:
         xp = array_namespace(dy, x)
         return xp.take(xp.reshape(product(dy.T, x), (-1,)), flat(topology))
 
-    functions = {name: getattr(reference, name) for name in NAMES}
+    functions = {name: getattr(reference, name) for name in ("LAYERS", *NAMES)}
     return SimpleNamespace(**(functions | {"matmul": matmul, "matmul_transposed": matmul_transposed, "sample": sample}))
 
 

@@ -60,6 +60,9 @@ class Packed(Protocol):
 class KernelSet(Protocol):
     """The functions of a kernel set; the last four are for models that are held in 16 bits."""
 
+    LAYERS: str
+    """The layer set that goes with it: a module of `seft_ref.layers` (LYR-018)."""
+
     def pack(self, topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> Packed:
         """Return a matrix of values in slot order; it may reuse the memory of the packed matrix `into` (KRN-011)."""
 

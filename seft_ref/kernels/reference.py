@@ -21,6 +21,7 @@ from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, wit
 from seft_ref.topology.csr import Topology, find, flat, from_flat
 
 __all__ = [
+    "LAYERS",
     "clear",
     "compact",
     "exceeding",
@@ -34,6 +35,9 @@ __all__ = [
     "store",
     "unpack",
 ]
+
+LAYERS = "plain"
+"""The layer set that goes with this set (LYR-018)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """Attention over a long context, some queries at a time: T x T scores are never held (LYR-013).
 
-Each block of queries calls `attention` with the stretch of keys that it can see at all. The backward computes the
-forward of a block again.
+Each block of queries calls the attention of a layer set with the stretch of keys that it can see at all. The backward
+computes the forward of a block again.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float
 
 from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.layers.attention import AttentionCache, attention_backward, attention_forward, visible_keys
+from seft_ref.layers.attention import AttentionCache, visible_keys
+from seft_ref.layers.sets import LayerSet
 
 WHOLE = 512
 """Queries up to which all scores are held at once."""
@@ -52,24 +53,28 @@ class BlockwiseCache:
 
 
 def blockwise_forward(
-    q: Float[Array, "B H T D"], k: Float[Array, "B K S D"], v: Float[Array, "B K S D"], sight: Sight
+    q: Float[Array, "B H T D"],
+    k: Float[Array, "B K S D"],
+    v: Float[Array, "B K S D"],
+    sight: Sight,
+    layers: LayerSet,
 ) -> tuple[Float[Array, "B H T D"], BlockwiseCache]:
     """Return the output of attention, and the cache (LYR-007 to LYR-009, LYR-013)."""
     cache = BlockwiseCache(q, k, v, sight)
-    blocks = [_block(cache, start, stop)[0] for start, stop in _edges(q.shape[2])]
+    blocks = [_block(cache, start, stop, layers)[0] for start, stop in _edges(q.shape[2])]
     return array_namespace(q).concat(blocks, axis=2), cache
 
 
 def blockwise_backward(
-    dy: Float[Array, "B H T D"], cache: BlockwiseCache
+    dy: Float[Array, "B H T D"], cache: BlockwiseCache, layers: LayerSet
 ) -> tuple[Float[Array, "B H T D"], Float[Array, "B K S D"], Float[Array, "B K S D"]]:
     """Return (dq, dk, dv)."""
     xp = array_namespace(dy)
     dk, dv, dqs = xp.zeros_like(cache.k), xp.zeros_like(cache.v), []
     for start, stop in _edges(dy.shape[2]):
         low, high = cache.sight.keys(start, stop)
-        _, of_block = _block(cache, start, stop)
-        dq, dk_block, dv_block = attention_backward(dy[:, :, start:stop, :], of_block)
+        _, of_block = _block(cache, start, stop, layers)
+        dq, dk_block, dv_block = layers.attention_backward(dy[:, :, start:stop, :], of_block)
         dqs.append(dq)
         # forward: every block reads its stretch of the keys
         dk[:, :, low:high, :] = dk[:, :, low:high, :] + dk_block
@@ -77,10 +82,12 @@ def blockwise_backward(
     return xp.concat(dqs, axis=2), dk, dv
 
 
-def _block(cache: BlockwiseCache, start: int, stop: int) -> tuple[Float[Array, "B H rows D"], AttentionCache]:
+def _block(
+    cache: BlockwiseCache, start: int, stop: int, layers: LayerSet
+) -> tuple[Float[Array, "B H rows D"], AttentionCache]:
     low, high = cache.sight.keys(start, stop)
     q, k, v = cache.q[:, :, start:stop, :], cache.k[:, :, low:high, :], cache.v[:, :, low:high, :]
-    return attention_forward(q, k, v, cache.sight.rows(start, stop))
+    return layers.attention_forward(q, k, v, cache.sight.rows(start, stop))
 
 
 def _edges(n: int) -> list[tuple[int, int]]:

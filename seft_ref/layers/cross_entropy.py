@@ -22,12 +22,10 @@ class CrossEntropyCache:
     count: int
 
 
-def cross_entropy_forward(
+def checked_targets(
     logits: Float[Array, "N V"], targets: Int[Array, " N"], count: int
-) -> tuple[Float[Array, ""], CrossEntropyCache]:
-    """Return the sum of the losses of rows whose target is not −100, divided by count, and the cache (LYR-011).
-
-    count is the number of such rows in the whole step, so that losses and gradients of its micro-batches add up.
+) -> tuple[Bool[Array, " N"], Int[Array, " N"]]:
+    """Return which rows count, and the targets with 0 in the other rows.
 
     Raises:
         LayerError: LYR-011 if count is not positive or a target lies outside 0 … V − 1.
@@ -43,6 +41,21 @@ def cross_entropy_forward(
             "LYR-011",
             f"targets run from {int(xp.min(safe))} to {int(xp.max(safe))}, there are {logits.shape[1]} classes",
         )
+    return counted, safe
+
+
+def cross_entropy_forward(
+    logits: Float[Array, "N V"], targets: Int[Array, " N"], count: int
+) -> tuple[Float[Array, ""], CrossEntropyCache]:
+    """Return the sum of the losses of rows whose target is not −100, divided by count, and the cache (LYR-011).
+
+    count is the number of such rows in the whole step, so that losses and gradients of its micro-batches add up.
+
+    Raises:
+        LayerError: LYR-011 if count is not positive or a target lies outside 0 … V − 1.
+    """
+    xp = array_namespace(logits, targets)
+    counted, safe = checked_targets(logits, targets, count)
     largest = xp.max(logits, axis=1, keepdims=True)
     logsumexp = largest + xp.log(xp.sum(xp.exp(logits - largest), axis=1, keepdims=True))
     at_target = xp.take_along_axis(logits, safe[:, None], axis=1)

@@ -12,14 +12,15 @@ from jaxtyping import Bool, Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import KernelSet
-from seft_ref.layers.attention import AttentionCache, attention_backward, attention_forward, visible_keys
+from seft_ref.layers.attention import AttentionCache, visible_keys
 from seft_ref.layers.attention_blocks import WHOLE, BlockwiseCache, Sight, blockwise_backward, blockwise_forward
 from seft_ref.layers.embedding import EmbeddingCache, EmbeddingGradient, embedding_backward, embedding_forward
 from seft_ref.layers.linear import Linear, LinearCache, WeightGradient, linear_backward, linear_forward
 from seft_ref.layers.past import Past, extend
-from seft_ref.layers.rmsnorm import RmsNormCache, rmsnorm_backward, rmsnorm_forward
-from seft_ref.layers.rope import RopeTable, rope_backward, rope_forward, rope_table
-from seft_ref.layers.swiglu import SwigluCache, swiglu_again, swiglu_backward, swiglu_forward
+from seft_ref.layers.rmsnorm import RmsNormCache
+from seft_ref.layers.rope import RopeTable, rope_table
+from seft_ref.layers.sets import LayerSet, layers_of
+from seft_ref.layers.swiglu import SwigluCache
 from seft_ref.model.config import ModelConfig, block_prefix
 from seft_ref.model.weights import Block, Weights
 
@@ -88,6 +89,7 @@ class DecoderCache:
     embed_tokens: EmbeddingCache
     blocks: tuple[BlockCache | BlockInput, ...]
     norm: RmsNormCache
+    layers: LayerSet
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,22 +133,23 @@ def self_attention_forward(
     past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], SelfAttentionCache]:
     """Return the output of the attention half, before the residual sum, and its cache; x follows the past."""
+    layers = layers_of(kernels)
     q, q_proj = linear_forward(x, block.q_proj, kernels)
     k, k_proj = linear_forward(x, block.k_proj, kernels)
     v, v_proj = linear_forward(x, block.v_proj, kernels)
     q, k, v = (_split_heads(part, config.head_dim) for part in (q, k, v))
     q_norm = k_norm = None
     if block.q_norm is not None:
-        q, q_norm = rmsnorm_forward(q, block.q_norm, config.rms_norm_eps)
+        q, q_norm = layers.rmsnorm_forward(q, block.q_norm, config.rms_norm_eps)
     if block.k_norm is not None:
-        k, k_norm = rmsnorm_forward(k, block.k_norm, config.rms_norm_eps)
-    q, rope = rope_forward(q, around.rope)
-    k, _ = rope_forward(k, around.rope)
+        k, k_norm = layers.rmsnorm_forward(k, block.k_norm, config.rms_norm_eps)
+    q, rope = layers.rope_forward(q, around.rope)
+    k, _ = layers.rope_forward(k, around.rope)
     # GEN-001
     if past is not None:
         past = extend(past, k, v)
         k, v = past.keys, past.values
-    y, attention = _attend(q, k, v, around.visible[config.windows[layer]])
+    y, attention = _attend(q, k, v, around.visible[config.windows[layer]], layers)
     y = _join_heads(y)
     y, o_proj = linear_forward(y, block.o_proj, kernels)
     return y, SelfAttentionCache(q_proj, k_proj, v_proj, q_norm, k_norm, rope, attention, o_proj, past)
@@ -156,19 +159,20 @@ def self_attention_backward(
     dy: Float[Array, "B T C"], cache: SelfAttentionCache, prefix: str
 ) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
     """Return (dx, gradients); the keys and values of a past get none."""
+    layers = layers_of(cache.q_proj.kernels)
     gradients: list[NamedGradient] = []
     dy = _linear_backward(dy, cache.o_proj, f"{prefix}.o_proj", gradients)
     dy = _split_heads(dy, cache.attention.q.shape[-1])
-    dq, dk, dv = _attend_backward(dy, cache.attention)
+    dq, dk, dv = _attend_backward(dy, cache.attention, layers)
     # forward: k, v = past.keys, past.values
     dk, dv = (part[:, :, part.shape[2] - dq.shape[2] :, :] for part in (dk, dv))
-    dk = rope_backward(dk, cache.rope)
-    dq = rope_backward(dq, cache.rope)
+    dk = layers.rope_backward(dk, cache.rope)
+    dq = layers.rope_backward(dq, cache.rope)
     if cache.k_norm is not None:
-        dk, dweight = rmsnorm_backward(dk, cache.k_norm)
+        dk, dweight = layers.rmsnorm_backward(dk, cache.k_norm)
         gradients.append((f"{prefix}.k_norm.weight", dweight))
     if cache.q_norm is not None:
-        dq, dweight = rmsnorm_backward(dq, cache.q_norm)
+        dq, dweight = layers.rmsnorm_backward(dq, cache.q_norm)
         gradients.append((f"{prefix}.q_norm.weight", dweight))
     dq, dk, dv = (_join_heads(part) for part in (dq, dk, dv))
     dx_v = _linear_backward(dv, cache.v_proj, f"{prefix}.v_proj", gradients)
@@ -181,7 +185,7 @@ def mlp_forward(x: Float[Array, "B T C"], block: Block, kernels: KernelSet) -> t
     """Return the output of the MLP half, before the residual sum, and its cache."""
     gate, gate_proj = linear_forward(x, block.gate_proj, kernels)
     up, up_proj = linear_forward(x, block.up_proj, kernels)
-    y, swiglu = swiglu_forward(gate, up)
+    y, swiglu = layers_of(kernels).swiglu_forward(gate, up)
     y, _ = linear_forward(y, block.down_proj, kernels)
     return y, MlpCache(gate_proj, up_proj, swiglu, block.down_proj)
 
@@ -190,11 +194,12 @@ def mlp_backward(
     dy: Float[Array, "B T C"], cache: MlpCache, prefix: str
 ) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
     """Return (dx, gradients)."""
+    layers = layers_of(cache.gate_proj.kernels)
     gradients: list[NamedGradient] = []
-    y, swiglu = swiglu_again(cache.swiglu)
+    y, swiglu = layers.swiglu_again(cache.swiglu)
     down_proj = LinearCache(y, cache.down_proj, cache.gate_proj.kernels)
     dy = _linear_backward(dy, down_proj, f"{prefix}.down_proj", gradients)
-    dgate, dup = swiglu_backward(dy, swiglu)
+    dgate, dup = layers.swiglu_backward(dy, swiglu)
     dx_up = _linear_backward(dup, cache.up_proj, f"{prefix}.up_proj", gradients)
     dx_gate = _linear_backward(dgate, cache.gate_proj, f"{prefix}.gate_proj", gradients)
     return dx_gate + dx_up, gradients
@@ -210,10 +215,11 @@ def block_forward(
     past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], BlockCache]:
     """Return the output of a block and its cache (MDL-001); x follows the past."""
-    normed, input_layernorm = rmsnorm_forward(x, block.input_layernorm, config.rms_norm_eps)
+    layers = layers_of(kernels)
+    normed, input_layernorm = layers.rmsnorm_forward(x, block.input_layernorm, config.rms_norm_eps)
     attended, self_attn = self_attention_forward(normed, block, config, layer, around, kernels, past)
     h = x + attended
-    normed, post_attention_layernorm = rmsnorm_forward(h, block.post_attention_layernorm, config.rms_norm_eps)
+    normed, post_attention_layernorm = layers.rmsnorm_forward(h, block.post_attention_layernorm, config.rms_norm_eps)
     inner, mlp = mlp_forward(normed, block, kernels)
     return h + inner, BlockCache(input_layernorm, self_attn, post_attention_layernorm, mlp)
 
@@ -222,14 +228,15 @@ def block_backward(
     dy: Float[Array, "B T C"], cache: BlockCache, prefix: str
 ) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
     """Return (dx, gradients)."""
+    layers = layers_of(cache.mlp.gate_proj.kernels)
     # forward: y = h + inner
     dnormed, gradients = mlp_backward(dy, cache.mlp, f"{prefix}.mlp")
-    dh, dweight = rmsnorm_backward(dnormed, cache.post_attention_layernorm)
+    dh, dweight = layers.rmsnorm_backward(dnormed, cache.post_attention_layernorm)
     gradients.append((f"{prefix}.post_attention_layernorm.weight", dweight))
     dh = dh + dy
     # forward: h = x + attended
     dnormed, more = self_attention_backward(dh, cache.self_attn, f"{prefix}.self_attn")
-    dx, dweight = rmsnorm_backward(dnormed, cache.input_layernorm)
+    dx, dweight = layers.rmsnorm_backward(dnormed, cache.input_layernorm)
     more.append((f"{prefix}.input_layernorm.weight", dweight))
     return dx + dh, gradients + more
 
@@ -257,8 +264,9 @@ def decoder_forward(
         x, cache = block_forward(x, block, config, layer, around, kernels)
         blocks.append(before if recompute else cache)
         del before, cache
-    x, norm = rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
-    return x, DecoderCache(embed_tokens, tuple(blocks), norm)
+    layers = layers_of(kernels)
+    x, norm = layers.rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
+    return x, DecoderCache(embed_tokens, tuple(blocks), norm, layers)
 
 
 def _embedded(
@@ -285,7 +293,7 @@ def decoder_output(
     for layer, block in enumerate(weights.blocks):
         x, cache = block_forward(x, block, config, layer, around, kernels)
         del cache  # before the next block computes its own
-    x, _ = rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
+    x, _ = layers_of(kernels).rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
     return x
 
 
@@ -293,7 +301,7 @@ def decoder_backward(dx: Float[Array, "B T C"], cache: DecoderCache) -> Iterator
     """Yield the gradient of every parameter but lm_head's, from the last layer to the first."""
     xp = array_namespace(dx)
     embed_tokens, blocks = cache.embed_tokens, list(cache.blocks)
-    dx, dnorm = rmsnorm_backward(dx, cache.norm)
+    dx, dnorm = cache.layers.rmsnorm_backward(dx, cache.norm)
     del cache  # so that the cache of a block is freed once it is used
     yield "model.norm.weight", dnorm
     while blocks:
@@ -343,14 +351,18 @@ def _linear_backward(dy: Any, cache: LinearCache, name: str, gradients: list[Nam
     return dx
 
 
-def _attend(q: Any, k: Any, v: Any, visible: Any) -> tuple[Any, AttentionCache | BlockwiseCache]:
+def _attend(q: Any, k: Any, v: Any, visible: Any, layers: LayerSet) -> tuple[Any, AttentionCache | BlockwiseCache]:
     """Return the output of attention and its cache, computed in blocks for a long sequence (LYR-013)."""
-    return blockwise_forward(q, k, v, visible) if isinstance(visible, Sight) else attention_forward(q, k, v, visible)
+    if isinstance(visible, Sight):
+        return blockwise_forward(q, k, v, visible, layers)
+    return layers.attention_forward(q, k, v, visible)
 
 
-def _attend_backward(dy: Any, cache: AttentionCache | BlockwiseCache) -> tuple[Any, Any, Any]:
+def _attend_backward(dy: Any, cache: AttentionCache | BlockwiseCache, layers: LayerSet) -> tuple[Any, Any, Any]:
     """Return (dq, dk, dv)."""
-    return blockwise_backward(dy, cache) if isinstance(cache, BlockwiseCache) else attention_backward(dy, cache)
+    if isinstance(cache, BlockwiseCache):
+        return blockwise_backward(dy, cache, layers)
+    return layers.attention_backward(dy, cache)
 
 
 def _split_heads(x: Float[Array, "B T HD"], head_dim: int) -> Float[Array, "B H T D"]:

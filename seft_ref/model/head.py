@@ -6,8 +6,8 @@ from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import KernelSet
-from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
+from seft_ref.layers.sets import layers_of
 
 LOGITS = 9 << 20
 """Most logits that are held at once, unless LEAST_ROWS rows have more; the loss takes a few times their memory."""
@@ -27,7 +27,7 @@ def head_loss(
     loss = 0.0
     for part, rows in _parts(x, targets, lm_head):
         logits, _ = linear_forward(part, lm_head, kernels)
-        loss += float(cross_entropy_forward(logits, rows, count)[0])
+        loss += float(layers_of(kernels).cross_entropy_forward(logits, rows, count)[0])
     return loss
 
 
@@ -39,12 +39,13 @@ def head_loss_and_gradient(
     Raises:
         LayerError: LYR-011 if count is not positive or a target is no class.
     """
+    layers = layers_of(kernels)
     loss, gradients = 0.0, []
     for part, rows in _parts(x, targets, lm_head):
         logits, cache = linear_forward(part, lm_head, kernels)
-        of_part, loss_cache = cross_entropy_forward(logits, rows, count)
+        of_part, loss_cache = layers.cross_entropy_forward(logits, rows, count)
         loss += float(of_part)
-        dlogits = cross_entropy_backward(array_namespace(of_part).ones_like(of_part), loss_cache)
+        dlogits = layers.cross_entropy_backward(array_namespace(of_part).ones_like(of_part), loss_cache)
         del logits, loss_cache
         gradients.append(linear_backward(dlogits, cache)[0])
         del dlogits

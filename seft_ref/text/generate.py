@@ -20,7 +20,7 @@ from seft_ref.kernels import KernelSet
 from seft_ref.layers.embedding import embedding_forward
 from seft_ref.layers.linear import linear_forward
 from seft_ref.layers.past import NOTHING, Past
-from seft_ref.layers.rmsnorm import rmsnorm_forward
+from seft_ref.layers.sets import layers_of
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import block_forward, surroundings
 from seft_ref.model.weights import Weights
@@ -69,7 +69,7 @@ def read(
     for layer, (block, past) in enumerate(zip(weights.blocks, context.blocks, strict=True)):
         x, cache = block_forward(x, block, config, layer, around, kernels, past)
         blocks.append(cache.self_attn.past or NOTHING)
-    x, _ = rmsnorm_forward(x[:, -1, :], weights.norm, config.rms_norm_eps)
+    x, _ = layers_of(kernels).rmsnorm_forward(x[:, -1, :], weights.norm, config.rms_norm_eps)
     logits, _ = linear_forward(x, weights.lm_head, kernels)
     return logits, Context(tuple(blocks), length)
 

@@ -15,9 +15,9 @@ from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
 from seft_ref.arrays.ranks import ALONE, Ranks
 from seft_ref.errors import LayerError
 from seft_ref.kernels import KernelSet
-from seft_ref.layers.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from seft_ref.layers.embedding import EmbeddingGradient, embedding_gradient
 from seft_ref.layers.linear import WeightGradient
+from seft_ref.layers.sets import layers_of
 from seft_ref.matrix.window import Sums
 from seft_ref.model.activations import recomputes
 from seft_ref.model.config import ModelConfig
@@ -127,11 +127,11 @@ def _backward(
     weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: KernelSet
 ) -> tuple[float, Iterator[NamedGradient]]:
     """Return a micro-batch's share of the loss of its step, and an iterator over its gradients."""
-    xp = array_namespace(batch.tokens, weights.norm)
+    xp, layers = array_namespace(batch.tokens, weights.norm), layers_of(kernels)
     logits, cache = model_forward(batch.tokens, weights, config, kernels, batch.mask)
     shape = logits.shape
-    loss, loss_cache = cross_entropy_forward(xp.reshape(logits, (-1, shape[-1])), batch.targets(), count)
-    dlogits = cross_entropy_backward(xp.ones_like(loss), loss_cache)
+    loss, loss_cache = layers.cross_entropy_forward(xp.reshape(logits, (-1, shape[-1])), batch.targets(), count)
+    dlogits = layers.cross_entropy_backward(xp.ones_like(loss), loss_cache)
     return float(loss), model_backward(xp.reshape(dlogits, shape), cache)
 
 

@@ -267,7 +267,7 @@ for name in kernels.NAMES:
     assert [(p.name, p.default) for p in inspect.signature(getattr(gpu, name)).parameters.values()] == [
         (p.name, p.default) for p in inspect.signature(getattr(reference, name)).parameters.values()
     ], name
-assert sorted(gpu.__all__) == sorted(kernels.NAMES)
+assert sorted(gpu.__all__) == sorted(["LAYERS", *kernels.NAMES])
 rng = np.random.default_rng(0)
 for n in (3, 40):
     topology, values, x, dy = make_case(rng, rng.random((20, 30)) < 0.15, n, "float32", integers=True)

@@ -93,7 +93,7 @@ def test_every_set_has_the_functions_with_identical_signatures(kernel_set):
         parameters = list(inspect.signature(getattr(kernel_set, name)).parameters.values())
         expected = list(inspect.signature(getattr(reference, name)).parameters.values())
         assert [(p.name, p.kind, p.default) for p in parameters] == [(p.name, p.kind, p.default) for p in expected]
-    assert sorted(kernels.NAMES) == sorted(kernel_set.__all__)
+    assert sorted(["LAYERS", *kernels.NAMES]) == sorted(kernel_set.__all__)
 
 
 @pytest.mark.parametrize("kernel_set", SETS)

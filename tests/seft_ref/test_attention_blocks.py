@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from seft_ref.layers import attention_blocks
+from seft_ref.layers import attention_blocks, plain
 from seft_ref.layers.attention import attention_backward, attention_forward, visible_keys
 from seft_ref.layers.attention_blocks import Sight, blockwise_backward, blockwise_forward
 from seft_ref.model.decoder import decoder_backward, decoder_forward
@@ -29,10 +29,10 @@ def test_LYR_013_blocks_are_the_whole(backend, monkeypatch, rows, window, masked
     # the first row is all padding: nothing of it is seen
     mask = backend.array(np.asarray([[False] * s, [False] + [True] * (s - 1)])) if masked else None
     want, cache = attention_forward(q, k, v, visible_keys(s, window, mask, q, first))
-    got, blocks = blockwise_forward(q, k, v, Sight(s, window, mask, q, first))
+    got, blocks = blockwise_forward(q, k, v, Sight(s, window, mask, q, first), plain)
     tolerance = 1e-12 if backend.numpy(q).dtype == np.float64 else 2e-5
     for ours, theirs in zip(
-        (got, *blockwise_backward(dy, blocks)), (want, *attention_backward(dy, cache)), strict=True
+        (got, *blockwise_backward(dy, blocks, plain)), (want, *attention_backward(dy, cache)), strict=True
     ):
         np.testing.assert_allclose(backend.numpy(ours), backend.numpy(theirs), rtol=tolerance, atol=tolerance)
         assert backend.owns(ours)
@@ -66,8 +66,8 @@ def test_LYR_013_scores_of_all_queries_are_never_held():
     t, numbers = 2048, np.random.default_rng(0)
     q, k, v = (numbers.standard_normal((1, 1, t, 8)).astype(np.float32) for _ in range(3))
     tracemalloc.start()
-    _, cache = blockwise_forward(q, k, v, Sight(t, None, None, q))
-    blockwise_backward(np.ones_like(q), cache)
+    _, cache = blockwise_forward(q, k, v, Sight(t, None, None, q), plain)
+    blockwise_backward(np.ones_like(q), cache, plain)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < t * t * 4

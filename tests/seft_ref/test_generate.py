@@ -193,7 +193,8 @@ def test_tokens_come_one_by_one():
 
         return call
 
-    following = generate_tokens([5, 2], weights, config, SimpleNamespace(**{name: counted(name) for name in NAMES}))
+    kernels = SimpleNamespace(LAYERS=reference.LAYERS, **{name: counted(name) for name in NAMES})
+    following = generate_tokens([5, 2], weights, config, kernels)
     assert not calls
     next(following)
     n_first = len(calls)

@@ -17,6 +17,7 @@ from seft_ref.errors import (
     UpdateError,
 )
 from seft_ref.kernels import reference
+from seft_ref.layers import plain
 from seft_ref.layers.attention import attention_forward, visible_keys
 from seft_ref.layers.attention_blocks import Sight, blockwise_forward
 from seft_ref.layers.linear import WeightGradient
@@ -81,7 +82,7 @@ def heads(x):
 
 
 def blocks(q, k, v):
-    return blockwise_forward(q, k, v, Sight(q.shape[2], None, None, q))
+    return blockwise_forward(q, k, v, Sight(q.shape[2], None, None, q), plain)
 
 
 def whole(q, k, v):

@@ -33,12 +33,12 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "layer.cross_entropy",
         "LYR-011",
-        cross_entropy.cross_entropy_forward,
+        cross_entropy.checked_targets,
         "targets != IGNORE",
         "targets >= 0",
         "any target below 0 ignored",
     ),
-    ("layer.cross_entropy", "LYR-011", cross_entropy.cross_entropy_forward, "count < 1", "count < 0", "a count of 0"),
+    ("layer.cross_entropy", "LYR-011", cross_entropy.checked_targets, "count < 1", "count < 0", "a count of 0"),
     ("layer.embedding", "LYR-001", embedding.embedding_forward, "not 0 <=", "not -9 <=", "a token below 0"),
     ("layer.rmsnorm", "LYR-002", rmsnorm.rmsnorm_forward, "x * r * weight", "x * r * (1 + weight)", "1 + weight"),
 )

@@ -14,6 +14,7 @@
 """
 
 from seft_ref.kernels.cpu.plain import (
+    LAYERS,
     clear,
     compact,
     exceeding,
@@ -29,6 +30,7 @@ from seft_ref.kernels.cpu.plain import (
 )
 
 __all__ = [
+    "LAYERS",
     "clear",
     "compact",
     "exceeding",

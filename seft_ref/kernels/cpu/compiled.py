@@ -1,4 +1,4 @@
-"""Decorators that compile functions by numba and cache them on disk until any file of this folder changes.
+"""Decorators that compile functions by numba and cache them on disk until a file of their folder, or of this, changes.
 
 numba's own cache looks at the file of a function alone. A loop that calls a function or an intrinsic of another file
 would go on running as compiled before that file was edited.
@@ -41,16 +41,17 @@ def compiled_task(signature: Signature) -> Callable[[Function], Task]:
 
 
 @cache
-def _files() -> str:
-    """Return one digest of all files of this folder."""
-    texts = (path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+def _files(folder: Path) -> str:
+    """Return one digest of all files of a folder and of this one."""
+    folders = dict.fromkeys((Path(__file__).parent, folder))
+    texts = (path.read_bytes() for each in folders for path in sorted(each.glob("*.py")))
     return sha256(b"\0".join(texts)).hexdigest()
 
 
 def _of_these_files(function: Any) -> Any:
     """Return the function with the digest as a closure variable, because those are part of numba's cache key."""
     code = function.__code__.replace(co_freevars=(*function.__code__.co_freevars, "_files"))
-    cells = (*(function.__closure__ or ()), CellType(_files()))
+    cells = (*(function.__closure__ or ()), CellType(_files(Path(function.__code__.co_filename).parent)))
     keyed = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, cells)
     keyed.__qualname__, keyed.__doc__, keyed.__module__ = function.__qualname__, function.__doc__, function.__module__
     return keyed

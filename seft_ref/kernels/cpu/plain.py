@@ -37,6 +37,7 @@ from seft_ref.kernels.split import multiply_parts, split
 from seft_ref.topology.csr import Topology
 
 __all__ = [
+    "LAYERS",
     "clear",
     "compact",
     "exceeding",
@@ -50,6 +51,9 @@ __all__ = [
     "store",
     "unpack",
 ]
+
+LAYERS = "compiled"
+"""The layer set that goes with this set (LYR-018)."""
 
 SAMPLE_BELOW = 0.35
 """Share of stored positions from which `sample` computes whole tiles of rows by BLAS and picks entries from them."""

@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from seft_ref.kernels.cpu.vectors import _Emitter, _i64, _widen
+from seft_ref.kernels.cpu.vectors import Emitter, _i64, _widen
 
 _PANEL = 64
 _AHEAD = 2048
@@ -32,7 +32,7 @@ def has_permutes(context: Any) -> bool:
     return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
 
 
-class _Lookup(_Emitter):
+class _Lookup(Emitter):
     """An emitter of loops that look entries up in a panel of x in registers."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...]) -> None:
@@ -199,7 +199,7 @@ def sum_register(typing_context: Any, y: Any, y_base: Any) -> Any:
     """Return the sum of the lanes of the register at y[y_base], added by halves."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = _Emitter(context, builder, signature, args, 1)
+        e = Emitter(context, builder, signature, args, 1)
         y_, y_base_ = e.args
         sums = e.totals([e.load(y_, y_base_)])
         return builder.extract_element(sums, ir.Constant(ir.IntType(32), 0))

@@ -24,6 +24,7 @@ from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, wit
 from seft_ref.topology.csr import Topology
 
 __all__ = [
+    "LAYERS",
     "clear",
     "compact",
     "exceeding",
@@ -37,6 +38,9 @@ __all__ = [
     "store",
     "unpack",
 ]
+
+LAYERS = "compiled"
+"""The layer set that goes with this set (LYR-018)."""
 
 MOST = 2**31
 """Stored weights from which on a matrix is refused, because both its places must fit an int64."""

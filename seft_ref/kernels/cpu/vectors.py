@@ -37,7 +37,7 @@ def _widen(builder: ir.IRBuilder, integer: Any) -> Any:
     return builder.sext(integer, _I64) if integer.type.width < 64 else integer
 
 
-class _Emitter:
+class Emitter:
     """Emits IR for lines of registers of one element type; `halves` is the type of 16-bit values, or None."""
 
     def __init__(
@@ -70,12 +70,15 @@ class _Emitter:
         return self.builder.bitcast(start, self.vector.as_pointer())
 
     def load(self, array: Any, offset: Any, k: int = 0) -> Any:
+        """Return register k of the line that starts at element `offset`."""
         return self.builder.load(self.register(array, offset, k), align=self.align)
 
     def store(self, value: Any, array: Any, offset: Any, k: int = 0) -> None:
+        """Write register k of the line that starts at element `offset`."""
         self.builder.store(value, self.register(array, offset, k), align=self.align)
 
     def broadcast(self, array: Any, j: Any) -> Any:
+        """Return a register with element j in every lane."""
         scalar = self.builder.load(self.builder.gep(array, [j]))
         if self.halves is not None:
             scalar = self.widened(scalar)
@@ -107,10 +110,12 @@ class _Emitter:
         return number if self.scalar == ir.FloatType() else b.fpext(number, wide)
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
+        """Return the named lanes of two registers laid end to end."""
         mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
         return self.builder.shuffle_vector(a, b, mask)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
+        """Return a · b + c, rounded once."""
         name = f"llvm.fma.v{self.lanes}f{self.align * 8}"
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
@@ -201,7 +206,7 @@ def _make_gather_row(n_vectors: int, at_once: int = 8) -> Any:
         y_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = _Emitter(context, builder, signature, args, n_vectors)
+            e = Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
 
             def add(j: Any, line: Any, sums: list[Any]) -> list[Any]:
@@ -248,7 +253,7 @@ def _make_scatter_row(n_vectors: int) -> Any:
         y_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = _Emitter(context, builder, signature, args, n_vectors)
+            e = Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_ = e.args
             row = [e.load(y_, y_base_, k) for k in range(n_vectors)]
 
@@ -283,7 +288,7 @@ def _make_dot_row(n_vectors: int) -> Any:
         values_base: Any,
     ) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            e = _Emitter(context, builder, signature, args, n_vectors)
+            e = Emitter(context, builder, signature, args, n_vectors)
             values_, index_, start_, stop_, x_, x_base_, y_, y_base_, values_base_ = e.args
             row = [e.load(y_, y_base_, k) for k in range(n_vectors)]
 
@@ -342,7 +347,7 @@ def transpose(
     """Transpose a square of `lanes` rows of one register each, from src to dst; bases and strides count elements."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = _Emitter(context, builder, signature, args, 1)
+        e = Emitter(context, builder, signature, args, 1)
         src_, src_base_, src_stride_, dst_, dst_base_, dst_stride_ = e.args
         n = e.lanes
         square = [e.load(src_, builder.add(src_base_, builder.mul(src_stride_, _i64(i)))) for i in range(n)]

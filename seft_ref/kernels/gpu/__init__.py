@@ -14,6 +14,7 @@ from typing import Any
 
 try:
     from seft_ref.kernels.gpu.on_cupy import (
+        LAYERS,
         clear,
         compact,
         exceeding,
@@ -41,6 +42,7 @@ except ModuleNotFoundError as error:
 
 
 __all__ = [
+    "LAYERS",
     "clear",
     "compact",
     "exceeding",

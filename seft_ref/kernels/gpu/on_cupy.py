@@ -80,3 +80,4 @@ _set = OnDevice(_Cupy())
 pack, pack_dense, locate, store = _set.pack, _set.pack_dense, _set.locate, _set.store
 matmul, matmul_transposed, sample, exceeding = _set.matmul, _set.matmul_transposed, _set.sample, _set.exceeding
 compact, unpack, clear, split = _set.compact, _set.unpack, _set.clear, _set.split
+LAYERS = _set.LAYERS

@@ -39,6 +39,9 @@ SAMPLE_BELOW = 0.2
 class OnDevice:
     """A kernel set on the arrays of one machine; the functions of the set are its methods."""
 
+    LAYERS = "plain"
+    """The layer set that goes with this set (LYR-018)."""
+
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.split = split
