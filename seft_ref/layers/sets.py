@@ -11,7 +11,7 @@ Caches are those of the plain layers, so that a backward of one set takes what a
 
 import importlib
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 
@@ -24,6 +24,7 @@ from seft_ref.layers.rope import RopeTable
 from seft_ref.layers.swiglu import SwigluCache
 
 
+@runtime_checkable
 class LayerSet(Protocol):
     """The functions of a layer set; `plain` says what each returns and refuses."""
 
