@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import resource
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -51,10 +50,8 @@ class CLibrary:
         return code, self._clause.value.decode(), [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-def _unbounded() -> None:
-    """Lift the bound on memory for the child process, because sanitizers map far more than they use."""
-    most = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+# lifts the bound on memory for the child process, because sanitizers map far more than they use
+_UNBOUNDED = ("sh", "-c", 'ulimit -S -d "$(ulimit -H -d)"; exec "$0" "$@"')
 
 
 class CCommand:
@@ -86,6 +83,6 @@ class CCommand:
             path.write_bytes(raw)
         listed = self._folder / "list"
         listed.write_text("".join(f"{path}\n" for path in paths), encoding="utf-8")
-        command: list[str | Path] = [self._command, "--many", listed]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=_unbounded)
+        command: list[str | Path] = [*_UNBOUNDED, self._command, "--many", listed]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stdout.splitlines(), done.stderr

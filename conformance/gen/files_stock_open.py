@@ -35,7 +35,7 @@ def spellings() -> Iterator[File]:
          "The schema forbids it, the README does not speak of it, and the crate skips it.", "FMT-030",
          '"dtype":"I32"', '"dtype":"I32","note":1', TWO),
         ("key-deep", "an entry with one key more, whose value is 300 lists deep", "schema-keys",
-         "As `key-more`; serde_json has a limit of 128.", "FMT-030", '"dtype":"I32"',
+         "As `key-more`; serde_json has a limit of 128.", "FMT-027", '"dtype":"I32"',
          f'"dtype":"I32","note":{"[" * 300}{"]" * 300}', TWO),
     ]  # fmt: skip
     for name, rule, cites, note, clause, old, new, tensors in swaps:
