@@ -4,6 +4,7 @@
     python -m benchmarks sizes MODEL    bytes a weight, beside other formats
     python -m benchmarks files          writing and reading, beside safetensors
     python -m benchmarks adapters       a sparse change, as deltas and as adapters of PEFT
+    python -m benchmarks layers         the compiled layers beside the plain ones, and a step with either
     python -m benchmarks small-deltas   the bytes of a delta of few changes, in this format and in others
     python -m benchmarks deltas         a model shipped after every step, beside whole files and zstd
     python -m benchmarks steps          a torch model published and followed step by step, beside whole files
@@ -42,6 +43,7 @@ from benchmarks import (
     gpu,
     growth,
     large,
+    layers,
     memory,
     page,
     readers,
@@ -64,6 +66,7 @@ for command in (
     growth.growth,
     generate.generate,
     large.large,
+    layers.layers,
     memory.memory,
     page.page,
     readers.readers,

@@ -1,0 +1,117 @@
+"""The two layer sets beside each other: each layer with its backward, and a training step of 135 million parameters.
+
+Both sets run in turn in one process, on the same kernel set, after their results are compared.
+"""
+
+import json
+import statistics
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment, rounds
+from benchmarks.step import CONFIG, LENGTH, ROWS
+from seft_cli.output import write_json
+
+SETS = ("plain", "compiled")
+WITHIN = 1e-4
+"""Largest difference between the sets, as a share of the largest entry."""
+
+
+def layers(
+    json_file: JsonFile = None,
+    threads: Threads = 1,
+    n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds in which both sets run.")] = 9,
+    blocks: Annotated[int, typer.Option(min=1, help="Blocks of the model; 30 have 135 million parameters.")] = 30,
+) -> None:
+    """Compare the compiled layers with the plain ones, alone and in a step at 70 % sparsity."""
+    restart_in_clean_environment(threads)
+    print(json.dumps(machine(threads), indent=1))
+    rows = []
+    for what, run in (*_layers().items(), ("step", _step(CONFIG | {"num_hidden_layers": blocks}))):
+        of_sets = {name: _checked(run, name) for name in SETS}
+        times = {name: (own, ratios) for name, own, ratios, _ in rounds(of_sets, n_rounds, SETS[0])}
+        ratios = times[SETS[1]][1]
+        row = {"what": what, **{name: 1000 * statistics.median(own) for name, (own, _) in times.items()}}
+        row |= {"ratio": statistics.median(ratios), "range": (min(ratios), max(ratios))}
+        rows.append(row)
+        told = f"{row['ratio']:.2f} ({row['range'][0]:.2f}..{row['range'][1]:.2f})"
+        print(f"{what:16} plain {row['plain']:9.2f} ms  compiled {row['compiled']:9.2f} ms  plain/compiled {told}")
+    write_json(json_file, {"machine": machine(threads), "rows": rows})
+
+
+def _checked(run: Callable[[str], list[Any]], name: str) -> Callable[[], object]:
+    """Return a run with a set, after comparing its results with those of the plain set."""
+    import numpy as np
+
+    for found, wanted in zip(run(name), run(SETS[0]), strict=True):
+        if not np.max(np.abs(found - wanted)) <= WITHIN * np.max(np.abs(wanted)):
+            raise SystemExit(f"the {name} layers differ from the plain ones")
+    return lambda: run(name)
+
+
+def _layers() -> dict[str, Callable[[str], list[Any]]]:
+    """Return what runs each layer forward and backward with a set, on arrays of a step of the model."""
+    import importlib
+
+    import numpy as np
+
+    from seft_ref.layers.attention import visible_keys
+    from seft_ref.layers.rope import Rope, rope_table
+
+    rng = np.random.default_rng(0)
+
+    def drawn(*shape: int) -> Any:
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    def of(name: str) -> Any:
+        return importlib.import_module(f"seft_ref.layers.{name}")
+
+    tokens, hidden, inner = ROWS * LENGTH, CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    x, dx, weight = drawn(tokens, hidden), drawn(tokens, hidden), drawn(hidden)
+    gate, up, dy = (drawn(tokens, inner) for _ in range(3))
+    q, k, v = drawn(ROWS, 9, LENGTH, 64), drawn(ROWS, 3, LENGTH, 64), drawn(ROWS, 3, LENGTH, 64)
+    table, seen = rope_table(Rope("default", 1e4), 64, LENGTH, 2048, q), visible_keys(LENGTH, None, None, q)
+    logits, targets = 4 * drawn(LENGTH, CONFIG["vocab_size"]), rng.integers(0, CONFIG["vocab_size"], LENGTH)
+
+    def rmsnorm(name: str) -> list[Any]:
+        y, cache = of(name).rmsnorm_forward(x, weight, 1e-5)
+        return [y, *of(name).rmsnorm_backward(dx, cache)]
+
+    def swiglu(name: str) -> list[Any]:
+        _, cache = of(name).swiglu_forward(gate, up)
+        y, cache = of(name).swiglu_again(cache)
+        return [y, *of(name).swiglu_backward(dy, cache)]
+
+    def rope(name: str) -> list[Any]:
+        y, cache = of(name).rope_forward(q, table)
+        return [y, of(name).rope_backward(y, cache)]
+
+    def attention(name: str) -> list[Any]:
+        y, cache = of(name).attention_forward(q, k, v, seen)
+        return [y, *of(name).attention_backward(q, cache)]
+
+    def cross_entropy(name: str) -> list[Any]:
+        loss, cache = of(name).cross_entropy_forward(logits, targets, LENGTH)
+        return [loss, of(name).cross_entropy_backward(np.ones_like(loss), cache)]
+
+    return {f.__name__: f for f in (rmsnorm, rope, swiglu, attention, cross_entropy)}
+
+
+def _step(config: dict[str, Any]) -> Callable[[str], list[Any]]:
+    """Return what takes a step of a made-up model with a set; each set has a run of its own."""
+    import numpy as np
+
+    from benchmarks.step import made_up_run
+    from seft_ref.kernels import NAMES, cpu
+
+    functions = {name: getattr(cpu, name) for name in NAMES}
+    runs = {name: made_up_run(config, 0.7, SimpleNamespace(LAYERS=name, **functions))[:2] for name in SETS}
+
+    def step(name: str) -> list[Any]:
+        run, tokens = runs[name]
+        return [np.asarray(run.step(tokens))]
+
+    return step
