@@ -248,7 +248,7 @@ def numbers_of(matrix: Matrix) -> dict[str, Any]:
             steps, scale = code - (zeros[r][g] if zeros else 0), scales[r][g]
             kept = matrix.mask[r][c] if matrix.mask else int(steps != 0 and scale != 0)
             if kept:
-                cells[len(mask)] = rounded(matrix.dtype, steps * scale)
+                cells[len(mask)] = rounded(matrix.dtype, steps * scale + 0.0)  # a weight of 0 is +0.0
             elif matrix.mask is None:
                 cells[len(mask)] = bytes(BITS[matrix.dtype] // 8)
             mask.append(kept)
