@@ -68,6 +68,19 @@ def parse_any(data: bytes, what: str) -> JSON:
     return value
 
 
+def foreign_object(data: bytes) -> dict[str, JSON]:
+    """Return a foreign JSON object with numbers of any size; empty for what is none, or nested deeper than 100 levels.
+
+    It only tells what a configuration describes; who relies on the text reads it with its own rules.
+    """
+    try:
+        value = json.loads(data)
+        check_foreign_depth(value, "a configuration")
+    except (ValueError, RecursionError, FormatError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def check_foreign_depth(value: JSON, what: str) -> None:
     """Verify that a foreign JSON value is so flat that functions which call themselves can go through it.
 

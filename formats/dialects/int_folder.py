@@ -32,7 +32,7 @@ from formats.dialects.int_schemes import (
 from formats.errors import FormatError
 from formats.lazy import Lazy, like
 from formats.records import Checkpoint, Dense, Tensor
-from formats.strict_json import JSON, parse_any
+from formats.strict_json import JSON, foreign_object
 
 _OF_LIBRARY = frozenset({"weight_packed", "weight_scale", "weight_shape", "weight_zero_point"})
 _OF_PROGRAMS = frozenset({"qweight", "qzeros", "scales"})
@@ -66,7 +66,7 @@ class QuantisedFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         files = open_hf(folder).files
-        packed = CONFIG in files and states_sparsity(_object(files[CONFIG]))
+        packed = CONFIG in files and states_sparsity(foreign_object(files[CONFIG]))
         # FMT-175: a bitmask of sparsity is a mask, and a description of dense weights is no obstacle
         self._source = open_compressed_tensors(folder) if packed else open_hf(folder).checkpoint()
         self._schemes, self._changed = read_schemes(self._source.files)
@@ -143,7 +143,7 @@ def codes_in(folder: Path) -> str | None:
     """
     source = open_hf(folder)
     descriptions: list[Json] = []
-    without_descriptions(_object(source.files.get(CONFIG, b"{}")), descriptions)
+    without_descriptions(foreign_object(source.files.get(CONFIG, b"{}")), descriptions)
     told = _CODES if descriptions or OWN_CONFIGS.keys() & source.files.keys() else _CODES_ALONE
     for name in source:
         stem, _, part = name.rpartition(".")
@@ -200,11 +200,3 @@ def _layer(tensors: Mapping[str, Tensor], module: str, schemes: Schemes) -> Laye
             "model with the library that made it, and convert the result",
         )
     return fitting[0]
-
-
-def _object(data: bytes) -> dict[str, JSON]:
-    try:
-        value = parse_any(data, CONFIG)
-    except FormatError:
-        return {}
-    return value if isinstance(value, dict) else {}

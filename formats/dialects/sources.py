@@ -195,8 +195,4 @@ def _json(path: Path) -> dict[str, strict_json.JSON]:
     data = read_bounded(path, MAX_FILE_BYTES)
     if data is None:
         raise FormatError("FMT-084", f"{path} has more than {MAX_FILE_BYTES} bytes, which no configuration has")
-    try:
-        value = strict_json.parse_any(data, path.name)
-    except FormatError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    return strict_json.foreign_object(data)

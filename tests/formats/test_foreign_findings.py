@@ -17,6 +17,7 @@ from formats.dialects.compressed_tensors import open_compressed_tensors
 from formats.dialects.hf import open_hf
 from formats.dialects.int_folder import open_quantised
 from formats.dialects.shira import read_shira
+from formats.dialects.sources import detect
 from formats.dialects.super_tuning import read_super_tuning
 from formats.dialects.vllm_patch import delta_from_patches
 from formats.dialects.weight_sync import apply_weight_sync, read_weight_sync
@@ -229,3 +230,16 @@ def test_FMT_176_a_folder_is_no_version(tmp_path):
     with Follower(tmp_path / "steps", tmp_path / "current.sparse") as follower:
         refused("FMT-176", follower.poll)
     assert not (tmp_path / "current.sparse").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2**70])
+def test_FMT_150_a_sparsity_format_is_read_beside_numbers_of_any_size(tmp_path, number):
+    """A whole number beyond 2^53 elsewhere in config.json hid the description of sparsity."""
+    drawn = int_files.drawn(3, 4, 8, 1, 4)
+    description = int_files.library(int_files.scheme(4, "channel"), bits=number)
+    folder = int_files.write(tmp_path / "m", int_files.pack_quantized("a", *drawn[:3], 4), description)
+    config = json.loads((folder / "config.json").read_text())
+    config["sparsity_config"] = {"format": "unheard-of"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "unheard-of" in refused("FMT-150", lambda: open_quantised(folder))
+    assert detect(folder) == "compressed-tensors"
