@@ -2,6 +2,9 @@
 
 import math
 from fractions import Fraction
+from functools import cache
+from itertools import accumulate, repeat
+from operator import mul
 
 import numpy as np
 import pytest
@@ -29,10 +32,16 @@ def squaring(base, n):
     return found
 
 
+@cache
+def products(base):
+    """The powers 1 to AGES, one product after the other."""
+    return list(accumulate(repeat(base, AGES), mul))
+
+
 def product(base, n):
     """One product after the other."""
-    found = base
-    for _ in range(n - 1):
+    found = products(base)[min(n, AGES) - 1]
+    for _ in range(n - AGES):
         found *= base
     return found
 
