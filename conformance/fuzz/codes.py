@@ -20,7 +20,7 @@ from conformance.oracle.files import BITS
 from formats.container import dtype_name, raw_bytes
 from formats.dialects.int_codes import Quantised
 from formats.dialects.int_folder import open_quantised
-from formats.records import Dense
+from formats.records import to_dense
 
 CONFIG, INDEX, WHOLE = "config.json", "model.safetensors.index.json", "model.safetensors"
 SCALES = ("F16", "BF16", "F32")
@@ -126,8 +126,8 @@ def _plain(one: Quantised) -> dict[str, Any]:
 
 
 def _whole(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
-    assert isinstance(tensor, Dense)
-    return dtype_name(tensor.dtype), tensor.shape, bytes(raw_bytes(tensor.values))
+    # a tensor that is stored with a bitmask and is no codes stays sparse (FMT-150.7)
+    return dtype_name(tensor.dtype), tensor.shape, bytes(raw_bytes(to_dense(tensor)))
 
 
 # valid inputs ------------------------------------------------------------------------------------
