@@ -55,7 +55,7 @@ def define(tree: Tree) -> dict[str, Any]:
     return {
         "matrices": {name: numbers_of(matrix) for name, matrix in matrices.items()},
         "dtypes": {name: matrix.dtype for name, matrix in matrices.items()},
-        "others": {n: (p.dtype, tuple(p.shape), p.data) for n, p in pieces.items() if n not in gone and n not in masks},
+        "others": {n: (p.dtype, tuple(p.shape), p.data) for n, p in pieces.items() if n not in gone and n not in matrices},
         "source": " and ".join(sorted({scheme.source for _, scheme in schemes})),
         "config": without_descriptions(config),
     }
