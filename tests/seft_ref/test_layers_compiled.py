@@ -79,8 +79,6 @@ def near(got, want, dtype):
         assert (one.dtype, one.shape) == (other.dtype, other.shape) == (dtype, other.shape)
         assert np.isfinite(one).all()
         assert np.max(np.abs(one - other), initial=0) <= WITHIN[dtype] * np.max(np.abs(other), initial=0.1)
-        # what is exactly 0 stays so: rows that do not count, and queries that see nothing
-        assert not one[other == 0].any() or not (other == 0).all()
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -174,8 +172,7 @@ def test_a_second_backward_gives_the_same_and_a_set_takes_the_caches_of_the_othe
 def test_LYR_015_a_norm_refuses_what_the_plain_one_refuses(wrong):
     x = drawn(1, 40, 30, dtype=F32)
     x[33, 4] = wrong
-    refusing = [plain, layers] if not math.isfinite(wrong) or wrong > 1e25 else []
-    for of in refusing:
+    for of in (plain, layers):
         with pytest.raises(LayerOverflow, match="LYR-015"):
             of.rmsnorm_forward(x, np.ones(30, F32), 1e-5)
     for of in (plain, layers):

@@ -21,11 +21,11 @@ from seft_ref.layers.compiled.sums import largest_of, sum_of, sum_of_products
 def _softmax(kind: Any) -> Any:
     zero, one, lowest = kind(0), kind(1), kind(-math.inf)
 
-    def softmax(scores, visible, statistic, n_keys, length, heads, shared, n_rows, task, worker):
-        """Turn scores (batch, heads, length, keys) into probabilities, and write a number a row that is finite if they
-        are right: 0, or NaN or infinity from the largest score and the sum.
+    def softmax(scores, visible, fault, n_keys, length, heads, shared, n_rows, task, worker):
+        """Turn scores (batch, heads, length, keys) into probabilities.
 
-        `visible` is (batch, length, keys) of bytes, or (1, length, keys) if it is shared.
+        `fault` (rows,) gets 0 for each row, and NaN where the largest score or the sum is NaN or infinite.
+        `visible` is (batch, length, keys) of bytes, or (1, length, keys) if the batch shares it.
         """
         for i in range(task * ROWS, min((task + 1) * ROWS, n_rows)):
             base, t = i * n_keys, i % length
@@ -37,13 +37,14 @@ def _softmax(kind: Any) -> Any:
             if n_seen == 0:
                 for j in range(n_keys):
                     scores[base + j] = zero
-                statistic[i] = zero
+                fault[i] = zero
                 continue
             most = largest_of(scores, base, n_keys)
             for j in range(n_keys):
                 scores[base + j] = exp(scores[base + j] - most)
             total = kind(sum_of(scores, base, n_keys))
-            statistic[i] = most * zero + total * zero
+            # 0 times infinity or NaN is NaN
+            fault[i] = most * zero + total * zero
             share = one / total
             for j in range(n_keys):
                 scores[base + j] *= share
@@ -67,10 +68,10 @@ def attention_forward(
     q = np.reshape(q * (1.0 / math.sqrt(d)), (b, kv, -1, d))
     with overflow_allowed():
         probabilities = contiguous(q @ np.matrix_transpose(k))
-        statistic = np.empty(b * h * t, dtype=q.dtype)
+        fault = np.empty(b * h * t, dtype=q.dtype)
         seen = contiguous(visible).view(np.uint8)
-        over_rows(_softmax, statistic.size, probabilities, seen, statistic, s, t, h, int(seen.shape[0] == 1))
-        if not bool(np.all(np.isfinite(statistic)) and np.all(np.isfinite(k[:, :, s - t :, :]))):
+        over_rows(_softmax, fault.size, probabilities, seen, fault, s, t, h, int(seen.shape[0] == 1))
+        if not bool(not np.any(np.isnan(fault)) and np.all(np.isfinite(k[:, :, s - t :, :]))):
             raise LayerOverflow(
                 "LYR-016", f"a key of attention or the largest score of a query is beyond what {k.dtype} holds"
             )

@@ -60,15 +60,15 @@ def _backward(kind: Any) -> Any:
     def backward(logits, logsumexp, targets, scale, dlogits, width, n_rows, task, worker):
         """Write dlogits (rows, width): (softmax − onehot) · scale, exactly 0 where the scale is."""
         for i in range(task * ROWS, min((task + 1) * ROWS, n_rows)):
-            base, of_row, whole = i * width, scale[i], logsumexp[i]
+            base, of_row, log_total = i * width, scale[i], logsumexp[i]
             if of_row == zero:
                 for j in range(width):
                     dlogits[base + j] = zero
                 continue
             for j in range(width):
-                dlogits[base + j] = exp(logits[base + j] - whole) * of_row
+                dlogits[base + j] = exp(logits[base + j] - log_total) * of_row
             at = base + targets[i]
-            dlogits[at] = (exp(logits[at] - whole) - one) * of_row
+            dlogits[at] = (exp(logits[at] - log_total) - one) * of_row
 
     return backward
 

@@ -16,7 +16,7 @@ from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES, Emitter
 
 LANES = REGISTER_BYTES // 4
-"""Numbers that are added up side by side."""
+"""A multiple of the numbers in a register of either dtype; what is left over is added one by one."""
 _BINARY64 = ir.DoubleType()
 
 
