@@ -1,6 +1,8 @@
 """Fixtures of every test room: the backends, and a ledger of the errors that were measured."""
 
 import gc
+import sys
+import tracemalloc
 
 import numba
 import pytest
@@ -22,6 +24,18 @@ def pytest_collection_finish():
     gc.set_threshold(20_000, 20, 20)
     # as many workers run as there are cores; tests about threads ask for two (KRN-008: the bits do not change)
     numba.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_traced_on():
+    """A tracer that a test leaves on makes every later test of the process many times slower, and none fails."""
+    before = sys.gettrace()
+    yield
+    left = tracemalloc.is_tracing()
+    # off before the assertion, so that one test fails and not all
+    tracemalloc.stop()
+    assert not left
+    assert sys.gettrace() is before
 
 
 def pytest_report_header():

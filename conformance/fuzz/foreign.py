@@ -12,7 +12,6 @@ import shutil
 import signal
 import tempfile
 import time
-import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +25,7 @@ from typing import Any, Protocol
 
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.foreign_files import Refused, Tree
-from conformance.fuzz.judge import LIMIT, Verdict, bound_memory
+from conformance.fuzz.judge import LIMIT, Verdict, bound_memory, traced
 from conformance.fuzz.loop import Tally
 from formats.errors import FormatError
 
@@ -162,15 +161,10 @@ class ForeignJudge:
 
     def _judge(self, case: Case, place: Path, *, deep: bool) -> Verdict:
         before = listing(place)
-        if deep:
-            tracemalloc.start()
-        clause, answer = _asked(lambda: self._reader.read(case, place))
-        if deep:
-            peak = tracemalloc.get_traced_memory()[1]
-            tracemalloc.stop()
-            allowed = FIXED + TIMES * case.nbytes
-            if peak > allowed:
-                raise TooMuch(f"the reader takes {peak} bytes for {case.nbytes}, {allowed} would be enough")
+        (clause, answer), peak = traced(lambda: _asked(lambda: self._reader.read(case, place)), deep=deep)
+        allowed = FIXED + TIMES * case.nbytes
+        if peak > allowed:
+            raise TooMuch(f"the reader takes {peak} bytes for {case.nbytes}, {allowed} would be enough")
         wrong = ({*listing(place)} ^ {*before}) - {f"{place}/{name}" for name in case.makes}
         if wrong:
             raise Disagreement(f"the reader makes or removes {sorted(wrong)}")

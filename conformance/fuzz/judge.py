@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from conformance.cases.profiles import requires_zstd
 from conformance.fuzz import first_reader
@@ -25,6 +25,8 @@ READER_FIXED, READER_TIMES = 48 << 20, 64
 
 TOGETHER = 500
 """How many inputs are collected for one process of the reader in C with sanitizers."""
+
+Answer = TypeVar("Answer")
 
 _LINE = ("dtype", "shape", "nnz", "encoding", "row_pointers_sha256", "columns_sha256", "values_sha256")
 
@@ -105,12 +107,10 @@ class Judge:
             raise Disagreement(f"the third reader with sanitizers says {text}", waiting[number][0])
 
     def _judge(self, raw: bytes, path: Path, *, deep: bool) -> Verdict:
+        first, peak = traced(
+            lambda: _asked("the first reader", first_reader.REFUSAL, lambda: first_reader.read(path)), deep=deep
+        )
         if deep:
-            tracemalloc.start()
-        first = _asked("the first reader", first_reader.REFUSAL, lambda: first_reader.read(path))
-        if deep:
-            _, peak = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
             self._deep(raw, path, peak, first)
         second = _asked("the second reader", second_reader.Refused, lambda: _second(path))
         third = self._third(raw)
@@ -185,6 +185,18 @@ def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
         return error.clause
     except Exception as error:
         raise Disagreement(f"{who} raises {type(error).__name__}: {error!s:.300}") from error
+
+
+def traced(call: Callable[[], Answer], *, deep: bool) -> tuple[Answer, int]:
+    """Return an answer, and the most bytes that were held on the way to it; 0 unless `deep`."""
+    if not deep:
+        return call(), 0
+    tracemalloc.start()
+    try:
+        return call(), tracemalloc.get_traced_memory()[1]
+    finally:
+        # a call that raises must not leave it on: it makes Python thirty times as slow
+        tracemalloc.stop()
 
 
 def expanded(raw: bytes) -> int:

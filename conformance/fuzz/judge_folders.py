@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,7 +13,7 @@ from conformance.fuzz import first_reader
 from conformance.fuzz.chains import Scenario
 from conformance.fuzz.content import Content, Disagreement, integers
 from conformance.fuzz.folders import Tree
-from conformance.fuzz.judge import LIMIT, READER_FIXED, READER_TIMES, Verdict, bound_memory
+from conformance.fuzz.judge import LIMIT, READER_FIXED, READER_TIMES, Verdict, bound_memory, traced
 from conformance.oracle import second_folder
 
 Reading = tuple[tuple[str, ...], Any]
@@ -122,12 +121,10 @@ def _agreed(path: Path, size: int, *, deep: bool) -> Reading:
     Raises:
         Disagreement: if they differ, take too much memory, or raise what they must not.
     """
+    first, peak = traced(
+        lambda: _asked("the first reader", first_reader.REFUSAL, lambda: first_reader.read(path)), deep=deep
+    )
     if deep:
-        tracemalloc.start()
-    first = _asked("the first reader", first_reader.REFUSAL, lambda: first_reader.read(path))
-    if deep:
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
         _look_deeper(path, peak, size, first)
     read = _asked("the second reader", second_folder.Refused, lambda: second_folder.read(path))
     second = read if isinstance(read, Refusal) else content_of(read)

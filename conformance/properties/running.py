@@ -58,6 +58,7 @@ class Explored:
         examples: how many were tried.
         seen: the smallest failing example, None if none failed.
         saw: features of the examples, counted.
+        always: features of the directed examples alone, counted.
         missing: the operation that the port does not offer, empty if it offers all.
         late: the time was over before all examples were tried.
         asked_new: operations that answered inputs which nobody could know before the run.
@@ -66,9 +67,19 @@ class Explored:
     examples: int = 0
     seen: Seen | None = None
     saw: Counter[str] = field(default_factory=Counter)
+    always: Counter[str] = field(default_factory=Counter)
     missing: str = ""
     late: bool = False
     asked_new: set[str] = field(default_factory=set)
+
+    def unseen(self, prop: Property) -> list[str]:
+        """Return the features without which the property shows nothing, and which its examples did not have.
+
+        What only drawn examples have counts where there are no others: a property would show nothing after an unlucky
+        seed.
+        """
+        counted = self.saw if prop.seeded or self.late else self.always
+        return [what for what in prop.sees if not counted[what]]
 
 
 def asking() -> dict[str, list[str]]:
@@ -161,9 +172,8 @@ def _judge(
             result.failure = f"{failure.variant}: {output}{failure.detail}"
             result.artifact = save(folder_of(artifacts, prop.name), explored.seen, variant.port.name, seed)
             break
-        unseen = [what for what in prop.sees if not explored.saw[what]]
+        unseen = explored.unseen(prop)
         if unseen:
-            # without these the property shows nothing, so its draws must be improved
             result.skipped = f"the kit's fault: {explored.examples} examples without {', '.join(unseen)}" + (
                 "; the time was over" if explored.late else ""
             )
@@ -242,13 +252,16 @@ def _made(prop: Property, seed: str, number: int) -> Made:
 def _directed(prop: Property, trial: Trial, found: Explored) -> bool:
     """Try the examples that are the same in every run; tell whether one failed."""
     word = int.from_bytes(sha256(prop.name.encode()).digest()[:7], "big")
-    trial.new = False
-    for number in range(max(DIRECTED // prop.cost, LEAST)):
-        found.examples += 1
-        try:
+    trial.new, before, trial.saw_ = False, trial.saw_, found.always
+    try:
+        for number in range(max(DIRECTED // prop.cost, LEAST)):
+            found.examples += 1
             prop.body(Counted(word, number), trial)
-        except Found:
-            return True
+    except Found:
+        return True
+    finally:
+        trial.saw_ = before
+        before.update(found.always)
     return False
 
 

@@ -47,14 +47,15 @@ def test_PRT_018_every_operation_has_a_property_that_asks_what_nobody_knows(op):
     assert not classes or OPS[op].kind == "scalar" or any(PROPERTIES[name].reduced for name in names)
 
 
-def inputs_of(prop, seed):
-    return [case for number in range(prop.seeded) for case in _made(prop, seed, number).cases]
-
-
 @pytest.mark.parametrize("name", [p.name for p in PROPERTIES.values() if p.seeded])
 def test_PRT_018_examples_of_a_seed_ask_every_operation_that_they_declare(name):
-    prop = PROPERTIES[name]
-    assert {case.op for case in inputs_of(prop, SEED) if not case.refused} == set(prop.ops)
+    prop, asked = PROPERTIES[name], set()
+    for number in range(prop.seeded):
+        asked |= {case.op for case in _made(prop, SEED, number).cases if not case.refused}
+        # an example takes seconds where inputs are large
+        if asked >= set(prop.ops):
+            break
+    assert asked == set(prop.ops)
 
 
 def test_PRT_018_what_is_always_the_same_or_refused_shows_nothing_new(tmp_path):
