@@ -233,8 +233,8 @@ def _awq(parts: dict[str, Piece], scheme: Scheme) -> Matrix:
     columns, words = _is(parts["qweight"], ("I32",), parts["qweight"].shape).shape
     out, size = 8 * words, scheme.size or columns
     need(columns and out, "codes")
-    groups = -(-columns // size)
-    need(groups == 1 or columns % size == 0, "FMT-172.6")
+    groups = columns // size
+    need(columns == groups * size, "FMT-172.6")
     _is(parts["qzeros"], ("I32",), [groups, words])
     _is(parts["scales"], SCALES, [groups, out])
 

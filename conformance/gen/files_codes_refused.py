@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from conformance.gen.numbers import Area
@@ -119,6 +119,9 @@ def _descriptions(found: Refusals) -> None:
         ("awq-as-gptq", V2),
     ):
         found.add(name, "FMT-172", awq, description)
+    assert M.zeros is not None
+    one = replace(M, scales=[row[:1] for row in M.scales], zeros=[row[:1] for row in M.zeros], groups=[0] * 16)
+    found.add("awq-long-group", "FMT-172", oracle.awq(one), AWQ | {"group_size": 32})
 
 
 def _descriptions_of_library(found: Refusals) -> None:

@@ -165,6 +165,15 @@ _PARTS: list[Mutant] = [
     ),
     *of_op(
         "FMT-172",
+        int_layers._awq,
+        (
+            "scheme.group_size or columns",
+            "min(scheme.group_size or columns, columns)",
+            "a group of awq that ends early",
+        ),
+    ),
+    *of_op(
+        "FMT-172",
         int_layers._groups,
         (' and not parts.has("weight_g_idx")', "", "groups of g_idx that do not divide refused"),
         (" and groups > 1", "", "a group wider than a row refused"),
