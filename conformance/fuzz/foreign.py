@@ -61,6 +61,8 @@ class Case:
     """whether the reader must accept it"""
     makes: tuple[str, ...] = ()
     """paths of files that the reader may make"""
+    fixed: int = FIXED
+    """bytes that the reader may take besides a multiple of the input"""
 
     @property
     def nbytes(self) -> int:
@@ -162,7 +164,7 @@ class ForeignJudge:
     def _judge(self, case: Case, place: Path, *, deep: bool) -> Verdict:
         before = listing(place)
         (clause, answer), peak = traced(lambda: _asked(lambda: self._reader.read(case, place)), deep=deep)
-        allowed = FIXED + TIMES * case.nbytes
+        allowed = case.fixed + TIMES * case.nbytes
         if peak > allowed:
             raise TooMuch(f"the reader takes {peak} bytes for {case.nbytes}, {allowed} would be enough")
         wrong = ({*listing(place)} ^ {*before}) - {f"{place}/{name}" for name in case.makes}

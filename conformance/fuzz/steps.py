@@ -11,6 +11,7 @@ from conformance.fuzz import chains, mutate
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.foreign import Case
 from conformance.fuzz.foreign_files import Refused, Tree, is_whole, need, parsed
+from conformance.fuzz.judge import READER_FIXED
 from conformance.fuzz.judge_folders import content_of
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts
@@ -73,7 +74,9 @@ class Steps:
             _spoil_files(Random(seed), tree, own)  # noqa: S311 - not for secrets
         # sorted, so that a folder comes before its file; a file whose folder a mutation took away is left out
         tree = {n: tree[n] for n in sorted(tree) if "/" not in n or tree.get(n.partition("/")[0], b"") is None}
-        return Case({"steps": tree, "own": own}, valid=valid, makes=(f"own/{CURRENT}", f"own/{LOCK}"))
+        # FMT-056: 31 bytes may have 2^20 rows, and so row pointers of 8 MiB
+        makes = (f"own/{CURRENT}", f"own/{LOCK}")
+        return Case({"steps": tree, "own": own}, valid=valid, makes=makes, fixed=READER_FIXED)
 
     def read(self, case: Case, place: Path) -> Any:
         """Return run, version and content of the follower's file after it has polled."""
