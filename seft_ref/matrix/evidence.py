@@ -6,6 +6,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -101,7 +102,7 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernel
     wanted = rule.asks_on_support() & OF_GRADIENTS
     tokens = None
     if window is not None and "tokens" in window.asked:
-        tokens = window.of_tokens(kernels, support_of(view.base, view.delta.topology))
+        tokens = window.of_tokens(kernels, partial(support_of, view.base, view.delta.topology))
         refuse_infinite(tokens)
     norm = 0.0
     parts: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "absolute": [], "square": []}

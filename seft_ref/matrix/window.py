@@ -22,7 +22,7 @@ from seft_ref.arrays.ranks import Ranks
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.matrix.bases import AnyBase
+from seft_ref.matrix.bases import AnyBase, PackedBase
 from seft_ref.topology.csr import Topology, difference, flat, from_flat, union
 from seft_ref.update.criteria import Known
 from seft_ref.update.evidence import refuse_infinite
@@ -216,33 +216,37 @@ class Window:
             found[name] = total if self.steps == 1 else total / self.steps
         return Known(**found)
 
-    def of_tokens(self, kernels: KernelSet = definition, support: Topology | None = None) -> Float[Array, " s"] | None:
+    def of_tokens(
+        self, kernels: KernelSet = definition, support: Callable[[], Topology] | None = None
+    ) -> Float[Array, " s"] | None:
         """Return the mean over the steps of Σ dy² x², on the support, if asked (GRD-008).
 
-        support  the positions, for a caller that has them already; None asks the window for them
+        support  returns the positions, for a caller that has them at less cost; None asks the window for them
         """
         if "tokens" not in self.asked:
             return None
         total = self._all_tokens(kernels, support)
         return total if self.steps == 1 else total / self.steps
 
-    def _all_tokens(self, kernels: KernelSet, support: Topology | None = None) -> Float[Array, " s"]:
+    def _all_tokens(self, kernels: KernelSet, support: Callable[[], Topology] | None = None) -> Float[Array, " s"]:
         if self.latest is None:
             assert self.tokens is not None, "the window holds no step"
             return self.tokens
         latest = self._of_latest_tokens(kernels, support)
         return latest if self.tokens is None else self.tokens + latest
 
-    def _of_latest_tokens(self, kernels: KernelSet, support: Topology | None = None) -> Float[Array, " s"]:
+    def _of_latest_tokens(
+        self, kernels: KernelSet, support: Callable[[], Topology] | None = None
+    ) -> Float[Array, " s"]:
         """Return Σ dy² x² over the tokens of the latest step, by one sampled product for each micro-batch."""
         total = self.latest_tokens
-        if self.latest_factors and support is None:
-            assert self.support is not None, "tokens are asked for without their support"
-            support = self.support()
-        for f in self.latest_factors:
-            assert support is not None
-            part = kernels.sample(f.dy * f.dy, f.x * f.x, support)
-            total = part if total is None else total + part
+        if self.latest_factors:
+            support = support or self.support
+            assert support is not None, "tokens are asked for without their support"
+            positions = support()
+            for f in self.latest_factors:
+                part = kernels.sample(f.dy * f.dy, f.x * f.x, positions)
+                total = part if total is None else total + part
         assert total is not None, "the step holds no micro-batch"
         return total
 
@@ -335,6 +339,9 @@ def opened(base: AnyBase, slots: Topology, asked: frozenset[str]) -> Window:
 
 def support_of(base: AnyBase, slots: Topology) -> Topology:
     """Return B ∪ η as a topology."""
+    if isinstance(base, PackedBase) and base.held_in is None and base.slots is slots:
+        # the packed matrix stores just that
+        return base.kernels.unpack(base.packed)[0]
     stored = base.topology
     new = difference(flat(slots), flat(stored))
     return from_flat(base.shape, union(flat(stored), new)) if new.shape[0] else stored

@@ -7,6 +7,7 @@ from seft_ref import finish, initial_state, load_model, read_tokens, settings_of
 from seft_ref.kernels import cpu, reference
 from seft_ref.kernels.cpu import packed as layout
 from seft_ref.matrix.bases import PackedBase, in_packed, merged
+from seft_ref.matrix.window import support_of
 from seft_ref.model.weights import matrix_of
 from seft_ref.topology.csr import Located, Topology, flat, from_flat
 from seft_ref.update.delta import Base, effective, new_delta
@@ -82,6 +83,9 @@ def test_KRN_017_a_base_opens_to_its_bits_under_any_delta(kernels, dtype, n_slot
     assert (held.nnz, held.shape, held.numel, held.held_in) == (topology.nnz, shape, 840, None)
     assert same_base(held.open(), Base(topology, values))
     support, weight = effective(base, delta)
+    # its own slots are in the packed matrix, others are not
+    for eta in (delta.topology, from_flat(shape, slots[::2])):
+        assert np.array_equal(flat(support_of(held, eta)), np.union1d(flat(topology), flat(eta)))
     at = np.searchsorted(flat(support), slots)
     assert same_bits(under + delta.values, weight[at])
     # whatever training stores at the slots, the base stays what it was
