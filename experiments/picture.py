@@ -1,6 +1,7 @@
 """Draw an experiment: every run as a point, means with intervals, loss over the steps, and density."""
 
 from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -9,6 +10,7 @@ from experiments.page import Report, differences, perplexity
 from experiments.statistics import estimate
 from experiments.table import Row
 from seft_cli import console
+from seft_cli.output import write_file
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8c564b")
 SMOOTH = 15
@@ -56,13 +58,12 @@ def save(figure: Any, path: Path) -> None:
     """Write a figure as SVG, whole or not at all, and close it."""
     from matplotlib import pyplot as plt
 
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
     plt.close(figure)
     # strip the blanks that matplotlib leaves at the ends of lines
-    text = "\n".join(line.rstrip() for line in temporary.read_text(encoding="utf-8").splitlines())
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    text = "\n".join(line.rstrip() for line in drawn.getvalue().splitlines())
+    write_file(path, f"{text}\n".encode())
 
 
 def _points(axes: Any, report: Report) -> None:

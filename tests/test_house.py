@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,8 @@ def test_a_file_of_the_kit_is_named_after_its_area(room):
 def test_every_folder_says_where_to_start():
     for package in (*PACKAGES, "benchmarks", "experiments", "examples"):
         for path in (ROOT / package).rglob("__init__.py"):
-            if "templates" not in path.parts:
+            # a template's own folders belong to whoever copies it
+            if path.parent.parent.name != "templates":
                 said = " ".join((ast.get_docstring(tree_of(path)) or "").split())
                 assert re.search(r"Start (reading )?(in|with) ", said), path
 
@@ -114,6 +116,20 @@ def test_files_that_contributors_are_sent_to_are_there():
     named = set(re.findall(r"`((?:seft_ref|formats|conformance|seft_cli|seft_ports|tests)/[\w/.]+)`", pages))
     assert len(named) > 20
     assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_templates_of_issues_have_their_front_matter():
+    # one that is reflowed is shown as text, and cannot be chosen
+    for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md"):
+        assert re.match(r"---\nname: \S[^\n]*\nabout: \S[^\n]*\n---\n\n", path.read_text(encoding="utf-8")), path
+
+
+def test_hooks_run_modules_and_programs_that_are_there():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    assert len(re.findall("entry: ", hooks)) >= 5
+    for program, module in re.findall(r"entry: \.venv/bin/(\S+)(?: -m (\S+))?", hooks):
+        assert module or shutil.which(program, path=str(Path(sys.executable).parent)), program
+        assert not module or find_spec(module), module
 
 
 def test_layout_contracts_and_tree_have_the_same_rooms():

@@ -85,6 +85,8 @@ class Child:
     """
 
     def __init__(self, command: Sequence[str], timeout: float = 20.0, start_timeout: float = 120.0) -> None:
+        if os.name != "posix":
+            raise StartError("programs are judged over pipes of POSIX; use Linux, macOS or WSL")
         self.command, self.timeout, self.start_timeout = list(command), timeout, start_timeout
         self.restarts = 0
         self._process: subprocess.Popen[bytes] | None = None

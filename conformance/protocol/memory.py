@@ -1,7 +1,11 @@
 """The memory that a port may take while it reads a file."""
 
-import resource
 from pathlib import Path
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 __all__ = ["AddressSpace"]
 

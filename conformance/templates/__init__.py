@@ -1,4 +1,7 @@
-"""Ports of two operations, to start from: `new-port LANGUAGE DIR` copies one."""
+"""Ports of two operations, to start from: `new-port LANGUAGE DIR` copies one. Start with `python/my_port.py`.
+
+Whole ports are in `seft_ports`.
+"""
 
 import shutil
 from pathlib import Path

@@ -18,6 +18,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +63,8 @@ def main(
 ) -> None:
     """Fetch, convert, prune, evaluate, fine-tune, evaluate, convert back, and print a table."""
     require_file(page)
+    if missing := [name for name in ("torch", "transformers", "gguf") if find_spec(name) is None]:
+        raise console.Refused(f"the demo reads a GGUF with {missing[0]}; pip install 'seft_ref[torch]' brings it")
     size = QUICK if quick else FULL
     work = folder / ("quick" if quick else "full")
     work.mkdir(parents=True, exist_ok=True)

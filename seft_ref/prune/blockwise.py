@@ -13,7 +13,7 @@ from seft_ref.layers.swiglu import swiglu_again
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig, block_prefix
 from seft_ref.model.decoder import BlockCache, block_forward, surroundings
 from seft_ref.model.weights import Block, block_of
-from seft_ref.prune.keep import Scope, keep_in_scope, keep_of_one
+from seft_ref.prune.keep import Scope, across_matrices, keep_in_scope, keep_of_one
 from seft_ref.prune.owl import OUTLIER, SPREAD, block_sparsities, outlier_share
 from seft_ref.prune.random import random_scores
 from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
@@ -109,7 +109,7 @@ def _by_scores(
     def scored(number: int) -> Array:
         return score(finite_weight(names[number], read(names[number])), number)
 
-    if scope == "model" and pattern is None:
+    if across_matrices(scope) and pattern is None:
         (rate,) = set(rates.values())
         everything = [scored(number) for number in range(len(names))]
         yield from zip(names, keep_in_scope(everything, rate, scope), strict=True)

@@ -64,6 +64,11 @@ def keep_of_rows(scores: Float[Array, "out in_"], removed: int) -> Bool[Array, "
     return rank_in_rows(scores) >= xp.asarray(removed, dtype=xp.int64, device=device(scores))
 
 
+def across_matrices(scope: object) -> bool:
+    """Tell whether a scope compares the weights of different matrices with each other (PRN-016)."""
+    return scope == "model"
+
+
 def keep_of_one(
     scores: Float[Array, "out in_"], sparsity: float, pattern: tuple[int, int] | None, scope: Scope
 ) -> Bool[Array, "out in_"]:

@@ -30,7 +30,7 @@ from seft_ref.prune.blockwise import (
     prune_sparsegpt,
     prune_wanda,
 )
-from seft_ref.prune.keep import SCOPES, Scope, parse_pattern, removed_count
+from seft_ref.prune.keep import SCOPES, Scope, across_matrices, parse_pattern, removed_count
 from seft_ref.prune.owl import OUTLIER, SPREAD
 from seft_ref.prune.record import PruningRecord
 from seft_ref.runs.prune_loaded import KeptInMemory
@@ -238,7 +238,7 @@ def _scope(method: str, scope: Scope | None, pattern: str | None, layers: str) -
     """
     if layers not in ("uniform", "owl"):
         raise PruneError("PRN-018", f"layers is {layers!r}; choose uniform or owl")
-    if layers == "owl" and (pattern is not None or scope == "model"):
+    if layers == "owl" and (pattern is not None or across_matrices(scope)):
         other = f"pattern {pattern}" if pattern is not None else "scope model"
         raise PruneError("PRN-018", f"owl gives every block a sparsity, which {other} does too; leave one out")
     if scope is not None and pattern is not None:

@@ -10,7 +10,7 @@ from seft_ref.errors import AdapterError
 from seft_ref.files.model import open_parameters, record_of_folder
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
-from seft_ref.prune.keep import Scope
+from seft_ref.prune.keep import Scope, across_matrices
 from seft_ref.prune.record import PruningRecord, pattern_of
 from seft_ref.runs.prune import CALIBRATED, METHODS, masks_of, windows_of
 from seft_ref.topology.csr import Topology
@@ -28,7 +28,7 @@ def check_record(folder: Path) -> PruningRecord:
         raise AdapterError("ADP-012", f"{folder} has no pruning.json that says how to prune the merged model; use lora")
     if record.get("method") not in METHODS:
         raise AdapterError("ADP-012", f"pruning.json names the method {record.get('method')!r}, none of {METHODS}")
-    if record.get("scope") == "model" or "layers" in record:
+    if across_matrices(record.get("scope")) or "layers" in record:
         raise AdapterError(
             "ADP-012", "the base was pruned across its matrices, so merged ones may keep other numbers; use lora"
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from seft_ref.adapters.methods import Adapter
 from seft_ref.arrays.finite import LOWER_RATE, check_eps, gradient_norm, overflow_ends, refuse_spoilt
+from seft_ref.arrays.lazy import Lazy
 from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
 from seft_ref.arrays.ranks import ALONE, Ranks, digest_of
 from seft_ref.kernels import KernelSet, Packed
@@ -175,7 +176,8 @@ def finish(state: FactorState, settings: TrainSettings, kernels: KernelSet) -> M
 
     For an adapter that is pruned afterwards this is the weight before (ADP-012).
     """
-    return Merged(state.targets, adapter_of(settings), kernels)
+    targets, adapter = state.targets, adapter_of(settings)
+    return Lazy(targets, lambda name: adapter.merged(targets[name].base, targets[name].arrays(), kernels))
 
 
 def moving_parts(targets: Mapping[str, Adapted], ranks: Ranks) -> dict[str, str]:
@@ -219,20 +221,3 @@ def adapter_of(settings: TrainSettings) -> Adapter:
     """Return the adapter that a run trains."""
     assert settings.adapter is not None, "a run of factors has an adapter"
     return settings.adapter
-
-
-class Merged(Mapping[str, tuple[Topology, Array]]):
-    """The support and the weight on it of every target, each merged only when it is looked up."""
-
-    def __init__(self, targets: Mapping[str, Adapted], adapter: Adapter, kernels: KernelSet) -> None:
-        self._targets, self._adapter, self._kernels = targets, adapter, kernels
-
-    def __getitem__(self, name: str) -> tuple[Topology, Array]:
-        target = self._targets[name]
-        return self._adapter.merged(target.base, target.arrays(), self._kernels)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._targets)
-
-    def __len__(self) -> int:
-        return len(self._targets)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from seft_ref.arrays.finite import LOWER_RATE, check_eps, gradient_norm, overflow_ends
+from seft_ref.arrays.lazy import Lazy
 from seft_ref.arrays.library import Array, overflow_allowed
 from seft_ref.arrays.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
 from seft_ref.errors import ConfigError
@@ -236,7 +237,13 @@ def finish(
         with overflow_ends("the last adapt pass", LOWER_RATE):
             kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
     final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
-    return Final(final | adapt_last(state.targets, over, kept, settings, kernels))
+    held = final | adapt_last(state.targets, over, kept, settings, kernels)
+
+    def left(name: str) -> tuple[Topology, Array]:
+        base, delta = held[name]
+        return effective(base.open(), delta)
+
+    return Lazy(held, left)
 
 
 def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
@@ -250,23 +257,6 @@ def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
     places = [x for target in targets.values() for x in (flat(target.delta.topology), target.lost)]
     values = [x for delta in deltas for x in (delta.values, *delta.kept.values(), *delta.shared.values())]
     return {"positions": digest_of(places), "values": digest_of(values)}
-
-
-class Final(Mapping[str, tuple[Topology, Array]]):
-    """The support and the weight on it of every target, each computed only when it is looked up."""
-
-    def __init__(self, held: Mapping[str, tuple[AnyBase, Delta]]) -> None:
-        self._held = held
-
-    def __getitem__(self, name: str) -> tuple[Topology, Array]:
-        base, delta = self._held[name]
-        return effective(base.open(), delta)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def __len__(self) -> int:
-        return len(self._held)
 
 
 def _in_groups(base: AnyBase, pattern: tuple[int, int]) -> AnyBase:

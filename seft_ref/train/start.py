@@ -1,8 +1,9 @@
 """The initial positions of every delta (DLT-004)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from seft_ref.arrays.finite import START_ADVICE, overflow_ends, refuse_spoilt_start
+from seft_ref.arrays.lazy import Lazy
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, int64_like, to_numpy
 from seft_ref.arrays.ranks import ALONE, Ranks
 from seft_ref.arrays.rng import STREAM_POSITIONS, choose, counter_key
@@ -13,7 +14,7 @@ from seft_ref.matrix.window import Accumulated, AnyWindow, Window
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
 from seft_ref.text.batch import Batch
-from seft_ref.topology.csr import Topology, flat
+from seft_ref.topology.csr import flat
 from seft_ref.train.gradients import StepGradients, loss_and_gradients
 from seft_ref.train.settings import TrainSettings
 from seft_ref.update.delta import Base, new_delta, values_at
@@ -74,7 +75,7 @@ def _by_gradient(
     if not anywhere and not compact:
         with overflow_ends(_FIRST, START_ADVICE):
             first: StepGradients[Window] = loss_and_gradients(
-                weights, config, batches, kernels, _Opened(bases), ranks=ranks
+                weights, config, batches, kernels, Lazy(bases, lambda name: bases[name].open().topology), ranks=ranks
             )
         refuse_spoilt_start(first.loss, first.at)
         gradients = first.at
@@ -105,25 +106,6 @@ def _by_gradient(
         best = largest(gathered.candidate_scores, min(size, gathered.candidates.shape[0]))
         chosen[name] = array_namespace(best).take(gathered.candidates, best)
     return chosen
-
-
-class _Opened(Mapping[str, Topology]):
-    """The topology of each base by name, opened only when it is looked up."""
-
-    def __init__(self, bases: Mapping[str, AnyBase]) -> None:
-        self._bases = bases
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._bases
-
-    def __getitem__(self, name: str) -> Topology:
-        return self._bases[name].open().topology
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._bases)
-
-    def __len__(self) -> int:
-        return len(self._bases)
 
 
 def _everywhere(base: Base) -> Array:

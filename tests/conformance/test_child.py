@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import random
+import subprocess
 import sys
 
 import numpy as np
@@ -279,3 +280,16 @@ def test_PRT_008_a_port_that_was_lost_is_started_again_to_see_how_it_ends(child)
     with pytest.raises(Crash):
         port.call("count.drop", GIVEN, "float64")
     assert port.end(asked=True) == ""
+
+
+def test_a_system_without_pipes_of_posix_is_told_what_to_do(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("os.name", "nt")
+        with pytest.raises(StartError, match="use Linux, macOS or WSL"):
+            Child([sys.executable])
+
+
+def test_the_kit_is_imported_where_memory_cannot_be_limited():
+    # as on Windows
+    code = "import sys; sys.modules['resource'] = None; import conformance.command.app, conformance.properties"
+    subprocess.run([sys.executable, "-c", code], check=True)

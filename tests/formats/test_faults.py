@@ -1,7 +1,6 @@
 """Processes that are killed, disks that are full, folders that cannot be written: the old file is whole, or the new."""
 
 import os
-import resource
 import signal
 import sys
 import warnings
@@ -14,6 +13,7 @@ import pytest
 import formats
 from formats import FormatError
 
+resource = pytest.importorskip("resource")  # not on Windows
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="fork, signals and limits of POSIX")
 
 OWN = str(Path(formats.__file__).parent)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("resource")  # not on Windows
 from conformance.fuzz import corpus, grow
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.judge import Judge

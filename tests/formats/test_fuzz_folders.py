@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+pytest.importorskip("resource")  # not on Windows
 from conformance.fuzz import chains
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.judge_folders import FolderJudge

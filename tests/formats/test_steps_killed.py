@@ -1,7 +1,6 @@
 """Trainers and followers that are killed at any line or moment, and full disks: no version is lost or mixed."""
 
 import os
-import resource
 import shutil
 import signal
 
@@ -14,7 +13,9 @@ from examples import rl_sync
 from formats.check import violations
 from formats.steps import Follower, Publisher
 from tests.formats.steps_torture import Judge, torture
-from tests.formats.test_faults import in_child, killed_at, lines_of
+
+resource = pytest.importorskip("resource")  # not on Windows
+from tests.formats.test_faults import in_child, killed_at, lines_of  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="fork, signals and locks of POSIX")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from seft_cli import app
+from seft_cli.commands import demo
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
@@ -57,3 +58,11 @@ def test_a_reader_that_goes_away_is_no_error(words):
     )
     os.close(writes)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_the_demo_names_the_extra_before_it_fetches_anything(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "gguf" else name)
+    code, out, err = words(monkeypatch, capsys, "demo", "--folder", str(tmp_path / "demo"))
+    assert (code, out) == (2, "")
+    assert err == "error: the demo reads a GGUF with gguf; pip install 'seft_ref[torch]' brings it\n"
+    assert list(tmp_path.iterdir()) == []

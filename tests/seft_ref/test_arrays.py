@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from seft_ref.arrays.lazy import Lazy
 from seft_ref.arrays.library import repeat_by_search, repeat_each, with_values
 
 
@@ -25,3 +26,13 @@ def test_with_values_is_assignment(backend, n_slots):
         expected[slot] = value
     found = with_values(backend.array(x) + 0, backend.array(slots), backend.array(values[:n_slots]))
     assert backend.numpy(found).tolist() == expected
+
+
+def test_a_lazy_mapping_makes_a_value_when_it_is_looked_up():
+    made = []
+    lazy = Lazy(["b", "a"], lambda name: made.append(name) or name.upper())
+    assert (list(lazy), len(lazy), "a" in lazy, "c" in lazy, made) == (["b", "a"], 2, True, False, [])
+    assert [lazy["a"], lazy["a"], *lazy.values()] == ["A", "A", "B", "A"]
+    assert made == ["a", "a", "b", "a"]
+    with pytest.raises(KeyError):
+        lazy["c"]

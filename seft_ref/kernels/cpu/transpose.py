@@ -2,15 +2,15 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
 """The topology of a transposed matrix, and the slot there of each slot of the matrix."""
 
-from typing import Any
-
 import numpy as np
+from jaxtyping import Int64
 
+from seft_ref.arrays.library import NumpyArray
 from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.topology.csr import Topology
 
 
-def transpose(topology: Topology) -> tuple[Topology, Any]:
+def transpose(topology: Topology) -> tuple[Topology, Int64[NumpyArray, " nnz"]]:
     """Return the topology of Wᵀ and, for each slot of W, its slot there (nnz,), int64."""
     n_out, n_in = topology.shape
     indptr = np.zeros(n_in + 1, dtype=np.int64)
