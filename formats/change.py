@@ -1,6 +1,7 @@
 """Changes of one tensor: computes the operations from one version to another, and applies them (FMT-133 to FMT-136)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -166,6 +167,13 @@ def _merged(
         if new is not None:
             values[changes] = new
         return Dense(values.reshape(base.shape))
+    if isinstance(base, Sparse) and removed is None:
+        slots, present = _slots(base, changes)
+        if present.all():
+            values = base.values.copy()
+            if new is not None:
+                values[slots] = new
+            return replace(base, values=values)
     at, values = positions(base), base.values.reshape(-1)
     if removed is not None:
         gone = positions(removed)
@@ -206,11 +214,31 @@ def _values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
     if isinstance(tensor, Dense):
         dense: Array = tensor.values.reshape(-1)[at]
         return dense
-    own = flat(tensor)
     values = np.zeros(at.size, dtype=tensor.dtype)
-    stored = _among(at, own)
-    values[stored] = tensor.values[np.searchsorted(own, at[stored])]
+    slots, stored = _slots(tensor, at)
+    values[stored] = tensor.values[slots[stored]]
     return values
+
+
+def _slots(tensor: Sparse, at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return for each of some flat positions in order how many stored ones lie before it, and whether it is stored.
+
+    Some BLOCK stored positions are in memory at a time, because all of them take more than the tensor.
+    """
+    before, stored = np.zeros(at.size, dtype=np.int64), np.zeros(at.size, dtype=np.bool_)
+    indptr, columns = tensor.indptr, tensor.shape[-1]
+    row, n_rows = 0, indptr.size - 1
+    while row < n_rows:
+        stop = max(row + 1, int(np.searchsorted(indptr, indptr[row] + BLOCK, side="right")) - 1)
+        low, high = np.searchsorted(at, (row * columns, stop * columns))
+        first, last = int(indptr[row]), int(indptr[stop])
+        if low < high:
+            starts = np.arange(row, stop, dtype=np.int64) * columns
+            own = np.repeat(starts, np.diff(indptr[row : stop + 1])) + tensor.indices[first:last]
+            before[low:high] = first + np.searchsorted(own, at[low:high])
+            stored[low:high] = _among(at[low:high], own)
+        row = stop
+    return before, stored
 
 
 def positions(tensor: Tensor) -> NDArray[np.int64]:

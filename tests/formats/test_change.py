@@ -1,11 +1,13 @@
 """What changes between two tensors, against a plain loop over dictionaries (FMT-134)."""
 
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 import formats
-from formats import change, delta
+from formats import change, delta, digest
 from formats.lazy import Lazy, like
 from formats.records import bits, flat
 
@@ -39,6 +41,7 @@ def test_FMT_134_what_changes_by_a_plain_loop(dtype, kind, monkeypatch):
             )
         replaced, removed = by_loop(*ends)
         found = change.between(*ends, "replace", "w")
+        assert digest.of_content(change.apply(ends[0], found, "w")) == digest.of_content(ends[1])
         if len(replaced) + len(removed) >= max(ends[1].nnz, 1):
             assert found == {"whole": ends[1]}
             continue
@@ -48,6 +51,25 @@ def test_FMT_134_what_changes_by_a_plain_loop(dtype, kind, monkeypatch):
             assert dict(zip(flat(made).tolist(), bits(made.values).tolist(), strict=True)) == replaced
         if removed:
             assert flat(found["remove"]).tolist() == removed
+
+
+def test_new_values_at_stored_positions_take_less_memory_than_the_tensor(monkeypatch):
+    monkeypatch.setattr(change, "BLOCK", 1 << 16)
+    rng = np.random.default_rng(5)
+    support = formats.from_flat((1024, 2048), np.flatnonzero(rng.random(1024 * 2048) < 0.3))
+    base = formats.with_values(support, rng.integers(0, 99, support.nnz).astype(np.uint16))
+    some = np.sort(rng.choice(support.nnz, 2000, replace=False))
+    new = formats.with_values(formats.from_flat(base.shape, flat(base)[some]), base.values[some] + np.uint16(1))
+    tracemalloc.start()
+    made = change.apply(base, {"replace": new}, "w")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # all flat positions alone would take 5 MB
+    assert peak < base.values.nbytes + 3e6
+    expected = base.values.copy()
+    expected[some] += 1
+    assert np.array_equal(made.values, expected)
+    assert made.indices is base.indices
 
 
 @pytest.mark.parametrize("room", [0, 150, 1 << 26])
