@@ -10,7 +10,7 @@ from conformance.fuzz.content import Disagreement
 from conformance.fuzz.foreign import Cases, ForeignJudge, execute, reader_of, strict
 from conformance.fuzz.loop import Tally
 from conformance.gen.files import on
-from formats import step_files
+from formats import compress, step_files
 from formats.dialects import int_codes, shira, super_tuning, weight_sync
 from formats.records import from_flat
 
@@ -18,7 +18,7 @@ for library in ("blake3", "torch", "xxhash", "zstandard"):
     pytest.importorskip(library)
 from formats.dialects import vllm_patch  # noqa: E402
 
-NUMBERS = {"versions": 300, "patches": 300, "codes": 200, "adapters": 300, "steps": 60}
+NUMBERS = {"versions": 300, "patches": 300, "codes": 200, "adapters": 300, "steps": 60, "packed": 300}
 """Executions of each reader, fewer of those that take long."""
 
 NAMED = {
@@ -27,6 +27,7 @@ NAMED = {
     "codes": {"FMT-120", "FMT-121", "FMT-172", "FMT-173", "FMT-175"},
     "adapters": {"FMT-121", "FMT-151", "FMT-170"},
     "steps": {"FMT-176"},
+    "packed": {"FMT-177", "FMT-020", "FMT-021"},
 }
 
 
@@ -65,6 +66,12 @@ def unchecked_support(positions, shape, name, clause):
     return from_flat(shape, positions[permutation]), permutation
 
 
+def unpacked_with_a_rest(frame, name):
+    import zstandard
+
+    return np.frombuffer(zstandard.ZstdDecompressor().decompress(frame.data, allow_extra_data=True), dtype=np.uint8)
+
+
 def hoarding(made):
     """A function that also reserves 32 MiB."""
 
@@ -85,6 +92,7 @@ BROKEN = {
     "positions of an adapter come twice": ("adapters", super_tuning, "sorted_support", unchecked_support),
     "positions of rows and columns come twice": ("adapters", shira, "sorted_support", unchecked_support),
     "padding is kept": ("adapters", super_tuning, "without_padding", lambda amounts: amounts),
+    "a frame is followed by something": ("packed", compress, "unpack_file", unpacked_with_a_rest),
     "a file may be of another version": ("steps", step_files, "_check_version", lambda *given: given[-1] or "run-7"),
 }
 

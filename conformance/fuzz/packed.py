@@ -1,0 +1,149 @@
+"""Packed files, one zstd frame of a whole file: inputs, mutations and a plain definition (FMT-177)."""
+
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import zstandard
+
+from conformance.fuzz import first_reader, grow, mutate
+from conformance.fuzz.foreign import Case
+from conformance.fuzz.foreign_files import Refused, need
+from conformance.fuzz.judge import READER_FIXED
+from conformance.fuzz.judge_folders import content_of
+from conformance.fuzz.mutate import CANNOT
+from conformance.fuzz.parts import Parts
+from conformance.fuzz.spoil import bytes_of
+from conformance.oracle import second_reader
+
+MAGIC = b"\x28\xb5\x2f\xfd"
+FILE = "it.sparse"
+RATIO = 1024
+DICTIONARY_BYTES = (0, 1, 2, 4)
+SIZE_BYTES = (0, 2, 4, 8)
+"""Lengths of two fields of a frame's header, by their two bits in its descriptor (RFC 8878, 3.1.1.1.1)."""
+
+
+@dataclass
+class Draft:
+    """A file in pieces, and how it is packed."""
+
+    file: Parts
+    level: int
+    checksum: bool
+    size: bool = True
+    """whether the frame states its content size"""
+
+
+class Packed:
+    """The reader of packed files, as `foreign.Reader`."""
+
+    def grow(self, chance: Random) -> Draft:
+        """Return a file, valid, and how to pack it."""
+        pieces = grow.delta(chance) if chance.random() < 0.3 else grow.checkpoint(chance)
+        return Draft(Parts(pieces.manifest, pieces.sections), chance.choice((1, 3, 19)), chance.random() < 0.3)
+
+    def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
+        """Return the file of a draft, spoiled before or after it is packed unless it is to stay valid."""
+        kind = 9 if valid else chance.randrange(9)
+        if kind < 2:
+            with suppress(*CANNOT):
+                mutate.once(chance, draft.file, deepcopy(draft.file))
+        elif kind == 2:
+            draft.size = False
+        try:
+            raw = draft.file.pack()
+        except CANNOT:
+            raw = b""
+        if kind == 3:
+            # few bytes in a frame; the last two sizes expand to more than 1,024 times its bytes
+            raw = (
+                raw + b"\0" * chance.choice((0, 1000, 100_000, 3_000_000, 20_000_000)) if chance.random() < 0.5 else raw
+            )
+            raw = raw[: chance.choice((0, 1, 7, 8, 9, len(raw)))] if chance.random() < 0.5 else raw
+        packer = zstandard.ZstdCompressor(
+            level=draft.level, write_checksum=draft.checksum, write_content_size=draft.size
+        )
+        frame = packer.compress(raw)
+        if kind > 3 and not valid:
+            frame = _spoil(chance, frame, raw)
+        # the definition of files has no zstd
+        return Case({"own": {FILE: frame if b"zstd" not in raw else b""}}, valid=valid, fixed=READER_FIXED)
+
+    def read(self, case: Case, place: Path) -> Any:
+        """Return the content of the file."""
+        del case
+        return first_reader.read(place / "own" / FILE)
+
+    def define(self, case: Case) -> Any:
+        """Return the same by the words of FMT-177 and RFC 8878."""
+        raw = case.folders["own"][FILE]
+        assert raw is not None
+        try:
+            return content_of(second_reader.read(_unpacked(raw) if raw[:4] == MAGIC else raw))
+        except second_reader.Refused as error:
+            raise Refused(str(error)) from error
+
+
+READER = Packed()
+
+
+def _spoil(chance: Random, frame: bytes, raw: bytes) -> bytes:
+    """Change a frame, or what stands before and after it."""
+    kind = chance.randrange(7)
+    if kind == 0:
+        return frame + chance.choice((b"\0", frame, MAGIC, b"\x50\x2a\x4d\x18\0\0\0\0"))
+    if kind == 1:
+        # a skippable frame before it, or what looks like one
+        return b"\x50\x2a\x4d\x18" + chance.choice((0, 4, 2**32 - 1)).to_bytes(4, "little") + b"\0" * 4 + frame
+    if kind == 2:
+        return zstandard.ZstdCompressor(level=1).compress(frame)
+    if kind == 3:
+        changed = bytearray(frame)
+        # the descriptor, and the fields of sizes and dictionary behind it
+        changed[chance.choice((4, 4, 5, 6, 7))] = chance.choice(
+            (0, 1, 3, 8, 0x20, 0x60, 0xA0, 0xE0, chance.randrange(256))
+        )
+        return bytes(changed)
+    if kind == 4:
+        return raw
+    return bytes_of(chance, frame)
+
+
+# the definition ----------------------------------------------------------------------------------
+
+
+def _unpacked(raw: bytes) -> bytes:
+    """Return the content of the one frame that a file consists of."""
+    descriptor = _at(raw, 4, 1)
+    single, one = descriptor >> 5 & 1, descriptor >> 6
+    dictionary_bytes, size_bytes = DICTIONARY_BYTES[descriptor & 3], SIZE_BYTES[one] or single
+    at = 5 + (not single)
+    dictionary, size = _at(raw, at, dictionary_bytes), _at(raw, at + dictionary_bytes, size_bytes)
+    size += 256 * (size_bytes == 2)
+    need(size_bytes and size <= RATIO * len(raw), "FMT-177.3")
+    need(not dictionary, "FMT-177.4: a dictionary")
+    at += dictionary_bytes + size_bytes
+    last = False
+    while not last:
+        head = _at(raw, at, 3)
+        last, kind = bool(head & 1), head >> 1 & 3
+        # a block of the type RLE holds one byte
+        at += 3 + (1 if kind == 1 else head >> 3)
+    at += 4 * (descriptor >> 2 & 1)
+    need(at == len(raw), "FMT-177.4: one frame, and nothing behind it")
+    try:
+        content = zstandard.ZstdDecompressor().decompressobj().decompress(raw)
+    except zstandard.ZstdError as error:
+        raise Refused(f"RFC 8878: {error}") from error
+    need(len(content) == size, "FMT-177.3: the size")
+    return content
+
+
+def _at(raw: bytes, at: int, n: int) -> int:
+    """Return the n bytes at a place as a number."""
+    need(len(raw) >= at + n, "a whole frame")
+    return int.from_bytes(raw[at : at + n], "little")
