@@ -3,6 +3,7 @@
 The model is made up, with the shapes of SmolLM2-135M in bfloat16. A step changes the given share of the weights of
 every tensor in their last four bits, because steps of reinforcement learning are small. A way ships a step in two
 halves: the sender has the weights before and after in two folders, the receiver those before, and writes those after.
+With a sparsity the matrices of blocks are stored sparse in folders of this format, and steps change stored weights.
 """
 
 import json
@@ -47,9 +48,12 @@ def shapes(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 class Shipped:
-    """The model before and after a step, as bits and as Hugging Face folders, and a place for each way's file."""
+    """The model before and after a step, as bits and as folders, and a place for each way's file.
 
-    def __init__(self, root: Path, sizes: dict[str, int], share: float) -> None:
+    The folders are of Hugging Face, or of this format if the model is sparse.
+    """
+
+    def __init__(self, root: Path, sizes: dict[str, int], share: float, sparsity: float = 0.0) -> None:
         import numpy as np
 
         self.root, self.share, self.random = root, share, np.random.default_rng(20)
@@ -58,6 +62,13 @@ class Shipped:
             name: (draw(shape, dtype=np.float32) * np.float32(0.02)).view(np.uint32).__rshift__(16).astype(np.uint16)
             for name, shape in shapes(sizes).items()
         }
+        self.stored: dict[str, Any] = {}
+        """flat positions of the weights of each sparse matrix"""
+        for name, bits in self.bits.items() if sparsity else ():
+            if ".layers." in name and bits.ndim == 2:
+                keeps = self.random.random(bits.size) >= sparsity
+                bits.reshape(-1)[~keeps] = 0
+                self.stored[name] = np.flatnonzero(keeps)
         self._write("after")
 
     def step(self) -> None:
@@ -65,10 +76,10 @@ class Shipped:
         shutil.rmtree(self.root / "before", ignore_errors=True)
         (self.root / "after").rename(self.root / "before")
         for name, bits in self.bits.items():
-            bits, count = bits.copy(), max(1, round(self.share * bits.size))
-            bits.reshape(-1)[self.random.choice(bits.size, count, replace=False)] ^= self.random.integers(
-                1, 16, count, dtype=bits.dtype
-            )
+            among = self.stored.get(name, range(bits.size))
+            bits, count = bits.copy(), max(1, round(self.share * len(among)))
+            changed = self.random.choice(among, count, replace=False)
+            bits.reshape(-1)[changed] ^= self.random.integers(1, 16, count, dtype=bits.dtype)
             self.bits[name] = bits
         self._write("after")
 
@@ -81,30 +92,54 @@ class Shipped:
     def _write(self, name: str) -> None:
         from safetensors.numpy import save_file
 
+        import formats
+
+        if self.stored:
+            tensors = {
+                name: formats.from_dense(array) if name in self.stored else formats.Dense(array)
+                for name, array in self.arrays().items()
+            }
+            formats.write(self.root / name, formats.Checkpoint("model", tensors))
+            return
         (self.root / name).mkdir()
         (self.root / name / "config.json").write_text("{}")
         save_file(self.arrays(), self.root / name / "model.safetensors", {"format": "pt"})
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[Any]:
+    """Open a folder of weights as a checkpoint."""
+    import formats
+    from formats import delta
+    from formats.dialects.hf import open_hf
+
+    if (folder / "config.json").exists():
+        with open_hf(folder) as reader:
+            yield reader.checkpoint()
+    else:
+        with formats.open(folder) as own:
+            yield delta.verified(own)
 
 
 def send_delta(model: Shipped, out: Path, compress: str | None = None) -> None:
     """Write a delta in this format."""
     import formats
     from formats import delta
-    from formats.dialects.hf import open_hf
 
-    with open_hf(model.root / "before") as before, open_hf(model.root / "after") as after:
-        formats.write(out, delta.diff(before.checkpoint(), after.checkpoint()), compress=compress)
+    with opened(model.root / "before") as before, opened(model.root / "after") as after:
+        formats.write(out, delta.diff(before, after), compress=compress)
 
 
 def receive_deltas(start: Path, steps: list[Path], made: Path) -> None:
     """Apply deltas in order and write a folder; every digest is compared on the way."""
     import formats
     from formats import delta
-    from formats.dialects.hf import checkpoint_to_hf, open_hf
+    from formats.dialects.hf import checkpoint_to_hf
 
-    with open_hf(start) as before:
+    write = checkpoint_to_hf if (start / "config.json").exists() else formats.write
+    with opened(start) as before:
         readers = [formats.open(step) for step in steps]
-        checkpoint_to_hf(made, delta.apply(before.checkpoint(), [delta.verified(reader) for reader in readers]))
+        write(made, delta.apply(before, [delta.verified(reader) for reader in readers]))
 
 
 def send_xor(model: Shipped, out: Path) -> None:
@@ -145,7 +180,7 @@ def clock(told: dict[str, float], half: str) -> Iterator[None]:
 
 def shipped_by(model: Shipped, way: str, n: int) -> tuple[Path, dict[str, float]]:
     """Ship step n by one way, check that what arrives is what was sent, and return the file and the times."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.numpy import save_file
 
     sent, made = model.root / f"{way} {n}", model.root / "made"
     told: dict[str, float] = {}
@@ -164,16 +199,24 @@ def shipped_by(model: Shipped, way: str, n: int) -> tuple[Path, dict[str, float]
         send()
     with clock(told, "receive"):
         receive()
-    _compare(load_file(made / "model.safetensors"), model.arrays(), way)
+    _compare(made, model, way)
     shutil.rmtree(made)
     files = sent.rglob("*") if sent.is_dir() else [sent]
     told["bytes"] = sum(file.stat().st_size for file in files)
     return sent, told
 
 
-def _compare(got: dict[str, Any], want: dict[str, Any], way: str) -> None:
+def _compare(made: Path, model: Shipped, way: str) -> None:
     import numpy as np
+    from safetensors.numpy import load_file
 
+    import formats
+
+    want = model.arrays()
+    if model.stored:
+        got = {name: formats.to_dense(tensor) for name, tensor in formats.read(made).tensors.items()}
+    else:
+        got = load_file(made / "model.safetensors")
     if got.keys() != want.keys() or not all(
         np.array_equal(got[name].view(np.uint16), want[name].view(np.uint16)) for name in want
     ):
@@ -184,23 +227,28 @@ def deltas(
     steps: Annotated[int, typer.Option(min=1, help="Steps that are shipped.")] = 20,
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of weights that a step changes.")] = 0.003,
     layers: Annotated[int, typer.Option(min=1, help="Blocks of the model; 30 make 135 million weights.")] = 30,
+    sparsity: Annotated[
+        float,
+        typer.Option(min=0, max=0.99, help="Share of the weights of blocks that is absent; deltas alone are shipped."),
+    ] = 0.0,
     json_file: JsonFile = None,
 ) -> None:
     """Ship the steps of a 135M model, as deltas and by other ways; each step is shipped by every way in turn."""
-    from safetensors.numpy import load_file
-
     restart_in_clean_environment(1)
     told: dict[str, list[dict[str, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
-        model = Shipped(Path(folder), SHAPES | {"layers": layers}, share)
-        total = sum(bits.nbytes for bits in model.bits.values())
+        model = Shipped(Path(folder), SHAPES | {"layers": layers}, share, sparsity)
+        # of a sparse model the bytes of its folder count, for those are read and hashed
+        folder_bytes = sum(file.stat().st_size for file in (model.root / "after").iterdir())
+        total = folder_bytes if sparsity else sum(bits.nbytes for bits in model.bits.values())
+        ways = WAYS[:2] if sparsity else WAYS
         chain = []
         # the first step is not counted: it loads what the others find loaded
         for n in range(steps + 1):
             model.step()
             if n == 1:
                 shutil.copytree(model.root / "before", model.root / "first")
-            for way in WAYS:
+            for way in ways:
                 sent, times = shipped_by(model, way, n)
                 if n:
                     told[way].append(times)
@@ -211,7 +259,7 @@ def deltas(
         at_once: dict[str, float] = {}
         with clock(at_once, "receive"):
             receive_deltas(model.root / "first", chain, model.root / "made")
-        _compare(load_file(model.root / "made" / "model.safetensors"), model.arrays(), "the chain")
+        _compare(model.root / "made", model, "the chain")
     print(f"{total:,} bytes of weights, {share:.2%} changed in each of {steps} steps; CPU seconds a GB: median (range)")
     for way, rows in told.items():
         size = statistics.median(row["bytes"] for row in rows)
@@ -219,6 +267,7 @@ def deltas(
         told_halves = (f"{statistics.median(x):.2f} ({x[0]:.2f}..{x[-1]:.2f})" for x in halves)
         print(f"{way:18} {size:>12,.0f} bytes  {'  '.join(told_halves)}")
     print(f"all {steps} deltas at once: {at_once['receive cpu'] / total * 1e9:.2f}")
-    content = {"machine": machine(1), "bytes": total, "steps": steps, "share": share, "ways": dict(told)}
+    about = {"bytes": total, "steps": steps, "share": share, "sparsity": sparsity}
+    content = {"machine": machine(1), **about, "ways": dict(told)}
     write_json(json_file, content | {"at once": at_once})
     print(json.dumps(content["machine"]))

@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import numpy as np
 import pytest
 
 SMALL = {"vocab": 40, "hidden": 16, "inner": 24, "values": 8}
@@ -26,6 +27,20 @@ def test_steps_are_shipped_by_every_way(bench, tmp_path, capsys):
         assert {key for row in rows for key in row} == {"send", "send cpu", "receive", "receive cpu", "bytes"}
     assert told["at once"]["receive cpu"] > 0
     assert "all 2 deltas at once" in capsys.readouterr().out
+
+
+def test_steps_of_a_sparse_model_are_shipped_as_deltas(bench, tmp_path):
+    bench.deltas(steps=2, share=0.05, layers=1, sparsity=0.5, json_file=tmp_path / "told.json")
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert {way: len(rows) for way, rows in told["ways"].items()} == {"delta": 2, "delta, compressed": 2}
+    model = bench.Shipped(tmp_path / "again", bench.SHAPES | {"layers": 1}, 0.05, 0.5)
+    assert len(model.stored) == 7
+    with bench.opened(model.root / "after") as before:
+        supports = {name: before.tensors[name].indices.copy() for name in model.stored}
+    model.step()
+    with bench.opened(model.root / "after") as after:
+        for name, indices in supports.items():
+            assert np.array_equal(after.tensors[name].indices, indices), "a step leaves supports as they are"
 
 
 def test_a_way_that_loses_a_change_is_found(bench, tmp_path, monkeypatch):
