@@ -30,7 +30,11 @@ NOTES = {
 """Reader -> what was found by hand where its figures surprise."""
 LEFT_OUT = (
     ("candle", "Hugging Face's has no wheel on PyPI (`candle-python` is another project)"),
-    ("transformers, torch.distributed.checkpoint", "they call `safe_open`"),
+    ("transformers", "it calls `safe_open`"),
+    (
+        "torch.distributed.checkpoint",
+        "it loads by `safe_open`; its tool that consolidates shards parses headers by itself",
+    ),
     ("instanttensor", "it needs CUDA"),
     ("cattensors", "it reads ahead, then calls safetensors"),
 )

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A second reader of whole files, beside chapter 12: every rule, no `zstd` (FMT-043). Folders: `second_folder`."""
 
 import hashlib
