@@ -27,10 +27,10 @@ verify: setup
 
 # The suite often waits for processes and time limits, and what runs beside it takes that time. `verify` begins last, when
 # the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already. It
-# draws half as many examples as `make verify`, and the same in every run: `make verify` draws others each time.
+# draws a fifth of the examples of `make verify`, and the same in every run: `make verify` draws others each time.
 # Every job has one thread: threads that wait spin on a core that another job needs. Tests about threads ask for two.
 test: lint
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=50 DRAWS=1
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=20 DRAWS=1
 
 lint: setup
 	$(PY) -m ruff check .
