@@ -126,6 +126,9 @@ def check(given: Rule) -> None:
     if has_pattern and scope != "group" and given.get("grow_scope") == "anywhere":
         msg = "EVT-007: growth leaves the support of a pattern"
         raise RefusedError(msg)
+    if has_pattern and given.get("initial_scope") == "anywhere":
+        msg = "EVT-007: the first slots leave the support of a pattern"
+        raise RefusedError(msg)
     narrow = "active" if has_pattern and scope != "group" else "anywhere"
     full = RULE | {"grow_scope": narrow, "optimizer": "adamw", "initial_scope": "active", "budget_by": "numel"} | given
     for clash in _clashes(full):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from conformance.cases.case import load_all
+from conformance.engine.port import EnginePort
 from conformance.gen.event import ALIKE, BETAS, CLOSE
 from conformance.gen.train_presets import WRONG
 from conformance.oracle import (
@@ -24,6 +25,7 @@ from conformance.oracle import (
 from conformance.oracle.event import Part, event, last_pass
 from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.update_optimizers import KEEPS, Hyper, Slots
+from conformance.protocol.port import Refused
 
 CASES = {case.id: case for case in load_all()}
 
@@ -366,3 +368,25 @@ def test_a_run_by_another_rule_or_setting_fails_its_case(name, choice, setting):
     for event_, slots in zip(run.events, want["slots"], strict=False):
         same = same and all(eta == at.tolist() for (eta, _), at in zip(event_, slots, strict=True))
     assert not same or not np.allclose(run.losses, want["losses"], rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("pattern", [None, [2, 4]], ids=["no pattern", "2:4"])
+def test_EVT_007_EVT_012_every_pair_of_choices_is_judged_as_by_the_engine(pattern):
+    # properties draw some choices at a time; a pair that the oracle forgot failed one run in many
+    open_to = {k: v for k, (v, _) in update_choices.VALUES.items() if k not in ("events", "budget_by")}
+    open_to["optimizer"] = ("adamw", "sgd", "sm3", "spiel-adamw")
+    check = EnginePort().call
+    for one, other in itertools.combinations(open_to, 2):
+        for pair in itertools.product(open_to[one], open_to[other]):
+            choices = dict(zip((one, other), pair, strict=True)) | ({"pattern": pattern} if pattern else {})
+            expected, found = "", ""
+            try:
+                update_choices.check(choices)
+            except select_pools.RefusedError as error:
+                expected = str(error).split(":")[0]
+            try:
+                check("rule.check", {"choices": choices}, "float64")
+            except Refused as refusal:
+                found = refusal.clause
+            assert bool(expected) == bool(found), choices
+            assert found in ("", expected, "EVT-012"), choices
