@@ -221,9 +221,10 @@ def _values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
 
 
 def _slots(tensor: Sparse, at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return for each of some flat positions in order how many stored ones lie before it, and whether it is stored.
+    """Return for each flat position of `at`, ascending, how many stored ones lie before it, and whether it is stored.
 
-    Some BLOCK stored positions are in memory at a time, because all of them take more than the tensor.
+    Rows are taken together until they store some BLOCK positions, because the flat positions of all rows take more
+    memory than the tensor.
     """
     before, stored = np.zeros(at.size, dtype=np.int64), np.zeros(at.size, dtype=np.bool_)
     indptr, columns = tensor.indptr, tensor.shape[-1]

@@ -27,7 +27,7 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_traced_on():
+def no_tracer_is_left_on():
     """A tracer that a test leaves on makes every later test of the process many times slower, and none fails."""
     before = sys.gettrace()
     yield

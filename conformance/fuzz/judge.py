@@ -188,7 +188,7 @@ def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
 
 
 def traced(call: Callable[[], Answer], *, deep: bool) -> tuple[Answer, int]:
-    """Return an answer, and the most bytes that were held on the way to it; 0 unless `deep`."""
+    """Return what `call` returns, and the peak of the bytes that it allocated; 0 unless `deep`."""
     if not deep:
         return call(), 0
     tracemalloc.start()

@@ -59,11 +59,12 @@ class Packed:
         except CANNOT:
             raw = b""
         if kind == 3:
-            # few bytes in a frame; the last two sizes expand to more than 1,024 times its bytes
-            raw = (
-                raw + b"\0" * chance.choice((0, 1000, 100_000, 3_000_000, 20_000_000)) if chance.random() < 0.5 else raw
-            )
-            raw = raw[: chance.choice((0, 1, 7, 8, 9, len(raw)))] if chance.random() < 0.5 else raw
+            if chance.random() < 0.5:
+                # the last two make a frame expand to more than 1,024 times its bytes
+                raw += b"\0" * chance.choice((0, 1000, 100_000, 3_000_000, 20_000_000))
+            if chance.random() < 0.5:
+                # a packed file may be shorter than the length of a header
+                raw = raw[: chance.choice((0, 1, 7, 8, 9, len(raw)))]
         packer = zstandard.ZstdCompressor(
             level=draft.level, write_checksum=draft.checksum, write_content_size=draft.size
         )
