@@ -66,7 +66,8 @@ class Shipped:
         """flat positions of the weights of each sparse matrix"""
         for name, bits in self.bits.items() if sparsity else ():
             if ".layers." in name and bits.ndim == 2:
-                keeps = self.random.random(bits.size) >= sparsity
+                # one of 16 million draws is zero, and a zero is not stored
+                keeps = (self.random.random(bits.size) >= sparsity) & (bits.reshape(-1) << 1 != 0)
                 bits.reshape(-1)[~keeps] = 0
                 self.stored[name] = np.flatnonzero(keeps)
         self._write("after")

@@ -43,6 +43,17 @@ def test_steps_of_a_sparse_model_are_shipped_as_deltas(bench, tmp_path):
             assert np.array_equal(after.tensors[name].indices, indices), "a step leaves supports as they are"
 
 
+def test_a_zero_that_was_drawn_is_not_a_stored_weight(bench, tmp_path, monkeypatch):
+    class Zeros(np.random.Generator):
+        def standard_normal(self, shape, dtype):
+            return np.where(super().random(shape) < 0.5, -0.0, super().standard_normal(shape)).astype(dtype)
+
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: Zeros(np.random.PCG64(seed)))
+    model = bench.Shipped(tmp_path, bench.SHAPES | {"layers": 1}, 0.05, 0.5)
+    model.step()
+    bench.shipped_by(model, "delta", 0)
+
+
 def test_a_way_that_loses_a_change_is_found(bench, tmp_path, monkeypatch):
     model = bench.Shipped(tmp_path, bench.SHAPES | {"layers": 1}, 0.05)
     model.step()
