@@ -43,7 +43,7 @@ contracts: setup
 	$(VENV)/bin/lint-imports
 
 SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_generate.py)
-LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_exceeding.py test_bounds.py) tests/seft_ref/test_compact.py
+LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_exceeding.py test_bounds.py) $(addprefix tests/seft_ref/,test_compact.py test_sorted.py)
 
 tests: setup
 	$(PY) -m pytest -n 2 --dist worksteal tests $(addprefix --ignore=,$(SHAPED))

@@ -38,7 +38,7 @@ __all__ = [
     "int64_like",
     "is_numpy_array",
     "mask_at",
-    "merged",
+    "merged_by_masks",
     "of_cupy",
     "overflow_allowed",
     "repeat_each",
@@ -194,7 +194,7 @@ def with_values(x: Array, slots: Array, values: Array) -> Array:
     return xp.where(mask_at(x.shape[0], slots), spread(values, slots, x.shape[0]), x)
 
 
-def merged(a: Array, extra: Array, places: Array) -> Array:
+def merged_by_masks(a: Array, extra: Array, places: Array) -> Array:
     """Return a and extra in one array of a's dtype: extra[i] at the ascending places[i], a in order elsewhere."""
     xp = array_namespace(a, extra, places)
     n = a.shape[0] + extra.shape[0]

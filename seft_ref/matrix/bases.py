@@ -27,6 +27,7 @@ from seft_ref.arrays.library import (
     to_halves,
     with_values,
 )
+from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.topology.csr import Located, Topology, find, flat, from_flat
 from seft_ref.update.delta import Base, Delta, overlay, support_topology, values_at
@@ -89,7 +90,7 @@ class PackedBase:
         if topology.nnz == self.nnz:
             return Base(topology, values)
         off = where[present & ~self.inside]
-        return Base(topology.without_slots(off), values[~mask_at(topology.nnz, off)])
+        return Base(topology.without_slots(off), without(values, off))
 
 
 AnyBase = Base | PackedBase

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Int
 
-from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, mask_at, merged, repeat_each, to_numpy
+from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, mask_at, repeat_each, to_numpy
+from seft_ref.arrays.sorted import merged, positions_of_rows, seek, without
 from seft_ref.errors import TopologyError
 
 
@@ -42,13 +43,8 @@ class Topology:
 
     def positions(self, start: int, stop: int) -> Int[Array, " n"]:
         """Return the flat positions of the slots of rows start to stop, counted from row start (TOP-003), int64."""
-        xp = array_namespace(self.indptr)
         edges = self.indptr[start : stop + 1]
-        starts = xp.arange(stop - start, dtype=xp.int64, device=device(self.indptr)) * self.shape[1]
-        columns = self.indices[int(edges[0]) : int(edges[-1])]
-        positions = repeat_each(starts, edges[1:] - edges[:-1])
-        positions += columns  # in place, because fresh memory costs as much as all of this
-        return positions
+        return positions_of_rows(edges, self.indices[int(edges[0]) : int(edges[-1])], self.shape[1])
 
     def without_slots(self, gone: Int[Array, " k"]) -> "Topology":
         """Return the topology without the ascending slots `gone`."""
@@ -56,7 +52,7 @@ class Topology:
             return self
         xp = array_namespace(self.indptr, gone)
         before = xp.astype(xp.searchsorted(gone, self.indptr), xp.int64)
-        return Topology(self.shape, self.indptr - before, self.indices[~mask_at(self.nnz, gone)])
+        return Topology(self.shape, self.indptr - before, without(self.indices, gone))
 
     def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> "Topology":
         """Return the topology with the ascending flat positions `extra` added as the slots `places`."""
@@ -95,7 +91,7 @@ class Located(Topology):
         """Return the topology without the ascending slots `gone`."""
         if not gone.shape[0]:
             return self
-        return Located(self.plain().without_slots(gone), self._positions[~mask_at(self.nnz, gone)])
+        return Located(self.plain().without_slots(gone), without(self._positions, gone))
 
     def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> Topology:
         """Return the topology with the ascending flat positions `extra` added as the slots `places`."""
@@ -203,18 +199,6 @@ def check(topology: Topology) -> None:
         )
 
 
-def seek(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
-    """Return for each wanted position how many of the sorted ones lie before it, and whether it is among them."""
-    xp = array_namespace(sorted_positions, wanted)
-    n = sorted_positions.shape[0]
-    if n == 0:
-        return xp.zeros(wanted.shape, dtype=xp.int64, device=device(wanted)), xp.zeros(
-            wanted.shape, dtype=xp.bool, device=device(wanted)
-        )
-    before = xp.astype(xp.searchsorted(sorted_positions, wanted), xp.int64)
-    return before, xp.take(sorted_positions, xp.where(before < n, before, xp.zeros_like(before))) == wanted
-
-
 def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
     """Return for each wanted position its index in the sorted ones (0 where absent), and whether it is among them."""
     before, present = seek(sorted_positions, wanted)
@@ -232,17 +216,21 @@ def places_among(a: Int[Array, " n"], extra: Int[Array, " m"]) -> Int[Array, " m
     """Return the indices of the positions of extra in the union with a; both are sorted and have none in common."""
     xp = array_namespace(a, extra)
     before = xp.arange(extra.shape[0], dtype=xp.int64, device=device(extra))
-    return xp.astype(xp.searchsorted(a, extra), xp.int64) + before
+    return seek(a, extra)[0] + before
 
 
 def difference(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " k"]:
     """Return the positions of sorted a that sorted b lacks, in order."""
-    return a[outside(a, b)]
+    # look up the shorter of the two in the longer, because each look-up is a search
+    if b.shape[0] < a.shape[0]:
+        slots, present = find(a, b)
+        return without(a, slots[present])
+    _, present = find(b, a)
+    return a[~present]
 
 
 def outside(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, " n"]:
     """Return for each position of sorted a whether sorted b lacks it."""
-    # look up the shorter of the two in the longer, because each look-up is a binary search
     if b.shape[0] < a.shape[0]:
         slots, present = find(a, b)
         return ~mask_at(a.shape[0], slots[present])

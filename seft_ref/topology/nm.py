@@ -8,7 +8,8 @@ computed when they are read, so that this class can stand wherever a Topology ca
 
 from jaxtyping import Int
 
-from seft_ref.arrays.library import Array, array_namespace, device, mask_at, merged
+from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.arrays.sorted import merged, without
 from seft_ref.errors import TopologyError
 from seft_ref.topology.csr import Topology, flat, from_flat
 
@@ -61,8 +62,7 @@ class NMTopology(Topology):
 
     def without_slots(self, gone: Int[Array, " k"]) -> Topology:
         """Return, as CSR, the topology without the ascending slots `gone`."""
-        positions = flat(self)
-        return from_flat(self.shape, positions[~mask_at(self.nnz, gone)])
+        return from_flat(self.shape, without(flat(self), gone))
 
     def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> Topology:
         """Return, as CSR, the topology with the ascending flat positions `extra` added as the slots `places`."""

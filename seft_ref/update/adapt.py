@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from seft_ref.arrays.library import Array, array_namespace, mask_at
-from seft_ref.topology.csr import difference, flat, outside, seek, union
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.arrays.sorted import seek, without
+from seft_ref.topology.csr import difference, find, flat, union
 from seft_ref.update.criteria import ADAPT, Chance, Known
 from seft_ref.update.delta import overlay
 from seft_ref.update.parts import Moved, on_support
@@ -37,10 +38,11 @@ def adapt(
         counted.append(pools.weights.sizes([support]))
         # ADPT-003, ADPT-007
         exempt = {"new": m.fresh, "slots": flat(m.delta.topology), "none": m.fresh[:0]}[rule.exempt]
-        prunable = outside(support, exempt)
-        weights.append(weight[prunable])
+        places, present = find(support, exempt)
+        spared = places[present]
+        weights.append(without(weight, spared))
         del weight
-        positions.append(support[prunable])
+        positions.append(without(support, spared))
         del support  # free it first, because the scores take as much memory
     excess = pools.excess(counted)
     xp = array_namespace(excess)
@@ -87,4 +89,4 @@ def _evidence_at(m: Moved, pools: Pools, positions: Array, rule: Rule, known: Ar
     stored, slots = flat(m.part.base.topology), flat(m.part.delta.topology)
     extra = difference(slots, stored)
     (before, in_base), (more, in_delta) = seek(stored, off), seek(extra, off)
-    return known[~mask_at(stored.shape[0] + extra.shape[0], (before + more)[in_base | in_delta])]
+    return without(known, (before + more)[in_base | in_delta])

@@ -7,9 +7,10 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Bool, Float, Int
 
 from seft_ref.arrays.count import count
-from seft_ref.arrays.library import Array, array_namespace, device, mask_at, merged, spread, with_values
+from seft_ref.arrays.library import Array, array_namespace, device, mask_at, spread, with_values
+from seft_ref.arrays.sorted import merged, seek
 from seft_ref.topology.change import change, realign
-from seft_ref.topology.csr import Topology, find, flat, from_flat, seek
+from seft_ref.topology.csr import Topology, find, flat, from_flat
 
 ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seft_ref.arrays.library import merged
+from seft_ref.arrays.sorted import merged
 from seft_ref.errors import TopologyError, UpdateError
 from seft_ref.topology.change import change, realign, without
 from seft_ref.topology.csr import (

@@ -1,0 +1,69 @@
+"""Compiled loops over sorted integers on the host; `sorted` says what each computes, and has its plain definition.
+
+Each loop stands alone in this file, so that numba's own cache, which looks at one file, sees every edit.
+"""
+# mypy: allow-untyped-decorators
+
+from numba import njit
+
+from seft_ref.arrays.library import Array
+
+__all__ = ["fill_merged", "fill_positions", "fill_seek", "fill_without"]
+
+
+@njit(cache=True, nogil=True)
+def fill_seek(a: Array, wanted: Array, before: Array, present: Array) -> None:
+    """Write how many entries of sorted `a` lie below each wanted one, and whether `a` has it."""
+    n, at = a.size, 0
+    for i in range(wanted.size):
+        one = wanted[i]
+        if at > 0 and a[at - 1] >= one:
+            at = 0  # wanted need not be sorted, it is only faster then
+        # steps that double from where the last one lay, because the next one is seldom far
+        high, step = at, 1
+        while high < n and a[high] < one:
+            at = high + 1
+            high += step
+            step *= 2
+        high = min(high, n)
+        while at < high:
+            middle = (at + high) // 2
+            if a[middle] < one:
+                at = middle + 1
+            else:
+                high = middle
+        before[i] = at
+        present[i] = at < n and a[at] == one
+
+
+@njit(cache=True, nogil=True)
+def fill_merged(a: Array, extra: Array, places: Array, whole: Array) -> None:
+    """Write `a` and `extra` into `whole`: extra[i] at the ascending places[i], `a` in order elsewhere."""
+    place = 0
+    for i in range(extra.size):
+        for j in range(place, places[i]):
+            whole[j] = a[j - i]
+        place = places[i] + 1
+        whole[place - 1] = extra[i]
+    for j in range(place, whole.size):
+        whole[j] = a[j - extra.size]
+
+
+@njit(cache=True, nogil=True)
+def fill_without(a: Array, gone: Array, kept: Array) -> None:
+    """Write the entries of `a` at all indices but the ascending `gone` into `kept`."""
+    place = 0
+    for i in range(gone.size):
+        for j in range(place, gone[i]):
+            kept[j - i] = a[j]
+        place = gone[i] + 1
+    for j in range(place, a.size):
+        kept[j - gone.size] = a[j]
+
+
+@njit(cache=True, nogil=True)
+def fill_positions(edges: Array, columns: Array, n_in: int, positions: Array) -> None:
+    """Write row * n_in + column of each slot of the rows whose slots begin and end at `edges`."""
+    for row in range(edges.size - 1):
+        for slot in range(edges[row] - edges[0], edges[row + 1] - edges[0]):
+            positions[slot] = row * n_in + columns[slot]

@@ -1,0 +1,99 @@
+"""Look-ups and merges of sorted integers: compiled loops, definitions of any library, and Python's own lists agree."""
+
+from bisect import bisect_left
+
+import array_api_strict as strict
+import ml_dtypes
+import numpy as np
+import pytest
+
+from seft_ref.arrays import loops
+from seft_ref.arrays import sorted as of_sorted
+
+SIZES = [(0, 0), (0, 3), (5, 0), (1, 1), (7, 30), (1000, 1), (1000, 37), (37, 1000), (20_000, 6000)]
+DTYPES = [np.float32, np.float64, np.int32, np.int64, np.bool_, np.float16, ml_dtypes.bfloat16]
+
+
+def drawn(seed, n, width):
+    """Return n ascending integers below width, without repeats."""
+    return np.sort(np.random.default_rng(seed).choice(width, n, replace=False)).astype(np.int64)
+
+
+@pytest.mark.parametrize(("n", "m"), SIZES)
+@pytest.mark.parametrize("in_order", [True, False])
+def test_seek_is_a_search_of_a_list(n, m, in_order):
+    width = 2 * max(n, m) + 1
+    a, wanted = drawn(1, n, width), drawn(2, m, width)
+    if not in_order:
+        wanted = np.random.default_rng(3).permutation(wanted)
+    places = [bisect_left(a.tolist(), one) for one in wanted.tolist()]
+    found = [one in set(a.tolist()) for one in wanted.tolist()]
+    for before, present in (of_sorted.seek(a, wanted), of_sorted.seek_by_search(a, wanted)):
+        assert before.dtype == np.int64
+        assert before.tolist() == places
+        assert present.tolist() == found
+    before, present = of_sorted.seek(strict.asarray(a), strict.asarray(wanted))
+    assert np.asarray(before).tolist() == places
+    assert np.asarray(present).tolist() == found
+
+
+@pytest.mark.parametrize(("n", "m"), SIZES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_merged_and_without_are_those_of_a_list(n, m, dtype):
+    random = np.random.default_rng(n + m)
+    a, extra = (random.integers(-9, 9, size).astype(dtype) for size in (n, m))
+    places = drawn(4, m, n + m)
+    whole = a.tolist()
+    for place, one in zip(places.tolist(), extra.tolist(), strict=True):
+        whole.insert(place, one)
+    made = of_sorted.merged(a, extra, places)
+    assert made.dtype == a.dtype
+    assert made.tolist() == of_sorted.merged_by_masks(a, extra, places).tolist() == whole
+    for take in (of_sorted.without, of_sorted.without_by_mask):
+        assert take(made, places).tolist() == a.tolist()
+        assert take(made, places).dtype == a.dtype
+
+
+def test_merged_keeps_bits():
+    a = np.array([0x7FA00001, 0x80000000], dtype=np.uint32).view(np.float32)  # a signalling NaN, and -0.0
+    made = of_sorted.merged(a, a[:1], np.array([1]))
+    assert made.view(np.uint32).tolist() == [0x7FA00001, 0x7FA00001, 0x80000000]
+    assert of_sorted.without(made, np.array([1])).tobytes() == a.tobytes()
+
+
+def test_merged_takes_extra_in_the_dtype_of_the_first():
+    assert of_sorted.merged(np.array([1, 3], dtype=np.int32), np.array([2]), np.array([1])).dtype == np.int32
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (3, 0), (4, 7), (50, 33)])
+def test_positions_of_rows_are_counted_from_the_first(shape):
+    mask = np.random.default_rng(5).random(shape) < 0.4
+    rows, columns = np.nonzero(mask)
+    indptr = np.concatenate([[0], np.cumsum(mask.sum(axis=1))])
+    for start in range(min(3, shape[0] + 1)):
+        edges = indptr[start:]
+        of_rows = rows >= start
+        want = ((rows - start) * shape[1] + columns)[of_rows].tolist()
+        kept = columns[of_rows].astype(np.int32)
+        for take in (of_sorted.positions_of_rows, of_sorted.positions_by_repeats):
+            assert take(edges, kept, shape[1]).tolist() == want
+            assert take(edges, kept, shape[1]).dtype == np.int64
+
+
+def test_arrays_with_gaps_in_memory_are_read_by_the_definition(monkeypatch):
+    monkeypatch.setattr(of_sorted, "_loops", lambda: pytest.fail("a loop was given an array that is not contiguous"))
+    a = np.arange(20)[::2]
+    assert of_sorted.seek(a, np.arange(3))[0].tolist() == [0, 1, 1]
+    assert of_sorted.without(a, np.array([0])).tolist() == a[1:].tolist()
+    assert of_sorted.merged(a, a[:1], np.array([0])).tolist() == [0, *a.tolist()]
+
+
+def test_a_loop_that_forgets_the_way_back_is_found(monkeypatch):
+    whole = loops.fill_seek
+
+    def forward_only(a, wanted, before, present):
+        whole(a, np.maximum.accumulate(wanted), before, present)
+
+    monkeypatch.setattr(loops, "fill_seek", forward_only)
+    with pytest.raises(AssertionError):
+        test_seek_is_a_search_of_a_list(1000, 37, False)
