@@ -30,7 +30,9 @@ from seft_cli.output import require_file, write_file
 from seft_cli.settings import changes_of
 from seft_ref import TrainSettings, settings_of
 from seft_ref.files.state import settings_text
+from seft_ref.kernels import cpu
 from seft_ref.prune.record import PruningRecord, read_record
+from seft_ref.runs.loops import loop_of
 
 PAGES = Path("docs/results/experiments")
 QUICK: dict[str, Any] = {"steps": 11, "evolve_every": 5, "batch": 1, "length": 32}
@@ -133,7 +135,7 @@ def main(
     for cell in cells:
         runs.setdefault(cell.arm, {})[cell.seed] = finished[cell.key]
     options = {"seeds": seeds, "eval_length": eval_length, "eval_windows": eval_windows}
-    command = command_line(name, (folder, train, valid, out), options, given, arm or [], scored)
+    command = command_line(name, (folder, train, valid, out), options, given, arm or [], scored, any_engine=any_engine)
     texts = (train.name, valid.name)
     report = Report(name, experiment, runs, command, describe(folder, runs), texts)
     write(report, out)
@@ -197,12 +199,14 @@ def cells_of(experiment: Experiment, given: dict[str, Any], seeds: int, inputs: 
     """Return the runs of an experiment, seed by seed.
 
     Raises:
-        SeftError: for settings that the engine refuses, before anything is run.
+        SeftError: for settings that the engine refuses, or a model that an arm does not fit, before anything is run.
     """
     cells = []
     for seed in range(seeds):
         for arm in experiment.arms():
             settings = experiment.settings(arm, given, seed)
+            if not seed:
+                loop_of(settings, cpu).check(inputs.folder, inputs.train)
             content = {**inputs.identity(), "settings": json.loads(settings_text(settings))}
             cells.append(Cell(arm, seed, settings, key_of(content)))
     return cells
@@ -269,6 +273,8 @@ def command_line(
     given: Mapping[str, Any],
     arms: Sequence[str] = (),
     tasks: Tasks | None = None,
+    *,
+    any_engine: bool = False,
 ) -> str:
     """Return the command that makes the page.
 
@@ -285,6 +291,7 @@ def command_line(
         words += ["--set", f"{setting}={value}"]
     for text in arms:
         words += ["--arm", text]
+    words += ["--any-engine"] if any_engine else []
     return shlex.join(words)
 
 

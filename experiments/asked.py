@@ -10,7 +10,7 @@ from experiments.table import EXPERIMENTS, Experiment, compared
 from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.settings import changes_of
-from seft_ref.files.model import pattern_of_folder
+from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.tasks.table import load_items, task_named
 
 COMPARE = "compare"
@@ -27,6 +27,8 @@ def check_asked(
         raise console.Refused(f"there is no experiment {name}; choose one of {names}")
     if folder is None or train is None or valid is None:
         raise console.Refused("an experiment needs SPARSE_DIR, --train and --valid")
+    if (train.suffix == ".jsonl") != (valid.suffix == ".jsonl"):
+        raise console.Refused("--train and --valid are both texts, or both examples (.jsonl)")
     return name, folder, train, valid
 
 

@@ -1,5 +1,6 @@
 """What a run trains on and is measured on, from the options of a command line."""
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,7 +37,8 @@ class DataOptions:
             require_input(file, "file of examples")
         if self.text is not None:
             require_input(self.text, "text file")
-        if self.packing and self.longer:
+            _refuse_examples(self.text, "give examples as --data FILE.jsonl")
+        if self.packing and self.longer and self.valid is None:
             raise console.Refused("--longer has no use beside --packing, which divides examples among rows")
         alone = {"--packing": self.packing, "--longer": self.longer, "--epochs": self.epochs}
         if self.text is not None and (given := [option for option, value in alone.items() if value]):
@@ -47,8 +49,8 @@ class DataOptions:
             raise console.Refused(f"--epochs is {self.epochs}; give a number above 0")
         if self.valid is not None:
             require_input(self.valid, "validation file")
-            if self.text is not None and self.valid.suffix == ".jsonl":
-                raise console.Refused("--valid is a text beside --text; examples (.jsonl) go with --data")
+            if self.text is not None:
+                _refuse_examples(self.valid, "--valid is a text beside --text; examples go with --data")
         for option, value in (("--patience", self.patience), ("--valid-every", self.valid_every)):
             if self.valid is None and value is not None:
                 raise console.Refused(f"{option} counts measurements on --valid; give --valid FILE")
@@ -93,6 +95,18 @@ class DataOptions:
                 one = "1 example" if n == 1 else f"{n} examples"
                 console.err.print(f"{', '.join(map(str, files))}: {one} of more than {length} tokens {what} (--longer)")
         return examples
+
+
+def _refuse_examples(file: Path, advice: str) -> None:
+    """Refuse a file of examples where a text is meant, by its name or by its first line."""
+    with file.open("rb") as stream:
+        first = stream.readline(1 << 20)
+    try:
+        line = json.loads(first)
+    except (ValueError, RecursionError):
+        line = None
+    if file.suffix == ".jsonl" or (isinstance(line, dict) and {"prompt", "completion", "messages"} & line.keys()):
+        raise console.Refused(f"{file} holds examples; {advice}")
 
 
 def _texts(examples: Examples) -> set[tuple[int, ...]]:

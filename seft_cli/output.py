@@ -30,6 +30,12 @@ def require_file(path: Path | None) -> Path | None:
     return path
 
 
+def require_beside(option: str, file: Path | None, folder: Path, why: str) -> None:
+    """Raise Refused for an output file that lies inside the folder of a model."""
+    if file is not None and file.resolve().is_relative_to(folder.resolve()):
+        raise Refused(f"{option} {file} lies in {folder}, {why}; name a file beside it")
+
+
 def write_json(path: Path | None, content: Any) -> None:
     """Write content to a JSON file; refuse NaN and infinity, because JSON has neither."""
     if path is None:

@@ -46,6 +46,29 @@ def changes_of(options: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
     return changes
 
 
+_OF_EVENTS = (
+    *("evolve_every", "drop_fraction"),
+    *(f.name for f in fields(Rule) if f.name not in ("evolves", "adapts", "adapt")),
+)
+"""Settings that decide nothing in a run without events."""
+
+
+def refuse_without_use(settings: TrainSettings, changes: Mapping[str, Any]) -> None:
+    """Refuse settings that a command line names and the run would not look at.
+
+    Raises:
+        Refused: for settings of events in a run without events, and a density where the budget does not follow it.
+    """
+    if settings.adapter is not None:
+        return  # it refuses what it does not have
+    if not settings.rule.evolves and (unused := [name for name in _OF_EVENTS if name in changes]):
+        raise console.Refused(f"{settings.label} has no events, and does not use {', '.join(unused)}; leave it out")
+    if "density" in changes and settings.budget_by in ("rank", "count"):
+        raise console.Refused(f"density is not used with budget_by {settings.budget_by}; leave it out")
+    if settings.label == "sparse-full" and "density" in changes:
+        raise console.Refused("sparse-full trains every stored weight; with a density take static")
+
+
 def _parsed(text: str, kind: str, value: str) -> Any:
     """Return the value of a --set text, converted to the type of its setting."""
     try:

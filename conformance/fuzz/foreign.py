@@ -223,8 +223,8 @@ def lay(case: Case, place: Path) -> None:
     for folder, tree in case.folders.items():
         root = f"{place}/{folder}"
         os.mkdir(root)  # noqa: PTH102 - a million times, and Path is slow
-        for name, raw in tree.items():
-            if raw is None:
+        for name in sorted(tree):  # a folder before what lies in it
+            if (raw := tree[name]) is None:
                 os.mkdir(f"{root}/{name}")  # noqa: PTH102
                 continue
             handle = os.open(f"{root}/{name}", os.O_WRONLY | os.O_CREAT)

@@ -223,6 +223,15 @@ def _spoil_files(chance: Random, tree: Tree, own: Tree) -> None:
         own[CURRENT] = bytes_of(chance, own[CURRENT] or b"")
     else:
         tree[name] = bytes_of(chance, raw)
+    # a file that was a folder before, or has gone, holds nothing any more
+    for inner in [one for one in tree if any(tree.get(outer, b"") is not None for outer in _folders(one))]:
+        tree.pop(inner)
+
+
+def _folders(name: str) -> list[str]:
+    """Return the folders in which a file lies."""
+    parts = name.split("/")
+    return ["/".join(parts[:n]) for n in range(1, len(parts))]
 
 
 # the definition ----------------------------------------------------------------------------------

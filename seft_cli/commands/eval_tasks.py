@@ -13,8 +13,9 @@ from seft_cli.input import require_input
 from seft_cli.interrupt import interrupts
 from seft_cli.output import require_file, write_json
 from seft_ref import evaluate_tasks
-from seft_ref.runs.tasks import TaskResult, TasksEvaluation
+from seft_ref.runs.tasks import BATCH, MAX_TOKENS, TaskResult, TasksEvaluation
 from seft_ref.runs.tasks_log import ItemResult
+from seft_ref.tasks.table import task_named
 
 SCHEMA = "seft.eval-tasks/1"
 """The name of the --json object in docs/reference/json.md."""
@@ -28,8 +29,8 @@ class TaskOptions:
     data: Path | None
     limit: int | None
     shots: int
-    batch: int
-    max_tokens: int
+    batch: int | None
+    max_tokens: int | None
     skip_trained: bool
     log: Path | None
     compact: bool
@@ -44,6 +45,12 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
         raise console.Refused("--tasks needs --data DIR, the folder of the data files")
     require_input(options.data, "data folder")
     require_file(options.log)
+    names = [name.strip() for name in options.tasks.split(",") if name.strip()]
+    generated = {task_named(name).filters is not None for name in names}
+    if options.batch is not None and generated == {True}:
+        raise console.Refused("--batch is for tasks with choices; these answers are generated one by one, leave it out")
+    if options.max_tokens is not None and generated == {False}:
+        raise console.Refused("--max-tokens is for answers that are generated; these tasks have choices, leave it out")
     place = place_of(device)
     at: list[float] = []
     resumed: list[int] = []
@@ -59,12 +66,12 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
 
             evaluation = evaluate_tasks(
                 folder,
-                [name.strip() for name in options.tasks.split(",") if name.strip()],
+                names,
                 options.data,
                 limit=options.limit,
                 shots=options.shots,
-                batch=options.batch,
-                max_tokens=options.max_tokens,
+                batch=options.batch or BATCH,
+                max_tokens=options.max_tokens or MAX_TOKENS,
                 skip_trained=options.skip_trained,
                 log=options.log,
                 on_remark=console.err.print,
@@ -109,8 +116,8 @@ def _content(evaluation: TasksEvaluation, options: TaskOptions, seconds: float) 
         "items": [result.as_json() for result in evaluation.items],
         "limit": options.limit,
         "shots": options.shots,
-        "batch": options.batch,
-        "max_tokens": options.max_tokens,
+        "batch": options.batch or BATCH,
+        "max_tokens": options.max_tokens or MAX_TOKENS,
         "seconds": seconds,
         "peak_memory_bytes": console.peak_memory_bytes(),
     }

@@ -22,12 +22,13 @@ from seft_cli.interrupt import interruptible
 from seft_cli.log.read import read_log
 from seft_cli.log.write import LogWriter
 from seft_cli.memory import itemsize_of, require_memory
-from seft_cli.output import require_absent, require_file, write_json
-from seft_cli.settings import changes_of
+from seft_cli.output import require_absent, require_beside, require_file, write_json
+from seft_cli.settings import changes_of, refuse_without_use
 from seft_ref import Finetuned, RunState, Started, StepRecord, TrainSettings, finetune, settings_of
+from seft_ref.adapters.methods import LoraAdapter
 from seft_ref.arrays.ranks import rows_of
 from seft_ref.files.best import Best
-from seft_ref.files.model import pattern_of_folder
+from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.state import settings_text, state_beside
 from seft_ref.text.examples import Longer
 from seft_ref.train.diagnose import Finding, Watch
@@ -149,9 +150,12 @@ def main(
         Path | None, typer.Option("--json", help="Write settings, the steps of this command and the totals there.")
     ] = None,
 ) -> None:
-    """Train a sparse update of the model in SPARSE_DIR and write the result, as sparse as before, to OUT_DIR."""
+    """Train a sparse update of the model in SPARSE_DIR, or by another method, and write the result to OUT_DIR.
+
+    The result is as sparse as the model was, except after lora and spiel-*, which say so.
+    """
     ranks = launcher.ranks_of_launcher()
-    _require_outputs(destination, log, json_file)
+    _require_outputs(folder, destination, log, json_file)
     limit = limit_of(max_bytes, require_input(folder))
     source = DataOptions(
         text=text,
@@ -186,9 +190,9 @@ def main(
         "seed": seed,
     }
     place = place_of(device, launcher.turn_here(ranks), transposed=transposed)
-    settings = settings_of(
-        _one_method(method or [DEFAULT]), pattern=pattern_of_folder(folder), **changes_of(wanted, change or [])
-    )
+    changes = changes_of(wanted, change or [])
+    settings = settings_of(_one_method(method or [DEFAULT]), pattern=pattern_of_folder(folder), **changes)
+    refuse_without_use(settings, changes)
     rows_of(settings.batch * settings.micro_batches, ranks)
     trained, held, settings = source.read(folder, settings)
     processes = launcher.sharing(ranks, place.name)
@@ -286,14 +290,12 @@ def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
         raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
 
 
-def _require_outputs(destination: Path, log: Path | None, json_file: Path | None) -> None:
-    """Refuse outputs that cannot be written, or that lie inside the folder of the model, which is written last."""
+def _require_outputs(folder: Path, destination: Path, log: Path | None, json_file: Path | None) -> None:
+    """Refuse outputs that cannot be written, or that lie inside the folder of a model."""
     require_absent(destination)
     for option, file in (("--log", require_file(log)), ("--json", require_file(json_file))):
-        if file is not None and file.resolve().is_relative_to(destination.resolve()):
-            raise console.Refused(
-                f"{option} {file} lies in {destination}, which is written last; name a file beside it"
-            )
+        require_beside(option, file, destination, "which is written last")
+        require_beside(option, file, folder, "which is a model")
 
 
 def _warn_of_start(folder: Path, started: Started) -> None:
@@ -302,11 +304,24 @@ def _warn_of_start(folder: Path, started: Started) -> None:
     positions = sum(target.base.shape[0] * target.base.shape[1] for target in started.state.targets.values())
     if started.stored == positions:
         console.err.print(f"warning: no weight of {folder} is pruned; seft prune prunes a dense model")
+    if ends := _why_denser(settings):
+        console.err.print(f"warning: the result will not be as sparse as {folder}: {ends}")
     if settings.rule.evolves and not any(map(settings.timetable().is_event, range(1, settings.steps + 1))):
         console.err.print(
             f"warning: none of the {settings.steps} steps has an event, so slots stay where they start; choose a "
             "smaller --evolve-every"
         )
+
+
+def _why_denser(settings: TrainSettings) -> str:
+    """Return why a run ends with more stored weights than it began with, empty if it does not."""
+    if settings.adapter is not None:
+        dense = isinstance(settings.adapter, LoraAdapter) and not settings.adapter.prunes
+        return "lora changes every position; lora-star prunes again what it has merged" if dense else ""
+    grows = settings.initial_scope == "anywhere" or (settings.rule.evolves and settings.rule.grow_scope == "anywhere")
+    if settings.rule.adapts != "never" or settings.rule.drops == "weight" or not grows:
+        return ""
+    return f"{settings.label} trains positions that were pruned, and prunes none for them"
 
 
 def _totals(

@@ -8,6 +8,7 @@
 An adapter is a record of its settings; the factors are arrays by name, which the caller keeps and steps.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Protocol, runtime_checkable
@@ -77,8 +78,8 @@ class Adapter(Protocol):
     def merged(self, base: Held, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
         """Return the support of the merged weight, and the weight on it (ADP-004, ADP-008)."""
 
-    def check_shape(self, name: str, shape: tuple[int, int]) -> None:
-        """Refuse a matrix that the adapter cannot change (ADP-009)."""
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> None:
+        """Refuse matrices that the adapter cannot change (ADP-009)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class LoraAdapter:
         weight = lora_merge(base.open(), self.lora(factors))
         return full((weight.shape[0], weight.shape[1]), weight), array_namespace(weight).reshape(weight, (-1,))
 
-    def check_shape(self, name: str, shape: tuple[int, int]) -> None:
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> None:
         """Refuse nothing: a change of low rank fits every matrix."""
 
     def lora(self, factors: Factors) -> Lora:
@@ -191,9 +192,12 @@ class SppAdapter:
         opened = base.open()
         return opened.topology, opened.values + spp_change(opened, self.spp(factors))
 
-    def check_shape(self, name: str, shape: tuple[int, int]) -> None:
+    def check_shapes(self, shapes: Mapping[str, tuple[int, int]]) -> None:
         """Refuse a matrix whose rows do not fall into equal bands (ADP-009)."""
-        check_bands(self.bands, shape[0], name)
+        common = math.gcd(*(n_out for n_out, _ in shapes.values()))
+        fits = max(bands for bands in range(1, max(self.bands, 1) + 1) if common % bands == 0)
+        for name, (n_out, _) in shapes.items():
+            check_bands(self.bands, n_out, name, f"bands {fits} divides those of all matrices")
 
     def spp(self, factors: Factors) -> Spp:
         """Return the factors as the functions of `spp` take them."""

@@ -142,8 +142,8 @@ def _check(base: Frozen, spp: Spp) -> None:
     check_factors(base, {"a": (spp.a, (spp.a.shape[0], n_in)), "c": (spp.c, (n_out,))})
 
 
-def check_bands(bands: int, n_out: int, what: str = "the weight") -> None:
+def check_bands(bands: int, n_out: int, what: str = "the weight", advice: str = "choose a divisor") -> None:
     """Refuse bands that do not divide the rows of `what` (ADP-009)."""
     # ADP-009
     if bands < 1 or n_out % bands:
-        raise AdapterError("ADP-009", f"{bands} bands do not divide the {n_out} rows of {what}; choose a divisor")
+        raise AdapterError("ADP-009", f"{bands} bands do not divide the {n_out} rows of {what}; {advice}")

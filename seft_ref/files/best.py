@@ -1,5 +1,6 @@
 """The best model of a run so far, in a folder OUT.best-STEP beside the one that is to be written (TRN-022)."""
 
+import glob
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from seft_ref.files.model import open_folder, save_model
 from seft_ref.topology.csr import Topology
 
 _KEY = "seft.validation"
+_IN_WORDS = {"every": "steps between measurements", "data": "data"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ def best_kept(out: str | Path, step: int, measure: Mapping[str, object]) -> Best
         if different := [name for name in measure if told.get(name) != measure[name]]:
             raise CheckpointError(
                 "CKP-006",
-                f"{folder} was measured with other {' and '.join(different)}; resume with the same validation",
+                f"{folder} was measured with other {' and '.join(_IN_WORDS[name] for name in different)}; resume with "
+                "the same validation",
             )
         found.append(best)
     return min((best for best in found if best.step <= step), key=lambda best: (best.loss, best.step), default=None)
@@ -85,4 +88,5 @@ def _folder(out: str | Path, best: Best) -> Path:
 
 def _folders(out: str | Path) -> list[Path]:
     path = Path(out)
-    return sorted(folder for folder in path.parent.glob(f"{path.name}.best-*") if folder.is_dir())
+    # escaped, because a name may hold brackets or stars
+    return sorted(folder for folder in path.parent.glob(f"{glob.escape(path.name)}.best-*") if folder.is_dir())

@@ -28,7 +28,7 @@ from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
-from seft_ref.prune.record import PruningRecord, pattern_of, read_record
+from seft_ref.prune.record import RECORD
 from seft_ref.topology.csr import Topology, as_numpy, full, placed_like
 from seft_ref.update.delta import Base
 
@@ -126,6 +126,19 @@ def stop_tokens_of(files: Mapping[str, bytes]) -> tuple[int, ...]:
     return ()
 
 
+def config_and_stored(path: str | Path) -> tuple[ModelConfig, int]:
+    """Return the config of a sparse checkpoint, and how many weights its targets store.
+
+    Raises:
+        CheckpointError: CKP-002 for a folder that is not sparse, or without one of its targets; ConfigError.
+    """
+    require_sparse(path)
+    with formats.open(path) as reader:
+        config = read_config(reader.files)
+        check_names(config, reader)
+        return config, sum(reader.info(matrix.name).nnz for matrix in config.targets())
+
+
 @contextmanager
 def open_parameters(path: str | Path, dtype: str | None) -> Iterator[Callable[[str], NumpyArray]]:
     """Open a folder and yield what reads one parameter by name, dense and in the dtype to compute with."""
@@ -218,8 +231,12 @@ def save_model(
             stored = in_file_dtype(name, to_numpy(values), original.dtype)
             return formats.Sparse(on_host.shape, on_host.indptr, on_host.indices, stored)
 
+        files = dict(reader.files)
+        stored = sum(final[name][0].nnz if name in final else reader.info(name).nnz for name in reader.names())
+        if stored > sum(reader.info(name).nnz for name in reader.names()):
+            files.pop(RECORD, None)  # CKP-005.3
         tensors = Lazy(reader.names(), make)
-        formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), reader.files))
+        formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), files))
 
 
 def require_sparse(path: str | Path) -> None:
@@ -246,26 +263,6 @@ def refuse_delta(path: str | Path) -> None:
     with formats.open(path) as reader:
         if reader.kind == "delta":
             raise CheckpointError("CKP-002", f"{path} is a delta, not a model; make one: seft apply BASE {path} OUT")
-
-
-def record_of_folder(path: str | Path) -> PruningRecord | None:
-    """Return a model's record of pruning, None if it has none (PRN-008).
-
-    Raises:
-        PruneError: PRN-008 for a record that is damaged.
-    """
-    record = Path(path) / "pruning.json"
-    return read_record(record.read_bytes()) if record.is_file() else None
-
-
-def pattern_of_folder(path: str | Path) -> tuple[int, int] | None:
-    """Return the N:M pattern that a model's record of pruning names; None if it names none (EVT-007, PRN-008).
-
-    Raises:
-        PruneError: PRN-008 for a record that is damaged.
-    """
-    record = record_of_folder(path)
-    return None if record is None else pattern_of(record)
 
 
 def identity(path: str | Path) -> str:

@@ -1,4 +1,6 @@
-"""Write a pruned model as a Hugging Face folder: removed weights as +0.0, with a record (PRN-006, PRN-008)."""
+"""Write a pruned model as a Hugging Face folder: removed weights as +0.0, with a record, and read records (PRN-006,
+PRN-008).
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ from seft_ref.errors import CheckpointError
 from seft_ref.files.model import check_names, check_shape, in_compute_dtype, in_file_dtype, read_config
 from seft_ref.model.config import ModelConfig
 from seft_ref.prune.blockwise import finite_weight
-from seft_ref.prune.record import PruningRecord
+from seft_ref.prune.record import RECORD, PruningRecord, pattern_of, read_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +88,7 @@ class Kept:
     def write(self, destination: str | Path, record: PruningRecord) -> None:
         """Write the folder and the record: removed weights +0.0, changed ones new, others bit for bit (PRN-008)."""
         source = self._model.source
-        files = dict(source.files) | {"pruning.json": (json.dumps(record, indent=2) + "\n").encode()}
+        files = dict(source.files) | {RECORD: (json.dumps(record, indent=2) + "\n").encode()}
 
         def fetch(name: str) -> Any:
             values = self._changed[name] if name in self._changed else source[name].values
@@ -96,3 +98,23 @@ class Kept:
             return np.where(mask, values, np.zeros((), values.dtype))
 
         write_hf(Path(destination), [source.section(name) for name in source], fetch, files)
+
+
+def record_of_folder(path: str | Path) -> PruningRecord | None:
+    """Return a model's record of pruning, None if it has none (PRN-008).
+
+    Raises:
+        PruneError: PRN-008 for a record that is damaged.
+    """
+    record = Path(path) / RECORD
+    return read_record(record.read_bytes()) if record.is_file() else None
+
+
+def pattern_of_folder(path: str | Path) -> tuple[int, int] | None:
+    """Return the N:M pattern that a model's record of pruning names; None if it names none (EVT-007, PRN-008).
+
+    Raises:
+        PruneError: PRN-008 for a record that is damaged.
+    """
+    record = record_of_folder(path)
+    return None if record is None else pattern_of(record)

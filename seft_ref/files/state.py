@@ -180,6 +180,7 @@ def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin:
         for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype)):
             if (was := _told(attributes, key, str)) != value:
                 why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
+                why += ", of tokens, labels and rows: give the same files and options" if key == "text" else ""
                 raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
         yield reader
 
@@ -335,8 +336,10 @@ def _difference(held: str, given: str) -> str:
     """Return what differs between two settings texts, empty if nothing; the preset's name does not count."""
     try:
         old, new = json.loads(held), json.loads(given)
+        if old.get("adapter") != new.get("adapter"):  # then nearly all of them differ
+            return f"it is a run of {old['preset']}, not of {new['preset']}"
         names = [key for key in {**old, **new} if key != "preset" and old.get(key) != new.get(key)]
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, KeyError):
         return "they are not readable"
     return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in names)
 

@@ -6,6 +6,8 @@ from typing import Any, TypedDict, cast
 from seft_ref.errors import PruneError
 from seft_ref.prune.keep import parse_pattern
 
+RECORD = "pruning.json"
+
 
 class PruningRecord(TypedDict, total=False):
     """What `pruning.json` says; of its fields `read_record` checks `pattern` only."""
@@ -40,6 +42,13 @@ def read_record(content: bytes) -> PruningRecord:
     except (PruneError, TypeError):
         raise PruneError("PRN-008", f"pruning.json has pattern {pattern!r}, must be null or N:M as in 2:4") from None
     return cast("PruningRecord", record)
+
+
+def rates_of(record: PruningRecord) -> float | list[float]:
+    """Return the fraction of weights that was removed, one number a block where a rule gave each its own (PRN-018);
+    0 beside a pattern.
+    """
+    return record["layers"]["sparsity"] if "layers" in record else record.get("sparsity") or 0.0
 
 
 def pattern_of(record: PruningRecord) -> tuple[int, int] | None:

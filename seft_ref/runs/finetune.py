@@ -14,7 +14,8 @@ from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError
 from seft_ref.files.best import Best
-from seft_ref.files.model import Model, pattern_of_folder, refuse_existing, require_sparse
+from seft_ref.files.model import Model, refuse_existing, require_sparse
+from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
@@ -127,8 +128,8 @@ def finetune(
     chosen = _settings(settings, changes, model)
     kernels = kernels_or_cpu(kernels)
     loop, folder = loop_of(chosen, kernels), folder_of(model) if has_folder(model) else None
-    loop.check(folder)
     data = data_of(text, model)
+    loop.check(folder, data)
     origin = origin or _origin(model, data)
     file = _state_file(out, state_file, origin, resume=resume)
     has_state = file is not None and file.path.exists()

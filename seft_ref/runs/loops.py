@@ -14,13 +14,13 @@ from typing import Protocol
 from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import Ranks
 from seft_ref.errors import AdapterError
-from seft_ref.files.model import Model
+from seft_ref.files.model import Model, config_and_stored
 from seft_ref.files.state import Origin, load_factors, load_state, save_factors, save_state
 from seft_ref.kernels import KernelSet
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
-from seft_ref.runs.prune_again import check_record, prune_again
+from seft_ref.runs.prune_again import check_again, prune_again
 from seft_ref.text.examples import Data, stream_of
 from seft_ref.topology.csr import Topology
 from seft_ref.train import factors, loop
@@ -67,8 +67,8 @@ class RunState(Protocol):
 class Loop(Protocol):
     """A kind of run."""
 
-    def check(self, folder: Path | None) -> None:
-        """Refuse, before anything is loaded, a model that the run could not be finished with."""
+    def check(self, folder: Path | None, data: Data) -> None:
+        """Refuse, before anything is loaded, a model or data that the run could not be finished with."""
 
     def begin(self, model: Model, data: Data, ranks: Ranks) -> RunState:
         """Return the state before the first step."""
@@ -98,7 +98,7 @@ class SparseLoop:
     settings: TrainSettings
     kernels: KernelSet
 
-    def check(self, folder: Path | None) -> None:
+    def check(self, folder: Path | None, data: Data) -> None:
         """Refuse nothing, as every model can be finished."""
 
     def begin(self, model: Model, data: Data, ranks: Ranks) -> TrainState:
@@ -138,12 +138,16 @@ class AdapterLoop:
     settings: TrainSettings
     kernels: KernelSet
 
-    def check(self, folder: Path | None) -> None:
-        """Refuse a model whose merged weights could not be pruned as its base was (ADP-012)."""
-        if factors.adapter_of(self.settings).prunes:
+    def check(self, folder: Path | None, data: Data) -> None:
+        """Refuse a model that the adapter does not fit (ADP-009), or could not be pruned again (ADP-012)."""
+        adapter = factors.adapter_of(self.settings)
+        if folder is not None:
+            config, _ = config_and_stored(folder)
+            adapter.check_shapes({matrix.name: matrix.shape for matrix in config.targets()})
+        if adapter.prunes:
             if folder is None:
                 raise AdapterError("ADP-012", "a model without a folder has no record of pruning; use lora")
-            check_record(folder)
+            check_again(folder, stream_of(data))
 
     def begin(self, model: Model, data: Data, ranks: Ranks) -> FactorState:
         """Return the state before the first step."""

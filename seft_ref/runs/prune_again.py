@@ -6,12 +6,13 @@ from typing import Any, cast
 
 from seft_ref.adapters.lora import check_merged, kept_of_merged
 from seft_ref.arrays.library import Array, array_namespace, from_numpy, to_numpy
-from seft_ref.errors import AdapterError
-from seft_ref.files.model import open_parameters, record_of_folder
+from seft_ref.errors import AdapterError, PruneError, TextError
+from seft_ref.files.model import config_and_stored, open_parameters
+from seft_ref.files.pruned import record_of_folder
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.prune.keep import Scope, across_matrices
-from seft_ref.prune.record import PruningRecord, pattern_of
+from seft_ref.prune.record import PruningRecord, pattern_of, rates_of
 from seft_ref.runs.prune import CALIBRATED, METHODS, masks_of, windows_of
 from seft_ref.topology.csr import Topology
 from seft_ref.train.factors import Adapted
@@ -28,13 +29,40 @@ def check_record(folder: Path) -> PruningRecord:
         raise AdapterError("ADP-012", f"{folder} has no pruning.json that says how to prune the merged model; use lora")
     if record.get("method") not in METHODS:
         raise AdapterError("ADP-012", f"pruning.json names the method {record.get('method')!r}, none of {METHODS}")
-    if across_matrices(record.get("scope")) or "layers" in record:
+    if across_matrices(record.get("scope")):
         raise AdapterError(
             "ADP-012", "the base was pruned across its matrices, so merged ones may keep other numbers; use lora"
         )
     if record["method"] in CALIBRATED and not record.get("calibration"):
         raise AdapterError("ADP-012", "pruning.json names no calibration windows; use lora")
     return record
+
+
+def check_again(folder: Path, tokens: Sequence[int]) -> None:
+    """Refuse a run at whose end the merged model of a folder could not be pruned again (ADP-012.4).
+
+    tokens  what a pruner that measures activations will measure them on
+    Raises  AdapterError ADP-012 as `check_record`, and for a base that stores another number of weights than its
+            record says; PruneError PRN-007 for a text shorter than a window
+    """
+    record = check_record(folder)
+    config, stored = config_and_stored(folder)
+    # ADP-012.4
+    if {"removed", "of"} <= record.keys() and stored != (keeps := record["of"] - record["removed"]):
+        raise AdapterError(
+            "ADP-012",
+            f"{folder} stores {stored} weights, and its pruning.json says that {keeps} were kept; use lora, or start "
+            "from the model as it was pruned",
+        )
+    if windows := record.get("calibration"):
+        try:
+            windows_of(tokens, config, **windows)
+        except (PruneError, TextError) as error:
+            raise AdapterError(
+                "ADP-012",
+                f"the merged model is pruned again on the text of training, in windows of {windows['length']} tokens "
+                f"as pruning.json says: {error.message}",
+            ) from None
 
 
 def prune_again(
@@ -72,7 +100,7 @@ def prune_again(
             lambda name: weight(name) if name in merged else from_numpy(parameter(name), like),
             [from_numpy(batch, like) for batch in batches],
             kernels,
-            record.get("sparsity") or 0.0,
+            rates_of(record),
             pattern,
             scope,
             record.get("seed", 0),

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -31,13 +32,13 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_utf8(file: Path) -> str:
-    """Return the text of a data file.
+    """Return the text of a data file, without the byte order mark that some editors put in front.
 
     Raises:
         TaskError: TSK-006 if there is no such file, or it is not UTF-8.
     """
     try:
-        return read_bytes(file).decode()
+        return read_bytes(file).removeprefix(BOM_UTF8).decode()
     except UnicodeDecodeError as error:
         raise TaskError("TSK-006", f"{file} is not UTF-8: {error.reason} at byte {error.start}; convert it") from error
 
@@ -66,7 +67,10 @@ def read_json_lines(file: Path) -> list[Record]:
     """
     records = []
     # splitlines would also split at characters that JSON allows inside a string
-    for number, line in enumerate(read_utf8(file).removesuffix("\n").split("\n"), start=1):
+    lines = read_utf8(file).rstrip().split("\n")
+    if lines == [""]:
+        raise TaskError("TSK-006", f"{file} holds no item; download it again")
+    for number, line in enumerate(lines, start=1):
         try:
             records.append(_as_record(file, number, json.loads(line)))
         except (ValueError, RecursionError) as error:
@@ -103,7 +107,14 @@ def text_of(record: Record, key: str, file: Path, number: int) -> str:
     value = record.get(key)
     if not isinstance(value, str) or not value.strip():
         raise malformed(file, number, f"has no text under {key!r}")
+    if not is_text(value):
+        raise malformed(file, number, f"has half of a surrogate pair under {key!r}, which is no character")
     return value
+
+
+def is_text(value: object) -> bool:
+    """Tell whether a value is a text that a tokenizer takes: one without half of a surrogate pair."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 
 def _as_record(file: Path, number: int, content: object) -> Record:

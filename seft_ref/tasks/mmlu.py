@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 from seft_ref.errors import TaskError
-from seft_ref.tasks.files import malformed, read_bytes, read_csv
+from seft_ref.tasks.files import is_text, malformed, read_bytes, read_csv
 from seft_ref.tasks.item import Choices
 
 LETTERS = ("A", "B", "C", "D")
@@ -55,7 +55,7 @@ def _item(row: dict[str, str], subject: str, file: Path, number: int) -> Choices
         choices = ast.literal_eval(row["choices"])
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise malformed(file, number, "has choices that are no list of texts") from error
-    if not isinstance(choices, list) or len(choices) != len(LETTERS) or not all(isinstance(c, str) for c in choices):
+    if not isinstance(choices, list) or len(choices) != len(LETTERS) or not all(map(is_text, choices)):
         raise malformed(file, number, f"must have a list of {len(LETTERS)} texts as choices")
     if row["answer"] not in ("0", "1", "2", "3") or not question:
         raise malformed(file, number, "must have a question, and an answer from 0 to 3")

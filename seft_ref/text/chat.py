@@ -36,8 +36,11 @@ def chat_writer(folder: Path) -> Writer:
     environment.globals["raise_exception"] = _refuse
     special = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
 
-    def damaged(error: TemplateError) -> TextError:
-        return TextError("TRN-020", f"the chat template of {folder} does not work: {error}")
+    def damaged(error: Exception) -> TextError:
+        why = str(error) or type(error).__name__
+        if "strftime_now" in why:
+            why = "it asks for the date, and runs must not depend on it; write a date into the template"
+        return TextError("TRN-020", f"the chat template of {folder} does not work: {why}")
 
     try:
         template = environment.from_string(_template(folder, settings))
@@ -47,7 +50,9 @@ def chat_writer(folder: Path) -> Writer:
     def write(messages: Sequence[Message], *, opens_answer: bool) -> str:
         try:
             return template.render(messages=list(messages), add_generation_prompt=opens_answer, **special)
-        except TemplateError as error:
+        except TextError:  # by `raise_exception`
+            raise
+        except Exception as error:  # noqa: BLE001  a template is a program, which may divide by zero
             raise damaged(error) from None
 
     return write
@@ -82,7 +87,10 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
     """Return the template from its own file, or from tokenizer_config.json, which has one text or several by name."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text(encoding="utf-8")
+        try:
+            return file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise TextError("TRN-020", f"{file} is not UTF-8: {error.reason} at byte {error.start}") from None
     template = settings.get("chat_template")
     if isinstance(template, list):
         named = {entry["name"]: entry["template"] for entry in template if isinstance(entry, dict) and "name" in entry}

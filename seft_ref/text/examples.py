@@ -22,6 +22,7 @@ Longer = Literal["refuse", "drop", "cut"]
 """What becomes of an example that is longer than a row."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
 """Who speaks in a conversation."""
+_MOST_STEPS = 10**9
 _WITH_MESSAGES = ("tools", "chat_template_kwargs", "images", "documents")
 """Keys of a line that would change how a conversation is written."""
 
@@ -71,9 +72,16 @@ class Examples:
         return max(inside, max(stretch[-1] for stretch in stretches) + max(stretch[0] for stretch in stretches))
 
     def steps(self, epochs: float, rows: int, length: int) -> int:
-        """Return how many steps of `rows` rows pass `epochs` times over the examples (TRN-021.5)."""
+        """Return how many steps of `rows` rows pass `epochs` times over the examples (TRN-021.5).
+
+        Raises:
+            TextError: TRN-021 for more than a billion steps.
+        """
         of_epoch = sum(len(example.tokens) for example in self.items) / length if self.packed else len(self.items)
-        return max(1, math.ceil(epochs * of_epoch / rows))
+        n = epochs * of_epoch / rows
+        if n > _MOST_STEPS:
+            raise TextError("TRN-021", f"{epochs:g} epochs are {n:.3g} steps; give fewer")
+        return max(1, math.ceil(n))
 
     def rows(self, numbers: range, length: int, seed: int) -> list[Example]:
         """Return the rows with these numbers, counted from 0 at the first step (TRN-021).
@@ -183,21 +191,30 @@ def examples_of(
                     continue
                 example = Example(example.tokens[:length], example.labels[:length])
             if not example.targets():
-                raise TextError(
-                    "TRN-020",
-                    f"{where}: what stands before the first answer fills the row of {length} tokens, so nothing is "
-                    "left to learn; raise length, or take longer drop",
-                )
+                raise TextError("TRN-020", f"{where}: {_why_nothing(example, length)}")
             found.append(example)
     if not found:
         raise TextError("TRN-020", f"{', '.join(map(str, files))}: no example is left; give at least one")
     return Examples(found, packed, left_out, cut)
 
 
+def _why_nothing(example: Example, length: int) -> str:
+    """Return why nothing of an example is learned, and what to do."""
+    if len(example.tokens) == length:
+        return (
+            f"what stands before the first answer fills the row of {length} tokens, so nothing is left to learn; raise "
+            "length, or take longer drop"
+        )
+    if len(example.tokens) < 2:
+        return "it has one token, which nothing predicts; give a prompt, or a longer completion"
+    return "none of its tokens is an answer's; look at the chat template, which writes no answer here"
+
+
 def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the place and the object of every line of a file that is not blank."""
     if not file.is_file():
-        raise TextError("TRN-020", f"there is no file {file}")
+        what = "is a folder; name the file in it" if file.is_dir() else "is not there"
+        raise TextError("TRN-020", f"the file of examples {file} {what}")
     for number, raw in enumerate(file.read_bytes().split(b"\n"), 1):
         where = f"{file} line {number}"
         try:
@@ -206,14 +223,23 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         except UnicodeDecodeError as error:
             raise TextError("TRN-020", f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
         except json.JSONDecodeError as error:
-            raise TextError("TRN-020", f"{where} is not JSON: {error.msg} at column {error.colno}") from None
+            raise TextError("TRN-020", f"{where} is not JSON: {_why_not_json(error, text, number)}") from None
         except (ValueError, RecursionError) as error:
-            raise TextError("TRN-020", f"{where} is not JSON that can be read: {error}") from None
+            why = "a number has too many digits" if "digits" in str(error) else error
+            raise TextError("TRN-020", f"{where} is not JSON that can be read: {why}") from None
         if line is None and text.strip() == "":
             continue
         if not isinstance(line, dict):
             raise TextError("TRN-020", f"{where} is not a JSON object with prompt and completion, or messages")
         yield where, line
+
+
+def _why_not_json(error: json.JSONDecodeError, text: str, number: int) -> str:
+    if text.startswith("\ufeff"):
+        return "the file begins with a byte order mark; save it as UTF-8 without one"
+    if number == 1 and text.strip().startswith("["):
+        return "the file holds one array; write one object a line, without the brackets and commas between"
+    return f"{error.msg} at column {error.colno}"
 
 
 @dataclass
@@ -228,7 +254,10 @@ class _Reader:
     def example(self, line: Mapping[str, Any], where: str) -> Example:
         kinds = {"messages"} & line.keys(), {"prompt", "completion"} & line.keys()
         if all(kinds) or not any(kinds):
-            raise TextError("TRN-020", f"{where} must have either messages, or prompt and completion")
+            raise TextError(
+                "TRN-020",
+                f"{where} must have either messages, or prompt and completion; it has {', '.join(line) or 'no key'}",
+            )
         return self._conversation(line, where) if kinds[0] else self._completion(line, where)
 
     def _completion(self, line: Mapping[str, Any], where: str) -> Example:
@@ -317,6 +346,8 @@ def _text(line: Mapping[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str):
         kind = "missing" if key not in line else "null" if value is None else f"of type {type(value).__name__}"
         raise TextError("TRN-020", f"{where}: {key} is {kind}, must be a text")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise TextError("TRN-020", f"{where}: {key} holds half of a surrogate pair, which is no character; take it out")
     return value
 
 

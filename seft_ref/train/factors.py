@@ -105,8 +105,7 @@ def initial_state(
     adapter = adapter_of(settings)
     check_length(settings.length, config)
     check_eps(getattr(settings.optimizer, "eps", 1.0), weights.norm)
-    for matrix in config.targets():
-        adapter.check_shape(matrix.name, matrix.shape)
+    adapter.check_shapes({matrix.name: matrix.shape for matrix in config.targets()})
     targets = {}
     for number, matrix in enumerate(config.targets()):
         made = adapter.initial(matrix.shape, seed=settings.seed, matrix=number, like=weights.norm)

@@ -22,7 +22,7 @@ DENSE_FROM = 0.55
 """Share of stored positions from which the compiled kernels hold a matrix densely."""
 LOGIT_COPIES = 3
 """Arrays that the loss holds at once, each as large as the logits of one part."""
-AT_AN_EVENT = 58
+AT_AN_EVENT = 48
 """Bytes that an event needs for each stored weight of the largest matrix: int64 positions, and arrays on them."""
 IN_POOLS = 240
 """The same where every row or group is a pool of its own."""

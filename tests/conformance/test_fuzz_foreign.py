@@ -148,3 +148,14 @@ def test_a_reader_that_hangs_is_stopped(monkeypatch, tmp_path):
     monkeypatch.setattr(foreign, "SECONDS", 0.05)
     with ForeignJudge(reader, tmp_path) as judge, strict(), pytest.raises(Disagreement, match="TimeoutError"):
         execute(judge, Tally(), Cases(reader, 1)[0])
+
+
+def test_spoiled_folders_of_steps_can_be_laid(tmp_path):
+    # a file was laid below what another mutation had made a file again
+    for seed in range(1000):
+        tree = {"000000.model": b"a", "000001.delta": b"b"}
+        for turn in range(4):
+            steps._spoil_files(Random(seed + 7919 * turn), tree, {})
+        place = tmp_path / str(seed)
+        place.mkdir()
+        foreign.lay(foreign.Case({"steps": tree}), place)

@@ -223,6 +223,7 @@ REFUSALS = {
     "arms that are not its own": (("mask-ablation", "--arm", "a:preset=seft"), {}, "--arm is for compare"),
     "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),
     "settings that contradict": (("gradient-reliability", "--set", "gradient_window=9"), {}, "TRN-005"),
+    "an arm that the model does not fit": (("recovery", "--plan"), {}, "AD"),
     "a dense model": (("mask-ablation",), {"folder": "pruned-hf"}, "not a sparse checkpoint"),
 }
 

@@ -48,6 +48,8 @@ def test_examples_are_trained_on_and_tasks_scored(cli, given, tmp_path, monkeypa
     files = ("--train", given / "train.jsonl", "--valid", given / "held.jsonl")
     code, _, err = cli("commonsense", *files)
     assert (code, "--data DIR" in err) == (2, True)
+    code, _, err = cli("two", "--train", given / "train.jsonl")
+    assert (code, "both texts, or both examples" in err) == (2, True)
     code, _, err = cli("two", "--limit", 3)
     assert (code, "--limit are for tasks" in err) == (2, True)
     tasks = ("--tasks", "boolq,arc_easy", "--data", tmp_path / "data", "--limit", 2)

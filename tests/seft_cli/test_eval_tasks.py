@@ -99,6 +99,15 @@ TEXTS = {
     "an option of text": (("--tasks", "piqa", "--data", "{data}", "--length", "9"), "--tasks does not use --length"),
     "an option of tasks": (("--text", "{text}", "--limit", "9"), "--text does not use --limit"),
     "a log in the place of a folder": (("--tasks", "piqa", "--data", "{data}", "--log", "{tmp}"), "{tmp}"),
+    "a log in the model": (
+        ("--tasks", "piqa", "--data", "{data}", "--log", "{model}/log"),
+        "lies in {model}, which is",
+    ),
+    "a batch of answers": (
+        ("--tasks", "gsm8k", "--data", "{data}", "--batch", "2"),
+        "--batch is for tasks with choices",
+    ),
+    "tokens of choices": (("--tasks", "piqa", "--data", "{data}", "--max-tokens", "2"), "--max-tokens is for answers"),
     "a log that is none": (("--tasks", "piqa", "--data", "{data}", "--log", "{text}"), "TSK-011: {text} is no log"),
     "shots of a set without training items": (("--tasks", "piqa", "--data", "{data}", "--shots", "1"), "TSK-012"),
 }
@@ -112,7 +121,7 @@ def test_what_is_refused_is_one_line_and_writes_nothing(cli, what, model, data, 
     (tmp_path / "bad" / "commonsense" / "openbookqa").mkdir()
     for name in ("test.json", "train.json"):
         write(tmp_path / "bad" / "commonsense" / "ARC-Easy" / name, choices_of("Answer", 4, 2))
-    names = {"tmp": tmp_path, "text": tmp_path / "text", "data": data, "bad": tmp_path / "bad"}
+    names = {"model": model, "tmp": tmp_path, "text": tmp_path / "text", "data": data, "bad": tmp_path / "bad"}
     options, why = TEXTS[what]
     before = sorted(tmp_path.rglob("*"))
     code, printed, error = cli(

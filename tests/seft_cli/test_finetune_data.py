@@ -110,7 +110,17 @@ def test_TRN_020_8_what_is_left_out_is_told(cli, place):
         (("--data", "train.jsonl", "--packing", "--longer", "cut"), "--longer has no use beside --packing"),
         (("--data", "train.jsonl", "--patience", "2"), "--patience counts measurements on --valid"),
         (("--data", "train.jsonl", "--valid-every", "2"), "--valid-every counts measurements on --valid"),
-        (("--text", "text.txt", "--valid", "held.jsonl"), "examples (.jsonl) go with --data"),
+        (("--text", "text.txt", "--valid", "held.jsonl"), "examples go with --data"),
+        (("--text", "text.txt", "--valid", "held.json"), "held.json holds examples"),
+        (("--text", "held.json"), "held.json holds examples; give examples as --data"),
+        (("--data", "train.jsonl", "--epochs", "1e300"), "TRN-021: 1e+300 epochs are"),
+        (("--data", "train.jsonl", "--method", "shira", "--density", "0.1"), "density is not used with budget_by rank"),
+        (("--data", "train.jsonl", "--method", "sparse-full", "--density", "0.1"), "sparse-full trains every stored"),
+        (
+            ("--data", "train.jsonl", "--method", "sparse-full", "--set", "grow=fisher"),
+            "has no events, and does not use grow",
+        ),
+        (("--data", "."), "TRN-020: the file of examples . is a folder"),
         (("--data", "absent.jsonl"), "file of examples"),
         (("--data", "train.jsonl", "--valid", "absent.jsonl"), "validation file"),
         (("--data", "text.txt"), "TRN-020"),
@@ -120,6 +130,7 @@ def test_TRN_020_8_what_is_left_out_is_told(cli, place):
 )
 def test_options_that_do_not_go_together(cli, place, monkeypatch, arguments, told):
     monkeypatch.chdir(place)
+    (place / "held.json").write_bytes((place / "held.jsonl").read_bytes())
     before = sorted(place.iterdir())
     code, out, err = cli("finetune", "s", "out", *arguments, *SHORT)
     assert (code, out) == (2, "")

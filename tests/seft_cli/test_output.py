@@ -32,6 +32,11 @@ CASES = {
     "a record that is a folder": ((*TUNED, "--json", "{tmp}"), "{tmp} is a folder"),
     "a log inside the model": ((*TUNED, "--log", "{tmp}/out/run.jsonl"), "lies in {tmp}/out, which is written last"),
     "a record in place of the model": ((*TUNED, "--json", "{tmp}/out"), "lies in {tmp}/out, which is written last"),
+    "a log inside the base": ((*TUNED, "--log", "{sparse}/run.jsonl"), "lies in {sparse}, which is a model"),
+    "a result inside the model": (
+        ("eval", "{sparse}", "--text", "{text}", "--json", "{sparse}/x.json"),
+        "lies in {sparse}, which is a model",
+    ),
     "a result that is a folder": (("eval", "{sparse}", "--text", "{text}", "--json", "{tmp}"), "{tmp} is a folder"),
     "a result below a file": (("eval", "{sparse}", "--text", "{text}", "--json", "{text}/x"), "{text} is no folder"),
     "pages below a file": (("experiment", *EXPERIMENT, "--out", "{text}"), "{text} is no folder"),

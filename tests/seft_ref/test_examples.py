@@ -16,9 +16,9 @@ from seft_ref.arrays.rng import counter_key, draw
 from seft_ref.errors import TextError
 from seft_ref.kernels import reference
 from seft_ref.text.evaluate import evaluate_examples
-from seft_ref.text.examples import Example, Examples
+from seft_ref.text.examples import Example, Examples, examples_of
 from seft_ref.update.rules import Adapt
-from tests.seft_ref.folders import CONFIG, hf_folder, parameters, pruned
+from tests.seft_ref.folders import CONFIG, hf_folder, parameters, pruned, write_tokenizer
 from tests.seft_ref.threads_as_ranks import on_ranks
 
 END, BEGIN = 2, 1
@@ -280,7 +280,10 @@ SAID = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         ({"messages": [*SAID, {"role": "gpt", "content": "c"}]}, "has the role 'gpt', must be one of system"),
         ("[1]", "line 2 is not a JSON object"),
         ("null", "line 2 is not a JSON object"),
-        ({"text": "a"}, "line 2 must have either messages, or prompt and completion"),
+        ({"instruction": "a", "output": "b"}, "or prompt and completion; it has instruction, output"),
+        ('{"prompt": "a\\ud800", "completion": "b"}', "prompt holds half of a surrogate pair"),
+        ({"messages": [SAID[0], {"role": "assistant", "content": "\ud800"}]}, "content holds half"),
+        (f'{{"prompt": {"1" * 5000}}}', "a number has too many digits"),
         ({"prompt": "a", "completion": "b", "messages": SAID}, "must have either"),
         ({"prompt": "a"}, "completion is missing"),
         ({"prompt": ["a"], "completion": "b"}, "prompt is of type list"),
@@ -301,6 +304,32 @@ def test_TRN_020_7_a_line_that_is_no_example(folder, tmp_path, line, told):
     assert "d.jsonl" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'\xef\xbb\xbf{"prompt": "a", "completion": "b"}', "begins with a byte order mark"),
+        (b'[{"prompt": "a", "completion": "b"},\n{"prompt": "a", "completion": "b"}]', "holds one array"),
+    ],
+)
+def test_TRN_020_7_a_file_of_another_kind(folder, tmp_path, content, told):
+    (tmp_path / "d.jsonl").write_bytes(content)
+    with pytest.raises(TextError, match=f"TRN-020.*line 1 is not JSON.*{told}"):
+        read_examples(tmp_path / "d.jsonl", folder, 12)
+
+
+def test_TRN_020_7_one_token_is_no_example(folder, tmp_path):
+    write_tokenizer(folder)  # which puts nothing in front
+    file = written(tmp_path / "d.jsonl", [{"prompt": "", "completion": "b"}])
+    with pytest.raises(TextError, match=r"TRN-020.*line 1: it has one token, which nothing predicts"):
+        examples_of([file], folder, 12, end=None)
+
+
+def test_TRN_020_7_a_template_that_is_not_text(folder, tmp_path):
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(TextError, match=r"TRN-020.*chat_template.jinja is not UTF-8"):
+        read_examples(written(tmp_path / "d.jsonl", [{"messages": SAID}]), folder, 64)
+
+
 def test_TRN_020_7_bytes_that_are_not_text(folder, tmp_path):
     (tmp_path / "d.jsonl").write_bytes(b'\n\n{"prompt": "\xff", "completion": "b"}\n')
     with pytest.raises(TextError, match="line 3 is not UTF-8"):
@@ -314,6 +343,10 @@ def test_TRN_020_7_bytes_that_are_not_text(folder, tmp_path):
         ("{{ raise_exception('no system') }}", "line 1: the chat template refuses this: no system"),
         ("{{ messages[0].content.nothing() }}", "does not work"),
         ("{% if", "does not work"),
+        ("{{ 1 / 0 }}", "does not work: division by zero"),
+        ("{{ messages[0].content + 1 }}", "does not work"),
+        ("{{ strftime_now('%d') }}", "it asks for the date"),
+        ("always the same", "which writes no answer here"),
         # what is said first hangs on how much is said
         ("{{ messages | length }}{% for m in messages %}{{ m.content }}{% endfor %}", "writes message 2 otherwise"),
     ],

@@ -1,6 +1,7 @@
 """Adapters as methods of training (ADP-010 to ADP-012, CKP-011): torch repeats runs; resumed, merged, pruned again."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -193,7 +194,7 @@ def test_CKP_006_CKP_007_another_or_a_damaged_state_is_refused(tmp_path):
     save_factors(file, begin(wanted)[2], wanted, ORIGIN)
     for other, said in (
         (settings("lora", rank=1), "rank was 2, is 1"),
-        (settings("sparse-peft"), "adapter was lora, is sparse-peft"),
+        (settings("sparse-peft"), "it is a run of lora, not of sparse-peft"),
         (settings("lora", alpha=4.0), "alpha was 3.0, is 4.0"),
     ):
         with pytest.raises(CheckpointError, match=f"CKP-006.*{said}"):
@@ -223,6 +224,8 @@ def pruned(request, tmp_path_factory):
     how = {"text": folder / "text.txt", "samples": 3, "length": 16}
     if request.param == "magnitude":
         seft_ref.prune(folder / "dense", folder / "pruned", "magnitude", 0.6)
+    elif request.param == "owl":
+        seft_ref.prune(folder / "dense", folder / "pruned", "wanda", 0.6, layers="owl", outlier=3.0, **how)
     elif request.param == "2:4":
         seft_ref.prune(folder / "dense", folder / "pruned", "wanda", pattern="2:4", **how)
     else:
@@ -262,6 +265,19 @@ def test_ADP_012_a_method_keeps_what_it_promises_and_resumes_to_the_same_bytes(m
     )
 
 
+@pytest.mark.parametrize("pruned", ["owl"], indirect=True)
+def test_ADP_012_2_lora_star_prunes_every_block_by_its_own_rate(pruned, tmp_path):
+    record = json.loads((pruned / "sparse" / "pruning.json").read_bytes())
+    rates = record["layers"]["sparsity"]
+    assert len({round(rate, 4) for rate in rates}) == 2
+    run = RUN | OWN["lora"] | {"lr": 0.2}
+    seft_ref.finetune(pruned / "sparse", tmp_path / "star", pruned / "text.txt", "lora-star", **run)
+    before = supports(pruned / "sparse")
+    after = supports(tmp_path / "star")
+    assert {name: tensor.nnz for name, tensor in after.items()} == {name: t.nnz for name, t in before.items()}
+    assert any(not np.array_equal(formats.flat(after[name]), formats.flat(before[name])) for name in before)
+
+
 @pytest.mark.parametrize("pruned", ["wanda", "sparsegpt", "magnitude", "2:4"], indirect=True)
 def test_ADP_012_lora_star_is_lora_pruned_by_the_command_that_pruned_the_base(pruned, tmp_path):
     text = pruned / "text.txt"
@@ -269,7 +285,7 @@ def test_ADP_012_lora_star_is_lora_pruned_by_the_command_that_pruned_the_base(pr
         seft_ref.finetune(pruned / "sparse", tmp_path / method, text, method, **RUN, **OWN["lora"])
     formats.convert(tmp_path / "lora", tmp_path / "merged", "hf")
     record = json.loads((pruned / "pruned" / "pruning.json").read_bytes())
-    (tmp_path / "merged" / "pruning.json").unlink()
+    assert not (tmp_path / "merged" / "pruning.json").exists()  # CKP-005.3
     how = {"text": text, **record["calibration"]} if record["calibration"] else {}
     rate = {"pattern": record["pattern"]} if record["pattern"] else {"sparsity": record["sparsity"]}
     seft_ref.prune(tmp_path / "merged", tmp_path / "again", record["method"], **rate, **how)
@@ -303,7 +319,7 @@ def test_ADP_010_settings_that_a_method_does_not_have_are_refused():
 
 @pytest.mark.parametrize("pruned", ["wanda"], indirect=True)
 def test_ADP_009_bands_that_do_not_divide_the_rows_are_refused_before_the_first_step(pruned, tmp_path):
-    with pytest.raises(AdapterError, match=r"ADP-009.*16 bands do not divide the 24 rows of model.layers.0.self_attn"):
+    with pytest.raises(AdapterError, match=r"ADP-009.*16 bands do not divide the 24 rows of .*q_proj.weight; bands 4"):
         seft_ref.finetune(pruned / "sparse", tmp_path / "out", pruned / "text.txt", "spp", **RUN)
     assert not list(tmp_path.iterdir())
 
@@ -324,6 +340,23 @@ def test_ADP_012_a_base_whose_pruning_is_not_known_is_refused_before_anything_is
             seft_ref.finetune(tmp_path / "sparse", tmp_path / "out", tmp_path / "text.txt", "lora-star", **RUN)
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out.state").exists()
+
+
+@pytest.mark.parametrize("pruned", ["wanda"], indirect=True)
+def test_ADP_012_4_what_could_not_be_pruned_again_is_refused_before_the_first_step(pruned, tmp_path):
+    # windows of 16 tokens, and a text of 12
+    (tmp_path / "short.txt").write_text(TEXT[:12])
+    with pytest.raises(AdapterError, match=r"ADP-012.*windows of 16 tokens as pruning.json says: the text has 12"):
+        seft_ref.finetune(
+            pruned / "sparse", tmp_path / "out", tmp_path / "short.txt", "lora-star", **RUN | {"length": 8}
+        )
+    # a record of another sparsity
+    shutil.copytree(pruned / "sparse", tmp_path / "model")
+    record = json.loads((pruned / "sparse" / "pruning.json").read_bytes())
+    (tmp_path / "model" / "pruning.json").write_text(json.dumps(record | {"removed": record["removed"] - 5}))
+    with pytest.raises(AdapterError, match=r"ADP-012.*stores \d+ weights, and its pruning.json says that \d+"):
+        seft_ref.finetune(tmp_path / "model", tmp_path / "out", pruned / "text.txt", "lora-star", **RUN)
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_TRN_007_factors_that_a_step_spoils_are_refused_by_name():

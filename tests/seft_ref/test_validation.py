@@ -195,9 +195,18 @@ def test_CKP_006_what_an_unfinished_run_kept_is_not_taken_for_another(place):
     # a run with validation does not go on without
     with pytest.raises(CheckpointError, match=r"CKP-006.*out\.best-4.* with the same validation, or remove"):
         finetune(place / "sparse", place / "out", place / "text.txt", "seft", resume=True, **RUN)
-    with pytest.raises(CheckpointError, match=r"CKP-006.*measured with other every;"):
+    with pytest.raises(CheckpointError, match=r"CKP-006.*measured with other steps between measurements;"):
         run(place, place / "out", resume=True, every=3)
     assert run(place, place / "out", resume=True)[0].best.step > 0
+
+
+def test_TRN_022_4_a_name_with_brackets_is_a_name(place):
+    for out in ("plain", "o[ut]*"):
+        run(place, place / out, stop_after=5, every=2)
+        run(place, place / out, resume=True, every=2)
+    a, b = ((place / out / "model.sparse.safetensors").read_bytes() for out in ("plain", "o[ut]*"))
+    assert a == b
+    assert not [path for path in place.iterdir() if ".best-" in path.name]
 
 
 def test_the_settings_of_a_run_do_not_hang_on_validation(place):
