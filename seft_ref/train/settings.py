@@ -152,7 +152,9 @@ class TrainSettings:
                 raise ConfigError("EVT-012", why)
         # EVT-007
         if self.pattern is not None and self.initial_scope == "anywhere":
-            raise ConfigError("EVT-007", "initial_scope anywhere breaks the N:M pattern of this model; use active")
+            raise ConfigError(
+                "EVT-007", "initial_scope anywhere breaks the N:M pattern of this model; set initial_scope active"
+            )
         if self.pattern is not None and rule.evolves and rule.grow_scope != "active" and not rule.by_group:
             raise ConfigError(
                 "EVT-007", "this model has an N:M pattern: use grow_scope active or scope group, and candidates all"

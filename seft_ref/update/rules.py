@@ -183,6 +183,13 @@ def rule_of(choices: Mapping[str, object], pattern: tuple[int, int] | None) -> R
     """
     stays = pattern is not None and choices.get("scope") != "group"
     chosen: dict[str, Any] = {**({"grow_scope": "active"} if stays else {}), **choices}
+    if stays and chosen.get("candidates") == "first-step" and "grow_scope" not in choices:
+        # EVT-012: the rule alone would advise another grow_scope, which the pattern refuses
+        raise ConfigError(
+            "EVT-012",
+            "candidates first-step lie anywhere in a matrix, and this model has an N:M pattern; set candidates all and "
+            "initial_scope active",
+        )
     return Rule(**chosen)  # its __post_init__ checks every value
 
 

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from seft_ref.errors import SeftError
+from seft_ref.train.settings import settings_of
 from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
 from tests.seft_ref.tiny import tiny_settings
 
@@ -102,3 +103,9 @@ def test_settings_that_break_a_clause_are_refused(clause, changes):
     with pytest.raises(SeftError) as refused:
         tiny_settings(**changes)
     assert refused.value.clause == clause
+
+
+def test_EVT_012_on_a_pattern_spiel_hears_all_it_must_set_at_once():
+    with pytest.raises(SeftError, match="set candidates all and initial_scope active"):
+        settings_of("spiel-ag", pattern=(2, 4))
+    settings_of("spiel-ag", pattern=(2, 4), candidates="all", initial_scope="active")
