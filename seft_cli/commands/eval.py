@@ -37,9 +37,7 @@ def main(
     shots: Annotated[
         int | None, typer.Option(min=0, help="Training items in front of each question, as examples [0].")
     ] = None,
-    batch: Annotated[
-        int | None, typer.Option(min=1, help=f"Items with choices that the model reads at once [{BATCH}].")
-    ] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help=f"Items that the model reads at once [{BATCH}].")] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help=f"Tokens that an answer may have [{MAX_TOKENS}].")
     ] = None,

@@ -47,8 +47,6 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
     require_file(options.log)
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     generated = {task_named(name).filters is not None for name in names}
-    if options.batch is not None and generated == {True}:
-        raise console.Refused("--batch is for tasks with choices; these answers are generated one by one, leave it out")
     if options.max_tokens is not None and generated == {False}:
         raise console.Refused("--max-tokens is for answers that are generated; these tasks have choices, leave it out")
     place = place_of(device)

@@ -6,7 +6,7 @@ past = extend(past, k, v)         # after the next one: past.keys holds both
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import GenerateError
@@ -65,6 +65,15 @@ def extend(past: Past, k: Float[Array, "B K T D"], v: Float[Array, "B K T D"]) -
     room.values[:, :, past.length : length, :] = v
     room.filled = length
     return Past(room, length)
+
+
+def rows_of(past: Past, rows: Int[Array, " n"]) -> Past:
+    """Return the past of some rows, in new memory."""
+    if past.room is None:
+        return past
+    xp = array_namespace(past.room.keys)
+    keys, values = (xp.take(x, rows, axis=0) for x in (past.room.keys, past.room.values))
+    return Past(_Room(keys, values, past.length), past.length)
 
 
 def _roomy(

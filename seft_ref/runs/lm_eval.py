@@ -24,7 +24,16 @@ from seft_ref.files.model import load_model, stop_tokens
 from seft_ref.kernels import KernelSet
 from seft_ref.runs.source import kernels_or_cpu
 from seft_ref.runs.tasks import BATCH, MAX_TOKENS
-from seft_ref.text.score import Pair, blocks_of, check_pair, check_prompt, generate_until, pair_of, score_items
+from seft_ref.text.score import (
+    Pair,
+    blocks_of,
+    blocks_of_prompts,
+    check_pair,
+    check_prompt,
+    generate_until,
+    pair_of,
+    score_items,
+)
 from seft_ref.text.tokens import read_tokenizer
 
 
@@ -94,27 +103,35 @@ class SeftLM(LM):
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return what greedy generation gives behind each request's context, up to its first stop word."""
-        answers = []
-        for request in requests:
-            context, asked = request.args
-            settings = normalize_gen_kwargs(asked, self._max_gen_toks)
+        answers = [""] * len(requests)
+        asked: dict[tuple[str | None, int, tuple[str, ...]], list[int]] = {}
+        prompts: list[list[int]] = []
+        for number, request in enumerate(requests):
+            context, given = request.args
+            settings = normalize_gen_kwargs(given, self._max_gen_toks)
             # TSK-013
             if settings.get("do_sample") or settings.get("temperature"):
                 raise TaskError("TSK-013", "answers are generated greedily here; take do_sample out of the task")
-            prompt = self._tokenizer.encode(context).ids
-            check_prompt(prompt, settings["max_gen_toks"], self._model.config, "a prompt of lm-eval")
-            answers.append(
-                generate_until(
-                    prompt,
+            prompts.append(list(self._tokenizer.encode(context).ids))
+            most = settings["max_gen_toks"]
+            check_prompt(prompts[number], most, self._model.config, "a prompt of lm-eval")
+            until = tuple(word for word in handle_stop_sequences(settings["until"], eos=None) if word)
+            asked.setdefault((request.task_name, most, until), []).append(number)
+        for (_, most, until), mine in asked.items():
+            for block in blocks_of_prompts([prompts[number] for number in mine], self._batch):
+                numbers = [mine[i] for i in block]
+                texts = generate_until(
+                    [prompts[number] for number in numbers],
                     self._model.weights,
                     self._model.config,
                     self._kernels,
                     self._tokenizer,
-                    until=[word for word in handle_stop_sequences(settings["until"], eos=None) if word],
-                    max_tokens=settings["max_gen_toks"],
+                    until=until,
+                    max_tokens=most,
                     stops=self._stops,
                 )
-            )
+                for number, text in zip(numbers, texts, strict=True):
+                    answers[number] = text
         return answers
 
     def _score(

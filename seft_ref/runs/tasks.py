@@ -21,6 +21,7 @@ from seft_ref.text.score import (
     Pair,
     Score,
     blocks_of,
+    blocks_of_prompts,
     check_pair,
     check_prompt,
     generate_until,
@@ -77,9 +78,11 @@ class _Prepared:
     prompts: dict[int, list[int]]
 
     def blocks(self, batch: int) -> list[Block]:
-        """Return the items that are computed together, in order: one question, or choices of one part of the task."""
+        """Return the items that are computed together: prompts of one length, or choices of one part of the task."""
         name = self.task.name
-        blocks: list[Block] = [(name, (number,)) for number in self.prompts]
+        asked = list(self.prompts)
+        divided = blocks_of_prompts(list(self.prompts.values()), batch)
+        blocks: list[Block] = [(name, tuple(asked[i] for i in block)) for block in divided]
         for part in dict.fromkeys(self.items[number].part for number in self.pairs):
             mine = [number for number in self.pairs if self.items[number].part == part]
             divided = blocks_of([self.pairs[number] for number in mine], batch)
@@ -113,7 +116,8 @@ def evaluate_tasks(
     data          the folder that holds the folders of that table
     limit         score so many items of each task, the first ones; None for all
     shots         training items that stand in front of each question, the first ones of the training file (TSK-012)
-    batch         items with choices that the model reads at once; the numbers depend on it in their last bits
+    batch         items that the model reads at once, prompts only where they have one length; the numbers depend on it
+                  in their last bits
     max_tokens    how many tokens an answer may have
     skip_trained  leave out items that stand in the training file too; they are refused otherwise (TSK-007)
     log           a file of results, one line an item; one that exists is gone on from (TSK-011)
@@ -238,19 +242,16 @@ def _computed(
             _choice_result(one.task, number, one.items[number], of_item)
             for number, of_item in zip(numbers, scores, strict=True)
         ]
-    texts = [
-        generate_until(
-            one.prompts[number],
-            model.weights,
-            model.config,
-            kernels,
-            tokenizer,
-            until=UNTIL,
-            max_tokens=max_tokens,
-            stops=stops,
-        )
-        for number in numbers
-    ]
+    texts = generate_until(
+        [one.prompts[number] for number in numbers],
+        model.weights,
+        model.config,
+        kernels,
+        tokenizer,
+        until=UNTIL,
+        max_tokens=max_tokens,
+        stops=stops,
+    )
     return [
         _answer_result(one.task, number, one.items[number], text) for number, text in zip(numbers, texts, strict=True)
     ]

@@ -9,7 +9,7 @@ or step by step
     logits, context = read(more, context, weights, config, kernels)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from seft_ref.errors import GenerateError
 from seft_ref.kernels import KernelSet
 from seft_ref.layers.embedding import embedding_forward
 from seft_ref.layers.linear import linear_forward
-from seft_ref.layers.past import NOTHING, Past
+from seft_ref.layers.past import NOTHING, Past, rows_of
 from seft_ref.layers.sets import layers_of
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import block_forward, surroundings
@@ -38,6 +38,10 @@ class Context:
 
     blocks: tuple[Past, ...]
     length: int
+
+    def rows(self, numbers: Int[Array, " n"]) -> "Context":
+        """Return the context of some of its rows."""
+        return Context(tuple(rows_of(past, numbers) for past in self.blocks), self.length)
 
 
 def nothing_read(config: ModelConfig) -> Context:
@@ -122,6 +126,44 @@ def _generate(
         if token in stops or context.length == config.max_position_embeddings:
             return
         tokens = [token]
+
+
+def generate_rows(
+    prompts: Sequence[Sequence[int]],
+    weights: Weights,
+    config: ModelConfig,
+    kernels: KernelSet,
+    goes_on: Callable[[int, int], bool],
+    *,
+    max_tokens: int,
+) -> None:
+    """Pick the tokens that follow each of several prompts of one length, greedily, all of them in one reading.
+
+    goes_on  called with the number of a prompt and with each token that is picked behind it; tells whether another is
+             to follow. A row that has ended is read no further
+    Raises   GenerateError GEN-002 for prompts that are empty, of several lengths, or longer than the model has
+             positions; GEN-006 for logits that are not finite
+    """
+    lengths = sorted({len(prompt) for prompt in prompts})
+    # GEN-002
+    if len(lengths) != 1 or not lengths[0]:
+        raise GenerateError("GEN-002", f"prompts of {lengths} tokens are not of one length above 0")
+    _check_room(lengths[0], config)
+    rows, context = list(range(len(prompts))), nothing_read(config)
+    following = [list(prompt) for prompt in prompts]
+    for _ in range(max_tokens):
+        xp, n_at_once = array_namespace(weights.norm), max(1, PROMPT_BLOCK // len(rows))
+        for first in range(0, len(following[0]), n_at_once):
+            block = xp.stack([int64_like(row[first : first + n_at_once], weights.norm) for row in following])
+            logits, context = read(block, context, weights, config, kernels)
+        picked = [pick(logits[i, :], GREEDY, context.length) for i in range(len(rows))]
+        kept = [i for i, (row, token) in enumerate(zip(rows, picked, strict=True)) if goes_on(row, token)]
+        # GEN-007
+        if not kept or context.length == config.max_position_embeddings:
+            return
+        if len(kept) < len(rows):
+            rows, context = [rows[i] for i in kept], context.rows(int64_like(kept, weights.norm))
+        following = [[picked[i]] for i in kept]
 
 
 def _check_room(length: int, config: ModelConfig) -> None:

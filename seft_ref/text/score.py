@@ -22,8 +22,8 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import decoder_output
 from seft_ref.model.head import rows_at_once
 from seft_ref.model.weights import Weights
-from seft_ref.text.generate import generate_tokens
-from seft_ref.text.tokens import Tokenizer, written
+from seft_ref.text.generate import generate_rows
+from seft_ref.text.tokens import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +230,16 @@ def check_prompt(tokens: Sequence[int], max_tokens: int, config: ModelConfig, wh
     check_vocabulary(tokens, config, what)
 
 
+def blocks_of_prompts(prompts: Sequence[Sequence[int]], batch: int) -> list[list[int]]:
+    """Return the numbers of prompts in blocks of at most `batch`, each of one length, for `generate_until`."""
+    of_length: dict[int, list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        of_length.setdefault(len(prompt), []).append(number)
+    return [same[first : first + batch] for same in of_length.values() for first in range(0, len(same), batch)]
+
+
 def generate_until(
-    prompt: Sequence[int],
+    prompts: Sequence[Sequence[int]],
     weights: Weights,
     config: ModelConfig,
     kernels: KernelSet,
@@ -240,20 +248,26 @@ def generate_until(
     until: Sequence[str],
     max_tokens: int,
     stops: Sequence[int] = (),
-) -> str:
-    """Return the text that greedy generation gives behind a prompt, cut in front of the first stop word (TSK-009).
+) -> list[str]:
+    """Return the text that greedy generation gives behind each of some prompts, cut in front of the first stop word
+    (TSK-009).
 
-    until       texts that end the answer and are no part of it
+    prompts     of one length; which are generated together decides the last bits of their logits
+    until       texts that end an answer and are no part of it
     max_tokens  how many tokens at most
-    stops       tokens that end the answer and are no part of it
-    Raises      as `generate_tokens`
+    stops       tokens that end an answer and are no part of it
+    Raises      as `generate_rows`
     """
-    ends = frozenset(stops)
-    tokens = generate_tokens(prompt, weights, config, kernels, max_tokens=max_tokens, stops=stops)
-    text = ""
-    for piece in written((token for token in tokens if token not in ends), tokenizer):
-        text += piece
-        if any(word in text for word in until):
-            break
+    ends, texts = frozenset(stops), [""] * len(prompts)
+    tokens: list[list[int]] = [[] for _ in prompts]
+
+    def goes_on(row: int, token: int) -> bool:
+        if token in ends:
+            return False
+        tokens[row].append(token)
+        texts[row] = tokenizer.decode(tokens[row])
+        return not any(word in texts[row] for word in until)
+
+    generate_rows(prompts, weights, config, kernels, goes_on, max_tokens=max_tokens)
     # TSK-009
-    return text[: min((text.index(word) for word in until if word in text), default=len(text))]
+    return [text[: min((text.index(word) for word in until if word in text), default=len(text))] for text in texts]

@@ -103,10 +103,6 @@ TEXTS = {
         ("--tasks", "piqa", "--data", "{data}", "--log", "{model}/log"),
         "lies in {model}, which is",
     ),
-    "a batch of answers": (
-        ("--tasks", "gsm8k", "--data", "{data}", "--batch", "2"),
-        "--batch is for tasks with choices",
-    ),
     "tokens of choices": (("--tasks", "piqa", "--data", "{data}", "--max-tokens", "2"), "--max-tokens is for answers"),
     "a log that is none": (("--tasks", "piqa", "--data", "{data}", "--log", "{text}"), "TSK-011: {text} is no log"),
     "shots of a set without training items": (("--tasks", "piqa", "--data", "{data}", "--shots", "1"), "TSK-012"),

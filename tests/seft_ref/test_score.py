@@ -6,11 +6,23 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from seft_ref.errors import TaskError
+from seft_ref.errors import GenerateError, TaskError
 from seft_ref.kernels import reference
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.decoder import decoder_forward, decoder_output
-from seft_ref.text.score import Pair, Score, blocks_of, check_prompt, generate_until, pair_of, score_items, score_pairs
+from seft_ref.text import generate
+from seft_ref.text.generate import generate_tokens
+from seft_ref.text.score import (
+    Pair,
+    Score,
+    blocks_of,
+    blocks_of_prompts,
+    check_prompt,
+    generate_until,
+    pair_of,
+    score_items,
+    score_pairs,
+)
 from tests.backends import BACKENDS, REFERENCE
 from tests.seft_ref.families import CONFIGS, parameters_of, tokens_of, weights_of
 
@@ -187,23 +199,54 @@ class Letters:
         return "".join(chr(ord("a") + token) + self.marks for token in ids)
 
 
+def said(prompt, *arguments, **options):
+    """The answer to one prompt."""
+    (answer,) = generate_until([prompt], *arguments, **options)
+    return answer
+
+
 def test_TSK_009_an_answer_ends_in_front_of_the_first_stop_word():
     weights, config = model_of("llama-gqa")
     say = {"until": (), "max_tokens": 12}
-    whole = generate_until([3, 1], weights, config, reference, Letters(), **say)
+    whole = said([3, 1], weights, config, reference, Letters(), **say)
     assert len(whole) == 12
     for first, last in ((4, 6), (0, 1), (11, 12), (5, 12)):
         word = whole[first:last]
-        cut = generate_until([3, 1], weights, config, reference, Letters(), **(say | {"until": ("zz", word)}))
+        cut = said([3, 1], weights, config, reference, Letters(), **(say | {"until": ("zz", word)}))
         assert cut == whole[: whole.index(word)]
-    both = generate_until([3, 1], weights, config, reference, Letters(), **(say | {"until": (whole[6:9], whole[5:7])}))
+    both = said([3, 1], weights, config, reference, Letters(), **(say | {"until": (whole[6:9], whole[5:7])}))
     assert both == whole[: min(whole.index(whole[6:9]), whole.index(whole[5:7]))]
     # a token may bring two stop words at once
-    with_marks = generate_until([3, 1], weights, config, reference, Letters("-+"), **(say | {"until": ("+", "-")}))
+    with_marks = said([3, 1], weights, config, reference, Letters("-+"), **(say | {"until": ("+", "-")}))
     assert with_marks == whole[0]
     stop = ord(whole[3]) - ord("a")
-    assert (
-        generate_until([3, 1], weights, config, reference, Letters(), stops=[stop], **say)
-        == whole[: whole.index(whole[3])]
-    )
-    assert generate_until([3, 1], weights, config, reference, Letters(), until=(), max_tokens=4) == whole[:4]
+    assert said([3, 1], weights, config, reference, Letters(), stops=[stop], **say) == whole[: whole.index(whole[3])]
+    assert said([3, 1], weights, config, reference, Letters(), until=(), max_tokens=4) == whole[:4]
+
+
+@pytest.mark.parametrize("backend", ["numpy-float64", "strict-device1"])
+def test_TSK_009_prompts_of_one_length_are_answered_as_each_alone(backend):
+    weights, config = model_of("llama-gqa", BACKENDS[backend])
+    kernels = reference
+    random = np.random.default_rng(5)
+    prompts = random.integers(0, 20, (7, 9)).tolist()
+    for say in ({"until": (), "max_tokens": 9}, {"until": ("c", "hh"), "max_tokens": 20, "stops": [4, 11]}):
+        alone = [said(prompt, weights, config, kernels, Letters(), **say) for prompt in prompts]
+        assert len(set(map(len, alone))) > 1 or not say["until"]
+        assert generate_until(prompts, weights, config, kernels, Letters(), **say) == alone
+    longer = [*prompts, [1]]
+    with pytest.raises(GenerateError, match=r"GEN-002.*prompts of \[1, 9\] tokens"):
+        generate_until(longer, weights, config, kernels, Letters(), until=(), max_tokens=2)
+    assert blocks_of_prompts(longer, 3) == [[0, 1, 2], [3, 4, 5], [6], [7]]
+
+
+def test_GEN_007_a_long_prompt_and_the_last_position_in_rows(monkeypatch):
+    weights, config = model_of("llama-gqa")
+    monkeypatch.setattr(generate, "PROMPT_BLOCK", 7)
+    prompts = np.random.default_rng(6).integers(0, 20, (3, config.max_position_embeddings - 2)).tolist()
+    for prompt, text in zip(
+        prompts, generate_until(prompts, weights, config, reference, Letters(), until=(), max_tokens=9), strict=True
+    ):
+        tokens = list(generate_tokens(prompt, weights, config, reference, max_tokens=9))
+        assert text == Letters().decode(tokens)
+        assert len(tokens) == 3

@@ -69,10 +69,12 @@ def test_every_task_gives_the_scores_of_its_items_one_by_one(model, data):
 
 @pytest.mark.parametrize("batch", [1, 2, 7])
 def test_TSK_001_the_batch_does_not_matter(model, data, batch):
-    names = ("arc_easy", "winogrande")
-    wanted = evaluate_tasks(model, names, data, batch=3)
-    for one, other in zip(wanted.items, evaluate_tasks(model, names, data, batch=batch).items, strict=True):
-        assert one.nats == pytest.approx(other.nats, rel=1e-5)
+    names = ("arc_easy", "winogrande", "gsm8k")
+    wanted = evaluate_tasks(model, names, data, batch=3, max_tokens=5)
+    again = evaluate_tasks(model, names, data, batch=batch, max_tokens=5)
+    for one, other in zip(wanted.items, again.items, strict=True):
+        assert one.text == other.text
+        assert one.nats == (None if other.nats is None else pytest.approx(other.nats, rel=1e-5))
 
 
 def test_a_limit_takes_the_first_items_and_a_name_counts_once(model, data):
