@@ -14,6 +14,7 @@
     python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
     python -m benchmarks memory         what a step holds, by part, beside PyTorch
     python -m benchmarks large          a training step of a 7B model, event included, inside 16 GiB
+    python -m benchmarks scale          larger models on several hosts, by a model of time and memory
     python -m benchmarks readers        which readers of safetensors take bad files
     python -m benchmarks readers-page JSON PAGE    its page
     python -m benchmarks page PAGE RESULTS    tables and pictures from what --json wrote
@@ -47,6 +48,7 @@ from benchmarks import (
     memory,
     page,
     readers,
+    scale,
     small_deltas,
     step,
     steps,
@@ -71,6 +73,7 @@ for command in (
     page.page,
     readers.readers,
     readers.readers_page,
+    scale.scale,
     small_deltas.small_deltas,
     step.step,
     steps.steps,
