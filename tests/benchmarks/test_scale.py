@@ -1,4 +1,4 @@
-"""The model of time and exchange of `benchmarks scale`, against sums written out and against the run that decides it."""
+"""The model of time and exchange of `benchmarks scale`, against plain sums and the run that decides its constants."""
 
 import json
 
