@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,12 +100,10 @@ class DataOptions:
 
 def _refuse_examples(file: Path, advice: str) -> None:
     """Refuse a file of examples where a text is meant, by its name or by its first line."""
-    with file.open("rb") as stream:
-        first = stream.readline(1 << 20)
-    try:
-        line = json.loads(first)
-    except (ValueError, RecursionError):
-        line = None
+    line = None
+    if file.is_file():  # a folder is refused where it is read
+        with file.open("rb") as stream, suppress(ValueError, RecursionError):
+            line = json.loads(stream.readline(1 << 20))
     if file.suffix == ".jsonl" or (isinstance(line, dict) and {"prompt", "completion", "messages"} & line.keys()):
         raise console.Refused(f"{file} holds examples; {advice}")
 

@@ -114,12 +114,7 @@ def test_TRN_020_8_what_is_left_out_is_told(cli, place):
         (("--text", "text.txt", "--valid", "held.json"), "held.json holds examples"),
         (("--text", "held.json"), "held.json holds examples; give examples as --data"),
         (("--data", "train.jsonl", "--epochs", "1e300"), "TRN-021: 1e+300 epochs are"),
-        (("--data", "train.jsonl", "--method", "shira", "--density", "0.1"), "density is not used with budget_by rank"),
-        (("--data", "train.jsonl", "--method", "sparse-full", "--density", "0.1"), "sparse-full trains every stored"),
-        (
-            ("--data", "train.jsonl", "--method", "sparse-full", "--set", "grow=fisher"),
-            "has no events, and does not use grow",
-        ),
+        (("--text", "."), "there is no text file ."),
         (("--data", "."), "TRN-020: the file of examples . is a folder"),
         (("--data", "absent.jsonl"), "file of examples"),
         (("--data", "train.jsonl", "--valid", "absent.jsonl"), "validation file"),
@@ -134,5 +129,23 @@ def test_options_that_do_not_go_together(cli, place, monkeypatch, arguments, tol
     before = sorted(place.iterdir())
     code, out, err = cli("finetune", "s", "out", *arguments, *SHORT)
     assert (code, out) == (2, "")
+    assert told in err
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("shira", "--density", "0.1"), "density is not used with budget_by rank"),
+        (("seft", "--set", "budget_by=count", "--set", "slots=50", "--density", "0.1"), "with budget_by count"),
+        (("sparse-full", "--density", "0.1"), "sparse-full trains every stored weight"),
+        (("sparse-full", "--set", "grow=fisher"), "sparse-full has no events, and does not use grow"),
+        (("static", "--evolve-every", "3", "--drop-fraction", "0.3"), "does not use evolve_every, drop_fraction"),
+    ],
+)
+def test_settings_that_decide_nothing_are_refused(cli, place, options, told):
+    before = sorted(place.iterdir())
+    code, out, err = cli("finetune", place / "s", place / "out", "--text", place / "text.txt", "--method", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
     assert told in err
     assert sorted(place.iterdir()) == before
