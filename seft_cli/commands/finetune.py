@@ -90,6 +90,9 @@ def main(
     density: Annotated[
         float | None, typer.Option(help="Trained positions, as a fraction of each matrix [0.02, or the preset's].")
     ] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Rank of lora, lora-star, sparse-peft, and of the budget of shira [8].")
+    ] = None,
     evolve_every: Annotated[int | None, typer.Option(min=1, help="Steps between events [20, or the preset's].")] = None,
     drop_fraction: Annotated[
         float | None, typer.Option(help="Fraction of slots dropped at an event [0.2, or the preset's].")
@@ -177,6 +180,7 @@ def main(
         "micro_batches": micro_batches,
         "length": length,
         "density": density,
+        "rank": rank,
         "evolve_every": evolve_every,
         "drop_fraction": drop_fraction,
         "gradient_window": gradient_window,

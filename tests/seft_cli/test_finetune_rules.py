@@ -58,7 +58,7 @@ def test_TRN_010_every_preset_runs_and_logs_what_it_did(cli, folders, tmp_path, 
 
 @pytest.mark.parametrize("method", ["shira", "lora", "sparse-peft"])
 def test_ADP_010_a_method_runs_logs_and_goes_on(cli, folders, tmp_path, method):
-    log, short = tmp_path / "run.jsonl", ("--steps", "4", "--batch", "2", "--length", "8", "--set", "rank=2")
+    log, short = tmp_path / "run.jsonl", ("--steps", "4", "--batch", "2", "--length", "8", "--rank", "2")
     options = ("--method", method, *short, "--log", str(log))
     assert run(cli, folders, tmp_path / "out", *options, "--stop-after", "2")[0] == 0
     code, out, err = run(cli, folders, tmp_path / "out", *options, "--resume")
