@@ -12,6 +12,7 @@ import typer
 
 from benchmarks.large import SHAPES
 from benchmarks.rounds import JsonFile
+from benchmarks.step import CONFIG
 from seft_cli import console
 from seft_cli.output import write_json
 from seft_ref import settings_of
@@ -27,16 +28,7 @@ MODELS: dict[str, dict[str, Any]] = SHAPES | {
         "num_attention_heads": 64,
         "num_key_value_heads": 8,
     },
-    "135m": SHAPES["7b"]
-    | {
-        "vocab_size": 49152,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "tie_word_embeddings": True,
-    },
+    "135m": CONFIG,
 }
 """config.json of LLaMA-2-70B and SmolLM2-135M beside the shapes of `large`."""
 SPARSITY, DENSITY = 0.7, 0.005

@@ -38,10 +38,10 @@ __all__ = [
     "int64_like",
     "is_numpy_array",
     "mask_at",
-    "merged_by_masks",
     "of_cupy",
     "overflow_allowed",
     "repeat_each",
+    "scatters",
     "spread",
     "to_halves",
     "to_numpy",
@@ -156,7 +156,7 @@ def mask_at(n: int, slots: Array) -> Array:
     xp = array_namespace(slots)
     m = slots.shape[0]
     on_device = device(slots)
-    if _scatters(slots):
+    if scatters(slots):
         mask = xp.zeros((n,), dtype=xp.bool, device=on_device)
         mask[slots] = True
         return mask
@@ -173,7 +173,7 @@ def spread(values: Array, slots: Array, n: int) -> Array:
     """Return n numbers: values[i] at the strictly increasing slots[i], and 0 elsewhere; dtype of values."""
     xp = array_namespace(values, slots)
     zeros = xp.zeros((n,), dtype=values.dtype, device=device(values))
-    if _scatters(slots):
+    if scatters(slots):
         zeros[slots] = values
         return zeros
     if slots.shape[0] == 0:
@@ -185,7 +185,7 @@ def spread(values: Array, slots: Array, n: int) -> Array:
 
 def with_values(x: Array, slots: Array, values: Array) -> Array:
     """Return x (n,) with values[i] at the strictly increasing slots[i]; do not use x again, it may be overwritten."""
-    if _scatters(slots):
+    if scatters(slots):
         x[slots] = values
         return x
     if not slots.shape[0]:
@@ -194,25 +194,7 @@ def with_values(x: Array, slots: Array, values: Array) -> Array:
     return xp.where(mask_at(x.shape[0], slots), spread(values, slots, x.shape[0]), x)
 
 
-def merged_by_masks(a: Array, extra: Array, places: Array) -> Array:
-    """Return a and extra in one array of a's dtype: extra[i] at the ascending places[i], a in order elsewhere."""
-    xp = array_namespace(a, extra, places)
-    n = a.shape[0] + extra.shape[0]
-    if not places.shape[0]:
-        return a
-    of_a = ~mask_at(n, places)
-    if _scatters(places):
-        whole = xp.empty((n,), dtype=a.dtype, device=device(a))
-        whole[places] = extra
-        whole[of_a] = a
-        return whole
-    if not a.shape[0]:
-        return extra
-    order = xp.cumulative_sum(xp.astype(of_a, xp.int64)) - 1
-    return xp.where(of_a, xp.take(a, xp.where(of_a, order, xp.zeros_like(order))), spread(extra, places, n))
-
-
-def _scatters(slots: Array) -> bool:
+def scatters(slots: Array) -> bool:
     """Tell whether the library of slots can assign at an array of indices, which the standard does not require."""
     return is_numpy_array(slots) or of_cupy(slots)
 

@@ -19,12 +19,14 @@ from seft_ref.arrays.library import (
     device,
     is_numpy_array,
     mask_at,
-    merged_by_masks,
     repeat_each,
+    scatters,
+    spread,
 )
 
 __all__ = [
     "merged",
+    "merged_by_masks",
     "positions_by_repeats",
     "positions_of_rows",
     "seek",
@@ -83,6 +85,24 @@ def merged(a: Array, extra: Array, places: Int[Array, " m"]) -> Array:
     whole = np.empty(a.size + extra.size, dtype=a.dtype)
     _loops().fill_merged(_bits(a), _bits(extra.astype(a.dtype, copy=False)), places, _bits(whole))
     return whole
+
+
+def merged_by_masks(a: Array, extra: Array, places: Array) -> Array:
+    """Return what `merged` does, by a mask of the places of a."""
+    xp = array_namespace(a, extra, places)
+    n = a.shape[0] + extra.shape[0]
+    if not places.shape[0]:
+        return a
+    of_a = ~mask_at(n, places)
+    if scatters(places):
+        whole = xp.empty((n,), dtype=a.dtype, device=device(a))
+        whole[places] = extra
+        whole[of_a] = a
+        return whole
+    if not a.shape[0]:
+        return extra
+    order = xp.cumulative_sum(xp.astype(of_a, xp.int64)) - 1
+    return xp.where(of_a, xp.take(a, xp.where(of_a, order, xp.zeros_like(order))), spread(extra, places, n))
 
 
 def without(a: Array, gone: Int[Array, " m"]) -> Array:

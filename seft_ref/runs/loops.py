@@ -141,13 +141,14 @@ class AdapterLoop:
     def check(self, folder: Path | None, data: Data) -> None:
         """Refuse a model that the adapter does not fit (ADP-009), or could not be pruned again (ADP-012)."""
         adapter = factors.adapter_of(self.settings)
-        if folder is not None:
-            config, _ = config_and_stored(folder)
-            adapter.check_shapes({matrix.name: matrix.shape for matrix in config.targets()})
-        if adapter.prunes:
-            if folder is None:
+        if folder is None:
+            if adapter.prunes:
                 raise AdapterError("ADP-012", "a model without a folder has no record of pruning; use lora")
-            check_again(folder, stream_of(data))
+            return
+        config, stored = config_and_stored(folder)
+        adapter.check_shapes({matrix.name: matrix.shape for matrix in config.targets()})
+        if adapter.prunes:
+            check_again(folder, config, stored, stream_of(data))
 
     def begin(self, model: Model, data: Data, ranks: Ranks) -> FactorState:
         """Return the state before the first step."""

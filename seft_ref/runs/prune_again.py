@@ -7,7 +7,7 @@ from typing import Any, cast
 from seft_ref.adapters.lora import check_merged, kept_of_merged
 from seft_ref.arrays.library import Array, array_namespace, from_numpy, to_numpy
 from seft_ref.errors import AdapterError, PruneError, TextError
-from seft_ref.files.model import config_and_stored, open_parameters
+from seft_ref.files.model import open_parameters
 from seft_ref.files.pruned import record_of_folder
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
@@ -38,15 +38,15 @@ def check_record(folder: Path) -> PruningRecord:
     return record
 
 
-def check_again(folder: Path, tokens: Sequence[int]) -> None:
+def check_again(folder: Path, config: ModelConfig, stored: int, tokens: Sequence[int]) -> None:
     """Refuse a run at whose end the merged model of a folder could not be pruned again (ADP-012.4).
 
+    stored  weights that the targets of the folder store
     tokens  what a pruner that measures activations will measure them on
     Raises  AdapterError ADP-012 as `check_record`, and for a base that stores another number of weights than its
             record says; PruneError PRN-007 for a text shorter than a window
     """
     record = check_record(folder)
-    config, stored = config_and_stored(folder)
     # ADP-012.4
     if {"removed", "of"} <= record.keys() and stored != (keeps := record["of"] - record["removed"]):
         raise AdapterError(

@@ -19,7 +19,7 @@ def malformed(file: Path, number: int, why: str) -> TaskError:
 
 
 def read_bytes(file: Path) -> bytes:
-    """Return the bytes of a data file.
+    """Return the bytes of a data file, without the byte order mark that some editors put in front (TSK-006.3).
 
     Raises:
         TaskError: TSK-006 if there is no such file.
@@ -28,17 +28,17 @@ def read_bytes(file: Path) -> bytes:
         raise TaskError(
             "TSK-006", f"there is no {file.name} in {file.parent}; put the file there, or leave the task out"
         )
-    return file.read_bytes()
+    return file.read_bytes().removeprefix(BOM_UTF8)
 
 
 def read_utf8(file: Path) -> str:
-    """Return the text of a data file, without the byte order mark that some editors put in front.
+    """Return the text of a data file.
 
     Raises:
         TaskError: TSK-006 if there is no such file, or it is not UTF-8.
     """
     try:
-        return read_bytes(file).removeprefix(BOM_UTF8).decode()
+        return read_bytes(file).decode()
     except UnicodeDecodeError as error:
         raise TaskError("TSK-006", f"{file} is not UTF-8: {error.reason} at byte {error.start}; convert it") from error
 

@@ -156,6 +156,17 @@ def test_TSK_006_what_is_malformed_is_refused_by_name(name, content, why, tmp_pa
         load(tmp_path, name, content)
 
 
+@pytest.mark.parametrize("name", ["piqa", "gsm8k", "mmlu_redux"])
+def test_TSK_006_3_a_byte_order_mark_and_blank_ends_are_no_part_of_a_file(name, tmp_path):
+    data_folder(tmp_path, 3)
+    items = load_items(TASKS[name], tmp_path).items
+    for file in tmp_path.rglob("*"):
+        if file.is_file():
+            blank = b"" if file.suffix == ".csv" else b" \n\n"
+            file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes() + blank)
+    assert load_items(TASKS[name], tmp_path).items == items
+
+
 def test_TSK_007_an_item_that_is_also_a_training_item_is_refused_or_left_out(tmp_path):
     folder = tmp_path / "commonsense" / "openbookqa"
     items = choices_of("Answer", 4, 6)
