@@ -221,24 +221,11 @@ def _values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
 
 
 def _slots(tensor: Sparse, at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return for each flat position of `at`, ascending, how many stored ones lie before it, and whether it is stored.
+    """Return how many stored positions lie before each flat position of `at`, ascending, and whether it is stored."""
+    from formats import loops
 
-    Rows are taken together until they store some BLOCK positions, because the flat positions of all rows take more
-    memory than the tensor.
-    """
-    before, stored = np.zeros(at.size, dtype=np.int64), np.zeros(at.size, dtype=np.bool_)
-    indptr, columns = tensor.indptr, tensor.shape[-1]
-    row, n_rows = 0, indptr.size - 1
-    while row < n_rows:
-        stop = max(row + 1, int(np.searchsorted(indptr, indptr[row] + BLOCK, side="right")) - 1)
-        low, high = np.searchsorted(at, (row * columns, stop * columns))
-        first, last = int(indptr[row]), int(indptr[stop])
-        if low < high:
-            starts = np.arange(row, stop, dtype=np.int64) * columns
-            own = np.repeat(starts, np.diff(indptr[row : stop + 1])) + tensor.indices[first:last]
-            before[low:high] = first + np.searchsorted(own, at[low:high])
-            stored[low:high] = _among(at[low:high], own)
-        row = stop
+    before, stored = np.empty(at.size, dtype=np.int64), np.empty(at.size, dtype=np.bool_)
+    loops.slots_of(tensor.indptr, tensor.indices, tensor.shape[-1], at, before, stored)
     return before, stored
 
 

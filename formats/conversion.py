@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from formats.digest import of_content
 from formats.errors import CannotHold, FormatError
-from formats.lazy import Lazy, like
+from formats.lazy import Lazy, like, promised
 from formats.records import ANY, LIMIT, Checkpoint, Dense, Sparse, Tensor, to_dense
 from formats.writer import SHARD_BYTES, write
 
@@ -145,15 +145,20 @@ def _watched(checkpoint: Checkpoint, progress: Callable[[str, int], None] | None
         return checkpoint
     tensors, seen = checkpoint.tensors, set[str]()
 
-    def make(name: str) -> Tensor:
-        tensor = tensors[name]
+    def read(name: str, tensor: Tensor) -> Tensor:
         if name not in seen:
             seen.add(name)
             progress(name, len(tensors))
         return tensor
 
-    digest = tensors.digest if isinstance(tensors, Lazy) else None
-    return replace(checkpoint, tensors=Lazy(tensors, make, lambda name: like(tensors, name), digest))
+    watched = Lazy(
+        tensors,
+        lambda name: read(name, tensors[name]),
+        lambda name: like(tensors, name),
+        tensors.digest if isinstance(tensors, Lazy) else None,
+        lambda name: read(name, promised(tensors, name)[0]),
+    )
+    return replace(checkpoint, tensors=watched)
 
 
 def _check(to: str, given: dict[str, tuple[object, object]], *, verify: bool) -> None:

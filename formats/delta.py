@@ -13,7 +13,7 @@ from formats import change, digest, validate
 from formats.delta_rules import ADD, OPERATIONS, REPLACE, WHOLE, operation_of
 from formats.errors import FormatError
 from formats.header import DELTA
-from formats.lazy import Lazy, like
+from formats.lazy import Lazy, like, promised
 from formats.reader import Reader, checkpoint_of
 from formats.records import Checkpoint, DeltaOf, Dense, Mask, Sparse, Tensor
 from formats.strict_json import JSON
@@ -24,13 +24,18 @@ KEPT = 1 << 26
 
 def verified(reader: Reader) -> Checkpoint:
     """Return a reader as a `Checkpoint` whose tensors are compared with their digests on access."""
-    known = Lazy(reader.names(), reader.load_verified, digest=lambda name: reader.info(name).content_sha256)
-    return checkpoint_of(reader, known)
+
+    def content(name: str) -> str:
+        return reader.info(name).content_sha256
+
+    return checkpoint_of(reader, Lazy(reader.names(), reader.load_verified, None, content, reader.__getitem__))
 
 
 def contents(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return tensor name -> content digest (FMT-091); one tensor is in memory at a time."""
-    return {name: _content(checkpoint.tensors, name, checkpoint.tensors[name]) for name in sorted(checkpoint.tensors)}
+    """Return tensor name -> content digest (FMT-091): the known ones, else of one tensor in memory at a time."""
+    tensors = checkpoint.tensors
+    known = tensors.digest if isinstance(tensors, Lazy) else None
+    return {name: known(name) if known else digest.of_content(tensors[name]) for name in sorted(tensors)}
 
 
 def _read(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, str] | None:
@@ -38,13 +43,9 @@ def _read(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, str] | None
     if name not in tensors:
         return None
     tensor = tensors[name]
-    return tensor, _content(tensors, name, tensor)
-
-
-def _content(tensors: Mapping[str, Tensor], name: str, tensor: Tensor) -> str:
-    """Return the content digest of a tensor; one that was compared with its digest on access is not hashed again."""
+    # one that was compared with its digest on access is not hashed again
     known = tensors.digest if isinstance(tensors, Lazy) else None
-    return known(name) if known else digest.of_content(tensor)
+    return tensor, known(name) if known else digest.of_content(tensor)
 
 
 # making ------------------------------------------------------------------------------------------
@@ -175,7 +176,8 @@ def _refuse_delta(checkpoint: Checkpoint) -> None:
 def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
     """Return the checkpoint that deltas, one after the other, make of a base; the chain is checked before this returns.
 
-    Each tensor is made on access, and compared with the digest that the delta promises.
+    Each tensor is made on access, and compared with its digest: the one that the delta promises, else the base's. What
+    is written in this format is compared by the writer, which hashes it anyway.
 
     Raises:
         FormatError: FMT-137 if the base is not the one that the first delta was made for, or a delta lists other
@@ -209,7 +211,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
             )
         if i:
             _make_what_goes(result, described)
-        result = _applied(result, delta, described, sorted(state))
+        result = _applied(result, delta, described, state, made=bool(i))
     return result
 
 
@@ -239,17 +241,42 @@ def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: 
     )
 
 
-def _applied(base: Checkpoint, delta: Checkpoint, described: DeltaOf, names: list[str]) -> Checkpoint:
+def _applied(
+    base: Checkpoint, delta: Checkpoint, described: DeltaOf, state: Mapping[str, str], *, made: bool
+) -> Checkpoint:
+    """Return what a delta makes of a base, whose content digests are to be those of state.
+
+    A base that a delta made is compared with its digests when it is fetched (FMT-138). Another one is not, because what
+    it becomes is: every bit of it that is kept decides a digest of the result.
+    """
+
+    def unchecked(name: str) -> Tensor:
+        before = described.tensors[name][0] if name in described.tensors else state[name]
+        old = None
+        if before is not None:
+            old = base.tensors[name] if made else promised(base.tensors, name)[0]
+        if name not in described.tensors:
+            assert old is not None
+            return old
+        stored = {op: f"{op}:{name}" for op in OPERATIONS if f"{op}:{name}" in delta.tensors}
+        try:
+            return change.apply(old, {op: delta.tensors[key] for op, key in stored.items()}, name)
+        except FormatError:
+            if old is not None:
+                base.tensors[name]  # FMT-090, FMT-091: the base itself may be damaged
+            raise
+
     def make(name: str) -> Tensor:
         if name not in described.tensors:
             return base.tensors[name]
-        before, target = described.tensors[name]
-        stored = {op: f"{op}:{name}" for op in OPERATIONS if f"{op}:{name}" in delta.tensors}
-        old = None if before is None else base.tensors[name]
-        result = change.apply(old, {op: delta.tensors[key] for op, key in stored.items()}, name)
+        result = unchecked(name)
         actual = digest.of_content(result)
-        if actual != target:
-            raise FormatError("FMT-138", f"{name!r} becomes a tensor of digest {actual}, the delta promises {target}")
+        if actual != state[name]:
+            if described.tensors[name][0] is not None:
+                base.tensors[name]
+            raise FormatError(
+                "FMT-138", f"{name!r} becomes a tensor of digest {actual}, the delta promises {state[name]}"
+            )
         return result
 
     def shaped(name: str) -> Tensor:
@@ -259,7 +286,7 @@ def _applied(base: Checkpoint, delta: Checkpoint, described: DeltaOf, names: lis
 
     return replace(
         base,
-        tensors=Lazy(names, make, shaped),
+        tensors=Lazy(state, make, shaped, dict(state).__getitem__, unchecked),
         attributes=delta.attributes,
         tied=dict(described.tied),
         files={**base.files, **delta.files},

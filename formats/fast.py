@@ -12,12 +12,8 @@ from numpy.typing import NDArray
 
 F = TypeVar("F")
 
-# by byte value: its bits, the lowest first; how many are set; the offsets of those that are
-_BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
-_COUNT = _BITS.sum(axis=1).astype(np.int64)
-_OFFSETS = np.zeros((256, 8), dtype=np.int32)
-for _byte in range(256):
-    _OFFSETS[_byte, : _COUNT[_byte]] = np.flatnonzero(_BITS[_byte])
+# by byte value: how many of its bits are set
+_COUNT = np.bitwise_count(np.arange(256, dtype=np.uint8)).astype(np.int64)
 
 
 def _compiled(function: F) -> F:
@@ -44,19 +40,22 @@ def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
 
     indices[:] = np.flatnonzero(np.unpackbits(mask, axis=1, bitorder="little")) % (8 * mask.shape[1])
     """
-    slot, full = 0, indices.size - 8
+    # an index without a sign spares the test for one that counts from the end
+    slot, full = np.uintp(0), np.uintp(max(indices.size - 7, 0))
     for row in range(mask.shape[0]):
         for at in range(mask.shape[1]):
-            byte = mask[row, at]
-            count = _COUNT[byte]
-            # all eight are stored while there is room, because that needs no branch; the next byte overwrites the rest
-            if slot <= full:
+            byte, first = mask[row, at], np.int32(8 * at)
+            # each of the eight is stored while there is room, and the next overwrites it unless its bit is set,
+            # because that needs no branch
+            if slot < full:
                 for k in range(8):
-                    indices[slot + k] = 8 * at + _OFFSETS[byte, k]
+                    indices[slot] = first + np.int32(k)
+                    slot += np.uintp((byte >> k) & 1)
             else:
-                for k in range(count):
-                    indices[slot + k] = 8 * at + _OFFSETS[byte, k]
-            slot += count
+                for k in range(8):
+                    if (byte >> k) & 1:
+                        indices[slot] = first + np.int32(k)
+                        slot += np.uintp(1)
 
 
 @_compiled
@@ -80,15 +79,15 @@ def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArra
 
 
 @_compiled
-def _rises(columns: NDArray[Any], first: int, last: int, n_columns: int) -> bool:
-    """Tell whether columns[first:last] strictly increases and stays within 0 to n_columns - 1."""
-    if first == last:
+def _rises(columns: NDArray[Any], n_columns: int) -> bool:
+    """Tell whether columns strictly increases and stays within 0 to n_columns - 1."""
+    if not columns.size:
         return True
     falls = 0
-    for slot in range(first + 1, last):
+    for slot in range(1, columns.size):
         falls += columns[slot] <= columns[slot - 1]
     # strictly increasing columns are in range if the first and the last are
-    return falls == 0 and columns[first] >= 0 and columns[last - 1] < n_columns
+    return falls == 0 and columns[0] >= 0 and columns[columns.size - 1] < n_columns
 
 
 @_compiled
@@ -99,7 +98,7 @@ def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int
     (0, 0): there is no fault.
     """
     for row in range(indptr.size - 1):
-        if _rises(columns, indptr[row], indptr[row + 1], n_columns):
+        if _rises(columns[indptr[row] : indptr[row + 1]], n_columns):
             continue
         before = np.int64(-1)
         for slot in range(indptr[row], indptr[row + 1]):
@@ -110,6 +109,36 @@ def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int
                 return 2, slot
             before = column
     return 0, 0
+
+
+@_compiled
+def slots_of(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    n_columns: int,
+    at: NDArray[np.int64],
+    before: NDArray[np.int64],
+    stored: NDArray[np.bool_],
+) -> None:
+    """Write for each flat position of at, (n,) ascending, how many slots lie before it, and whether it is a slot.
+
+    Shapes  before (n,); stored (n,)
+
+    positions = np.repeat(n_columns * np.arange(rows), np.diff(indptr)) + indices
+    before[:], stored[:] = np.searchsorted(positions, at), np.isin(at, positions)
+    """
+    for i in range(at.size):
+        row, column = at[i] // n_columns, at[i] % n_columns
+        low, high = indptr[row], indptr[row + 1]
+        end = high
+        while low < high:
+            middle = (low + high) // 2
+            if indices[middle] < column:
+                low = middle + 1
+            else:
+                high = middle
+        before[i] = low
+        stored[i] = low < end and indices[low] == column
 
 
 @_compiled

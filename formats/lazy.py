@@ -15,12 +15,14 @@ class Lazy(Mapping[str, T]):
         make: Callable[[str], T],
         like: Callable[[str], T] | None = None,
         digest: Callable[[str], str] | None = None,
+        unchecked: Callable[[str], T] | None = None,
     ) -> None:
         self._names = dict.fromkeys(sorted(names))
         self._make = make
         self._like = like or make
         self.digest = digest
         """Name -> content digest (FMT-091), if `make` compares each tensor with it before it returns; or None."""
+        self._unchecked = unchecked or make
 
     def __getitem__(self, name: str) -> T:
         """Return the tensor of a name. KeyError if there is none; otherwise whatever the function raises."""
@@ -33,6 +35,12 @@ class Lazy(Mapping[str, T]):
         if name not in self._names:
             raise KeyError(name)
         return self._like(name)
+
+    def unchecked(self, name: str) -> T:
+        """Return the tensor of a name for a caller that hashes it, and compares it with `digest` itself."""
+        if name not in self._names:
+            raise KeyError(name)
+        return self._unchecked(name)
 
     def __contains__(self, name: object) -> bool:
         # defined here, because the one of Mapping would make the tensor
@@ -49,3 +57,10 @@ def like(tensors: Mapping[str, T], name: str) -> T:
     """Return a tensor of the dtype and shape of `tensors[name]`, made with as little work as the mapping knows."""
     made: T = getattr(tensors, "like", tensors.__getitem__)(name)
     return made
+
+
+def promised(tensors: Mapping[str, T], name: str) -> tuple[T, str | None]:
+    """Return a tensor and its content digest (FMT-091), which the caller has to compare; None if none is known."""
+    if isinstance(tensors, Lazy) and tensors.digest is not None:
+        return tensors.unchecked(name), tensors.digest(name)
+    return tensors[name], None

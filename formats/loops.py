@@ -24,7 +24,7 @@ else:
 
 NAMES = (
     *("count_stored", "first_fault", "gap_bytes", "gather", "keeps_pattern", "mask_columns", "mask_rows"),
-    *("pack_ranks", "scatter", "set_bits", "unpack_ranks"),
+    *("pack_ranks", "scatter", "set_bits", "slots_of", "unpack_ranks"),
 )
 """Names of the loops."""
 R = TypeVar("R")
@@ -43,6 +43,7 @@ mask_rows = _set.mask_rows
 pack_ranks = _set.pack_ranks
 scatter = _set.scatter
 set_bits = _set.set_bits
+slots_of = _set.slots_of
 unpack_ranks = _set.unpack_ranks
 
 

@@ -74,6 +74,25 @@ def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int
     return 0, 0
 
 
+def slots_of(
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    n_columns: int,
+    at: NDArray[np.int64],
+    before: NDArray[np.int64],
+    stored: NDArray[np.bool_],
+) -> None:
+    """Write for each flat position of at, (n,) ascending, how many slots lie before it, and whether it is a slot."""
+    for first, last in _runs_of_slots(indptr):
+        low, high = np.searchsorted(at, (first * n_columns, last * n_columns))
+        begin, end = int(indptr[first]), int(indptr[last])
+        rows = np.repeat(np.arange(first, last, dtype=np.int64), np.diff(indptr[first : last + 1]))
+        own = rows * n_columns + indices[begin:end]
+        places = np.searchsorted(own, at[low:high])
+        before[low:high] = begin + places
+        stored[low:high] = np.append(own, -1)[places] == at[low:high]
+
+
 def scatter(indptr: NDArray[np.int64], indices: NDArray[np.int32], values: NDArray[Any], dense: NDArray[Any]) -> None:
     """Write values, (nnz,), to their positions in dense, (rows, columns); both hold unsigned integers of one size."""
     for first, last in _runs_of_slots(indptr):

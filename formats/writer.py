@@ -1,6 +1,7 @@
 """Writing checkpoints: a folder of one or more parts, or a single file."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -11,6 +12,7 @@ from formats.encoding import check_option
 from formats.errors import FormatError
 from formats.header import ZSTD, Companion, Entry, Manifest
 from formats.index import INDEX, STOCK, WHOLE, index_text, part_name
+from formats.lazy import promised
 from formats.records import Checkpoint
 from formats.v1 import MAX_TENSORS, Packed, Packer, PartWriter
 
@@ -57,7 +59,7 @@ def write(
         files = _write_companions(folder, checkpoint)
         with Packer(encoding, compress) as packer, _Parts(folder, checkpoint, files, names, shard_bytes) as parts:
             for name in names:
-                parts.add(name, packer.pack(name, checkpoint.tensors[name]))
+                parts.add(name, _packed(packer, checkpoint, name))
             parts.finish()
 
 
@@ -100,7 +102,7 @@ def write_file(
         Packer(encoding, None if compress == FILE else compress) as packer,
     ):
         for name in names:
-            part.add(name, packer.pack(name, checkpoint.tensors[name]))
+            part.add(name, _packed(packer, checkpoint, name))
         manifest = _manifest(checkpoint, part.tensors, {}, 0)
         if compress != FILE:
             part.finish(temporary, manifest)
@@ -131,6 +133,27 @@ def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[
     strict_json.check_plain(checkpoint.attributes, "attributes", level=2)
     validate.check_file_names(list(checkpoint.files))
     return sorted(names)
+
+
+def _packed(packer: Packer, checkpoint: Checkpoint, name: str) -> Packed:
+    """Return a tensor ready to be written; its content is compared with the digest that its source promises.
+
+    Raises:
+        FormatError: as `Packer.pack`. Its entry raises the clause that the source says is broken if the two differ.
+    """
+    tensor, promise = promised(checkpoint.tensors, name)
+    packed = packer.pack(name, tensor)
+
+    def entry() -> Entry:
+        made = packed.entry()
+        if promise not in (None, made.content_sha256):
+            checkpoint.tensors[name]
+            raise FormatError(
+                "FMT-091", f"{name!r} is read with content {made.content_sha256}, and then with {promise}; try again"
+            )
+        return made
+
+    return replace(packed, entry=entry)
 
 
 def _write_companions(folder: Path, checkpoint: Checkpoint) -> dict[str, Companion]:

@@ -63,6 +63,22 @@ def test_supports(shape, rows):
     assert_same(both("scatter", lambda: (np.zeros(present.shape, np.uint16),), indptr, indices, values))
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_slots_of_positions(shape):
+    present, indptr, indices = support(shape, 7)
+    at = np.flatnonzero(np.random.default_rng(8).random(present.size) < 0.4)
+
+    def outputs():
+        return np.full(at.size, -1, np.int64), np.zeros(at.size, np.bool_)
+
+    found = both("slots_of", outputs, indptr, indices, shape[1], at)
+    assert_same(found)
+    before, stored = found[0][1]
+    flat = present.reshape(-1)
+    assert before.tolist() == [int(flat[:one].sum()) for one in at]
+    assert stored.tolist() == flat[at].tolist()
+
+
 @pytest.mark.parametrize("columns", [3, 300, 100_000])
 def test_gaps(columns):
     rng = np.random.default_rng(columns)
