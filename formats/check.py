@@ -14,10 +14,11 @@ from typing import Any
 
 from formats import layout
 from formats.container import LENGTH
+from formats.dialects.coded import is_coded, read_coded
 from formats.errors import FormatError
 from formats.header import MANIFEST_KEY, MAX_HEAD, parse_entry
 from formats.index import INDEX, expected_files, parse_index
-from formats.reader import Companions, Reader, read_index
+from formats.reader import Companions, Reader, checkpoint_of, read_index
 from formats.regular import open_regular
 from formats.v1 import PartReader
 from formats.validate import check_limit
@@ -79,7 +80,7 @@ def _of_folder(folder: Path) -> Iterator[Violation]:
     if not sound and parts:
         yield from _companions(folder, folder / parts[0])
         return
-    yield from _try(folder.name, lambda: Reader(folder))
+    yield from _of_whole(folder)
     if parts:
         yield from _companions(folder, folder / parts[0])
 
@@ -100,9 +101,20 @@ def _of_file(path: Path) -> Iterator[Violation]:
         sound = False
         yield violation
     if sound:
-        yield from _try(path.name, lambda: Reader(path))
+        yield from _of_whole(path)
     # FMT-102: companions of a single file lie beside it
     yield from _companions(path.parent, path)
+
+
+def _of_whole(path: Path) -> Iterator[Violation]:
+    """Yield what is wrong with parts that are sound each for itself, and with matrices of codes (QNT-009.3)."""
+    try:
+        checkpoint = checkpoint_of(Reader(path))
+    except FormatError as error:
+        yield path.name, error
+        return
+    for name in sorted(checkpoint.scales) if is_coded(checkpoint) else ():
+        yield from _try(f"{path.name}: {name}", partial(read_coded, checkpoint, name))
 
 
 def _of_part(path: Path) -> Iterator[Violation]:

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from formats.digest import of_content
 from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy, like, promised
+from formats.reader import checkpoint_of, open_checkpoint
 from formats.records import ANY, LIMIT, Checkpoint, Dense, Sparse, Tensor, to_dense
 from formats.writer import SHARD_BYTES, write
 
@@ -19,6 +20,7 @@ USES = {
     "sparse": ("encoding", "compress", "shard_bytes", "dtype", "zeros"),
     "hf": ("shard_bytes", "dtype"),
     "delta": ("base", "encoding", "compress", "shard_bytes", "dtype"),
+    "compressed-tensors": ("shard_bytes",),
     "torch-csr": ("dtype",),
     "peft": ("base",),
     "super-tuning": ("base",),
@@ -71,7 +73,8 @@ def convert(
         zeros: which entries of a dense matrix are absent (FMT-127): ``"any"``, the default, those that equal zero;
             ``"positive"`` those without a set bit, so that −0.0 is stored.
         checksum: of a version folder: ``"xxh3-128"``, the default, ``"blake3"`` or ``"adler32"``.
-        expand_quantised: let the quantised tensors of a GGUF file become F32, and those of a folder floats (FMT-175).
+        expand_quantised: let the quantised tensors of a GGUF file become F32, those of a folder floats (FMT-175), and
+            codes of this format weights (QNT-009.5).
         limit: bytes that all tensors may take together once expanded (FMT-098).
         verify: read everything back and compare it bit for bit; for READ_BACK alone.
         progress: called with the name of each tensor when it has first been read, and the number of tensors; of a
@@ -85,6 +88,7 @@ def convert(
         FormatError: FMT-084 for an unknown target and for options that do not go together, FMT-110 if `out` exists,
             FMT-094 if what was written reads back otherwise; CannotHold; every rule that the source breaks.
     """
+    from formats.dialects import coded
     from formats.dialects.sources import detect, open_changes, open_source
 
     options: dict[str, tuple[object, object]] = {
@@ -112,7 +116,7 @@ def convert(
 
     def opened() -> Checkpoint:
         if isinstance(source, Checkpoint):
-            return _watched(source, progress)
+            return _watched(coded.expanded(source) if expand_quantised else source, progress)
         return _watched(open_source(source, kind, expand_quantised=expand_quantised, limit=limit), progress)
 
     write_options: dict[str, Any] = {"encoding": encoding, "compress": compress, "shard_bytes": shard_bytes}
@@ -179,8 +183,11 @@ def _check_codes(
     from formats.dialects.int_folder import codes_in
 
     if isinstance(source, Checkpoint):
-        if expand:
-            raise FormatError("FMT-084", "expand_quantised is for a path, and a checkpoint is given; leave it out")
+        _check_own_codes(source, "the checkpoint", to, dtype, expand=expand)
+        return
+    if kind == "sparse":
+        with open_checkpoint(source) as reader:
+            _check_own_codes(checkpoint_of(reader), str(source), to, dtype, expand=expand)
         return
     name = codes_in(Path(source)) if kind in ("hf", "compressed-tensors") else None
     if expand and kind != "gguf" and name is None:
@@ -198,6 +205,24 @@ def _check_codes(
     if name is not None and dtype is not None and not expand:
         raise FormatError(
             "FMT-128", f"a cast to {dtype} would change the scales of {name!r}, whose codes are carried; leave it out"
+        )
+
+
+def _check_own_codes(found: Checkpoint, source: str, to: str, dtype: str | None, *, expand: bool) -> None:
+    """Refuse to write codes of this format where they would be read as weights (QNT-009.4), and to expand none."""
+    from formats.dialects.coded import is_coded
+
+    has_codes = is_coded(found) or bool(found.delta and found.delta.scales)
+    if expand and not is_coded(found):
+        raise FormatError("FMT-084", f"expand_quantised is for quantised models, and {source} is none; leave it out")
+    if not has_codes or expand:
+        return
+    if to not in ("sparse", "compressed-tensors"):
+        advice = "apply the delta first" if found.delta else "pass expand_quantised=True, or --expand-quantised"
+        raise FormatError("QNT-009", f"{source} is quantised, and {to} would take its codes for weights; {advice}")
+    if dtype is not None:
+        raise FormatError(
+            "QNT-009", f"{source} is quantised, and its codes cannot be cast to {dtype}; expand them first"
         )
 
 
@@ -284,6 +309,12 @@ def _write_foreign(
     if to == "hf":
         hf.checkpoint_to_hf(out, found, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
         return _named(found)
+    if to == "compressed-tensors":
+        from formats.dialects.coded import without_grid
+        from formats.dialects.pack_quantized import write_pack_quantized
+
+        lost = write_pack_quantized(out, found, shard_bytes=shard_bytes, limit=limit)
+        return [*_named(replace(found, attributes=without_grid(found.attributes))), *lost]
     bare = replace(found, attributes={}, files={})
     if to == "torch-csr":
         _writer("torch_file", "write_torch_csr")(out, replace(with_cast(bare, dtype), attributes={}))

@@ -9,7 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
 
+import numpy as np
+
 from formats import change, digest, validate
+from formats.container import DTYPES
 from formats.delta_rules import ADD, OPERATIONS, REPLACE, WHOLE, operation_of
 from formats.errors import FormatError
 from formats.header import DELTA
@@ -28,7 +31,13 @@ def verified(reader: Reader) -> Checkpoint:
     def content(name: str) -> str:
         return reader.info(name).content_sha256
 
-    return checkpoint_of(reader, Lazy(reader.names(), reader.load_verified, None, content, reader.__getitem__))
+    def outline(name: str) -> Tensor:
+        info = reader.info(name)
+        if info.dtype not in DTYPES:
+            return reader[name]
+        return Dense(np.broadcast_to(np.zeros((), DTYPES[info.dtype]), info.shape))
+
+    return checkpoint_of(reader, Lazy(reader.names(), reader.load_verified, outline, content, reader.__getitem__))
 
 
 def contents(checkpoint: Checkpoint) -> dict[str, str]:

@@ -8,6 +8,7 @@ import psutil
 import formats
 from formats.container import DTYPES
 from seft_cli import console
+from seft_ref.files.codes import stored_in
 from seft_ref.files.model import compute_dtype, read_config
 from seft_ref.train.memory import memory_of_run
 from seft_ref.train.settings import TrainSettings
@@ -29,7 +30,8 @@ def available_bytes() -> int:
 def itemsize_of(folder: Path, dtype: str | None) -> int:
     """Return the item size of the widest dtype that a run on a sparse checkpoint computes in."""
     with formats.open(folder) as reader:
-        names = sorted(set(read_config(reader.files).parameters()) & set(reader.names()))
+        # of a quantised matrix the weights are computed with, not the codes
+        names = sorted(set(read_config(reader.files).parameters()) & set(reader.names()) - set(reader.scales))
         stored = {name: DTYPES[reader.info(name).dtype] for name in names if reader.info(name).dtype in DTYPES}
     return max((compute_dtype(name, kind, dtype).itemsize for name, kind in stored.items()), default=4)
 
@@ -39,7 +41,7 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
     with formats.open(folder) as reader:
         config = read_config(reader.files)
         names = {matrix.name for matrix in config.targets()} & set(reader.names())
-        stored = {matrix.name: 0 for matrix in config.targets()} | {name: reader.info(name).nnz for name in names}
+        stored = {matrix.name: 0 for matrix in config.targets()} | {name: stored_in(reader, name) for name in names}
     return memory_of_run(config, settings, stored, **options)
 
 

@@ -25,7 +25,8 @@ The file format is in `formats`, the conformance kit in `conformance`. Start rea
 
 from seft_ref.errors import SeftError
 from seft_ref.files.best import Best
-from seft_ref.files.model import Model, load_model, save_model, stop_tokens
+from seft_ref.files.model import Model, load_model, stop_tokens
+from seft_ref.files.save import save_model
 from seft_ref.files.state import load_state, save_state
 from seft_ref.model.config import ModelConfig
 from seft_ref.runs.evaluate import evaluate
@@ -34,6 +35,7 @@ from seft_ref.runs.generate import generate
 from seft_ref.runs.loops import RunState
 from seft_ref.runs.outcome import Validation
 from seft_ref.runs.prune import Pruned, prune
+from seft_ref.runs.quantise import QuantisedModel, quantise
 from seft_ref.runs.source import read_examples
 from seft_ref.runs.tasks import TasksEvaluation, evaluate_tasks
 from seft_ref.text.batch import Batch
@@ -64,6 +66,7 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Pruned",
+    "QuantisedModel",
     "RunState",
     "Sampling",
     "SeftError",
@@ -87,6 +90,7 @@ __all__ = [
     "load_state",
     "loss_and_gradients",
     "prune",
+    "quantise",
     "read_examples",
     "read_tokenizer",
     "read_tokens",

@@ -54,6 +54,10 @@ class PruneError(SeftError):
     """A sparsity, pattern or weight that a pruner refuses."""
 
 
+class QuantiseError(SeftError):
+    """A grid, weight or code that a quantised matrix cannot have."""
+
+
 class AdapterError(SeftError):
     """Factors or a pruner that do not fit the weight they are to change."""
 

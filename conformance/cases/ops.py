@@ -19,7 +19,10 @@ Kind = Literal["scalar", "rule", "layer", "whole"]
 
 __all__ = ["AREAS", "OPS", "Class", "Kind", "Op"]
 
-AREAS = ("select", "update", "event", "kernels", "layers", "model", "train", "prune", "adapters", "generate", "files")
+AREAS = (
+    *("select", "update", "event", "kernels", "layers", "model", "train", "prune", "quantise", "adapters"),
+    *("generate", "files"),
+)
 """What files of `gen`, `oracle`, `engine`, `properties` and `wrong.mutants` are named after: AREA.py, AREA_TOPIC.py."""
 
 
@@ -49,6 +52,7 @@ def _op(kind: Kind, inputs: str, /, **outputs: Class) -> Op:
 
 _MATRIX = "out in base base_values delta delta_values"
 _FROZEN = "out in positions values bias?"
+_CODED = "out in grid positions codes scales zeros?"
 _PAIR: dict[str, Class] = {
     "y": "relative",
     "dx": "relative",
@@ -254,6 +258,22 @@ OPS: dict[str, Op] = {
     "prune.sparsegpt": _op("rule", "weights inputs sparsity n? m? damping? block?", kept="exact", weights="relative"),
     "prune.model": _op("whole", "config tensors tokens sparsity", kept="exact"),
     "prune.model_sparsegpt": _op("whole", "config tensors tokens sparsity", kept="exact", weights="relative"),
+    # weights are dense, codes are those of positions; with inputs, one token a row, it is GPTQ
+    "quantise.matrix": _op(
+        "rule", "grid weights positions inputs? damping? block?", codes="exact", scales="exact", zeros="exact"
+    ),
+    "quantise.weights": _op("rule", f"{_CODED}", values="exact"),
+    "quantise.merge": _op(
+        "rule",
+        f"{_CODED} support values mode",
+        positions="exact",
+        codes="exact",
+        update="exact",
+        update_values="exact",
+        changed="exact",
+        vanished="exact",
+        saturated="exact",
+    ),
     # merged is flat: of every position for lora, of the stored ones for the others
     "adapter.lora": _op("layer", f"{_FROZEN} a b alpha x dy", **_PAIR, db="relative"),
     "adapter.spp": _op("layer", f"{_FROZEN} a c alpha rank x dy", **_PAIR, dc="relative"),

@@ -37,6 +37,7 @@ INPUTS: Types = {
     **_each("density drop_fraction lr beta1 beta2 eps weight_decay momentum", "float"),
     **_each("norm max_norm fill least alpha sparsity damping temperature top_p outlier spread", "float"),
     **_each("evolve_until fraction dloss", "float"),
+    **_each("grid mode", "string"),
     **_each("scope kind by criterion events drop_schedule first_event name encoding zeros cast", "string"),
     # slots and positions
     "positions": "i64[n_slots]",
@@ -154,6 +155,7 @@ RECORDS: Mapping[str, Types] = {
 """Members of the dicts that have a form of their own."""
 
 _NO_OTHER: Types = {}
+_CODED: Types = {"codes": "i64[n_slots]", "scales": "real[out, groups]", "zeros": "i64[out, groups] or null"}
 _ADAPTER = {"merged": "real[*]", "parameters": "int"}
 _EVENT = {"parts": "list of part of an event", "pattern": "list of int"}
 _LISTS = {
@@ -271,6 +273,20 @@ OF: Mapping[str, tuple[Types, Types]] = {
     ),
     "prune.model": (_NO_OTHER, {"kept": "dict of i64[*]"}),
     "prune.model_sparsegpt": (_NO_OTHER, {"kept": "dict of i64[*]", "weights": "dict of real[*, *]"}),
+    "quantise.matrix": (
+        {"weights": "real[out, in]", "inputs": "real[t, in] or null"},
+        {"codes": "i64[n_slots]", "scales": "real[out, groups]", "zeros": "i64[out, groups]"},
+    ),
+    "quantise.weights": (_CODED, {"values": "real[n_slots]"}),
+    "quantise.merge": (
+        {**_CODED, "support": "i64[n_support]", "values": "real[n_support]"},
+        {
+            **_each("positions codes", "i64[n_kept]"),
+            "update": "i64[n_update]",
+            "update_values": "real[n_update]",
+            **_each("changed vanished saturated", "int"),
+        },
+    ),
     "rope.frequencies": (_NO_OTHER, {"frequencies": "real[*]"}),
     "score.adapt": (
         _each("weight gradient absolute square tokens", "real[n_slots]"),

@@ -35,7 +35,7 @@ def behind_unpruned_blocks(a: Values) -> Values:
         return pruned[-1][0], weight
 
     read = a["tensors"].__getitem__
-    steps = calibrate._block_by_block(config, read, [a["tokens"]], a["kernels"], hessian_of, prune)
+    steps = calibrate.block_by_block(config, read, [a["tokens"]], a["kernels"], hessian_of, prune)
     names = [name for name, *_ in steps]
     return {
         "kept": {n: np.flatnonzero(mask).astype(np.int64) for n, (mask, _) in zip(names, pruned, strict=True)},

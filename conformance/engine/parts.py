@@ -46,6 +46,9 @@ from seft_ref.matrix import evidence
 from seft_ref.model import config
 from seft_ref.model import decoder as model
 from seft_ref.prune import keep, sparsegpt, wanda
+from seft_ref.quantise import gptq as quantise_gptq
+from seft_ref.quantise import grid as quantise_grid
+from seft_ref.quantise import merge as quantise_merge
 from seft_ref.text import sampling
 from seft_ref.text import tokens as text
 from seft_ref.topology import csr as topology
@@ -107,6 +110,9 @@ __all__ = [
     "optimizers",
     "padding",
     "pools",
+    "quantise_gptq",
+    "quantise_grid",
+    "quantise_merge",
     "quantised",
     "reader",
     "records",

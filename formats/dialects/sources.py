@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from formats import delta, strict_json
+from formats.dialects import coded
 from formats.dialects.changes import CONFIG, Changes
 from formats.dialects.checks import cast, check_cast
 from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
@@ -112,7 +113,11 @@ def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable
         refuse_version(path)
         reader = open_checkpoint(path)
         check_limit(reader.memory_bytes, limit, str(path))
-        return delta.verified(reader)
+        checkpoint = delta.verified(reader)
+        if not expand_quantised:
+            return checkpoint
+        check_limit(sum(8 * reader.info(name).nnz for name in reader.scales), limit, str(path))
+        return coded.expanded(checkpoint)
 
     def folder(path: Path, as_it_is: Callable[[Path], Checkpoint]) -> Checkpoint:
         return open_quantised(path).checkpoint(limit) if expand_quantised else as_it_is(path)

@@ -1,6 +1,7 @@
 """Convert checkpoints, and make and apply deltas between them.
 
-seft convert SRC DST --to sparse|hf|delta|torch-csr|peft|super-tuning|trl-delta|weight-sync|scipy|binsparse
+seft convert SRC DST --to sparse|hf|delta|compressed-tensors|torch-csr|peft|super-tuning|trl-delta|weight-sync|scipy
+                          |binsparse
 seft diff  BASE TARGET DELTA
 seft apply BASE DELTA|VERSION [...] OUT
 """
@@ -76,7 +77,7 @@ def main(
         bool,
         typer.Option(
             "--expand-quantised",
-            help="Let quantised tensors become floats: GGUF, and folders of GPTQ, AWQ or compressed-tensors.",
+            help="Let codes become floats: of this format, GGUF, and folders of GPTQ, AWQ or compressed-tensors.",
         ),
     ] = False,
     verify: Verify = False,

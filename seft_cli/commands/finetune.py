@@ -123,6 +123,12 @@ def main(
     dtype: Annotated[
         str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
     ] = None,
+    merge: Annotated[
+        str,
+        typer.Option(
+            help="Of a quantised model: beside keeps the update as floats beside the codes, grid rounds it into them."
+        ),
+    ] = "beside",
     compact: Annotated[
         bool,
         typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight, not 5.2."),
@@ -172,6 +178,8 @@ def main(
         patience=patience,
     )
     source.require()
+    if merge != "beside" and valid is not None:
+        raise console.Refused(f"--merge {merge} rounds the model after it was measured; leave out --valid or --merge")
     state_file = state_beside(destination)
     _require_start(folder, state_file, resume=resume)
     wanted = {
@@ -250,6 +258,7 @@ def main(
             stop_after=stop_after,
             save_every=save_every,
             valid=source.validation(held, measured, shown=not ranks.rank),
+            merge=merge,
             on_start=start,
             on_step=step,
             kernels=place.kernels,
@@ -270,7 +279,8 @@ def main(
     kept = done.kept()
     _warn(watch.end(done.state.step, kept), writer, shown_names)
     writer.end(done.state.step, kept, done.stored)
-    write_json(json_file, totals | {"stored_weights": kept})
+    merged = {"merged": asdict(done.merged)} if done.merged is not None and done.merged.changed else {}
+    write_json(json_file, totals | {"stored_weights": kept} | merged)
     console.out.print(f"{destination}: {kept:,} stored weights ({done.stored:,} at load)")
     for line in _summary(records, done, settings):
         console.out.print(line)
@@ -352,6 +362,8 @@ def _summary(records: list[dict[str, Any]], done: Finetuned, settings: TrainSett
         events = sum(record["event"] is not None for record in records)
         steps = f"steps {first['step']} to {last['step']}, {events} event{'s' * (events != 1)}"
         yield f"{settings.label}: {steps}, loss {first['loss']:.3f} to {last['loss']:.3f}"
+    if done.merged is not None and done.merged.changed:
+        yield f"quantised: {done.merged}"
     if done.best is not None:
         early = f"; ended after step {done.state.step} by --patience" * (done.state.step < settings.steps)
         yield f"kept: the model of step {done.best.step}, validation loss {done.best.loss:.4f}{early}"

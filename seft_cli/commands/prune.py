@@ -1,6 +1,8 @@
 """Prune a Hugging Face model: seft prune HF_DIR OUT_DIR --method wanda --sparsity 0.7 --calibration TEXT
 
 Wanda and SparseGPT keep every finished block in OUT_DIR.state until OUT_DIR is written; --resume continues from there.
+
+With --quantize and no --method a pruned model is rounded as it is: seft prune PRUNED OUT_DIR --quantize int4:g64
 """
 
 from pathlib import Path
@@ -13,7 +15,7 @@ from seft_cli import console
 from seft_cli.input import require_input
 from seft_cli.interrupt import interruptible, interrupts
 from seft_cli.output import require_absent
-from seft_ref import prune
+from seft_ref import prune, quantise
 from seft_ref.files.state import state_beside
 from seft_ref.prune.keep import Scope
 from seft_ref.prune.owl import OUTLIER, SPREAD
@@ -21,12 +23,27 @@ from seft_ref.runs.prune import CALIBRATED, METHODS
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(metavar="HF_DIR", help="Hugging Face folder of a dense model.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="HF_DIR", help="Hugging Face folder of a dense model; to quantise, a pruned one or a checkpoint."
+        ),
+    ],
     destination: Annotated[
         Path,
-        typer.Argument(metavar="OUT_DIR", help="Where the pruned Hugging Face folder goes; must not exist."),
+        typer.Argument(
+            metavar="OUT_DIR",
+            help="Where the pruned Hugging Face folder goes, or the quantised checkpoint; must not exist.",
+        ),
     ],
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")],
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}; not with --quantize.")] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="Round the stored weights of a pruned model: int4 or int8, then :g64 for groups of 64 columns, then "
+            ":asym for zero points. GPTQ with --calibration, else to nearest."
+        ),
+    ] = None,
     sparsity: Annotated[
         float | None,
         typer.Option(help="Fraction of weights removed, 0 to below 1 [0.5]; Wanda rounds down in every row."),
@@ -77,6 +94,15 @@ def main(
     Only sparsegpt changes the bits of what stays, and holds it until all is written.
     """
     require_absent(destination)
+    if quantize is not None:
+        pruning = {"--method": method, "--sparsity": sparsity, "--pattern": pattern, "--scope": scope}
+        pruning |= {"--outlier": outlier, "--spread": spread, "--resume": resume or None}
+        pruning |= {"--layers": None if layers == "uniform" else layers}
+        console.refuse_unused(f"--quantize {quantize}, which rounds a model as it is pruned,", (), pruning)
+        _quantise(folder, destination, quantize, calibration, samples, length, seed, dtype)
+        return
+    if method is None:
+        raise console.Refused(f"name --method, one of {', '.join(METHODS)}, or --quantize for a pruned model")
     of_calibration = {"--calibration": calibration, "--samples": samples, "--length": length}
     of_owl = {"--outlier": outlier, "--spread": spread}
     if resume and method not in CALIBRATED:
@@ -114,6 +140,48 @@ def main(
     for remark in done.remarks:
         console.err.print(remark)
     console.out.print(f"{destination}: removed {done.removed} of {done.of} weights ({done.removed / done.of:.4%})")
+
+
+def _quantise(
+    folder: Path,
+    destination: Path,
+    grid: str,
+    calibration: Path | None,
+    samples: int | None,
+    length: int | None,
+    seed: int | None,
+    dtype: str | None,
+) -> None:
+    """Write a pruned model as codes, and tell what it became."""
+    require_input(folder)
+    if calibration is None:
+        told = {"--samples": samples, "--length": length, "--seed": seed}
+        console.refuse_unused(f"--quantize {grid} without --calibration", (), told)
+    else:
+        require_input(calibration, "text file")
+    with interrupts() as check, console.progress("quantising") as advance:
+
+        def rounded(name: str, total: int) -> None:
+            check()
+            advance(name.removeprefix("model.layers."), total=total)
+
+        done = quantise(
+            folder,
+            destination,
+            grid,
+            text=calibration,
+            samples=samples or 16,
+            length=length or 256,
+            seed=seed or 0,
+            dtype=dtype,
+            progress=rounded,
+        )
+    for remark in done.remarks:
+        console.err.print(remark)
+    how = "to nearest" if calibration is None else "by GPTQ"
+    console.out.print(
+        f"{destination}: {done.stored:,} weights on {grid} {how}, {done.zeros / max(done.stored, 1):.2%} of them 0"
+    )
 
 
 def _require_choices(

@@ -10,7 +10,8 @@ from pathlib import Path
 import formats
 from seft_ref.arrays.library import Array
 from seft_ref.errors import CheckpointError
-from seft_ref.files.model import open_folder, save_model
+from seft_ref.files.model import open_folder
+from seft_ref.files.save import save_model
 from seft_ref.topology.csr import Topology
 
 _KEY = "seft.validation"

@@ -1,7 +1,6 @@
-"""Load a model from a folder into arrays, and save a fine-tuned one (chapter 13).
+"""Load a model from a folder into arrays (chapter 13); `save` writes a fine-tuned one.
 
 model = load_model("pruned-sparse", kernels)
-save_model("pruned-sparse", "repaired-sparse", finish(...))
 """
 
 import json
@@ -20,16 +19,15 @@ from formats.dialects.checks import rounded_once
 from formats.dialects.hf import HfFolder, open_hf
 from formats.dialects.weight_sync import refuse_version
 from formats.index import is_sparse
-from formats.lazy import Lazy
 from formats.validate import check_limit
-from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_numpy
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError
+from seft_ref.files.codes import dtype_of_codes, own_names, stored_in, weights_in
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
-from seft_ref.prune.record import RECORD
-from seft_ref.topology.csr import Topology, as_numpy, full, placed_like
+from seft_ref.topology.csr import Topology, full, placed_like
 from seft_ref.update.delta import Base
 
 _SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
@@ -136,14 +134,25 @@ def config_and_stored(path: str | Path) -> tuple[ModelConfig, int]:
     with formats.open(path) as reader:
         config = read_config(reader.files)
         check_names(config, reader)
-        return config, sum(reader.info(matrix.name).nnz for matrix in config.targets())
+        return config, sum(stored_in(reader, matrix.name) for matrix in config.targets())
 
 
 @contextmanager
 def open_parameters(path: str | Path, dtype: str | None) -> Iterator[Callable[[str], NumpyArray]]:
     """Open a folder and yield what reads one parameter by name, dense and in the dtype to compute with."""
     with open_folder(path) as source:
-        yield lambda name: _computable(name, formats.to_dense(source[name]), dtype)
+        yield lambda name: _computable(name, formats.to_dense(tensor_in(source, name, dtype)), dtype)
+
+
+def tensor_in(source: Mapping[str, formats.Tensor], name: str, dtype: str | None) -> formats.Tensor:
+    """Return a tensor of a folder; of a quantised matrix its weights, in the dtype to compute with (QNT-002).
+
+    Raises:
+        CheckpointError: CKP-001 for a dtype that nothing is computed in; QuantiseError QNT-009; FormatError.
+    """
+    if not isinstance(source, formats.Reader) or name not in source.scales:
+        return source[name]
+    return weights_in(source, name, compute_dtype(name, dtype_of_codes(source), dtype))
 
 
 def load_model(
@@ -176,10 +185,12 @@ def load_model(
         bases: dict[str, AnyBase] = {}
         limits: dict[str, float] = {}
         for name, shape in config.parameters().items():
-            tensor = source[name]
+            tensor = tensor_in(source, name, dtype)
             check_shape(name, tensor.shape, shape)
             if name in matrices and (largest := _limit(name, tensor, dtype)) < np.inf:
                 limits[name] = largest
+            if name in matrices and compact and isinstance(source, formats.Reader) and name in source.scales:
+                raise CheckpointError("CKP-008", f"{name} is a matrix of codes, which are not held compact yet")
             if name in matrices and compact:
                 bases[name] = packed_base = _compact(name, tensor, dtype, kernels, template)
                 packed[name] = packed_base.packed
@@ -201,42 +212,8 @@ def load_model(
 
 def _expanded_bytes(reader: formats.Reader, matrices: set[str]) -> int:
     """Return the bytes of a checkpoint's tensors in memory: matrices as stored, the others dense as F32 (FMT-098)."""
-    return reader.memory_bytes + sum(4 * reader.info(name).numel for name in reader.names() if name not in matrices)
-
-
-def save_model(
-    source: str | Path,
-    destination: str | Path,
-    final: Mapping[str, tuple[Topology, Array]],
-    attributes: Mapping[str, str] | None = None,
-) -> None:
-    """Write the model of a sparse folder with new targets and everything else bit for bit (CKP-004, CKP-005).
-
-    final       for each target its support and the values on it, as `train.finish` returns them, on any device
-    attributes  what to record, in the attributes of the file, about how the model was made
-    Raises      CheckpointError CKP-002 if source is no sparse folder, CKP-004 if a value does not fit the dtype of its
-                matrix; FormatError if destination exists
-    """
-    with open_folder(source) as reader:
-        if not isinstance(reader, formats.Reader):
-            raise CheckpointError("CKP-002", f"{source} is a Hugging Face folder; convert it first")
-        recorded = dict(reader.attributes) | dict(attributes or {})
-
-        def make(name: str) -> formats.Tensor:
-            original = with_values_in(name, reader[name])
-            if name not in final:
-                return original  # CKP-005
-            topology, values = final[name]
-            on_host = as_numpy(topology)  # CKP-009
-            stored = in_file_dtype(name, to_numpy(values), original.dtype)
-            return formats.Sparse(on_host.shape, on_host.indptr, on_host.indices, stored)
-
-        files = dict(reader.files)
-        stored = sum(final[name][0].nnz if name in final else reader.info(name).nnz for name in reader.names())
-        if stored > sum(reader.info(name).nnz for name in reader.names()):
-            files.pop(RECORD, None)  # CKP-005.3
-        tensors = Lazy(reader.names(), make)
-        formats.write(destination, formats.Checkpoint("model", tensors, recorded, dict(reader.tied), files))
+    others = sum(4 * reader.info(name).numel for name in reader.names() if name not in matrices)
+    return reader.memory_bytes + others + sum(3 * reader.info(name).nnz for name in reader.scales)
 
 
 def require_sparse(path: str | Path) -> None:
@@ -273,7 +250,7 @@ def identity(path: str | Path) -> str:
 
 def check_names(config: ModelConfig, source: Mapping[str, formats.Tensor]) -> None:
     """Refuse a folder that lacks a tensor of the config or has one that the config has no place for (CKP-002)."""
-    names = set(source)
+    names = own_names(source)
     needed = set(config.parameters())
     # some folders have the frequencies of RoPE as tensors; ignore these, because they follow from the config
     unknown = {name for name in names - needed if not name.endswith("rotary_emb.inv_freq")}
@@ -348,8 +325,9 @@ def in_file_dtype(name: str, values: NumpyArray, dtype: Dtype) -> NumpyArray:
 def _limit(name: str, tensor: formats.Tensor, dtype: str | None) -> float:
     """Return the magnitude from which on a weight rounds to infinity in the dtype of its file (CKP-010)."""
     stored = with_values_in(name, tensor).values.dtype
+    computed = compute_dtype(name, stored, dtype)
     info = ml_dtypes.finfo(stored)
-    if info.bits >= ml_dtypes.finfo(compute_dtype(name, stored, dtype)).bits:
+    if info.bits >= ml_dtypes.finfo(computed).bits:
         return np.inf
     # half a unit in the last place above the largest number: a tie rounds to infinity, whose last bit is even
     return float(info.max) + 2.0 ** (int(info.maxexp) - 1 - int(info.nmant) - 1)

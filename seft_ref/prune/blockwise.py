@@ -143,7 +143,7 @@ def owl_sparsities(
             scores.clear()
         return weight, weight
 
-    for _ in _block_by_block(config, read, batches, kernels, square_sum, look):
+    for _ in block_by_block(config, read, batches, kernels, square_sum, look):
         pass
     return block_sparsities(shares, sparsity, spread)
 
@@ -175,7 +175,7 @@ def prune_wanda(
         mask = wanda_mask(weight, square_sum, rates[name], pattern, scope)
         return mask, xp.where(mask, weight, xp.zeros_like(weight))
 
-    for name, mask, _ in _block_by_block(config, read, batches, kernels, square_sum, prune, blocks):
+    for name, mask, _ in block_by_block(config, read, batches, kernels, square_sum, prune, blocks):
         yield name, mask
 
 
@@ -202,10 +202,10 @@ def prune_sparsegpt(
     def prune(name: str, weight: Array, hessian: Array) -> tuple[Array, Array]:
         return sparsegpt(weight, hessian, rates[name], pattern)
 
-    yield from _block_by_block(config, read, batches, kernels, hessian_of, prune, blocks)
+    yield from block_by_block(config, read, batches, kernels, hessian_of, prune, blocks)
 
 
-def _block_by_block(
+def block_by_block(
     config: ModelConfig,
     read: Read,
     batches: Sequence[Int[Array, "B T"]],

@@ -51,8 +51,8 @@ def sparsegpt(
         check_groups(n_in, pattern[1])
         # PRN-012: with a pattern the result does not depend on the width, so take whole groups
         width = pattern[1] * max(1, block // pattern[1])
-    damped, dead = _damped(hessian, damping)
-    factor = inverse_factor(damped)
+    safe, dead = damped(hessian, damping)
+    factor = inverse_factor(safe)
     # PRN-009
     rest = xp.where(dead[None, :], xp.zeros_like(weight), weight)
     rest = xp.astype(rest, xp.float64)
@@ -92,7 +92,7 @@ def inverse_factor(hessian: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return xp.flip(xp.linalg.inv(lower))
 
 
-def _damped(hessian: Float[Array, "n n"], damping: float) -> tuple[Float[Array, "n n"], Bool[Array, " n"]]:
+def damped(hessian: Float[Array, "n n"], damping: float) -> tuple[Float[Array, "n n"], Bool[Array, " n"]]:
     """Return the damped Hessian, and which inputs are dead (PRN-009)."""
     xp = array_namespace(hessian)
     # PRN-009

@@ -12,13 +12,15 @@ from pathlib import Path
 
 from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
-from seft_ref.errors import CheckpointError
+from seft_ref.errors import CheckpointError, QuantiseError
 from seft_ref.files.best import Best
+from seft_ref.files.codes import is_quantised
 from seft_ref.files.model import Model, refuse_existing, require_sparse
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
+from seft_ref.quantise.merge import Counts, check_merge
 from seft_ref.runs.loops import Final, RunState, loop_of
 from seft_ref.runs.outcome import Validation, outcome_of
 from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of, has_folder, kernels_or_cpu, model_of
@@ -57,6 +59,7 @@ class Finetuned:
         stored: stored weights of the targets at load.
         final: for each target its support and the weights on it; None where the run was stopped before its end.
         best: with validation, the measurement of the model that was written (TRN-022).
+        merged: what became of the update of quantised matrices that were written (QNT-007.4); None with validation.
     """
 
     config: ModelConfig
@@ -65,6 +68,7 @@ class Finetuned:
     stored: int
     final: Mapping[str, tuple[Topology, Array]] | None
     best: Best | None = None
+    merged: Counts | None = None
 
     def model(self) -> Model:
         """Return the model as the last step left it, before the last adapt pass; `final` is what is kept of it."""
@@ -87,6 +91,7 @@ def finetune(
     state_file: str | Path | None = None,
     origin: Origin | None = None,
     valid: Validation | None = None,
+    merge: str = "beside",
     on_start: Callable[[Started], None] = lambda started: None,
     on_step: Callable[[RunState, StepRecord, float], None] = lambda state, record, seconds: None,
     kernels: KernelSet | None = None,
@@ -111,6 +116,7 @@ def finetune(
     state_file  where the state goes, if not beside `out`
     origin      what the state records of model and text; None for digests of the folder and of the data (CKP-007)
     valid       what the run is measured on; `out` is then the best model and not the last one (TRN-022)
+    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, or into their ``"grid"`` (QNT-006)
     on_start    called once, before the first step
     on_step     called after every step with the state, its record and its seconds; what it raises ends the run
     kernels     a kernel set; None for `cpu`, which takes NumPy arrays
@@ -124,7 +130,10 @@ def finetune(
     """
     if out is not None:
         refuse_existing(out)
+    check_merge(merge)
     _require_support(model, resume=resume)
+    if merge != "beside" and not (has_folder(model) and is_quantised(folder_of(model))):
+        raise QuantiseError("QNT-007", f"merge {merge} rounds into codes, and the model has none; leave it out")
     chosen = _settings(settings, changes, model)
     kernels = kernels_or_cpu(kernels)
     loop, folder = loop_of(chosen, kernels), folder_of(model) if has_folder(model) else None
@@ -133,7 +142,7 @@ def finetune(
     origin = origin or _origin(model, data)
     file = _state_file(out, state_file, origin, resume=resume)
     has_state = file is not None and file.path.exists()
-    outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume, has_state=has_state)
+    outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume, has_state=has_state, merge=merge)
 
     def begun() -> tuple[ModelConfig, RunState, int]:
         # a separate function, so that afterwards only the state holds the model
@@ -178,7 +187,7 @@ def finetune(
     final = outcome.write(left, ranks)
     if file is not None and writes and out is not None:
         file.path.unlink(missing_ok=True)
-    return Finetuned(config, state, chosen, stored, final, outcome.best)
+    return Finetuned(config, state, chosen, stored, final, outcome.best, outcome.merged)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ from typing import Protocol
 
 from seft_ref.arrays.ranks import Ranks
 from seft_ref.files.best import Best, best_kept, give_out, keep, refuse_kept
-from seft_ref.files.model import load_model, save_model
+from seft_ref.files.model import load_model
+from seft_ref.files.save import save_model
 from seft_ref.files.state import digest_of_data, settings_text
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
+from seft_ref.quantise.merge import Counts
 from seft_ref.runs.loops import Final, RunState
 from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of
 from seft_ref.text.evaluate import evaluate_examples, evaluate_windows
@@ -63,14 +65,20 @@ class Outcome(Protocol):
     def best(self) -> Best | None:
         """The best measurement, None without any."""
 
+    @property
+    def merged(self) -> Counts | None:
+        """What became of the update of quantised matrices (QNT-007.4), None if that is not known."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
 class LastModel:
     """A run leaves the model of its last step; without `out` it is not written."""
 
     model: ModelSource
     out: str | Path | None
     settings: TrainSettings
+    merge: str = "beside"
+    merged: Counts | None = None
 
     def check(self, config: ModelConfig) -> None:
         """Refuse nothing."""
@@ -90,7 +98,8 @@ class LastModel:
         """Write what the last step leaves, and return its targets."""
         final = left()
         if self.out is not None and ranks.rank == 0:  # TRN-015
-            save_model(folder_of(self.model), self.out, final, {"seft.settings": settings_text(self.settings)})
+            told = {"seft.settings": settings_text(self.settings)}
+            self.merged = save_model(folder_of(self.model), self.out, final, told, merge=self.merge)
         return final
 
     @property
@@ -111,6 +120,7 @@ class BestModel:
     measure: Mapping[str, object]
     """what is measured and how often, for a resumed run to compare"""
     best: Best | None = None
+    merged: None = None
 
     def check(self, config: ModelConfig) -> None:
         """Refuse what cannot be measured, before the first step.
@@ -176,10 +186,12 @@ def outcome_of(
     *,
     resume: bool,
     has_state: bool,
+    merge: str = "beside",
 ) -> Outcome:
     """Return what becomes of a run; without validation its last model.
 
     has_state  whether an unfinished run has left a state
+    merge      as of `save_model`
     Raises:
         ValueError: for steps or measurements below 1, or validation without a folder to write; CheckpointError
             CKP-006 where an unfinished run has kept a model and this one does not resume it.
@@ -189,7 +201,11 @@ def outcome_of(
     if out is not None and (validation is None or not resume):
         refuse_kept(out, resume=resume, has_state=has_state)
     if validation is None:
-        return LastModel(model, out, settings)
+        return LastModel(model, out, settings, merge)
+    if merge != "beside":
+        raise ValueError(
+            f"merge {merge} rounds the model after it was measured; leave validation out, or merge beside the codes"
+        )
     every, patience = validation.every, validation.patience
     if every < 1 or (patience is not None and patience < 1):
         raise ValueError(f"every is {every} and patience {patience}; each must be at least 1")

@@ -41,11 +41,11 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "rank_in_rows(groups) >= m - n",
         "ties up",
     ),
-    ("prune.sparsegpt", "PRN-009", sparsegpt._damped, "0 <= damping < inf", "damping < inf", "damping below 0"),
+    ("prune.sparsegpt", "PRN-009", sparsegpt.damped, "0 <= damping < inf", "damping < inf", "damping below 0"),
     (
         "prune.sparsegpt",
         "PRN-009",
-        sparsegpt._damped,
+        sparsegpt.damped,
         "damping * xp.mean(diagonal))",
         "damping * xp.mean(xp.where(dead, xp.ones_like(diagonal), diagonal)))",
         "dead inputs in the mean as 1",

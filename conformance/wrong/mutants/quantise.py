@@ -1,0 +1,128 @@
+"""Mutants of quantised matrices (QNT): what grids, roundings and merges in the wild do otherwise."""
+
+import numpy as np
+
+from conformance.engine.parts import quantise_gptq as gptq
+from conformance.engine.parts import quantise_grid as grid
+from conformance.engine.parts import quantise_merge as merge
+from conformance.wrong.mutants.base import Mutant, Rows, Values, after, changed, edits, ids, mutant, right, unchecked
+
+_ROUND, _WEIGH, _MERGE = "quantise.matrix", "quantise.weights", "quantise.merge"
+
+_EDITS: Rows = (
+    (_ROUND, "QNT-003", grid.scales_of, " / grid.highest", " / (grid.highest + 0.5)", "a scale for half a code more"),
+    (_ROUND, "QNT-003", grid.scales_of, " / grid.highest", " / -grid.lowest", "a scale for the lowest code"),
+    (_ROUND, "QNT-003", grid.scales_of, "/ (grid.highest - grid.lowest)", "/ 15", "15 steps, whatever the bits"),
+    (_ROUND, "QNT-003", grid.scales_of, "xp.maximum(-low, high)", "high", "the largest weight for the largest |w|"),
+    (_ROUND, "QNT-003", grid.scales_of, "xp.minimum(xp.min(groups, axis=2), none)", "xp.min(groups, axis=2)", "lo > 0"),
+    (_ROUND, "QNT-003", grid.scales_of, "xp.maximum(xp.max(groups, axis=2), none)", "xp.max(groups, axis=2)", "hi < 0"),
+    (_ROUND, "QNT-003", grid.scales_of, "xp.astype(wide, xp.float32)", "wide", "scales in binary64"),
+    (
+        _ROUND,
+        "QNT-003",
+        grid.scales_of,
+        "xp.round(-low / divisor) + grid.lowest",
+        "xp.round(-low / divisor + grid.lowest + 0.25)",
+        "zero points rounded elsewhere",
+    ),
+    (
+        _ROUND,
+        "QNT-003",
+        grid.scales_of,
+        "xp.clip(xp.round(-low / divisor) + grid.lowest, grid.lowest, grid.highest)",
+        "xp.round(-low / divisor) + grid.lowest + 1",
+        "zero points stored less 1, as GPTQ's files do",
+    ),
+    (_ROUND, "QNT-003", grid.declared, "xp.where(scales > 0, scales, largest)", "scales", "a scale of 0"),
+    (_ROUND, "QNT-003", grid.declared, "axis=1, keepdims=True)", ")", "the largest scale of the matrix"),
+    (_ROUND, "QNT-003", grid.only_stored, "xp.where(stored, weight, xp.zeros_like(weight))", "weight",
+     "a scale from pruned weights"),
+    (_ROUND, "QNT-004", grid.unclamped, "xp.round(", "xp.trunc(", "codes cut towards zero"),
+    (_ROUND, "QNT-004", grid.unclamped, "xp.round(", "xp.floor(0.5 + ", "ties up"),
+    (_ROUND, "QNT-004", grid.unclamped, "+ xp.astype(zeros, xp.float64)", "- xp.astype(zeros, xp.float64)",
+     "zero points taken off"),
+    (_WEIGH, "QNT-002", grid.weights_at, "- xp.astype(zeros, xp.float64)", "", "zero points left out"),
+    (_WEIGH, "QNT-002", grid.weights_at, "xp.astype(steps * xp.astype(scales, xp.float64), dtype)",
+     "xp.astype(xp.astype(steps, xp.float32) * xp.astype(scales, xp.float32), dtype)", "products in binary32"),
+    (_WEIGH, "QNT-001", grid.groups_of, " % max(n_in, 1) // size", " % max(n_in, 1) % (n_in // size)",
+     "columns dealt out to groups in turn"),
+    (_ROUND, "QNT-005", gptq.gptq, "xp.stack(errors, axis=1) @ u[:, n:]", "0.0", "errors lost behind a block"),
+    (_ROUND, "QNT-005", gptq.gptq, "error[:, None] * u[i, i + 1 : n][None, :]", "0.0", "errors lost inside a block"),
+    (_ROUND, "QNT-005", gptq.gptq, "error = error / u[i, i]", "error = error + 0.0", "errors not divided by U_jj"),
+    (_ROUND, "QNT-005", gptq.gptq, "xp.where(dead[None, :], xp.zeros_like(rest), rest)", "rest", "dead inputs weigh"),
+    (_ROUND, "QNT-005", gptq.gptq, "(panel if grid.group else rest)[:, :size]",
+     "only_stored(weight, topology)[:, (first + i) // size * size :][:, :size]", "scales from before any error"),
+    (_ROUND, "QNT-005", gptq._less, "xp.where(kept, weights - errors, xp.zeros_like(weights))", "weights - errors",
+     "errors carried to pruned weights"),
+    (_MERGE, "QNT-006", merge.beside, " | ((values == 0) & xp.signbit(values))", "", "−0 for the weight of a code"),
+    (_MERGE, "QNT-006", merge.beside, "codes=matrix.codes[stays]", "codes=matrix.codes[: int(xp.sum(stays))]",
+     "codes not moved with their positions"),
+    (_MERGE, "QNT-006", merge.beside, "~coded | ", "", "grown weights of 0 lost"),
+    (_MERGE, "QNT-007", merge.in_grid, "xp.where(differs, codes_of(values, scales, zeros, matrix.grid), before)",
+     "before", "an update that no code takes"),
+    (_MERGE, "QNT-007", merge.in_grid, "(free < matrix.grid.lowest) | (free > matrix.grid.highest)",
+     "(free <= matrix.grid.lowest) | (free >= matrix.grid.highest)", "codes at the end counted as saturated"),
+    (_MERGE, "QNT-007", merge.in_grid, "differs & (codes == before)", "differs & (codes == scales * 0)",
+     "codes of 0 counted as vanished"),
+)  # fmt: skip
+
+
+def nonzero_support(a: Values) -> Values:
+    """Take weights that are not 0 for the support, as SQFT does: kept weights that round to zero leave it."""
+    out = right(_MERGE)(a)
+    if a["mode"] != "grid":
+        return out
+    matrix = {"out": a["out"], "in": a["in"], "grid": a["grid"], "scales": a["scales"], "zeros": a["zeros"]}
+    weights = right(_WEIGH)(matrix | {"positions": out["positions"], "codes": out["codes"]})["values"]
+    return out | {name: out[name][weights != 0] for name in ("positions", "codes")}
+
+
+def stored_weights_that_are_not_zero(a: Values) -> Values:
+    """Give a stored weight whose code is the zero point the smallest weight that is not 0."""
+    out = right(_WEIGH)(a)["values"]
+    return {"values": np.where(out == 0, np.finfo(out.dtype).tiny, out)}
+
+
+def wrapped(a: Values) -> Values:
+    """Let codes wrap around instead of clamping them."""
+    out = right(_MERGE)(a)
+    if a["mode"] != "grid" or not out["saturated"]:
+        return out
+    codes = out["codes"].copy()
+    ends = (codes == grid.parse_grid(a["grid"]).highest) | (codes == grid.parse_grid(a["grid"]).lowest)
+    codes[ends] = -codes[ends] - 1
+    return out | {"codes": codes}
+
+
+def everything_beside(a: Values) -> Values:
+    """Store every weight of the support beside the codes."""
+    out = right(_MERGE)(a)
+    if a["mode"] != "beside":
+        return out
+    return out | {"update": ids(a["support"]), "update_values": a["values"], "changed": len(a["support"])}
+
+
+MUTANTS: list[Mutant] = [
+    *edits(_EDITS),
+    *unchecked(_ROUND, "QNT-001", "QNT-003"),
+    *edits(
+        (
+            (_ROUND, "QNT-003", grid.scales_of, "xp.where(scales > 0, zeros, none)", "zeros", "zero points at the end"),
+            (_ROUND, "QNT-003", grid.nearest, "declared(scales))", "declared(scales) * 1.0000001)", "scales moved"),
+            (
+                _ROUND,
+                "QNT-003",
+                grid.scales_of,
+                "farthest <= xp.finfo(xp.float32).max",
+                "scales <= xp.finfo(xp.float32).max",
+                "codes beyond float32",
+            ),
+        )
+    ),
+    mutant("QNT-005", _ROUND, changed(_ROUND, inputs=lambda a: None), "nearest for GPTQ"),
+    mutant("QNT-001", _ROUND, after(_ROUND, lambda out, _: {"zeros": out["zeros"] + 8}), "unsigned zero points"),
+    mutant("QNT-002", _WEIGH, stored_weights_that_are_not_zero, "no stored weight of 0"),
+    mutant("QNT-007", _MERGE, nonzero_support, "weights of 0 leave the support"),
+    mutant("QNT-007", _MERGE, wrapped, "codes that wrap around"),
+    mutant("QNT-006", _MERGE, everything_beside, "every weight beside the codes"),
+]

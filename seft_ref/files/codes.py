@@ -1,0 +1,78 @@
+"""Quantised matrices of a checkpoint as the engine computes with them (QNT-009)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import formats
+from formats.dialects import coded
+from formats.dialects.coded import SCALE, UPDATE, ZERO
+from formats.reader import checkpoint_of
+from seft_ref.arrays.library import Dtype
+from seft_ref.quantise.grid import Quantised, parse_grid
+from seft_ref.topology.csr import Topology, flat, union
+
+
+def own_names(source: Mapping[str, formats.Tensor]) -> set[str]:
+    """Return the names of a folder's tensors without those that belong to quantised matrices."""
+    if not isinstance(source, formats.Reader):
+        return set(source)
+    return set(source) - {part for roles in source.scales.values() for part in roles.values()}
+
+
+def read_quantised(reader: formats.Reader, name: str) -> tuple[Quantised, formats.Sparse | None]:
+    """Return the codes of a matrix, and the weights that stand beside them, if there are any.
+
+    Raises:
+        FormatError: QNT-009 for parts that do not fit each other or the grid, QNT-001 for the grid.
+    """
+    found = coded.read_coded(checkpoint_of(reader), name)
+    grid = parse_grid(coded.grid_of(reader.attributes))
+    return Quantised(grid, _topology(found.codes), found.codes.values, found.scales, found.zeros), found.update
+
+
+def _topology(tensor: formats.Sparse) -> Topology:
+    return Topology((tensor.shape[0], tensor.shape[1]), tensor.indptr, tensor.indices)
+
+
+def weights_in(reader: formats.Reader, name: str, dtype: Dtype) -> formats.Sparse:
+    """Return the weights of a quantised matrix: what codes stand for, and in its place what stands beside them.
+
+    Raises:
+        FormatError: as `read_quantised`.
+    """
+    return coded.weights_of(coded.read_coded(checkpoint_of(reader), name), dtype)
+
+
+def dtype_of_codes(reader: formats.Reader) -> Dtype:
+    """Return the dtype in which codes are computed unless told otherwise (QNT-008.2)."""
+    return coded.compute_dtype({reader.info(name).dtype for name in reader.names()})
+
+
+def is_quantised(path: str | Path) -> bool:
+    """Tell whether matrices of a checkpoint are codes."""
+    with formats.open(path) as reader:
+        return coded.is_coded(checkpoint_of(reader))
+
+
+def stored_in(reader: formats.Reader, name: str) -> int:
+    """Return how many weights a tensor stores; of a quantised matrix, with those beside its codes."""
+    if UPDATE not in reader.scales.get(name, {}):
+        return reader.info(name).nnz
+    matrix, update = read_quantised(reader, name)
+    assert update is not None, "it has the role"
+    return int(union(flat(matrix.topology), flat(_topology(update))).shape[0])
+
+
+def tensors_of(name: str, matrix: Quantised, update: formats.Sparse | None) -> dict[str, tuple[str, formats.Tensor]]:
+    """Return role -> name and tensor of a quantised matrix; the role of its codes is empty."""
+    topology = matrix.topology
+    codes = formats.Sparse(topology.shape, topology.indptr, topology.indices, matrix.codes)
+    parts: dict[str, tuple[str, formats.Tensor]] = {
+        "": (name, codes),
+        SCALE: (f"{name}.{SCALE}", formats.Dense(matrix.scales)),
+    }
+    if not matrix.grid.symmetric:
+        parts[ZERO] = (f"{name}.{ZERO}", formats.Dense(matrix.zeros))
+    if update is not None:
+        parts[UPDATE] = (f"{name}.{UPDATE}", update)
+    return parts

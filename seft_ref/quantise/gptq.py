@@ -1,0 +1,86 @@
+"""GPTQ that keeps zeros: columns are rounded in turn, and stored weights of later columns make up for it (QNT-005)."""
+
+from jaxtyping import Bool, Float, Int8
+
+from seft_ref.arrays.library import Array, array_namespace, mask_at, overflow_allowed
+from seft_ref.prune.sparsegpt import BLOCK, DAMPING, damped, inverse_factor
+from seft_ref.quantise.grid import (
+    Grid,
+    Quantised,
+    at_slots,
+    codes_of,
+    declared,
+    nearest,
+    only_stored,
+    scales_of,
+    weights_at,
+)
+from seft_ref.topology.csr import Topology, flat
+
+
+@overflow_allowed()
+def gptq(
+    weight: Float[Array, "out in_"],
+    topology: Topology,
+    hessian: Float[Array, "in_ in_"],
+    grid: Grid,
+    *,
+    damping: float = DAMPING,
+    block: int = BLOCK,
+) -> Quantised:
+    """Return a matrix rounded column by column (QNT-005).
+
+    weight   values where nothing is stored do not count
+    hessian  Σ x xᵀ over all calibration tokens, in float64
+    damping  share of the mean of its diagonal that is added to it
+    block    columns whose errors are carried behind them together
+    Raises   QuantiseError QNT-001, QNT-003 as `nearest`, and for errors that grow without bound; PruneError PRN-009 for
+             a Hessian or damping that cannot be used
+    """
+    xp = array_namespace(weight, hessian)
+    n_in = weight.shape[1]
+    if not n_in:
+        return nearest(weight, topology, grid)
+    size = grid.columns(n_in)
+    safe, dead = damped(hessian, damping)
+    factor = inverse_factor(safe)
+    stored = xp.reshape(mask_at(topology.numel, flat(topology)), weight.shape)
+    rest = only_stored(weight, topology)
+    scales_of(rest, grid, size)  # QNT-003.5, for the weights of dead inputs as well
+    # QNT-005.4
+    rest = xp.where(dead[None, :], xp.zeros_like(rest), rest)
+    # whole groups, so that a scale is found behind the errors of all columns before it
+    width = grid.group * max(1, block // grid.group) if grid.group else max(1, block)
+    codes: list[Array] = []
+    found: list[tuple[Array, Array]] = []
+    for first in range(0, n_in, width):
+        n = min(width, n_in - first)
+        kept, u = stored[:, first:], factor[first : first + n, first:]
+        panel, errors = rest[:, :n], []
+        for i in range(n):
+            if (first + i) % size == 0:
+                # QNT-005.2
+                found.append(scales_of((panel if grid.group else rest)[:, :size], grid, size))
+            code, error = _rounded(panel[:, 0], *found[-1], grid)
+            error = error / u[i, i]
+            panel = _less(panel[:, 1:], error[:, None] * u[i, i + 1 : n][None, :], kept[:, i + 1 : n])
+            codes.append(code)
+            errors.append(error)
+        rest = _less(rest[:, n:], xp.stack(errors, axis=1) @ u[:, n:], kept[:, n:])
+    scales, zeros = (xp.concat(parts, axis=1) for parts in zip(*found, strict=True))
+    return Quantised(grid, topology, at_slots(xp.stack(codes, axis=1), topology), declared(scales), zeros)
+
+
+def _rounded(column: Array, scale: Array, zero: Array, grid: Grid) -> tuple[Int8[Array, " out"], Float[Array, " out"]]:
+    """Return the codes of a column, (out,), and what its weights lose by them; scale and zero are (out, 1)."""
+    xp = array_namespace(column)
+    # a group without a weight but 0 has no scale, and any one leads to the code of 0
+    scale, zero = xp.where(scale > 0, scale, xp.ones_like(scale))[:, 0], zero[:, 0]
+    code = codes_of(column, scale, zero, grid)
+    return code, column - weights_at(code, scale, zero, xp.float64)
+
+
+def _less(weights: Array, errors: Array, kept: Bool[Array, "out n"]) -> Array:
+    """Return stored weights less errors that are carried to them, and 0 where nothing is stored (QNT-005)."""
+    xp = array_namespace(weights)
+    return xp.where(kept, weights - errors, xp.zeros_like(weights))

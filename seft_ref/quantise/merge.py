@@ -1,0 +1,99 @@
+"""What a fine-tuned matrix becomes on its grid: codes with an update beside them, or codes alone (QNT-006, QNT-007)."""
+
+from dataclasses import dataclass, replace
+
+from jaxtyping import Bool, Float
+
+from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.errors import QuantiseError
+from seft_ref.quantise.grid import Quantised, codes_of, unclamped, weights_at
+from seft_ref.topology.csr import Topology, find, flat
+
+MODES = ("beside", "grid")
+"""Where an update goes: beside the codes, or into them."""
+
+
+def check_merge(merge: str) -> None:
+    """Refuse an unknown mode.
+
+    Raises:
+        QuantiseError: QNT-006.
+    """
+    if merge not in MODES:
+        raise QuantiseError("QNT-006", f"merge is {merge!r}; choose one of {', '.join(MODES)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many weights an update changed, and what a grid made of them (QNT-007.4)."""
+
+    changed: int = 0
+    """positions whose weight is not that of the codes"""
+    vanished: int = 0
+    """of these, positions whose code is what it was"""
+    saturated: int = 0
+    """of these, positions whose weight lies beyond the codes"""
+
+    def __str__(self) -> str:
+        """The counts in words."""
+        if not self.vanished and not self.saturated:
+            return f"{self.changed:,} weights are not those of the codes"
+        lost = f"{self.vanished:,} have the code of before, {self.saturated:,} were beyond the codes"
+        return f"{self.changed:,} weights rounded into the grid: {lost}"
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Return the counts of two matrices together."""
+        return Counts(self.changed + other.changed, self.vanished + other.vanished, self.saturated + other.saturated)
+
+
+def beside(
+    matrix: Quantised, support: Topology, values: Float[Array, " n"]
+) -> tuple[Quantised, Bool[Array, " n"], Counts]:
+    """Return the codes that stay stored, and for each slot of the support whether its weight stands beside them
+    (QNT-006).
+
+    values  the effective weights, (n,) in slot order of the support, in the dtype of computation
+    """
+    xp = array_namespace(values)
+    codes, coded = _codes_at(matrix, support)
+    stand_for = weights_at(codes, *matrix.parts_at(support), values.dtype)
+    # bit for bit: no code stands for −0.0
+    differs = ~coded | (stand_for != values) | ((values == 0) & xp.signbit(values))
+    _, stays = find(flat(support), flat(matrix.topology))
+    kept = replace(
+        matrix,
+        topology=matrix.topology.without_slots(xp.nonzero(~stays)[0]),
+        codes=matrix.codes[stays],
+    )
+    return kept, differs, Counts(_sum(differs))
+
+
+def in_grid(matrix: Quantised, support: Topology, values: Float[Array, " n"]) -> tuple[Quantised, Counts]:
+    """Return codes of the effective weights on their support; scales and zero points stay as they were (QNT-007).
+
+    values  as for `beside`
+    """
+    xp = array_namespace(values)
+    _, differs, counts = beside(matrix, support, values)
+    before, _ = _codes_at(matrix, support)
+    scales, zeros = matrix.parts_at(support)
+    codes = xp.where(differs, codes_of(values, scales, zeros, matrix.grid), before)
+    free = unclamped(values, scales, zeros)
+    beyond = (free < matrix.grid.lowest) | (free > matrix.grid.highest)
+    counts = replace(counts, vanished=_sum(differs & (codes == before)), saturated=_sum(differs & beyond))
+    return replace(matrix, topology=support, codes=codes), counts
+
+
+def _codes_at(matrix: Quantised, support: Topology) -> tuple[Array, Bool[Array, " n"]]:
+    """Return the code at each slot of a support, the zero point where there is none, and whether there is one."""
+    xp = array_namespace(matrix.codes)
+    _, zeros = matrix.parts_at(support)
+    where, coded = find(flat(matrix.topology), flat(support))
+    if not matrix.codes.shape[0] or not support.nnz:
+        return zeros, coded
+    return xp.where(coded, xp.take(matrix.codes, where), zeros), coded
+
+
+def _sum(mask: Bool[Array, " n"]) -> int:
+    xp = array_namespace(mask)
+    return int(xp.sum(xp.astype(mask, xp.int64)))
