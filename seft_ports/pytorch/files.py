@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 import formats
+from formats.dialects import coded
 from formats.dialects.torch_module import from_module, to_module
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import SeftLinear
@@ -20,26 +21,33 @@ from seft_ports.pytorch.split import is_split, reshard, whole
 __all__ = ["load_sparse", "save_sparse"]
 
 
-def save_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+def save_sparse(
+    model: nn.Module, folder: str | os.PathLike[str], *, beside: str | os.PathLike[str] | None = None
+) -> None:
     """Write a model with the support of each projection, so that a stored zero is not an absent weight (CKP-004).
 
     Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config beside them. If FSDP splits
     the model, every process must call this; the first one writes.
+
+    beside  the folder of the quantised model that was loaded: its codes stay, and trained weights stand beside them
+            (QNT-006). None writes all weights as floats
     """
     reshard(model)
     if any(is_split(tensor) for tensor in model.parameters()):
-        _write_first(_gathered(model), folder, getattr(model, "config", None))
+        _write_first(_gathered(model), folder, getattr(model, "config", None), beside)
         return
     with _plain_layers(model):
-        _write(model, folder, getattr(model, "config", None))
+        _write(model, folder, getattr(model, "config", None), beside)
 
 
-def _write_first(model: nn.Module, folder: str | os.PathLike[str], config: Any) -> None:
+def _write_first(
+    model: nn.Module, folder: str | os.PathLike[str], config: Any, beside: str | os.PathLike[str] | None
+) -> None:
     """Write in the first process; the others wait, and raise if it could not write."""
     failed = None
     if dist.get_rank() == 0:
         try:
-            _write(model, folder, config)
+            _write(model, folder, config, beside)
         except Exception as error:  # noqa: BLE001, raised below
             failed = error
     message = [failed if failed is None else str(failed)]
@@ -51,19 +59,28 @@ def _write_first(model: nn.Module, folder: str | os.PathLike[str], config: Any) 
         raise RuntimeError(msg)
 
 
-def _write(model: nn.Module, folder: str | os.PathLike[str], config: Any) -> None:
+def _write(
+    model: nn.Module, folder: str | os.PathLike[str], config: Any, beside: str | os.PathLike[str] | None
+) -> None:
     masks = {f"{n}.weight": mask for n, linear in targets_of(model).items() if (mask := _mask(linear)) is not None}
     checkpoint = from_module(model, masks=masks)
+    if beside is not None:
+        checkpoint = coded.beside(formats.read(beside), checkpoint)
     if config is not None:
         checkpoint = dataclasses.replace(checkpoint, files={"config.json": config.to_json_string().encode()})
     formats.write(folder, checkpoint)
 
 
 def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
-    """Load a sparse checkpoint into a plain model of its config; each projection keeps its support for `wrap`."""
+    """Load a sparse checkpoint into a plain model of its config; each projection keeps its support for `wrap`.
+
+    Of a quantised model the weights are loaded (QNT-002), which only a model in float32 holds.
+    """
     if layers_of(model):
         raise SeftError("CKP-002", "load_sparse takes a plain model; wrap it afterwards")
     checkpoint = formats.read(folder)
+    if checkpoint.scales:
+        checkpoint = coded.expanded(checkpoint)
     to_module(checkpoint, model)
     for name, linear in targets_of(model).items():
         tensor = checkpoint.tensors[checkpoint.tied.get(f"{name}.weight", f"{name}.weight")]
