@@ -42,7 +42,7 @@ types: setup
 contracts: setup
 	$(VENV)/bin/lint-imports
 
-SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_generate.py)
+SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_generate.py test_gptq_torch.py)
 LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_exceeding.py test_bounds.py) $(addprefix tests/seft_ref/,test_compact.py test_sorted.py)
 
 tests: setup
@@ -53,7 +53,7 @@ PLAIN := seft_ref.layers.attention,seft_ref.layers.attention_blocks,seft_ref.lay
 
 # Shape annotations are read, and an array of another shape is an error.
 shaped: setup
-	$(PY) -m pytest --jaxtyping-packages=$(PLAIN),seft_ref.adapters,seft_ref.update,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype $(SHAPED)
+	$(PY) -m pytest --jaxtyping-packages=$(PLAIN),seft_ref.adapters,seft_ref.update,seft_ref.quantise,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype $(SHAPED)
 
 # Compiled loops check the bounds of arrays. Whole runs, and arrays behind which there is nothing, are looked at once.
 checked: setup

@@ -17,8 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from experiments import cost_page, pruning_cost
+from experiments import cost_page
 from experiments.asked import COMPARE, check_asked, check_fitting, check_model, experiment_of, pattern_for, tasks_of
+from experiments.own import OWN, Own
 from experiments.page import Report, markdown
 from experiments.picture import draw, library
 from experiments.results import Results, Run, engine_digest, key_of
@@ -96,10 +97,10 @@ def main(
     given = (QUICK if quick else {}) | changes_of({}, settings or [])
     check_model(folder)
     check_fitting(name, given, of_arms=bool(arm or only_arm or seed or plan or any_engine))
-    if name == pruning_cost.NAME:
+    if name in OWN:
         pattern_for(name, folder, patterned=False)
-        print_pruning_cost(
-            folder, train, valid, out, work, seeds, given, {"length": eval_length, "windows": eval_windows}
+        print_own(
+            OWN[name], folder, train, valid, out, work, seeds, given, {"length": eval_length, "windows": eval_windows}
         )
         return
     experiment = experiment_of(name, arm or [])
@@ -144,7 +145,7 @@ def main(
 
 def write_again(name: str | None, out: Path) -> None:
     """Write page and picture again from the JSON of a finished experiment."""
-    names = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
+    names = (*EXPERIMENTS, COMPARE, *OWN)
     if name not in names:
         raise console.Refused(f"--redraw needs one of {', '.join(names)}")
     kept = out / f"{name}.json"
@@ -152,37 +153,38 @@ def write_again(name: str | None, out: Path) -> None:
         raise console.Refused(f"there is no {kept}; run the experiment first")
     library()
     data = kept.read_bytes()
-    if name == pruning_cost.NAME:
-        pruning_cost.write_again(data, out)
+    if name in OWN:
+        OWN[name].write_again(data, out)
     else:
         experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in json.loads(data)["runs"]})
         write(Report.of(name, experiment, data), out)
     console.out.print(f"wrote {out / name}.md and .svg")
 
 
-def print_pruning_cost(
+def print_own(
+    of: Own,
     folder: Path,
     train: Path,
     valid: Path,
     out: Path,
     work: Path,
-    draws: int,
+    seeds: int,
     given: dict[str, Any],
     evaluation: dict[str, int],
 ) -> None:
-    """Measure the missing draws of the experiment pruning-cost, and write its page."""
-    for file in (*(out / f"{pruning_cost.NAME}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
+    """Measure what is missing of an experiment without arms, and write its page."""
+    for file in (*(out / f"{of.NAME}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
     inputs, engine = read_inputs(folder, train, valid, evaluation, settings_of(**given).length), engine_digest()
     results = Results(work, engine)
     before = perplexity_before(inputs, results)
-    lines = pruning_cost.fill(inputs, settings_of(**given), draws, before, results, engine)
-    options = {"seeds": draws, "eval_length": evaluation["length"], "eval_windows": evaluation["windows"]}
-    command = command_line(pruning_cost.NAME, (folder, train, valid, out), options, given)
+    lines = of.fill(inputs, settings_of(**given), seeds, before, results, engine)
+    options = {"seeds": seeds, "eval_length": evaluation["length"], "eval_windows": evaluation["windows"]}
+    command = command_line(of.NAME, (folder, train, valid, out), options, given)
     model = f"The model `{folder.name}` (state {inputs.model[:12]})"
-    pruning_cost.write(lines, command, model, (train.name, valid.name), out)
-    console.out.print(f"wrote {out / pruning_cost.NAME}.md, .svg and .json")
+    of.write(lines, command, model, (train.name, valid.name), out)
+    console.out.print(f"wrote {out / of.NAME}.md, .svg and .json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +308,8 @@ def write(report: Report, out: Path) -> None:
 
 def print_list() -> None:
     """Print every experiment with its rows, and what each arm sets."""
-    console.out.print(f"{pruning_cost.NAME}: what the pruning of an event costs, by criterion and batches; no training")
+    for name, own in OWN.items():
+        console.out.print(f"{name}: {own.TITLE}")
     console.out.print(f"{COMPARE}: arms of your own, --arm LABEL:preset=NAME,KEY=VALUE,...")
     for name, experiment in EXPERIMENTS.items():
         console.out.print(f"{name}: {experiment.title}")

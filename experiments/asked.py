@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments import pruning_cost
+from experiments.own import OWN
 from experiments.run import Tasks
 from experiments.table import EXPERIMENTS, Experiment, compared
 from formats.index import is_sparse
@@ -21,7 +21,7 @@ def check_asked(
     name: str | None, folder: Path | None, train: Path | None, valid: Path | None
 ) -> tuple[str, Path, Path, Path]:
     """Return name, model and texts; raise Refused for an unknown experiment or a missing argument."""
-    names_of_all = (*EXPERIMENTS, COMPARE, pruning_cost.NAME)
+    names_of_all = (*EXPERIMENTS, COMPARE, *OWN)
     if name is None or name not in names_of_all:
         names = ", ".join(names_of_all)
         raise console.Refused(f"there is no experiment {name}; choose one of {names}")
@@ -50,7 +50,7 @@ def check_fitting(name: str, given: Mapping[str, Any], *, of_arms: bool) -> None
     """Refuse a seed in --set, and options for arms with an experiment that has none."""
     if "seed" in given:
         raise console.Refused("--set seed: the seeds are 0, 1, …; choose among them by --seeds and --seed")
-    if of_arms and name == pruning_cost.NAME:
+    if of_arms and name in OWN:
         raise console.Refused(f"{name} has no arms: leave out --arm, --only-arm, --seed, --plan and --any-engine")
 
 

@@ -40,6 +40,7 @@ from seft_ref.update.rules import ON_SUPPORT, Rule
 from seft_ref.update.select import selection
 
 NAME = "pruning-cost"
+TITLE = "what the pruning of an event costs, by criterion and batches; no training"
 SHARE = 0.01
 """The share of the stored weights of every matrix that is pruned."""
 BATCHES = (1, 4, 16)

@@ -6,6 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean
 
+from experiments.own import OWN
+
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 PERPLEXITY = re.compile(r"(?<![\d.,+−-])\d\d\.\d\d(?![\d.]| %)")
 
@@ -15,7 +17,7 @@ def recorded():
     runs = [json.loads(line)["perplexity"] for line in (RESULTS / "evolution.jsonl").read_text().splitlines()]
     for path in (RESULTS / "experiments").rglob("*.json"):
         arms = defaultdict(list)
-        for run in json.loads(path.read_text())["runs"] if path.stem != "pruning-cost" else []:
+        for run in json.loads(path.read_text())["runs"] if path.stem not in OWN else []:
             arms[run["arm"]].append(run["perplexity_after"])
         runs += [number for values in arms.values() for number in (*values, mean(values))]
     return runs

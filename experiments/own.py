@@ -1,0 +1,34 @@
+"""Experiments without arms, each a module of its own: what they measure is not a run of training alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from experiments import pruning_cost, quantised
+from experiments.results import Results
+from experiments.run import Inputs
+from seft_ref import TrainSettings
+
+
+class Own(Protocol):
+    """What such a module has."""
+
+    NAME: str
+    TITLE: str
+
+    def fill(
+        self, inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
+    ) -> Sequence[Mapping[str, Any]]:
+        """Measure what the results lack, and return all measurements."""
+
+    def write(
+        self, lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: tuple[str, str], out: Path
+    ) -> None:
+        """Write page, picture and measurements, each whole or not at all."""
+
+    def write_again(self, data: bytes, out: Path) -> None:
+        """Write page and picture again from the JSON that `write` wrote."""
+
+
+OWN: dict[str, Own] = {module.NAME: cast("Own", module) for module in (pruning_cost, quantised)}
+"""Experiments without arms, by name."""

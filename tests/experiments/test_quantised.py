@@ -1,0 +1,52 @@
+"""The experiment quantised: what is measured, resumed and told."""
+
+import json
+
+import pytest
+
+from experiments import quantised
+from tests.experiments.helpers import runs_in
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(quantised, "GRIDS", ("int8:g8", "int4:g4"))
+    monkeypatch.setattr(quantised, "CALIBRATION", {"samples": 2, "length": 16})
+
+
+def test_every_measurement_is_taken_once_and_told(cli, tmp_path):
+    code, out, err = cli("quantised", seeds=2)
+    assert code == 0, err
+    assert "quantised.md, .svg and .json" in out
+    runs = runs_in(tmp_path / "work")
+    measured = [(run["grid"], run["what"], run["seed"]) for run in runs]
+    assert len(set(measured)) == len(measured)
+    assert set(measured) == set(quantised.cells(2))
+    for run in runs:
+        if run["what"] == "grid":
+            assert 0 < run["counts"]["vanished"] < run["counts"]["changed"]
+        if run["what"] == "beside":
+            assert run["beside"] == run["counts"]["changed"]
+            assert run["bytes"] > min(other["bytes"] for other in runs if other["grid"] == run["grid"] != "float"
+                                      and "bytes" in other)  # fmt: skip
+    # an update beside the codes is that of no rounding, so its seeds differ
+    page = (tmp_path / "out" / "quantised.md").read_text()
+    assert page.count("\n| `int4:g4`") == 7
+    assert "`float`" in page
+    lines = (tmp_path / "work" / "results.jsonl").read_text()
+    assert cli("quantised", seeds=2)[0] == 0
+    assert (tmp_path / "work" / "results.jsonl").read_text() == lines
+    drawn = {end: (tmp_path / "out" / f"quantised.{end}").read_bytes() for end in ("md", "svg")}
+    assert cli("quantised", "--redraw")[0] == 0
+    assert {end: (tmp_path / "out" / f"quantised.{end}").read_bytes() for end in drawn} == drawn
+
+
+def test_what_was_measured_is_found_again(cli, tmp_path):
+    assert cli("quantised", seeds=1)[0] == 0
+    path = tmp_path / "work" / "results.jsonl"
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["what"] != "grid"]
+    path.write_text("\n".join(kept) + "\n")
+    assert cli("quantised", seeds=1)[0] == 0
+    again = {run["key"]: run["perplexity"] for run in runs_in(tmp_path / "work")}
+    assert again == {json.loads(line)["key"]: json.loads(line)["perplexity"] for line in lines}
