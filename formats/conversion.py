@@ -49,6 +49,7 @@ def convert(
     zeros: str | None = None,
     checksum: str | None = None,
     expand_quantised: bool = False,
+    keep_codes: bool = False,
     limit: int | None = None,
     verify: bool = False,
     progress: Callable[[str, int], None] | None = None,
@@ -75,6 +76,7 @@ def convert(
         checksum: of a version folder: ``"xxh3-128"``, the default, ``"blake3"`` or ``"adler32"``.
         expand_quantised: let the quantised tensors of a GGUF file become F32, those of a folder floats (FMT-175), and
             codes of this format weights (QNT-009.5).
+        keep_codes: let quantised matrices of a folder become codes of this format (QNT-010); for ``"sparse"`` alone.
         limit: bytes that all tensors may take together once expanded (FMT-098).
         verify: read everything back and compare it bit for bit; for READ_BACK alone.
         progress: called with the name of each tensor when it has first been read, and the number of tensors; of a
@@ -112,12 +114,18 @@ def convert(
         raise FormatError(
             "FMT-084", f"zeros is for dense tensors, and {source_name} says itself what is absent; leave it out"
         )
-    _check_codes(source, kind, to, dtype, expand=expand_quantised, detected=source_format == "auto")
+    if keep_codes:
+        _check_kept(source, kind, to, dtype, expand=expand_quantised)
+        write_kind = "sparse"
+    else:
+        _check_codes(source, kind, to, dtype, expand=expand_quantised, detected=source_format == "auto")
+        write_kind = kind
 
     def opened() -> Checkpoint:
         if isinstance(source, Checkpoint):
             return _watched(coded.expanded(source) if expand_quantised else source, progress)
-        return _watched(open_source(source, kind, expand_quantised=expand_quantised, limit=limit), progress)
+        how = {"expand_quantised": expand_quantised, "keep_codes": keep_codes}
+        return _watched(open_source(source, kind, **how, limit=limit), progress)
 
     write_options: dict[str, Any] = {"encoding": encoding, "compress": compress, "shard_bytes": shard_bytes}
     left_out: list[str] = []
@@ -132,7 +140,7 @@ def convert(
         given = {"encoding": None if encoding == "auto" else encoding, "checksum": checksum}
         left_out = _write_changes(Path(out), to, checkpoint, base, limit, given)
     elif to == "sparse":
-        checkpoint = _as_sparse(opened(), kind, encoding, dtype, zeros or ANY)
+        checkpoint = _as_sparse(opened(), write_kind, encoding, dtype, zeros or ANY)
         write(out, checkpoint, **write_options)
     else:
         checkpoint = opened()
@@ -205,6 +213,21 @@ def _check_codes(
     if name is not None and dtype is not None and not expand:
         raise FormatError(
             "FMT-128", f"a cast to {dtype} would change the scales of {name!r}, whose codes are carried; leave it out"
+        )
+
+
+def _check_kept(
+    source: str | os.PathLike[str] | Checkpoint, kind: str, to: str, dtype: str | None, *, expand: bool
+) -> None:
+    """Refuse to keep codes where there are none, and beside options that spoil them (QNT-010)."""
+    from formats.dialects.int_folder import codes_in
+
+    folder = not isinstance(source, Checkpoint) and kind in ("hf", "compressed-tensors") and codes_in(Path(source))
+    if not folder or to != "sparse" or expand or dtype is not None:
+        raise FormatError(
+            "FMT-084",
+            "keep_codes makes a sparse checkpoint of a folder of GPTQ, AWQ or compressed-tensors codes, without a cast "
+            "and without expand_quantised",
         )
 
 

@@ -38,7 +38,7 @@ ATTRIBUTE = "quantised"
 SCALE, ZERO, UPDATE = "scale", "zero_point", "update"
 """Roles of the tensors that belong to codes (FMT-016)."""
 _F32 = np.dtype(np.float32)
-_ROUNDINGS = ("nearest", "gptq")
+_ROUNDINGS = ("nearest", "gptq", "unknown")
 _GRID = re.compile(r"int([48])(?::g([1-9][0-9]*))?(:asym)?")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from formats import validate
 from formats.container import dtype_name
+from formats.dialects.coded import ATTRIBUTE, SCALE, ZERO
 from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
 from formats.dialects.hf import open_hf, quantisation_remarks
 from formats.dialects.int_codes import Quantised, expanded
@@ -31,7 +32,7 @@ from formats.dialects.int_schemes import (
 )
 from formats.errors import FormatError
 from formats.lazy import Lazy, like
-from formats.records import Checkpoint, Dense, Tensor
+from formats.records import Checkpoint, Dense, Tensor, from_support, with_values
 from formats.strict_json import JSON, foreign_object
 
 _OF_LIBRARY = frozenset({"weight_packed", "weight_scale", "weight_shape", "weight_zero_point"})
@@ -109,7 +110,44 @@ class QuantisedFolder:
             tensors=Lazy([*names, *layers], make, outline),
             attributes={**source.attributes, **described},
             files=files,
-            remarks=tuple(self._remarks(left_out)),
+            remarks=tuple(self._remarks(left_out, f"become {' and '.join(self._dtypes())}")),
+        )
+
+    def codes(self) -> Checkpoint:
+        """Return the folder as a quantised model of this format, its codes and zero points as they are (QNT-010).
+
+        Raises:
+            FormatError: QNT-010 here, or when a matrix is read, if not all of them are on one grid of 4 or 8 bits whose
+                groups are runs of columns, or a scale is below 0.
+        """
+        layers, source, left_out = self.layers, self._source, self._left_out()
+        # a matrix of one group a row fits a grid of rows, and one of groups of its columns
+        first = next((name for name in layers if self.matrices[name].scales.shape[1] > 1), next(iter(layers)))
+        grid = grid_of_matrix(self.matrices[first], first)
+        roles = {SCALE: "F32", ZERO: "I8"} if grid.endswith(":asym") else {SCALE: "F32"}
+        owner = {f"{name}.{role}": (name, role) for name in layers for role in roles}
+        used = {part for layer in layers.values() for part in layer.parts}.union(left_out)
+        names = [name for name in source.tensors if name not in used]
+
+        def make(name: str) -> Tensor:
+            matrix, role = owner.get(name, (name, ""))
+            if matrix not in layers:
+                return source.tensors[name]
+            found = self.matrices[matrix]
+            if grid not in (own := grid_of_matrix(found, matrix), grid_of_matrix(found, matrix, whole=True)):
+                raise FormatError("QNT-010", f"{matrix!r} is on {own}, {first!r} on {grid}; expand the model")
+            return part_of(found, role, matrix)
+
+        kept = {name: data for name, data in self._changed.items() if data is not None}
+        files = Lazy(source.files.keys() - self._changed.keys() | kept.keys(), lambda n: kept.get(n) or source.files[n])
+        described: dict[str, JSON] = {ATTRIBUTE: {"grid": grid, "rounding": "unknown"}}
+        return replace(
+            source,
+            tensors=Lazy([*names, *layers, *owner], make),
+            attributes={**source.attributes, **described},
+            files=files,
+            scales={name: {role: f"{name}.{role}" for role in roles} for name in layers},
+            remarks=tuple(self._remarks(left_out, "stay codes")),
         )
 
     def _left_out(self) -> list[str]:
@@ -117,13 +155,15 @@ class QuantisedFolder:
         modules = [name.removesuffix(".weight") for name in self.layers]
         return [f"{x}.{part}" for x in modules for part in _OF_ACTIVATIONS if f"{x}.{part}" in self._source.tensors]
 
-    def _remarks(self, left_out: list[str]) -> list[str]:
+    def _dtypes(self) -> list[str]:
+        return sorted({dtype_name(layer.dtype) for layer in self.layers.values()})
+
+    def _remarks(self, left_out: list[str], become: str) -> list[str]:
         files = self._source.files
         carried = quantisation_remarks(files.get(CONFIG, b""))
         remarks = [remark for remark in self._source.remarks if remark not in carried]
-        dtypes = sorted({dtype_name(layer.dtype) for layer in self.layers.values()})
         remarks.append(
-            f"quantised matrices of {' and '.join(self._schemes.sources)} that become {' and '.join(dtypes)}: "
+            f"quantised matrices of {' and '.join(self._schemes.sources)} that {become}: "
             f"{len(self.layers)}; a weight whose code is the zero point of its group counts as pruned"
         )
         if left_out:
@@ -134,6 +174,48 @@ class QuantisedFolder:
         if gone:
             remarks.append(f"left out: {', '.join(gone)}, which describes the quantisation")
         return remarks
+
+
+def grid_of_matrix(matrix: Quantised, name: str, *, whole: bool = False) -> str:
+    """Return the grid of a matrix (QNT-001).
+
+    Args:
+        matrix: the matrix.
+        name: for errors.
+        whole: whether to name the group of a row that is one group.
+
+    Raises:
+        FormatError: QNT-010 for bits, groups or scales that no grid has.
+    """
+    columns, groups = matrix.shape[1], matrix.scales.shape[1]
+    size = columns // max(groups, 1)
+    if matrix.bits not in (4, 8):
+        raise FormatError(
+            "QNT-010", f"{name!r} has codes of {matrix.bits} bits, and grids have 4 or 8; expand the model"
+        )
+    if size * groups != columns or not np.array_equal(matrix.group_of_column, np.arange(columns) // max(size, 1)):
+        raise FormatError("QNT-010", f"the groups of {name!r} are no runs of one number of columns; expand the model")
+    if (matrix.scales < 0).any():
+        raise FormatError("QNT-010", f"{name!r} has a scale below 0; expand the model")
+    return (
+        f"int{matrix.bits}"
+        + (f":g{size}" if groups > 1 or whole else "")
+        + (":asym" if matrix.zeros is not None else "")
+    )
+
+
+def part_of(matrix: Quantised, role: str, name: str) -> Tensor:
+    """Return the tensor of a role of a matrix, its codes if the role is empty (QNT-009)."""
+    if role == ZERO:
+        assert matrix.zeros is not None, "its grid says so"
+        return Dense(matrix.zeros)
+    if role == SCALE:
+        scales = matrix.scales.astype(np.float32)
+        # FMT-174.2: all weights of such a group are pruned; QNT-003.3
+        largest = scales.max(axis=1, keepdims=True)
+        return Dense(np.where(scales > 0, scales, np.where(largest > 0, largest, np.float32(1))))
+    validate.check_sparse_shape(matrix.shape, name)
+    return with_values(from_support(matrix.mask), matrix.codes[matrix.mask])
 
 
 def codes_in(folder: Path) -> str | None:

@@ -46,7 +46,12 @@ _PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "SUPERTUNING": "super-tuning", 
 
 
 def open_source(
-    path: str | os.PathLike[str], kind: str = "auto", *, expand_quantised: bool = False, limit: int | None = None
+    path: str | os.PathLike[str],
+    kind: str = "auto",
+    *,
+    expand_quantised: bool = False,
+    keep_codes: bool = False,
+    limit: int | None = None,
 ) -> Checkpoint:
     """Return the checkpoint of a path; its tensors are compared on access with the digests that the format has.
 
@@ -55,6 +60,7 @@ def open_source(
         kind: name of a format, or ``"auto"`` to detect it.
         expand_quantised: let the quantised tensors of a GGUF file become F32, without which they are refused; let the
             quantised matrices of a folder become floats (FMT-175), without which their codes are carried.
+        keep_codes: let the quantised matrices of a folder be codes of this format (QNT-010).
         limit: bytes that all tensors may take together once expanded (FMT-098). None means LIMIT for torch and SciPy
             files, and no limit here for the others.
 
@@ -69,7 +75,7 @@ def open_source(
             f"{path} changes a base and is no model; make a delta of it: "
             f"seft convert {path} DELTA --to delta --base MODEL",
         )
-    openers = _openers(expand_quantised=expand_quantised, limit=limit)
+    openers = _openers(expand_quantised=expand_quantised, keep_codes=keep_codes, limit=limit)
     if kind not in openers:
         raise FormatError(
             "FMT-084", f"format {kind!r} does not exist, expected one of {', '.join([*openers, *ADAPTERS])}"
@@ -108,7 +114,7 @@ def open_changes(
     return delta.from_changes(base, changes.op, amounts, {**changes.attributes, "cast": dtype})
 
 
-def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable[[Path], Checkpoint]]:
+def _openers(*, expand_quantised: bool, keep_codes: bool, limit: int | None) -> dict[str, Callable[[Path], Checkpoint]]:
     def sparse(path: Path) -> Checkpoint:
         refuse_version(path)
         reader = open_checkpoint(path)
@@ -120,6 +126,8 @@ def _openers(*, expand_quantised: bool, limit: int | None) -> dict[str, Callable
         return coded.expanded(checkpoint)
 
     def folder(path: Path, as_it_is: Callable[[Path], Checkpoint]) -> Checkpoint:
+        if keep_codes:
+            return open_quantised(path).codes()
         return open_quantised(path).checkpoint(limit) if expand_quantised else as_it_is(path)
 
     whole = LIMIT if limit is None else limit

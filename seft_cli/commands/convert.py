@@ -80,6 +80,10 @@ def main(
             help="Let codes become floats: of this format, GGUF, and folders of GPTQ, AWQ or compressed-tensors.",
         ),
     ] = False,
+    keep_codes: Annotated[
+        bool,
+        typer.Option("--keep-codes", help="Let folders of GPTQ, AWQ or compressed-tensors be codes of this format."),
+    ] = False,
     verify: Verify = False,
 ) -> None:
     """Convert what is in SRC; without --dtype every weight keeps its value. Config and tokenizer travel along.
@@ -116,6 +120,7 @@ def main(
             zeros=zeros,
             checksum=checksum,
             expand_quantised=expand_quantised,
+            keep_codes=keep_codes,
             limit=limit,
             verify=verify,
             progress=lambda name, total: advance(name.removeprefix("model.layers."), total=total),

@@ -1,6 +1,7 @@
 """Quantised models as folders of compressed-tensors: what is written is read back as the same codes and weights."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from formats.dialects.int_folder import open_quantised
 from formats.dialects.pack_quantized import packed
 from formats.records import from_flat, to_dense
 
+FIXTURES = Path(__file__).parent / "fixtures" / "int_codes"
 GRIDS = ("int4", "int4:g8", "int8:g4", "int8", "int4:g8:asym", "int8:asym", "int4:g4:asym")
 CONFIG = {"model_type": "llama", "hidden_size": 24}
 
@@ -120,4 +122,66 @@ def test_QNT_009_a_grid_that_does_not_fit_is_refused(tmp_path, change, said):
         formats.convert(bad, tmp_path / "out", to="hf", expand_quantised=True)
     with pytest.raises(formats.FormatError, match=said):
         formats.convert(bad, tmp_path / "out", to="compressed-tensors")
+    assert not (tmp_path / "out").exists()
+
+
+# codes of others ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_QNT_010_codes_of_a_folder_are_kept(tmp_path, grid):
+    found = model(grid)
+    formats.write(tmp_path / "own", found)
+    formats.convert(tmp_path / "own", tmp_path / "ct", to="compressed-tensors")
+    (said,) = formats.convert(tmp_path / "ct", tmp_path / "kept", to="sparse", keep_codes=True, verify=True)
+    assert "stay codes" in said
+    kept = formats.read(tmp_path / "kept")
+    assert kept.attributes["quantised"] == {"grid": grid, "rounding": "unknown"}
+    assert kept.scales == found.scales
+    assert set(kept.tensors) == set(found.tensors)
+    for name, tensor in found.tensors.items():
+        assert to_dense(kept.tensors[name]).tobytes() == to_dense(tensor).tobytes(), name
+        assert kept.tensors[name].nnz == tensor.nnz
+    assert json.loads(kept.files["config.json"]) == CONFIG
+    again = coded.expanded(kept).tensors
+    assert all(to_dense(again[n]).tobytes() == to_dense(t).tobytes() for n, t in coded.expanded(found).tensors.items())
+
+
+WRITTEN = sorted(path.name for path in FIXTURES.iterdir() if path.is_dir())
+REFUSED = set(WRITTEN) - {"autoawq-0.2.9-4-bits"}
+"""Fixtures of several grids, of other bits, or of columns in another order."""
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_QNT_010_folders_of_the_libraries_are_kept_or_refused(tmp_path, written):
+    if written in REFUSED:
+        with pytest.raises(formats.FormatError, match="QNT-010"):
+            formats.convert(FIXTURES / written, tmp_path / "kept", to="sparse", keep_codes=True)
+        assert not (tmp_path / "kept").exists()
+        return
+    formats.convert(FIXTURES / written, tmp_path / "kept", to="sparse", keep_codes=True)
+    kept, folder = formats.read(tmp_path / "kept"), open_quantised(FIXTURES / written)
+    expanded = folder.checkpoint().tensors
+    for name, matrix in folder.matrices.items():
+        tensor = coded.weights_of(coded.read_coded(kept, name))
+        np.testing.assert_array_equal(to_dense(formats.Mask(tensor.shape, tensor.indptr, tensor.indices)), matrix.mask)
+        # exact here, rounded to the dtype of the scale there (D108)
+        theirs = to_dense(expanded[name])
+        np.testing.assert_array_equal(to_dense(tensor).astype(theirs.dtype), theirs)
+
+
+def test_QNT_010_what_has_no_codes_is_refused(tmp_path):
+    found = model("int4:g8")
+    formats.write(tmp_path / "own", found)
+    formats.convert(tmp_path / "own", tmp_path / "ct", to="compressed-tensors")
+    for source, options in (
+        (tmp_path / "own", {}),
+        (found, {}),
+        (tmp_path / "ct", {"dtype": "BF16"}),
+        (tmp_path / "ct", {"expand_quantised": True}),
+    ):
+        with pytest.raises(formats.FormatError, match=r"FMT-084.*keep_codes"):
+            formats.convert(source, tmp_path / "out", to="sparse", keep_codes=True, **options)
+    with pytest.raises(formats.FormatError, match=r"FMT-084.*keep_codes"):
+        formats.convert(tmp_path / "ct", tmp_path / "out", to="hf", keep_codes=True)
     assert not (tmp_path / "out").exists()
