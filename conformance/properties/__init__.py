@@ -1,7 +1,8 @@
 """Properties of SPEC.md's operations, tried through a port on random inputs.
 
 Trying needs hypothesis. A failing example is saved as a folder, which `artifacts.replay` asks again without hypothesis.
-A file is named after its area: select, update, event, kernels, layers, model, train, prune, adapters, generate, files.
+A file is named after its area: select, update, event, kernels, layers, model, train, prune, quantise, adapters,
+generate, files.
 AREA_large has sizes beyond every boundary of an index type. Inputs come from helpers in `gen`, answers from `oracle`.
 Start with `trial.py`, then `select.py`.
 """
