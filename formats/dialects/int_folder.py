@@ -101,15 +101,13 @@ class QuantisedFolder:
                 return like(source.tensors, name)
             return Dense(np.broadcast_to(np.zeros((), dtype=layers[name].dtype), layers[name].shape))
 
-        kept = {name: data for name, data in self._changed.items() if data is not None}
-        files = Lazy(source.files.keys() - self._changed.keys() | kept.keys(), lambda n: kept.get(n) or source.files[n])
         sources, matrices = self._schemes.sources, sorted(layers)
         described: dict[str, JSON] = {"source": " and ".join(sources), "expanded": [*matrices]}
         return replace(
             source,
             tensors=Lazy([*names, *layers], make, outline),
             attributes={**source.attributes, **described},
-            files=files,
+            files=self._files(),
             remarks=tuple(self._remarks(left_out, f"become {' and '.join(self._dtypes())}")),
         )
 
@@ -124,7 +122,7 @@ class QuantisedFolder:
         # a matrix of one group a row fits a grid of rows, and one of groups of its columns
         first = next((name for name in layers if self.matrices[name].scales.shape[1] > 1), next(iter(layers)))
         grid = grid_of_matrix(self.matrices[first], first)
-        roles = {SCALE: "F32", ZERO: "I8"} if grid.endswith(":asym") else {SCALE: "F32"}
+        roles = (SCALE, ZERO) if grid.endswith(":asym") else (SCALE,)
         owner = {f"{name}.{role}": (name, role) for name in layers for role in roles}
         used = {part for layer in layers.values() for part in layer.parts}.union(left_out)
         names = [name for name in source.tensors if name not in used]
@@ -138,17 +136,20 @@ class QuantisedFolder:
                 raise FormatError("QNT-010", f"{matrix!r} is on {own}, {first!r} on {grid}; expand the model")
             return part_of(found, role, matrix)
 
-        kept = {name: data for name, data in self._changed.items() if data is not None}
-        files = Lazy(source.files.keys() - self._changed.keys() | kept.keys(), lambda n: kept.get(n) or source.files[n])
         described: dict[str, JSON] = {ATTRIBUTE: {"grid": grid, "rounding": "unknown"}}
         return replace(
             source,
             tensors=Lazy([*names, *layers, *owner], make),
             attributes={**source.attributes, **described},
-            files=files,
+            files=self._files(),
             scales={name: {role: f"{name}.{role}" for role in roles} for name in layers},
             remarks=tuple(self._remarks(left_out, "stay codes")),
         )
+
+    def _files(self) -> Mapping[str, bytes]:
+        """Return the companions, without what describes the quantisation."""
+        kept, files = {name: data for name, data in self._changed.items() if data is not None}, self._source.files
+        return Lazy(files.keys() - self._changed.keys() | kept.keys(), lambda name: kept.get(name) or files[name])
 
     def _left_out(self) -> list[str]:
         """Return the tensors that say how activations of quantised matrices are quantised."""
