@@ -255,8 +255,8 @@ def _applied(
 ) -> Checkpoint:
     """Return what a delta makes of a base, whose content digests are to be those of state.
 
-    A base that a delta made is compared with its digests when it is fetched (FMT-138). Another one is not, because what
-    it becomes is: every bit of it that is kept decides a digest of the result.
+    Where an earlier delta made the base, its tensors are compared with that delta's digests (FMT-138). A base from a
+    file is not compared when it is read: the result is, and damage that reaches it changes its digest (FMT-137.2).
     """
 
     def unchecked(name: str) -> Tensor:

@@ -37,7 +37,7 @@ class Lazy(Mapping[str, T]):
         return self._like(name)
 
     def unchecked(self, name: str) -> T:
-        """Return the tensor of a name for a caller that hashes it, and compares it with `digest` itself."""
+        """Return the tensor of a name without comparing it with `digest`: the caller hashes it, and compares."""
         if name not in self._names:
             raise KeyError(name)
         return self._unchecked(name)

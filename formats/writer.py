@@ -138,8 +138,11 @@ def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[
 def _packed(packer: Packer, checkpoint: Checkpoint, name: str) -> Packed:
     """Return a tensor ready to be written; its content is compared with the digest that its source promises.
 
+    The comparison is made when the entry is asked for, because the digest is computed beside. If it fails the tensor is
+    fetched once more, checked, so that its source says which clause is broken.
+
     Raises:
-        FormatError: as `Packer.pack`. Its entry raises the clause that the source says is broken if the two differ.
+        FormatError: as `Packer.pack`.
     """
     tensor, promise = promised(checkpoint.tensors, name)
     packed = packer.pack(name, tensor)

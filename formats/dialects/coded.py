@@ -146,12 +146,17 @@ def compute_dtype(dtypes: Iterable[str]) -> DType:
     return np.dtype(np.float64 if "F64" in dtypes else np.float32)
 
 
+def groups_of(matrix: Coded) -> NDArray[np.int64]:
+    """Return for each code the number of its group, counted row by row, (nnz,)."""
+    columns, groups = matrix.codes.shape[1], matrix.scales.shape[1]
+    positions = flat(matrix.codes)
+    return positions // max(columns, 1) * groups + positions % max(columns, 1) // max(columns // max(groups, 1), 1)
+
+
 def weights_of(matrix: Coded, dtype: DType = _F32) -> Sparse:
     """Return the weights of a matrix, each rounded once to dtype, float32 or float64 (QNT-002, QNT-006.3)."""
     codes = matrix.codes
-    columns, groups = codes.shape[1], matrix.scales.shape[1]
-    positions = flat(codes)
-    group = positions // max(columns, 1) * groups + positions % max(columns, 1) // max(columns // max(groups, 1), 1)
+    positions, group = flat(codes), groups_of(matrix)
     steps = codes.values.astype(np.float64) - matrix.zeros.reshape(-1)[group]
     # 9 bits times 24, so exact in F64
     values = (steps * matrix.scales.reshape(-1)[group]).astype(dtype)

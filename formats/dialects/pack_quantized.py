@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from formats.dialects.coded import ATTRIBUTE, UPDATE, ZERO, Coded, grid_of, read_coded
+from formats.dialects.coded import ATTRIBUTE, UPDATE, ZERO, Coded, grid_of, groups_of, read_coded
 from formats.dialects.hf import checkpoint_to_hf
 from formats.dialects.int_codes import words_of
 from formats.errors import CannotHold, FormatError
@@ -105,10 +105,7 @@ def packed(codes: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
 
 def _zeros(matrix: Coded) -> int:
     """Return how many stored weights are 0."""
-    columns, groups = matrix.codes.shape[1], max(matrix.zeros.shape[1], 1)
-    positions = flat(matrix.codes)
-    group = positions // max(columns, 1) * groups + positions % max(columns, 1) // max(columns // groups, 1)
-    return int(np.count_nonzero(matrix.codes.values == matrix.zeros.reshape(-1)[group]))
+    return int(np.count_nonzero(matrix.codes.values == matrix.zeros.reshape(-1)[groups_of(matrix)]))
 
 
 def _config(checkpoint: Checkpoint) -> bytes:

@@ -76,16 +76,17 @@ def save_model(
 
 
 class _Coded:
-    """Makes the tensors of quantised matrices, one matrix at a time, and counts what becomes of their updates.
-
-    Attributes:
-        counts: of the matrices that were made.
-    """
+    """Makes the tensors of quantised matrices, one matrix at a time, and counts what becomes of their updates."""
 
     def __init__(self, reader: formats.Reader, final: Final, merge: str) -> None:
         self._reader, self._final, self._merge = reader, final, merge
         self._made: tuple[str, dict[str, tuple[str, formats.Tensor]]] = "", {}
-        self.counts = Counts()
+        self._counts: dict[str, Counts] = {}
+
+    @property
+    def counts(self) -> Counts:
+        """The counts of all matrices that were made, each once however often it was made."""
+        return sum(self._counts.values(), Counts())
 
     def parts(self, name: str) -> dict[str, tuple[str, formats.Tensor]]:
         """Return the tensors of a matrix by role; those of the last one are kept."""
@@ -104,5 +105,5 @@ class _Coded:
             merged, differs, counts = beside(matrix, topology, values)
             support = from_flat(topology.shape, flat(topology)[differs])
             update = formats.Sparse(support.shape, support.indptr, support.indices, values[differs])
-        self.counts += counts
+        self._counts[name] = counts
         return tensors_of(name, merged, update)

@@ -74,7 +74,7 @@ def gptq(
 def _rounded(column: Array, scale: Array, zero: Array, grid: Grid) -> tuple[Int8[Array, " out"], Float[Array, " out"]]:
     """Return the codes of a column, (out,), and what its weights lose by them; scale and zero are (out, 1)."""
     xp = array_namespace(column)
-    # a group without a weight but 0 has no scale, and any one leads to the code of 0
+    # the scale 0 of a group whose weights are all 0 cannot divide; with any other its codes stand for 0
     scale, zero = xp.where(scale > 0, scale, xp.ones_like(scale))[:, 0], zero[:, 0]
     code = codes_of(column, scale, zero, grid)
     return code, column - weights_at(code, scale, zero, xp.float64)

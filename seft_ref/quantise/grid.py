@@ -154,10 +154,12 @@ def at_slots(matrix: Array, topology: Topology) -> Array:
 
 @overflow_allowed()
 def scales_of(weight: Float[Array, "out n"], grid: Grid, size: int) -> tuple[Array, Array]:
-    """Return scales, float32 (out, groups), 0 where a group has no weight but 0, and zero points, int8 (QNT-003).
+    """Return the scales of groups, float32 (out, groups), and their zero points, int8 (QNT-003).
+
+    A group whose weights are all 0 has the scale 0; `declared` gives it one.
 
     weight  binary64, 0 where nothing is stored; n is a multiple of size
-    Raises  QuantiseError QNT-003 for a weight that is not finite, or a scale beyond float32
+    Raises  QuantiseError QNT-003 for a weight that is not finite, or a code beyond float32
     """
     xp = array_namespace(weight)
     n_out, n = weight.shape

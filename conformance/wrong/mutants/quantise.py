@@ -64,6 +64,10 @@ _EDITS: Rows = (
      "(free <= matrix.grid.lowest) | (free >= matrix.grid.highest)", "codes at the end counted as saturated"),
     (_MERGE, "QNT-007", merge.in_grid, "differs & (codes == before)", "differs & (codes == scales * 0)",
      "codes of 0 counted as vanished"),
+    (_ROUND, "QNT-003", grid.scales_of, "xp.where(scales > 0, zeros, none)", "zeros", "zero points at the end"),
+    (_ROUND, "QNT-003", grid.nearest, "declared(scales))", "declared(scales) * 1.0000001)", "scales moved"),
+    (_ROUND, "QNT-003", grid.scales_of, "farthest <= xp.finfo(xp.float32).max", "scales <= xp.finfo(xp.float32).max",
+     "codes beyond float32"),
 )  # fmt: skip
 
 
@@ -105,20 +109,6 @@ def everything_beside(a: Values) -> Values:
 MUTANTS: list[Mutant] = [
     *edits(_EDITS),
     *unchecked(_ROUND, "QNT-001", "QNT-003"),
-    *edits(
-        (
-            (_ROUND, "QNT-003", grid.scales_of, "xp.where(scales > 0, zeros, none)", "zeros", "zero points at the end"),
-            (_ROUND, "QNT-003", grid.nearest, "declared(scales))", "declared(scales) * 1.0000001)", "scales moved"),
-            (
-                _ROUND,
-                "QNT-003",
-                grid.scales_of,
-                "farthest <= xp.finfo(xp.float32).max",
-                "scales <= xp.finfo(xp.float32).max",
-                "codes beyond float32",
-            ),
-        )
-    ),
     mutant("QNT-005", _ROUND, changed(_ROUND, inputs=lambda a: None), "nearest for GPTQ"),
     mutant("QNT-001", _ROUND, after(_ROUND, lambda out, _: {"zeros": out["zeros"] + 8}), "unsigned zero points"),
     mutant("QNT-002", _WEIGH, stored_weights_that_are_not_zero, "no stored weight of 0"),
