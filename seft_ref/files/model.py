@@ -22,13 +22,14 @@ from formats.index import is_sparse
 from formats.validate import check_limit
 from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_numpy
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError
-from seft_ref.files.codes import dtype_of_codes, own_names, stored_in, weights_in
+from seft_ref.files.codes import dtype_of_codes, own_names, read_quantised, stored_in, weights_in
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, in_packed
+from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, compacted, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
-from seft_ref.topology.csr import Topology, full, placed_like
-from seft_ref.update.delta import Base
+from seft_ref.quantise.grid import Quantised
+from seft_ref.topology.csr import Topology, flat, full, placed_like
+from seft_ref.update.delta import Base, new_delta
 
 _SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
@@ -167,7 +168,7 @@ def load_model(
     """Return the model in a folder, one tensor at a time (CKP-001 to CKP-003).
 
     dtype    what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
-    compact  hold the targets in their 16 bits, 3.2 bytes a stored weight instead of 5.2 (CKP-008)
+    compact  hold the targets as they are stored, in 16 bits or as codes (CKP-008)
     like     an array of the library and on the device where the model goes, one that the kernels take; None for NumPy
     limit    bytes that all tensors of a sparse checkpoint may take together once expanded (FMT-098); None bounds each
     Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
@@ -185,12 +186,14 @@ def load_model(
         bases: dict[str, AnyBase] = {}
         limits: dict[str, float] = {}
         for name, shape in config.parameters().items():
+            if name in matrices and compact and isinstance(source, formats.Reader) and name in source.scales:
+                check_shape(name, source.info(name).shape, shape)
+                bases[name], packed[name] = _codes(source, name, dtype, kernels, template)
+                continue
             tensor = tensor_in(source, name, dtype)
             check_shape(name, tensor.shape, shape)
             if name in matrices and (largest := _limit(name, tensor, dtype)) < np.inf:
                 limits[name] = largest
-            if name in matrices and compact and isinstance(source, formats.Reader) and name in source.scales:
-                raise CheckpointError("CKP-008", f"{name} is a matrix of codes, which are not held compact yet")
             if name in matrices and compact:
                 bases[name] = packed_base = _compact(name, tensor, dtype, kernels, template)
                 packed[name] = packed_base.packed
@@ -357,6 +360,29 @@ def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kern
         )
     _computable(name, values, dtype)  # refuses NaN and infinity
     return compact_base(placed_like(topology, like), values, kernels)
+
+
+def _codes(
+    source: formats.Reader, name: str, dtype: str | None, kernels: KernelSet, like: Array
+) -> tuple[PackedBase, Packed]:
+    """Return the base of a target that is held as codes, and what is multiplied (CKP-008)."""
+    computed = compute_dtype(name, dtype_of_codes(source), dtype)
+    if computed != np.float32:
+        raise CheckpointError(
+            "CKP-008", f"{name} is computed with in {computed}; only codes in float32 can be held compact"
+        )
+    matrix, update = read_quantised(source, name)
+    codes, scales, zeros = (from_numpy(a, like) for a in (matrix.codes, matrix.scales, matrix.zeros))
+    matrix = Quantised(matrix.grid, placed_like(matrix.topology, like), codes, scales, zeros)
+    if update is None:
+        base = compact_base(matrix.topology, matrix, kernels)
+        return base, base.packed
+    topology, values = topology_and_values(name, weights_in(source, name, computed))
+    whole = Base(placed_like(topology, like), from_numpy(values, like))
+    base, packed, _, _ = compacted(
+        whole, new_delta(whole.topology.shape, flat(whole.topology)[:0], whole.values), matrix, kernels
+    )
+    return base, packed
 
 
 def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats.Sparse:

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 import formats
-from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, NumpyArray, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import identity, topology_and_values
 from seft_ref.kernels import KernelSet, Packed
+from seft_ref.kernels.held import Held
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
 from seft_ref.model.config import ATTENTION, MLP
@@ -238,7 +239,7 @@ def _target_of(
     settings: TrainSettings,
     step: int,
     kernels: KernelSet,
-    held_in: Dtype | None,
+    held_in: Held | None,
     budget: int,
     delta_budget: int,
 ) -> tuple[Target, Packed]:

@@ -21,7 +21,8 @@ from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.library import Array, Dtype, NumpyArray
+from seft_ref.arrays.library import Array, Dtype
+from seft_ref.kernels.held import Held, Stored
 from seft_ref.topology.csr import Topology
 
 NAMES = (
@@ -44,8 +45,8 @@ class Packed(Protocol):
         """Dtype of the products: float32 or float64."""
 
     @property
-    def held_in(self) -> Dtype | None:
-        """The 16-bit dtype of a compact matrix, else None."""
+    def held_in(self) -> Held | None:
+        """How the numbers of a compact matrix are held, else None: a 16-bit dtype, or codes with these scales."""
 
     @property
     def opens(self) -> bool:
@@ -58,7 +59,7 @@ class Packed(Protocol):
 
 @runtime_checkable
 class KernelSet(Protocol):
-    """The functions of a kernel set; the last four are for models that are held in 16 bits."""
+    """The functions of a kernel set; the last four are for models that are held as they are stored."""
 
     LAYERS: str
     """The layer set that goes with it: a module of `seft_ref.layers` (LYR-018)."""
@@ -87,13 +88,13 @@ class KernelSet(Protocol):
     def exceeding(self, values: Float[Array, " n"], least: float) -> Int[Array, " m"]:
         """Return the ascending indices of the values with |value| > least, or that are not finite (KRN-014)."""
 
-    def compact(self, topology: Topology, values: NumpyArray, into: Packed | None = None) -> Packed:
-        """Return a matrix of 16-bit values that is multiplied as the float32 numbers they stand for (KRN-015).
+    def compact(self, topology: Topology, values: Stored, into: Packed | None = None) -> Packed:
+        """Return a matrix of 16-bit values or codes, multiplied as float32 numbers (KRN-015, KRN-018).
 
         It may reuse the memory of the compact matrix `into`, which must store no fewer positions.
         """
 
-    def unpack(self, packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
+    def unpack(self, packed: Packed) -> tuple[Topology, Float[Array, " nnz"] | Stored]:
         """Return topology and values, bit for bit, of a compact matrix or another that `opens` (KRN-015, KRN-017)."""
 
     def clear(self, packed: Packed, where: Int[Array, " m"]) -> Packed:

@@ -8,6 +8,7 @@ import numpy as np
 
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import KernelError
+from seft_ref.kernels.held import Coded, Stored
 from seft_ref.topology.csr import Topology
 
 
@@ -36,8 +37,19 @@ def check_values(topology: Topology, values: Array) -> None:
         )
 
 
-def check_compact(topology: Topology, values: Array) -> None:
-    """Refuse what is no NumPy array of 16-bit floats, one for each slot (KRN-009, KRN-010)."""
+def check_compact(topology: Topology, values: Stored, *, codes: bool = True) -> None:
+    """Refuse what is no NumPy array of 16-bit floats, one for each slot (KRN-009, KRN-010), and no codes either.
+
+    codes  whether the set holds codes (KRN-018)
+    """
+    if isinstance(values, Coded):
+        if not codes:
+            raise KernelError("KRN-018", "this kernel set holds no codes; use a model whose codes are expanded")
+        if values.codes.shape != (topology.nnz,):
+            raise KernelError(
+                "KRN-009", f"codes have shape {tuple(values.codes.shape)}, the topology needs ({topology.nnz},)"
+            )
+        return
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float16, ml_dtypes.bfloat16):
         kind = getattr(values, "dtype", type(values).__name__)
         raise KernelError("KRN-010", f"values are {kind}; a compact matrix holds bfloat16 or float16 NumPy arrays")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.library import Array, Dtype, NumpyArray, array_namespace, device, from_halves, to_halves
+from seft_ref.arrays.library import Array, Dtype, array_namespace, device
 from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import (
     check_alike,
@@ -17,6 +17,7 @@ from seft_ref.kernels.checks import (
     check_values,
     check_vector,
 )
+from seft_ref.kernels.held import Held, Stored, held_of, narrowed, widened
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, with_live_part
 from seft_ref.topology.csr import Topology, find, flat, from_flat
 
@@ -48,8 +49,8 @@ class PackedEntries:
     positions: Int[Array, " nnz"] | None
     """int64, strictly increasing; None where every position is stored."""
     values: Float[Array, " nnz"]
-    held_in: Dtype | None = None
-    """The 16-bit dtype of the numbers of a compact matrix, else None."""
+    held_in: Held | None = None
+    """How the numbers of a compact matrix are held, else None."""
 
     @property
     def dtype(self) -> Dtype:
@@ -90,25 +91,28 @@ def pack_dense(weight: Float[Array, "out in"]) -> PackedEntries:
     return PackedEntries((n_out, n_in), None, array_namespace(weight).reshape(weight, (-1,)))
 
 
-def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedEntries:
-    """Return the matrix of topology and 16-bit values, which computes in float32 (KRN-015); `into` is not used.
+def compact(topology: Topology, values: Stored, into: Packed | None = None) -> PackedEntries:
+    """Return the matrix of topology and 16-bit values or codes, which computes in float32 (KRN-015, KRN-018).
+
+    `into` is not used.
 
     Shapes  values (nnz,) in slot order
-    Dtypes  values bfloat16 or float16, a NumPy array; this set stores them widened to float32
+    Dtypes  values bfloat16 or float16, a NumPy array, or codes; this set stores them widened to float32
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
+        KernelError: KRN-009, KRN-010 if values do not fit the topology or are neither.
     """
     check_compact(topology, values)
-    return PackedEntries(topology.shape, flat(topology), from_halves(values, topology.indptr), values.dtype)
+    return PackedEntries(topology.shape, flat(topology), widened(values, topology), held_of(values))
 
 
-def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
-    """Return the topology of a compact matrix and its 16-bit values in slot order (KRN-015)."""
+def unpack(packed: Packed) -> tuple[Topology, Stored]:
+    """Return the topology of a compact matrix and its 16-bit values or codes in slot order (KRN-015, KRN-018)."""
     entries = as_own(packed, PackedEntries)
     assert entries.held_in is not None, "only compact matrices of this set are unpacked"
     assert entries.positions is not None
-    return from_flat(entries.shape, entries.positions), to_halves(entries.values, entries.held_in)
+    topology = from_flat(entries.shape, entries.positions)
+    return topology, narrowed(entries.values, entries.held_in, topology)
 
 
 def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:

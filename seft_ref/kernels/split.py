@@ -6,14 +6,17 @@ layout of the set that is to use it.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from seft_ref.arrays.library import Array, Dtype
 from seft_ref.errors import KernelError
 from seft_ref.kernels import Packed
+from seft_ref.kernels.held import Held
 
 Own = TypeVar("Own", bound=Packed)
 """The class in which one kernel set packs matrices."""
+Layout: TypeAlias = type[Own] | tuple[type[Own], ...]
+"""The layouts of one kernel set."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,8 +37,8 @@ class Split:
         return self.live.dtype
 
     @property
-    def held_in(self) -> Dtype | None:
-        """The 16-bit dtype of the frozen part."""
+    def held_in(self) -> Held | None:
+        """How the numbers of the frozen part are held."""
         return self.frozen.held_in
 
     @property
@@ -62,18 +65,19 @@ def split(frozen: Packed, live: Packed) -> Split:
     return Split(frozen, live)
 
 
-def as_own(packed: Packed, layout: type[Own]) -> Own:
-    """Return the matrix itself, after checking that it has the layout of the caller's kernel set.
+def as_own(packed: Packed, layout: Layout[Own]) -> Own:
+    """Return the matrix itself, after checking that it has a layout of the caller's kernel set.
 
     Raises:
         KernelError: KRN-010 if another kernel set packed it, or if it is split.
     """
     if not isinstance(packed, layout):
-        raise KernelError("KRN-010", f"the packed matrix is a {type(packed).__name__}, not a {layout.__name__}")
+        first = layout[0] if isinstance(layout, tuple) else layout
+        raise KernelError("KRN-010", f"the packed matrix is a {type(packed).__name__}, not a {first.__name__}")
     return packed
 
 
-def multiply_parts(multiply: Callable[[Array, Own], Array], x: Array, packed: Packed, layout: type[Own]) -> Array:
+def multiply_parts(multiply: Callable[[Array, Own], Array], x: Array, packed: Packed, layout: Layout[Own]) -> Array:
     """Return the product of x with a matrix; for a split matrix, the sum of the products with its parts (KRN-016).
 
     Raises:
@@ -84,7 +88,7 @@ def multiply_parts(multiply: Callable[[Array, Own], Array], x: Array, packed: Pa
     return multiply(x, as_own(packed, layout))
 
 
-def live_part(packed: Packed, layout: type[Own]) -> Own:
+def live_part(packed: Packed, layout: Layout[Own]) -> Own:
     """Return the part of a matrix that `locate` and `store` work on: all of it, unless it is split (KRN-016).
 
     Raises:

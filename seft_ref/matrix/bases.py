@@ -2,14 +2,14 @@
 
     base = in_packed(base, packed, kernels)                 # at load: nothing but the packed matrix is kept
     base, packed, where, under = merged(base, delta, kernels)         # b + φ in one packed matrix, 5.2 bytes a weight
-    base, packed, where, under = compacted(base, delta, held_in, kernels)       # b in 16 bits, b + φ beside it
+    base, packed, where, under = compacted(base, delta, held_in, kernels)       # b as it is stored, b + φ beside it
     base.open()                                             # positions and numbers, for an event
 
 The packed matrix holds b + φ at the slots of a delta and b elsewhere. `under` keeps b at the slots, which are few.
 So a base needs no copy of its own, wherever the kernel set can unpack what it packed (KRN-017).
 
-A base in 16 bits is multiplied as the sum of two parts (KRN-016, CKP-008). The frozen part is the base with zeros at
-the slots of the delta. The live part holds the effective weights of the slots, as float32.
+A base in 16 bits, or in codes, is multiplied as the sum of two parts (KRN-016, CKP-008). The frozen part is the base
+with zeros at the slots of the delta. The live part holds the effective weights of the slots, as float32.
 """
 
 from dataclasses import dataclass
@@ -18,18 +18,15 @@ from jaxtyping import Bool, Float, Int
 
 from seft_ref.arrays.library import (
     Array,
-    Dtype,
-    NumpyArray,
     array_namespace,
     device,
-    from_halves,
     mask_at,
-    to_halves,
     with_values,
 )
 from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.topology.csr import Located, Topology, find, flat, from_flat
+from seft_ref.kernels.held import Held, Stored, misses, narrowed, widened
+from seft_ref.topology.csr import Located, Topology, find, flat, from_flat, union
 from seft_ref.update.delta import Base, Delta, overlay, support_topology, values_at
 
 
@@ -38,11 +35,11 @@ class PackedBase:
     """The base of one matrix, stored in a packed matrix; each read of `topology` or `values` unpacks all of it."""
 
     packed: Packed
-    """stores B, and η where it is not in 16 bits; its values at η are not those of the base"""
+    """stores B, and η where it is not compact; its values at `slots` are not those of the base"""
     nnz: int
     """number of positions of B"""
     slots: Topology
-    """η when the matrix was packed"""
+    """η when the matrix was packed, and positions of B whose weights stand beside codes"""
     under: Float[Array, " d"]
     """base values under the slots, 0 where the base stores nothing"""
     inside: Bool[Array, " d"]
@@ -60,8 +57,8 @@ class PackedBase:
         return self.shape[0] * self.shape[1]
 
     @property
-    def held_in(self) -> Dtype | None:
-        """The 16-bit dtype of the base, or None where it has the dtype of computation."""
+    def held_in(self) -> Held | None:
+        """How the base is held, or None where it has the dtype of computation."""
         return self.packed.held_in
 
     @property
@@ -78,7 +75,7 @@ class PackedBase:
         """Return the base unpacked, in the dtype of computation: 8 bytes a weight in float32."""
         topology, values = self.kernels.unpack(self.packed)
         if self.held_in is not None:
-            values = from_halves(values, topology.indptr)
+            values = widened(values, topology)
         eta = flat(self.slots)
         if not eta.shape[0] or not topology.nnz:
             return Base(topology, values)
@@ -105,14 +102,16 @@ def in_packed(base: Base, packed: Packed, kernels: KernelSet) -> AnyBase:
     return _without_slots(packed, base.topology, base.values[:0], kernels)
 
 
-def compact_base(topology: Topology, values: NumpyArray, kernels: KernelSet) -> PackedBase:
-    """Return a base without a delta from 16-bit values (nnz,) in slot order.
+def compact_base(topology: Topology, values: Stored, kernels: KernelSet) -> PackedBase:
+    """Return a base without a delta from 16-bit values (nnz,) in slot order, or from codes.
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
+        KernelError: KRN-009, KRN-010, KRN-018 if values do not fit the topology, or the set does not hold them.
     """
     frozen = kernels.compact(topology, values)
-    return _without_slots(frozen, topology, from_halves(values[:0], topology.indptr), kernels)
+    xp = array_namespace(topology.indptr)
+    none = xp.zeros((0,), dtype=xp.float32, device=device(topology.indptr))
+    return _without_slots(frozen, topology, none, kernels)
 
 
 def merged(
@@ -141,33 +140,41 @@ def merged(
 def compacted(
     base: Base,
     delta: Delta,
-    held_in: Dtype,
+    held_in: Held,
     kernels: KernelSet,
     *,
     loaded: Packed | None = None,
     spent: Packed | None = None,
 ) -> tuple[PackedBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
-    """Return what `merged` does, for a base in 16 bits: the packed weight is a sum of two parts (DLT-003, KRN-016).
+    """Return what `merged` does, for a base held as it is stored: the packed weight is a sum of two parts (DLT-003,
+    KRN-016).
 
-    The values of the base come from 16 bits, so converting them back rounds none.
+    The values of the base come from what is held, so converting them back rounds none, but for weights that stand
+    beside codes (QNT-006). These are in the live part, with those at the slots.
 
     loaded  the packed base as it was loaded, if it has not changed since; everything but its values is shared
     spent   an earlier packed base with no fewer weights that nobody needs any more; its memory is reused
     """
     eta, stored = flat(delta.topology), flat(base.topology)
     under = values_at(stored, base.values, eta)
-    where, inside = find(stored, eta)
+    slots, at_slots, beside = delta.topology, under, misses(base.values, held_in, base.topology)
+    xp = array_namespace(eta)
+    every = xp.arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
+    if beside is not None and bool(xp.any(beside)):
+        positions = union(eta, stored[beside])
+        slots, at_slots = from_flat(base.topology.shape, positions), values_at(stored, base.values, positions)
+        every, loaded = find(positions, eta)[0], None
+    where, inside = find(stored, flat(slots))
     if loaded is not None:
         frozen = kernels.clear(loaded, kernels.locate(loaded, base.topology, where[inside]))
     else:
         off = ~mask_at(base.nnz, where[inside])
-        xp = array_namespace(base.values)
         values = xp.where(off, base.values, xp.zeros_like(base.values))
-        frozen = kernels.compact(base.topology, to_halves(values, held_in), spent)
-    live = kernels.pack(delta.topology, under + delta.values)
-    every = array_namespace(eta).arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
-    places = kernels.locate(live, delta.topology, every)
-    packed_base = PackedBase(frozen, base.topology.nnz, delta.topology, under, inside, kernels)
+        frozen = kernels.compact(base.topology, narrowed(values, held_in, base.topology), spent)
+    # a copy, because `with_values` may overwrite its argument
+    live = kernels.pack(slots, with_values(xp.asarray(at_slots, copy=True), every, under + delta.values))
+    places = kernels.locate(live, slots, every)
+    packed_base = PackedBase(frozen, base.topology.nnz, slots, at_slots, inside, kernels)
     return packed_base, kernels.split(frozen, live), places, under
 
 

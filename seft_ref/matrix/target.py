@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.finite import refuse_spoilt, refuse_unstorable
-from seft_ref.arrays.library import Array, Dtype, array_namespace
+from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import KernelSet, Packed
+from seft_ref.kernels.held import Held
 from seft_ref.matrix.bases import AnyBase, compacted, merged
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.topology.csr import find, flat
@@ -46,11 +47,11 @@ class Target:
 
 
 def place(
-    base: AnyBase, delta: Delta, kernels: KernelSet, held_in: Dtype | None = None, **memory: Packed
+    base: AnyBase, delta: Delta, kernels: KernelSet, held_in: Held | None = None, **memory: Packed
 ) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
     """Return the base as it is kept, the effective weight packed, and `where` and `under` of a target (DLT-003).
 
-    held_in  the 16-bit dtype in which the base is held; None for the dtype of computation (CKP-008)
+    held_in  how the base is held; None for the dtype of computation (CKP-008)
     memory   `loaded` or `spent`, which `merged` and `compacted` explain
     """
     if held_in is None:

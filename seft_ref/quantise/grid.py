@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Int8
 
 from seft_ref.arrays.library import Array, Dtype, array_namespace, device, mask_at, overflow_allowed
 from seft_ref.errors import QuantiseError
-from seft_ref.topology.csr import Topology, flat
+from seft_ref.topology.csr import Topology, flat, from_flat
 
 _TEXT = re.compile(r"int([48])(?::g([1-9][0-9]*))?(:asym)?")
 
@@ -83,6 +83,38 @@ class Quantised:
     """float32, above 0"""
     zeros: Int8[Array, "out groups"]
     """int8; 0 on a symmetric grid"""
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return self.grid.bits
+
+    @property
+    def columns(self) -> int:
+        """Columns of a group."""
+        return self.grid.columns(self.topology.shape[1])
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether all zero points are 0."""
+        return self.grid.symmetric
+
+    def bare(self, scales: Float[Array, "out groups"], zeros: Int8[Array, "out groups"]) -> "Quantised":
+        """Return no codes, with these scales and zero points, which are its own in other memory."""
+        nothing = from_flat(self.topology.shape, flat(self.topology)[:0])
+        return replace(self, topology=nothing, codes=self.codes[:0], scales=scales, zeros=zeros)
+
+    def at(self, topology: Topology, codes: Int8[Array, " n"]) -> "Quantised":
+        """Return other codes, in slot order of a topology of the same shape, with the same scales and zero points."""
+        return replace(self, topology=topology, codes=codes)
+
+    def holding(self, topology: Topology, values: Float[Array, " n"]) -> "Quantised":
+        """Return the codes of other weights (QNT-004), with the same scales and zero points."""
+        return self.at(topology, codes_of(values, *self.parts_at(topology), self.grid))
+
+    def weights(self) -> Float[Array, " nnz"]:
+        """Return the weights that the codes stand for, in slot order, float32 (QNT-002)."""
+        return weights_of(self, array_namespace(self.scales).float32)
 
     def parts_at(self, topology: Topology) -> tuple[Float[Array, " n"], Int8[Array, " n"]]:
         """Return scale and zero point of each slot of a topology of the same shape."""

@@ -1,6 +1,7 @@
-"""The layouts of a matrix in this kernel set: dense, or column panels with values in 16, 32 or 64 bits."""
+"""The layouts of a matrix in this kernel set: dense, column panels with values in 16, 32 or 64 bits, or `coded`."""
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -19,6 +20,8 @@ from seft_ref.kernels.checks import (
     check_values,
 )
 from seft_ref.kernels.cpu import panels
+from seft_ref.kernels.cpu.coded import PackedCodes, clear_codes, pack_codes, places_of, unpack_codes
+from seft_ref.kernels.held import Coded, Stored
 from seft_ref.kernels.split import as_own, live_part, with_live_part
 from seft_ref.topology.csr import Topology, flat
 
@@ -64,6 +67,11 @@ class PackedPanels:
         return sum(a.nbytes for a in (self.values, self.index, self.pointer) if a is not None)
 
 
+PackedOnCpu: TypeAlias = PackedPanels | PackedCodes
+"""A matrix in one of the layouts of this set."""
+LAYOUTS: tuple[type[PackedOnCpu], ...] = (PackedPanels, PackedCodes)
+
+
 def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedPanels:
     """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
 
@@ -107,18 +115,21 @@ def _in_panels(topology: Topology, values: NumpyArray, into: PackedPanels | None
     return PackedPanels(topology.shape, ordered, index, pointer)
 
 
-def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedPanels:
-    """Return the matrix of topology and 16-bit values, which keeps 16 bits and computes in float32 (KRN-015).
+def compact(topology: Topology, values: Stored, into: Packed | None = None) -> PackedOnCpu:
+    """Return the matrix of topology and 16-bit values or codes, which computes in float32 (KRN-015, KRN-018).
 
-    `into`, a compact matrix of the same shape and dtype that is no smaller, gives its memory; do not use it again.
+    `into`, a compact matrix of the same shape that is held alike and no smaller, gives its memory; do not use it again.
 
     Shapes  values (nnz,) in slot order
-    Dtypes  values bfloat16 or float16
+    Dtypes  values bfloat16 or float16, or codes
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are no 16-bit floats.
+        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are neither, KRN-018 for groups
+        that are not held.
     """
     check_compact(topology, values)
+    if isinstance(values, Coded):
+        return pack_codes(topology, values)
     check_numpy(values=values, indices=topology.indices)
     donor = None if into is None else as_own(into, PackedPanels)
     if donor is not None and (donor.shape != topology.shape or donor.values.size < topology.nnz):
@@ -132,10 +143,12 @@ def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) 
     return _in_panels(topology, values.view(_BITS[values.dtype]), donor)
 
 
-def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
-    """Return topology and values, in slot order, of a matrix that opens; a compact one has 16-bit values (KRN-015,
-    KRN-017).
+def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"] | Stored]:
+    """Return topology and values, in slot order, of a matrix that opens; a compact one has 16-bit values or codes
+    (KRN-015, KRN-017, KRN-018).
     """
+    if isinstance(packed, PackedCodes):
+        return unpack_codes(packed)
     own, (n_out, n_in) = as_own(packed, PackedPanels), packed.shape
     assert own.index is not None, "a dense matrix does not tell what it stores"
     indptr = np.empty(n_out + 1, dtype=np.int64)
@@ -145,12 +158,14 @@ def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
     return Topology(own.shape, indptr, indices), values if own.held_in is None else values.view(own.held_in)
 
 
-def clear(packed: Packed, where: Int[Array, " m"]) -> PackedPanels:
+def clear(packed: Packed, where: Int[Array, " m"]) -> PackedOnCpu:
     """Return a matrix with zeros at `where`, which shares everything but its values with packed (KRN-016).
 
     Raises:
         KernelError: KRN-012 if a place is out of range.
     """
+    if isinstance(packed, PackedCodes):
+        return clear_codes(packed, where)
     own = as_own(packed, PackedPanels)
     check_places("where", where, own.values.shape[0])
     values = own.values.copy()
@@ -175,9 +190,12 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
     Raises:
         KernelError: KRN-012 if a slot is out of range, KRN-009 if the topology has another shape.
     """
-    live = live_part(packed, PackedPanels)
+    live = live_part(packed, LAYOUTS)
     check_shape(packed.shape, topology)
     check_places("slots", slots, topology.nnz)
+    if isinstance(live, PackedCodes):
+        return places_of(topology, slots)
+    live = as_own(live, PackedPanels)
     indptr, indices = topology.indptr, topology.indices
     row = np.searchsorted(indptr, slots, side="right") - 1
     if live.index is None:

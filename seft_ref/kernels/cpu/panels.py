@@ -150,6 +150,15 @@ def from_lines(lines, base, width, a, n_columns, first_token, n_tokens, first_co
         t += lanes
 
 
+def parts(n: int, lanes: int, workers: int) -> tuple[int, int]:
+    """Return the blocks of n tokens, and into how many parts each is cut for these workers.
+
+    Blocks are cut into one part for every worker, unless whole blocks keep all workers busy.
+    """
+    n_blocks = -(-n // (LINE_VECTORS * lanes))
+    return n_blocks, 1 if n_blocks % workers == 0 or n_blocks >= 8 * workers else workers
+
+
 @compiled()
 def vectors_for(n_tokens, lanes):
     """Return the number of registers of the shortest line that holds n_tokens: 1, 2, 4 or 8."""

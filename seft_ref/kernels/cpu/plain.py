@@ -7,20 +7,20 @@ and GOMP_SPINCOUNT=2000 before importing either. Otherwise idle workers of one p
 needs, or they sleep between two short products, and waking them takes longer than the products.
 """
 
-import math
-import threading
 from typing import Any
 
 import numba
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.library import Array, Dtype, NumpyArray
+from seft_ref.arrays.library import Array, NumpyArray
 from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import check_factors, check_vector
-from seft_ref.kernels.cpu import panels, turned
+from seft_ref.kernels.cpu import coded, panels, turned
 from seft_ref.kernels.cpu.exceeding import indices_above
 from seft_ref.kernels.cpu.packed import (
+    LAYOUTS,
+    PackedOnCpu,
     PackedPanels,
     check_numpy,
     check_operand,
@@ -32,8 +32,9 @@ from seft_ref.kernels.cpu.packed import (
     store,
     unpack,
 )
+from seft_ref.kernels.cpu.scratch import scratch
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
-from seft_ref.kernels.split import multiply_parts, split
+from seft_ref.kernels.split import as_own, multiply_parts, split
 from seft_ref.topology.csr import Topology
 
 __all__ = [
@@ -61,29 +62,6 @@ SAMPLE_TOKENS = 256
 """Tokens whose lines `sample` makes at a time."""
 SAMPLE_ROWS = 256
 """Rows of a BLAS tile of `sample`."""
-TURN_FROM = 3
-"""Whole blocks of tokens from which dx = dy W sorts tiles of W (`turned`) instead of adding to lines of dx."""
-TURN_SHARE = 0.08
-"""Share of stored positions from which dx = dy W sorts tiles of W."""
-GROUP = 8
-"""Most blocks of tokens that one sorted tile is multiplied with."""
-
-
-class _Scratch(threading.local):
-    """Memory that the calls of a thread reuse, because fresh pages cost more than the products that fill them."""
-
-    memory = np.empty(0, dtype=np.uint8)
-
-    def take(self, shape: tuple[int, ...], dtype: Dtype) -> NumpyArray:
-        """Return an uninitialised array, aligned to a cache line, that is valid until this thread's next call."""
-        n_bytes = math.prod(shape) * dtype.itemsize
-        if self.memory.nbytes < n_bytes:
-            memory = np.empty(n_bytes + 64, dtype=np.uint8)
-            self.memory = memory[-memory.ctypes.data % 64 :]
-        return self.memory[:n_bytes].view(dtype).reshape(shape)
-
-
-_scratch = _Scratch()
 
 
 def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
@@ -96,10 +74,13 @@ def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
         KernelError: KRN-009, KRN-010 if x does not fit the matrix.
     """
     check_operand("x", x, packed.shape[1], packed)
-    return multiply_parts(_multiply_rows, x, packed, PackedPanels)
+    return multiply_parts(_multiply_rows, x, packed, LAYOUTS)
 
 
-def _multiply_rows(x: NumpyArray, packed: PackedPanels) -> NumpyArray:
+def _multiply_rows(x: NumpyArray, packed: PackedOnCpu) -> NumpyArray:
+    if isinstance(packed, coded.PackedCodes):
+        return coded.multiply_rows(x, packed)
+    packed = as_own(packed, PackedPanels)
     if packed.index is None:
         return x @ packed.values.reshape(packed.shape).T
     if x.shape[0] == 1:
@@ -117,15 +98,18 @@ def matmul_transposed(dy: Float[Array, "n out"], packed: Packed) -> Float[Array,
         KernelError: KRN-009, KRN-010 if dy does not fit the matrix.
     """
     check_operand("dy", dy, packed.shape[0], packed)
-    return multiply_parts(_multiply_columns, dy, packed, PackedPanels)
+    return multiply_parts(_multiply_columns, dy, packed, LAYOUTS)
 
 
-def _multiply_columns(dy: NumpyArray, packed: PackedPanels) -> NumpyArray:
+def _multiply_columns(dy: NumpyArray, packed: PackedOnCpu) -> NumpyArray:
+    if isinstance(packed, coded.PackedCodes):
+        return coded.multiply_columns(dy, packed)
+    packed = as_own(packed, PackedPanels)
     if packed.index is None:
         return dy @ packed.values.reshape(packed.shape)
-    n_out, n_in = packed.shape
+    n_in = packed.shape[1]
     n_blocks = dy.shape[0] // (panels.LINE_VECTORS * (REGISTER_BYTES // dy.itemsize))
-    if n_blocks >= TURN_FROM and packed.values.size >= TURN_SHARE * n_out * n_in > 0:
+    if turned.pays(n_blocks, packed.values.size, packed.shape):
         return _multiply_turned(dy, packed, n_blocks)
     return _multiply(panels.scatter_task, dy, packed, n_in, panels.WIDTH)
 
@@ -170,12 +154,10 @@ def _multiply(task: Any, src: NumpyArray, packed: PackedPanels, n_result: int, n
     if not result.size:
         return result
     lanes = REGISTER_BYTES // src.itemsize
-    n_blocks = -(-n // (panels.LINE_VECTORS * lanes))
     workers = numba.get_num_threads()
-    # cut each block into one part for every worker, unless whole blocks keep all workers busy
-    n_parts = 1 if n_blocks % workers == 0 or n_blocks >= 8 * workers else workers
+    n_blocks, n_parts = panels.parts(n, lanes, workers)
     work_size = (src.shape[1] + n_extra_lines) * panels.LINE_VECTORS * lanes
-    work = _scratch.take((workers * work_size,), src.dtype)
+    work = scratch.take((workers * work_size,), src.dtype)
     panels.run(
         task,
         (
@@ -201,11 +183,7 @@ def _multiply_turned(dy: NumpyArray, packed: PackedPanels, n_blocks: int) -> Num
     """Return dx = dy W: whole blocks of tokens by sorted tiles, the tokens left over by adding to lines of dx."""
     n_out, n_in = packed.shape
     lanes, workers = REGISTER_BYTES // dy.itemsize, numba.get_num_threads()
-    width, panel = panels.LINE_VECTORS * lanes, panels.WIDTH
-    n, n_groups = n_blocks * width, -(-n_blocks // GROUP)
-    n_parts = 1 if n_groups % workers == 0 or n_groups >= 8 * workers else workers
-    n_panels = math.ceil(math.ceil(n_in / panel) / n_parts)
-    work_size = -(-n_blocks // n_groups) * (n_panels * panel + turned.BAND) * width
+    n, shares = n_blocks * panels.LINE_VECTORS * lanes, turned.shares(n_blocks, n_in, lanes, workers)
     dx = np.empty((dy.shape[0], n_in), dtype=dy.dtype)
     panels.run(
         turned.turned_task,
@@ -218,20 +196,18 @@ def _multiply_turned(dy: NumpyArray, packed: PackedPanels, n_blocks: int) -> Num
             dy.reshape(-1),
             dx.reshape(-1),
             n_blocks,
-            n_groups,
-            n_parts,
-            _scratch.take((workers * work_size,), dy.dtype),
-            work_size,
-            np.empty(workers * panel * panel, dtype=packed.values.dtype),
-            np.empty(workers * panel * panel, dtype=np.uint8),
-            np.empty(workers * turned.STARTS, dtype=np.int64),
+            shares.n_groups,
+            shares.n_parts,
+            scratch.take((workers * shares.work_size,), dy.dtype),
+            shares.work_size,
+            *turned.tiles(workers, packed.values.dtype),
             lanes,
         ),
-        n_groups * n_parts,
+        shares.n_groups * shares.n_parts,
         workers,
     )
     if n < dy.shape[0]:
-        dx[n:] = _multiply(panels.scatter_task, dy[n:], packed, n_in, panel)
+        dx[n:] = _multiply(panels.scatter_task, dy[n:], packed, n_in, panels.WIDTH)
     return dx
 
 
@@ -244,7 +220,7 @@ def _multiply_token(x: NumpyArray, packed: PackedPanels) -> NumpyArray:
     lanes = REGISTER_BYTES // x.itemsize
     workers = numba.get_num_threads()
     work_size = -(-n_in // panels.WIDTH) * panels.WIDTH + min(panels.TOKEN_ROWS, n_out) * lanes
-    work = _scratch.take((workers * work_size,), x.dtype)
+    work = scratch.take((workers * work_size,), x.dtype)
     panels.run(
         panels.token_task,
         (
@@ -273,7 +249,7 @@ def _sample_blocks(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyAr
     lanes, workers = REGISTER_BYTES // x.itemsize, numba.get_num_threads()
     width = panels.SAMPLE_VECTORS * lanes
     work_size = (n_in + min(n_out, panels.DY_ROWS)) * width
-    work = _scratch.take((workers * work_size,), x.dtype)
+    work = scratch.take((workers * work_size,), x.dtype)
     sums = np.empty((workers, topology.nnz), dtype=x.dtype)
     sums[0] = 0
     indptr, indices, n = topology.indptr, topology.indices, x.shape[0]
@@ -312,7 +288,7 @@ def _sample_lines(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArr
     parts = numba.get_num_threads()
     first_slots = np.arange(parts, dtype=np.int64) * topology.nnz // parts
     row_of_part = np.searchsorted(indptr, first_slots, side="right") - 1
-    lines = _scratch.take((SAMPLE_TOKENS * (n_in + n_out),), x.dtype)
+    lines = scratch.take((SAMPLE_TOKENS * (n_in + n_out),), x.dtype)
     x_lines, dy_lines = lines[: SAMPLE_TOKENS * n_in], lines[SAMPLE_TOKENS * n_in :]
     for first in range(0, x.shape[0], SAMPLE_TOKENS):
         n_tokens = min(SAMPLE_TOKENS, x.shape[0] - first)
@@ -350,7 +326,7 @@ def _sample_tiles(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArr
     n_out, n_in = topology.shape
     dvalues = np.empty(topology.nnz, dtype=x.dtype)
     indptr, indices = topology.indptr, topology.indices
-    buffer = _scratch.take((min(SAMPLE_ROWS, n_out), n_in), x.dtype)
+    buffer = scratch.take((min(SAMPLE_ROWS, n_out), n_in), x.dtype)
     for first in range(0, n_out, SAMPLE_ROWS):
         last = min(first + SAMPLE_ROWS, n_out)
         tile = np.matmul(dy[:, first:last].T, x, out=buffer[: last - first])

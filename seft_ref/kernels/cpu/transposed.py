@@ -17,9 +17,10 @@ from seft_ref.errors import KernelError
 from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import check_new_values, check_places, check_shape
 from seft_ref.kernels.cpu import plain
-from seft_ref.kernels.cpu.packed import PackedPanels, check_operand, store_into
+from seft_ref.kernels.cpu.packed import PackedOnCpu, PackedPanels, check_operand, store_into
 from seft_ref.kernels.cpu.plain import exceeding, sample
 from seft_ref.kernels.cpu.transpose import transpose
+from seft_ref.kernels.held import Coded, Held, Stored
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, with_live_part
 from seft_ref.topology.csr import Topology
 
@@ -50,9 +51,9 @@ MOST = 2**31
 class PackedTwice:
     """A matrix and a copy of it, transposed."""
 
-    rows: PackedPanels
-    columns: PackedPanels | None
-    """Wᵀ; None where the matrix is dense"""
+    rows: PackedOnCpu
+    columns: PackedOnCpu | None
+    """Wᵀ; None where the matrix is dense, or holds codes"""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -60,13 +61,8 @@ class PackedTwice:
         return self.rows.shape
 
     @property
-    def values(self) -> Float[Array, " stored"]:
-        """Values of the matrix, in its own order."""
-        return self.rows.values
-
-    @property
-    def held_in(self) -> Dtype | None:
-        """The 16-bit dtype of a compact matrix, else None."""
+    def held_in(self) -> Held | None:
+        """How the numbers of a compact matrix are held, else None."""
         return self.rows.held_in
 
     @property
@@ -114,26 +110,30 @@ def pack_dense(weight: Float[Array, "out in"]) -> PackedTwice:
     return PackedTwice(plain.pack_dense(weight), None)
 
 
-def compact(topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedTwice:
-    """Return the matrix of topology and 16-bit values, which keeps 16 bits and computes in float32 (KRN-015).
+def compact(topology: Topology, values: Stored, into: Packed | None = None) -> PackedTwice:
+    """Return the matrix of topology and 16-bit values or codes, which computes in float32 (KRN-015, KRN-018).
 
-    `into`, a compact matrix of the same shape and dtype that is no smaller, gives its memory; do not use it again.
+    Codes have no second copy, because a row of Wᵀ would need the scales of all rows of W.
+
+    `into`, a compact matrix of the same shape that is held alike and no smaller, gives its memory; do not use it again.
 
     Shapes  values (nnz,) in slot order
-    Dtypes  values bfloat16 or float16
+    Dtypes  values bfloat16 or float16, or codes
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are no 16-bit floats, KRN-012 for
-        2³¹ stored weights or more.
+        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are neither, KRN-012 for 2³¹
+        stored weights or more, KRN-018 for groups that are not held.
     """
     _check_size(topology)
     of_rows, of_columns = _memory(into)
     rows = plain.compact(topology, values, of_rows)
+    if isinstance(values, Coded):
+        return PackedTwice(rows, None)
     turned, to = transpose(topology)
     return PackedTwice(rows, plain.compact(turned, _moved(values, to), of_columns))
 
 
-def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
+def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"] | Stored]:
     """Return topology and values, in slot order, of a matrix that opens (KRN-015, KRN-017)."""
     return plain.unpack(as_own(packed, PackedTwice).rows)
 
@@ -177,12 +177,14 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
 
 
 def _store_into(held: PackedTwice, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedTwice:
+    rows = as_own(held.rows, PackedPanels)
     if held.columns is None:
-        return PackedTwice(store_into(held.rows, where, values), None)
+        return PackedTwice(store_into(rows, where, values), None)
+    columns = as_own(held.columns, PackedPanels)
     in_rows, in_columns = _parts(where)
-    check_new_values(in_rows, values, held.rows.values)
-    check_places("where", in_columns, held.columns.values.shape[0])
-    return PackedTwice(store_into(held.rows, in_rows, values), store_into(held.columns, in_columns, values))
+    check_new_values(in_rows, values, rows.values)
+    check_places("where", in_columns, columns.values.shape[0])
+    return PackedTwice(store_into(rows, in_rows, values), store_into(columns, in_columns, values))
 
 
 def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
@@ -218,7 +220,7 @@ def _multiply_columns(dy: Float[Array, "n out"], packed: PackedTwice) -> Float[A
     return plain.matmul_transposed(dy, packed.rows) if packed.columns is None else plain.matmul(dy, packed.columns)
 
 
-def _memory(into: Packed | None) -> tuple[PackedPanels | None, PackedPanels | None]:
+def _memory(into: Packed | None) -> tuple[PackedOnCpu | None, PackedOnCpu | None]:
     if into is None:
         return None, None
     own = as_own(into, PackedTwice)

@@ -7,14 +7,59 @@ Without sorting, every entry costs a store for each register of a line of dx. So
 one block does.
 """
 
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from seft_ref.arrays.library import Dtype, NumpyArray
 from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.kernels.cpu.panels import LINE_VECTORS, WIDTH, from_lines, to_lines
 from seft_ref.kernels.cpu.vectors import gather_row_8
 
+FROM = 3
+"""Whole blocks of tokens from which tiles of W are sorted, instead of adding to lines of dx."""
+SHARE = 0.08
+"""Share of stored positions from which they are."""
+GROUP = 8
+"""Most blocks of tokens that one sorted tile is multiplied with."""
 BAND = 1024
 """Rows of W whose lines of dy are made at a time; eight blocks take 4 MiB, which fits the third-level cache."""
 STARTS = 2 * WIDTH
 """Length of a worker's `starts`; twice what a tile needs, so that no two workers write to one line of a cache."""
+
+
+def pays(n_blocks: int, nnz: int, shape: tuple[int, int]) -> bool:
+    """Tell whether dx = dy W of n_blocks whole blocks of tokens is faster with sorted tiles."""
+    return n_blocks >= FROM and nnz >= SHARE * shape[0] * shape[1] > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """How a product is cut into tasks."""
+
+    n_groups: int
+    """groups of whole blocks of tokens"""
+    n_parts: int
+    """parts of the panels"""
+    work_size: int
+    """elements of a worker's scratch"""
+
+
+def shares(n_blocks: int, n_in: int, lanes: int, workers: int) -> Shares:
+    """Return how a product with n_blocks whole blocks of tokens is cut into tasks for these workers."""
+    n_groups = -(-n_blocks // GROUP)
+    n_parts = 1 if n_groups % workers == 0 or n_groups >= 8 * workers else workers
+    n_panels = math.ceil(math.ceil(n_in / WIDTH) / n_parts)
+    n_lines = n_panels * WIDTH + BAND
+    return Shares(n_groups, n_parts, -(-n_blocks // n_groups) * n_lines * LINE_VECTORS * lanes)
+
+
+def tiles(workers: int, dtype: Dtype) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
+    """Return memory for the sorted tile of each worker: values, rows, and where columns start."""
+    size = workers * WIDTH * WIDTH
+    starts = np.empty(workers * STARTS, dtype=np.int64)
+    return np.empty(size, dtype=dtype), np.empty(size, dtype=np.uint8), starts
 
 
 @compiled()
@@ -40,6 +85,17 @@ def turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, a
             turned[place] = values[j]
             rows[place] = r - first
             starts[at + index[j] + 1] = place + 1
+
+
+@compiled()
+def add_tile(turned, rows, starts, at, n_columns, n_blocks, work, dx_line, dy_line, width):
+    """Add the products of a sorted tile with the lines of dy of each block of tokens to those of dx."""
+    for b in range(n_blocks):
+        for c in range(n_columns):
+            start, stop = starts[at + c], starts[at + c + 1]
+            if start < stop:
+                dx = dx_line + (b * WIDTH + c) * width
+                gather_row_8(turned, rows, start, stop, work, dy_line + b * BAND * width, work, dx)
 
 
 def turned_task(
@@ -88,13 +144,9 @@ def turned_task(
             for top in range(band, bottom, WIDTH):
                 first, last = p * n_out + top, p * n_out + min(top + WIDTH, bottom)
                 turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, at)
-                for b in range(n_here):
-                    dy_line = dy_lines + (b * BAND + top - band) * width
-                    dx_line = dx_lines + ((p - first_panel) * n_here + b) * block
-                    for c in range(n_columns):
-                        start, stop = starts[at + c], starts[at + c + 1]
-                        if start < stop:
-                            gather_row_8(turned, rows, start, stop, work, dy_line, work, dx_line + c * width)
+                dx_line = dx_lines + (p - first_panel) * n_here * block
+                dy_line = dy_lines + (top - band) * width
+                add_tile(turned, rows, starts, at, n_columns, n_here, work, dx_line, dy_line, width)
     for p in range(first_panel, last_panel):
         first, last = p * WIDTH, min((p + 1) * WIDTH, n_in)
         for b in range(n_here):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from seft_ref.arrays.library import Array, NumpyArray
+from seft_ref.arrays.library import Array
 from seft_ref.errors import KernelError
 from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import (
@@ -22,6 +22,7 @@ from seft_ref.kernels.checks import (
 from seft_ref.kernels.gpu import packed as layouts
 from seft_ref.kernels.gpu.launch import EACH, LANES, ROWS, RUN, THREADS, Argument, Machine
 from seft_ref.kernels.gpu.packed import BITS, PackedOnDevice
+from seft_ref.kernels.held import Stored
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split
 from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology
@@ -70,7 +71,7 @@ class OnDevice:
         self._check(weight=weight)
         return PackedOnDevice((weight.shape[0], weight.shape[1]), weight.reshape(-1))
 
-    def compact(self, topology: Topology, values: NumpyArray, into: Packed | None = None) -> PackedOnDevice:
+    def compact(self, topology: Topology, values: Stored, into: Packed | None = None) -> PackedOnDevice:
         """Return the matrix of topology and 16-bit values, which keeps 16 bits and computes in float32 (KRN-015).
 
         `into` is not used.
@@ -79,9 +80,10 @@ class OnDevice:
         Dtypes  values bfloat16 or float16, a NumPy array
 
         Raises:
-            KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats.
+            KernelError: KRN-009, KRN-010 if values do not fit the topology or are no 16-bit floats, KRN-018 for codes.
         """
-        check_compact(topology, values)
+        check_compact(topology, values, codes=False)
+        assert isinstance(values, np.ndarray), "check_compact refuses what is neither"
         self._own_topology(topology)
         xp = self.machine.xp
         bits = xp.array(values.view(np.uint16))

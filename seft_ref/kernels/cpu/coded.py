@@ -1,0 +1,224 @@
+"""The layout of a matrix of codes in the CPU kernel set, and its products (KRN-018).
+
+    W (out, in)      panel 0     panel 1       masks    panel 0: row 0, row 1, ... panel 1: row 0, row 1, ...
+    row 0         [ 3 . . 5 ]   [ . . 1 . ]    codes    3 5 | 2 4 | 1 | 7     in the order of masks
+    row 1         [ . 2 4 . ]   [ . 7 . . ]    scales   group 0: row 0, row 1, ... group 1: row 0, row 1, ...
+
+A panel is 64 columns wide. Bit c of a mask says whether column c of the panel is stored. At 70 % sparsity a mask takes
+0.4 bytes a stored weight, where a byte for each column and the pointers of `packed` take 1.2. Codes of 4 bits lie two
+in a byte, and the first code of a panel's row begins a byte.
+
+Weights are decoded in registers, so that products are those of the float32 numbers. Only one token differs, by the
+order of its sums.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numba
+import numpy as np
+from jaxtyping import Float, Int, Int64, UInt8
+
+from seft_ref.arrays.library import Array, Dtype, NumpyArray
+from seft_ref.errors import KernelError
+from seft_ref.kernels.checks import check_places
+from seft_ref.kernels.cpu import coded_loops, panels, turned
+from seft_ref.kernels.cpu.scratch import scratch
+from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
+from seft_ref.kernels.held import Coded
+from seft_ref.topology.csr import Topology, flat
+
+_BEHIND = 64
+"""Bytes behind the last code that the loops may read."""
+_LANES = REGISTER_BYTES // 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedCodes:
+    """A matrix of codes in column panels."""
+
+    shape: tuple[int, int]
+    nnz: int
+    held_in: Coded
+    """no codes of its own, but the scales and zero points, of which the loops read a transposed view"""
+    codes: Int[Array, " bytes"]
+    """int8, one a byte, or uint8, two a byte; panel by panel and row by row"""
+    masks: Int64[Array, " rows"]
+    """(panels * out,): the stored columns of each row of each panel"""
+    starts: Int64[Array, " blocks"]
+    """(panels * blocks + 1,): the first byte of each block of 64 rows of each panel"""
+
+    @property
+    def dtype(self) -> Dtype:
+        """Dtype of the products."""
+        return np.dtype(np.float32)
+
+    @property
+    def opens(self) -> bool:
+        """True (KRN-017)."""
+        return True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        zeros = 0 if self.held_in.symmetric else self.held_in.zeros.nbytes
+        return sum(a.nbytes for a in (self.codes, self.masks, self.starts, self.held_in.scales)) + zeros
+
+    @property
+    def halves(self) -> bool:
+        """Whether a byte holds two codes."""
+        return self.held_in.bits == 4
+
+    @property
+    def zeros(self) -> Array:
+        """int8 zero points, group by group; none, and uint8, on a symmetric grid, by which the loops tell them."""
+        if self.held_in.symmetric:
+            return np.zeros(1, dtype=np.uint8)
+        return self.held_in.zeros.T.reshape(-1)
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The first arguments of all tasks."""
+        scales = self.held_in.scales
+        columns, n_groups = self.held_in.columns, max(1, scales.shape[1])
+        held = (self.codes, self.masks, self.starts, scales.T.reshape(-1), self.zeros)
+        return (*held, columns, n_groups, int(self.halves), *self.shape)
+
+
+def pack_codes(topology: Topology, stored: Coded) -> PackedCodes:
+    """Return the matrix of topology and codes, which `check_compact` took (KRN-018).
+
+    Raises:
+        KernelError: KRN-010 for codes that are no NumPy arrays, KRN-018 for groups that begin within a register.
+    """
+    codes, scales, zeros = stored.codes, stored.scales, stored.zeros
+    if not all(isinstance(a, np.ndarray) for a in (codes, scales, zeros, topology.indices)):
+        raise KernelError("KRN-010", "codes and scales are no NumPy arrays; this kernel set takes those")
+    if stored.columns % _LANES and scales.shape[1] > 1:
+        raise KernelError(
+            "KRN-018",
+            f"groups of {stored.columns} columns are not held; they must be a multiple of {_LANES}, or a whole row",
+        )
+    n_out, n_in = topology.shape
+    halves = stored.bits == 4
+    masks = np.zeros(-(-n_in // panels.WIDTH) * n_out, dtype=np.int64)
+    starts = np.empty(-(-n_in // panels.WIDTH) * -(-n_out // coded_loops.ROWS) + 1, dtype=np.int64)
+    coded_loops.fill_masks(topology.indptr, topology.indices, masks)
+    n_bytes = coded_loops.fill_starts(masks, n_out, halves, starts)
+    held = np.zeros(n_bytes + _BEHIND, dtype=np.uint8 if halves else np.int8)
+    coded_loops.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, held)
+    # of a symmetric grid a view without memory, since all zero points are 0
+    zeros = np.broadcast_to(np.zeros((), np.int8), zeros.shape) if stored.symmetric else np.asfortranarray(zeros)
+    bare = stored.bare(np.asfortranarray(scales), zeros)
+    return PackedCodes(topology.shape, topology.nnz, bare, held, masks, starts)
+
+
+def unpack_codes(packed: PackedCodes) -> tuple[Topology, Coded]:
+    """Return topology and codes of a matrix in slot order."""
+    n_out, n_in = packed.shape
+    indptr, indices = np.empty(n_out + 1, dtype=np.int64), np.empty(packed.nnz, dtype=np.int32)
+    codes = np.empty(packed.nnz, dtype=np.int8)
+    coded_loops.open_codes(packed.codes, packed.masks, packed.starts, n_in, packed.halves, indptr, indices, codes)
+    topology = Topology(packed.shape, indptr, indices)
+    return topology, packed.held_in.at(topology, codes)
+
+
+def places_of(topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+    """Return the places of slots: flat positions."""
+    return flat(topology)[slots]
+
+
+def clear_codes(packed: PackedCodes, where: Int[Array, " m"]) -> PackedCodes:
+    """Return a matrix with codes that stand for 0 at the flat positions `where` (KRN-016, KRN-018).
+
+    Raises:
+        KernelError: KRN-012 if a place is out of range or not stored.
+    """
+    n_out, n_in = packed.shape
+    check_places("where", where, n_out * n_in)
+    codes, columns = packed.codes.copy(), packed.held_in.columns
+    zeros = packed.zeros[:0] if packed.held_in.symmetric else packed.zeros
+    held = (codes, packed.masks, packed.starts, zeros)
+    if coded_loops.clear_codes(*held, columns, n_out, n_in, packed.halves, where):
+        raise KernelError("KRN-012", "where names positions that the matrix does not store")
+    return PackedCodes(packed.shape, packed.nnz, packed.held_in, codes, packed.masks, packed.starts)
+
+
+def multiply_rows(x: Float[NumpyArray, "n in"], packed: PackedCodes) -> Float[NumpyArray, "n out"]:
+    """Return y = x Wᵀ (KRN-001)."""
+    n_out, n_in = packed.shape
+    y = np.empty((x.shape[0], n_out), dtype=x.dtype)
+    if not y.size:
+        return y
+    if x.shape[0] > 1:
+        return _multiply(coded_loops.gather_task, x, packed, y, panels.ROW_BLOCK)
+    workers = numba.get_num_threads()
+    rows = min(panels.TOKEN_ROWS, -(-n_out // coded_loops.ROWS) * coded_loops.ROWS)
+    work_size = -(-n_in // panels.WIDTH) * panels.WIDTH + rows * _LANES
+    work = scratch.take((workers * work_size,), x.dtype)
+    arguments = (*packed.arguments, x.reshape(-1), y.reshape(-1), workers, work, work_size, _LANES)
+    panels.run(coded_loops.token_task, arguments, workers, workers)
+    return y
+
+
+def multiply_columns(dy: Float[NumpyArray, "n out"], packed: PackedCodes) -> Float[NumpyArray, "n in"]:
+    """Return dx = dy W (KRN-002)."""
+    dx = np.empty((dy.shape[0], packed.shape[1]), dtype=dy.dtype)
+    if not dx.size:
+        return dx
+    if dy.shape[0] == 1:
+        workers = numba.get_num_threads()
+        work = scratch.take((workers * 2 * panels.WIDTH,), dy.dtype)
+        arguments = (*packed.arguments, dy.reshape(-1), dx.reshape(-1), workers, work, 2 * panels.WIDTH)
+        panels.run(coded_loops.token_back_task, arguments, workers, workers)
+        return dx
+    n_blocks = dy.shape[0] // (panels.LINE_VECTORS * _LANES)
+    if turned.pays(n_blocks, packed.nnz, packed.shape):
+        return _multiply_turned(dy, packed, n_blocks, dx)
+    return _multiply(coded_loops.scatter_task, dy, packed, dx, panels.WIDTH)
+
+
+def _multiply(task: Any, src: NumpyArray, packed: PackedCodes, result: NumpyArray, n_extra_lines: int) -> NumpyArray:
+    """Return the product of src and the panels in `result`; scratch is as that of `plain`."""
+    n, workers = src.shape[0], numba.get_num_threads()
+    n_blocks, n_parts = panels.parts(n, _LANES, workers)
+    work_size = (src.shape[1] + n_extra_lines) * panels.LINE_VECTORS * _LANES
+    work = scratch.take((workers * work_size,), src.dtype)
+    rows = _opened(workers, coded_loops.SCRATCH)
+    arguments = (*packed.arguments, src.reshape(-1), result.reshape(-1), n, n_parts, *rows, work, work_size, _LANES)
+    panels.run(task, arguments, n_blocks * n_parts, workers)
+    return result
+
+
+def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: NumpyArray) -> NumpyArray:
+    """Return dx = dy W in `dx`: whole blocks of tokens by sorted tiles, the tokens left over by adding to lines."""
+    n_in, workers = packed.shape[1], numba.get_num_threads()
+    n, shares = n_blocks * panels.LINE_VECTORS * _LANES, turned.shares(n_blocks, n_in, _LANES, workers)
+    panels.run(
+        coded_loops.turned_task,
+        (
+            *packed.arguments,
+            dy.reshape(-1),
+            dx.reshape(-1),
+            n_blocks,
+            shares.n_groups,
+            shares.n_parts,
+            *_opened(workers, coded_loops.OPENED),
+            np.empty(workers * turned.STARTS, dtype=np.int64),
+            scratch.take((workers * shares.work_size,), dy.dtype),
+            shares.work_size,
+            *turned.tiles(workers, dy.dtype),
+            _LANES,
+        ),
+        shares.n_groups * shares.n_parts,
+        workers,
+    )
+    if n < dy.shape[0]:
+        rest = np.empty((dy.shape[0] - n, n_in), dtype=dy.dtype)
+        dx[n:] = _multiply(coded_loops.scatter_task, dy[n:], packed, rest, panels.WIDTH)
+    return dx
+
+
+def _opened(workers: int, n: int) -> tuple[UInt8[NumpyArray, " n"], Float[NumpyArray, " n"]]:
+    """Return memory for the columns and the weights of the rows that each worker has decoded."""
+    return np.empty(workers * n, dtype=np.uint8), np.empty(workers * n, dtype=np.float32)

@@ -1,0 +1,514 @@
+# ruff: noqa: ANN001, ANN201
+# mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
+"""Compiled loops of matrices of codes: packing and opening them, and their products (`coded` draws the layout).
+
+Panels, lines and blocks of tokens are those of `panels`. Tasks of several tokens decode one row of a panel at a time
+and hand it to the loops of matrices of floats, so that the sums are the same to the bit. One token is multiplied with
+all 64 columns of a panel's row, stored or not, because the row is spread over them anyway.
+"""
+
+from seft_ref.kernels.cpu.compiled import compiled
+from seft_ref.kernels.cpu.decode import (
+    dot_row_1,
+    dot_row_4,
+    open_row_1,
+    open_row_4,
+    popcount,
+    spread_row_1,
+    spread_row_4,
+)
+from seft_ref.kernels.cpu.panels import (
+    LINE_VECTORS,
+    ROW_BLOCK,
+    SHORT,
+    TOKEN_ROWS,
+    WIDTH,
+    from_lines,
+    to_lines,
+    vectors_for,
+)
+from seft_ref.kernels.cpu.token import sum_register
+from seft_ref.kernels.cpu.turned import BAND, STARTS, add_tile, turn_tile
+from seft_ref.kernels.cpu.vectors import (
+    gather_row_1,
+    gather_row_2,
+    gather_row_4,
+    gather_row_8,
+    gather_short_row_8,
+    scatter_row_1,
+    scatter_row_2,
+    scatter_row_4,
+    scatter_row_8,
+)
+
+ROWS = 64
+"""Rows of a panel that share an entry of `starts`; a divisor of ROW_BLOCK and of TOKEN_ROWS."""
+AT_ONCE = 8
+"""Rows that are decoded before the first of them is multiplied, because decoding takes long but may overlap."""
+SCRATCH = AT_ONCE * WIDTH + 128
+"""Elements of a worker's scratch; more than the rows need, so that no two workers share a line of a cache."""
+OPENED = WIDTH * WIDTH + SCRATCH
+"""The same for the rows of one tile."""
+
+
+@compiled()
+def fill_masks(indptr, indices, masks):
+    """Set the bits of masks (panels * out,), which holds zeros."""
+    n_out = indptr.shape[0] - 1
+    for r in range(n_out):
+        for slot in range(indptr[r], indptr[r + 1]):
+            p = indices[slot] // WIDTH
+            masks[p * n_out + r] |= 1 << (indices[slot] - p * WIDTH)
+
+
+@compiled()
+def fill_starts(masks, n_out, in_halves, starts):
+    """Fill starts (panels * blocks + 1,) with the first byte of every block of rows; return the bytes of all codes."""
+    n_blocks = (n_out + ROWS - 1) // ROWS
+    at = 0
+    for p in range(masks.shape[0] // max(n_out, 1)):
+        for r in range(n_out):
+            if r % ROWS == 0:
+                starts[p * n_blocks + r // ROWS] = at
+            at += n_bytes(popcount(masks[p * n_out + r]), in_halves)
+    starts[starts.shape[0] - 1] = at
+    return at
+
+
+@compiled()
+def n_bytes(n, in_halves):
+    """Return the bytes that n codes of a row take."""
+    return (n + 1) // 2 if in_halves else n
+
+
+@compiled()
+def fill_codes(indptr, indices, values, masks, starts, in_halves, codes):
+    """Fill the bytes of codes, which hold zeros, with values (nnz,) in slot order."""
+    n_out = indptr.shape[0] - 1
+    n_blocks = (n_out + ROWS - 1) // ROWS
+    following = starts[:-1:n_blocks].copy() if n_blocks else starts[:0].copy()  # the next free byte of each panel
+    for r in range(n_out):
+        slot = indptr[r]
+        while slot < indptr[r + 1]:
+            p = indices[slot] // WIDTH
+            n = popcount(masks[p * n_out + r])
+            for j in range(n):
+                put(codes, following[p], j, values[slot + j], in_halves)
+            following[p] += n_bytes(n, in_halves)
+            slot += n
+
+
+@compiled()
+def put(codes, at, j, value, in_halves):
+    """Write code j of the row that begins at byte `at`."""
+    if not in_halves:
+        codes[at + j] = value
+    elif j % 2:
+        codes[at + j // 2] = (codes[at + j // 2] & 15) | (value & 15) << 4
+    else:
+        codes[at + j // 2] = (codes[at + j // 2] & 240) | value & 15
+
+
+@compiled()
+def take(codes, at, j, in_halves):
+    """Return code j of the row that begins at byte `at`."""
+    if not in_halves:
+        return codes[at + j]
+    half = (codes[at + j // 2] >> (4 * (j % 2))) & 15
+    return (half ^ 8) - 8
+
+
+@compiled()
+def open_codes(codes, masks, starts, n_in, in_halves, indptr, indices, opened):
+    """Fill indptr (out + 1,), indices (nnz,) and opened (nnz,) with the CSR form of a matrix of codes."""
+    n_out = indptr.shape[0] - 1
+    n_blocks = (n_out + ROWS - 1) // ROWS
+    following = starts[:-1:n_blocks].copy() if n_blocks else starts[:0].copy()
+    slot = 0
+    for r in range(n_out):
+        indptr[r] = slot
+        for p in range((n_in + WIDTH - 1) // WIDTH):
+            mask = masks[p * n_out + r]
+            j = 0
+            for c in range(WIDTH):
+                if (mask >> c) & 1:
+                    indices[slot] = p * WIDTH + c
+                    opened[slot] = take(codes, following[p], j, in_halves)
+                    slot += 1
+                    j += 1
+            following[p] += n_bytes(j, in_halves)
+    indptr[n_out] = slot
+
+
+@compiled()
+def row_start(masks, starts, n_out, p, r, in_halves):
+    """Return the first byte of row r of panel p."""
+    n_blocks = (n_out + ROWS - 1) // ROWS
+    at = starts[p * n_blocks + r // ROWS]
+    for before in range(r // ROWS * ROWS, r):
+        at += n_bytes(popcount(masks[p * n_out + before]), in_halves)
+    return at
+
+
+@compiled()
+def clear_codes(codes, masks, starts, zeros, size, n_out, n_in, in_halves, where):
+    """Write the zero point of its group at each flat position (m,); return how many positions are not stored."""
+    absent = 0
+    for i in range(where.shape[0]):
+        r, c = where[i] // n_in, where[i] % n_in
+        p = c // WIDTH
+        mask = masks[p * n_out + r]
+        if not (mask >> (c - p * WIDTH)) & 1:
+            absent += 1
+            continue
+        zero = zeros[c // size * n_out + r] if zeros.shape[0] else 0
+        j = popcount(mask & ((1 << (c - p * WIDTH)) - 1))
+        put(codes, row_start(masks, starts, n_out, p, r, in_halves), j, zero, in_halves)
+    return absent
+
+
+@compiled()
+def scale_lines(p, size, n_groups, n_out):
+    """Return where scales of the four registers of columns of panel p begin, with one for each row."""
+    first = p * WIDTH
+    last = (n_groups - 1) * n_out
+    return (
+        min(first // size * n_out, last),
+        min((first + 16) // size * n_out, last),
+        min((first + 32) // size * n_out, last),
+        min((first + 48) // size * n_out, last),
+    )
+
+
+@compiled()
+def open_row(codes, at, mask, scales, zeros, lines, r, index, index_at, values, values_at):
+    """Decode row r of a panel by one scale, or by one for each register of columns if they differ."""
+    s0, s1, s2, s3 = lines[0] + r, lines[1] + r, lines[2] + r, lines[3] + r
+    if s0 == s3:
+        open_row_1(codes, at, mask, scales, zeros, s0, s1, s2, s3, index, index_at, values, values_at)
+    else:
+        open_row_4(codes, at, mask, scales, zeros, s0, s1, s2, s3, index, index_at, values, values_at)
+
+
+@compiled()
+def dot_row(codes, at, mask, scales, zeros, lines, r, x, x_at, y, y_at):
+    """Decode row r of a panel by one scale, or by one for each register of columns if they differ."""
+    s0, s1, s2, s3 = lines[0] + r, lines[1] + r, lines[2] + r, lines[3] + r
+    if s0 == s3:
+        dot_row_1(codes, at, mask, scales, zeros, s0, s1, s2, s3, x, x_at, y, y_at)
+    else:
+        dot_row_4(codes, at, mask, scales, zeros, s0, s1, s2, s3, x, x_at, y, y_at)
+
+
+@compiled()
+def spread_row(codes, at, mask, scales, zeros, lines, r, y, y_at, x, x_at):
+    """Decode row r of a panel by one scale, or by one for each register of columns if they differ."""
+    s0, s1, s2, s3 = lines[0] + r, lines[1] + r, lines[2] + r, lines[3] + r
+    if s0 == s3:
+        spread_row_1(codes, at, mask, scales, zeros, s0, s1, s2, s3, y, y_at, x, x_at)
+    else:
+        spread_row_4(codes, at, mask, scales, zeros, s0, s1, s2, s3, y, y_at, x, x_at)
+
+
+@compiled()
+def open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, index, values, base):
+    """Decode rows first to last of panel p, WIDTH entries apart from `base` on; return the first byte behind them."""
+    for r in range(first, last):
+        mask = masks[p * n_out + r]
+        place = base + (r - first) * WIDTH
+        open_row(codes, at, mask, scales, zeros, lines, r, index, place, values, place)
+        at += n_bytes(popcount(mask), in_halves)
+    return at
+
+
+def gather_task(
+    codes,
+    masks,
+    starts,
+    scales,
+    zeros,
+    size,
+    n_groups,
+    in_halves,
+    n_out,
+    n_in,
+    x,
+    y,
+    n,
+    n_parts,
+    index,
+    values,
+    work,
+    work_size,
+    lanes,
+    task,
+    worker,
+):
+    """Compute y = x Wᵀ for one block of tokens and one of n_parts parts of the rows of W, as `gather_task` does."""
+    first_token = task // n_parts * LINE_VECTORS * lanes
+    n_tokens = min(LINE_VECTORS * lanes, n - first_token)
+    part = task % n_parts
+    n_blocks = (n_out + ROWS - 1) // ROWS
+    first_row, last_row = part * n_blocks // n_parts * ROWS, min((part + 1) * n_blocks // n_parts * ROWS, n_out)
+    n_vectors = vectors_for(n_tokens, lanes)
+    width = n_vectors * lanes
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    short = starts[n_panels * n_blocks] < n_bytes(SHORT * n_panels * n_out, in_halves)
+    x_lines, base = worker * work_size, worker * SCRATCH
+    y_lines = x_lines + n_in * width
+    to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
+    top = first_row
+    while top < last_row:
+        bottom = min(top + ROW_BLOCK, last_row)
+        for i in range(y_lines, y_lines + (bottom - top) * width):
+            work[i] = 0
+        for p in range(n_panels):
+            x_line = x_lines + p * WIDTH * width
+            lines = scale_lines(p, size, n_groups, n_out)
+            at = starts[p * n_blocks + top // ROWS]
+            for first in range(top, bottom, AT_ONCE):
+                last = min(first + AT_ONCE, bottom)
+                at = open_rows(
+                    codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, index, values, base
+                )
+                for r in range(first, last):
+                    start = base + (r - first) * WIDTH
+                    stop = start + popcount(masks[p * n_out + r])
+                    y_line = y_lines + (r - top) * width
+                    if n_vectors == 8 and short:
+                        gather_short_row_8(values, index, start, stop, work, x_line, work, y_line)
+                    elif n_vectors == 8:
+                        gather_row_8(values, index, start, stop, work, x_line, work, y_line)
+                    elif n_vectors == 4:
+                        gather_row_4(values, index, start, stop, work, x_line, work, y_line)
+                    elif n_vectors == 2:
+                        gather_row_2(values, index, start, stop, work, x_line, work, y_line)
+                    else:
+                        gather_row_1(values, index, start, stop, work, x_line, work, y_line)
+        from_lines(work, y_lines, width, y, n_out, first_token, n_tokens, top, bottom, lanes)
+        top = bottom
+
+
+def scatter_task(
+    codes,
+    masks,
+    starts,
+    scales,
+    zeros,
+    size,
+    n_groups,
+    in_halves,
+    n_out,
+    n_in,
+    dy,
+    dx,
+    n,
+    n_parts,
+    index,
+    values,
+    work,
+    work_size,
+    lanes,
+    task,
+    worker,
+):
+    """Compute dx = dy W for one block of tokens and one of n_parts parts of the panels of W, as `scatter_task` does."""
+    first_token = task // n_parts * LINE_VECTORS * lanes
+    n_tokens = min(LINE_VECTORS * lanes, n - first_token)
+    part = task % n_parts
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    n_blocks = (n_out + ROWS - 1) // ROWS
+    n_vectors = vectors_for(n_tokens, lanes)
+    width = n_vectors * lanes
+    dx_lines, base = worker * work_size, worker * SCRATCH
+    dy_lines = dx_lines + WIDTH * width
+    to_lines(dy, n_out, first_token, n_tokens, 0, n_out, work, dy_lines, width, lanes)
+    for p in range(part * n_panels // n_parts, (part + 1) * n_panels // n_parts):
+        for i in range(dx_lines, dy_lines):
+            work[i] = 0
+        lines = scale_lines(p, size, n_groups, n_out)
+        at = starts[p * n_blocks]
+        for first in range(0, n_out, AT_ONCE):
+            last = min(first + AT_ONCE, n_out)
+            at = open_rows(
+                codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, index, values, base
+            )
+            for r in range(first, last):
+                start = base + (r - first) * WIDTH
+                stop = start + popcount(masks[p * n_out + r])
+                dy_line = dy_lines + r * width
+                if n_vectors == 8:
+                    scatter_row_8(values, index, start, stop, work, dx_lines, work, dy_line)
+                elif n_vectors == 4:
+                    scatter_row_4(values, index, start, stop, work, dx_lines, work, dy_line)
+                elif n_vectors == 2:
+                    scatter_row_2(values, index, start, stop, work, dx_lines, work, dy_line)
+                else:
+                    scatter_row_1(values, index, start, stop, work, dx_lines, work, dy_line)
+        first, last = p * WIDTH, min((p + 1) * WIDTH, n_in)
+        from_lines(work, dx_lines, width, dx, n_in, first_token, n_tokens, first, last, lanes)
+
+
+def token_task(
+    codes,
+    masks,
+    starts,
+    scales,
+    zeros,
+    size,
+    n_groups,
+    in_halves,
+    n_out,
+    n_in,
+    x,
+    y,
+    n_parts,
+    work,
+    work_size,
+    lanes,
+    task,
+    worker,
+):
+    """Compute y = x Wᵀ for one token and one of n_parts parts of the rows of W."""
+    n_blocks = (n_out + ROWS - 1) // ROWS
+    first_row, last_row = task * n_blocks // n_parts * ROWS, min((task + 1) * n_blocks // n_parts * ROWS, n_out)
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    x_line = worker * work_size
+    y_lines = x_line + n_panels * WIDTH
+    for c in range(n_in):
+        work[x_line + c] = x[c]
+    for c in range(n_in, n_panels * WIDTH):
+        work[x_line + c] = 0
+    top = first_row
+    while top < last_row:
+        bottom = min(top + TOKEN_ROWS, last_row)
+        for i in range(y_lines, y_lines + (bottom - top) * lanes):
+            work[i] = 0
+        for p in range(n_panels):
+            lines = scale_lines(p, size, n_groups, n_out)
+            at = starts[p * n_blocks + top // ROWS]
+            for r in range(top, bottom):
+                mask = masks[p * n_out + r]
+                y_line = y_lines + (r - top) * lanes
+                dot_row(codes, at, mask, scales, zeros, lines, r, work, x_line + p * WIDTH, work, y_line)
+                at += n_bytes(popcount(mask), in_halves)
+        for r in range(top, bottom):
+            y[r] = sum_register(work, y_lines + (r - top) * lanes)
+        top = bottom
+
+
+def token_back_task(
+    codes,
+    masks,
+    starts,
+    scales,
+    zeros,
+    size,
+    n_groups,
+    in_halves,
+    n_out,
+    n_in,
+    dy,
+    dx,
+    n_parts,
+    work,
+    work_size,
+    task,
+    worker,
+):
+    """Compute dx = dy W for one token and one of n_parts parts of the panels of W."""
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    n_blocks = (n_out + ROWS - 1) // ROWS
+    line = worker * work_size
+    for p in range(task * n_panels // n_parts, (task + 1) * n_panels // n_parts):
+        for i in range(line, line + WIDTH):
+            work[i] = 0
+        lines = scale_lines(p, size, n_groups, n_out)
+        at = starts[p * n_blocks]
+        for r in range(n_out):
+            mask = masks[p * n_out + r]
+            spread_row(codes, at, mask, scales, zeros, lines, r, dy, r, work, line)
+            at += n_bytes(popcount(mask), in_halves)
+        for c in range(p * WIDTH, min((p + 1) * WIDTH, n_in)):
+            dx[c] = work[line + c - p * WIDTH]
+
+
+def turned_task(
+    codes,
+    masks,
+    starts,
+    scales,
+    zeros,
+    size,
+    n_groups,
+    in_halves,
+    n_out,
+    n_in,
+    dy,
+    dx,
+    n_blocks,
+    n_groups_of_blocks,
+    n_parts,
+    index,
+    values,
+    pointer,
+    work,
+    work_size,
+    turned,
+    rows,
+    ends,
+    lanes,
+    task,
+    worker,
+):
+    """Compute dx = dy W for a group of whole blocks of tokens and a part of the panels, as `turned_task` does."""
+    width = LINE_VECTORS * lanes
+    group, part = task // n_parts, task % n_parts
+    first_block = group * n_blocks // n_groups_of_blocks
+    n_here = (group + 1) * n_blocks // n_groups_of_blocks - first_block
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    first_panel, last_panel = part * n_panels // n_parts, (part + 1) * n_panels // n_parts
+    tile, at = worker * WIDTH * WIDTH, worker * STARTS
+    scratch, of_rows = worker * OPENED, worker * STARTS
+    block = WIDTH * width
+    dx_lines = worker * work_size
+    dy_lines = dx_lines + (last_panel - first_panel) * n_here * block
+    for i in range(dx_lines, dy_lines):
+        work[i] = 0
+    for band in range(0, n_out, BAND):
+        bottom = min(band + BAND, n_out)
+        for b in range(n_here):
+            token, line = (first_block + b) * width, dy_lines + b * BAND * width
+            to_lines(dy, n_out, token, width, band, bottom, work, line, width, lanes)
+        for p in range(first_panel, last_panel):
+            n_columns = min(WIDTH, n_in - p * WIDTH)
+            lines = scale_lines(p, size, n_groups, n_out)
+            byte = starts[p * ((n_out + ROWS - 1) // ROWS) + band // ROWS]
+            for top in range(band, bottom, WIDTH):
+                n_rows = min(WIDTH, bottom - top)
+                place = scratch
+                for r in range(top, top + n_rows):
+                    mask = masks[p * n_out + r]
+                    open_row(codes, byte, mask, scales, zeros, lines, r, index, place, values, place)
+                    pointer[of_rows + r - top] = place
+                    place += popcount(mask)
+                    byte += n_bytes(popcount(mask), in_halves)
+                pointer[of_rows + n_rows] = place
+                turn_tile(values, index, pointer, of_rows, of_rows + n_rows, turned, rows, tile, ends, at)
+                add_tile(
+                    turned,
+                    rows,
+                    ends,
+                    at,
+                    n_columns,
+                    n_here,
+                    work,
+                    dx_lines + (p - first_panel) * n_here * block,
+                    dy_lines + (top - band) * width,
+                    width,
+                )
+    for p in range(first_panel, last_panel):
+        first, last = p * WIDTH, min((p + 1) * WIDTH, n_in)
+        for b in range(n_here):
+            token, line = (first_block + b) * width, dx_lines + ((p - first_panel) * n_here + b) * block
+            from_lines(work, line, width, dx, n_in, token, width, first, last, lanes)

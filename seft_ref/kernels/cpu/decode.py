@@ -1,0 +1,284 @@
+# mypy: allow-untyped-decorators, allow-untyped-calls
+"""The innermost loops of matrices of codes (`coded`), which decode one row of a panel at a time.
+
+    open_row     values[base:], index[base:]  =  weights of the row and their columns within the panel
+    dot_row      y[:]  +=  weight of column c * x[c]      for every stored c; lanes of the register y are added later
+    spread_row   x[c]  +=  weight of column c * y         for every stored c
+
+A row has a mask of 64 bits, one for each column of the panel, and a code for each bit that is set. AVX512 spreads the
+codes over the 64 lanes of their columns, or gathers lanes, in one instruction each (VBMI2). Other processors take one
+bit after another. A weight is (code - zero point) * scale, rounded once (QNT-002), whichever way is taken.
+
+Codes are int8, one a byte, or uint8, two a byte with the first in the lower half. Zero points are int8; an array of
+uint8 says that all are 0. The code at `at` may be read together with the 63 bytes behind it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from seft_ref.kernels.cpu.vectors import Emitter, _i64
+
+_PANEL = 64
+_REGISTERS = 4
+_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+
+
+def has_expansion(context: Any) -> bool:
+    """Tell whether code is compiled for a processor with AVX512 instructions that spread bytes by a mask."""
+    _, _, features = context.codegen().magic_tuple()
+    return {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi2"} <= set(features.split(","))
+
+
+class _Row(Emitter):
+    """An emitter for one row of a panel: codes, where they begin, mask, scales, zero points, and where the scale of
+    the row lies, or of each of its four registers of columns.
+    """
+
+    def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...], n: int) -> None:
+        super().__init__(context, builder, signature, args, 1)
+        self.in_halves = not signature.args[0].dtype.signed
+        self.symmetric = not signature.args[4].dtype.signed
+        self.codes, self.at, self.mask, self.scales, self.zeros = self.args[:5]
+        self.scale_at, self.rest = self.args[5 : 5 + n], self.args[5 + _REGISTERS :]
+
+    def splat(self, scalar: Any, n: int) -> Any:
+        kind = ir.VectorType(scalar.type, n)
+        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_I32, 0))
+        return self.shuffle(first, first, [0] * n)
+
+    def of_processor(self, name: str, data: Any, *more: Any) -> Any:
+        """Return the result of an AVX512 instruction on vectors like `data`."""
+        kind = ir.FunctionType(data.type, [data.type, *(a.type for a in more)])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [data, *more])
+
+    def by_mask(self, name: str, data: Any, bits: Any) -> Any:
+        """Return bytes or floats spread or gathered by the bits of a mask; other lanes are 0."""
+        lanes = data.type.count
+        of = "f32" if isinstance(data.type.element, ir.FloatType) else "i8"
+        mask = self.builder.bitcast(bits, ir.VectorType(_I1, lanes))
+        return self.of_processor(f"llvm.x86.avx512.mask.{name}.v{lanes}{of}", data, ir.Constant(data.type, None), mask)
+
+    def part_of_mask(self, k: int) -> Any:
+        """Return the bits of register k of the columns."""
+        return self.builder.trunc(self.builder.lshr(self.mask, _i64(16 * k)), _I16)
+
+    def bytes_of_codes(self) -> Any:
+        """Return the codes of the row in 64 bytes, those of 4 bits without their sign, and what lies behind them."""
+        b = self.builder
+        first = b.gep(self.codes, [self.at])
+        if not self.in_halves:
+            read = b.load(b.bitcast(first, ir.VectorType(_I8, 64).as_pointer()), align=1)
+            # into a register, because some processors spread bytes from memory 5 times as slowly
+            return b.asm(ir.FunctionType(read.type, [read.type]), "", "=v,0", [read], side_effect=False)
+        read = b.zext(b.load(b.bitcast(first, ir.VectorType(_I8, 32).as_pointer()), align=1), ir.VectorType(_I16, 32))
+        both = b.or_(read, b.shl(read, ir.Constant(read.type, [4] * 32)))
+        return b.bitcast(b.and_(both, ir.Constant(read.type, [0x0F0F] * 32)), ir.VectorType(_I8, 64))
+
+    def weights_by(self, part: int) -> Callable[[Any, int], Any]:
+        """Return what turns 16 of the bytes, from one on, into weights by the scale of a register of columns."""
+        b = self.builder
+        scale = self.splat(b.load(b.gep(self.scales, [self.scale_at[part]])), 16)
+        integers = ir.VectorType(_I32, 16)
+        zero = None
+        if not self.symmetric:
+            zero = self.splat(b.sext(b.load(b.gep(self.zeros, [self.scale_at[part]])), _I32), 16)
+        if self.in_halves:
+            table = ir.Constant(self.vector, [float(c if c < 8 else c - 16) for c in range(16)])
+            table = table if zero is None else b.fsub(table, b.sitofp(zero, self.vector))
+            table = b.fmul(table, scale)
+
+        def weights(codes: Any, first: int) -> Any:
+            lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
+            if self.in_halves:
+                return self.of_processor("llvm.x86.avx512.permvar.sf.512", table, b.zext(lanes, integers))
+            wide = b.sext(lanes, integers)
+            return b.fmul(b.sitofp(wide if zero is None else b.sub(wide, zero), self.vector), scale)
+
+        return weights
+
+    def registers(self) -> list[Any]:
+        """Return the weights of the 64 columns of the panel in four registers, 0 where nothing is stored."""
+        b = self.builder
+        columns = self.by_mask("expand", self.bytes_of_codes(), self.mask)
+        by = [self.weights_by(part) for part in range(len(self.scale_at))]
+        found = []
+        for k in range(_REGISTERS):
+            weights = by[k if len(by) > 1 else 0](columns, 16 * k)
+            if not self.symmetric:
+                bits = b.bitcast(self.part_of_mask(k), ir.VectorType(_I1, 16))
+                weights = b.select(bits, weights, self.zero)
+            found.append(weights)
+        return found
+
+    def write_row(self, index: Any, index_at: Any, values: Any, values_at: Any) -> None:
+        """Write the weights of the row in order, and their columns."""
+        b = self.builder
+        lanes = ir.Constant(ir.VectorType(_I8, _PANEL), list(range(_PANEL)))
+        columns = self.by_mask("compress", lanes, self.mask)
+        b.store(columns, b.bitcast(b.gep(index, [index_at]), columns.type.as_pointer()), align=1)
+        if len(self.scale_at) > 1:
+            for k, weights in enumerate(self.registers()):
+                bits = self.part_of_mask(k)
+                self.store(self.by_mask("compress", weights, bits), values, values_at)
+                values_at = b.add(values_at, b.zext(count(b, bits), _I64))
+            return
+        codes, weights_of = self.bytes_of_codes(), self.weights_by(0)
+        for k in range(_REGISTERS // 2):
+            self.store(weights_of(codes, 16 * k), values, values_at, k)
+        with b.if_then(b.icmp_signed(">", count(b, self.mask), _i64(_PANEL // 2)), likely=False):
+            for k in range(_REGISTERS // 2, _REGISTERS):
+                self.store(weights_of(codes, 16 * k), values, values_at, k)
+
+    def one_by_one(self, carried: list[Any], body: Callable[[Any, Any, Any, list[Any]], list[Any]]) -> list[Any]:
+        """Emit `carried = body(j, column, weight, carried)` for entry after entry of the row; return it at the end."""
+        b = self.builder
+        low = ir.FunctionType(_I64, [_I64, _I1])
+        trailing = cgutils.get_or_insert_function(b.module, low, "llvm.cttz.i64")
+
+        def entry(j: Any, all_carried: list[Any]) -> list[Any]:
+            left, *own = all_carried
+            column = b.call(trailing, [left, ir.Constant(_I1, 1)])
+            if self.in_halves:
+                byte = b.load(b.gep(self.codes, [b.add(self.at, b.lshr(j, _i64(1)))]))
+                shift = b.trunc(b.shl(b.and_(j, _i64(1)), _i64(2)), _I8)
+                half = b.and_(b.lshr(byte, shift), ir.Constant(_I8, 15))
+                eight = ir.Constant(_I8, 8)
+                code = b.sub(b.xor(half, eight), eight)
+            else:
+                code = b.load(b.gep(self.codes, [b.add(self.at, j)]))
+            code = b.sext(code, _I32)
+            place, register = self.scale_at[0], b.lshr(column, _i64(4))
+            for k in range(1, len(self.scale_at)):
+                place = b.select(b.icmp_signed("==", register, _i64(k)), self.scale_at[k], place)
+            if not self.symmetric:
+                code = b.sub(code, b.sext(b.load(b.gep(self.zeros, [place])), _I32))
+            weight = b.fmul(b.sitofp(code, self.scalar), b.load(b.gep(self.scales, [place])))
+            return [b.and_(left, b.sub(left, _i64(1))), *body(j, column, weight, own)]
+
+        _, (_, *carried) = self.loop(_i64(0), count(b, self.mask), 1, [self.mask, *carried], entry)
+        return carried
+
+
+def count(builder: ir.IRBuilder, mask: Any) -> Any:
+    """Return how many bits of a mask are set."""
+    kind = ir.FunctionType(mask.type, [mask.type])
+    name = f"llvm.ctpop.i{mask.type.width}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [mask])
+
+
+@intrinsic
+def popcount(typing_context: Any, mask: Any) -> Any:
+    """Return how many bits of a mask are set, int64."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return count(builder, args[0])
+
+    return types.int64(types.int64), emit
+
+
+def _of_row(emit: Any) -> Any:
+    """Return the intrinsic of a row: codes, first byte, mask, scales, zero points, where the scale of each register of
+    columns lies, and two arrays with an offset each.
+    """
+
+    @intrinsic
+    def row(
+        typing_context: Any,
+        codes: Any,
+        at: Any,
+        mask: Any,
+        scales: Any,
+        zeros: Any,
+        s0: Any,
+        s1: Any,
+        s2: Any,
+        s3: Any,
+        first: Any,
+        first_at: Any,
+        second: Any,
+        second_at: Any,
+    ) -> Any:
+        kinds = (codes, at, mask, scales, zeros, s0, s1, s2, s3, first, first_at, second, second_at)
+        return types.void(*kinds), emit
+
+    return row
+
+
+def _make_open_row(n_scales: int) -> Any:
+    """Return the intrinsic open_row for rows with one scale, or one for each register of columns."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, b = _Row(context, builder, signature, args, n_scales), builder
+        index, index_at, values, values_at = e.rest
+        if has_expansion(context):
+            e.write_row(index, index_at, values, values_at)
+            return context.get_dummy_value()
+
+        def write(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
+            b.store(weight, b.gep(values, [b.add(values_at, j)]))
+            b.store(b.trunc(column, _I8), b.gep(index, [b.add(index_at, j)]))
+            return carried
+
+        e.one_by_one([], write)
+        return context.get_dummy_value()
+
+    return _of_row(emit)
+
+
+def _make_dot_row(n_scales: int) -> Any:
+    """Return the intrinsic dot_row for rows with one scale, or one for each register of columns."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, b = _Row(context, builder, signature, args, n_scales), builder
+        x, x_base, y, y_base = e.rest
+        total = e.load(y, y_base)
+        if has_expansion(context):
+            for k, weights in enumerate(e.registers()):
+                total = e.fma(weights, e.load(x, x_base, k), total)
+            e.store(total, y, y_base)
+            return context.get_dummy_value()
+
+        def add(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
+            factor = b.load(b.gep(x, [b.add(x_base, column)]))
+            return [b.fadd(carried[0], b.fmul(weight, factor))]
+
+        lane = ir.Constant(_I32, 0)
+        (first,) = e.one_by_one([b.extract_element(total, lane)], add)
+        e.store(b.insert_element(total, first, lane), y, y_base)
+        return context.get_dummy_value()
+
+    return _of_row(emit)
+
+
+def _make_spread_row(n_scales: int) -> Any:
+    """Return the intrinsic spread_row for rows with one scale, or one for each register of columns."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e, b = _Row(context, builder, signature, args, n_scales), builder
+        y, y_at, x, x_base = e.rest
+        factor = b.load(b.gep(y, [y_at]))
+        if has_expansion(context):
+            every = e.splat(factor, e.lanes)
+            for k, weights in enumerate(e.registers()):
+                e.store(e.fma(weights, every, e.load(x, x_base, k)), x, x_base, k)
+            return context.get_dummy_value()
+
+        def add(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
+            place = b.gep(x, [b.add(x_base, column)])
+            b.store(b.fadd(b.load(place), b.fmul(weight, factor)), place)
+            return carried
+
+        e.one_by_one([], add)
+        return context.get_dummy_value()
+
+    return _of_row(emit)
+
+
+open_row_1, open_row_4 = (_make_open_row(n) for n in (1, 4))
+dot_row_1, dot_row_4 = (_make_dot_row(n) for n in (1, 4))
+spread_row_1, spread_row_4 = (_make_spread_row(n) for n in (1, 4))
