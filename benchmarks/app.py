@@ -9,6 +9,7 @@
     python -m benchmarks deltas         a model shipped after every step, beside whole files and zstd
     python -m benchmarks steps          a torch model published and followed step by step, beside whole files
     python -m benchmarks big            memory with a file of a 7B model
+    python -m benchmarks held           products of matrices in 16 bits and in codes, beside float32
     python -m benchmarks growth         exact top-k of a gradient, beside whole gradients
     python -m benchmarks generate       products with one token, beside dense and CSR
     python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
@@ -43,6 +44,7 @@ from benchmarks import (
     generate,
     gpu,
     growth,
+    held,
     large,
     layers,
     memory,
@@ -67,6 +69,7 @@ for command in (
     deltas.deltas,
     growth.growth,
     generate.generate,
+    held.held,
     large.large,
     layers.layers,
     memory.memory,

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -19,10 +20,12 @@ import typer
 
 import formats
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment
+from formats.dialects.coded import ATTRIBUTE, SCALE
 from formats.lazy import Lazy
 from seft_cli import console
 from seft_cli.output import write_json
 from seft_ref.model.config import ModelConfig
+from seft_ref.quantise.grid import Grid, parse_grid
 
 SHAPES: dict[str, dict[str, Any]] = {
     "7b": {
@@ -52,8 +55,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """config.json of LLaMA-2-7B and of TinyLlama-1.1B."""
 SPARSITY = 0.7
-GOAL = 16 << 30
-"""The bytes that a step of the largest shape, event included, may take."""
+GOAL, GOAL_OF_CODES = 16 << 30, 9 << 30
+"""The bytes that a step of the largest shape, event included, may take: in 16 bits, and as codes of 4 bits."""
 
 
 def large(
@@ -63,28 +66,32 @@ def large(
     ),
     length: Annotated[int, typer.Option(help="Tokens of the one row of a step.")] = 128,
     density: Annotated[float, typer.Option(help="Slots of the delta, as a share of all positions.")] = 0.005,
+    grid: Annotated[str, typer.Option(help="Hold codes of this grid, int4:g64 for instance; 16 bits if empty.")] = "",
     threads: Threads = 2,
     keep: Annotated[bool, typer.Option(help="Leave the checkpoint; use one that is there.")] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Take a step without and a step with an event, and print seconds and peak memory of each stage."""
     restart_in_clean_environment(threads)
+    if grid and not parse_grid(grid).symmetric:
+        raise typer.BadParameter(f"--grid {grid} has zero points, which are not made up")
     if shape not in SHAPES:
         raise typer.BadParameter(f"{shape} is not one of {', '.join(SHAPES)}")
-    model = folder / shape
+    model = folder / (f"{shape}-{grid.replace(':', '-')}" if grid else shape)
     if not (keep and model.is_dir()):
         shutil.rmtree(model, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", __name__, "make", shape, str(model)], check=True)
+        subprocess.run([sys.executable, "-m", __name__, "make", shape, str(model), grid], check=True)
         size = sum(f.stat().st_size for f in model.iterdir())
         print(f"made {model}: {size:,} bytes in {time.perf_counter() - started:.0f} s", flush=True)
-    result = folder / f"{shape}.json"
+    result = folder / f"{model.name}.json"
     arguments = [sys.executable, "-m", __name__, "train", shape, str(model), str(length), str(density), str(result)]
     subprocess.run(arguments, check=True)
-    report = json.loads(result.read_text()) | {"machine": machine(threads)}
-    fits = report["peak_bytes"] <= GOAL
-    print(f"peak {report['peak_bytes'] / 2**30:.2f} GiB, goal {GOAL / 2**30:.0f}: {'met' if fits else 'missed'}")
+    report = json.loads(result.read_text()) | {"grid": grid, "machine": machine(threads)}
+    goal = GOAL_OF_CODES if grid else GOAL
+    fits = report["peak_bytes"] <= goal
+    print(f"peak {report['peak_bytes'] / 2**30:.2f} GiB, goal {goal / 2**30:.0f}: {'met' if fits else 'missed'}")
     write_json(json_file, report)
     if not keep:
         shutil.rmtree(model)
@@ -108,11 +115,33 @@ def _made_up(config: ModelConfig, name: str) -> formats.Tensor:
     return formats.Sparse((n_out, n_in), indptr, columns, values[kept].astype(ml_dtypes.bfloat16))
 
 
-def _make(shape: str, model: Path) -> None:
-    text = json.dumps(SHAPES[shape], indent=1).encode()
+def _made_up_codes(config: ModelConfig, grid: Grid, name: str) -> formats.Tensor:
+    """Return random codes of a matrix, or scales by which its weights have the size of `_made_up`."""
+    targets = {matrix.name for matrix in config.targets()}
+    if name.removesuffix(f".{SCALE}") in targets - {name}:
+        n_out, n_in = config.parameters()[name.removesuffix(f".{SCALE}")]
+        size = 2 / grid.highest / np.sqrt(n_in * (1 - SPARSITY))
+        return formats.Dense(np.full((n_out, n_in // grid.columns(n_in)), size, dtype=np.float32))
+    tensor = _made_up(config, name)
+    if not isinstance(tensor, formats.Sparse):
+        return tensor
+    drawn = np.random.default_rng(0).integers(-grid.highest, grid.highest + 1, tensor.indices.size, dtype=np.int8)
+    return formats.Sparse(tensor.shape, tensor.indptr, tensor.indices, drawn)
+
+
+def _make(shape: str, model: Path, grid: str) -> None:
+    files = {"config.json": json.dumps(SHAPES[shape], indent=1).encode()}
     config = ModelConfig.from_json(SHAPES[shape])
-    tensors = Lazy(config.parameters(), lambda name: _made_up(config, name))
-    formats.write(model, formats.Checkpoint("model", tensors, files={"config.json": text}), encoding="bitmask")
+    if not grid:
+        tensors = Lazy(config.parameters(), partial(_made_up, config))
+        formats.write(model, formats.Checkpoint("model", tensors, files=files), encoding="bitmask")
+        return
+    scales = {matrix.name: {SCALE: f"{matrix.name}.{SCALE}"} for matrix in config.targets()}
+    names = [*config.parameters(), *(roles[SCALE] for roles in scales.values())]
+    tensors = Lazy(names, partial(_made_up_codes, config, parse_grid(grid)))
+    attributes: dict[str, formats.JSON] = {ATTRIBUTE: {"grid": grid, "rounding": "nearest"}}
+    made = formats.Checkpoint("model", tensors, attributes, scales=scales, files=files)
+    formats.write(model, made, encoding="bitmask")
 
 
 def _train(model: Path, length: int, density: float, result: Path) -> None:
@@ -156,6 +185,6 @@ def _train(model: Path, length: int, density: float, result: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "make":
-        _make(sys.argv[2], Path(sys.argv[3]))
+        _make(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
     else:
         _train(Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), Path(sys.argv[6]))

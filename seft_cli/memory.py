@@ -7,10 +7,12 @@ import psutil
 
 import formats
 from formats.container import DTYPES
+from formats.dialects import coded
 from seft_cli import console
 from seft_ref.files.codes import stored_in
 from seft_ref.files.model import compute_dtype, read_config
-from seft_ref.train.memory import memory_of_run
+from seft_ref.quantise.grid import parse_grid
+from seft_ref.train.memory import Codes, memory_of_run
 from seft_ref.train.settings import TrainSettings
 
 CGROUP = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
@@ -42,6 +44,9 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
         config = read_config(reader.files)
         names = {matrix.name for matrix in config.targets()} & set(reader.names())
         stored = {matrix.name: 0 for matrix in config.targets()} | {name: stored_in(reader, name) for name in names}
+        if options.get("compact") and coded.ATTRIBUTE in reader.attributes:
+            grid = parse_grid(coded.grid_of(reader.attributes))
+            options["codes"] = Codes(grid.bits, grid.group, grid.symmetric)
     return memory_of_run(config, settings, stored, **options)
 
 
@@ -57,7 +62,7 @@ def require_memory(folder: Path, settings: TrainSettings, free: int, processes: 
     taking = ", ".join(f"{name} {_gib(n)}" for name, n in sorted(parts.items(), key=lambda p: -p[1]) if n)
     hints = ["smaller --batch or --length", "a smaller --density"]
     if not options.get("compact"):
-        hints.insert(0, "--compact, if the weights are stored in 16 bits")
+        hints.insert(0, "--compact, if the weights are stored in 16 bits or as codes")
     if options.get("transposed"):
         hints.insert(0, "no --transposed")
     if settings.gradient_window > 1:

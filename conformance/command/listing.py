@@ -154,8 +154,9 @@ NAMES = (
     (
         "`held`; `live`",
         (
-            "`float16` or `bfloat16`: the matrix is held in this type, as are all values but those of the slots `live`,"
-            " which are a matrix of their own beside it (KRN-015, KRN-016); no result depends on it (KRN-011)"
+            "`float16`, `bfloat16`, or a grid of chapter 19 on which the values lie: the matrix is held in this type or"
+            " as codes, but for the values of the slots `live`, which are a matrix of their own beside it (KRN-015,"
+            " KRN-016, KRN-018); no result depends on it (KRN-011)"
         ),
     ),
     (

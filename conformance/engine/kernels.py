@@ -4,7 +4,9 @@ from typing import Any
 
 from conformance.engine.values import Values, ints, read_topology
 from formats.container import DTYPES
-from seft_ref.arrays.library import Array, array_namespace, to_halves
+from seft_ref.arrays.library import Array, array_namespace, spread, to_halves
+from seft_ref.errors import KernelError
+from seft_ref.quantise.grid import nearest, parse_grid
 from seft_ref.topology.csr import Topology, find, flat, from_flat
 
 _HALVES = {"float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
@@ -37,14 +39,20 @@ def _sparse(a: Values) -> Values:
 
 
 def _is_held(a: Values, values: Array) -> bool:
-    """Tell whether a matrix is to be held in 16 bits: such a matrix is multiplied in float32 only (KRN-015)."""
+    """Tell whether a matrix is to be held compact: such a matrix is multiplied in float32 only (KRN-015)."""
     return a["held"] is not None and values.dtype == array_namespace(values).float32
 
 
 def _held(a: Values, topology: Topology, values: Array) -> Any:
-    """Return a matrix in 16 bits, but for the values of its live slots."""
+    """Return a matrix in 16 bits or codes, but for the values of its live slots."""
     kernels, live = a["kernels"], a["live"]
-    compact = kernels.compact(topology, to_halves(values, _HALVES[a["held"]]))
+    try:
+        compact = kernels.compact(topology, _stored(a["held"], topology, values))
+    except KernelError as error:
+        if error.clause != "KRN-018":
+            raise
+        # a set may hold no codes, and no result depends on it
+        return kernels.pack(topology, values)
     if live is None:
         # packed twice, so that a wrong `unpack` shows in the products
         return kernels.compact(*kernels.unpack(compact))
@@ -52,6 +60,14 @@ def _held(a: Values, topology: Topology, values: Array) -> Any:
     xp = array_namespace(values)
     part = from_flat(topology.shape, xp.take(flat(topology), live))
     return kernels.split(compact, kernels.pack(part, xp.take(values, live)))
+
+
+def _stored(how: str, topology: Topology, values: Array) -> Any:
+    """Return values in 16 bits, or as codes of the grid on which they lie."""
+    if how in _HALVES:
+        return to_halves(values, _HALVES[how])
+    dense = array_namespace(values).reshape(spread(values, flat(topology), topology.numel), topology.shape)
+    return nearest(dense, topology, parse_grid(how))
 
 
 def _dense(a: Values) -> Values:

@@ -9,7 +9,7 @@ from conformance.gen.numbers import Area, Array, Numbers, ids
 
 
 def held() -> Area:
-    """Return cases of other representations of a matrix, and of patterns (KRN-015, KRN-016, TOP-005)."""
+    """Return cases of other representations of a matrix, and of patterns (KRN-015, KRN-016, KRN-018, TOP-005)."""
     area = Area("held", "sums of single products by fsum")
     n = Numbers(122, 1)
     shape = (5, 8)
@@ -42,7 +42,43 @@ def held() -> Area:
         clauses, answer = "KRN-012 KRN-016 KRN-011", {"y": dense.reshape(5, 8).T.copy()}
         area.add(f"store-{name}", "kernel.store", clauses, purpose, inputs, answer)
     _patterns(area, n)
+    _coded(area, Numbers(122, 2))
     return area
+
+
+def _coded(area: Area, n: Numbers) -> None:
+    """Add matrices whose values lie on a grid: each group stores its least and its largest code (KRN-018)."""
+    for grid, size, low, high, purpose in (
+        ("int8", 32, -127, 127, "codes multiplied in place of weights, or by the scale of another row"),
+        ("int4:g16", 16, -7, 7, "codes decoded by the scale of another group"),
+        ("int4:g16:asym", 16, -8, 7, "codes decoded by the zero point of another group, or without one"),
+        ("int8:asym", 32, -128, 127, "a live part beside codes; a zero that is a code of 0 and not the zero point"),
+    ):
+        at: list[int] = []
+        values: list[float] = []
+        for first in range(0, 5 * 32, size):
+            chosen = n.subset(size, size // 3)
+            codes = [low, high, *(n.integer(low, high) for _ in chosen[2:])]
+            zero = n.integer(low + 1, high - 1) if "asym" in grid else 0
+            step = 2.0 ** n.integer(-5, 0)
+            at += [first + c for c in chosen]
+            values += [(code - zero) * step for code in codes]
+        more: dict[str, Any] = {"held": grid}
+        if grid == "int8:asym":
+            more["live"] = ids(n.subset(len(at), 9))
+        clauses = "KRN-018 KRN-015" + (" KRN-016" if "live" in more else "")
+        _product(
+            area,
+            f"codes-{grid.replace(':', '-')}",
+            clauses,
+            purpose,
+            (5, 32),
+            at,
+            np.array(values),
+            n.real((3, 32)),
+            n,
+            more,
+        )
 
 
 def _product(

@@ -50,7 +50,7 @@ def main(
         typer.Option(help="Write every item there when it is scored; if the file exists, go on from it."),
     ] = None,
     compact: Annotated[
-        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
+        bool, typer.Option("--compact", help="Hold weights as they are stored, in 16 bits or as codes.")
     ] = False,
     device: DeviceOption = Device.cpu,
     max_bytes: MaxBytes = None,

@@ -131,7 +131,7 @@ def main(
     ] = "beside",
     compact: Annotated[
         bool,
-        typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight, not 5.2."),
+        typer.Option("--compact", help="Hold weights as they are stored, in 16 bits or as codes."),
     ] = False,
     transposed: Annotated[
         bool,

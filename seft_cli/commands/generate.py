@@ -26,7 +26,7 @@ def main(
     top_k: Annotated[int | None, typer.Option(help="Draw among this many likeliest tokens [all].")] = None,
     top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that share this probability.")] = 1.0,
     compact: Annotated[
-        bool, typer.Option("--compact", help="Hold 16-bit weights in their 16 bits: 3.2 bytes a stored weight.")
+        bool, typer.Option("--compact", help="Hold weights as they are stored, in 16 bits or as codes.")
     ] = False,
     device: DeviceOption = Device.cpu,
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,

@@ -7,9 +7,9 @@ import formats
 from formats.dialects import coded
 from formats.dialects.coded import SCALE, UPDATE, ZERO
 from formats.reader import checkpoint_of
-from seft_ref.arrays.library import Dtype
+from seft_ref.arrays.library import Array, Dtype, from_numpy
 from seft_ref.quantise.grid import Quantised, parse_grid
-from seft_ref.topology.csr import Topology, flat, union
+from seft_ref.topology.csr import Topology, flat, placed_like, union
 
 
 def own_names(source: Mapping[str, formats.Tensor]) -> set[str]:
@@ -28,6 +28,12 @@ def read_quantised(reader: formats.Reader, name: str) -> tuple[Quantised, format
     found = coded.read_coded(checkpoint_of(reader), name)
     grid = parse_grid(coded.grid_of(reader.attributes))
     return Quantised(grid, _topology(found.codes), found.codes.values, found.scales, found.zeros), found.update
+
+
+def placed(matrix: Quantised, like: Array) -> Quantised:
+    """Return a matrix of NumPy arrays in the library and on the device of `like`."""
+    codes, scales, zeros = (from_numpy(a, like) for a in (matrix.codes, matrix.scales, matrix.zeros))
+    return Quantised(matrix.grid, placed_like(matrix.topology, like), codes, scales, zeros)
 
 
 def _topology(tensor: formats.Sparse) -> Topology:

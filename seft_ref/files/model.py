@@ -21,15 +21,14 @@ from formats.dialects.weight_sync import refuse_version
 from formats.index import is_sparse
 from formats.validate import check_limit
 from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_numpy
-from seft_ref.errors import CheckpointError, ConfigError, GenerateError
-from seft_ref.files.codes import dtype_of_codes, own_names, read_quantised, stored_in, weights_in
+from seft_ref.errors import CheckpointError, ConfigError, GenerateError, KernelError
+from seft_ref.files.codes import dtype_of_codes, own_names, placed, read_quantised, stored_in, weights_in
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.matrix.bases import AnyBase, PackedBase, compact_base, compacted, in_packed
+from seft_ref.matrix.bases import AnyBase, PackedBase, coded_base, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
-from seft_ref.quantise.grid import Quantised
-from seft_ref.topology.csr import Topology, flat, full, placed_like
-from seft_ref.update.delta import Base, new_delta
+from seft_ref.topology.csr import Topology, full, placed_like
+from seft_ref.update.delta import Base
 
 _SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
@@ -371,18 +370,14 @@ def _codes(
         raise CheckpointError(
             "CKP-008", f"{name} is computed with in {computed}; only codes in float32 can be held compact"
         )
-    matrix, update = read_quantised(source, name)
-    codes, scales, zeros = (from_numpy(a, like) for a in (matrix.codes, matrix.scales, matrix.zeros))
-    matrix = Quantised(matrix.grid, placed_like(matrix.topology, like), codes, scales, zeros)
-    if update is None:
-        base = compact_base(matrix.topology, matrix, kernels)
-        return base, base.packed
     topology, values = topology_and_values(name, weights_in(source, name, computed))
-    whole = Base(placed_like(topology, like), from_numpy(values, like))
-    base, packed, _, _ = compacted(
-        whole, new_delta(whole.topology.shape, flat(whole.topology)[:0], whole.values), matrix, kernels
-    )
-    return base, packed
+    base = Base(placed_like(topology, like), from_numpy(values, like))
+    try:
+        return coded_base(base, placed(read_quantised(source, name)[0], like), kernels)
+    except KernelError as error:
+        raise CheckpointError(
+            "CKP-008", f"{name} cannot be held as it is stored ({error}); load it expanded"
+        ) from error
 
 
 def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats.Sparse:

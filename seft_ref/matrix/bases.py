@@ -25,9 +25,9 @@ from seft_ref.arrays.library import (
 )
 from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.kernels.held import Held, Stored, misses, narrowed, widened
+from seft_ref.kernels.held import Coded, Held, Stored, misses, narrowed, widened
 from seft_ref.topology.csr import Located, Topology, find, flat, from_flat, union
-from seft_ref.update.delta import Base, Delta, overlay, support_topology, values_at
+from seft_ref.update.delta import Base, Delta, new_delta, overlay, support_topology, values_at
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,6 +112,21 @@ def compact_base(topology: Topology, values: Stored, kernels: KernelSet) -> Pack
     xp = array_namespace(topology.indptr)
     none = xp.zeros((0,), dtype=xp.float32, device=device(topology.indptr))
     return _without_slots(frozen, topology, none, kernels)
+
+
+def coded_base(base: Base, codes: Coded, kernels: KernelSet) -> tuple[PackedBase, Packed]:
+    """Return a base without a delta that is held as codes, and what is multiplied (CKP-008).
+
+    codes   of this matrix; weights of the base that are not theirs are multiplied beside them
+    Raises  KernelError KRN-018 if the set does not hold them
+    """
+    beside = misses(base.values, codes, base.topology)
+    if beside is None or not bool(array_namespace(beside).any(beside)):
+        held = compact_base(base.topology, codes.holding(base.topology, base.values), kernels)
+        return held, held.packed
+    nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
+    held, packed, _, _ = compacted(base, nothing, codes, kernels)
+    return held, packed
 
 
 def merged(

@@ -5,6 +5,7 @@ sum(parts.values())
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from seft_ref.matrix.window import OF_GRADIENTS
 from seft_ref.model.activations import LARGE, activation_bytes
@@ -28,6 +29,25 @@ IN_POOLS = 240
 """The same where every row or group is a pool of its own."""
 
 
+class Codes(NamedTuple):
+    """The grid of a model that is held as codes (KRN-018)."""
+
+    bits: int
+    columns: int
+    """of a group; 0 for a whole row"""
+    symmetric: bool
+
+    def n_bytes(self, shape: tuple[int, int], nnz: int) -> int:
+        """Return the most bytes that a matrix with this many stored weights takes."""
+        n_out, n_in = shape
+        rows = -(-n_in // PANEL) * n_out
+        # a row of a panel begins a byte, and 64 bytes behind the codes are read
+        codes = nnz * self.bits // 8 + (rows // 2 if self.bits == 4 else 0) + PANEL
+        scales = n_out * (n_in // self.columns if self.columns else 1) * (4 if self.symmetric else 5)
+        # a mask of 8 bytes for each row of a panel, and 8 bytes for every 64 rows
+        return codes + scales + 8 * rows + 8 * (-(-n_in // PANEL) * -(-n_out // PANEL) + 1)
+
+
 def memory_of_run(
     config: ModelConfig,
     settings: TrainSettings,
@@ -35,6 +55,7 @@ def memory_of_run(
     *,
     itemsize: int = 4,
     compact: bool = False,
+    codes: "Codes | None" = None,
     recompute: bool | None = None,
     index_bytes: tuple[int, int] = (1, 1),
     dense_from: float = DENSE_FROM,
@@ -44,7 +65,8 @@ def memory_of_run(
 
     stored       stored weights of every target at load
     itemsize     bytes of a number of the compute dtype
-    compact      the targets are held in 16 bits (CKP-008)
+    compact      the targets are held as they are stored (CKP-008)
+    codes        what they are then held as; None for 16 bits
     recompute    as `loss_and_gradients`
     index_bytes  bytes for the position of a packed weight: in a plain matrix, and in one of 16 bits
     dense_from   share of stored positions from which the kernel set holds a matrix densely
@@ -59,6 +81,9 @@ def memory_of_run(
     weights = base = 0
     opened = sum(slots)
     for extent, of_rows, own in zip(extents, pointers, slots, strict=True):
+        if compact and codes is not None:
+            weights += codes.n_bytes(extent.shape, extent.nnz)
+            continue
         if compact:
             weights += copies * (2 + index_of_16_bits) * extent.nnz + of_rows
             continue

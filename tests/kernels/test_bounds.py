@@ -9,6 +9,7 @@ import itertools
 import mmap
 import subprocess
 import sys
+from dataclasses import replace
 
 import numba
 import numpy as np
@@ -16,6 +17,8 @@ import pytest
 
 from seft_ref.kernels.cpu import packed as layout
 from seft_ref.kernels.cpu import panels, plain
+from seft_ref.kernels.cpu.scratch import scratch
+from seft_ref.quantise.grid import Grid, Quantised
 from seft_ref.topology.csr import Topology, from_flat
 
 SHAPES = [(1, 1), (3, 65), (17, 64), (5, 130), (70, 257), (301, 3), (1030, 5)]
@@ -61,10 +64,38 @@ def fenced(fence, made):
     return type(made)(made.shape, *(fence.copy(array) for array in (made.values, made.index, made.pointer)))
 
 
+def fenced_codes(fence, made):
+    scales, zeros = (fence.copy(a.T).T for a in (made.held_in.scales, made.held_in.zeros))
+    codes, masks, starts = (fence.copy(a) for a in (made.codes, made.masks, made.starts))
+    return replace(made, held_in=made.held_in.bare(scales, zeros), codes=codes, masks=masks, starts=starts)
+
+
+def walk_codes():
+    """Compare every product of codes with plain ones; the 64 bytes behind the codes belong to them."""
+    fence = Fence()
+    scratch.take = Scratch(fence).take
+    rng = np.random.default_rng(0)
+    for bits, shape, share in itertools.product((4, 8), SHAPES, (0.05, 0.3, 1.0)):
+        stored = rng.random(shape) < share
+        topology = from_flat(shape, np.flatnonzero(stored))
+        codes, ones = rng.integers(-8, 8, topology.nnz).astype(np.int8), np.ones((shape[0], 1), np.float32)
+        zeros = rng.integers(-8, 8, ones.shape).astype(np.int8)
+        made = plain.compact(topology, Quantised(Grid(bits, symmetric=False), topology, codes, ones, zeros))
+        dense = np.zeros(shape)
+        dense[stored] = codes - zeros[np.nonzero(stored)[0], 0].astype(np.float64)
+        packed = fenced_codes(fence, made)
+        assert np.array_equal(plain.unpack(packed)[1].codes, codes)
+        for n in TOKENS:
+            x, dy = (fence.copy(rng.integers(-4, 5, (n, k)).astype(np.float32)) for k in shape[::-1])
+            assert np.array_equal(plain.matmul(x, packed), x @ dense.T)
+            assert np.array_equal(plain.matmul_transposed(dy, packed), dy @ dense)
+        fence.pages.clear()
+
+
 def walk():
     """Compare every product with plain ones, on arrays behind which there is nothing."""
     fence = Fence()
-    plain._scratch = Scratch(fence)
+    scratch.take = Scratch(fence).take
     layout.PANELS_BELOW = plain.SAMPLE_BELOW = 2.0
     rng = np.random.default_rng(0)
     for dtype, shape, share in itertools.product(("float32", "float64", "float16"), SHAPES, (0.05, 0.3, 1.0)):
@@ -85,8 +116,10 @@ def walk():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are fenced by calls of Linux")
-def test_KRN_001_nothing_behind_an_array_is_touched():
-    assert child("walk()").stdout == "alive\n", "a loop reads or writes past the end of an array"
+@pytest.mark.parametrize("work", ["walk()", "walk_codes()"])
+def test_KRN_001_018_nothing_behind_an_array_is_touched(work):
+    done = child(work)
+    assert done.stdout == "alive\n", f"a loop reads or writes past the end of an array, or is wrong: {done.stderr}"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are fenced by calls of Linux")

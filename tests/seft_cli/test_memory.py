@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import seft_ref
 from formats.dialects.hf import to_sparse
 from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
 from seft_ref.kernels import cpu
@@ -73,6 +74,28 @@ def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype,
     for part, size in held_by(state, model.config).items():
         assert found[part] == size, part
     assert importlib.import_module("seft_cli.memory").memory_of(folder, settings, **options) == found
+
+
+@pytest.mark.parametrize("grid", ["int4", "int8:g16:asym"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_TRN_012_KRN_018_the_formula_counts_codes(tmp_path, grid, transposed):
+    config = CONFIG | {"hidden_size": 64, "intermediate_size": 160}
+    tensors = pruned(parameters(config, dtype=BF16), config, keep=0.4)
+    to_sparse(hf_folder(tmp_path / "hf", config, tensors, dtype=BF16), tmp_path / "sparse")
+    folder = tmp_path / "model"
+    seft_ref.quantise(tmp_path / "sparse", folder, grid)
+    (tmp_path / "text.txt").write_text(TEXT)
+    settings, kernels = settings_of("seft", **SHORT), two_copies if transposed else cpu
+    model = load_model(folder, kernels, compact=True)
+    first = step_batches(settings, read_tokens(tmp_path / "text.txt", folder), 1, model.weights)
+    state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
+    found = importlib.import_module("seft_cli.memory").memory_of(folder, settings, compact=True, transposed=transposed)
+    held = held_by(state, model.config)
+    # codes of 4 bits end half a byte before that of some rows of a panel
+    assert held["weights"] <= found["weights"] <= 1.04 * held["weights"]
+    assert {part: found[part] for part in ("base", "delta", "moments")} == {
+        k: v for k, v in held.items() if k != "weights"
+    }
 
 
 WIDE = CONFIG | {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 8}

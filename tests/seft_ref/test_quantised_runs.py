@@ -298,8 +298,8 @@ def test_QNT_006_an_unknown_merge_is_refused_before_the_run(quantised, text, tmp
     assert list(tmp_path.glob("out*")) == []
 
 
-def test_CKP_008_codes_are_not_held_compact(quantised):
-    with pytest.raises(SeftError, match="CKP-008"):
+def test_CKP_008_groups_that_are_not_held_are_refused_by_name(quantised):
+    with pytest.raises(SeftError, match=r"CKP-008: model.layers.0.self_attn.q_proj.weight .*groups of 4 columns"):
         load_model(quantised, cpu, compact=True)
 
 

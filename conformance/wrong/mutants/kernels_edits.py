@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from conformance.engine.parts import (
-    kernels,
-)
+from conformance.engine.parts import kernels
+from conformance.engine.parts import quantise_grid as grid
 from conformance.wrong.mutants.base import Mutant, Rows, Values, edited, edits, forgotten
 
 
@@ -71,8 +70,8 @@ _KERNELS: Rows = (
     ("kernel.exceeding", "KRN-014", kernels.exceeding, "[0], xp.int64)", "[0][::-1], xp.int64)", "descending"),
 )
 
-_COMPACT = "from_halves(values, topology.indptr), values.dtype"
-_WIDE = "from_halves(values, topology.indptr)"
+_COMPACT = "widened(values, topology), held_of(values)"
+_WIDE = "widened(values, topology)"
 _LIVE = "    live = live_part(packed, PackedEntries)\n"
 _STORED_FROZEN = f"""    if hasattr(packed, "live"):
         return split(store(packed.frozen, where, values), packed.live)
@@ -84,7 +83,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "KRN-015",
         kernels.compact,
         _COMPACT,
-        f"{_WIDE} * (abs({_WIDE}) >= 2.0**-14), values.dtype",
+        f"{_WIDE} * (abs({_WIDE}) >= 2.0**-14), held_of(values)",
         "subnormal numbers of float16 flushed",
     ),
     (
@@ -92,16 +91,40 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "KRN-015",
         kernels.compact,
         _COMPACT,
-        "from_halves(values.astype('float16'), topology.indptr), values.dtype",
+        "widened(values.astype('float16'), topology), held_of(values)",
         "bfloat16 taken for float16",
     ),
     (
         "kernel.sparse",
         "KRN-015",
         kernels.unpack,
-        "to_halves(entries.values, entries.held_in)",
-        "to_halves(entries.values, entries.held_in)[::-1]",
+        "narrowed(entries.values, entries.held_in, topology)",
+        "narrowed(entries.values[::-1], entries.held_in, topology)",
         "values unpacked in another order",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-018",
+        grid.Quantised.weights,
+        "weights_of(self, array_namespace(self.scales).float32)",
+        "self.codes * self.parts_at(self.topology)[0]",
+        "held codes without their zero points",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-018",
+        grid.Quantised.holding,
+        "codes_of(values, *self.parts_at(topology), self.grid)",
+        "codes_of(values, *self.parts_at(topology), replace(self.grid, bits=4))",
+        "held codes of 8 bits cut to 4",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-018",
+        grid.groups_of,
+        "positions // max(n_in, 1) * (n_in // size)",
+        "0",
+        "held codes by the scales of the first row",
     ),
     (
         "kernel.sparse",

@@ -61,6 +61,11 @@ class PackedTwice:
         return self.rows.shape
 
     @property
+    def values(self) -> Float[Array, " stored"]:
+        """Values of the matrix, in its own order; codes are none."""
+        return as_own(self.rows, PackedPanels).values
+
+    @property
     def held_in(self) -> Held | None:
         """How the numbers of a compact matrix are held, else None."""
         return self.rows.held_in

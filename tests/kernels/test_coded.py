@@ -1,0 +1,217 @@
+"""Matrices that are held as codes (KRN-018): products, places, bytes, and processors without the fast instructions."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+from seft_ref.errors import KernelError
+from seft_ref.kernels import cpu, reference
+from seft_ref.kernels.cpu import packed as layout
+from seft_ref.kernels.cpu import transposed
+from seft_ref.kernels.cpu.panels import TOKEN_ROWS
+from seft_ref.quantise.grid import Quantised, nearest, parse_grid, weights_of
+from seft_ref.topology.csr import flat, from_flat
+from tests.kernels.sets import NAMED
+
+SETS = {name: NAMED[name] for name in ("reference", "cpu", "transposed")}
+CASES = [
+    ((1, 1), 1.0, "int4"),
+    ((5, 7), 0.4, "int8:asym"),
+    ((64, 64), 0.3, "int4:g64"),
+    ((65, 64), 0.9, "int4:g16:asym"),
+    ((130, 192), 0.3, "int8:g64"),
+    ((70, 200), 0.6, "int4:asym"),
+    ((200, 128), 0.1, "int8:g32:asym"),
+    ((33, 96), 0.5, "int4:g48"),
+    ((40, 480), 0.3, "int8:g80"),
+    ((1100, 64), 0.02, "int4:g32"),
+    ((3, 257), 1.0, "int8"),
+    ((33, 0), 0.0, "int4"),
+    ((0, 64), 0.0, "int8:g64"),
+]
+IDS = [f"{a}x{b}-{grid}" for (a, b), _, grid in CASES]
+
+
+def drawn(shape, share, grid, seed=0):
+    rng = np.random.default_rng(seed)
+    topology = from_flat(shape, np.flatnonzero(rng.random(shape[0] * shape[1]) < share))
+    return nearest(rng.standard_normal(shape).astype(np.float32), topology, parse_grid(grid))
+
+
+def widened(matrix):
+    return weights_of(matrix, np.dtype(np.float32))
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 33, 128, 129, 400])
+@pytest.mark.parametrize(("shape", "share", "grid"), CASES, ids=IDS)
+def test_KRN_018_products_are_those_of_the_float32_weights(shape, share, grid, n, monkeypatch):
+    monkeypatch.setattr(layout, "PANELS_BELOW", 2.0)
+    matrix = drawn(shape, share, grid)
+    wide, packed = cpu.pack(matrix.topology, widened(matrix)), cpu.compact(matrix.topology, matrix)
+    rng = np.random.default_rng(n)
+    x, dy = (rng.standard_normal((n, k)).astype(np.float32) for k in shape[::-1])
+    assert same_bits(cpu.matmul_transposed(dy, packed), cpu.matmul_transposed(dy, wide))
+    if n == 1:
+        # one token sums in another order
+        dense = np.zeros(matrix.topology.numel)
+        dense[flat(matrix.topology)] = widened(matrix)
+        dense = dense.reshape(shape)
+        bound = (8 + 2 * np.sqrt(np.diff(matrix.topology.indptr))) * 2.0**-24 * (np.abs(x) @ np.abs(dense.T))
+        assert np.all(np.abs(cpu.matmul(x, packed) - x @ dense.T) <= bound)
+    else:
+        assert same_bits(cpu.matmul(x, packed), cpu.matmul(x, wide))
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize(("shape", "share", "grid"), CASES, ids=IDS)
+def test_KRN_018_what_is_packed_comes_back(kernels, shape, share, grid):
+    kernels, matrix = SETS[kernels], drawn(shape, share, grid)
+    packed = kernels.compact(matrix.topology, matrix)
+    topology, held = kernels.unpack(packed)
+    assert same_bits(held.codes, matrix.codes)
+    assert same_bits(topology.indptr, matrix.topology.indptr)
+    assert same_bits(topology.indices, matrix.topology.indices)
+    assert np.array_equal(held.scales, matrix.scales)
+    assert np.array_equal(held.zeros, matrix.zeros)
+    assert (packed.shape, packed.dtype, packed.opens) == (shape, np.float32, True)
+    assert same_bits(packed.held_in.holding(topology, widened(matrix)).codes, matrix.codes)
+
+
+@pytest.mark.parametrize("grid", ["int8", "int4", "int8:asym", "int4:asym"])
+def test_KRN_018_QNT_002_every_code_with_every_zero_point(grid):
+    grid = parse_grid(grid)
+    every = np.arange(grid.lowest, grid.highest + 1)
+    zeros = np.zeros(1, np.int64) if grid.symmetric else every
+    topology = from_flat((zeros.size, every.size), np.arange(zeros.size * every.size))
+    scales = np.random.default_rng(0).random((zeros.size, 1), dtype=np.float32) + np.float32(0.1)
+    scales[0] = np.float32(2.0**-149)
+    codes = np.tile(every, zeros.size).astype(np.int8)
+    matrix = Quantised(grid, topology, codes, scales, zeros[:, None].astype(np.int8))
+    exact = ((every[None, :] - zeros[:, None]) * scales.astype(np.float64)).astype(np.float32)
+    packed = cpu.compact(topology, matrix)
+    for n in (1, every.size):
+        unit = np.eye(every.size, dtype=np.float32)
+        found = np.concatenate([cpu.matmul(unit[i : i + n], packed) for i in range(0, every.size, n)])
+        np.testing.assert_array_equal(found, exact.T)
+        unit = np.eye(zeros.size, dtype=np.float32)
+        found = np.concatenate([cpu.matmul_transposed(unit[i : i + n], packed) for i in range(0, zeros.size, n)])
+        np.testing.assert_array_equal(found, exact)
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize(("shape", "share", "grid"), CASES[:10], ids=IDS[:10])
+def test_KRN_016_018_clear_writes_the_zero_point(kernels, shape, share, grid):
+    kernels, matrix = SETS[kernels], drawn(shape, share, grid)
+    packed = kernels.compact(matrix.topology, matrix)
+    slots = np.arange(0, matrix.topology.nnz, 3)
+    cleared = kernels.clear(packed, kernels.locate(packed, matrix.topology, slots))
+    _, zeros = matrix.parts_at(matrix.topology)
+    expected = matrix.codes.copy()
+    expected[slots] = zeros[slots]
+    assert same_bits(kernels.unpack(cleared)[1].codes, expected)
+    assert same_bits(kernels.unpack(packed)[1].codes, matrix.codes)
+
+
+def test_KRN_018_one_token_and_more_rows_than_sums_are_kept_of():
+    matrix = drawn((2 * TOKEN_ROWS + 77, 70), 0.3, "int4")
+    codes = matrix.at(matrix.topology, matrix.codes)
+    codes = Quantised(codes.grid, codes.topology, codes.codes, np.ones_like(codes.scales), codes.zeros)
+    x = np.random.default_rng(1).integers(-4, 5, (1, 70)).astype(np.float32)
+    wide = cpu.pack(codes.topology, widened(codes))
+    np.testing.assert_array_equal(
+        cpu.matmul(x, cpu.compact(codes.topology, codes)), cpu.matmul(np.repeat(x, 2, 0), wide)[:1]
+    )
+
+
+@pytest.mark.parametrize(("grid", "most"), [("int8:g64", 2.3), ("int4:g64", 1.8)])
+def test_KRN_018_bytes_of_a_stored_weight_at_70_percent(grid, most):
+    matrix = drawn((512, 512), 0.3, grid)
+    packed = cpu.compact(matrix.topology, matrix)
+    n_bytes = matrix.topology.nnz if grid.startswith("int8") else sum(
+        -(-np.count_nonzero((matrix.topology.indices[a:b] // 64) == p) // 2)
+        for a, b in zip(matrix.topology.indptr[:-1], matrix.topology.indptr[1:], strict=True)
+        for p in range(8)
+    )  # fmt: skip
+    # the codes, 8 bytes of a mask and 4 of a scale for each row of 8 panels, and where 8 blocks of rows begin
+    assert packed.nbytes == n_bytes + 64 + (8 + 4) * 512 * 8 + 8 * (8 * 8 + 1)
+    assert packed.nbytes / matrix.topology.nnz < most
+    assert transposed.compact(matrix.topology, matrix).nbytes == packed.nbytes
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine runs one thread")
+@pytest.mark.parametrize("n", [1, 5, 130, 400])
+def test_KRN_008_018_one_and_two_threads(n):
+    matrix = drawn((190, 192), 0.3, "int4:g64:asym")
+    packed = cpu.compact(matrix.topology, matrix)
+    rng = np.random.default_rng(n)
+    x, dy = (rng.standard_normal((n, k)).astype(np.float32) for k in (192, 190))
+    before, seen = numba.get_num_threads(), []
+    try:
+        for n_threads in (1, 2):
+            numba.set_num_threads(n_threads)
+            seen.append((cpu.matmul(x, packed).tobytes(), cpu.matmul_transposed(dy, packed).tobytes()))
+    finally:
+        numba.set_num_threads(before)
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_KRN_018_what_cannot_be_held_is_refused(kernels):
+    kernels, matrix = SETS[kernels], drawn((8, 32), 0.5, "int4:g8")
+    if kernels is not reference:
+        with pytest.raises(KernelError, match=r"KRN-018.*groups of 8 columns"):
+            kernels.compact(matrix.topology, matrix)
+    matrix = drawn((8, 32), 0.5, "int4:g16")
+    with pytest.raises(KernelError, match="KRN-009"):
+        kernels.compact(matrix.topology, matrix.at(matrix.topology, matrix.codes[:-1]))
+    packed = kernels.compact(matrix.topology, matrix)
+    absent = np.setdiff1d(np.arange(8 * 32), flat(matrix.topology))[:1]
+    for where in (absent, np.array([-1]), np.array([8 * 32])) if kernels is not reference else ():
+        with pytest.raises(KernelError, match="KRN-012"):
+            kernels.clear(packed, where)
+    with pytest.raises(KernelError, match="KRN-010"):
+        kernels.matmul(np.zeros((2, 32)), packed)
+
+
+@pytest.mark.skipif("gpu" not in NAMED, reason="no compiler for the GPU's kernels")
+def test_KRN_018_a_set_without_codes_refuses_them():
+    matrix = drawn((8, 32), 0.5, "int4:g16")
+    with pytest.raises(KernelError, match=r"KRN-018.*expanded"):
+        NAMED["gpu"].compact(matrix.topology, matrix)
+
+
+_ELSEWHERE = """
+from numba.core.registry import cpu_target
+from seft_ref.kernels.cpu import decode
+from tests.kernels.test_coded import *
+assert not decode.has_expansion(cpu_target.target_context)
+layout.PANELS_BELOW = 2.0
+for (shape, share, grid) in CASES[2:8]:
+    matrix = drawn(shape, share, grid)
+    wide, packed = cpu.pack(matrix.topology, widened(matrix)), cpu.compact(matrix.topology, matrix)
+    for n in (1, 3, 130, 400):
+        rng = np.random.default_rng(n)
+        x, dy = (rng.standard_normal((n, k)).astype(np.float32) for k in shape[::-1])
+        np.testing.assert_allclose(cpu.matmul(x, packed), cpu.matmul(x, wide), rtol=1e-4, atol=1e-4)
+        back, expected = cpu.matmul_transposed(dy, packed), cpu.matmul_transposed(dy, wide)
+        np.testing.assert_allclose(back, expected, rtol=1e-4, atol=1e-4)
+        if n > 1:
+            assert same_bits(cpu.matmul(x, packed), cpu.matmul(x, wide))
+print("the same")
+"""
+
+
+def test_KRN_018_a_processor_that_cannot_spread_bytes_finds_the_same(tmp_path):
+    environment = os.environ | {"NUMBA_CPU_FEATURES": "+sse2", "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", _ELSEWHERE], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "the same\n", done.stderr

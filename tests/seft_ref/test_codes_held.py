@@ -1,0 +1,143 @@
+"""Quantised models that are held as codes: loaded, run, resumed and merged (CKP-008, KRN-018)."""
+
+import numpy as np
+import pytest
+
+import formats
+import seft_ref
+from seft_ref import load_model, save_model, settings_of
+from seft_ref.errors import CheckpointError
+from seft_ref.files.state import Origin, load_state, save_state
+from seft_ref.kernels import cpu, reference
+from seft_ref.kernels.cpu import transposed
+from seft_ref.matrix.bases import PackedBase
+from seft_ref.text.tokens import read_tokens
+from seft_ref.topology.csr import flat
+from seft_ref.train.loop import initial_state, step_batches, train
+from tests.seft_ref.folders import BF16, CONFIG, TEXT, sparse_folder
+from tests.seft_ref.test_compact import CHOICES, run, same_bits
+
+WIDE = {**CONFIG, "hidden_size": 32, "intermediate_size": 80}
+RUN = {"steps": 8, "batch": 2, "length": 12, "density": 0.1, "evolve_every": 3, "lr": 1e-2}
+SETS = {"reference": reference, "cpu": cpu, "transposed": transposed}
+GRIDS = ["int8", "int4:g16", "int8:g16:asym", "int4:asym"]
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "text.txt"
+
+
+@pytest.fixture
+def quantised(tmp_path):
+    def make(grid):
+        folder = sparse_folder(tmp_path / "model", WIDE, dtype=BF16)
+        seft_ref.quantise(folder, tmp_path / "quantised", grid)
+        return tmp_path / "quantised"
+
+    return make
+
+
+def tensors(folder):
+    return formats.read(folder).tensors
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("grid", GRIDS)
+def test_CKP_008_a_model_of_codes_is_that_of_their_weights(quantised, grid, kernels):
+    folder, kernels = quantised(grid), SETS[kernels]
+    held, expanded = (load_model(folder, kernels, compact=compact) for compact in (True, False))
+    for name, base in held.bases.items():
+        assert isinstance(base, PackedBase)
+        assert base.held_in.bits == int(grid[3])
+        there, expected = base.open(), expanded.bases[name].open()
+        assert same_bits(flat(there.topology), flat(expected.topology))
+        assert same_bits(there.values, expected.values)
+    scores = [seft_ref.evaluate(m, TEXT.encode()[:600], length=20, kernels=kernels) for m in (held, expanded)]
+    np.testing.assert_allclose(scores[0].perplexity, scores[1].perplexity, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kernels", ["cpu", "transposed"])
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("grid", ["int4:g16", "int8:asym"])
+def test_CKP_008_a_run_on_codes_is_the_run(quantised, text, grid, choice, kernels):
+    if kernels == "transposed" and choice != "seft":
+        pytest.skip("one rule shows the other set")
+    folder, kernels = quantised(grid), SETS[kernels]
+    changes = RUN | CHOICES[choice]
+    settings = settings_of(changes.pop("preset", "seft"), **changes)
+    tokens = read_tokens(text, folder)
+    plain, expected, losses = run(folder, kernels, settings, tokens, compact=False)
+    state, found, held_losses = run(folder, kernels, settings, tokens, compact=True)
+    np.testing.assert_allclose(held_losses, losses, rtol=1e-5)
+    for name, (topology, values) in expected.items():
+        np.testing.assert_array_equal(flat(found[name][0]), flat(topology), err_msg=name)
+        np.testing.assert_allclose(found[name][1], values, rtol=1e-3, atol=1e-5, err_msg=name)
+        base, held = plain.targets[name].base.open(), state.targets[name].base
+        assert held.held_in is not None
+        assert same_bits(held.values, base.values), name
+        assert same_bits(flat(held.topology), flat(base.topology)), name
+
+
+@pytest.mark.parametrize("grid", ["int4:g16", "int8:asym"])
+def test_CKP_008_2_weights_beside_codes_are_held_and_trained_again(quantised, text, tmp_path, grid):
+    folder = quantised(grid)
+    seft_ref.finetune(folder, tmp_path / "once", text, "seft", kernels=cpu, compact=True, **RUN)
+    assert any(name.endswith(".update") for name in tensors(tmp_path / "once"))
+    held, expanded = (load_model(tmp_path / "once", cpu, compact=compact) for compact in (True, False))
+    for name, base in held.bases.items():
+        there, expected = base.open(), expanded.bases[name].open()
+        assert same_bits(flat(there.topology), flat(expected.topology))
+        assert same_bits(there.values, expected.values)
+    scores = [seft_ref.evaluate(m, TEXT.encode()[:600], length=20) for m in (held, expanded)]
+    np.testing.assert_allclose(scores[0].perplexity, scores[1].perplexity, rtol=1e-6)
+    tokens, settings = read_tokens(text, folder), settings_of("seft", **RUN)
+    plain, expected, losses = run(tmp_path / "once", cpu, settings, tokens, compact=False)
+    state, found, held_losses = run(tmp_path / "once", cpu, settings, tokens, compact=True)
+    np.testing.assert_allclose(held_losses, losses, rtol=1e-5)
+    for name, (topology, values) in expected.items():
+        np.testing.assert_array_equal(flat(found[name][0]), flat(topology), err_msg=name)
+        np.testing.assert_allclose(found[name][1], values, rtol=1e-3, atol=1e-5, err_msg=name)
+        assert same_bits(state.targets[name].base.values, plain.targets[name].base.open().values)
+    save_model(tmp_path / "once", tmp_path / "twice", found)
+
+
+@pytest.mark.parametrize("merge", ["beside", "grid"])
+def test_QNT_006_007_what_is_merged_does_not_tell_how_it_was_held(quantised, text, tmp_path, merge):
+    folder = quantised("int4:g16")
+    for name, compact in (("held", True), ("expanded", False)):
+        seft_ref.finetune(folder, tmp_path / name, text, "seft", kernels=cpu, compact=compact, merge=merge, **RUN)
+    one, other = tensors(tmp_path / "held"), tensors(tmp_path / "expanded")
+    assert list(one) == list(other)
+    for name, tensor in one.items():
+        if not name.endswith(".update") and isinstance(tensor, formats.Sparse):
+            np.testing.assert_array_equal(tensor.indices, other[name].indices)
+            np.testing.assert_allclose(tensor.values, other[name].values, atol=1)
+
+
+def test_CKP_008_a_run_on_codes_resumes(quantised, text, tmp_path):
+    folder = quantised("int4:g16")
+    tokens, settings = read_tokens(text, folder), settings_of("seft", **RUN)
+    _, expected, _ = run(folder, cpu, settings, tokens, compact=True)
+    model = load_model(folder, cpu, compact=True)
+    first = step_batches(settings, tokens, 1, model.weights)
+    state = initial_state(settings, model.config, model.weights, model.bases, cpu, first)
+    for after, record in train(state, settings, model.config, tokens, cpu):
+        state = after
+        if record.step == 4:
+            break
+    save_state(tmp_path / "run.state", state, settings, Origin("model", "text"))
+    again = load_model(folder, cpu, compact=True)
+    state = load_state(tmp_path / "run.state", again.weights, settings, Origin("model", "text"), cpu)
+    assert all(target.base.held_in.bits == 4 for target in state.targets.values())
+    for after, _record in train(state, settings, again.config, tokens, cpu):
+        state = after
+    for name, (topology, values) in seft_ref.finish(state, settings, again.config, tokens, cpu).items():
+        np.testing.assert_array_equal(flat(topology), flat(expected[name][0]))
+        assert same_bits(values, expected[name][1])
+
+
+def test_CKP_008_codes_are_held_in_float32_only(quantised):
+    with pytest.raises(CheckpointError, match=r"CKP-008: model.*computed with in float64"):
+        load_model(quantised("int8"), cpu, "float64", compact=True)
