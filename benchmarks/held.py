@@ -5,6 +5,7 @@ time over the form's.
 """
 
 import statistics
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -63,7 +64,9 @@ def _measure(shape: tuple[int, int], sparsity: float, n: int, n_rounds: int) -> 
     for tokens in TOKENS:
         x, dy = (rng.standard_normal((tokens, k), dtype=np.float32) for k in shape[::-1])
         for product, multiply, operand in (("forward", cpu.matmul, x), ("dx", cpu.matmul_transposed, dy)):
-            methods = {form: partial(_all, multiply, operand, packed[form]) for form in FORMS}
+            methods: dict[str, Callable[[], Any]] = {
+                form: partial(_all, multiply, operand, packed[form]) for form in FORMS
+            }
             for form, times, ratios, _ in rounds(methods, n_rounds, base="float32"):
                 yield {
                     "form": form,

@@ -204,7 +204,9 @@ def test_every_public_function_has_a_docstring():
     assert bare == []
 
 
-LOOPS = {f"kernels/cpu/{name}.py" for name in ("panels", "turned", "exceeding", "transpose", "vectors", "token")}
+LOOPS = {
+    f"kernels/cpu/{name}.py" for name in ("panels", "turned", "exceeding", "transpose", "vectors", "token", "decode")
+}
 LOOPS |= {f"layers/compiled/{name}.py" for name in ("exp", "sums", "rows")}
 """What numba compiles or emits: its types, not Python's."""
 

@@ -370,10 +370,14 @@ def _codes(
         raise CheckpointError(
             "CKP-008", f"{name} is computed with in {computed}; only codes in float32 can be held compact"
         )
-    topology, values = topology_and_values(name, weights_in(source, name, computed))
-    base = Base(placed_like(topology, like), from_numpy(values, like))
+    codes, update = read_quantised(source, name)
+    codes = placed(codes, like)
     try:
-        return coded_base(base, placed(read_quantised(source, name)[0], like), kernels)
+        if update is None:
+            base = compact_base(codes.topology, codes, kernels)
+            return base, base.packed
+        topology, values = topology_and_values(name, weights_in(source, name, computed))
+        return coded_base(Base(placed_like(topology, like), from_numpy(values, like)), codes, kernels)
     except KernelError as error:
         raise CheckpointError(
             "CKP-008", f"{name} cannot be held as it is stored ({error}); load it expanded"

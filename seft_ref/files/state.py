@@ -21,6 +21,7 @@ from seft_ref.errors import CheckpointError
 from seft_ref.files.model import identity, topology_and_values
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.kernels.held import Held
+from seft_ref.matrix.bases import not_held
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
 from seft_ref.model.config import ATTENTION, MLP
@@ -256,7 +257,8 @@ def _target_of(
     rows = [parts.dense(name, parts.shape[:1], np.int64) if settings.rule.by_row else None for name in names]
     lost = parts.positions("lost") if "lost" in parts else nothing
     delta = Delta(topology, values, kept, shared)
-    placed, packed, places, under = place(base, delta, kernels, held_in)
+    beside = None if held_in is None else not_held(base, held_in)
+    placed, packed, places, under = place(base, delta, kernels, held_in, beside)
     return Target(placed, delta, budget, delta_budget, places, under, lost, rows[0], rows[1]), packed
 
 

@@ -9,12 +9,13 @@
 reference        the definition of all results, on any array library
 cpu              compiled, for NumPy arrays
 cpu.transposed   `cpu` with a second, transposed copy of every sparse matrix
-gpu              for CuPy arrays; needs CuPy
+gpu              for CuPy arrays; needs CuPy; holds no codes
 
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. A set multiplies only what it packed itself.
 Wrong arrays raise KernelError.
 
-The positions of stored entries are in `seft_ref.topology`. Start with `reference.py`, which defines the others.
+`held` says what a compact matrix holds in place of floats. The positions of stored entries are in
+`seft_ref.topology`. Start with `reference.py`, which defines the others.
 """
 
 from typing import Protocol, runtime_checkable

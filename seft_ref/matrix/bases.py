@@ -45,6 +45,8 @@ class PackedBase:
     inside: Bool[Array, " d"]
     """whether the base stores the position of each slot"""
     kernels: KernelSet
+    beside: Int[Array, " n"] | None = None
+    """flat positions of B whose weights are not those of its codes, ascending; None if there are none"""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,6 +95,11 @@ class PackedBase:
 AnyBase = Base | PackedBase
 
 
+def beside_of(base: AnyBase) -> Int[Array, " n"] | None:
+    """Return the flat positions of weights that stand beside codes; None if there are none."""
+    return base.beside if isinstance(base, PackedBase) else None
+
+
 def in_packed(base: Base, packed: Packed, kernels: KernelSet) -> AnyBase:
     """Return the base as a view of the packed matrix that stores exactly its weights; the base itself if that matrix
     cannot be unpacked.
@@ -115,18 +122,21 @@ def compact_base(topology: Topology, values: Stored, kernels: KernelSet) -> Pack
 
 
 def coded_base(base: Base, codes: Coded, kernels: KernelSet) -> tuple[PackedBase, Packed]:
-    """Return a base without a delta that is held as codes, and what is multiplied (CKP-008).
+    """Return a base without a delta that is held as codes but for some weights beside them, and what is multiplied.
 
-    codes   of this matrix; weights of the base that are not theirs are multiplied beside them
+    codes   of this matrix
     Raises  KernelError KRN-018 if the set does not hold them
     """
-    beside = misses(base.values, codes, base.topology)
-    if beside is None or not bool(array_namespace(beside).any(beside)):
-        held = compact_base(base.topology, codes.holding(base.topology, base.values), kernels)
-        return held, held.packed
     nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
-    held, packed, _, _ = compacted(base, nothing, codes, kernels)
+    held, packed, _, _ = compacted(base, nothing, codes, kernels, beside=not_held(base, codes))
     return held, packed
+
+
+def not_held(base: Base, held_in: Held) -> Int[Array, " n"]:
+    """Return the flat positions of the weights of a base that are not held bit for bit (CKP-008.2), ascending."""
+    missed = misses(base.values, held_in, base.topology)
+    positions = flat(base.topology)
+    return positions[:0] if missed is None else positions[missed]
 
 
 def merged(
@@ -158,6 +168,7 @@ def compacted(
     held_in: Held,
     kernels: KernelSet,
     *,
+    beside: Int[Array, " n"] | None = None,
     loaded: Packed | None = None,
     spent: Packed | None = None,
 ) -> tuple[PackedBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
@@ -167,16 +178,20 @@ def compacted(
     The values of the base come from what is held, so converting them back rounds none, but for weights that stand
     beside codes (QNT-006). These are in the live part, with those at the slots.
 
+    beside  flat positions whose weights stand beside codes, where the base stores them; None if there are none
     loaded  the packed base as it was loaded, if it has not changed since; everything but its values is shared
     spent   an earlier packed base with no fewer weights that nobody needs any more; its memory is reused
     """
     eta, stored = flat(delta.topology), flat(base.topology)
     under = values_at(stored, base.values, eta)
-    slots, at_slots, beside = delta.topology, under, misses(base.values, held_in, base.topology)
+    slots, at_slots = delta.topology, under
     xp = array_namespace(eta)
     every = xp.arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
-    if beside is not None and bool(xp.any(beside)):
-        positions = union(eta, stored[beside])
+    if beside is not None:
+        beside = beside[find(stored, beside)[1]]
+        beside = beside if beside.shape[0] else None
+    if beside is not None:
+        positions = union(eta, beside)
         slots, at_slots = from_flat(base.topology.shape, positions), values_at(stored, base.values, positions)
         every, loaded = find(positions, eta)[0], None
     where, inside = find(stored, flat(slots))
@@ -189,7 +204,7 @@ def compacted(
     # a copy, because `with_values` may overwrite its argument
     live = kernels.pack(slots, with_values(xp.asarray(at_slots, copy=True), every, under + delta.values))
     places = kernels.locate(live, slots, every)
-    packed_base = PackedBase(frozen, base.topology.nnz, slots, at_slots, inside, kernels)
+    packed_base = PackedBase(frozen, base.topology.nnz, slots, at_slots, inside, kernels, beside)
     return packed_base, kernels.split(frozen, live), places, under
 
 

@@ -47,16 +47,22 @@ class Target:
 
 
 def place(
-    base: AnyBase, delta: Delta, kernels: KernelSet, held_in: Held | None = None, **memory: Packed
+    base: AnyBase,
+    delta: Delta,
+    kernels: KernelSet,
+    held_in: Held | None = None,
+    beside: Int[Array, " n"] | None = None,
+    **memory: Packed,
 ) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
     """Return the base as it is kept, the effective weight packed, and `where` and `under` of a target (DLT-003).
 
     held_in  how the base is held; None for the dtype of computation (CKP-008)
+    beside   flat positions of weights that it does not hold so; None if there are none
     memory   `loaded` or `spent`, which `merged` and `compacted` explain
     """
     if held_in is None:
         return merged(base.open(), delta, kernels, **memory)
-    return compacted(base.open(), delta, held_in, kernels, **memory)
+    return compacted(base.open(), delta, held_in, kernels, beside=beside, **memory)
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet) -> Weights:

@@ -5,5 +5,5 @@ gptq    rounding column by column, so that later columns make up for the errors 
 model   all matrices of a model
 merge   what a fine-tuned matrix becomes: codes with an update beside them, or codes alone
 
-Kernels multiply the weights that codes stand for; no kernel reads codes yet. Start with `grid.py`.
+Kernels hold such a matrix as codes, or as the weights that they stand for (CKP-008). Start with `grid.py`.
 """

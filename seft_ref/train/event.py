@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace, int64_like, to_numpy
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.matrix.bases import AnyBase, PackedBase
+from seft_ref.matrix.bases import AnyBase, PackedBase, beside_of
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import AnyWindow
@@ -79,7 +79,8 @@ def _evolve_pool(
         target = targets[name]
         # reuse the memory of the packed matrix, because the state before the event is not used again
         memory = {"spent": target.base.packed} if isinstance(target.base, PackedBase) else {}
-        base, packed, places, under = place(opened, delta, kernels, target.base.held_in, **memory)
+        held_in, beside = target.base.held_in, beside_of(target.base)
+        base, packed, places, under = place(opened, delta, kernels, held_in, beside, **memory)
         finished[name] = replace(target, base=base, delta=delta, where=places, under=under, lost=lost), packed, record
     return finished
 

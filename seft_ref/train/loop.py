@@ -16,7 +16,7 @@ from seft_ref.arrays.library import Array, overflow_allowed
 from seft_ref.arrays.ranks import ALONE, Ranks, digest_of, refuse_different, rows_of
 from seft_ref.errors import ConfigError
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.matrix.bases import AnyBase
+from seft_ref.matrix.bases import AnyBase, beside_of
 from seft_ref.matrix.target import Target, check_targets, place, refresh
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window, opened
 from seft_ref.model.config import ModelConfig
@@ -107,7 +107,8 @@ def initial_state(
         held_in, loaded = bases[matrix.name].held_in, matrix_of(weights, matrix.name)
         # where η lies in B, the packed base is the effective weight already, because φ = 0
         memory = {"loaded": loaded} if held_in is not None or settings.initial_scope != "anywhere" else {}
-        placed, packed[matrix.name], places, under = place(base, delta, kernels, held_in, **memory)
+        beside = beside_of(bases[matrix.name])
+        placed, packed[matrix.name], places, under = place(base, delta, kernels, held_in, beside, **memory)
         targets[matrix.name] = Target(
             placed, delta, base.nnz, size, places, under, positions[:0], row_budget, row_slots
         )

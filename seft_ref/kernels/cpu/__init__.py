@@ -2,12 +2,16 @@
 
     plain        the set, with one copy of each matrix
     transposed   the set with a second, transposed copy of every sparse matrix; `transpose` makes its topology
-    packed       the layout of a matrix
+    packed       the layouts of a matrix of floats
+    coded        the layout of a matrix of codes, and its products
+    coded_rows   the loops that pack and open it; `coded_loops` those of its products
     panels       the loops over column panels
     turned       the loop of dx = dy W for many tokens
     exceeding    the loop that compares entries with a number
     vectors      the innermost loops as LLVM vectors
     token        the innermost loop of a product with one token
+    decode       the innermost loops that turn codes into weights
+    scratch      memory that calls reuse
     compiled     the decorators by which numba compiles the loops
 
 `seft_ref.kernels` says what a set has to do, and `reference` defines it. Start with `plain.py`.

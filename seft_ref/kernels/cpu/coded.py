@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from seft_ref.arrays.library import Array, Dtype, NumpyArray
 from seft_ref.errors import KernelError
 from seft_ref.kernels.checks import check_places
-from seft_ref.kernels.cpu import coded_loops, panels, turned
+from seft_ref.kernels.cpu import coded_loops, coded_rows, panels, turned
 from seft_ref.kernels.cpu.scratch import scratch
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
 from seft_ref.kernels.held import Coded
@@ -77,7 +77,7 @@ class PackedCodes:
         return self.held_in.zeros.T.reshape(-1)
 
     @property
-    def arguments(self) -> tuple[Any, ...]:
+    def arguments(self) -> tuple[Array | int, ...]:
         """The first arguments of all tasks."""
         scales = self.held_in.scales
         columns, n_groups = self.held_in.columns, max(1, scales.shape[1])
@@ -102,11 +102,11 @@ def pack_codes(topology: Topology, stored: Coded) -> PackedCodes:
     n_out, n_in = topology.shape
     halves = stored.bits == 4
     masks = np.zeros(-(-n_in // panels.WIDTH) * n_out, dtype=np.int64)
-    starts = np.empty(-(-n_in // panels.WIDTH) * -(-n_out // coded_loops.ROWS) + 1, dtype=np.int64)
-    coded_loops.fill_masks(topology.indptr, topology.indices, masks)
-    n_bytes = coded_loops.fill_starts(masks, n_out, halves, starts)
+    starts = np.empty(-(-n_in // panels.WIDTH) * -(-n_out // coded_rows.ROWS) + 1, dtype=np.int64)
+    coded_rows.fill_masks(topology.indptr, topology.indices, masks)
+    n_bytes = coded_rows.fill_starts(masks, n_out, halves, starts)
     held = np.zeros(n_bytes + _BEHIND, dtype=np.uint8 if halves else np.int8)
-    coded_loops.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, held)
+    coded_rows.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, held)
     # of a symmetric grid a view without memory, since all zero points are 0
     zeros = np.broadcast_to(np.zeros((), np.int8), zeros.shape) if stored.symmetric else np.asfortranarray(zeros)
     bare = stored.bare(np.asfortranarray(scales), zeros)
@@ -118,7 +118,7 @@ def unpack_codes(packed: PackedCodes) -> tuple[Topology, Coded]:
     n_out, n_in = packed.shape
     indptr, indices = np.empty(n_out + 1, dtype=np.int64), np.empty(packed.nnz, dtype=np.int32)
     codes = np.empty(packed.nnz, dtype=np.int8)
-    coded_loops.open_codes(packed.codes, packed.masks, packed.starts, n_in, packed.halves, indptr, indices, codes)
+    coded_rows.open_codes(packed.codes, packed.masks, packed.starts, n_in, packed.halves, indptr, indices, codes)
     topology = Topology(packed.shape, indptr, indices)
     return topology, packed.held_in.at(topology, codes)
 
@@ -139,7 +139,7 @@ def clear_codes(packed: PackedCodes, where: Int[Array, " m"]) -> PackedCodes:
     codes, columns = packed.codes.copy(), packed.held_in.columns
     zeros = packed.zeros[:0] if packed.held_in.symmetric else packed.zeros
     held = (codes, packed.masks, packed.starts, zeros)
-    if coded_loops.clear_codes(*held, columns, n_out, n_in, packed.halves, where):
+    if coded_rows.clear_codes(*held, columns, n_out, n_in, packed.halves, where):
         raise KernelError("KRN-012", "where names positions that the matrix does not store")
     return PackedCodes(packed.shape, packed.nnz, packed.held_in, codes, packed.masks, packed.starts)
 
@@ -153,7 +153,7 @@ def multiply_rows(x: Float[NumpyArray, "n in"], packed: PackedCodes) -> Float[Nu
     if x.shape[0] > 1:
         return _multiply(coded_loops.gather_task, x, packed, y, panels.ROW_BLOCK)
     workers = numba.get_num_threads()
-    rows = min(panels.TOKEN_ROWS, -(-n_out // coded_loops.ROWS) * coded_loops.ROWS)
+    rows = min(panels.TOKEN_ROWS, -(-n_out // coded_rows.ROWS) * coded_rows.ROWS)
     work_size = -(-n_in // panels.WIDTH) * panels.WIDTH + rows * _LANES
     work = scratch.take((workers * work_size,), x.dtype)
     arguments = (*packed.arguments, x.reshape(-1), y.reshape(-1), workers, work, work_size, _LANES)

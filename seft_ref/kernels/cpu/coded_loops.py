@@ -1,12 +1,13 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""Compiled loops of matrices of codes: packing and opening them, and their products (`coded` draws the layout).
+"""Compiled loops of products with matrices of codes (`coded` draws the layout).
 
 Panels, lines and blocks of tokens are those of `panels`. Tasks of several tokens decode one row of a panel at a time
 and hand it to the loops of matrices of floats, so that the sums are the same to the bit. One token is multiplied with
 all 64 columns of a panel's row, stored or not, because the row is spread over them anyway.
 """
 
+from seft_ref.kernels.cpu.coded_rows import ROWS, n_bytes
 from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.kernels.cpu.decode import (
     dot_row_1,
@@ -41,130 +42,12 @@ from seft_ref.kernels.cpu.vectors import (
     scatter_row_8,
 )
 
-ROWS = 64
-"""Rows of a panel that share an entry of `starts`; a divisor of ROW_BLOCK and of TOKEN_ROWS."""
 AT_ONCE = 8
 """Rows that are decoded before the first of them is multiplied, because decoding takes long but may overlap."""
 SCRATCH = AT_ONCE * WIDTH + 128
 """Elements of a worker's scratch; more than the rows need, so that no two workers share a line of a cache."""
 OPENED = WIDTH * WIDTH + SCRATCH
 """The same for the rows of one tile."""
-
-
-@compiled()
-def fill_masks(indptr, indices, masks):
-    """Set the bits of masks (panels * out,), which holds zeros."""
-    n_out = indptr.shape[0] - 1
-    for r in range(n_out):
-        for slot in range(indptr[r], indptr[r + 1]):
-            p = indices[slot] // WIDTH
-            masks[p * n_out + r] |= 1 << (indices[slot] - p * WIDTH)
-
-
-@compiled()
-def fill_starts(masks, n_out, in_halves, starts):
-    """Fill starts (panels * blocks + 1,) with the first byte of every block of rows; return the bytes of all codes."""
-    n_blocks = (n_out + ROWS - 1) // ROWS
-    at = 0
-    for p in range(masks.shape[0] // max(n_out, 1)):
-        for r in range(n_out):
-            if r % ROWS == 0:
-                starts[p * n_blocks + r // ROWS] = at
-            at += n_bytes(popcount(masks[p * n_out + r]), in_halves)
-    starts[starts.shape[0] - 1] = at
-    return at
-
-
-@compiled()
-def n_bytes(n, in_halves):
-    """Return the bytes that n codes of a row take."""
-    return (n + 1) // 2 if in_halves else n
-
-
-@compiled()
-def fill_codes(indptr, indices, values, masks, starts, in_halves, codes):
-    """Fill the bytes of codes, which hold zeros, with values (nnz,) in slot order."""
-    n_out = indptr.shape[0] - 1
-    n_blocks = (n_out + ROWS - 1) // ROWS
-    following = starts[:-1:n_blocks].copy() if n_blocks else starts[:0].copy()  # the next free byte of each panel
-    for r in range(n_out):
-        slot = indptr[r]
-        while slot < indptr[r + 1]:
-            p = indices[slot] // WIDTH
-            n = popcount(masks[p * n_out + r])
-            for j in range(n):
-                put(codes, following[p], j, values[slot + j], in_halves)
-            following[p] += n_bytes(n, in_halves)
-            slot += n
-
-
-@compiled()
-def put(codes, at, j, value, in_halves):
-    """Write code j of the row that begins at byte `at`."""
-    if not in_halves:
-        codes[at + j] = value
-    elif j % 2:
-        codes[at + j // 2] = (codes[at + j // 2] & 15) | (value & 15) << 4
-    else:
-        codes[at + j // 2] = (codes[at + j // 2] & 240) | value & 15
-
-
-@compiled()
-def take(codes, at, j, in_halves):
-    """Return code j of the row that begins at byte `at`."""
-    if not in_halves:
-        return codes[at + j]
-    half = (codes[at + j // 2] >> (4 * (j % 2))) & 15
-    return (half ^ 8) - 8
-
-
-@compiled()
-def open_codes(codes, masks, starts, n_in, in_halves, indptr, indices, opened):
-    """Fill indptr (out + 1,), indices (nnz,) and opened (nnz,) with the CSR form of a matrix of codes."""
-    n_out = indptr.shape[0] - 1
-    n_blocks = (n_out + ROWS - 1) // ROWS
-    following = starts[:-1:n_blocks].copy() if n_blocks else starts[:0].copy()
-    slot = 0
-    for r in range(n_out):
-        indptr[r] = slot
-        for p in range((n_in + WIDTH - 1) // WIDTH):
-            mask = masks[p * n_out + r]
-            j = 0
-            for c in range(WIDTH):
-                if (mask >> c) & 1:
-                    indices[slot] = p * WIDTH + c
-                    opened[slot] = take(codes, following[p], j, in_halves)
-                    slot += 1
-                    j += 1
-            following[p] += n_bytes(j, in_halves)
-    indptr[n_out] = slot
-
-
-@compiled()
-def row_start(masks, starts, n_out, p, r, in_halves):
-    """Return the first byte of row r of panel p."""
-    n_blocks = (n_out + ROWS - 1) // ROWS
-    at = starts[p * n_blocks + r // ROWS]
-    for before in range(r // ROWS * ROWS, r):
-        at += n_bytes(popcount(masks[p * n_out + before]), in_halves)
-    return at
-
-
-@compiled()
-def clear_codes(codes, masks, starts, zeros, size, n_out, n_in, in_halves, where):
-    """Write the zero point of its group at each flat position (m,); return how many positions are not stored."""
-    absent = 0
-    for i in range(where.shape[0]):
-        r, c = where[i] // n_in, where[i] % n_in
-        p = c // WIDTH
-        mask = masks[p * n_out + r]
-        if not (mask >> (c - p * WIDTH)) & 1:
-            absent += 1
-            continue
-        zero = zeros[c // size * n_out + r] if zeros.shape[0] else 0
-        j = popcount(mask & ((1 << (c - p * WIDTH)) - 1))
-        put(codes, row_start(masks, starts, n_out, p, r, in_halves), j, zero, in_halves)
-    return absent
 
 
 @compiled()
