@@ -25,8 +25,11 @@ from formats.dialects.coded import UPDATE
 from seft_cli import console
 from seft_cli.output import write_file
 from seft_ref import TrainSettings, finetune, quantise, save_model, settings_of
-from seft_ref.files.model import config_and_stored
-from seft_ref.quantise.merge import MODES
+from seft_ref.files.codes import is_quantised
+from seft_ref.files.model import config_and_stored, load_model
+from seft_ref.kernels import cpu
+from seft_ref.model.weights import matrix_of
+from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import stream_of
 
 NAME = "quantised"
@@ -48,7 +51,8 @@ WHAT = {
     "gptq": "pruned, GPTQ",
     "beside": "pruned, GPTQ, fine-tuned beside the codes",
     "grid": "the same, the update rounded into the codes",
-    "lora": f"pruned, GPTQ, LoRA of rank {LORA_RANK} beside the codes, dense once merged",
+    GRID_EXACT: "pruned, GPTQ, fine-tuned in the codes",
+    "lora": f"pruned, GPTQ, LoRA of rank {LORA_RANK} beside the codes, not merged",
     "after nearest": "pruned, fine-tuned, rounded to nearest",
     "after gptq": "pruned, fine-tuned, GPTQ",
 }
@@ -113,7 +117,7 @@ def _codes_first(
     for how in ROUNDINGS:
         if (grid, how) in asked:
             yield asked[grid, how], _judged(base_of(inputs, grid, how, work), inputs)
-    modes = [mode for mode in MODES if (grid, mode) in asked]
+    modes = [mode for mode in ("beside", "grid") if (grid, mode) in asked]
     base = base_of(inputs, grid, "gptq", work)
     if modes:
         final = finetune(base, None, inputs.train, settings).final
@@ -122,10 +126,18 @@ def _codes_first(
             out = temporary / f"{mode}-{grid.replace(':', '-')}"
             counts = save_model(base, out, final, merge=mode)
             yield asked[grid, mode], _judged(out, inputs) | {"counts": asdict(counts)}
+    if (grid, GRID_EXACT) in asked:
+        out = temporary / f"exact-{grid.replace(':', '-')}"
+        done = finetune(base, out, inputs.train, settings, merge=GRID_EXACT)
+        assert done.merged is not None, "a model was written"
+        yield asked[grid, GRID_EXACT], _judged(out, inputs) | {"counts": asdict(done.merged)}
     if (grid, "lora") in asked:
         kept = {key: getattr(settings, key) for key in _OF_LORA}
         done = finetune(base, None, inputs.train, settings_of("lora", rank=LORA_RANK, **kept))
-        yield asked[grid, "lora"], {"perplexity": perplexity_of(done.model(), inputs)}
+        assert done.settings.adapter is not None, "lora is one"
+        factors = 4 * sum(done.settings.adapter.parameters(m.shape) for m in done.config.targets())
+        sizes = {part: n + factors if part in ("bytes", "memory") else n for part, n in sizes_of(base).items()}
+        yield asked[grid, "lora"], {"perplexity": perplexity_of(done.model(), inputs), **sizes}
 
 
 def _judged(folder: Path, inputs: Inputs) -> dict[str, Any]:
@@ -146,13 +158,20 @@ def _quantised(folder: Path, out: Path, grid: str, how: str, inputs: Inputs) -> 
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
-    """Return the bytes of the pruned matrices of a checkpoint with all that belongs to them, and how many weights."""
+    """Return the bytes of the pruned matrices of a checkpoint with all that belongs to them, and how many weights.
+
+    bytes   in the file
+    memory  as `seft eval` holds them, codes with --compact
+    """
+    loaded = load_model(folder, cpu, compact=is_quantised(folder))
+    memory = sum(matrix_of(loaded.weights, matrix.name).nbytes for matrix in loaded.config.targets())
     names = [matrix.name for matrix in config_and_stored(folder)[0].targets()]
     with formats.open(folder) as reader:
         parts = [part for roles in reader.scales.values() for part in roles.values()]
         updates = [roles[UPDATE] for roles in reader.scales.values() if UPDATE in roles]
         return {
             "bytes": sum(reader.info(name).nbytes for name in (*names, *parts)),
+            "memory": memory,
             "stored": config_and_stored(folder)[1],
             "beside": sum(reader.info(name).nnz for name in updates),
         }
@@ -189,12 +208,13 @@ def fill(
 QUESTION = """
     Codes of 8 and 4 bits take a fraction of the bytes of floats, and lose some of what was trained. What does a pruned
     model lose by them, does fine-tuning make up for it, and should it come before the rounding or behind it? Behind it
-    the update may stand beside the codes, as floats, or be rounded into them.
+    the update may stand beside the codes, as floats, or be rounded into them, at the end or in every step.
 """
 NOTE = """
-    Perplexity is a mean over seeds ± half of the 95 % t-interval. Bytes are those of the pruned matrices: codes, masks,
-    scales, and what stands beside the codes; a code of 4 bits takes a byte in the file. *Vanished* is the share of the
-    trained weights whose code is what it was before.
+    Perplexity is a mean over seeds ± half of the 95 % t-interval. Bytes are those of a stored weight of the pruned
+    matrices: codes, masks, scales, and what stands beside the codes; a code of 4 bits takes a byte on disk, and half a
+    byte in memory. Those of LoRA are codes and factors. *Vanished* is the share of the trained weights whose code is
+    what it was before. *In the codes* is `--merge grid-exact`, which rounds weights in every step.
 """
 
 
@@ -230,9 +250,15 @@ def told(of: Estimate) -> str:
     return f"{of.mean:.2f}" + ("" if of.half_width is None else f" ± {of.half_width:.2f}")
 
 
-def _vanished(lines: Sequence[Mapping[str, Any]], grid: str) -> float:
-    counts = [line["counts"] for line in _of(lines, grid, "grid")]
+def _vanished(lines: Sequence[Mapping[str, Any]], grid: str, what: str = "grid") -> float:
+    counts = [line["counts"] for line in _of(lines, grid, what)]
     return sum(one["vanished"] for one in counts) / max(sum(one["changed"] for one in counts), 1)
+
+
+def _bytes_of_one(lines: Sequence[Mapping[str, Any]], part: str) -> str:
+    """Return the bytes of a stored weight as text, a mean over seeds."""
+    found = [line[part] / line["stored"] for line in lines if part in line]
+    return f"{sum(found) / len(found):.2f}" if found else ""
 
 
 def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: tuple[str, str]) -> str:
@@ -243,10 +269,9 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
     rows = []
     for grid, what in _rows(lines):
         here = _of(lines, grid, what)
-        bytes_of = [line["bytes"] / line["stored"] for line in here if "bytes" in line]
-        lost = f"{_vanished(lines, grid):.1%}" if what == "grid" else ""
-        size = f"{sum(bytes_of) / len(bytes_of):.2f}" if bytes_of else ""
-        rows.append([f"`{grid}`", WHAT[what], told(_perplexity(lines, grid, what)), size, lost])
+        lost = f"{_vanished(lines, grid, what):.1%}" if what in ("grid", GRID_EXACT) else ""
+        sizes = [_bytes_of_one(here, part) for part in ("bytes", "memory")]
+        rows.append([f"`{grid}`", WHAT[what], told(_perplexity(lines, grid, what)), *sizes, lost])
     rows_of = f"{settings['batch']} × {settings['length']} tokens, learning rate {settings['lr']:g}"
     data = (
         f"{model}. Trained on `{texts[0]}` for {settings['steps']} steps of {rows_of}, preset `{first['preset']}`; "
@@ -260,7 +285,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
         bullets(_sentences(lines)),
         f"![{NAME}: perplexity of every measurement]({NAME}.svg)",
         "## Perplexity and bytes",
-        table(["weights", "what was done", "perplexity", "bytes a stored weight", "vanished"], rows, 2),
+        table(["weights", "what was done", "perplexity", "bytes on disk", "in memory", "vanished"], rows, 2),
         prose(NOTE),
         "[How to quantise](../../how-to/quantise.md) says which command does what.",
         "## Where it was measured",
@@ -280,7 +305,7 @@ def _sentences(lines: Sequence[Mapping[str, Any]]) -> list[str]:
         found.append(
             f"`{grid}`: {here['nearest']} rounded to nearest, {here['gptq']} by GPTQ. Fine-tuned beside the codes of "
             f"GPTQ {here['beside']}; the same update rounded into the codes {here['grid']}, where "
-            f"{_vanished(lines, grid):.1%} of it vanished."
+            f"{_vanished(lines, grid):.1%} of it vanished. Rounded in every step {here[GRID_EXACT]}."
         )
         found.append(
             f"`{grid}`, rounded behind the fine-tuning of floats: {here['after nearest']} to nearest, "

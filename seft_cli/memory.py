@@ -10,7 +10,8 @@ from formats.container import DTYPES
 from formats.dialects import coded
 from seft_cli import console
 from seft_ref.files.codes import stored_in
-from seft_ref.files.model import compute_dtype, read_config
+from seft_ref.files.dtypes import compute_dtype
+from seft_ref.files.model import read_config
 from seft_ref.quantise.grid import parse_grid
 from seft_ref.train.memory import Codes, memory_of_run
 from seft_ref.train.settings import TrainSettings

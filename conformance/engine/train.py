@@ -11,7 +11,8 @@ from conformance.engine.values import GROWN_FROM, Values, ints, read_topology, w
 from formats.container import DTYPES
 from seft_ref.arrays.library import array_namespace, device, from_numpy, int64_like, to_numpy
 from seft_ref.arrays.ranks import rows_of
-from seft_ref.files.model import Model, compute_dtype, in_file_dtype
+from seft_ref.files.dtypes import compute_dtype, in_file_dtype
+from seft_ref.files.model import Model
 from seft_ref.files.state import Origin
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.bases import AnyBase

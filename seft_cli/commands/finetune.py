@@ -30,6 +30,7 @@ from seft_ref.arrays.ranks import rows_of
 from seft_ref.files.best import Best
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.state import settings_text, state_beside
+from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import Longer
 from seft_ref.train.diagnose import Finding, Watch
 from seft_ref.train.settings import NAMES
@@ -126,12 +127,12 @@ def main(
     merge: Annotated[
         str,
         typer.Option(
-            help="Of a quantised model: beside keeps the update as floats beside the codes, grid rounds it into them."
+            help="Of a quantised model: beside keeps the update as floats beside the codes, grid rounds it into them, "
+            "grid-exact does so in every step."
         ),
     ] = "beside",
     compact: Annotated[
-        bool,
-        typer.Option("--compact", help="Hold weights as they are stored, in 16 bits or as codes."),
+        bool, typer.Option("--compact", help="Hold weights as they are stored, in 16 bits or as codes.")
     ] = False,
     transposed: Annotated[
         bool,
@@ -210,7 +211,8 @@ def main(
     processes = launcher.sharing(ranks, place.name)
     if not ignore_memory:
         itemsize = itemsize_of(folder, dtype)
-        options: dict[str, Any] = {"compact": compact, "recompute": recompute, "index_bytes": place.index_bytes}
+        options: dict[str, Any] = {"recompute": recompute, "index_bytes": place.index_bytes}
+        options["compact"] = compact or merge == GRID_EXACT
         options |= {"dense_from": place.dense_from(itemsize), "transposed": transposed}
         require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
     ranks.every(None)  # a barrier, so that no process loads a model before all have measured free memory

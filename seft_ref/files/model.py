@@ -10,27 +10,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 import formats
 from formats.atomic import refuse_existing as refuse_existing
-from formats.dialects.checks import rounded_once
 from formats.dialects.hf import HfFolder, open_hf
 from formats.dialects.weight_sync import refuse_version
 from formats.index import is_sparse
 from formats.validate import check_limit
-from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_numpy
-from seft_ref.errors import CheckpointError, ConfigError, GenerateError, KernelError
+from seft_ref.arrays.library import Array, NumpyArray, from_numpy
+from seft_ref.errors import CheckpointError, ConfigError, GenerateError, KernelError, QuantiseError
 from seft_ref.files.codes import dtype_of_codes, own_names, placed, read_quantised, stored_in, weights_in
+from seft_ref.files.dtypes import SIXTEEN_BIT, computable, compute_dtype, limit_of
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.matrix.bases import AnyBase, PackedBase, coded_base, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
 from seft_ref.topology.csr import Topology, full, placed_like
 from seft_ref.update.delta import Base
-
-_SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
 @dataclass(slots=True, eq=False)
@@ -141,7 +138,7 @@ def config_and_stored(path: str | Path) -> tuple[ModelConfig, int]:
 def open_parameters(path: str | Path, dtype: str | None) -> Iterator[Callable[[str], NumpyArray]]:
     """Open a folder and yield what reads one parameter by name, dense and in the dtype to compute with."""
     with open_folder(path) as source:
-        yield lambda name: _computable(name, formats.to_dense(tensor_in(source, name, dtype)), dtype)
+        yield lambda name: computable(name, formats.to_dense(tensor_in(source, name, dtype)), dtype)
 
 
 def tensor_in(source: Mapping[str, formats.Tensor], name: str, dtype: str | None) -> formats.Tensor:
@@ -161,6 +158,7 @@ def load_model(
     dtype: str | None = None,
     *,
     compact: bool = False,
+    exact: bool = False,
     like: Array | None = None,
     limit: int | None = None,
 ) -> Model:
@@ -168,6 +166,7 @@ def load_model(
 
     dtype    what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
     compact  hold the targets as they are stored, in 16 bits or as codes (CKP-008)
+    exact    with compact, of codes: round the weights that a run trains onto the grid in every step (QNT-011)
     like     an array of the library and on the device where the model goes, one that the kernels take; None for NumPy
     limit    bytes that all tensors of a sparse checkpoint may take together once expanded (FMT-098); None bounds each
     Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
@@ -187,12 +186,13 @@ def load_model(
         for name, shape in config.parameters().items():
             if name in matrices and compact and isinstance(source, formats.Reader) and name in source.scales:
                 check_shape(name, source.info(name).shape, shape)
-                bases[name], packed[name] = _codes(source, name, dtype, kernels, template)
+                bases[name], packed[name] = _codes(source, name, dtype, kernels, template, exact=exact)
                 continue
             tensor = tensor_in(source, name, dtype)
             check_shape(name, tensor.shape, shape)
-            if name in matrices and (largest := _limit(name, tensor, dtype)) < np.inf:
-                limits[name] = largest
+            if name in matrices:
+                stored = with_values_in(name, tensor).values.dtype
+                limits |= {} if (most := limit_of(name, stored, dtype)) == np.inf else {name: most}
             if name in matrices and compact:
                 bases[name] = packed_base = _compact(name, tensor, dtype, kernels, template)
                 packed[name] = packed_base.packed
@@ -202,7 +202,7 @@ def load_model(
                 packed[name] = kernels.pack(base.topology, base.values)
                 bases[name] = in_packed(base, packed[name], kernels)
                 continue
-            values = from_numpy(_computable(name, formats.to_dense(tensor), dtype), template)
+            values = from_numpy(computable(name, formats.to_dense(tensor), dtype), template)
             if name in matrices or name == "lm_head.weight":
                 packed[name] = kernels.pack_dense(values)
             else:
@@ -285,84 +285,26 @@ def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def compute_dtype(name: str, stored: Dtype, dtype: str | None) -> Dtype:
-    """Return the dtype to compute with: the named one, or the stored one with 16-bit floats as float32 (CKP-001).
-
-    Raises:
-        CheckpointError: CKP-001 for values that are not floats of 16, 32 or 64 bits, or another dtype than
-        float32 and float64.
-    """
-    if dtype not in (None, "float32", "float64"):
-        raise CheckpointError("CKP-001", f"cannot compute in {dtype}; choose float32 or float64")
-    if stored not in (*_SIXTEEN_BIT, np.float32, np.float64):
-        raise CheckpointError(
-            "CKP-001", f"{name} is {stored}; weights of bfloat16, float16, float32 and float64 can be computed with"
-        )
-    return np.dtype(dtype or (np.float32 if stored in _SIXTEEN_BIT else stored))
-
-
-def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
-    """Return values in the dtype to compute with.
-
-    Raises:
-        CheckpointError: as of `compute_dtype`.
-    """
-    return np.ascontiguousarray(values.astype(compute_dtype(name, values.dtype, dtype), copy=False))
-
-
-def in_file_dtype(name: str, values: NumpyArray, dtype: Dtype) -> NumpyArray:
-    """Return values in the dtype of the file, rounded once (CKP-004).
-
-    Raises:
-        CheckpointError: CKP-004 if a value is NaN or infinite, or does not fit the dtype.
-    """
-    if not np.isfinite(values).all():
-        raise CheckpointError("CKP-004", f"{name} has become NaN or infinite; lower the learning rate and train anew")
-    rounded = rounded_once(values, dtype)
-    if not np.isfinite(rounded).all():
-        raise CheckpointError("CKP-004", f"a weight of {name} does not fit {dtype}; convert the model to float32 first")
-    return rounded
-
-
-def _limit(name: str, tensor: formats.Tensor, dtype: str | None) -> float:
-    """Return the magnitude from which on a weight rounds to infinity in the dtype of its file (CKP-010)."""
-    stored = with_values_in(name, tensor).values.dtype
-    computed = compute_dtype(name, stored, dtype)
-    info = ml_dtypes.finfo(stored)
-    if info.bits >= ml_dtypes.finfo(computed).bits:
-        return np.inf
-    # half a unit in the last place above the largest number: a tie rounds to infinity, whose last bit is even
-    return float(info.max) + 2.0 ** (int(info.maxexp) - 1 - int(info.nmant) - 1)
-
-
-def _computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
-    """Return values in the dtype to compute with, refusing NaN and infinity by name (CKP-003)."""
-    values = in_compute_dtype(name, values, dtype)
-    if not np.isfinite(values).all():
-        raise CheckpointError("CKP-003", f"{name} holds NaN or infinite weights; repair the model first")
-    return values
-
-
 def _base(name: str, tensor: formats.Tensor, dtype: str | None, like: Array) -> Base:
     """Return the base of a target: the stored support, or all of a dense tensor (TOP-004)."""
     topology, values = topology_and_values(name, tensor)
-    return Base(placed_like(topology, like), from_numpy(_computable(name, values, dtype), like))
+    return Base(placed_like(topology, like), from_numpy(computable(name, values, dtype), like))
 
 
 def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: KernelSet, like: Array) -> PackedBase:
     """Return the base of a target, held in the 16 bits of its file (CKP-008)."""
     topology, values = topology_and_values(name, tensor)
-    if values.dtype not in _SIXTEEN_BIT or dtype == "float64":
+    if values.dtype not in SIXTEEN_BIT or dtype == "float64":
         wanted = f"computed with in {dtype}" if dtype == "float64" else f"stored as {values.dtype}"
         raise CheckpointError(
             "CKP-008", f"{name} is {wanted}; only weights of 16 bits computed with in float32 can be held compact"
         )
-    _computable(name, values, dtype)  # refuses NaN and infinity
+    computable(name, values, dtype)  # refuses NaN and infinity
     return compact_base(placed_like(topology, like), values, kernels)
 
 
 def _codes(
-    source: formats.Reader, name: str, dtype: str | None, kernels: KernelSet, like: Array
+    source: formats.Reader, name: str, dtype: str | None, kernels: KernelSet, like: Array, *, exact: bool
 ) -> tuple[PackedBase, Packed]:
     """Return the base of a target that is held as codes, and what is multiplied (CKP-008)."""
     computed = compute_dtype(name, dtype_of_codes(source), dtype)
@@ -371,7 +313,9 @@ def _codes(
             "CKP-008", f"{name} is computed with in {computed}; only codes in float32 can be held compact"
         )
     codes, update = read_quantised(source, name)
-    codes = placed(codes, like)
+    codes = replace(placed(codes, like), exact=exact)
+    if exact and update is not None:
+        raise QuantiseError("QNT-011", f"{name} has weights beside its codes; merge them into the grid first")
     try:
         if update is None:
             base = compact_base(codes.topology, codes, kernels)

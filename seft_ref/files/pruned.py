@@ -15,7 +15,8 @@ from formats.dialects.hf import open_hf, write_hf
 from formats.index import is_sparse
 from seft_ref.arrays.library import Array
 from seft_ref.errors import CheckpointError
-from seft_ref.files.model import check_names, check_shape, in_compute_dtype, in_file_dtype, read_config
+from seft_ref.files.dtypes import in_compute_dtype, in_file_dtype
+from seft_ref.files.model import check_names, check_shape, read_config
 from seft_ref.model.config import ModelConfig
 from seft_ref.prune.blockwise import finite_weight
 from seft_ref.prune.record import RECORD, PruningRecord, pattern_of, read_record

@@ -12,7 +12,8 @@ from formats.lazy import Lazy
 from seft_ref.arrays.library import Array, to_numpy
 from seft_ref.errors import CheckpointError
 from seft_ref.files.codes import own_names, read_quantised, stored_in, tensors_of
-from seft_ref.files.model import in_file_dtype, open_folder, with_values_in
+from seft_ref.files.dtypes import in_file_dtype
+from seft_ref.files.model import open_folder, with_values_in
 from seft_ref.prune.record import RECORD
 from seft_ref.quantise.merge import Counts, beside, check_merge, in_grid
 from seft_ref.topology.csr import Topology, as_numpy, flat, from_flat
@@ -32,7 +33,8 @@ def save_model(
     """Write the model of a sparse folder with new targets and everything else bit for bit (CKP-004, CKP-005).
 
     attributes  what to record, in the attributes of the file, about how the model was made
-    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, or into their ``"grid"``
+    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, or into their ``"grid"``, which is
+                also what ends a run of ``"grid-exact"``
     Returns     what became of the update of quantised matrices (QNT-007.4), zeros if there are none
     Raises      CheckpointError CKP-002 if source is no sparse folder, CKP-004 if a value does not fit the dtype of its
                 matrix; QuantiseError QNT-006 for an unknown `merge`, QNT-009 for codes that cannot be read; FormatError
@@ -98,7 +100,7 @@ class _Coded:
         matrix, _ = read_quantised(self._reader, name)
         topology, values = as_numpy(self._final[name][0]), to_numpy(self._final[name][1])
         values = in_file_dtype(name, values, values.dtype)
-        if self._merge == "grid":
+        if self._merge != "beside":
             merged, counts = in_grid(matrix, topology, values)
             update = None
         else:

@@ -42,6 +42,10 @@ class Coded(Protocol):
     def symmetric(self) -> bool:
         """Whether all zero points are 0."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether weights that are trained are multiplied as codes stand for them (QNT-011)."""
+
     def bare(self, scales: Float[Array, "out groups"], zeros: Int8[Array, "out groups"]) -> "Coded":
         """Return no codes, with these scales and zero points, which are its own in other memory."""
 
@@ -69,6 +73,15 @@ def narrowed(values: Float[Array, " nnz"], held_in: Held, topology: Topology) ->
 def widened(stored: Stored, topology: Topology) -> Float[Array, " nnz"]:
     """Return what is held as float32, in the library and on the device of the topology; exact (KRN-015, KRN-018)."""
     return stored.weights() if isinstance(stored, Coded) else from_halves(stored, topology.indptr)
+
+
+def multiplied(values: Float[Array, " n"], held_in: Held | None, topology: Topology) -> Float[Array, " n"]:
+    """Return effective weights at the slots of a topology as they are multiplied: rounded onto the grid where a run
+    stays on it (QNT-011), else as they are.
+    """
+    if not isinstance(held_in, Coded) or not held_in.exact:
+        return values
+    return widened(narrowed(values, held_in, topology), topology)
 
 
 def held_of(stored: Stored) -> Held:

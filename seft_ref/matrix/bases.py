@@ -25,7 +25,7 @@ from seft_ref.arrays.library import (
 )
 from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.kernels.held import Coded, Held, Stored, misses, narrowed, widened
+from seft_ref.kernels.held import Coded, Held, Stored, misses, multiplied, narrowed, widened
 from seft_ref.topology.csr import Located, Topology, find, flat, from_flat, union
 from seft_ref.update.delta import Base, Delta, new_delta, overlay, support_topology, values_at
 
@@ -202,7 +202,10 @@ def compacted(
         values = xp.where(off, base.values, xp.zeros_like(base.values))
         frozen = kernels.compact(base.topology, narrowed(values, held_in, base.topology), spent)
     # a copy, because `with_values` may overwrite its argument
-    live = kernels.pack(slots, with_values(xp.asarray(at_slots, copy=True), every, under + delta.values))
+    live = with_values(
+        xp.asarray(at_slots, copy=True), every, multiplied(under + delta.values, held_in, delta.topology)
+    )
+    live = kernels.pack(slots, live)
     places = kernels.locate(live, slots, every)
     packed_base = PackedBase(frozen, base.topology.nnz, slots, at_slots, inside, kernels, beside)
     return packed_base, kernels.split(frozen, live), places, under

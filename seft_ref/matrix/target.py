@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from seft_ref.arrays.finite import refuse_spoilt, refuse_unstorable
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.kernels.held import Held
+from seft_ref.kernels.held import Held, multiplied
 from seft_ref.matrix.bases import AnyBase, compacted, merged
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.topology.csr import find, flat
@@ -66,10 +66,13 @@ def place(
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet) -> Weights:
-    """Return the weights with the effective value of every slot stored: base plus delta, rounded once (DLT-003)."""
+    """Return the weights with the effective value of every slot stored: base plus delta, rounded once (DLT-003), and
+    onto the grid where the run stays on it (QNT-011).
+    """
     packed = {}
     for name, target in targets.items():
-        packed[name] = kernels.store(matrix_of(weights, name), target.where, target.under + target.delta.values)
+        values = multiplied(target.under + target.delta.values, target.base.held_in, target.delta.topology)
+        packed[name] = kernels.store(matrix_of(weights, name), target.where, values)
     return with_matrices(weights, packed)
 
 

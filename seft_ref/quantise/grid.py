@@ -83,6 +83,8 @@ class Quantised:
     """float32, above 0"""
     zeros: Int8[Array, "out groups"]
     """int8; 0 on a symmetric grid"""
+    exact: bool = False
+    """whether a run rounds the weights that it trains onto the grid in every step (QNT-011)"""
 
     @property
     def bits(self) -> int:

@@ -9,8 +9,9 @@ from seft_ref.errors import QuantiseError
 from seft_ref.quantise.grid import Quantised, codes_of, unclamped, weights_at
 from seft_ref.topology.csr import Topology, find, flat
 
-MODES = ("beside", "grid")
-"""Where an update goes: beside the codes, or into them."""
+GRID_EXACT = "grid-exact"
+MODES = ("beside", "grid", GRID_EXACT)
+"""Where an update goes: beside the codes, into them at the end, or into them in every step."""
 
 
 def check_merge(merge: str) -> None:

@@ -7,7 +7,7 @@ This is the one place where a run is loaded, started or resumed, stepped, finish
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seft_ref.arrays.library import Array
@@ -20,7 +20,7 @@ from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
-from seft_ref.quantise.merge import Counts, check_merge
+from seft_ref.quantise.merge import GRID_EXACT, Counts, check_merge
 from seft_ref.runs.loops import Final, RunState, loop_of
 from seft_ref.runs.outcome import Validation, outcome_of
 from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of, has_folder, kernels_or_cpu, model_of
@@ -116,7 +116,8 @@ def finetune(
     state_file  where the state goes, if not beside `out`
     origin      what the state records of model and text; None for digests of the folder and of the data (CKP-007)
     valid       what the run is measured on; `out` is then the best model and not the last one (TRN-022)
-    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, or into their ``"grid"`` (QNT-006)
+    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, or into their ``"grid"`` (QNT-006),
+                or into it in every step, ``"grid-exact"``, which holds the model as codes (QNT-011)
     on_start    called once, before the first step
     on_step     called after every step with the state, its record and its seconds; what it raises ends the run
     kernels     a kernel set; None for `cpu`, which takes NumPy arrays
@@ -132,21 +133,20 @@ def finetune(
         refuse_existing(out)
     check_merge(merge)
     _require_support(model, resume=resume)
-    if merge != "beside" and not (has_folder(model) and is_quantised(folder_of(model))):
-        raise QuantiseError("QNT-007", f"merge {merge} rounds into codes, and the model has none; leave it out")
-    chosen = _settings(settings, changes, model)
+    chosen, exact = _settings(settings, changes, model), merge == GRID_EXACT
+    _require_codes(model, chosen, merge)
     kernels = kernels_or_cpu(kernels)
     loop, folder = loop_of(chosen, kernels), folder_of(model) if has_folder(model) else None
     data = data_of(text, model)
     loop.check(folder, data)
-    origin = origin or _origin(model, data)
+    origin = _in_mode(origin or _origin(model, data), merge)
     file = _state_file(out, state_file, origin, resume=resume)
     has_state = file is not None and file.path.exists()
     outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume, has_state=has_state, merge=merge)
 
     def begun() -> tuple[ModelConfig, RunState, int]:
         # a separate function, so that afterwards only the state holds the model
-        loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
+        loaded = model_of(model, kernels, dtype=dtype, compact=compact or exact, exact=exact, like=like, limit=limit)
         check_data(data, chosen.length, loaded.config)
         outcome.check(loaded.config)
         if resume and file is not None:
@@ -220,6 +220,19 @@ def _require_support(model: ModelSource, *, resume: bool) -> None:
         raise CheckpointError(
             "CKP-002", "the model has no support to keep; take one that `prune` returned, or a sparse checkpoint"
         )
+
+
+def _require_codes(model: ModelSource, settings: TrainSettings, merge: str) -> None:
+    """Refuse a mode that needs codes, or slots, where there are none (QNT-007, QNT-011)."""
+    if merge != "beside" and not (has_folder(model) and is_quantised(folder_of(model))):
+        raise QuantiseError("QNT-007", f"merge {merge} rounds into codes, and the model has none; leave it out")
+    if merge == GRID_EXACT and settings.adapter is not None:
+        raise QuantiseError("QNT-011", f"{settings.label} trains no slots that could stay on the grid; merge beside")
+
+
+def _in_mode(origin: Origin | None, merge: str) -> Origin | None:
+    """Return what a run starts from; one that stays on the grid is another than those that do not (QNT-011.5)."""
+    return replace(origin, model=f"{origin.model}:{merge}") if origin and merge == GRID_EXACT else origin
 
 
 def _origin(model: ModelSource, data: Data) -> Origin | None:

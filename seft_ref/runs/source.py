@@ -50,6 +50,7 @@ def model_of(
     *,
     dtype: str | None = None,
     compact: bool = False,
+    exact: bool = False,
     like: Array | None = None,
     limit: int | None = None,
 ) -> Model:
@@ -60,10 +61,10 @@ def model_of(
             `load_model`.
     """
     if not isinstance(model, Model):
-        return load_model(model, kernels, dtype, compact=compact, like=like, limit=limit)
+        return load_model(model, kernels, dtype, compact=compact, exact=exact, like=like, limit=limit)
     if model.spent:
         raise ValueError("a run was started from this model and reuses its memory, so it is spent; load it again")
-    options: dict[str, Any] = {"dtype": dtype, "compact": compact, "like": like, "limit": limit}
+    options: dict[str, Any] = {"dtype": dtype, "compact": compact, "exact": exact, "like": like, "limit": limit}
     for name, value in options.items():
         if value is not None and value is not False:
             raise ValueError(f"{name} is an option of loading, and the model is loaded; leave it out")

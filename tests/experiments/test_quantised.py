@@ -10,7 +10,7 @@ from tests.experiments.helpers import runs_in
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(quantised, "GRIDS", ("int8:g8", "int4:g4"))
+    monkeypatch.setattr(quantised, "GRIDS", ("int8", "int4"))
     monkeypatch.setattr(quantised, "CALIBRATION", {"samples": 2, "length": 16})
 
 
@@ -23,6 +23,9 @@ def test_every_measurement_is_taken_once_and_told(cli, tmp_path):
     assert len(set(measured)) == len(measured)
     assert set(measured) == set(quantised.cells(2))
     for run in runs:
+        assert run["memory"] > run["stored"]
+        if run["what"] == "grid-exact":
+            assert run["beside"] == 0 < run["counts"]["changed"]
         if run["what"] == "grid":
             assert 0 < run["counts"]["vanished"] < run["counts"]["changed"]
         if run["what"] == "beside":
@@ -31,7 +34,7 @@ def test_every_measurement_is_taken_once_and_told(cli, tmp_path):
                                       and "bytes" in other)  # fmt: skip
     # an update beside the codes is that of no rounding, so its seeds differ
     page = (tmp_path / "out" / "quantised.md").read_text()
-    assert page.count("\n| `int4:g4`") == 7
+    assert page.count("\n| `int4`") == 8
     assert "`float`" in page
     lines = (tmp_path / "work" / "results.jsonl").read_text()
     assert cli("quantised", seeds=2)[0] == 0

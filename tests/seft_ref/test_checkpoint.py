@@ -11,7 +11,8 @@ import formats
 from formats.dialects.hf import open_hf, to_hf, to_sparse
 from seft_ref import finish, initial_state, load_model, read_tokens, save_model, settings_of, step_batches, train
 from seft_ref.errors import SeftError
-from seft_ref.files.model import identity, in_file_dtype
+from seft_ref.files.dtypes import in_file_dtype
+from seft_ref.files.model import identity
 from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import cpu, reference
 from seft_ref.model.config import ModelConfig

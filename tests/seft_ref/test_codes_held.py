@@ -6,11 +6,12 @@ import pytest
 import formats
 import seft_ref
 from seft_ref import load_model, save_model, settings_of
-from seft_ref.errors import CheckpointError
+from seft_ref.errors import CheckpointError, QuantiseError
 from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import cpu, reference
 from seft_ref.kernels.cpu import transposed
 from seft_ref.matrix.bases import PackedBase
+from seft_ref.model.weights import matrix_of
 from seft_ref.text.tokens import read_tokens
 from seft_ref.topology.csr import flat
 from seft_ref.train.loop import initial_state, step_batches, train
@@ -141,3 +142,84 @@ def test_CKP_008_a_run_on_codes_resumes(quantised, text, tmp_path):
 def test_CKP_008_codes_are_held_in_float32_only(quantised):
     with pytest.raises(CheckpointError, match=r"CKP-008: model.*computed with in float64"):
         load_model(quantised("int8"), cpu, "float64", compact=True)
+
+
+def rounded_by_hand(folder, name, flat_positions, weights):
+    """Weights at positions as the codes of their groups stand for them, entry by entry."""
+    with formats.open(folder) as reader:
+        codes, roles = reader[name], reader.scales[name]
+        scales = formats.to_dense(reader[roles["scale"]])
+        zeros = formats.to_dense(reader[roles["zero_point"]]) if "zero_point" in roles else np.zeros_like(scales)
+        bits = int(reader.attributes["quantised"]["grid"][3])
+    size, out = codes.shape[1] // scales.shape[1], []
+    for position, weight in zip(flat_positions.tolist(), weights.tolist(), strict=True):
+        row, group = position // codes.shape[1], position % codes.shape[1] // size
+        scale, zero = float(scales[row, group]), int(zeros[row, group])
+        code = min(max(round(weight / scale) + zero, -(2 ** (bits - 1))), 2 ** (bits - 1) - 1)
+        out.append(np.float32((code - zero) * scale))
+    return np.array(out, dtype=np.float32)
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("grid", ["int4:g16", "int8:asym"])
+def test_QNT_011_what_is_multiplied_stays_on_the_grid(quantised, text, grid, kernels):
+    folder, kernels = quantised(grid), SETS[kernels]
+    model = load_model(folder, kernels, compact=True, exact=True)
+    settings, tokens = settings_of("seft", **RUN), read_tokens(text, folder)
+    first = step_batches(settings, tokens, 1, model.weights)
+    state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
+    moved = 0
+    for after, _record in train(state, settings, model.config, tokens, kernels):
+        state = after
+        for name, target in state.targets.items():
+            eta = flat(target.delta.topology)
+            latent = target.under + target.delta.values
+            live = matrix_of(state.weights, name).live
+            found = weights_by(kernels, live)[eta]
+            np.testing.assert_array_equal(found, rounded_by_hand(folder, name, eta, latent))
+            # QNT-011.2: the update itself is not rounded
+            moved += np.count_nonzero(found != latent)
+    assert moved > 0
+
+
+def weights_by(kernels, packed):
+    """Return the entries of a packed matrix, flat, by products with the unit vectors."""
+    return np.ascontiguousarray(kernels.matmul(np.eye(packed.shape[1], dtype=np.float32), packed).T).reshape(-1)
+
+
+def test_QNT_011_3_the_model_that_was_trained_is_the_one_that_is_written(quantised, text, tmp_path):
+    folder, out = quantised("int4:g16"), tmp_path / "out"
+    done = seft_ref.finetune(folder, out, text, "seft", merge="grid-exact", **RUN)
+    assert not any(name.endswith(".update") for name in tensors(out))
+    assert done.merged.changed > 0
+    trained = load_model(folder, cpu, compact=True, exact=True)
+    written = load_model(out, cpu, compact=True)
+    for name, base in written.bases.items():
+        topology, values = done.final[name]
+        expected = rounded_by_hand(folder, name, flat(topology), values)
+        np.testing.assert_array_equal(base.values, expected)
+        np.testing.assert_array_equal(flat(base.topology), flat(topology))
+        assert trained.bases[name].shape == base.shape
+
+
+def test_QNT_011_a_run_that_stays_on_the_grid_resumes(quantised, text, tmp_path):
+    folder = quantised("int4:g16")
+    seft_ref.finetune(folder, tmp_path / "whole", text, "seft", merge="grid-exact", **RUN)
+    seft_ref.finetune(folder, tmp_path / "two", text, "seft", merge="grid-exact", stop_after=4, **RUN)
+    with pytest.raises(CheckpointError, match="CKP-006"):
+        seft_ref.finetune(folder, tmp_path / "two", text, "seft", resume=True, **RUN)
+    seft_ref.finetune(folder, tmp_path / "two", text, "seft", merge="grid-exact", resume=True, **RUN)
+    whole, two = tensors(tmp_path / "whole"), tensors(tmp_path / "two")
+    assert all(same_bits(tensor.values, two[name].values) for name, tensor in whole.items())
+
+
+def test_QNT_011_4_what_cannot_stay_on_the_grid_is_refused(quantised, text, tmp_path):
+    folder = quantised("int4:g16")
+    with pytest.raises(QuantiseError, match=r"QNT-011.*no slots"):
+        seft_ref.finetune(folder, tmp_path / "out", text, "lora", merge="grid-exact", steps=2, batch=2, length=12)
+    with pytest.raises(QuantiseError, match="QNT-007"):
+        seft_ref.finetune(tmp_path / "model", tmp_path / "out", text, "seft", merge="grid-exact", **RUN)
+    seft_ref.finetune(folder, tmp_path / "beside", text, "seft", **RUN)
+    with pytest.raises(QuantiseError, match=r"QNT-011.*beside its codes"):
+        seft_ref.finetune(tmp_path / "beside", tmp_path / "out", text, "seft", merge="grid-exact", **RUN)
+    assert not list(tmp_path.glob("out*"))
