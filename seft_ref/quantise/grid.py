@@ -103,8 +103,11 @@ class Quantised:
 
     def bare(self, scales: Float[Array, "out groups"], zeros: Int8[Array, "out groups"]) -> "Quantised":
         """Return no codes, with these scales and zero points, which are its own in other memory."""
+        xp = array_namespace(self.codes)
         nothing = from_flat(self.topology.shape, flat(self.topology)[:0])
-        return replace(self, topology=nothing, codes=self.codes[:0], scales=scales, zeros=zeros)
+        # no view, because that would keep all codes, or the file that they are mapped from
+        none = xp.zeros((0,), dtype=xp.int8, device=device(self.codes))
+        return replace(self, topology=nothing, codes=none, scales=scales, zeros=zeros)
 
     def at(self, topology: Topology, codes: Int8[Array, " n"]) -> "Quantised":
         """Return other codes, in slot order of a topology of the same shape, with the same scales and zero points."""

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 
 import numba
 import numpy as np
@@ -83,6 +84,16 @@ def test_KRN_018_what_is_packed_comes_back(kernels, shape, share, grid):
     assert np.array_equal(held.zeros, matrix.zeros)
     assert (packed.shape, packed.dtype, packed.opens) == (shape, np.float32, True)
     assert same_bits(packed.held_in.holding(topology, widened(matrix)).codes, matrix.codes)
+
+
+@pytest.mark.parametrize("kernels", ["cpu", "transposed"])
+def test_KRN_018_what_is_packed_keeps_none_of_the_codes_it_was_packed_from(kernels):
+    matrix = drawn((64, 64), 0.3, "int4:g64")
+    gone = weakref.ref(matrix.codes)
+    packed = SETS[kernels].compact(matrix.topology, matrix)
+    del matrix
+    assert gone() is None
+    assert packed.nbytes
 
 
 @pytest.mark.parametrize("grid", ["int8", "int4", "int8:asym", "int4:asym"])
