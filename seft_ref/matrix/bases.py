@@ -212,5 +212,6 @@ def compacted(
 
 
 def _without_slots(packed: Packed, topology: Topology, none: Array, kernels: KernelSet) -> PackedBase:
-    nothing = flat(topology)[:0]
+    xp = array_namespace(topology.indptr)
+    nothing = xp.zeros((0,), dtype=xp.int64, device=device(topology.indptr))
     return PackedBase(packed, topology.nnz, from_flat(topology.shape, nothing), none, nothing == nothing, kernels)

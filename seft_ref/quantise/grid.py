@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from jaxtyping import Float, Int, Int8
 
-from seft_ref.arrays.library import Array, Dtype, array_namespace, device, mask_at, overflow_allowed
+from seft_ref.arrays.library import Array, Dtype, array_namespace, device, mask_at, overflow_allowed, repeat_each
 from seft_ref.errors import QuantiseError
 from seft_ref.topology.csr import Topology, flat, from_flat
 
@@ -104,7 +104,7 @@ class Quantised:
     def bare(self, scales: Float[Array, "out groups"], zeros: Int8[Array, "out groups"]) -> "Quantised":
         """Return no codes, with these scales and zero points, which are its own in other memory."""
         xp = array_namespace(self.codes)
-        nothing = from_flat(self.topology.shape, flat(self.topology)[:0])
+        nothing = from_flat(self.topology.shape, xp.zeros((0,), dtype=xp.int64, device=device(self.codes)))
         # no view, because that would keep all codes, or the file that they are mapped from
         none = xp.zeros((0,), dtype=xp.int8, device=device(self.codes))
         return replace(self, topology=nothing, codes=none, scales=scales, zeros=zeros)
@@ -138,8 +138,9 @@ def groups_of(topology: Topology, grid: Grid) -> Int[Array, " nnz"]:
     """
     n_in = topology.shape[1]
     size = grid.columns(n_in)
-    positions = flat(topology)
-    return positions // max(n_in, 1) * (n_in // size) + positions % max(n_in, 1) // size
+    xp, indptr = array_namespace(topology.indptr), topology.indptr
+    rows = xp.arange(topology.shape[0], dtype=xp.int64, device=device(indptr))
+    return repeat_each(rows, indptr[1:] - indptr[:-1]) * (n_in // size) + topology.indices // size
 
 
 def weights_of(matrix: Quantised, dtype: Dtype) -> Float[Array, " nnz"]:

@@ -122,8 +122,8 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "kernel.sparse",
         "KRN-018",
         grid.groups_of,
-        "positions // max(n_in, 1) * (n_in // size)",
-        "0",
+        " * (n_in // size) + topology",
+        " * 0 + topology",
         "held codes by the scales of the first row",
     ),
     (

@@ -44,7 +44,7 @@ _EDITS: Rows = (
     (_WEIGH, "QNT-002", grid.weights_at, "- xp.astype(zeros, xp.float64)", "", "zero points left out"),
     (_WEIGH, "QNT-002", grid.weights_at, "xp.astype(steps * xp.astype(scales, xp.float64), dtype)",
      "xp.astype(xp.astype(steps, xp.float32) * xp.astype(scales, xp.float32), dtype)", "products in binary32"),
-    (_WEIGH, "QNT-001", grid.groups_of, " % max(n_in, 1) // size", " % max(n_in, 1) % (n_in // size)",
+    (_WEIGH, "QNT-001", grid.groups_of, "topology.indices // size", "topology.indices % (n_in // size)",
      "columns dealt out to groups in turn"),
     (_ROUND, "QNT-005", gptq.gptq, "xp.stack(errors, axis=1) @ u[:, n:]", "0.0", "errors lost behind a block"),
     (_ROUND, "QNT-005", gptq.gptq, "error[:, None] * u[i, i + 1 : n][None, :]", "0.0", "errors lost inside a block"),

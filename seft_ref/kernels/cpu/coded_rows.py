@@ -87,14 +87,16 @@ def open_codes(codes, masks, starts, n_in, in_halves, indptr, indices, opened):
     for r in range(n_out):
         indptr[r] = slot
         for p in range((n_in + WIDTH - 1) // WIDTH):
-            mask = masks[p * n_out + r]
+            left = masks[p * n_out + r]
             j = 0
-            for c in range(WIDTH):
-                if (mask >> c) & 1:
-                    indices[slot] = p * WIDTH + c
-                    opened[slot] = take(codes, following[p], j, in_halves)
-                    slot += 1
-                    j += 1
+            while left:
+                # the lowest bit that is set, and the number of bits below it
+                lowest = left & -left
+                indices[slot] = p * WIDTH + popcount(lowest - 1)
+                opened[slot] = take(codes, following[p], j, in_halves)
+                slot += 1
+                j += 1
+                left ^= lowest
             following[p] += n_bytes(j, in_halves)
     indptr[n_out] = slot
 
