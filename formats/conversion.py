@@ -223,11 +223,11 @@ def _check_kept(
     from formats.dialects.int_folder import codes_in
 
     folder = not isinstance(source, Checkpoint) and kind in ("hf", "compressed-tensors") and codes_in(Path(source))
-    if not folder or to != "sparse" or expand or dtype is not None:
+    if not (folder or kind == "gguf") or to != "sparse" or expand or dtype is not None:
         raise FormatError(
             "FMT-084",
-            "keep_codes makes a sparse checkpoint of a folder of GPTQ, AWQ or compressed-tensors codes, without a cast "
-            "and without expand_quantised",
+            "keep_codes makes a sparse checkpoint of a folder of GPTQ, AWQ or compressed-tensors codes, or of a GGUF "
+            "file, without a cast and without expand_quantised",
         )
 
 

@@ -9,7 +9,7 @@ import math
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -65,7 +65,7 @@ def open_gguf(path: str | os.PathLike[str], *, expand_quantised: bool = False, l
         FormatError: FMT-155 for a malformed file, one of several parts, or quantised tensors without the flag.
         ExpansionTooLarge: FMT-098.
     """
-    tensors = _Tensors(Path(path))
+    tensors = Tensors(Path(path))
     quantised = tensors.quantised()
     if quantised and not expand_quantised:
         raise FormatError(
@@ -162,7 +162,7 @@ class _Cursor:
             self.value(kind, what, depth + 1)
 
 
-class _Tensors(Mapping[str, Dense]):
+class Tensors(Mapping[str, Dense]):
     """The tensors of a GGUF file, name -> Dense, in file order; each is made on access."""
 
     def __init__(self, path: Path) -> None:
@@ -196,9 +196,24 @@ class _Tensors(Mapping[str, Dense]):
         """Return the names of the tensors that reading expands, sorted."""
         return sorted(name for name, info in self._infos.items() if info.type.name not in _PLAIN)
 
-    def expanded_bytes(self) -> int:
-        """Return how many bytes the tensors that reading expands take together, as F32."""
-        return sum(4 * math.prod(self._infos[name].shape) for name in self.quantised())
+    def expanded_bytes(self, names: Iterable[str] | None = None) -> int:
+        """Return how many bytes these tensors take together as F32, by default all that reading expands."""
+        return sum(4 * math.prod(self._infos[name].shape) for name in (self.quantised() if names is None else names))
+
+    def type_of(self, name: str) -> str:
+        """Return the name of a tensor's type."""
+        return self._infos[name].type.name
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor."""
+        return self._infos[name].shape
+
+    def blocks(self, name: str) -> Array:
+        """Return the blocks of a quantised matrix, uint8 (rows, blocks, bytes)."""
+        info = self._infos[name]
+        begin = self._start + info.begin
+        _, block_bytes = GGML_QUANT_SIZES[info.type]
+        return self._data[begin : begin + info.nbytes].reshape(info.shape[0], -1, block_bytes)
 
 
 def _parse(cursor: _Cursor) -> tuple[dict[str, _Info], int]:

@@ -60,7 +60,7 @@ def open_source(
         kind: name of a format, or ``"auto"`` to detect it.
         expand_quantised: let the quantised tensors of a GGUF file become F32, without which they are refused; let the
             quantised matrices of a folder become floats (FMT-175), without which their codes are carried.
-        keep_codes: let the quantised matrices of a folder be codes of this format (QNT-010).
+        keep_codes: let the quantised matrices of a folder, or of a GGUF file, be codes of this format (QNT-010).
         limit: bytes that all tensors may take together once expanded (FMT-098). None means LIMIT for torch and SciPy
             files, and no limit here for the others.
 
@@ -137,7 +137,9 @@ def _openers(*, expand_quantised: bool, keep_codes: bool, limit: int | None) -> 
         "compressed-tensors": partial(folder, as_it_is=open_compressed_tensors),
         "torch": partial(_optional, "torch_file", "read_torch", limit=whole),
         "scipy": partial(_optional, "scipy_files", "read_scipy", limit=whole),
-        "gguf": partial(_optional, "gguf_file", "open_gguf", expand_quantised=expand_quantised, limit=limit),
+        "gguf": partial(_optional, "gguf_codes", "open_gguf_codes", limit=limit)
+        if keep_codes
+        else partial(_optional, "gguf_file", "open_gguf", expand_quantised=expand_quantised, limit=limit),
     }
 
 

@@ -82,7 +82,9 @@ def main(
     ] = False,
     keep_codes: Annotated[
         bool,
-        typer.Option("--keep-codes", help="Let folders of GPTQ, AWQ or compressed-tensors be codes of this format."),
+        typer.Option(
+            "--keep-codes", help="Let folders of GPTQ, AWQ or compressed-tensors, and GGUF, be codes of this format."
+        ),
     ] = False,
     verify: Verify = False,
 ) -> None:
