@@ -127,7 +127,7 @@ def gather_task(
     task,
     worker,
 ):
-    """Compute y = x Wᵀ for one block of tokens and one of n_parts parts of the rows of W, as `gather_task` does."""
+    """Compute y = x Wᵀ for one block of tokens and one of n_parts parts of the rows of W, as in `panels`."""
     first_token = task // n_parts * LINE_VECTORS * lanes
     n_tokens = min(LINE_VECTORS * lanes, n - first_token)
     part = task % n_parts
@@ -195,7 +195,7 @@ def scatter_task(
     task,
     worker,
 ):
-    """Compute dx = dy W for one block of tokens and one of n_parts parts of the panels of W, as `scatter_task` does."""
+    """Compute dx = dy W for one block of tokens and one of n_parts parts of the panels of W, as in `panels`."""
     first_token = task // n_parts * LINE_VECTORS * lanes
     n_tokens = min(LINE_VECTORS * lanes, n - first_token)
     part = task % n_parts
@@ -344,7 +344,7 @@ def turned_task(
     task,
     worker,
 ):
-    """Compute dx = dy W for a group of whole blocks of tokens and a part of the panels, as `turned_task` does."""
+    """Compute dx = dy W for a group of whole blocks of tokens and a part of the panels, as in `turned`."""
     width = LINE_VECTORS * lanes
     group, part = task // n_parts, task % n_parts
     first_block = group * n_blocks // n_groups_of_blocks
