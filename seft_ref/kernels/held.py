@@ -89,11 +89,9 @@ def held_of(stored: Stored) -> Held:
     return stored if isinstance(stored, Coded) else stored.dtype
 
 
-def held_like(held_in: Held, other: Held) -> bool:
-    """Tell whether two matrices of one shape are held alike, so that one may take the other's memory."""
-    if isinstance(held_in, Coded) and isinstance(other, Coded):
-        return (held_in.bits, held_in.columns, held_in.symmetric) == (other.bits, other.columns, other.symmetric)
-    return not isinstance(held_in, Coded) and not isinstance(other, Coded) and held_in == other
+def held_alike(held_in: Coded, other: Coded) -> bool:
+    """Tell whether codes of two matrices of one shape are held alike, so that one may take the other's memory."""
+    return (held_in.bits, held_in.columns, held_in.symmetric) == (other.bits, other.columns, other.symmetric)
 
 
 def misses(values: Float[Array, " nnz"], held_in: Held, topology: Topology) -> Bool[Array, " nnz"] | None:

@@ -157,6 +157,30 @@ def test_KRN_018_bytes_of_a_stored_weight_at_70_percent(grid, most):
     assert transposed.compact(matrix.topology, matrix).nbytes == packed.nbytes
 
 
+@pytest.mark.parametrize("grid", ["int4:g32:asym", "int8"])
+@pytest.mark.parametrize("kernels", ["cpu", "transposed"])
+def test_KRN_015_018_the_memory_of_a_spent_matrix_is_used_again(kernels, grid):
+    kernels, matrix = SETS[kernels], drawn((130, 192), 0.4, grid)
+    old = kernels.compact(matrix.topology, matrix)
+    before = getattr(old, "rows", old)
+    kept = np.flatnonzero(np.random.default_rng(5).random(matrix.topology.nnz) < 0.8)
+    fewer = from_flat((130, 192), flat(matrix.topology)[kept])
+    less = matrix.at(fewer, matrix.codes[kept])
+    new = kernels.compact(fewer, less, old)
+    after = getattr(new, "rows", new)
+    assert np.shares_memory(after.codes, before.codes)
+    assert np.shares_memory(after.masks, before.masks)
+    fresh = kernels.compact(fewer, less)
+    x = np.random.default_rng(6).standard_normal((17, 192)).astype(np.float32)
+    assert same_bits(kernels.matmul(x, new), kernels.matmul(x, fresh))
+    assert same_bits(kernels.unpack(new)[1].codes, less.codes)
+    # what does not fit gets memory of its own
+    whole = kernels.compact(matrix.topology, matrix, new)
+    assert same_bits(kernels.unpack(whole)[1].codes, matrix.codes)
+    other = drawn((130, 192), 0.4, "int4:g64")
+    assert same_bits(kernels.unpack(kernels.compact(other.topology, other, whole))[1].codes, other.codes)
+
+
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine runs one thread")
 @pytest.mark.parametrize("n", [1, 5, 130, 400])
 def test_KRN_008_018_one_and_two_threads(n):

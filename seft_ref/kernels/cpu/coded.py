@@ -25,7 +25,7 @@ from seft_ref.kernels.checks import check_places
 from seft_ref.kernels.cpu import coded_loops, coded_rows, panels, turned
 from seft_ref.kernels.cpu.scratch import scratch
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
-from seft_ref.kernels.held import Coded
+from seft_ref.kernels.held import Coded, held_alike
 from seft_ref.topology.csr import Topology, flat
 
 _BEHIND = 64
@@ -85,8 +85,10 @@ class PackedCodes:
         return (*held, columns, n_groups, int(self.halves), *self.shape)
 
 
-def pack_codes(topology: Topology, stored: Coded) -> PackedCodes:
+def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = None) -> PackedCodes:
     """Return the matrix of topology and codes, which `check_compact` took (KRN-018).
+
+    `into` gives its memory if it is held alike and its codes take no fewer bytes; do not use it again.
 
     Raises:
         KernelError: KRN-010 for codes that are no NumPy arrays, KRN-018 for groups that begin within a register.
@@ -101,11 +103,18 @@ def pack_codes(topology: Topology, stored: Coded) -> PackedCodes:
         )
     n_out, n_in = topology.shape
     halves = stored.bits == 4
-    masks = np.zeros(-(-n_in // panels.WIDTH) * n_out, dtype=np.int64)
-    starts = np.empty(-(-n_in // panels.WIDTH) * -(-n_out // coded_rows.ROWS) + 1, dtype=np.int64)
+    into = into if into is not None and into.shape == topology.shape and held_alike(into.held_in, stored) else None
+    n_rows, n_blocks = -(-n_in // panels.WIDTH) * n_out, -(-n_in // panels.WIDTH) * -(-n_out // coded_rows.ROWS)
+    masks = np.empty(n_rows, dtype=np.int64) if into is None else into.masks
+    starts = np.empty(n_blocks + 1, dtype=np.int64) if into is None else into.starts
+    masks[:] = 0
     coded_rows.fill_masks(topology.indptr, topology.indices, masks)
-    n_bytes = coded_rows.fill_starts(masks, n_out, halves, starts)
-    held = np.zeros(n_bytes + _BEHIND, dtype=np.uint8 if halves else np.int8)
+    n_bytes = coded_rows.fill_starts(masks, n_out, halves, starts) + _BEHIND
+    if into is not None and into.codes.size >= n_bytes and into.codes.flags.writeable:
+        held = into.codes[:n_bytes]
+        held[:] = 0
+    else:
+        held = np.zeros(n_bytes, dtype=np.uint8 if halves else np.int8)
     coded_rows.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, held)
     # of a symmetric grid a view without memory, since all zero points are 0
     zeros = np.broadcast_to(np.zeros((), np.int8), zeros.shape) if stored.symmetric else np.asfortranarray(zeros)

@@ -129,7 +129,7 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
     """
     check_compact(topology, values)
     if isinstance(values, Coded):
-        return pack_codes(topology, values)
+        return pack_codes(topology, values, into if isinstance(into, PackedCodes) else None)
     check_numpy(values=values, indices=topology.indices)
     donor = None if into is None else as_own(into, PackedPanels)
     if donor is not None and (donor.shape != topology.shape or donor.values.size < topology.nnz):
