@@ -48,6 +48,8 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
         if options.get("compact") and coded.ATTRIBUTE in reader.attributes:
             grid = parse_grid(coded.grid_of(reader.attributes))
             options["codes"] = Codes(grid.bits, grid.group, grid.symmetric)
+            updates = [roles[coded.UPDATE] for roles in reader.scales.values() if coded.UPDATE in roles]
+            options["beside"] = sum(reader.info(name).nnz for name in updates)
     return memory_of_run(config, settings, stored, **options)
 
 

@@ -16,7 +16,7 @@ from formats import validate
 from formats.dialects.coded import ATTRIBUTE, SCALE, ZERO
 from formats.dialects.gguf_file import Tensors
 from formats.dialects.int_codes import Quantised
-from formats.dialects.int_folder import grid_of_matrix, part_of
+from formats.dialects.int_folder import grid_of_matrix, part_of, refuse_taken
 from formats.errors import FormatError
 from formats.lazy import Lazy
 from formats.records import Array, Checkpoint, Tensor
@@ -40,17 +40,18 @@ def open_gguf_codes(path: str | os.PathLike[str], limit: int | None = None) -> C
         ExpansionTooLarge: FMT-098.
     """
     tensors = Tensors(Path(path))
-    types = {name: tensors.type_of(name) for name in tensors.quantised()}
-    of = next((kind for kind in _GRIDS if kind in types.values()), None)
+    matrices = {name: tensors.type_of(name) for name in tensors.quantised() if len(tensors.shape_of(name)) == 2}
+    of = next((kind for kind in _GRIDS if kind in matrices.values()), None)
     if of is None:
         raise FormatError(
-            "QNT-010", f"{tensors.file_name} has no tensor of {' or '.join(_GRIDS)}, whose codes can be kept; expand it"
+            "QNT-010", f"{tensors.file_name} has no matrix of {' or '.join(_GRIDS)}, whose codes can be kept; expand it"
         )
-    coded = [name for name, kind in types.items() if kind == of and len(tensors.shape_of(name)) == 2]
-    expanded = [name for name in types if name not in coded]
+    coded = [name for name, kind in matrices.items() if kind == of]
+    expanded = [name for name in tensors.quantised() if name not in coded]
     validate.check_limit(tensors.expanded_bytes(expanded), limit, tensors.file_name)
     roles = (SCALE, ZERO) if _GRIDS[of].endswith(":asym") else (SCALE,)
     owner = {f"{name}.{role}": (name, role) for name in coded for role in roles}
+    refuse_taken(owner, tensors)
 
     def make(name: str) -> Tensor:
         matrix, role = owner.get(name, (name, ""))

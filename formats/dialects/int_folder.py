@@ -6,7 +6,7 @@ folder.checkpoint()                                      ->   Checkpoint of weig
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -126,6 +126,7 @@ class QuantisedFolder:
         owner = {f"{name}.{role}": (name, role) for name in layers for role in roles}
         used = {part for layer in layers.values() for part in layer.parts}.union(left_out)
         names = [name for name in source.tensors if name not in used]
+        refuse_taken(owner, names)
 
         def make(name: str) -> Tensor:
             matrix, role = owner.get(name, (name, ""))
@@ -203,6 +204,22 @@ def grid_of_matrix(matrix: Quantised, name: str, *, whole: bool = False) -> str:
         + (f":g{size}" if groups > 1 or whole else "")
         + (":asym" if matrix.zeros is not None else "")
     )
+
+
+def refuse_taken(owner: Mapping[str, tuple[str, str]], names: Iterable[str]) -> None:
+    """Refuse a tensor that has the name of a part of a matrix of codes.
+
+    Args:
+        owner: name of a part -> matrix and role.
+        names: of the other tensors.
+
+    Raises:
+        FormatError: QNT-010.
+    """
+    if taken := sorted(set(names) & set(owner)):
+        raise FormatError(
+            "QNT-010", f"the name {taken[0]!r} is taken, and {owner[taken[0]][0]!r} needs it; expand the model"
+        )
 
 
 def part_of(matrix: Quantised, role: str, name: str) -> Tensor:

@@ -180,7 +180,7 @@ def main(
     )
     source.require()
     if merge != "beside" and valid is not None:
-        raise console.Refused(f"--merge {merge} rounds the model after it was measured; leave out --valid or --merge")
+        raise console.Refused(f"--valid keeps the best model beside its codes; leave out --valid or --merge {merge}")
     state_file = state_beside(destination)
     _require_start(folder, state_file, resume=resume)
     wanted = {

@@ -23,6 +23,7 @@ from seft_ref.errors import CheckpointError, ConfigError, GenerateError, KernelE
 from seft_ref.files.codes import dtype_of_codes, own_names, placed, read_quantised, stored_in, weights_in
 from seft_ref.files.dtypes import SIXTEEN_BIT, computable, compute_dtype, limit_of
 from seft_ref.kernels import KernelSet, Packed
+from seft_ref.kernels.held import Coded
 from seft_ref.matrix.bases import AnyBase, PackedBase, coded_base, compact_base, in_packed
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
@@ -49,6 +50,11 @@ class Model:
     def stored(self) -> int:
         """Return the number of stored weights of the targets."""
         return sum(base.nnz for base in self.bases.values())
+
+
+def on_grid(model: Model) -> bool:
+    """Tell whether a model was loaded to stay on its grid (QNT-011)."""
+    return any(isinstance(base.held_in, Coded) and base.held_in.exact for base in model.bases.values())
 
 
 @contextmanager
@@ -170,10 +176,14 @@ def load_model(
     like     an array of the library and on the device where the model goes, one that the kernels take; None for NumPy
     limit    bytes that all tensors of a sparse checkpoint may take together once expanded (FMT-098); None bounds each
     Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
-             that cannot be held in 16 bits; ConfigError; FormatError
+             that cannot be held as they are stored; QuantiseError QNT-011 for `exact`; ConfigError; FormatError
     """
     template = np.zeros(0) if like is None else like
+    if exact and not compact:
+        raise ValueError("exact is for models that are held as codes; set compact")
     with open_folder(path) as source:
+        if exact and not getattr(source, "scales", {}):
+            raise QuantiseError("QNT-011", f"{path} is not quantised, so no run of it can stay on a grid")
         config = read_config(source.files)
         matrices = {matrix.name for matrix in config.targets()}
         if has_support := isinstance(source, formats.Reader):
@@ -323,9 +333,8 @@ def _codes(
         topology, values = topology_and_values(name, weights_in(source, name, computed))
         return coded_base(Base(placed_like(topology, like), from_numpy(values, like)), codes, kernels)
     except KernelError as error:
-        raise CheckpointError(
-            "CKP-008", f"{name} cannot be held as it is stored ({error}); load it expanded"
-        ) from error
+        advice = "merge beside its codes, or into them at the end" if exact else "leave compact out"
+        raise CheckpointError("CKP-008", f"{name} cannot be held as it is stored: {error}; {advice}") from error
 
 
 def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats.Sparse:

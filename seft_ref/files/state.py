@@ -26,6 +26,7 @@ from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
 from seft_ref.model.config import ATTENTION, MLP
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
+from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import Data, Examples
 from seft_ref.topology.csr import Topology, as_numpy, flat, from_flat, placed_like, union
 from seft_ref.topology.groups import in_groups
@@ -182,6 +183,8 @@ def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin:
         for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype)):
             if (was := _told(attributes, key, str)) != value:
                 why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
+                if key == "model" and GRID_EXACT in f"{was}{value}":
+                    why = "one of the two runs stays on the grid; resume with the same merge"
                 why += ", of tokens, labels and rows: give the same files and options" if key == "text" else ""
                 raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
         yield reader

@@ -127,8 +127,12 @@ def coded_base(base: Base, codes: Coded, kernels: KernelSet) -> tuple[PackedBase
     codes   of this matrix
     Raises  KernelError KRN-018 if the set does not hold them
     """
+    beside = not_held(base, codes)
+    if not beside.shape[0]:
+        held = compact_base(base.topology, codes.holding(base.topology, base.values), kernels)
+        return held, held.packed
     nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
-    held, packed, _, _ = compacted(base, nothing, codes, kernels, beside=not_held(base, codes))
+    held, packed, _, _ = compacted(base, nothing, codes, kernels, beside=beside)
     return held, packed
 
 

@@ -15,7 +15,7 @@ from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError, QuantiseError
 from seft_ref.files.best import Best
 from seft_ref.files.codes import is_quantised
-from seft_ref.files.model import Model, refuse_existing, require_sparse
+from seft_ref.files.model import Model, on_grid, refuse_existing, require_sparse
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
 from seft_ref.kernels import KernelSet
@@ -146,7 +146,10 @@ def finetune(
 
     def begun() -> tuple[ModelConfig, RunState, int]:
         # a separate function, so that afterwards only the state holds the model
-        loaded = model_of(model, kernels, dtype=dtype, compact=compact or exact, exact=exact, like=like, limit=limit)
+        # a loaded model was loaded so already
+        exactly = exact and not isinstance(model, Model)
+        held = {"compact": compact or exactly, "exact": exactly}
+        loaded = model_of(model, kernels, dtype=dtype, like=like, limit=limit, **held)
         check_data(data, chosen.length, loaded.config)
         outcome.check(loaded.config)
         if resume and file is not None:
@@ -226,6 +229,10 @@ def _require_codes(model: ModelSource, settings: TrainSettings, merge: str) -> N
     """Refuse a mode that needs codes, or slots, where there are none (QNT-007, QNT-011)."""
     if merge != "beside" and not (has_folder(model) and is_quantised(folder_of(model))):
         raise QuantiseError("QNT-007", f"merge {merge} rounds into codes, and the model has none; leave it out")
+    if isinstance(model, Model) and on_grid(model) != (merge == GRID_EXACT):
+        raise QuantiseError(
+            "QNT-011", f"merge grid-exact and load_model(exact=True) go together; merge is {merge}, load the model anew"
+        )
     if merge == GRID_EXACT and settings.adapter is not None:
         raise QuantiseError("QNT-011", f"{settings.label} trains no slots that could stay on the grid; merge beside")
 

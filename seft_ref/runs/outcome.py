@@ -204,7 +204,7 @@ def outcome_of(
         return LastModel(model, out, settings, merge)
     if merge != "beside":
         raise ValueError(
-            f"merge {merge} rounds the model after it was measured; leave validation out, or merge beside the codes"
+            f"validation keeps its best model beside the codes, and merge is {merge}; leave one of the two out"
         )
     every, patience = validation.every, validation.patience
     if every < 1 or (patience is not None and patience < 1):

@@ -42,7 +42,7 @@ class Codes(NamedTuple):
         n_out, n_in = shape
         rows = -(-n_in // PANEL) * n_out
         # a row of a panel begins a byte, and 64 bytes behind the codes are read
-        codes = nnz * self.bits // 8 + (rows // 2 if self.bits == 4 else 0) + PANEL
+        codes = -(-nnz * self.bits // 8) + (-(-rows // 2) if self.bits == 4 else 0) + PANEL
         scales = n_out * (n_in // self.columns if self.columns else 1) * (4 if self.symmetric else 5)
         # a mask of 8 bytes for each row of a panel, and 8 bytes for every 64 rows
         return codes + scales + 8 * rows + 8 * (-(-n_in // PANEL) * -(-n_out // PANEL) + 1)
@@ -56,6 +56,7 @@ def memory_of_run(
     itemsize: int = 4,
     compact: bool = False,
     codes: "Codes | None" = None,
+    beside: int = 0,
     recompute: bool | None = None,
     index_bytes: tuple[int, int] = (1, 1),
     dense_from: float = DENSE_FROM,
@@ -67,6 +68,7 @@ def memory_of_run(
     itemsize     bytes of a number of the compute dtype
     compact      the targets are held as they are stored (CKP-008)
     codes        what they are then held as; None for 16 bits
+    beside       weights that stand beside codes, of all targets
     recompute    as `loss_and_gradients`
     index_bytes  bytes for the position of a packed weight: in a plain matrix, and in one of 16 bits
     dense_from   share of stored positions from which the kernel set holds a matrix densely
@@ -100,7 +102,9 @@ def memory_of_run(
     row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
     # KRN-016: beside a compact matrix the effective weights at the slots are packed, in panels
     live = copies * sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
-    delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live
+    # CKP-008.2: a weight beside codes is packed, and has its column, its value, a bool and its position
+    held_beside = beside * (copies * (itemsize + index) + 4 + itemsize + 1 + 8)
+    delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live + held_beside
     moments = sum(slots) * sum(4 if name == "age" else itemsize for name in settings.keeps())
     # a step makes new values and moments from gradients at every slot, while the old ones are still there
     step = moments + 2 * itemsize * sum(slots)

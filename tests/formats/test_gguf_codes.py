@@ -60,6 +60,25 @@ def test_QNT_010_of_several_types_one_stays_codes(tmp_path):
         formats.convert(path, tmp_path / "large", to="sparse", keep_codes=True, limit=100)
 
 
+def test_QNT_010_only_matrices_decide_which_type_stays_codes(tmp_path):
+    tensors = {
+        "experts": (blocks(Kind.Q4_0, 6, 2).reshape(2, 3, -1), Kind.Q4_0),
+        "a": (blocks(Kind.Q8_0, 3, 2), Kind.Q8_0),
+    }
+    formats.convert(write(tmp_path / "x.gguf", tensors), tmp_path / "kept", to="sparse", keep_codes=True)
+    kept = formats.read(tmp_path / "kept")
+    assert list(kept.scales) == ["a"]
+    assert kept.attributes["quantised"]["grid"] == "int8:g32"
+    assert formats.to_dense(kept.tensors["experts"]).shape == (2, 3, 64)
+
+
+def test_QNT_010_a_name_that_is_taken_is_refused(tmp_path):
+    tensors = {"a": (blocks(Kind.Q8_0, 3, 2), Kind.Q8_0), "a.scale": (np.ones(3, np.float32), Kind.F32)}
+    path = write(tmp_path / "x.gguf", tensors)
+    with pytest.raises(formats.FormatError, match=r"QNT-010.*'a.scale' is taken"):
+        formats.convert(path, tmp_path / "out", to="sparse", keep_codes=True)
+
+
 def test_QNT_010_what_has_no_such_codes_is_refused(tmp_path):
     path = write(tmp_path / "plain.gguf", {"a": (np.ones((2, 32), np.float32), Kind.F32)})
     with pytest.raises(formats.FormatError, match=r"QNT-010.*Q4_0 or Q8_0"):

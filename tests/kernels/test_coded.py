@@ -178,7 +178,11 @@ def test_KRN_015_018_the_memory_of_a_spent_matrix_is_used_again(kernels, grid):
     whole = kernels.compact(matrix.topology, matrix, new)
     assert same_bits(kernels.unpack(whole)[1].codes, matrix.codes)
     other = drawn((130, 192), 0.4, "int4:g64")
-    assert same_bits(kernels.unpack(kernels.compact(other.topology, other, whole))[1].codes, other.codes)
+    with pytest.raises(KernelError, match="KRN-010"):
+        kernels.compact(other.topology, other, whole)
+    small = drawn((64, 192), 0.4, grid)
+    with pytest.raises(KernelError, match="KRN-009"):
+        kernels.compact(small.topology, small, whole)
 
 
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="this machine runs one thread")
@@ -207,6 +211,9 @@ def test_KRN_018_what_cannot_be_held_is_refused(kernels):
     matrix = drawn((8, 32), 0.5, "int4:g16")
     with pytest.raises(KernelError, match="KRN-009"):
         kernels.compact(matrix.topology, matrix.at(matrix.topology, matrix.codes[:-1]))
+    taller = from_flat((16, 32), flat(matrix.topology))
+    with pytest.raises(KernelError, match=r"KRN-009.*scales"):
+        kernels.compact(taller, matrix)
     packed = kernels.compact(matrix.topology, matrix)
     absent = np.setdiff1d(np.arange(8 * 32), flat(matrix.topology))[:1]
     for where in (absent, np.array([-1]), np.array([8 * 32])) if kernels is not reference else ():

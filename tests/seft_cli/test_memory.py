@@ -93,6 +93,12 @@ def test_TRN_012_KRN_018_the_formula_counts_codes(tmp_path, grid, transposed):
     held = held_by(state, model.config)
     # codes of 4 bits end half a byte before that of some rows of a panel
     assert held["weights"] <= found["weights"] <= 1.04 * held["weights"]
+    seft_ref.finetune(folder, tmp_path / "tuned", tmp_path / "text.txt", settings, kernels=kernels)
+    again = load_model(tmp_path / "tuned", kernels, compact=True)
+    beside = sum(base.beside.size for base in again.bases.values())
+    memory = importlib.import_module("seft_cli.memory").memory_of
+    more = memory(tmp_path / "tuned", settings, compact=True, transposed=transposed)["delta"] - found["delta"]
+    assert more == beside * (5 * (2 if transposed else 1) + 17) > 0
     assert {part: found[part] for part in ("base", "delta", "moments")} == {
         k: v for k, v in held.items() if k != "weights"
     }

@@ -1,10 +1,13 @@
 """Quantised models that are held as codes: loaded, run, resumed and merged (CKP-008, KRN-018)."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import formats
 import seft_ref
+from formats.dialects import coded
 from seft_ref import load_model, save_model, settings_of
 from seft_ref.errors import CheckpointError, QuantiseError
 from seft_ref.files.state import Origin, load_state, save_state
@@ -223,3 +226,53 @@ def test_QNT_011_4_what_cannot_stay_on_the_grid_is_refused(quantised, text, tmp_
     with pytest.raises(QuantiseError, match=r"QNT-011.*beside its codes"):
         seft_ref.finetune(tmp_path / "beside", tmp_path / "out", text, "seft", merge="grid-exact", **RUN)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_CKP_008_2_an_update_that_says_what_the_codes_say_stands_beside_nothing(quantised, text, tmp_path):
+    folder = quantised("int8")
+    found = formats.read(folder)
+    name = next(iter(found.scales))
+    with formats.open(folder) as reader:
+        weights = coded.weights_of(coded.read_coded(found, name), np.dtype(np.float32))
+        assert reader[name].nnz == weights.values.size
+    for kind, some in (("equal", weights), ("empty", formats.Sparse(weights.shape, 0 * weights.indptr, *EMPTY))):
+        tensors_of = {**found.tensors, f"{name}.update": some}
+        scales = {**found.scales, name: {**found.scales[name], "update": f"{name}.update"}}
+        formats.write(tmp_path / kind, replace(found, tensors=tensors_of, scales=scales))
+        held = load_model(tmp_path / kind, cpu, compact=True).bases[name]
+        assert same_bits(held.values, weights.values)
+        seft_ref.finetune(tmp_path / kind, None, text, "seft", compact=True, **RUN)
+
+
+EMPTY = np.zeros(0, np.int32), np.zeros(0, np.float32)
+
+
+def test_QNT_011_a_loaded_model_says_whether_it_stays_on_the_grid(quantised, text, tmp_path):
+    folder = quantised("int4:g16")
+    seft_ref.finetune(folder, tmp_path / "folder", text, "seft", merge="grid-exact", **RUN)
+    exact = load_model(folder, cpu, compact=True, exact=True)
+    for merge in ("beside", "grid"):
+        with pytest.raises(QuantiseError, match=f"QNT-011.*merge is {merge}"):
+            seft_ref.finetune(exact, tmp_path / "out", text, "seft", merge=merge, **RUN)
+    with pytest.raises(QuantiseError, match=r"QNT-011.*merge is grid-exact"):
+        seft_ref.finetune(load_model(folder, cpu), tmp_path / "out", text, "seft", merge="grid-exact", **RUN)
+    seft_ref.finetune(exact, tmp_path / "loaded", text, "seft", merge="grid-exact", **RUN)
+    one, other = tensors(tmp_path / "folder"), tensors(tmp_path / "loaded")
+    assert all(same_bits(tensor.values, other[name].values) for name, tensor in one.items())
+    with pytest.raises(ValueError, match="set compact"):
+        load_model(folder, cpu, exact=True)
+    with pytest.raises(QuantiseError, match=r"QNT-011.*not quantised"):
+        load_model(tmp_path / "model", cpu, compact=True, exact=True)
+
+
+def test_QNT_011_5_who_resumes_in_another_mode_is_told_so(quantised, text, tmp_path):
+    folder = quantised("int4:g16")
+    seft_ref.finetune(folder, tmp_path / "two", text, "seft", merge="grid-exact", stop_after=4, **RUN)
+    with pytest.raises(CheckpointError, match=r"CKP-006.*resume with the same merge"):
+        seft_ref.finetune(folder, tmp_path / "two", text, "seft", resume=True, **RUN)
+
+
+def test_QNT_011_groups_that_are_not_held_name_the_other_modes(quantised, text, tmp_path):
+    folder = quantised("int4:g8")
+    with pytest.raises(CheckpointError, match=r"CKP-008.*groups of 8 columns.*into them at the end"):
+        seft_ref.finetune(folder, tmp_path / "out", text, "seft", merge="grid-exact", **RUN)

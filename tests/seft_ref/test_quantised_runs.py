@@ -293,7 +293,7 @@ def test_QNT_006_an_unknown_merge_is_refused_before_the_run(quantised, text, tmp
     with pytest.raises(SeftError, match=r"QNT-006.*choose one of beside, grid"):
         seft_ref.finetune(quantised, tmp_path / "out", text, "seft", merge="into", **RUN)
     valid = seft_ref.Validation(text, every=3)
-    with pytest.raises(ValueError, match="merge grid rounds the model after it was measured"):
+    with pytest.raises(ValueError, match="beside the codes, and merge is grid"):
         seft_ref.finetune(quantised, tmp_path / "out", text, "seft", merge="grid", valid=valid, **RUN)
     assert list(tmp_path.glob("out*")) == []
 

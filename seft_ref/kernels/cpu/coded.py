@@ -25,7 +25,7 @@ from seft_ref.kernels.checks import check_places
 from seft_ref.kernels.cpu import coded_loops, coded_rows, panels, turned
 from seft_ref.kernels.cpu.scratch import scratch
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
-from seft_ref.kernels.held import Coded, held_alike
+from seft_ref.kernels.held import Coded
 from seft_ref.topology.csr import Topology, flat
 
 _BEHIND = 64
@@ -88,7 +88,7 @@ class PackedCodes:
 def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = None) -> PackedCodes:
     """Return the matrix of topology and codes, which `check_compact` took (KRN-018).
 
-    `into` gives its memory if it is held alike and its codes take no fewer bytes; do not use it again.
+    `into`, of the same shape and grid, gives its memory as far as that suffices; do not use it again.
 
     Raises:
         KernelError: KRN-010 for codes that are no NumPy arrays, KRN-018 for groups that begin within a register.
@@ -103,7 +103,6 @@ def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = Non
         )
     n_out, n_in = topology.shape
     halves = stored.bits == 4
-    into = into if into is not None and into.shape == topology.shape and held_alike(into.held_in, stored) else None
     n_rows, n_blocks = -(-n_in // panels.WIDTH) * n_out, -(-n_in // panels.WIDTH) * -(-n_out // coded_rows.ROWS)
     masks = np.empty(n_rows, dtype=np.int64) if into is None else into.masks
     starts = np.empty(n_blocks + 1, dtype=np.int64) if into is None else into.starts

@@ -21,7 +21,7 @@ from seft_ref.kernels.checks import (
 )
 from seft_ref.kernels.cpu import panels
 from seft_ref.kernels.cpu.coded import PackedCodes, clear_codes, pack_codes, places_of, unpack_codes
-from seft_ref.kernels.held import Coded, Stored
+from seft_ref.kernels.held import Coded, Stored, held_alike
 from seft_ref.kernels.split import as_own, live_part, with_live_part
 from seft_ref.topology.csr import Topology, flat
 
@@ -129,7 +129,12 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
     """
     check_compact(topology, values)
     if isinstance(values, Coded):
-        return pack_codes(topology, values, into if isinstance(into, PackedCodes) else None)
+        spent = None if into is None else as_own(into, PackedCodes)
+        if spent is not None and spent.shape != topology.shape:
+            raise KernelError("KRN-009", f"a matrix {spent.shape} gives no memory to one {topology.shape}")
+        if spent is not None and not held_alike(spent.held_in, values):
+            raise KernelError("KRN-010", "the codes that give their memory are on another grid")
+        return pack_codes(topology, values, spent)
     check_numpy(values=values, indices=topology.indices)
     donor = None if into is None else as_own(into, PackedPanels)
     if donor is not None and (donor.shape != topology.shape or donor.values.size < topology.nnz):
