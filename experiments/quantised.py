@@ -213,8 +213,9 @@ QUESTION = """
 NOTE = """
     Perplexity is a mean over seeds ± half of the 95 % t-interval. Bytes are those of a stored weight of the pruned
     matrices: codes, masks, scales, and what stands beside the codes; a code of 4 bits takes a byte on disk, and half a
-    byte in memory. Those of LoRA are codes and factors; what is blank was not measured. *Vanished* is the share of the trained weights whose code is
-    what it was before. *In the codes* is `--merge grid-exact`, which rounds weights in every step.
+    byte in memory. Those of LoRA are codes and factors; what is blank was not measured. *Vanished* is the
+    share of the trained weights whose code is what it was before. *In the codes* is `--merge grid-exact`, which rounds
+    weights in every step.
 """
 
 
