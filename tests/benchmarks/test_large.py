@@ -22,7 +22,7 @@ def bench(monkeypatch):
 
 
 def test_a_made_up_model_takes_a_step_and_an_event(bench, tmp_path, capsys):
-    bench._make("1b", tmp_path / "model")
+    bench._make("1b", tmp_path / "model", "")
     with formats.open(tmp_path / "model") as source:
         made = source["model.layers.1.mlp.up_proj.weight"]
     assert made.values.dtype.name == "bfloat16"
@@ -36,10 +36,19 @@ def test_a_made_up_model_takes_a_step_and_an_event(bench, tmp_path, capsys):
     assert "step with event" in capsys.readouterr().out
 
 
-def test_the_same_model_is_made_every_time(bench, tmp_path):
+@pytest.mark.parametrize("grid", ["", "int4:g8"])
+def test_the_same_model_is_made_every_time(bench, tmp_path, grid):
     for name in ("a", "b"):
-        bench._make("1b", tmp_path / name)
+        bench._make("1b", tmp_path / name, grid)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert files
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_made_up_model_of_codes_takes_a_step_and_an_event(bench, tmp_path):
+    bench._make("1b", tmp_path / "model", "int4")
+    bench._train(tmp_path / "model", 8, 0.25, tmp_path / "told.json")
+    told = json.loads((tmp_path / "told.json").read_text())
+    assert told["event"]["support"] == told["stored_weights"]
+    assert np.isfinite(told["losses"]).all()
