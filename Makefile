@@ -43,7 +43,7 @@ contracts: setup
 	$(VENV)/bin/lint-imports
 
 SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_generate.py test_gptq_torch.py)
-LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_exceeding.py test_bounds.py) $(addprefix tests/seft_ref/,test_compact.py test_sorted.py)
+LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_coded.py test_exceeding.py test_bounds.py) $(addprefix tests/seft_ref/,test_compact.py test_sorted.py)
 
 tests: setup
 	$(PY) -m pytest -n 2 --dist worksteal tests $(addprefix --ignore=,$(SHAPED))
@@ -57,7 +57,7 @@ shaped: setup
 
 # Compiled loops check the bounds of arrays. Whole runs, and arrays behind which there is nothing, are looked at once.
 checked: setup
-	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -k "not is_the_run and not nothing_behind and not kernels.reference" $(LOOPS)
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -k "not is_the_run and not nothing_behind and not kernels.reference and not float32_weights and not every_code" $(LOOPS)
 
 # What a stranger installs, in an environment of its own.
 wheel: setup
