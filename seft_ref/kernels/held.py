@@ -8,9 +8,9 @@
 
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from jaxtyping import Bool, Float, Int8
+from jaxtyping import Float, Int8
 
-from seft_ref.arrays.library import Array, Dtype, NumpyArray, array_namespace, from_halves, to_halves
+from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_halves, to_halves
 from seft_ref.topology.csr import Topology
 
 
@@ -47,7 +47,7 @@ class Coded(Protocol):
         """Whether weights that are trained are multiplied as codes stand for them (QNT-011)."""
 
     def bare(self, scales: Float[Array, "out groups"], zeros: Int8[Array, "out groups"]) -> "Coded":
-        """Return no codes, with these scales and zero points, which are its own in other memory."""
+        """Return the same grid without codes, holding these copies of its own scales and zero points."""
 
     def at(self, topology: Topology, codes: Int8[Array, " n"]) -> "Coded":
         """Return other codes with the same scales."""
@@ -75,7 +75,7 @@ def widened(stored: Stored, topology: Topology) -> Float[Array, " nnz"]:
     return stored.weights() if isinstance(stored, Coded) else from_halves(stored, topology.indptr)
 
 
-def multiplied(values: Float[Array, " n"], held_in: Held | None, topology: Topology) -> Float[Array, " n"]:
+def as_multiplied(values: Float[Array, " n"], held_in: Held | None, topology: Topology) -> Float[Array, " n"]:
     """Return effective weights at the slots of a topology as they are multiplied: rounded onto the grid where a run
     stays on it (QNT-011), else as they are.
     """
@@ -92,13 +92,3 @@ def held_of(stored: Stored) -> Held:
 def held_alike(held_in: Coded, other: Coded) -> bool:
     """Tell whether codes of two matrices of one shape are held alike, so that one may take the other's memory."""
     return (held_in.bits, held_in.columns, held_in.symmetric) == (other.bits, other.columns, other.symmetric)
-
-
-def misses(values: Float[Array, " nnz"], held_in: Held, topology: Topology) -> Bool[Array, " nnz"] | None:
-    """Return which values of a base are not held bit for bit; None for 16 bits, from which all values came."""
-    if not isinstance(held_in, Coded):
-        return None
-    xp = array_namespace(values)
-    found = widened(narrowed(values, held_in, topology), topology)
-    # no code stands for −0.0
-    return (found != values) | ((values == 0) & xp.signbit(values))

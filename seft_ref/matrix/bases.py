@@ -25,7 +25,7 @@ from seft_ref.arrays.library import (
 )
 from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.kernels.held import Coded, Held, Stored, misses, multiplied, narrowed, widened
+from seft_ref.kernels.held import Coded, Held, Stored, as_multiplied, narrowed, widened
 from seft_ref.topology.csr import Located, Topology, find, flat, from_flat, union
 from seft_ref.update.delta import Base, Delta, new_delta, overlay, support_topology, values_at
 
@@ -138,9 +138,12 @@ def coded_base(base: Base, codes: Coded, kernels: KernelSet) -> tuple[PackedBase
 
 def not_held(base: Base, held_in: Held) -> Int[Array, " n"]:
     """Return the flat positions of the weights of a base that are not held bit for bit (CKP-008.2), ascending."""
-    missed = misses(base.values, held_in, base.topology)
-    positions = flat(base.topology)
-    return positions[:0] if missed is None else positions[missed]
+    xp, positions, values = array_namespace(base.values), flat(base.topology), base.values
+    if not isinstance(held_in, Coded):
+        return positions[:0]  # all values of such a base came from 16 bits
+    held = widened(narrowed(values, held_in, base.topology), base.topology)
+    # no code stands for −0.0
+    return positions[(held != values) | ((values == 0) & xp.signbit(values))]
 
 
 def merged(
@@ -188,16 +191,17 @@ def compacted(
     """
     eta, stored = flat(delta.topology), flat(base.topology)
     under = values_at(stored, base.values, eta)
-    slots, at_slots = delta.topology, under
+    slots, under_slots = delta.topology, under
     xp = array_namespace(eta)
-    every = xp.arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
+    of_eta = xp.arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
     if beside is not None:
         beside = beside[find(stored, beside)[1]]
         beside = beside if beside.shape[0] else None
     if beside is not None:
-        positions = union(eta, beside)
-        slots, at_slots = from_flat(base.topology.shape, positions), values_at(stored, base.values, positions)
-        every, loaded = find(positions, eta)[0], None
+        # the loaded matrix has weights in its live part, so it cannot become the frozen one
+        positions, loaded = union(eta, beside), None
+        slots, under_slots = from_flat(base.topology.shape, positions), values_at(stored, base.values, positions)
+        of_eta, _ = find(positions, eta)
     where, inside = find(stored, flat(slots))
     if loaded is not None:
         frozen = kernels.clear(loaded, kernels.locate(loaded, base.topology, where[inside]))
@@ -205,13 +209,11 @@ def compacted(
         off = ~mask_at(base.nnz, where[inside])
         values = xp.where(off, base.values, xp.zeros_like(base.values))
         frozen = kernels.compact(base.topology, narrowed(values, held_in, base.topology), spent)
+    effective = as_multiplied(under + delta.values, held_in, delta.topology)
     # a copy, because `with_values` may overwrite its argument
-    live = with_values(
-        xp.asarray(at_slots, copy=True), every, multiplied(under + delta.values, held_in, delta.topology)
-    )
-    live = kernels.pack(slots, live)
-    places = kernels.locate(live, slots, every)
-    packed_base = PackedBase(frozen, base.topology.nnz, slots, at_slots, inside, kernels, beside)
+    live = kernels.pack(slots, with_values(xp.asarray(under_slots, copy=True), of_eta, effective))
+    places = kernels.locate(live, slots, of_eta)
+    packed_base = PackedBase(frozen, base.topology.nnz, slots, under_slots, inside, kernels, beside)
     return packed_base, kernels.split(frozen, live), places, under
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from seft_ref.arrays.finite import refuse_spoilt, refuse_unstorable
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.kernels.held import Held, multiplied
+from seft_ref.kernels.held import Held, as_multiplied
 from seft_ref.matrix.bases import AnyBase, compacted, merged
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.topology.csr import find, flat
@@ -71,7 +71,7 @@ def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet)
     """
     packed = {}
     for name, target in targets.items():
-        values = multiplied(target.under + target.delta.values, target.base.held_in, target.delta.topology)
+        values = as_multiplied(target.under + target.delta.values, target.base.held_in, target.delta.topology)
         packed[name] = kernels.store(matrix_of(weights, name), target.where, values)
     return with_matrices(weights, packed)
 

@@ -102,7 +102,7 @@ class Quantised:
         return self.grid.symmetric
 
     def bare(self, scales: Float[Array, "out groups"], zeros: Int8[Array, "out groups"]) -> "Quantised":
-        """Return no codes, with these scales and zero points, which are its own in other memory."""
+        """Return the same grid without codes, holding these copies of its own scales and zero points."""
         xp = array_namespace(self.codes)
         nothing = from_flat(self.topology.shape, xp.zeros((0,), dtype=xp.int64, device=device(self.codes)))
         # no view, because that would keep all codes, or the file that they are mapped from
