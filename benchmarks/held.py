@@ -5,7 +5,7 @@ time over the form's.
 """
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated, Any
 
@@ -39,7 +39,7 @@ def held(
     write_json(json_file, {"machine": machine(threads), "options": options, "rows": rows})
 
 
-def _measure(shape: tuple[int, int], sparsity: float, n: int, n_rounds: int) -> Any:
+def _measure(shape: tuple[int, int], sparsity: float, n: int, n_rounds: int) -> Iterator[dict[str, Any]]:
     import ml_dtypes
     import numpy as np
 

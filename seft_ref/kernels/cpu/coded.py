@@ -29,7 +29,7 @@ from seft_ref.kernels.held import Coded
 from seft_ref.topology.csr import Topology, flat
 
 _BEHIND = 64
-"""Bytes behind the last code that the loops may read."""
+"""Bytes behind the last code that the loops may read; what they hold does not matter."""
 _LANES = REGISTER_BYTES // 4
 
 
@@ -111,9 +111,8 @@ def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = Non
     n_bytes = coded_rows.fill_starts(masks, n_out, halves, starts) + _BEHIND
     if into is not None and into.codes.size >= n_bytes and into.codes.flags.writeable:
         held = into.codes[:n_bytes]
-        held[:] = 0
     else:
-        held = np.zeros(n_bytes, dtype=np.uint8 if halves else np.int8)
+        held = np.empty(n_bytes, dtype=np.uint8 if halves else np.int8)
     coded_rows.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, held)
     # of a symmetric grid a view without memory, since all zero points are 0
     zeros = np.broadcast_to(np.zeros((), np.int8), zeros.shape) if stored.symmetric else np.asfortranarray(zeros)

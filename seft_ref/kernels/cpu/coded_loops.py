@@ -9,15 +9,7 @@ all 64 columns of a panel's row, stored or not, because the row is spread over t
 
 from seft_ref.kernels.cpu.coded_rows import ROWS, n_bytes
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.decode import (
-    dot_row_1,
-    dot_row_4,
-    open_row_1,
-    open_row_4,
-    popcount,
-    spread_row_1,
-    spread_row_4,
-)
+from seft_ref.kernels.cpu.decode import dot_row, open_row, popcount, spread_row
 from seft_ref.kernels.cpu.panels import (
     LINE_VECTORS,
     ROW_BLOCK,
@@ -61,36 +53,6 @@ def scale_lines(p, size, n_groups, n_out):
         min((first + 32) // size * n_out, last),
         min((first + 48) // size * n_out, last),
     )
-
-
-@compiled()
-def open_row(codes, at, mask, scales, zeros, lines, r, index, index_at, values, values_at):
-    """Decode row r of a panel by one scale, or by one for each register of columns if they differ."""
-    s0, s1, s2, s3 = lines[0] + r, lines[1] + r, lines[2] + r, lines[3] + r
-    if s0 == s3:
-        open_row_1(codes, at, mask, scales, zeros, s0, s1, s2, s3, index, index_at, values, values_at)
-    else:
-        open_row_4(codes, at, mask, scales, zeros, s0, s1, s2, s3, index, index_at, values, values_at)
-
-
-@compiled()
-def dot_row(codes, at, mask, scales, zeros, lines, r, x, x_at, y, y_at):
-    """Decode row r of a panel by one scale, or by one for each register of columns if they differ."""
-    s0, s1, s2, s3 = lines[0] + r, lines[1] + r, lines[2] + r, lines[3] + r
-    if s0 == s3:
-        dot_row_1(codes, at, mask, scales, zeros, s0, s1, s2, s3, x, x_at, y, y_at)
-    else:
-        dot_row_4(codes, at, mask, scales, zeros, s0, s1, s2, s3, x, x_at, y, y_at)
-
-
-@compiled()
-def spread_row(codes, at, mask, scales, zeros, lines, r, y, y_at, x, x_at):
-    """Decode row r of a panel by one scale, or by one for each register of columns if they differ."""
-    s0, s1, s2, s3 = lines[0] + r, lines[1] + r, lines[2] + r, lines[3] + r
-    if s0 == s3:
-        spread_row_1(codes, at, mask, scales, zeros, s0, s1, s2, s3, y, y_at, x, x_at)
-    else:
-        spread_row_4(codes, at, mask, scales, zeros, s0, s1, s2, s3, y, y_at, x, x_at)
 
 
 @compiled()

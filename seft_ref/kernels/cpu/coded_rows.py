@@ -42,7 +42,7 @@ def n_bytes(n, in_halves):
 
 @compiled()
 def fill_codes(indptr, indices, values, masks, starts, in_halves, codes):
-    """Fill the bytes of codes, which hold zeros, with values (nnz,) in slot order."""
+    """Fill codes with values (nnz,) in slot order; half a byte that no code takes stays as it is."""
     n_out = indptr.shape[0] - 1
     n_blocks = (n_out + ROWS - 1) // ROWS
     following = starts[:-1:n_blocks].copy() if n_blocks else starts[:0].copy()  # the next free byte of each panel

@@ -21,7 +21,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from seft_ref.kernels.cpu.vectors import Emitter, _i64
+from seft_ref.kernels.cpu.vectors import Emitter, _i64, _widen
 
 _PANEL = 64
 _REGISTERS = 4
@@ -35,21 +35,22 @@ def has_expansion(context: Any) -> bool:
 
 
 class _Row(Emitter):
-    """An emitter for one row of a panel: codes, where they begin, mask, scales, zero points, and where the scale of
-    the row lies, or of each of its four registers of columns.
+    """An emitter for one row of a panel.
+
+    Its arguments are codes, the first byte of the row, mask, scales, zero points, where the scale of each register of
+    columns lies, and two arrays with an offset each, `rest`. A row with one scale uses that of the first register.
     """
 
-    def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...], n: int) -> None:
-        super().__init__(context, builder, signature, args, 1)
-        self.in_halves = not signature.args[0].dtype.signed
-        self.symmetric = not signature.args[4].dtype.signed
+    def __init__(
+        self, context: Any, builder: ir.IRBuilder, kinds: list[Any], args: list[Any], *, one_scale: bool
+    ) -> None:
+        super().__init__(context, builder, types.void(*kinds), tuple(args), 1)
+        self.expands = has_expansion(context)
+        self.in_halves = not kinds[0].dtype.signed
+        self.symmetric = not kinds[4].dtype.signed
         self.codes, self.at, self.mask, self.scales, self.zeros = self.args[:5]
-        self.scale_at, self.rest = self.args[5 : 5 + n], self.args[5 + _REGISTERS :]
-
-    def splat(self, scalar: Any, n: int) -> Any:
-        kind = ir.VectorType(scalar.type, n)
-        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, ir.Constant(_I32, 0))
-        return self.shuffle(first, first, [0] * n)
+        self.scale_at = self.args[5 : 5 + (1 if one_scale else _REGISTERS)]
+        self.rest = self.args[5 + _REGISTERS :]
 
     def of_processor(self, name: str, data: Any, *more: Any) -> Any:
         """Return the result of an AVX512 instruction on vectors like `data`."""
@@ -82,11 +83,11 @@ class _Row(Emitter):
     def weights_by(self, part: int) -> Callable[[Any, int], Any]:
         """Return what turns 16 of the bytes, from one on, into weights by the scale of a register of columns."""
         b = self.builder
-        scale = self.splat(b.load(b.gep(self.scales, [self.scale_at[part]])), 16)
+        scale = self.in_every_lane(b.load(b.gep(self.scales, [self.scale_at[part]])))
         integers = ir.VectorType(_I32, 16)
         zero = None
         if not self.symmetric:
-            zero = self.splat(b.sext(b.load(b.gep(self.zeros, [self.scale_at[part]])), _I32), 16)
+            zero = self.in_every_lane(b.sext(b.load(b.gep(self.zeros, [self.scale_at[part]])), _I32))
         if self.in_halves:
             table = ir.Constant(self.vector, [float(c if c < 8 else c - 16) for c in range(16)])
             table = table if zero is None else b.fsub(table, b.sitofp(zero, self.vector))
@@ -181,9 +182,11 @@ def popcount(typing_context: Any, mask: Any) -> Any:
     return types.int64(types.int64), emit
 
 
-def _of_row(emit: Any) -> Any:
-    """Return the intrinsic of a row: codes, first byte, mask, scales, zero points, where the scale of each register of
-    columns lies, and two arrays with an offset each.
+def _of_row(emit_row: Callable[[_Row], None]) -> Any:
+    """Return an intrinsic that runs the code of `emit_row`, for one scale if a row has one, else for one a register.
+
+    It takes codes, the first byte of the row, its mask, scales, zero points, where the scales of each register of
+    columns begin, the number of the row, and two arrays with an offset each.
     """
 
     @intrinsic
@@ -194,91 +197,79 @@ def _of_row(emit: Any) -> Any:
         mask: Any,
         scales: Any,
         zeros: Any,
-        s0: Any,
-        s1: Any,
-        s2: Any,
-        s3: Any,
+        lines: Any,
+        r: Any,
         first: Any,
         first_at: Any,
         second: Any,
         second_at: Any,
     ) -> Any:
-        kinds = (codes, at, mask, scales, zeros, s0, s1, s2, s3, first, first_at, second, second_at)
-        return types.void(*kinds), emit
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            begin, number = args[5], _widen(builder, args[6])
+            scale_at = [builder.add(builder.extract_value(begin, k), number) for k in range(_REGISTERS)]
+            kinds = [*signature.args[:5], *[types.int64] * _REGISTERS, *signature.args[7:]]
+            values = [*args[:5], *scale_at, *args[7:]]
+            one_scale = builder.icmp_signed("==", scale_at[0], scale_at[-1])
+            with builder.if_else(one_scale) as branches:
+                for branch, is_one in zip(branches, (True, False), strict=True):
+                    with branch:
+                        emit_row(_Row(context, builder, kinds, values, one_scale=is_one))
+            return context.get_dummy_value()
+
+        return types.void(codes, at, mask, scales, zeros, lines, r, first, first_at, second, second_at), emit
 
     return row
 
 
-def _make_open_row(n_scales: int) -> Any:
-    """Return the intrinsic open_row for rows with one scale, or one for each register of columns."""
+def _open_row(e: _Row) -> None:
+    index, index_at, values, values_at = e.rest
+    b = e.builder
+    if e.expands:
+        e.write_row(index, index_at, values, values_at)
+        return
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e, b = _Row(context, builder, signature, args, n_scales), builder
-        index, index_at, values, values_at = e.rest
-        if has_expansion(context):
-            e.write_row(index, index_at, values, values_at)
-            return context.get_dummy_value()
+    def write(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
+        b.store(weight, b.gep(values, [b.add(values_at, j)]))
+        b.store(b.trunc(column, _I8), b.gep(index, [b.add(index_at, j)]))
+        return carried
 
-        def write(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
-            b.store(weight, b.gep(values, [b.add(values_at, j)]))
-            b.store(b.trunc(column, _I8), b.gep(index, [b.add(index_at, j)]))
-            return carried
-
-        e.one_by_one([], write)
-        return context.get_dummy_value()
-
-    return _of_row(emit)
+    e.one_by_one([], write)
 
 
-def _make_dot_row(n_scales: int) -> Any:
-    """Return the intrinsic dot_row for rows with one scale, or one for each register of columns."""
+def _dot_row(e: _Row) -> None:
+    x, x_base, y, y_base = e.rest
+    b, total = e.builder, e.load(y, y_base)
+    if e.expands:
+        for k, weights in enumerate(e.registers()):
+            total = e.fma(weights, e.load(x, x_base, k), total)
+        e.store(total, y, y_base)
+        return
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e, b = _Row(context, builder, signature, args, n_scales), builder
-        x, x_base, y, y_base = e.rest
-        total = e.load(y, y_base)
-        if has_expansion(context):
-            for k, weights in enumerate(e.registers()):
-                total = e.fma(weights, e.load(x, x_base, k), total)
-            e.store(total, y, y_base)
-            return context.get_dummy_value()
+    def add(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
+        factor = b.load(b.gep(x, [b.add(x_base, column)]))
+        return [b.fadd(carried[0], b.fmul(weight, factor))]
 
-        def add(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
-            factor = b.load(b.gep(x, [b.add(x_base, column)]))
-            return [b.fadd(carried[0], b.fmul(weight, factor))]
-
-        lane = ir.Constant(_I32, 0)
-        (first,) = e.one_by_one([b.extract_element(total, lane)], add)
-        e.store(b.insert_element(total, first, lane), y, y_base)
-        return context.get_dummy_value()
-
-    return _of_row(emit)
+    lane = ir.Constant(_I32, 0)
+    (first,) = e.one_by_one([b.extract_element(total, lane)], add)
+    e.store(b.insert_element(total, first, lane), y, y_base)
 
 
-def _make_spread_row(n_scales: int) -> Any:
-    """Return the intrinsic spread_row for rows with one scale, or one for each register of columns."""
+def _spread_row(e: _Row) -> None:
+    y, y_at, x, x_base = e.rest
+    b = e.builder
+    factor = b.load(b.gep(y, [y_at]))
+    if e.expands:
+        factors = e.in_every_lane(factor)
+        for k, weights in enumerate(e.registers()):
+            e.store(e.fma(weights, factors, e.load(x, x_base, k)), x, x_base, k)
+        return
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e, b = _Row(context, builder, signature, args, n_scales), builder
-        y, y_at, x, x_base = e.rest
-        factor = b.load(b.gep(y, [y_at]))
-        if has_expansion(context):
-            every = e.splat(factor, e.lanes)
-            for k, weights in enumerate(e.registers()):
-                e.store(e.fma(weights, every, e.load(x, x_base, k)), x, x_base, k)
-            return context.get_dummy_value()
+    def add(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
+        place = b.gep(x, [b.add(x_base, column)])
+        b.store(b.fadd(b.load(place), b.fmul(weight, factor)), place)
+        return carried
 
-        def add(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
-            place = b.gep(x, [b.add(x_base, column)])
-            b.store(b.fadd(b.load(place), b.fmul(weight, factor)), place)
-            return carried
-
-        e.one_by_one([], add)
-        return context.get_dummy_value()
-
-    return _of_row(emit)
+    e.one_by_one([], add)
 
 
-open_row_1, open_row_4 = (_make_open_row(n) for n in (1, 4))
-dot_row_1, dot_row_4 = (_make_dot_row(n) for n in (1, 4))
-spread_row_1, spread_row_4 = (_make_spread_row(n) for n in (1, 4))
+open_row, dot_row, spread_row = (_of_row(code) for code in (_open_row, _dot_row, _spread_row))

@@ -82,9 +82,12 @@ class Emitter:
         scalar = self.builder.load(self.builder.gep(array, [j]))
         if self.halves is not None:
             scalar = self.widened(scalar)
-        lane0 = self.builder.insert_element(
-            ir.Constant(self.vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
-        )
+        return self.in_every_lane(scalar)
+
+    def in_every_lane(self, scalar: Any) -> Any:
+        """Return a vector of as many lanes as a register has, with a scalar in each of them."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.lanes), ir.Undefined)
+        lane0 = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
         return self.shuffle(lane0, lane0, [0] * self.lanes)
 
     def widened(self, bits: Any) -> Any:
