@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import FSDP1, SPLIT_SPIEL, Evolution
+from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.settings import Settings
 
@@ -27,28 +28,43 @@ class SeftCallback(TrainerCallback, ExportableState):
     The state of a run is in the buffers of the model and in the optimizer, both part of the Trainer's checkpoints.
 
     Attributes:
-        settings: those the model was wrapped with.
+        settings: those the model was wrapped with; without them, those that the model names when training begins.
         events: for each event its step and how many weights were dropped, grown and pruned.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._given = settings
         self.events: list[dict[str, int]] = []
         self._evolution: Evolution | None = None
         self._batches: list[dict[str, Any]] | None = None
         self._hook: Any = None
 
+    @property
+    def settings(self) -> Settings:
+        """The settings of the run."""
+        if self._given is None:
+            raise SeftError("MDL-007", "the model has no sparse layers; wrap it, or give it a SeftConfig, first")
+        return self._given
+
+    def _take(self, model: nn.Module) -> None:
+        """Take the settings that the model names, if none were given."""
+        named = [update.settings for update in layers_of(model).values() if update.settings is not None]
+        self._given = self._given or (named[0] if named else None)
+
     def state(self) -> dict[str, Any]:
         """Return the settings for the Trainer to write into its checkpoints."""
-        return {"args": {}, "attributes": {"settings": asdict(self.settings)}}
+        # the Trainer asks before it shows the model, too
+        return {"args": {}, "attributes": {"settings": asdict(self._given) if self._given else None}}
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Refuse FSDP options that this port cannot run under, before anything is split."""
+        self._take(given["model"])
         _check_fsdp(args, self.settings)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
-        # checked again, because a callback that was added later got no on_init_end
+        # again, because a callback that was added later got no on_init_end
+        self._take(given["model"])
         _check_fsdp(args, self.settings)
         if args.fp16:
             # the loss scale changes between steps, so the gradients of a window could not be summed

@@ -1,9 +1,11 @@
-"""`Evolution` runs the events of a wrapped model. A training loop calls it around each step.
+"""`Evolution` runs the events of a model with sparse updates. A training loop calls it around each step.
 
 evolution.before_step(t)          before the forward of step t, counted from 1
 evolution.before_optimizer(t)     after the last backward of the step, before clipping
 evolution.after_step(t)           after the optimizer step
 evolution.finish(replay)          after the last one
+
+Or `evolution.attach()` once: then `optimizer.step()` calls the first three.
 """
 
 import warnings
@@ -15,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.linear import SeftLinear
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.rules import (
@@ -28,6 +29,7 @@ from seft_ports.pytorch.rules import (
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.spiel import event_fraction, event_windows
 from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, put, reshard, whole
+from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["FSDP1", "SPLIT_SPIEL", "Evolution"]
 
@@ -62,6 +64,7 @@ class Evolution:
         for layer in self.layers.values():
             layer.split()
         self._optimizer, self._settings, self.steps = optimizer, settings, steps
+        self._next = 1
         self._windows: dict[int, int] = {}
         if settings.preset != "static":
             every, window, until = settings.evolve_every, settings.gradient_window, settings.evolve_until
@@ -102,6 +105,31 @@ class Evolution:
             else:
                 layer.unwatch()
 
+    def attach(self, max_norm: float = 0.0, step: int = 1) -> None:
+        """Let the optimizer's own `step` make what this class does around a step, from the next one on.
+
+        Call it once, before the first forward; only `finish` is left to call then.
+
+        max_norm  as in `before_optimizer`
+        step      the step that comes next
+        """
+
+        def before(*_: object) -> None:
+            if self._next > self.steps:
+                raise SeftError("TRN-008", f"step {self._next} of a run that was said to have {self.steps}")
+            self.before_optimizer(self._next, max_norm)
+
+        def after(*_: object) -> None:
+            self.after_step(self._next)
+            self._next += 1
+            if self._next <= self.steps:
+                self.before_step(self._next)
+
+        self._next = step
+        self._optimizer.register_step_pre_hook(before)
+        self._optimizer.register_step_post_hook(after)
+        self.before_step(step)
+
     @torch.no_grad()
     def before_optimizer(self, step: int, max_norm: float = 0.0) -> None:
         """With `start` `gradient`: place the first slots by the gradient of the first step, and set their gradients.
@@ -116,7 +144,7 @@ class Evolution:
         squares = []
         for layer in self.layers.values():
             gradient = self._mean(layer, 1).flatten()
-            base = torch.nonzero(whole(layer.mask).view(-1)).flatten()
+            base = torch.nonzero(layer.base().view(-1)).flatten()
             if self._settings.initial_scope == "anywhere":
                 base = torch.arange(gradient.numel(), device=base.device)
             # TRN-007
@@ -207,7 +235,7 @@ class Evolution:
         if never or all(int(layer.support().sum()) <= layer.budget for layer in self.layers.values()):
             self._forget()
             for layer in self.layers.values():
-                layer.refresh()
+                layer.effective()
             return
         with self.watching():
             for loss in replay():
@@ -249,14 +277,14 @@ class Evolution:
         for layer in self.layers.values():
             layer.unwatch()
 
-    def _mean(self, layer: SeftLinear, steps: int) -> Tensor:
+    def _mean(self, layer: SparseUpdate, steps: int) -> Tensor:
         """Return the mean gradient of a window over all processes, so that every one makes the same choice."""
         if not layer.seen.numel():
             raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")
         layer.settle()
         return _of_all(layer.seen) / steps
 
-    def _more(self, layer: SeftLinear, steps: int) -> Tensor | None:
+    def _more(self, layer: SparseUpdate, steps: int) -> Tensor | None:
         """Return the mean over a window of the other evidence of adapt, or None if it needs only the gradient."""
         layer.settle()
         return _of_all(layer.seen_more) / steps if layer.seen_more.numel() else None
@@ -266,7 +294,7 @@ def _of_all(seen: Tensor) -> Tensor:
     return whole(seen) if is_split(seen) else mean_of_all(seen.clone())
 
 
-def _check(model: nn.Module, layers: dict[str, SeftLinear], optimizer: SeftOptimizer, settings: Settings) -> None:
+def _check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: SeftOptimizer, settings: Settings) -> None:
     """Refuse a model that FSDP1 splits, and an optimizer of another kind or that steps other values."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise NotImplementedError(FSDP1)

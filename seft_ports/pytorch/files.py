@@ -15,7 +15,7 @@ from formats.dialects import coded
 from formats.dialects.torch_module import from_module, to_module
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import SeftLinear
-from seft_ports.pytorch.model import MASK, layers_of, mask_of, plain, replace, targets_of
+from seft_ports.pytorch.model import MASK, layers_of, mask_of, plain, replace, targets_of, wrapped_layers
 from seft_ports.pytorch.split import is_split, reshard, whole
 
 __all__ = ["load_sparse", "save_sparse"]
@@ -130,7 +130,7 @@ def _gathered(model: nn.Module) -> nn.Module:
 @contextmanager
 def _plain_layers(model: nn.Module) -> Iterator[None]:
     """Replace the sparse layers by plain ones that share their weights, for the time of the context."""
-    layers = layers_of(model)
+    layers = wrapped_layers(model)
     for name, layer in layers.items():
         replace(model, name, plain(layer))
     try:

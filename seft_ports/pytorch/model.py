@@ -11,8 +11,22 @@ from seft_ports.pytorch.linear import SeftLinear
 from seft_ports.pytorch.rules import budget, initial_random
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split
+from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["TARGETS", "layers_of", "mask_of", "mask_zeros", "merge", "plain", "replace", "targets_of", "wrap"]
+__all__ = [
+    "TARGETS",
+    "layers_of",
+    "mask_of",
+    "mask_zeros",
+    "merge",
+    "place_first",
+    "place_of",
+    "plain",
+    "replace",
+    "targets_of",
+    "wrap",
+    "wrapped_layers",
+]
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections of a block, in the order of their matrix indices (MDL-007)."""
@@ -22,20 +36,36 @@ MASK = "seft_mask"
 
 def targets_of(model: nn.Module) -> dict[str, nn.Module]:
     """Return the projections of all blocks by name, in the order of matrix indices."""
-    entries: list[tuple[int, int, str, nn.Module]] = []
-    for name, module in model.named_modules():
-        parts = name.split(".")
-        blocks = [int(part) for before, part in pairwise(parts) if before == "layers" and part.isdigit()]
-        if blocks and parts[-1] in TARGETS:
-            # MDL-007
-            entries.append((blocks[0], TARGETS.index(parts[-1]), name, module))
-    return {name: module for _, _, name, module in sorted(entries, key=lambda one: one[:2])}
+    found = {name: module for name, module in model.named_modules() if place_of(name) is not None}
+    return dict(sorted(found.items(), key=lambda one: place_of(one[0]) or ()))
 
 
-def layers_of(model: nn.Module) -> dict[str, SeftLinear]:
-    """Return the sparse layers of a wrapped model by name, in the order of matrix indices."""
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, SeftLinear)}
-    return dict(sorted(layers.items(), key=lambda one: one[1].matrix))
+def place_of(name: str) -> tuple[int, int] | None:
+    """Return block and place in `TARGETS` of a module with this name, or None if it is no projection of a block."""
+    parts = name.split(".")
+    blocks = [int(part) for before, part in pairwise(parts) if before == "layers" and part.isdigit()]
+    # MDL-007
+    return (blocks[0], TARGETS.index(parts[-1])) if blocks and parts[-1] in TARGETS else None
+
+
+def layers_of(model: nn.Module) -> dict[str, SparseUpdate]:
+    """Return the sparse updates that a run trains by name, in the order of matrix indices.
+
+    In a wrapped model these are its sparse layers, in a model of PEFT those of the active adapter.
+    """
+    updates = {name: module for name, module in model.named_modules() if isinstance(module, SparseUpdate)}
+    return dict(sorted((one for one in updates.items() if one[1].trained), key=lambda one: one[1].matrix))
+
+
+def wrapped_layers(model: nn.Module) -> dict[str, SeftLinear]:
+    """Return the sparse layers of a wrapped model by name, in the order of matrix indices; refuse adapters of PEFT."""
+    layers = {}
+    for name, layer in layers_of(model).items():
+        if not isinstance(layer, SeftLinear):
+            msg = "the model has an adapter of PEFT: make a plain model of it first, model = model.merge_and_unload()"
+            raise NotImplementedError(msg)
+        layers[name] = layer
+    return layers
 
 
 def mask_of(linear: nn.Module) -> Tensor | None:
@@ -163,16 +193,24 @@ def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Setting
         raise SeftError("CKP-003", f"{name} has a NaN or infinite weight")
     shape = (linear.out_features, linear.in_features)
     slots = budget(settings.density, shape, int(mask.sum()))
-    # a preset that prunes nothing needs no evidence but the gradient
-    by = settings.adapt if settings.preset in ("seft", "no-adapt", "spiel-adapt") else "sensitivity"
-    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix, by, first_step=settings.spiel)
-    layer.may_grow = settings.preset == "spiel-ag"
-    if settings.start == "random":
-        base = torch.nonzero(layer.mask.view(-1)).flatten()
-        if settings.initial_scope == "anywhere":
-            base = torch.arange(weight.numel(), device=base.device)
-        layer.place(initial_random(base, slots, settings.seed, matrix))
+    layer = SeftLinear(
+        weight, mask.to(weight.device), slots, linear.bias, matrix, settings.prunes_by, first_step=settings.spiel
+    )
+    layer.settings, layer.may_grow = settings, settings.preset == "spiel-ag"
+    place_first(layer, settings)
     return layer.train(linear.training)
+
+
+def place_first(update: SparseUpdate, settings: Settings) -> None:
+    """Give an empty update the positions that a run with `start` `random` begins with; do nothing with another start.
+
+    The matrix index of the update must be set before, because the draws depend on it (DLT-004).
+    """
+    if settings.start == "random":
+        base = update.base()
+        everywhere = torch.ones_like(base) if settings.initial_scope == "anywhere" else base
+        allowed = torch.nonzero(everywhere.view(-1)).flatten()
+        update.place(initial_random(allowed, update.delta_budget, settings.seed, update.matrix))
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -196,7 +234,7 @@ def merge(model: nn.Module) -> dict[str, Tensor]:
     Raises:
         SeftError: EVT-004 if a matrix stores more than it did at load; the last adapt pass has not run.
     """
-    layers = layers_of(model)
+    layers = wrapped_layers(model)
     if any(is_split(layer.weight) or is_split(layer.values) for layer in layers.values()):
         msg = "the model is split (FSDP): save_sparse in every process, load_sparse into a plain model, which is merged"
         raise NotImplementedError(msg)

@@ -95,7 +95,7 @@ class SeftOptimizer(torch.optim.Optimizer):
         finite = []
         for group, layer, values in trained:
             # slots come before the free places, in the whole tensor and in every part of it
-            n = int((part(layer.positions, values) < layer.mask.numel()).sum())
+            n = int((part(layer.positions, values) < layer.out_features * layer.in_features).sum())
             kept = self.kept(values)
             phi, first, second, age, gradient = (
                 local(x)[:n] for x in (values, kept["first_moment"], kept["second_moment"], kept["age"], values.grad)

@@ -115,7 +115,7 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
         optimizer.step()
         if evolution.after_step(step):
             slots.append([layer.positions[: layer.slots].clone() for layer in layers])
-            bases.append([torch.nonzero(layer.mask.view(-1)).flatten() for layer in layers])
+            bases.append([torch.nonzero(layer.base().view(-1)).flatten() for layer in layers])
     evolution.finish(lambda: losses_of(s["steps"]))
     supports = [torch.nonzero(mask.view(-1)).flatten() for mask in merge(model).values()]
     final = [layer.weight.detach().view(-1) for layer in targets_of(model).values()]

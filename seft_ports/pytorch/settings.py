@@ -80,6 +80,11 @@ class Settings:
         return self.preset in ("spiel-adapt", "spiel-ag")
 
     @property
+    def prunes_by(self) -> Adapt:
+        """What an event looks at to prune: `adapt`, and only the gradient in a preset that prunes nothing."""
+        return self.adapt if self.preset in ("seft", "no-adapt", "spiel-adapt") else "sensitivity"
+
+    @property
     def events(self) -> str:
         """How events are placed: `period` (SCH-003) or `phases` (SCH-005)."""
         return "phases" if self.spiel else "period"

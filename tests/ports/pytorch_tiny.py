@@ -15,7 +15,6 @@ from torch.utils.data import SequentialSampler
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from seft_ports.pytorch import Evolution, SeftCallback, SeftOptimizer, Settings, layers_of, wrap
-from seft_ports.pytorch.split import whole
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -80,7 +79,7 @@ class Watcher(TrainerCallback):
         layers = layers_of(model).values()
         self.supports.append([int(layer.support().sum()) for layer in layers])
         self.slots.append([layer.positions[: layer.slots].clone() for layer in layers])
-        self.bases.append([torch.nonzero(whole(layer.mask).view(-1)).flatten() for layer in layers])
+        self.bases.append([torch.nonzero(layer.base().view(-1)).flatten() for layer in layers])
 
 
 def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, **other):

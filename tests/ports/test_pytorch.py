@@ -16,8 +16,9 @@ from conformance.judge.judgement import cases_of  # noqa: E402
 from conformance.oracle import update_choices  # noqa: E402
 from conformance.protocol.child import Child  # noqa: E402
 from seft_ports.pytorch import SeftError, SeftLinear, SeftOptimizer, Settings, kernels, mask_zeros, model, rules, wrap  # noqa: E402
-from seft_ports.pytorch import linear as linear_file  # noqa: E402
+from seft_ports.pytorch import update as update_file  # noqa: E402
 from seft_ports.pytorch.port import Port, Runs  # noqa: E402
+from seft_ports.pytorch.product import Product  # noqa: E402
 
 ALL = load_all()
 CORE = cases_of(["core"], ALL)
@@ -137,7 +138,7 @@ def summed_in_type(a, b):
     [
         (rules, "smallest", by_topk, {"select.smallest", "select.largest"}),
         (SeftLinear, "support", by_value, {"delta.effective"}),
-        (linear_file, "realign", forgetful, {"update.evolve"}),
+        (update_file, "realign", forgetful, {"update.evolve"}),
         (rules, "_SLACK", 0.0, {"count.drop", "count.budget"}),
     ],
 )
@@ -187,7 +188,7 @@ def test_gradcheck_of_the_autograd_function(bias):
     x = torch.randn(2, 3, 7, generator=dice, dtype=torch.float64, requires_grad=True)
 
     def product(x, values):
-        return linear_file._Product.apply(x, values, layer, torch.float64)
+        return Product.apply(x, layer, torch.float64, values)
 
     assert torch.autograd.gradcheck(product, (x, layer.values.detach().requires_grad_()))
 

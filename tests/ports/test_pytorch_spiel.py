@@ -16,8 +16,8 @@ from conformance.oracle import event as oracle  # noqa: E402
 from conformance.oracle import train_window, update_choices  # noqa: E402
 from conformance.oracle.event_evidence import Evidence  # noqa: E402
 from seft_ports.pytorch import Evolution, SeftError, SeftLinear, SeftOptimizer, Settings, events, merge, rules, spiel  # noqa: E402
-from seft_ports.pytorch import linear as linear_file  # noqa: E402
 from seft_ports.pytorch import optimizer as optimizer_file  # noqa: E402
+from seft_ports.pytorch import update as update_file  # noqa: E402
 from seft_ports.pytorch.port import Port, Runs  # noqa: E402
 
 RUNS = [c for c in load_all() if c.id in ("train-rule.spiel-ag", "train-rule.spiel-adapt")]
@@ -177,7 +177,7 @@ def no_first(*given, first):
     [
         (optimizer_file, "seeds", one_older),
         (optimizer_file, "seeds", no_seeds),
-        (linear_file, "first_step", largest_last),
+        (update_file, "first_step", largest_last),
         (events, "event_fraction", no_first),
     ],
 )
@@ -198,7 +198,7 @@ def by_adamw(values, first, second, age, gradient, lr, betas, eps, decay):
     ("where", "name", "wrong"),
     [
         (optimizer_file, "seeds", no_seeds),
-        (linear_file, "first_step", largest_last),
+        (update_file, "first_step", largest_last),
         (events, "event_fraction", no_first),
         (events, "event_windows", one_window),
         (optimizer_file, "spiel_adamw", by_adamw),

@@ -1,0 +1,32 @@
+"""SEFT as a tuner of PEFT: sparse updates of a pruned model that drop, grow, and leave it as sparse as it was.
+
+model = get_peft_model(AutoModelForCausalLM.from_pretrained("pruned"), SeftConfig(density=0.02, preset="seft"))
+Trainer(model, args, optimizers=(SeftOptimizer(model, lr=2e-3), None), callbacks=[SeftCallback()], ...).train()
+model.save_pretrained("adapter")
+model.merge_and_unload().save_pretrained("tuned")
+
+Importing this package makes PEFT know the type SEFT. The rules are those of `seft_ports.pytorch`.
+Start with `layer.py`.
+"""
+
+from seft_ports.peft.config import SeftConfig
+from seft_ports.peft.layer import SeftLayer, SeftUpdate
+from seft_ports.peft.model import SeftModel, Stored, stored_weights
+from seft_ports.peft.register import register
+from seft_ports.pytorch import Evolution, SeftCallback, SeftError, SeftOptimizer
+
+__all__ = [
+    "Evolution",
+    "SeftCallback",
+    "SeftConfig",
+    "SeftError",
+    "SeftLayer",
+    "SeftModel",
+    "SeftOptimizer",
+    "SeftUpdate",
+    "Stored",
+    "register",
+    "stored_weights",
+]
+
+register()

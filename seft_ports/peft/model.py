@@ -1,0 +1,128 @@
+"""The tuner: which layers of a model are adapted, and what becomes of the model when adapters are merged."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import get_quantization_kwargs, resolve_quantization_backend
+from torch import nn
+
+from seft_ports.peft.config import SeftConfig
+from seft_ports.peft.layer import SeftLayer, SeftLinear, SeftUpdate
+from seft_ports.pytorch.model import MASK, TARGETS, place_first, place_of
+
+__all__ = ["SeftModel", "Stored", "stored_weights"]
+
+_LOG = logging.getLogger(__name__)
+_LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "olmo2", "granite")
+
+
+class SeftModel(BaseTuner):
+    """A model with SEFT adapters, as `get_peft_model` makes it.
+
+    model   the model whose linear layers are adapted; pruned, and in float32 or 16 bits
+    config  what is trained, see `SeftConfig`
+    """
+
+    prefix: str = "seft_"
+    tuner_layer_cls = SeftLayer
+    target_module_mapping: ClassVar = {kind: list(TARGETS) for kind in _LIKE_LLAMA}
+
+    def _prepare_adapter_config(self, peft_config: SeftConfig, model_config: dict[str, Any]) -> SeftConfig:
+        if peft_config.target_modules is None and model_config.get("model_type") not in self.target_module_mapping:
+            peft_config.target_modules = "all-linear"
+        prepared: SeftConfig = super()._prepare_adapter_config(peft_config, model_config)
+        return prepared
+
+    def _create_and_replace(
+        self,
+        peft_config: SeftConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        if isinstance(target, SeftLayer):
+            target.update_layer(adapter_name, peft_config)
+            return
+        layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
+        backend = resolve_quantization_backend(layer)
+        if not isinstance(layer, nn.Linear) and (backend is None or backend.layer_type != "linear"):
+            kind = type(layer).__name__
+            msg = f"{current_key} is a {kind}; SEFT adapts torch.nn.Linear, name other layers in exclude_modules"
+            raise TypeError(msg)
+        adapted = SeftLinear(target, adapter_name, peft_config, **get_quantization_kwargs(self))
+        if adapter_name not in self.active_adapters:
+            # PEFT's rule: an adapter that is added is not trained before it is made active
+            adapted.requires_grad_(requires_grad=False)
+        self._replace_module(parent, target_name, adapted, target)
+
+    def _post_injection_hook(self, model: nn.Module, config: SeftConfig, adapter_name: str) -> None:
+        """Number the matrices, and choose their first positions if nothing has to be measured for that."""
+        named = [
+            (name, module.seft_delta[adapter_name])
+            for name, module in model.named_modules()
+            if isinstance(module, SeftLayer) and adapter_name in module.seft_delta
+        ]
+        # MDL-007: projections of blocks in their order, then what else is adapted
+        named.sort(key=lambda one: (place_of(one[0]) is None, place_of(one[0]) or ()))
+        for matrix, (_, update) in enumerate(named):
+            assert isinstance(update, SeftUpdate)
+            update.matrix = matrix
+            if update.values.is_meta:
+                continue
+            if config.init_weights:
+                place_first(update, update.settings or config.settings())
+            else:
+                update.draw()
+
+    def _unload_and_optionally_merge(
+        self,
+        merge: bool = True,  # noqa: FBT001, FBT002, PEFT's own
+        progressbar: bool = False,  # noqa: FBT001, FBT002, PEFT's own
+        safe_merge: bool = False,  # noqa: FBT001, FBT002, PEFT's own
+        adapter_names: list[str] | None = None,
+    ) -> nn.Module:
+        """Make plain layers again; each keeps its support as a buffer, as `seft_ports.pytorch.merge` leaves it."""
+        layers = {name: module for name, module in self.model.named_modules() if isinstance(module, SeftLayer)}
+        supports = {name: layer.support(adapter_names if merge else []) for name, layer in layers.items()}
+        at_load = sum(int(layer.stored().sum()) for layer in layers.values())
+        plain: nn.Module = super()._unload_and_optionally_merge(
+            merge=merge, progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names
+        )
+        for name, support in supports.items():
+            plain.get_submodule(name).register_buffer(MASK, support, persistent=False)
+        if merge:
+            _LOG.info("%s, %d at load", stored_weights(plain), at_load)
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How many weights the adapted layers of a model store.
+
+    Attributes:
+        stored: positions of the support.
+        positions: all positions of these matrices.
+    """
+
+    stored: int
+    positions: int
+
+    def __str__(self) -> str:
+        return f"{self.stored:,} of {self.positions:,} weights are stored ({100 * self.stored / self.positions:.2f} %)"
+
+
+def stored_weights(model: nn.Module) -> Stored:
+    """Count the stored weights of the layers that are adapted, or that were before `merge_and_unload`."""
+    supports = [module.support() for module in model.modules() if isinstance(module, SeftLayer)]
+    if not supports:
+        supports = [module.get_buffer(MASK) for module in model.modules() if MASK in module._buffers]
+    if not supports:
+        msg = "the model has no SEFT adapter, and none was merged into it"
+        raise ValueError(msg)
+    return Stored(sum(int(torch.count_nonzero(x)) for x in supports), sum(x.numel() for x in supports))
