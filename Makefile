@@ -19,7 +19,7 @@ setup: $(VENV)/.done
 $(VENV)/.done: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed; name one with PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[torch,jax,plot,mpi,dev]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[peft,jax,plot,mpi,dev]"
 	touch $@
 
 verify: setup

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from peft import PeftConfig
+from peft.utils import PeftType
 
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.settings import Settings
@@ -57,8 +58,8 @@ class SeftConfig(PeftConfig):
     torch.nn.utils.prune leave it. nonzero: those that are not zero. auto: recorded where there is a mask, nonzero else
     """
     target_modules: list[str] | set[str] | str | None = None
-    """names or a regular expression of the linear layers to adapt. None: the seven projections of a block in models
-    like LLaMA, all linear layers but the head in others
+    """names or a regular expression of the linear layers to adapt. None: those of the blocks, in models like LLaMA
+    the seven projections
     """
     exclude_modules: list[str] | str | None = None
     """names or a regular expression of layers to leave alone"""
@@ -74,7 +75,8 @@ class SeftConfig(PeftConfig):
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
         super().__post_init__()
-        self.peft_type = NAME
+        # `register` added the type when this package was imported
+        self.peft_type = PeftType(NAME)
         if isinstance(self.target_modules, list):
             self.target_modules = set(self.target_modules)
         if self.support not in _SUPPORTS:

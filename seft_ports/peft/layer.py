@@ -166,9 +166,8 @@ class SeftUpdate(SparseUpdate):
         """Return what is wrong with the tensors of a file, or an empty text."""
         size = self.out_features * self.in_features
         if at.ndim != 1 or at.shape != values.shape or pruned.ndim != 1:
-            return (
-                f"indices {tuple(at.shape)}, values {tuple(values.shape)} and pruned {tuple(pruned.shape)} do not fit"
-            )
+            shapes = f"indices {tuple(at.shape)}, values {tuple(values.shape)} and pruned {tuple(pruned.shape)}"
+            return f"{shapes} do not fit each other"
         if at.is_floating_point() or pruned.is_floating_point() or not values.is_floating_point():
             return f"indices are {at.dtype}, values {values.dtype}, pruned {pruned.dtype}; expected integers and floats"
         if len(at) > self.delta_budget:
@@ -285,14 +284,15 @@ class SeftLayer(BaseTunerLayer, nn.Module):
                 "it, or load the base with dtype=float32 and merge there"
             )
             raise NotImplementedError(msg)
-        for update in self._active(names):
+        for name, update in zip(names, self._active(names), strict=True):
             # EVT-008
             if (stored := int(update.support().sum())) > update.budget and not update.may_grow:
                 raise SeftError(
                     "EVT-004", f"a matrix stores {stored} weights, {update.budget} at load; finish the run first"
                 )
             if safe_merge and not bool(torch.isfinite(update.effective()).all()):
-                msg = "the merged weight has a NaN or infinite entry, so the adapter is broken; nothing was merged"
+                # the words are PEFT's
+                msg = f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                 raise ValueError(msg)
         if len(names) > 1 and (stored := int(self.support(names).sum())) > int(self.stored().sum()):
             warnings.warn(f"together the adapters store {stored} weights, more than the base", stacklevel=2)

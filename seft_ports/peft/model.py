@@ -1,6 +1,7 @@
 """The tuner: which layers of a model are adapted, and what becomes of the model when adapters are merged."""
 
 import logging
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,12 +12,11 @@ from torch import nn
 
 from seft_ports.peft.config import SeftConfig
 from seft_ports.peft.layer import SeftLayer, SeftLinear, SeftUpdate
-from seft_ports.pytorch.model import MASK, TARGETS, place_first, place_of
+from seft_ports.pytorch.model import MASK, place_first, place_of
 
 __all__ = ["SeftModel", "Stored", "stored_weights"]
 
 _LOG = logging.getLogger(__name__)
-_LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "olmo2", "granite")
 
 
 class SeftModel(BaseTuner):
@@ -28,11 +28,11 @@ class SeftModel(BaseTuner):
 
     prefix: str = "seft_"
     tuner_layer_cls = SeftLayer
-    target_module_mapping: ClassVar = {kind: list(TARGETS) for kind in _LIKE_LLAMA}
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
 
     def _prepare_adapter_config(self, peft_config: SeftConfig, model_config: dict[str, Any]) -> SeftConfig:
-        if peft_config.target_modules is None and model_config.get("model_type") not in self.target_module_mapping:
-            peft_config.target_modules = "all-linear"
+        if peft_config.target_modules is None:
+            peft_config.target_modules = _linear_in_blocks(self.model) or None
         prepared: SeftConfig = super()._prepare_adapter_config(peft_config, model_config)
         return prepared
 
@@ -61,16 +61,18 @@ class SeftModel(BaseTuner):
             adapted.requires_grad_(requires_grad=False)
         self._replace_module(parent, target_name, adapted, target)
 
-    def _post_injection_hook(self, model: nn.Module, config: SeftConfig, adapter_name: str) -> None:
-        """Number the matrices, and choose their first positions if nothing has to be measured for that."""
-        named = [
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *given: Any, **named: Any) -> None:
+        """Add an adapter, number its matrices, and choose their first positions if no gradient is needed for that."""
+        super().inject_adapter(model, adapter_name, *given, **named)
+        config = self.peft_config[adapter_name]
+        updates = [
             (name, module.seft_delta[adapter_name])
             for name, module in model.named_modules()
             if isinstance(module, SeftLayer) and adapter_name in module.seft_delta
         ]
         # MDL-007: projections of blocks in their order, then what else is adapted
-        named.sort(key=lambda one: (place_of(one[0]) is None, place_of(one[0]) or ()))
-        for matrix, (_, update) in enumerate(named):
+        updates.sort(key=lambda one: (place_of(one[0]) is None, place_of(one[0]) or ()))
+        for matrix, (_, update) in enumerate(updates):
             assert isinstance(update, SeftUpdate)
             update.matrix = matrix
             if update.values.is_meta:
@@ -99,6 +101,12 @@ class SeftModel(BaseTuner):
         if merge:
             _LOG.info("%s, %d at load", stored_weights(plain), at_load)
         return plain
+
+
+def _linear_in_blocks(model: nn.Module) -> set[str]:
+    """Return how the names of the linear layers of blocks end, behind the number of the block."""
+    names = (name.removesuffix(".base_layer") for name, module in model.named_modules() if type(module) is nn.Linear)
+    return {found[1] for name in names if (found := re.match(r".*\.\d+\.(\D+)$", name))}
 
 
 @dataclass(frozen=True, slots=True)

@@ -306,6 +306,8 @@ def _check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: SeftOpt
         )
     if any(layer.first_step != settings.spiel for layer in layers.values()):
         raise SeftError("GRD-007", "the model was wrapped with another preset; wrap it with these settings")
+    if len({layer.matrix for layer in layers.values()}) < len(layers):
+        raise SeftError("MDL-007", "two adapters are trained at once, and events move one adapter; make one active")
     stepped = {id(values) for group in optimizer.param_groups for values in group["params"]}
     if any(layer.values.numel() and id(layer.values) not in stepped for layer in layers.values()):
         raise SeftError(

@@ -1,6 +1,6 @@
 """PEFT itself loads the adapters that are written, and merges those that it saved to the bits that `apply` gives.
 
-Skipped without PEFT (extra `peers`); `test_adapters.py` and `test_super_tuning.py` judge by frozen answers of it.
+Skipped without PEFT (extra `peft`); `test_adapters.py` and `test_super_tuning.py` judge by frozen answers of it.
 """
 
 import ml_dtypes
