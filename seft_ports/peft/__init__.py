@@ -10,9 +10,10 @@ Start with `layer.py`.
 """
 
 from seft_ports.peft.config import SeftConfig
-from seft_ports.peft.layer import SeftLayer, SeftUpdate
+from seft_ports.peft.layer import SeftLayer
 from seft_ports.peft.model import SeftModel, Stored, stored_weights
 from seft_ports.peft.register import register
+from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch import Evolution, SeftCallback, SeftError, SeftOptimizer
 
 __all__ = [

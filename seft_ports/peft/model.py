@@ -11,7 +11,8 @@ from peft.utils import get_quantization_kwargs, resolve_quantization_backend
 from torch import nn
 
 from seft_ports.peft.config import SeftConfig
-from seft_ports.peft.layer import SeftLayer, SeftLinear, SeftUpdate
+from seft_ports.peft.layer import SeftLayer, SeftLinear
+from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch.model import MASK, place_first, place_of
 
 __all__ = ["SeftModel", "Stored", "stored_weights"]

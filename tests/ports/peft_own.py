@@ -183,11 +183,15 @@ def page(outcomes: list[Outcome]) -> str:
         "",
         "## Skipped by the tests themselves",
         "",
-        *(f"- {reason} ({n})" for reason, n in sorted(why.items())),
+        "| reason | tests |",
+        "|---|---|",
+        *(f"| {reason} | {n} |" for reason, n in sorted(why.items())),
         "",
         "## Left out here",
         "",
-        *(f"- `{expression}`: {reason}" for expression, reason in LEFT_OUT.items()),
+        "| tests | reason |",
+        "|---|---|",
+        *(f"| `{expression}` | {reason} |" for expression, reason in LEFT_OUT.items()),
         *(["", "## Failed", "", *failed] if failed else []),
     ]
     return "\n".join(lines) + "\n"

@@ -1,8 +1,7 @@
-"""seft_ports.peft: against the wrapped model, in files, merged, with several adapters, and in a Trainer."""
+"""seft_ports.peft: against the wrapped model, in files, merged, and with several adapters."""
 
 import copy
 import json
-from dataclasses import replace
 
 import pytest
 
@@ -14,12 +13,11 @@ peft = pytest.importorskip("peft")
 from peft import PeftModel, get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from seft_ports.peft import SeftCallback, SeftConfig, SeftLayer, register, stored_weights  # noqa: E402
+from seft_ports.peft import SeftConfig, register, stored_weights  # noqa: E402
 from seft_ports.pytorch import (  # noqa: E402
     Evolution,
     SeftError,
     SeftOptimizer,
-    Settings,
     layers_of,
     load_sparse,
     merge,
@@ -28,6 +26,7 @@ from seft_ports.pytorch import (  # noqa: E402
 )
 from seft_ports.pytorch.model import targets_of  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
+from tests.ports.peft_tiny import adapted, bits, config, layers, pruned, same  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -44,23 +43,6 @@ RUNS = {
 }
 
 
-def config(**other):
-    return SeftConfig(**{"density": 0.2, "evolve_every": 3, "drop_fraction": 0.9} | other)
-
-
-def pruned(dtype=torch.float32, **other):
-    """Return a tiny model whose pruned weights are 0, and their masks."""
-    model = tiny.model(**other)
-    masks = tiny.masks(model)
-    for name, linear in targets_of(model).items():
-        linear.weight.data *= masks[name]
-    return model.to(dtype), masks
-
-
-def adapted(dtype=torch.float32, **other):
-    return get_peft_model(pruned(dtype)[0], config(**other))
-
-
 def rows(t):
     """The micro-batches of step t."""
     data = tiny.texts(tiny.STEPS * tiny.ROWS)[(t - 1) * tiny.ROWS : t * tiny.ROWS]
@@ -70,18 +52,6 @@ def rows(t):
 def trained(model, settings):
     optimizer = SeftOptimizer(model, lr=0.01, kind=settings.optimizer)
     return tiny.loop(model, settings, optimizer, rows)
-
-
-def layers(model):
-    return {name: module for name, module in model.named_modules() if isinstance(module, SeftLayer)}
-
-
-def bits(model):
-    return {name: x.clone() for name, x in model.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 IDS = torch.arange(1, 13).reshape(2, 6)
@@ -347,77 +317,3 @@ def test_targets_without_a_list_are_those_of_the_blocks():
     some = get_peft_model(pruned()[0], config(layers_to_transform=[1], exclude_modules=["o_proj"]))
     assert len(layers(some)) == 6
     assert all(".layers.1." in name for name in layers(some))
-
-
-@pytest.mark.parametrize("window", [1, 2])
-def test_a_trainer_resumes_to_the_same_bits(window, tmp_path):
-    other = {"preset": "seft", "gradient_window": window}
-    whole = adapted(**other)
-    run = tiny.trainer(whole, tmp_path, None, save_strategy="steps", save_steps=4)
-    run.train()
-    assert [event["step"] for event in tiny.events(run)] == [3, 6]
-    half = adapted(**other)
-    tiny.trainer(half, tmp_path / "half", None).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    assert same(bits(whole), bits(half))
-
-
-def test_trn_004_an_open_window_is_not_in_an_adapter(tmp_path):
-    other = {"preset": "seft", "gradient_window": 3}
-    run = tiny.trainer(adapted(**other), tmp_path, None, save_strategy="steps", save_steps=5)
-    run.train()
-    with pytest.raises(SeftError, match="TRN-004: step 6 lies in an open gradient window"):
-        tiny.trainer(adapted(**other), tmp_path / "half", None).train(
-            resume_from_checkpoint=str(tmp_path / "checkpoint-5")
-        )
-
-
-def test_a_trainer_takes_the_settings_from_the_adapter(tmp_path):
-    with pytest.raises(SeftError, match="MDL-007"):
-        tiny.trainer(
-            pruned()[0], tmp_path, None, optimizers=(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), None)
-        )
-    chosen = config(preset="seft")
-    by_model, by_hand = adapted(preset="seft"), adapted(preset="seft")
-    tiny.trainer(by_model, tmp_path, None).train()
-    tiny.trainer(by_hand, tmp_path, chosen.settings()).train()
-    assert same(bits(by_model), bits(by_hand))
-    assert replace(chosen.settings(), keep_dtype=False) == Settings(
-        density=0.2, evolve_every=3, drop_fraction=0.9, preset="seft"
-    )
-    assert SeftCallback().state()["attributes"] == {"settings": None}
-
-
-def test_trl_trains_an_adapter(tmp_path):
-    trl = pytest.importorskip("trl")
-    datasets = pytest.importorskip("datasets")
-    import tokenizers
-    import transformers
-
-    tuned = adapted(preset="seft")
-    ids = [row["input_ids"].tolist() for row in tiny.texts(28)]
-    data = datasets.Dataset.from_dict({"input_ids": ids, "completion_mask": [[0, 0, 1, 1, 1, 1]] * 28})
-    arguments = trl.SFTConfig(
-        str(tmp_path),
-        max_steps=7,
-        per_device_train_batch_size=4,
-        report_to=[],
-        use_cpu=True,
-        save_strategy="no",
-        bf16=False,
-    )
-    callback = SeftCallback()
-
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({str(i): i for i in range(tiny.VOCABULARY)}, "0"))
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="0", eos_token="0")
-    run = trl.SFTTrainer(
-        tuned,
-        arguments,
-        train_dataset=data,
-        processing_class=tokenizer,
-        callbacks=[callback],
-        optimizers=(SeftOptimizer(tuned, lr=0.01), None),
-    )
-    run.train()
-    assert [event["step"] for event in callback.events] == [3, 6]
-    stored = stored_weights(tuned).stored
-    assert stored == sum(int(layer.stored().sum()) for layer in layers(tuned).values())

@@ -1,0 +1,185 @@
+"""The update that an adapter has for one layer, and its tensors in a file.
+
+An adapter file has three tensors a layer: `indices`, `values`, and `pruned`, the stored weights of the base that the
+adapter removes. The first two are aligned, the indices are flat, and all three are ascending by position.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from seft_ports.peft.config import SeftConfig
+from seft_ports.pytorch.rules import Decision, budget
+from seft_ports.pytorch.update import SparseUpdate
+
+__all__ = ["Base", "SeftUpdate"]
+
+_INT32 = 2**31
+_TENSORS = ("indices", "values", "pruned")
+
+
+class Base(Protocol):
+    """What an update needs of the layer that it belongs to."""
+
+    def get_base_weight(self) -> Tensor:
+        """Return the weight of the base layer, (out, in)."""
+        ...
+
+    def stored(self) -> Tensor:
+        """Return which of these weights are stored, as new booleans, (out, in)."""
+        ...
+
+
+class SeftUpdate(SparseUpdate):
+    """The update that one adapter has for one layer; its base is the layer's.
+
+    Attributes:
+        held: (d_φ,), the base at the positions; 0 off B and at free places.
+        pruned: (n,) int64, ascending: the weights that are stored in the base layer and not in B.
+        layer: the layer that the update belongs to.
+    """
+
+    pruned: Tensor
+    layer: Base
+
+    def __init__(self, layer: Base, config: SeftConfig) -> None:
+        settings = config.settings()
+        weight = layer.get_base_weight()
+        stored = int(layer.stored().sum())
+        shape = (weight.shape[0], weight.shape[1])
+        slots = budget(settings.density, shape, stored)
+        super().__init__(shape, weight.dtype, weight.device, slots, 0, settings.prunes_by, first_step=settings.spiel)
+        # DLT-001
+        self.budget, self.settings, self.may_grow = stored, settings, settings.preset == "spiel-ag"
+        self.register_buffer("pruned", self.positions[:0].clone())
+        self.register_buffer("held", torch.zeros(slots, dtype=weight.dtype, device=weight.device), persistent=False)
+        # kept from torch, which would make it a submodule: the layer has this one
+        self.__dict__["layer"] = layer
+
+    @property
+    def trained(self) -> bool:
+        """Whether a run trains this update: that of an active adapter."""
+        return self.values.requires_grad
+
+    def base(self) -> Tensor:
+        """Return B, the stored weights of the layer without those that this update has pruned, (out, in)."""
+        stored: Tensor = self.layer.stored()
+        stored.view(-1)[self.pruned] = False
+        return stored
+
+    def effective(self) -> Tensor:
+        """Return a new matrix with the effective weight, (out, in)."""
+        weight: Tensor = self.layer.get_base_weight().detach().clone()
+        self.write(weight.view(-1), self.values.detach())
+        return weight
+
+    def like(self) -> Tensor:
+        """Return a weight of the shape of the base layer's, (out, in)."""
+        weight: Tensor = self.layer.get_base_weight()
+        return weight
+
+    @torch.no_grad()
+    def write(self, flat: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write this update into a flat weight, and return what it replaced, for `restore`."""
+        at, phi = self.positions[: self.slots], values[: self.slots]
+        removed = flat[self.pruned]
+        # ADPT-004
+        flat[self.pruned] = 0
+        b = flat[at]
+        # DLT-003
+        flat[at] = (b.to(phi.dtype) + phi).to(flat.dtype)
+        return b, removed
+
+    @torch.no_grad()
+    def restore(self, flat: Tensor, replaced: tuple[Tensor, Tensor]) -> None:
+        """Undo `write`, bit for bit."""
+        flat[self.positions[: self.slots]], flat[self.pruned] = replaced
+
+    @torch.no_grad()
+    def apply_decision(
+        self, decision: Decision, kept: dict[str, Tensor], seeds: dict[str, Tensor] | None = None
+    ) -> None:
+        """Drop, grow and prune in place; values and the optimizer's state (`kept`) move with their slots.
+
+        seeds  what new slots start with, by the names of `kept`, each aligned to `decision.grown`; 0 without
+        """
+        leaving = decision.pruned[self.base().view(-1)[decision.pruned]]
+        self.pruned = torch.cat([self.pruned, leaving]).sort().values
+        self.move(decision, kept, seeds)
+        self.hold()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Take the base's values at the positions anew."""
+        at = self.positions[: self.slots]
+        self.held.zero_()[: self.slots] = self.layer.get_base_weight().reshape(-1)[at]
+        # DLT-003: b is 0 off B
+        self.held[: self.slots][torch.isin(at, self.pruned)] = 0
+
+    def draw(self) -> None:
+        """Choose positions and values at random, for tests that want an adapter that changes something."""
+        stored = torch.nonzero(self.base().view(-1)).flatten()
+        self.place(stored[torch.randperm(len(stored), device=stored.device)[: self.delta_budget]].sort().values)
+        self.values.data[: self.slots] = torch.randn_like(self.values[: self.slots])
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001, torch's own
+        kind = torch.int32 if self.out_features * self.in_features <= _INT32 else torch.int64
+        values = self.values if keep_vars else self.values.detach()
+        tensors = (self.positions[: self.slots].to(kind), values[: self.slots], self.pruned.to(kind))
+        destination.update({prefix + name: tensor for name, tensor in zip(_TENSORS, tensors, strict=True)})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,  # noqa: FBT001, torch's own
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        missing = [prefix + name for name in _TENSORS if prefix + name not in state_dict]
+        if missing:
+            missing_keys.extend(missing)
+            return
+        at, values, pruned = (state_dict[prefix + name] for name in _TENSORS)
+        if wrong := self._wrong(at, values, pruned):
+            error_msgs.append(f"{prefix.removesuffix('.')}: {wrong}")
+            return
+        # an open window is no part of an adapter (TRN-004)
+        self.unwatch()
+        self.slots = len(at)
+        order = at.to(self.positions.device, torch.int64).argsort()
+        if self.values.is_meta:
+            self.values = nn.Parameter(
+                torch.zeros(self.delta_budget, dtype=self.values.dtype, device=self.positions.device),
+                requires_grad=self.values.requires_grad,
+            )
+        with torch.no_grad():
+            self.values.zero_()[: self.slots] = values.to(self.values.device, self.values.dtype)[order]
+            self.positions.fill_(self.out_features * self.in_features)[: self.slots] = at.to(self.positions)[order]
+            self.pruned = pruned.to(self.positions).sort().values
+            self.hold()
+
+    def _wrong(self, at: Tensor, values: Tensor, pruned: Tensor) -> str:
+        """Return what is wrong with the tensors of a file, or an empty text."""
+        size = self.out_features * self.in_features
+        if at.ndim != 1 or at.shape != values.shape or pruned.ndim != 1:
+            shapes = f"indices {tuple(at.shape)}, values {tuple(values.shape)} and pruned {tuple(pruned.shape)}"
+            return f"{shapes} do not fit each other"
+        if at.is_floating_point() or pruned.is_floating_point() or not values.is_floating_point():
+            return f"indices are {at.dtype}, values {values.dtype}, pruned {pruned.dtype}; expected integers and floats"
+        if len(at) > self.delta_budget:
+            return (
+                f"it has {len(at)} values, where the density leaves {self.delta_budget} of a base that stores "
+                f"{self.budget} weights; is this the base it was made for?"
+            )
+        for name, positions in (("indices", at), ("pruned", pruned)):
+            outside = bool(len(positions)) and not 0 <= int(positions.min()) <= int(positions.max()) < size
+            if outside or len(positions.unique()) != len(positions):
+                return f"{name} are not different positions of a matrix of {size}"
+        stored = self.layer.stored().view(-1)
+        if not bool(stored[pruned.to(self.positions)].all()):
+            return "it prunes weights that the base does not store; is this the base it was made for?"
+        return ""
