@@ -66,10 +66,11 @@ class SeftLayer(BaseTunerLayer, nn.Module):
     def _active(self, names: Sequence[str]) -> list[SeftUpdate]:
         return [self.seft_delta[name] for name in names if name in self.seft_delta]
 
-    def stored(self) -> Tensor:
-        """Return which weights the base layer stores, as new booleans, (out, in): all but the pruned (TOP-004)."""
-        stored: Tensor = self.get_base_weight() != 0
-        stored.view(-1)[self.seft_zeros] = True
+    def stored(self, first: int = 0, last: int | None = None) -> Tensor:
+        """Return which weights the base layer stores in these rows, as new booleans, (last - first, in) (TOP-004)."""
+        stored: Tensor = self.get_base_weight()[first:last] != 0
+        zeros = self.seft_zeros - first * self.in_features
+        stored.view(-1)[zeros[(zeros >= 0) & (zeros < stored.numel())]] = True
         return stored
 
     def support(self, adapter_names: Sequence[str] | None = None) -> Tensor:

@@ -26,8 +26,8 @@ class Base(Protocol):
         """Return the weight of the base layer, (out, in)."""
         ...
 
-    def stored(self) -> Tensor:
-        """Return which of these weights are stored, as new booleans, (out, in)."""
+    def stored(self, first: int = 0, last: int | None = None) -> Tensor:
+        """Return which weights of these rows are stored, as new booleans, (last - first, in)."""
         ...
 
 
@@ -73,6 +73,15 @@ class SeftUpdate(SparseUpdate):
         weight: Tensor = self.layer.get_base_weight().detach().clone()
         self.write(weight.view(-1), self.values.detach())
         return weight
+
+    def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Return these rows of the base layer's weight and of B, (last - first, in)."""
+        base = self.layer.stored(first, last)
+        begin, end = torch.searchsorted(
+            self.pruned, self.pruned.new_tensor([first * self.in_features, last * self.in_features])
+        ).tolist()
+        base.view(-1)[self.pruned[begin:end] - first * self.in_features] = False
+        return self.layer.get_base_weight()[first:last], base
 
     def like(self) -> Tensor:
         """Return a weight of the shape of the base layer's, (out, in)."""

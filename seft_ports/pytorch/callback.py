@@ -79,7 +79,8 @@ class SeftCallback(TrainerCallback, ExportableState):
         optimizer = getattr(optimizer, "optimizer", optimizer)
         if not isinstance(optimizer, SeftOptimizer):
             raise SeftError("OPT-001", "give the Trainer optimizers=(SeftOptimizer(model, lr=...), None)")
-        self._evolution = Evolution(given["model"], optimizer, self.settings, state.max_steps)
+        once = 1 if args.gradient_accumulation_steps == 1 else None
+        self._evolution = Evolution(given["model"], optimizer, self.settings, state.max_steps, micro_batches=once)
         self._hook = given["model"].register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def _remember(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:

@@ -28,7 +28,8 @@ from seft_ports.pytorch.rules import (
 )
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.spiel import event_fraction, event_windows
-from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, put, reshard, whole
+from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, processes, put, reshard, whole
+from seft_ports.pytorch.stream import FIRST_GRADIENT, Stream
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["FSDP1", "SPLIT_SPIEL", "Evolution"]
@@ -48,9 +49,20 @@ class Evolution:
     Attributes:
         layers: the sparse layers by name, in the order of matrix indices.
         steps: T, the steps of the run.
+
+    micro_batches  backwards of a step. 1 lets an event look at its gradient as it is formed, without keeping it, where
+                   the window is one step; None, unknown, and any other number add gradients up
     """
 
-    def __init__(self, model: nn.Module, optimizer: SeftOptimizer, settings: Settings, steps: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: SeftOptimizer,
+        settings: Settings,
+        steps: int,
+        *,
+        micro_batches: int | None = None,
+    ) -> None:
         if steps < 1:
             raise SeftError("TRN-008", f"steps {steps} is below 1")
         self.layers = layers_of(model)
@@ -64,6 +76,9 @@ class Evolution:
         for layer in self.layers.values():
             layer.split()
         self._optimizer, self._settings, self.steps = optimizer, settings, steps
+        alone = not self._split and processes() == 1 and not settings.spiel
+        self._streams_may = alone and micro_batches == 1 and settings.gradient_window == 1
+        self._streams: dict[str, Stream] = {}
         self._next = 1
         self._windows: dict[int, int] = {}
         if settings.preset != "static":
@@ -100,10 +115,24 @@ class Evolution:
                     f"step {step} lies in an open gradient window, of which {name} has no gradients; resume from a "
                     "checkpoint outside windows",
                 )
-            if self._in_window(step) or self._starts(step):
+            if self._streams_may and self._in_window(step) != self._starts(step):
+                self._streams[name] = self._stream(layer, step)
+                layer.show(self._streams[name].see)
+            elif self._in_window(step) or self._starts(step):
                 layer.watch(adapts=self._settings.preset in ("seft", "spiel-adapt"))
             else:
                 layer.unwatch()
+
+    def _stream(self, layer: SparseUpdate, step: int) -> Stream:
+        """Return what is to look at the backward of a step for one update."""
+        preset = self._settings.preset
+        if self._starts(step):
+            # DLT-004
+            active = self._settings.initial_scope == "active"
+            return Stream(layer, layer.delta_budget, active=active, first=True)
+        # GROW-002
+        grow = drop_count(self._fraction(step), layer.slots) + layer.delta_budget - layer.slots
+        return Stream(layer, grow, active=preset == "active-only", adapts=preset == "seft")
 
     def attach(self, max_norm: float = 0.0, step: int = 1) -> None:
         """Let the optimizer's own `step` make what this class does around a step, from the next one on.
@@ -142,22 +171,11 @@ class Evolution:
         if not self._starts(step):
             return
         squares = []
-        for layer in self.layers.values():
-            gradient = self._mean(layer, 1).flatten()
-            base = torch.nonzero(layer.base().view(-1)).flatten()
-            if self._settings.initial_scope == "anywhere":
-                base = torch.arange(gradient.numel(), device=base.device)
-            # TRN-007
-            if not bool(torch.isfinite(gradient[base]).all()):
-                raise SeftError(
-                    "TRN-007",
-                    "a gradient of the first step, at the weights as loaded, is NaN or infinite; compute in a wider "
-                    "dtype, or look for a damaged weight",
-                )
-            # DLT-004
-            layer.place(base[largest(gradient[base].abs(), layer.delta_budget)])
+        for name, layer in self.layers.items():
+            positions, gradient = self._streams[name].place() if name in self._streams else self._first(layer)
+            layer.place(positions)
             placed = gradient.new_zeros(layer.delta_budget)
-            placed[: layer.slots] = gradient[layer.positions[: layer.slots]]
+            placed[: layer.slots] = gradient
             layer.values.grad = torch.zeros_like(layer.values)
             put(layer.values.grad, placed)
             squares.append(placed.double().square().sum())
@@ -165,6 +183,19 @@ class Evolution:
         factor = clip_factor(float(torch.stack(squares).sum().sqrt()), max_norm)
         for layer in self.layers.values():
             layer.values.grad *= factor
+
+    def _first(self, layer: SparseUpdate) -> tuple[Tensor, Tensor]:
+        """Return the first positions of an update, ascending, and the gradient of the step there."""
+        gradient = self._mean(layer, 1).flatten()
+        base = torch.nonzero(layer.base().view(-1)).flatten()
+        if self._settings.initial_scope == "anywhere":
+            base = torch.arange(gradient.numel(), device=base.device)
+        # TRN-007
+        if not bool(torch.isfinite(gradient[base]).all()):
+            raise SeftError("TRN-007", FIRST_GRADIENT)
+        # DLT-004
+        positions = base[largest(gradient[base].abs(), layer.delta_budget)]
+        return positions, gradient[positions]
 
     @torch.no_grad()
     def after_step(self, step: int) -> dict[str, Decision]:
@@ -185,6 +216,10 @@ class Evolution:
         decisions: dict[str, Decision] = {}
         seeded: dict[str, dict[str, Tensor]] = {}
         for name, layer in self.layers.items():
+            if name in self._streams:
+                # SCH-002
+                decisions[name] = self._streams[name].decide(drop_count(fraction, layer.slots))
+                continue
             # EVT-002, GRD-004
             gradient, more = self._mean(layer, window), self._more(layer, window)
             decisions[name] = layer.decide(
@@ -274,6 +309,7 @@ class Evolution:
             layer.unwatch(forget=False)
 
     def _forget(self) -> None:
+        self._streams.clear()
         for layer in self.layers.values():
             layer.unwatch()
 

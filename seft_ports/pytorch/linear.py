@@ -99,6 +99,10 @@ class SeftLinear(SparseUpdate):
         """Return B, the support of the base, as booleans, (out, in)."""
         return whole(self.mask)
 
+    def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Return these rows of the weight and of B, (last - first, in)."""
+        return self.weight.detach()[first:last], self.mask[first:last]
+
     def like(self) -> Tensor:
         """Return the weight as this process holds it, (out, in)."""
         return self.weight

@@ -78,7 +78,7 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
     optimizer = SeftOptimizer(
         model, betas=betas, eps=s.get("eps", 1e-8), weight_decay=s["weight_decay"], kind=settings.optimizer
     )
-    evolution = Evolution(model, optimizer, settings, s["steps"])
+    evolution = Evolution(model, optimizer, settings, s["steps"], micro_batches=s["micro_batches"])
     losses: list[float] = []
     slots: list[list[Tensor]] = []
     bases: list[list[Tensor]] = []

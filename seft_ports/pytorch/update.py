@@ -6,6 +6,7 @@
 FSDP splits the parameter `values`, and `watch` splits `seen` and `seen_more` as it splits the weight.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -64,6 +65,7 @@ class SparseUpdate(nn.Module):
         self.delta_budget, self.matrix, self.slots, self.watched, self.by = delta_budget, matrix, 0, False, by
         self.first_step, self.may_grow = first_step, False
         self.settings: Settings | None = None
+        self._watch: Callable[[Tensor, Tensor], None] | None = None
         # the gradient of the running step, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
         kind = kernels.wide(dtype)
@@ -94,6 +96,10 @@ class SparseUpdate(nn.Module):
 
     def like(self) -> Tensor:
         """Return the weight as the model holds it, (out, in), which FSDP may split."""
+        raise NotImplementedError
+
+    def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Return these rows of the weight and of B, (last - first, in); b, or anything, where the delta has slots."""
         raise NotImplementedError
 
     def apply_decision(
@@ -196,8 +202,18 @@ class SparseUpdate(nn.Module):
         # split here too, because a checkpoint loads them whole
         self.seen, self.seen_more = (split_as(weight, x) if x.numel() else x for x in (self.seen, self.seen_more))
 
+    def show(self, watch: Callable[[Tensor, Tensor], None]) -> None:
+        """Let backwards call `watch` with dy and x, in place of adding to `seen`, until `unwatch`."""
+        self.watched, self._watch = True, watch
+
     def see(self, dy: Tensor, x: Tensor) -> None:
-        """Add the evidence of one backward: of this process's rows, or of all processes where the sums are split."""
+        """Take the evidence of one backward.
+
+        What is added to sums is that of this process's rows, or of all processes where the sums are split.
+        """
+        if self._watch is not None:
+            self._watch(dy, x)
+            return
         total, more = self.seen, bool(self.seen_more.numel())
         if more and (self.first_step or self.by in ("absolute", "fisher")):
             self._step = torch.zeros_like(self.seen) if self._step is None else self._step
@@ -233,7 +249,7 @@ class SparseUpdate(nn.Module):
 
     def unwatch(self, *, forget: bool = True) -> None:
         """Stop adding gradients, and with `forget` clear the sums of the window."""
-        self.watched = False
+        self.watched, self._watch = False, None
         if forget:
             self._step = None
             self.seen = torch.zeros(0, dtype=self.values.dtype, device=self.positions.device)

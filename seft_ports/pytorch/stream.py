@@ -1,0 +1,192 @@
+"""What an event needs of one backward, without its gradient: the best candidates so far, one block of rows at a time.
+
+`SparseUpdate.watch` adds whole gradients up, because |·| is taken of a sum. Where a window is one step and a step is
+one backward there is no sum, and `Stream` looks at the gradient block by block as it is formed. It keeps the candidates
+that may grow, those that may be pruned, and what belongs to the slots: a few numbers for each slot that moves.
+
+Its decisions are those of `rules.decide`, tie by tie.
+"""
+
+import torch
+from torch import Tensor
+
+from seft_ports.pytorch import kernels
+from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.rules import ADAPT, Decision, drop, smallest, source
+from seft_ports.pytorch.update import SparseUpdate
+
+__all__ = ["FIRST_GRADIENT", "Stream"]
+
+FIRST_GRADIENT = (
+    "a gradient of the first step, at the weights as loaded, is NaN or infinite; compute in a wider dtype, or look for "
+    "a damaged weight"
+)
+"""The error message of TRN-007 for the gradient that chooses the first positions."""
+
+_BLOCK = 1 << 20
+"""Positions that are looked at at a time."""
+
+
+class _Best:
+    """The k smallest scores that were offered, ties by position (SEL-001 to SEL-003), and numbers beside each."""
+
+    def __init__(self, k: int, beside: int, like: Tensor) -> None:
+        self.k = k
+        self.scores = like.new_zeros(0)
+        self.positions = torch.zeros(0, dtype=torch.int64, device=like.device)
+        self.beside = like.new_zeros(0, beside)
+        self._limit = torch.inf
+
+    def offer(self, scores: Tensor, positions: Tensor, *beside: Tensor) -> None:
+        """Take what is better than the k best so far; the positions rise, within a call and from call to call."""
+        # an equal score at a later position loses to the earlier one
+        better = scores < self._limit
+        if not self.k or not bool(better.any()):
+            return
+        scores = torch.cat([self.scores, scores[better]])
+        positions = torch.cat([self.positions, positions[better]])
+        new = [one[better].to(scores.dtype) for one in beside]
+        columns = torch.stack(new, 1) if new else self.beside.new_zeros(int(better.sum()), 0)
+        chosen = smallest(scores, min(self.k, scores.numel()))
+        self.scores, self.positions = scores[chosen], positions[chosen]
+        self.beside = torch.cat([self.beside, columns])[chosen]
+        if self.scores.numel() == self.k:
+            self._limit = float(self.scores.max())
+
+
+class Stream:
+    """The evidence of one backward for one update.
+
+    update  it must keep its slots until `decide`; only their values may change
+    grow    how many positions the event may grow, or, for an update without slots, how many are to be placed
+    active  whether only stored weights may grow
+    adapts  whether the event prunes
+    first   whether first positions are chosen; then only what may grow must be finite
+    """
+
+    def __init__(
+        self, update: SparseUpdate, grow: int, *, active: bool, adapts: bool = False, first: bool = False
+    ) -> None:
+        self._update, self._active, self._adapts, self._first = update, active, adapts, first
+        like = update.values.detach()
+        # beside each score its gradient, and whether it is stored
+        self._grow = _Best(grow, 2, like)
+        # ADPT-001: an event prunes as many as it grows off the base, besides what is above the budget already. Those
+        # that it grows on the base are exempt, and may be among the candidates: together they are at most `grow`
+        above = max(0, int(update.support().sum()) - update.budget) if adapts else 0
+        self._prune = _Best(grow + above if adapts else 0, 0, like)
+        n = update.slots
+        self._gradient, self._seen = (like.new_zeros(n) for _ in range(2))
+        self._on_base = torch.zeros(n, dtype=torch.bool, device=like.device)
+        self._finite, self._used, self._stored = True, False, 0
+
+    @torch.no_grad()
+    def see(self, dy: Tensor, x: Tensor) -> None:
+        """Look at the gradient dyᵀ x of a backward.
+
+        Raises:
+            SeftError: TRN-002 for a second backward of the step.
+        """
+        if self._used:
+            raise SeftError(
+                "TRN-002",
+                "the step has a second backward, and Evolution was told of one; give it the number as micro_batches",
+            )
+        self._used = True
+        out, width = self._update.shape
+        rows = max(1, _BLOCK // width)
+        for first in range(0, out, rows):
+            self._look(dy[:, first : first + rows], x, first)
+
+    def _look(self, dy: Tensor, x: Tensor, first: int) -> None:
+        """Look at the rows of the gradient that belong to these columns of dy."""
+        update, width = self._update, self._update.in_features
+        gradient = kernels.whole(dy, x).view(-1)
+        weight, base = update.rows(first, first + dy.shape[1])
+        weight, base = weight.reshape(-1), base.reshape(-1)
+        start = first * width
+        at = update.positions[: update.slots]
+        begin, end = torch.searchsorted(at, at.new_tensor([start, start + gradient.numel()])).tolist()
+        inside = at[begin:end] - start
+        seen = gradient
+        if self._adapts and update.by != "sensitivity":
+            # GRD-005, GRD-008
+            whole = {"absolute": gradient.abs, "fisher": gradient.square}
+            seen = kernels.tokens(dy, x).view(-1) if update.by == "token-fisher" else whole[update.by]()
+        self._gradient[begin:end], self._seen[begin:end] = gradient[inside], seen[inside]
+        self._on_base[begin:end] = base[inside]
+        self._stored += int(base.sum())
+        free = base.clone() if self._active else torch.ones_like(base)
+        free[inside] = False
+        candidates = torch.nonzero(free).flatten()
+        # EVT-005, TRN-007
+        looked_at = [gradient[candidates]] if self._first else [gradient, seen]
+        self._finite &= all(bool(torch.isfinite(x).all()) for x in looked_at)
+        # GROW-002
+        grows = gradient[candidates]
+        self._grow.offer(-grows.abs(), candidates + start, grows, base[candidates])
+        if self._prune.k:
+            stays = base.clone()
+            stays[inside] = False
+            candidates = torch.nonzero(stays).flatten()
+            # ADPT-005
+            scores = ADAPT[update.by](seen[candidates], weight[candidates])
+            self._prune.offer(scores.to(gradient.dtype), candidates + start)
+
+    def place(self) -> tuple[Tensor, Tensor]:
+        """Return the first positions of an update without slots, ascending, and the gradient there (DLT-004).
+
+        Raises:
+            SeftError: TRN-007 for a gradient with a NaN or infinite entry.
+        """
+        self._check_used()
+        # TRN-007
+        if not self._finite:
+            raise SeftError("TRN-007", FIRST_GRADIENT)
+        return self._grow.positions, self._grow.beside[:, 0]
+
+    def decide(self, n_drop: int) -> Decision:
+        """Return what the event after the optimizer's step drops, grows and prunes, without changing anything.
+
+        Raises:
+            SeftError: EVT-005 for a gradient, or what is taken of it, with a NaN or infinite entry.
+        """
+        self._check_used()
+        if not self._finite:
+            # EVT-005
+            raise SeftError("EVT-005", "the gradient of an event, or what is summed of it, has a NaN or infinite entry")
+        update, n = self._update, self._update.slots
+        at, phi = update.positions[:n], update.values.detach()[:n]
+        # DROP-001, GROW-002
+        leaving = drop(phi, n_drop)
+        dropped = at[leaving]
+        wanted = max(0, n_drop + update.delta_budget - n)
+        back = leaving[self._on_base[leaving]] if self._active else leaving
+        positions, order = torch.cat([self._grow.positions, at[back]]).sort()
+        scores = torch.cat([self._grow.scores, -self._gradient[back].abs()])[order]
+        on_base = torch.cat([self._grow.beside[:, 1] == 1, self._on_base[back]])[order]
+        chosen = smallest(scores, min(wanted, scores.numel()))
+        grown = positions[chosen]
+        if not self._adapts:
+            return Decision(dropped, grown, grown[:0])
+        # GROW-003: a grown position that has a slot was dropped in this event
+        new = source(at, grown) < 0
+        stays = torch.ones(n, dtype=torch.bool, device=at.device)
+        stays[leaving] = source(grown, dropped) >= 0
+        off = int((stays & ~self._on_base).sum()) + int((new & ~on_base[chosen]).sum())
+        # ADPT-001
+        excess = max(0, self._stored + off - update.budget)
+        # DROP-002: the weight of a slot that goes is b
+        held = update.held[:n]
+        weight = torch.where(stays, (held.to(phi.dtype) + phi).to(held.dtype), held)
+        # ADPT-003: new slots are exempt
+        others = source(grown[new], self._prune.positions) < 0
+        mine = torch.nonzero(stays | self._on_base).flatten()
+        positions, order = torch.cat([self._prune.positions[others], at[mine]]).sort()
+        own = ADAPT[update.by](self._seen[mine], weight[mine]).to(phi.dtype)
+        scores = torch.cat([self._prune.scores[others], own])[order]
+        return Decision(dropped, grown, positions[smallest(scores, excess)])
+
+    def _check_used(self) -> None:
+        if not self._used:
+            raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")

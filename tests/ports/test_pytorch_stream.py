@@ -1,0 +1,130 @@
+"""The candidates of one backward against the whole gradient: the same decisions, ties included, block by block."""
+
+import itertools
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from seft_ports.pytorch import Evolution, SeftError, SeftLinear, SeftOptimizer, Settings, stream  # noqa: E402
+from tests.ports import pytorch_tiny as tiny  # noqa: E402
+
+BY = ("sensitivity", "absolute", "fisher", "token-fisher")
+
+
+def layer_of(dice, out, width, by, slots, free):
+    """Return a layer of small whole numbers, so that sums are exact and scores tie."""
+    weight = torch.randint(-2, 3, (out, width), generator=dice).float()
+    layer = SeftLinear(weight, torch.rand(out, width, generator=dice) < 0.5, slots + free, by=by)
+    layer.place(torch.randperm(out * width, generator=dice)[:slots].sort().values)
+    layer.values.data[:slots] = torch.randint(-2, 3, (slots,), generator=dice).float()
+    layer.refresh()
+    return layer
+
+
+def evidence(layer, dy, x):
+    gradient = dy.T @ x
+    return gradient, {
+        "sensitivity": None,
+        "absolute": gradient.abs(),
+        "fisher": gradient**2,
+        "token-fisher": (dy**2).T @ x**2,
+    }[layer.by]
+
+
+@pytest.mark.parametrize("block", [1, 7, 23, 1 << 20])
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("active", [False, True])
+@pytest.mark.parametrize("adapts", [False, True])
+def test_an_event_decides_as_with_the_whole_gradient(by, active, adapts, block, monkeypatch):
+    monkeypatch.setattr(stream, "_BLOCK", block)
+    dice = torch.Generator().manual_seed(5)
+    kinds = {"cancelled": 0, "pruned slots": 0, "grown": 0}
+    for out, width, slots, free, n_drop in itertools.product((3, 6), (6, 11), (0, 4), (0, 3), (0, 2, 4)):
+        n_drop = min(n_drop, slots)
+        layer = layer_of(dice, out, width, by, slots, free)
+        # a base that lost weights, and one above its budget
+        layer.budget = int(layer.support().sum()) + int(torch.randint(-1, 3, (1,), generator=dice))
+        dy, x = (torch.randint(-2, 3, (3, n), generator=dice).float() for n in (out, width))
+        watching = stream.Stream(layer, n_drop + free, active=active, adapts=adapts)
+        watching.see(dy, x)
+        # the optimizer's step comes between
+        layer.values.data[:slots] = torch.randint(-2, 3, (slots,), generator=dice).float()
+        gradient, seen = evidence(layer, dy, x)
+        want = layer.decide(gradient, n_drop, active=active, adapts=adapts, seen=seen)
+        got = watching.decide(n_drop)
+        for what in ("dropped", "grown", "pruned"):
+            assert getattr(got, what).tolist() == getattr(want, what).tolist()
+        kinds["cancelled"] += len(set(want.grown.tolist()) & set(want.dropped.tolist()))
+        kinds["pruned slots"] += len(set(want.pruned.tolist()) & set(layer.positions.tolist()))
+        kinds["grown"] += len(want.grown)
+    assert all(kinds.values()) or (not adapts and not kinds["pruned slots"])
+
+
+@pytest.mark.parametrize("active", [False, True])
+def test_first_positions_are_those_of_the_whole_gradient(active, monkeypatch):
+    monkeypatch.setattr(stream, "_BLOCK", 10)
+    dice = torch.Generator().manual_seed(6)
+    layer = layer_of(dice, 6, 9, "sensitivity", 0, 12)
+    dy, x = (torch.randint(-2, 3, (3, n), generator=dice).float() for n in (6, 9))
+    watching = stream.Stream(layer, 12, active=active, first=True)
+    watching.see(dy, x)
+    positions, gradient = watching.place()
+    whole = (dy.T @ x).view(-1)
+    allowed = [p for p in range(54) if not active or layer.mask.view(-1)[p]]
+    want = sorted(sorted(allowed, key=lambda p: (-abs(float(whole[p])), p))[:12])
+    assert positions.tolist() == want
+    assert gradient.tolist() == whole[want].tolist()
+
+
+def test_trn_002_a_second_backward_is_refused():
+    made = tiny.wrapped(Settings(density=0.2, evolve_every=3, drop_fraction=0.9, preset="seft"))
+    settings = next(iter(tiny.layers_of(made).values())).settings
+    evolution = Evolution(made, SeftOptimizer(made), settings, 7, micro_batches=1)
+    evolution.before_step(1)
+    tokens = torch.stack([row["input_ids"] for row in tiny.texts(2)])
+    made(input_ids=tokens, labels=tokens).loss.backward()
+    with pytest.raises(SeftError, match="TRN-002: the step has a second backward"):
+        made(input_ids=tokens, labels=tokens).loss.backward()
+
+
+def test_a_nan_is_refused_where_the_whole_gradient_would_be():
+    dice = torch.Generator().manual_seed(7)
+    layer = layer_of(dice, 4, 6, "token-fisher", 3, 0)
+    dy, x = (torch.randint(-2, 3, (3, n), generator=dice).float() for n in (4, 6))
+    x[0, 0] = torch.nan
+    watching = stream.Stream(layer, 1, active=False, adapts=True)
+    watching.see(dy, x)
+    with pytest.raises(SeftError, match="EVT-005"):
+        watching.decide(1)
+    with pytest.raises(SeftError, match="EVT-002"):
+        stream.Stream(layer, 1, active=False, adapts=True).decide(1)
+
+
+@pytest.mark.parametrize("preset", ["seft", "active-only"])
+def test_no_matrix_of_gradients_is_kept_or_made(preset, monkeypatch):
+    """Whole runs with one backward a step have the events of those that add up, and never sum a whole gradient."""
+    settings = Settings(density=0.2, evolve_every=3, drop_fraction=0.9, preset=preset)
+    data = torch.stack([row["input_ids"] for row in tiny.texts(28)]).split(4)
+    events = {}
+    for once in (None, 1):
+        made = tiny.wrapped(settings)
+        optimizer = SeftOptimizer(made, lr=0.01)
+        evolution = Evolution(made, optimizer, settings, 7, micro_batches=once)
+        if once:
+            monkeypatch.setattr(SeftLinear, "watch", None)
+        events[once] = []
+        for t in range(1, 8):
+            evolution.before_step(t)
+            assert once is None or not any(layer.seen.numel() for layer in evolution.layers.values())
+            optimizer.zero_grad()
+            made(input_ids=data[t - 1], labels=data[t - 1]).loss.backward()
+            evolution.before_optimizer(t)
+            optimizer.step()
+            events[once].append(evolution.after_step(t))
+    assert sum(map(len, events[1])) == 28
+    for one, other in zip(events[None], events[1], strict=True):
+        for name, decision in one.items():
+            assert all(
+                torch.equal(getattr(decision, w), getattr(other[name], w)) for w in ("dropped", "grown", "pruned")
+            )
