@@ -14,6 +14,7 @@
     python -m benchmarks generate       products with one token, beside dense and CSR
     python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
     python -m benchmarks memory         what a step holds, by part, beside PyTorch
+    python -m benchmarks peft MODEL     SEFT beside other tuners of PEFT
     python -m benchmarks large          a training step of a 7B model, event included, inside 16 GiB
     python -m benchmarks scale          larger models on several hosts, by a model of time and memory
     python -m benchmarks readers        which readers of safetensors take bad files
@@ -49,6 +50,7 @@ from benchmarks import (
     layers,
     memory,
     page,
+    peft_methods,
     readers,
     scale,
     small_deltas,
@@ -74,6 +76,7 @@ for command in (
     layers.layers,
     memory.memory,
     page.page,
+    peft_methods.peft,
     readers.readers,
     readers.readers_page,
     scale.scale,

@@ -97,8 +97,9 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         weight = self.get_base_weight()
         flat, updates, replaced = weight.view(-1), self._active(self.active_adapters), []
         try:
-            for update, phi in zip(updates, values, strict=True):
-                replaced.append(update.write(flat, phi))
+            for i, (update, phi) in enumerate(zip(updates, values, strict=True)):
+                # before the first one the base's own values stand there
+                replaced.append(update.write(flat, phi, alone=i == 0))
             yield weight
         finally:
             for update, before in zip(reversed(updates[: len(replaced)]), reversed(replaced), strict=True):

@@ -89,13 +89,16 @@ class SeftUpdate(SparseUpdate):
         return weight
 
     @torch.no_grad()
-    def write(self, flat: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write this update into a flat weight, and return what it replaced, for `restore`."""
+    def write(self, flat: Tensor, values: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
+        """Write this update into a flat weight, and return what it replaced, for `restore`.
+
+        alone  whether the weight is the base's own, without another update; `held` is then at hand
+        """
         at, phi = self.positions[: self.slots], values[: self.slots]
         removed = flat[self.pruned]
         # ADPT-004
         flat[self.pruned] = 0
-        b = flat[at]
+        b = self.held[: self.slots] if alone else flat[at]
         # DLT-003
         flat[at] = (b.to(phi.dtype) + phi).to(flat.dtype)
         return b, removed

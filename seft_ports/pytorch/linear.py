@@ -20,7 +20,13 @@ from seft_ports.pytorch.rules import Decision
 from seft_ports.pytorch.split import put, split_as, whole
 from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["SeftLinear"]
+__all__ = ["SeftLinear", "check_mask"]
+
+
+def check_mask(mask: Tensor, weight: Tensor) -> None:
+    """Raise SeftError (TOP-004) for a mask that does not say of each weight whether it is stored."""
+    if mask.shape != weight.shape or mask.dtype != torch.bool:
+        raise SeftError("TOP-004", f"a mask is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(weight.shape)}")
 
 
 class SeftLinear(SparseUpdate):
@@ -46,10 +52,7 @@ class SeftLinear(SparseUpdate):
         *,
         first_step: bool = False,
     ) -> None:
-        if mask.shape != weight.shape or mask.dtype != torch.bool:
-            raise SeftError(
-                "TOP-004", f"a mask is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(weight.shape)}"
-            )
+        check_mask(mask, weight)
         shape = (weight.shape[0], weight.shape[1])
         super().__init__(shape, weight.dtype, weight.device, delta_budget, matrix, by, first_step=first_step)
         # DLT-001

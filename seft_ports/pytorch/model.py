@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.linear import SeftLinear
+from seft_ports.pytorch.linear import SeftLinear, check_mask
 from seft_ports.pytorch.rules import budget, initial_random
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split
@@ -102,17 +103,19 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
     targets = targets_of(model)
     if not targets:
         raise SeftError("MDL-007", "the model has no block projections; a LLaMA, Mistral or Qwen model is expected")
-    layers = {}
-    for matrix, (name, linear) in enumerate(targets.items()):
-        mask = (masks or {}).get(name, mask_of(linear))
-        layers[name] = _sparse(name, linear, mask, settings, matrix)
+    supports = {name: (masks or {}).get(name, mask_of(linear)) for name, linear in targets.items()}
+    for name, linear in targets.items():
+        _check(name, linear, supports[name], settings)
     # MDL-007
     model.requires_grad_(requires_grad=False)
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
             module.register_forward_hook(_show_overflow)
-    for name, layer in layers.items():
-        replace(model, name, layer)
+    layers = {}
+    for matrix, (name, linear) in enumerate(targets.items()):
+        # one after the other, so that a matrix is not held twice
+        layers[name] = _sparse(linear, supports[name], settings, matrix)
+        replace(model, name, layers[name])
     for attention in [module for module in model.modules() if hasattr(module, "q_proj")]:
         # the attention modules of transformers all have head_dim; any other module is left alone
         if hasattr(attention, "head_dim"):
@@ -173,7 +176,8 @@ class _Scores:
         return output + trouble.to(output.dtype)
 
 
-def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings, matrix: int) -> SeftLinear:
+def _check(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings) -> None:
+    """Refuse a layer that cannot be made sparse."""
     if type(linear) is not nn.Linear:
         raise SeftError("MDL-007", f"{name} is a {type(linear).__name__}, expected torch.nn.Linear")
     if is_split(linear.weight):
@@ -191,6 +195,11 @@ def _sparse(name: str, linear: nn.Module, mask: Tensor | None, settings: Setting
         )
     if not bool(torch.isfinite(weight).all()):
         raise SeftError("CKP-003", f"{name} has a NaN or infinite weight")
+    check_mask(mask, weight)
+
+
+def _sparse(linear: nn.Module, mask: Any, settings: Settings, matrix: int) -> SeftLinear:
+    weight = linear.weight.detach()
     shape = (linear.out_features, linear.in_features)
     slots = budget(settings.density, shape, int(mask.sum()))
     layer = SeftLinear(

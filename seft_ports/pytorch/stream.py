@@ -7,12 +7,14 @@ that may grow, those that may be pruned, and what belongs to the slots: a few nu
 Its decisions are those of `rules.decide`, tie by tie.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.rules import ADAPT, Decision, drop, smallest, source
+from seft_ports.pytorch.rules import ADAPT, Decision, at_most, drop, smallest, source
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["FIRST_GRADIENT", "Stream"]
@@ -37,18 +39,27 @@ class _Best:
         self.beside = like.new_zeros(0, beside)
         self._limit = torch.inf
 
-    def offer(self, scores: Tensor, positions: Tensor, *beside: Tensor) -> None:
-        """Take what is better than the k best so far; the positions rise, within a call and from call to call."""
-        # an equal score at a later position loses to the earlier one
-        better = scores < self._limit
-        if not self.k or not bool(better.any()):
+    def offer(self, scores: Tensor, start: int, *beside: Tensor) -> None:
+        """Take what is better than the k best so far, of a block that follows those before.
+
+        scores  infinite where a position must not be chosen
+        start   the position of the first score
+        beside  numbers to keep beside the scores that are taken
+        """
+        if not self.k:
+            return
+        better = at_most(scores, self.k) if self._limit == torch.inf else None
+        if better is None or bool(torch.isinf(scores[better]).any()):
+            # an equal score at a later position loses to the earlier one
+            better = torch.nonzero(scores < self._limit).flatten()
+        if not better.numel():
             return
         scores = torch.cat([self.scores, scores[better]])
-        positions = torch.cat([self.positions, positions[better]])
-        new = [one[better].to(scores.dtype) for one in beside]
-        columns = torch.stack(new, 1) if new else self.beside.new_zeros(int(better.sum()), 0)
         chosen = smallest(scores, min(self.k, scores.numel()))
-        self.scores, self.positions = scores[chosen], positions[chosen]
+        self.scores = scores[chosen]
+        self.positions = torch.cat([self.positions, better + start])[chosen]
+        new = [one[better].to(scores.dtype) for one in beside]
+        columns = torch.stack(new, 1) if new else self.beside.new_zeros(better.numel(), 0)
         self.beside = torch.cat([self.beside, columns])[chosen]
         if self.scores.numel() == self.k:
             self._limit = float(self.scores.max())
@@ -108,30 +119,41 @@ class Stream:
         at = update.positions[: update.slots]
         begin, end = torch.searchsorted(at, at.new_tensor([start, start + gradient.numel()])).tolist()
         inside = at[begin:end] - start
+        self._gradient[begin:end] = gradient[inside]
+        self._on_base[begin:end] = base[inside]
+        self._stored += int(base.sum())
+        # GROW-002
+        grows = gradient.abs()
+        if not self._first:
+            self._check(grows)
+        if self._active:
+            grows.masked_fill_(~base, 0)
+        grows[inside] = 0
+        if self._first:
+            self._check(grows)
+        grows.neg_()
+        if self._active:
+            grows.masked_fill_(~base, torch.inf)
+        grows[inside] = torch.inf
+        self._grow.offer(grows, start, gradient, base)
+        if not self._adapts:
+            return
         seen = gradient
-        if self._adapts and update.by != "sensitivity":
+        if update.by != "sensitivity":
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
             seen = kernels.tokens(dy, x).view(-1) if update.by == "token-fisher" else whole[update.by]()
-        self._gradient[begin:end], self._seen[begin:end] = gradient[inside], seen[inside]
-        self._on_base[begin:end] = base[inside]
-        self._stored += int(base.sum())
-        free = base.clone() if self._active else torch.ones_like(base)
-        free[inside] = False
-        candidates = torch.nonzero(free).flatten()
-        # EVT-005, TRN-007
-        looked_at = [gradient[candidates]] if self._first else [gradient, seen]
-        self._finite &= all(bool(torch.isfinite(x).all()) for x in looked_at)
-        # GROW-002
-        grows = gradient[candidates]
-        self._grow.offer(-grows.abs(), candidates + start, grows, base[candidates])
-        if self._prune.k:
-            stays = base.clone()
-            stays[inside] = False
-            candidates = torch.nonzero(stays).flatten()
-            # ADPT-005
-            scores = ADAPT[update.by](seen[candidates], weight[candidates])
-            self._prune.offer(scores.to(gradient.dtype), candidates + start)
+            self._check(seen)
+        self._seen[begin:end] = seen[inside]
+        # ADPT-005
+        prunes = ADAPT[update.by](seen, weight).to(gradient.dtype)
+        prunes.masked_fill_(~base, torch.inf)
+        prunes[inside] = torch.inf
+        self._prune.offer(prunes, start)
+
+    def _check(self, evidence: Tensor) -> None:
+        """Note whether evidence that is not negative has a NaN or infinite entry (EVT-005, TRN-007)."""
+        self._finite &= math.isfinite(float(evidence.max()))
 
     def place(self) -> tuple[Tensor, Tensor]:
         """Return the first positions of an update without slots, ascending, and the gradient there (DLT-004).

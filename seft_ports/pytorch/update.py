@@ -167,13 +167,11 @@ class SparseUpdate(nn.Module):
         """Give slots the positions that a decision leaves, in place, and move values and `kept` with them."""
         n = self.slots
         old = self.positions[:n].clone()
-        occupied = torch.zeros(self.out_features * self.in_features, dtype=torch.bool, device=old.device)
-        occupied[old] = True
-        occupied[decision.dropped] = False
-        occupied[decision.grown] = True
+        # GROW-003: a position that is dropped and grown in one event stays
+        stays = (source(decision.dropped, old) < 0) | (source(decision.grown, old) >= 0)
+        new = torch.cat([old[stays], decision.grown[source(old, decision.grown) < 0]]).sort().values
         # ADPT-004
-        occupied[decision.pruned] = False
-        new = torch.nonzero(occupied).flatten()
+        new = new[source(decision.pruned, new) < 0]
         moved = source(old, new)
         self.slots = len(new)
         # GROW-003, EVT-006: every array with an entry for each slot moves in the same way
@@ -186,7 +184,7 @@ class SparseUpdate(nn.Module):
                 fresh = torch.nonzero(moved < 0).flatten()
                 gathered[fresh] = seeds[name][source(decision.grown, new[fresh])]
             put(array, gathered)
-        self.positions.fill_(occupied.numel())[: self.slots] = new
+        self.positions.fill_(self.out_features * self.in_features)[: self.slots] = new
 
     def watch(self, *, adapts: bool = True) -> None:
         """Open a window if none is open: backwards then add to `seen` and, as `by` needs it, to `seen_more`.
