@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from seft_ports.peft.config import SeftConfig
 from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.linear import plain
 from seft_ports.pytorch.model import mask_of
 from seft_ports.pytorch.product import Product
 from seft_ports.pytorch.update import SparseUpdate
@@ -104,6 +105,13 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         finally:
             for update, before in zip(reversed(updates[: len(replaced)]), reversed(replaced), strict=True):
                 update.restore(flat, before)
+
+    def plain(self) -> nn.Linear:
+        """Return a linear layer with the effective weight, in memory of its own, and the support as a buffer."""
+        weight = self.get_base_weight().detach().clone()
+        for update in self._active(self.active_adapters):
+            update.write(weight.view(-1), update.values.detach())
+        return plain(weight, self.get_base_layer().bias, self.support()).train(self.training)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return what an adapter adds to the weight of the base layer, (out, in); −b where it prunes."""

@@ -13,7 +13,8 @@ from torch import nn
 from seft_ports.peft.config import SeftConfig
 from seft_ports.peft.layer import SeftLayer, SeftLinear
 from seft_ports.peft.update import SeftUpdate
-from seft_ports.pytorch.model import MASK, place_first, place_of
+from seft_ports.pytorch.linear import MASK
+from seft_ports.pytorch.model import place_first, place_of
 
 __all__ = ["SeftModel", "Stored", "stored_weights"]
 

@@ -10,7 +10,7 @@ Start with `linear.py`, then `events.py`.
 
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import Evolution
-from seft_ports.pytorch.files import load_sparse, save_sparse
+from seft_ports.pytorch.files import checkpoint_of, load_sparse, save_sparse
 from seft_ports.pytorch.linear import SeftLinear
 from seft_ports.pytorch.model import layers_of, mask_zeros, merge, wrap
 from seft_ports.pytorch.optimizer import SeftOptimizer
@@ -23,6 +23,7 @@ __all__ = [
     "SeftLinear",
     "SeftOptimizer",
     "Settings",
+    "checkpoint_of",
     "layers_of",
     "load_sparse",
     "mask_zeros",

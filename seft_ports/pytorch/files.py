@@ -1,4 +1,4 @@
-"""Write and read sparse checkpoints (chapter 12) of a wrapped or merged model, with the masks."""
+"""Write and read sparse checkpoints (chapter 12) of a model that is wrapped, merged or has adapters, with its masks."""
 
 import dataclasses
 import os
@@ -14,11 +14,11 @@ import formats
 from formats.dialects import coded
 from formats.dialects.torch_module import from_module, to_module
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.linear import SeftLinear
-from seft_ports.pytorch.model import MASK, layers_of, mask_of, plain, replace, targets_of, wrapped_layers
+from seft_ports.pytorch.linear import MASK, SeftLinear
+from seft_ports.pytorch.model import layers_of, replace, targets_of
 from seft_ports.pytorch.split import is_split, reshard, whole
 
-__all__ = ["load_sparse", "save_sparse"]
+__all__ = ["checkpoint_of", "load_sparse", "save_sparse"]
 
 
 def save_sparse(
@@ -27,7 +27,8 @@ def save_sparse(
     """Write a model with the support of each projection, so that a stored zero is not an absent weight (CKP-004).
 
     Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config beside them. If FSDP splits
-    the model, every process must call this; the first one writes.
+    the model, every process must call this; the first one writes. Of a model of PEFT the active SEFT adapter is part of
+    the weights.
 
     beside  the folder of the quantised model that was loaded: its codes stay, and trained weights stand beside them
             (QNT-006). None writes all weights as floats
@@ -36,8 +37,27 @@ def save_sparse(
     if any(is_split(tensor) for tensor in model.parameters()):
         _write_first(_gathered(model), folder, getattr(model, "config", None), beside)
         return
+    model = _bare(model)
     with _plain_layers(model):
         _write(model, folder, getattr(model, "config", None), beside)
+
+
+def checkpoint_of(model: nn.Module) -> formats.Checkpoint:
+    """Return what `save_sparse` would write of a model that is not split, without the config; it shares memory."""
+    model = _bare(model)
+    with _plain_layers(model):
+        return from_module(model, masks=_masks(model))
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """Return the model inside one of PEFT, or the model itself."""
+    inner: nn.Module = model.get_base_model() if hasattr(model, "peft_config") else model
+    return inner
+
+
+def _masks(model: nn.Module) -> dict[str, Tensor]:
+    # from_module reads the masks of torch.nn.utils.prune itself
+    return {f"{n}.weight": module.get_buffer(MASK) for n, module in model.named_modules() if MASK in module._buffers}
 
 
 def _write_first(
@@ -62,8 +82,7 @@ def _write_first(
 def _write(
     model: nn.Module, folder: str | os.PathLike[str], config: Any, beside: str | os.PathLike[str] | None
 ) -> None:
-    masks = {f"{n}.weight": mask for n, linear in targets_of(model).items() if (mask := _mask(linear)) is not None}
-    checkpoint = from_module(model, masks=masks)
+    checkpoint = from_module(model, masks=_masks(model))
     if beside is not None:
         checkpoint = coded.beside(formats.read(beside), checkpoint)
     if config is not None:
@@ -89,11 +108,6 @@ def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
             mask.view(-1).zero_()[torch.from_numpy(formats.flat(tensor).copy())] = True
         linear.register_buffer(MASK, mask.to(linear.weight.device), persistent=False)
     return model
-
-
-def _mask(linear: nn.Module) -> Tensor | None:
-    """Return the support to write, or None: `from_module` reads the masks of torch.nn.utils.prune itself."""
-    return mask_of(linear) if MASK in dict(linear.named_buffers(recurse=False)) else None
 
 
 def _gathered(model: nn.Module) -> nn.Module:
@@ -130,9 +144,10 @@ def _gathered(model: nn.Module) -> nn.Module:
 @contextmanager
 def _plain_layers(model: nn.Module) -> Iterator[None]:
     """Replace the sparse layers by plain ones that share their weights, for the time of the context."""
-    layers = wrapped_layers(model)
+    # a sparse layer of this port, or one of seft_ports.peft
+    layers = {name: module for name, module in model.named_modules() if hasattr(module, "plain")}
     for name, layer in layers.items():
-        replace(model, name, plain(layer))
+        replace(model, name, layer.plain())
     try:
         yield
     finally:

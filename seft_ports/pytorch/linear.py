@@ -20,7 +20,19 @@ from seft_ports.pytorch.rules import Decision
 from seft_ports.pytorch.split import put, split_as, whole
 from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["SeftLinear", "check_mask"]
+__all__ = ["MASK", "SeftLinear", "check_mask", "plain"]
+
+MASK = "seft_mask"
+"""Name of the buffer in which a plain linear layer keeps its support; it is not part of a state_dict."""
+
+
+def plain(weight: Tensor, bias: nn.Parameter | None, support: Tensor) -> nn.Linear:
+    """Return a linear layer with this weight, (out, in), and its support, booleans, as a buffer."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    layer.bias = bias
+    layer.register_buffer(MASK, support, persistent=False)
+    return layer
 
 
 def check_mask(mask: Tensor, weight: Tensor) -> None:
@@ -130,6 +142,10 @@ class SeftLinear(SparseUpdate):
         put(self.weight, weight)
         put(self.mask, base)
         self.refresh()
+
+    def plain(self) -> nn.Linear:
+        """Return a linear layer that shares the effective weight, and keeps the support as a buffer."""
+        return plain(self.refresh(), self.bias, self.support()).train(self.training)
 
     def split(self) -> None:
         """Split the mask as FSDP splits the weight."""

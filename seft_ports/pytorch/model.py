@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.linear import SeftLinear, check_mask
+from seft_ports.pytorch.linear import MASK, SeftLinear, check_mask
 from seft_ports.pytorch.rules import budget, initial_random
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split
@@ -22,7 +22,6 @@ __all__ = [
     "merge",
     "place_first",
     "place_of",
-    "plain",
     "replace",
     "targets_of",
     "wrap",
@@ -31,8 +30,6 @@ __all__ = [
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections of a block, in the order of their matrix indices (MDL-007)."""
-MASK = "seft_mask"
-"""Name of the buffer in which a plain linear layer keeps its support; it is not part of a state_dict."""
 
 
 def targets_of(model: nn.Module) -> dict[str, nn.Module]:
@@ -228,15 +225,6 @@ def replace(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), last, module)
 
 
-def plain(layer: SeftLinear) -> nn.Linear:
-    """Return a linear layer that shares the effective weight, and keeps the support as a buffer."""
-    dense = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-    dense.weight = nn.Parameter(layer.refresh(), requires_grad=False)
-    dense.bias = layer.bias
-    dense.register_buffer(MASK, layer.support(), persistent=False)
-    return dense.train(layer.training)
-
-
 def merge(model: nn.Module) -> dict[str, Tensor]:
     """Replace the sparse layers by plain ones with the effective weight, and return the support of each by name.
 
@@ -253,5 +241,5 @@ def merge(model: nn.Module) -> dict[str, Tensor]:
         if (stored := int(supports[name].sum())) > layer.budget and not layer.may_grow:
             raise SeftError("EVT-004", f"{name} stores {stored} weights, {layer.budget} at load; finish the run first")
     for name, layer in layers.items():
-        replace(model, name, plain(layer))
+        replace(model, name, layer.plain())
     return supports

@@ -13,6 +13,7 @@ peft = pytest.importorskip("peft")
 from peft import PeftModel, get_peft_model  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
+import formats.delta  # noqa: E402
 from seft_ports.peft import SeftConfig, register, stored_weights  # noqa: E402
 from seft_ports.pytorch import (  # noqa: E402
     Evolution,
@@ -255,7 +256,19 @@ def test_top_004_a_stored_zero_stays_stored(tmp_path):
     save_sparse(recorded.merge_and_unload(), tmp_path / "again")
     assert (tmp_path / "again").exists()
     with pytest.raises(NotImplementedError, match="merge_and_unload"):
-        save_sparse(counted, tmp_path / "no")
+        merge(counted)
+
+
+def test_a_sparse_checkpoint_is_written_with_and_without_a_merge(tmp_path):
+    tuned = adapted(preset="seft")
+    trained(tuned, config(preset="seft").settings())
+    before = bits(tuned)
+    save_sparse(tuned, tmp_path / "beside")
+    assert same(bits(tuned), before)
+    save_sparse(tuned.merge_and_unload(), tmp_path / "merged")
+    one, other = (formats.read(tmp_path / name) for name in ("beside", "merged"))
+    assert formats.delta.contents(one) == formats.delta.contents(other)
+    assert sum(isinstance(x, formats.Sparse) for x in one.tensors.values()) == 14
 
 
 def test_what_the_base_does_not_say_is_refused():
