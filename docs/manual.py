@@ -40,6 +40,7 @@ ELSEWHERE = {
     "conformance/README.md": "reference/kit",
     "conformance/OPERATIONS.md": "reference/operations",
     "seft_ports/pytorch/README.md": "reference/pytorch",
+    "seft_ports/peft/README.md": "reference/peft",
     "seft_ports/jax/README.md": "reference/jax",
     "seft_ports/c/README.md": "reference/c",
     "CONTRIBUTING.md": "contributing",

@@ -1,6 +1,10 @@
-"""Programs that use the packages as another project would. Start with `rl_sync.py`.
+"""Programs that use the packages as another project would. Start with `peft_repair.py`.
 
-rl_sync       a trainer publishes its weights after every step, and another process follows
+peft_repair      a pruned model is repaired with PEFT and the Trainer
+peft_repair.ipynb  the same in a notebook, step by step
+peft_instruct    a pruned model learns from prompts and completions, with TRL
+push_update      a trainer with an adapter pushes sparse deltas to a process that generates
+rl_sync          a trainer publishes its weights after every step, and another process follows
 
 Nothing in this folder is installed, so run it from a checkout.
 """

@@ -14,7 +14,17 @@ from seft_ports.peft.layer import SeftLayer
 from seft_ports.peft.model import SeftModel, Stored, stored_weights
 from seft_ports.peft.register import register
 from seft_ports.peft.update import SeftUpdate
-from seft_ports.pytorch import Evolution, SeftCallback, SeftError, SeftOptimizer
+from seft_ports.pytorch import (
+    Evolution,
+    SeftError,
+    SeftOptimizer,
+    checkpoint_of,
+    load_sparse,
+    mask_zeros,
+    record_support,
+    save_sparse,
+)
+from seft_ports.pytorch.callback import SeftCallback
 
 __all__ = [
     "Evolution",
@@ -26,7 +36,12 @@ __all__ = [
     "SeftOptimizer",
     "SeftUpdate",
     "Stored",
+    "checkpoint_of",
+    "load_sparse",
+    "mask_zeros",
+    "record_support",
     "register",
+    "save_sparse",
     "stored_weights",
 ]
 

@@ -55,7 +55,8 @@ class SeftConfig(PeftConfig):
     """seed of start random"""
     support: Literal["auto", "recorded", "nonzero"] = "auto"
     """which weights of the base are stored. recorded: a mask that the layer keeps, as `load_sparse` and
-    torch.nn.utils.prune leave it. nonzero: those that are not zero. auto: recorded where there is a mask, nonzero else
+    torch.nn.utils.prune leave it. nonzero: those that are not zero. auto: recorded where there is a mask, else nonzero,
+    and of a quantised layer an error
     """
     target_modules: list[str] | set[str] | str | None = None
     """names or a regular expression of the linear layers to adapt. None: those of the blocks, in models like LLaMA

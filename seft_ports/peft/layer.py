@@ -47,7 +47,9 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         weight = self.get_base_weight()
         self.out_features, self.in_features = weight.shape
         self.seft_delta = nn.ModuleDict({})
-        self.register_buffer("seft_zeros", _stored_zeros(self.get_base_layer(), weight, config), persistent=False)
+        quantised = self.quantization_backend is not None
+        zeros = _stored_zeros(self.get_base_layer(), weight, config, quantised=quantised)
+        self.register_buffer("seft_zeros", zeros, persistent=False)
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._replaced: list[tuple[Tensor, Tensor]] = []
@@ -211,11 +213,11 @@ class SeftLinear(SeftLayer):
         return "seft." + super().__repr__()
 
 
-def _stored_zeros(layer: nn.Module, weight: Tensor, config: SeftConfig) -> Tensor:
+def _stored_zeros(layer: nn.Module, weight: Tensor, config: SeftConfig, *, quantised: bool) -> Tensor:
     """Return the flat positions of the zeros that a layer stores (TOP-004).
 
     Raises:
-        SeftError: TOP-004 if a mask is asked for and there is none, or if one leaves out weights that are not 0.
+        SeftError: TOP-004 if a mask is needed and there is none, or if one leaves out weights that are not 0.
     """
     mask = None if config.support == "nonzero" else mask_of(layer)
     if mask is None and config.support == "recorded":
@@ -223,6 +225,13 @@ def _stored_zeros(layer: nn.Module, weight: Tensor, config: SeftConfig) -> Tenso
             "TOP-004",
             "a layer has no record of its support; load the base with seft_ports.pytorch.load_sparse, or take its "
             "zeros as pruned with SeftConfig(support='nonzero')",
+        )
+    if mask is None and quantised and config.support == "auto":
+        raise SeftError(
+            "TOP-004",
+            "a quantised layer has no record of its support, and rounding makes zeros of weights that are kept: give "
+            "it the masks of the model before, record_support(model, masks), or take all zeros as pruned with "
+            "SeftConfig(support='nonzero')",
         )
     if mask is None:
         return torch.zeros(0, dtype=torch.int64, device=weight.device)

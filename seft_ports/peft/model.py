@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
+from peft.utils.quantization_utils import ForwardOnlyQuantizationBackend
 from torch import nn
 
 from seft_ports.peft.config import SeftConfig
@@ -52,12 +53,17 @@ class SeftModel(BaseTuner):
             target.update_layer(adapter_name, peft_config)
             return
         layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        backend = resolve_quantization_backend(layer)
+        given = get_quantization_kwargs(self)
+        backend = resolve_quantization_backend(layer, **given)
+        if isinstance(backend, ForwardOnlyQuantizationBackend):
+            kind = type(layer).__name__
+            msg = f"{current_key} is a {kind}, which hides its weights; load the model dequantised, or by bitsandbytes"
+            raise TypeError(msg)
         if not isinstance(layer, nn.Linear) and (backend is None or backend.layer_type != "linear"):
             kind = type(layer).__name__
             msg = f"{current_key} is a {kind}; SEFT adapts torch.nn.Linear, name other layers in exclude_modules"
             raise TypeError(msg)
-        adapted = SeftLinear(target, adapter_name, peft_config, **get_quantization_kwargs(self))
+        adapted = SeftLinear(target, adapter_name, peft_config, **given)
         if adapter_name not in self.active_adapters:
             # PEFT's rule: an adapter that is added is not trained before it is made active
             adapted.requires_grad_(requires_grad=False)
@@ -107,8 +113,9 @@ class SeftModel(BaseTuner):
 
 def _linear_in_blocks(model: nn.Module) -> set[str]:
     """Return how the names of the linear layers of blocks end, behind the number of the block."""
-    names = (name.removesuffix(".base_layer") for name, module in model.named_modules() if type(module) is nn.Linear)
-    return {found[1] for name in names if (found := re.match(r".*\.\d+\.(\D+)$", name))}
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    ends = (re.match(r".*\.\d+\.(\D+)$", name.removesuffix(".base_layer")) for name in names)
+    return {end[1] for end in ends if end}
 
 
 @dataclass(frozen=True, slots=True)

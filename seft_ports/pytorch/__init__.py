@@ -12,7 +12,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import Evolution
 from seft_ports.pytorch.files import checkpoint_of, load_sparse, save_sparse
 from seft_ports.pytorch.linear import SeftLinear
-from seft_ports.pytorch.model import layers_of, mask_zeros, merge, wrap
+from seft_ports.pytorch.model import layers_of, mask_zeros, merge, record_support, wrap
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.settings import Settings
 
@@ -28,6 +28,7 @@ __all__ = [
     "load_sparse",
     "mask_zeros",
     "merge",
+    "record_support",
     "save_sparse",
     "wrap",
 ]

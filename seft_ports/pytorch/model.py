@@ -22,6 +22,7 @@ __all__ = [
     "merge",
     "place_first",
     "place_of",
+    "record_support",
     "replace",
     "targets_of",
     "wrap",
@@ -86,6 +87,16 @@ def mask_zeros(model: nn.Module) -> dict[str, Tensor]:
     bring a stored weight to zero (TOP-004).
     """
     return {name: linear.weight.detach() != 0 for name, linear in targets_of(model).items()}
+
+
+def record_support(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Let layers keep their support, for `wrap` and for SeftConfig(support="recorded"); a state_dict does not have it.
+
+    masks  booleans, (out, in), by the name of a module; those of a quantised model come from the model before
+    """
+    for name, mask in masks.items():
+        layer = model.get_submodule(name)
+        layer.register_buffer(MASK, mask.to(next(layer.parameters()).device), persistent=False)
 
 
 def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | None = None) -> nn.Module:

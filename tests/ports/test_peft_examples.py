@@ -1,0 +1,89 @@
+"""The examples with PEFT, on a tiny model: they run as written, and what they write is as sparse as what they read."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+pytest.importorskip("peft")
+
+import tokenizers  # noqa: E402
+
+import formats  # noqa: E402
+from examples import peft_repair, push_update  # noqa: E402
+from tests.ports.peft_tiny import pruned  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("default")
+WORDS = [f"w{i}" for i in range(16)]
+
+
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """A pruned tiny model with a tokenizer of words, and a text."""
+    plain, masks = pruned(max_position_embeddings=256)
+    plain.save_pretrained(tmp_path / "pruned")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate([*WORDS, "?"])}, "?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="?", pad_token="?").save_pretrained(
+        tmp_path / "pruned"
+    )
+    (tmp_path / "text").write_text(" ".join(WORDS[i * i % 13] for i in range(4000)))
+    monkeypatch.chdir(tmp_path)
+    return sum(int(mask.sum()) for mask in masks.values())
+
+
+def zeros(model):
+    layers = [m for n, m in model.named_modules() if n.endswith("_proj")]
+    return sum(int((layer.weight != 0).sum()) for layer in layers)
+
+
+def test_peft_repair(inputs, tmp_path):
+    peft_repair.main(Path("pruned"), Path("tuned"), Path("text"), Path("text"), preset="seft", steps=25, length=16)
+    tuned = transformers.AutoModelForCausalLM.from_pretrained("tuned/hf")
+    assert 0 < zeros(tuned) <= inputs
+    sparse = formats.read(tmp_path / "tuned" / "sparse")
+    assert sum(x.nnz for x in sparse.tensors.values() if isinstance(x, formats.Sparse)) == inputs
+
+
+def test_the_notebook(inputs, monkeypatch):
+    cells = json.loads((Path(__file__).parents[2] / "examples" / "peft_repair.ipynb").read_text())["cells"]
+    source = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    for file, here in (("quick/pruned-hf", "pruned"), ("text/train.txt", "text"), ("text/valid.txt", "text")):
+        source = source.replace(f"demo/{file}", here)
+    said = {}
+    exec(compile(source.replace("STEPS = 60", "STEPS = 3"), "peft_repair.ipynb", "exec"), said)
+    assert said["stored_weights"](said["merged"]).stored == inputs
+    assert Path("tuned/sparse").is_dir()
+
+
+def test_push_update(inputs, tmp_path, monkeypatch, capsys):
+    models = []
+    monkeypatch.setattr(push_update, "take", lambda model, file: (models.append(model), take(model, file)))
+    asked = (Path("pruned"), Path("steps"), "w1 w2")
+    serving = threading.Thread(target=push_update.serve, args=asked, kwargs={"until": 3})
+    serving.start()
+    push_update.train(Path("pruned"), Path("steps"), Path("text"), until=8, every=2)
+    serving.join(60)
+    assert not serving.is_alive()
+    assert len(models) == 1
+    newest = formats.read(tmp_path / "steps.newest")
+    for name, parameter in models[0].named_parameters():
+        assert torch.equal(parameter, torch.from_numpy(formats.to_dense(newest.tensors[name]).copy()))
+    assert "version 3:" in capsys.readouterr().out
+
+
+take = push_update.take
+
+
+def test_peft_instruct(inputs, tmp_path):
+    pytest.importorskip("trl")
+    from examples import peft_instruct
+
+    lines = [{"prompt": f"w{i % 7} w2", "completion": f" w{i % 5} w{i % 3}", "id": i} for i in range(20)]
+    Path("data.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    peft_instruct.main(Path("pruned"), Path("tuned"), Path("data.jsonl"), steps=22)
+    assert 0 < zeros(transformers.AutoModelForCausalLM.from_pretrained("tuned/hf")) <= inputs
