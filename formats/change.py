@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,7 +102,7 @@ def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: N
         raise FormatError("FMT-135", f"{name!r} loses {gone.size} positions, which no sum can express; use replace")
     wide = np.float32 if base.dtype.itemsize == 2 else np.float64
     with np.errstate(invalid="ignore", over="ignore"):
-        amounts = (new.astype(np.float64) - _values_at(base, at).astype(np.float64)).astype(wide)
+        amounts = (new.astype(np.float64) - values_at(base, at).astype(np.float64)).astype(wide)
     change = with_values(from_flat(base.shape, at), amounts)
     try:
         reached = bits(_sums(base, change, name)) == bits(new)
@@ -196,20 +197,28 @@ def _merged(
 
 def _sums(base: Dense | Sparse, change: Dense | Sparse, name: str) -> Array:
     """Return value plus amount at the positions of a change, in the dtype of base, rounded as FMT-135 says."""
+    return sums_of(values_at(base, positions(change)), change.values.reshape(-1), base.dtype, name)
+
+
+def sums_of(old: Array, amounts: Array, dtype: np.dtype[Any], name: str) -> Array:
+    """Return values plus amounts in a dtype, (n,), rounded as FMT-135 says.
+
+    Raises:
+        FormatError: FMT-135 for a sum that is not finite.
+    """
     # converting a signalling NaN warns; its sum is refused below like that of any other NaN
     with np.errstate(over="ignore", invalid="ignore"):
-        old = _values_at(base, positions(change)).astype(np.float64)
-        sums: Array = old + change.values.reshape(-1).astype(np.float64)
-        if base.dtype != np.float64:
+        sums: Array = old.astype(np.float64) + amounts.astype(np.float64)
+        if dtype != np.float64:
             # by way of F32: what a cast from binary64 to 16 bits does differs between libraries
             sums = sums.astype(np.float32)
-        sums = sums.astype(base.dtype)
+        sums = sums.astype(dtype)
     if not np.isfinite(sums).all():
-        raise FormatError("FMT-135", f"{name!r} has a sum that {base.dtype} cannot hold")
+        raise FormatError("FMT-135", f"{name!r} has a sum that {dtype} cannot hold")
     return sums
 
 
-def _values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
+def values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
     """Return the values at flat positions, 0 where there is none."""
     if isinstance(tensor, Dense):
         dense: Array = tensor.values.reshape(-1)[at]

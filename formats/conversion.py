@@ -24,6 +24,7 @@ USES = {
     "torch-csr": ("dtype",),
     "peft": ("base",),
     "super-tuning": ("base",),
+    "seft": ("base",),
     "trl-delta": (),
     "weight-sync": ("base", "encoding", "checksum"),
     "scipy": ("dtype",),
@@ -135,7 +136,7 @@ def convert(
         write(out, checkpoint, **write_options)
     elif to == "delta":
         raise FormatError("FMT-084", "a delta is made of an adapter's path, or of two models by `diff`")
-    elif to in ("peft", "super-tuning", "trl-delta", "weight-sync"):
+    elif to in ("peft", "super-tuning", "seft", "trl-delta", "weight-sync"):
         checkpoint = opened()
         given = {"encoding": None if encoding == "auto" else encoding, "checksum": checksum}
         left_out = _write_changes(Path(out), to, checkpoint, base, limit, given)
@@ -279,7 +280,7 @@ def _write_changes(
 
     Args:
         out: the folder or file to write.
-        to: ``"peft"``, ``"super-tuning"``, ``"trl-delta"`` or ``"weight-sync"``.
+        to: ``"peft"``, ``"super-tuning"``, ``"seft"``, ``"trl-delta"`` or ``"weight-sync"``.
         found: the delta.
         base: the model that it changes.
         limit: as in `convert`.
@@ -290,6 +291,7 @@ def _write_changes(
     """
     from formats import delta
     from formats.dialects.changes import Changes, listed
+    from formats.dialects.seft_adapter import write_seft
     from formats.dialects.shira import write_shira
     from formats.dialects.sources import open_source
     from formats.dialects.super_tuning import write_super_tuning
@@ -302,6 +304,11 @@ def _write_changes(
         before = open_source(_needed(base, to), limit=limit)
         chosen = {option: value for option, value in given.items() if value is not None}
         write_weight_sync(out, before, delta.apply(before, [found]), **chosen)
+        return [*_named(found), *found.files]
+    if to == "seft":
+        before = open_source(_needed(base, to), limit=limit)
+        delta.apply(before, [found])  # refuses another base (FMT-137)
+        write_seft(out, found, before.tensors)
         return [*_named(found), *found.files]
     write_adapter = {"peft": write_shira, "super-tuning": write_super_tuning}.get(to)
     wanted: Literal["add", "replace"] = "add" if write_adapter else "replace"

@@ -13,7 +13,7 @@ import numpy as np
 
 from formats import change, digest, validate
 from formats.container import DTYPES
-from formats.delta_rules import ADD, OPERATIONS, REPLACE, WHOLE, operation_of
+from formats.delta_rules import ADD, OPERATIONS, REMOVE, REPLACE, WHOLE, operation_of
 from formats.errors import FormatError
 from formats.header import DELTA
 from formats.lazy import Lazy, like, promised
@@ -125,15 +125,20 @@ def _nbytes(tensor: Tensor) -> int:
 
 
 def from_changes(
-    base: Checkpoint, op: str, changes: Mapping[str, Sparse], attributes: dict[str, JSON] | None = None
+    base: Checkpoint,
+    op: str,
+    changes: Mapping[str, Sparse],
+    attributes: dict[str, JSON] | None = None,
+    removed: Mapping[str, Mask] | None = None,
 ) -> Checkpoint:
-    """Return the delta that applies changes of one operation to a base.
+    """Return the delta that applies changes of one operation to a base, and removes positions.
 
     Args:
         base: the model to change.
         op: ``"replace"`` or ``"add"``.
         changes: base tensor name -> new values or amounts, of the base tensor's shape.
         attributes: those of the delta.
+        removed: base tensor name -> the positions that leave it, of a tensor that `changes` names; beside replace only.
 
     Raises:
         FormatError: FMT-131 if nothing changes, or base is a delta; FMT-133 if a change does not fit its tensor;
@@ -142,8 +147,18 @@ def from_changes(
     _refuse_delta(base)
     before = contents(base)
     after = dict(before)
+
+    def operations(name: str) -> dict[str, Tensor]:
+        going = removed[name] if removed and name in removed else None
+        # FMT-132: an operation that does nothing is left out where another one stands beside it
+        made: dict[str, Tensor] = {REMOVE: going} if going is not None and going.nnz else {}
+        return made if made and not changes[name].nnz else made | {op: changes[name]}
+
+    stored = []
     for name in changes:
-        after[name] = digest.of_content(change.apply(base.tensors.get(name), {op: changes[name]}, name))
+        made = operations(name)
+        after[name] = digest.of_content(change.apply(base.tensors.get(name), made, name))
+        stored += [f"{operation}:{name}" for operation in made]
     changed: dict[str, tuple[str | None, str | None]] = {
         name: (before[name], after[name]) for name in changes if before[name] != after[name]
     }
@@ -154,8 +169,8 @@ def from_changes(
             "FMT-131",
             "the changes leave every tensor as it is, as if they had been applied already; there is nothing to store",
         )
-    stored = [f"{op}:{name}" for name in described.tensors]
-    return _delta(described, stored, lambda name: {op: changes[name]}, attributes or {}, {})
+    stored = [one for one in stored if operation_of(one)[1] in described.tensors]
+    return _delta(described, stored, operations, attributes or {}, {})
 
 
 def _delta(

@@ -45,6 +45,8 @@ class Changes:
     is read, sorted and checked on each access."""
     attributes: dict[str, JSON] = field(default_factory=dict)
     """What a checkpoint records of the source; fractions are `float.hex` strings."""
+    removed: Mapping[str, Mask] = field(default_factory=dict)
+    """Name of a base tensor -> the positions that leave it; only beside ``"replace"``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

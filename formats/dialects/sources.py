@@ -18,6 +18,7 @@ from formats.dialects.compressed_tensors import open_compressed_tensors, states_
 from formats.dialects.hf import open_hf, refuse_packed
 from formats.dialects.int_folder import open_quantised
 from formats.dialects.lora import read_lora
+from formats.dialects.seft_adapter import read_seft
 from formats.dialects.shira import read_shira
 from formats.dialects.spiel import read_spiel
 from formats.dialects.stock import open_stock
@@ -36,13 +37,14 @@ ADAPTERS: dict[str, Callable[[Path, Mapping[str, Tensor]], Changes]] = {
     "spiel": read_spiel,
     "shira": read_shira,
     "super-tuning": read_super_tuning,
+    "seft": read_seft,
     "lora": read_lora,
     "trl-delta": read_trl_delta,
     "weight-sync": read_weight_sync,
 }
 """Format -> reader, of formats that change a base; they become deltas."""
 
-_PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "SUPERTUNING": "super-tuning", "LORA": "lora"}
+_PEFT_TYPES = {"SFT": "spiel", "SHIRA": "shira", "SUPERTUNING": "super-tuning", "SEFT": "seft", "LORA": "lora"}
 
 
 def open_source(
@@ -107,7 +109,7 @@ def open_changes(
     changes = ADAPTERS[kind](path, base.tensors)
     check_cast(dtype)
     if dtype is None:
-        return delta.from_changes(base, changes.op, changes.tensors, changes.attributes)
+        return delta.from_changes(base, changes.op, changes.tensors, changes.attributes, changes.removed)
     if changes.op != "add":
         raise FormatError("FMT-084", f"dtype casts amounts to add, and {path} holds new values; leave it out")
     amounts: Mapping[str, Sparse] = Lazy(changes.tensors, lambda name: cast(changes.tensors[name], dtype, name))

@@ -1,7 +1,7 @@
 """Convert checkpoints, and make and apply deltas between them.
 
-seft convert SRC DST --to sparse|hf|delta|compressed-tensors|torch-csr|peft|super-tuning|trl-delta|weight-sync|scipy
-                          |binsparse
+seft convert SRC DST --to sparse|hf|delta|compressed-tensors|torch-csr|peft|super-tuning|seft|trl-delta|weight-sync
+                          |scipy|binsparse
 seft diff  BASE TARGET DELTA
 seft apply BASE DELTA|VERSION [...] OUT
 """
@@ -43,14 +43,15 @@ def main(
         str,
         typer.Option(
             "--from",
-            help="auto, sparse, hf, compressed-tensors, spiel, shira, super-tuning, lora, trl-delta, weight-sync, "
-            "torch, scipy or gguf.",
+            help="auto, sparse, hf, compressed-tensors, spiel, shira, super-tuning, seft, lora, trl-delta, "
+            "weight-sync, torch, scipy or gguf.",
         ),
     ] = "auto",
     base: Annotated[
         Path | None,
         typer.Option(
-            help="The model that an adapter, a patch or a delta changes (for delta, peft, super-tuning, weight-sync)."
+            help="The model that an adapter, a patch or a delta changes (for delta, peft, super-tuning, seft, "
+            "weight-sync)."
         ),
     ] = None,
     encoding: Annotated[str | None, typer.Option(help=f"{_ENCODINGS}; of weight-sync xor or overwrite [xor].")] = None,

@@ -212,14 +212,14 @@ _APPLIED: tuple[tuple[str, Any, str, str, str], ...] = (
     ),
     (
         "FMT-135",
-        change._sums,
+        change.sums_of,
         "            sums = sums.astype(np.float32)\n",
         "            pass\n",
         "sums rounded at once",
     ),
-    ("FMT-135", change._sums, "base.dtype != np.float64", "True", "sums of F64 by way of F32"),
-    ("FMT-135", change._sums, "not np.isfinite(sums).all()", "np.isnan(sums).any()", "infinite sums"),
-    ("FMT-135", change._sums, "reshape(-1).astype(np.float64)", "reshape(-1).astype(np.float32)", "amounts in F32"),
+    ("FMT-135", change.sums_of, "dtype != np.float64", "True", "sums of F64 by way of F32"),
+    ("FMT-135", change.sums_of, "not np.isfinite(sums).all()", "np.isnan(sums).any()", "infinite sums"),
+    ("FMT-135", change.sums_of, "amounts.astype(np.float64)", "amounts.astype(np.float32)", "amounts in F32"),
     ("FMT-137", delta.apply, "reached != described.base_sha256", "i and reached != described.base_sha256", "any base"),
     (
         "FMT-139",
@@ -255,7 +255,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "(prod(entry.shape) >> 8)",
         "gaps of n + numel / 256 bytes at most",
     ),
-    ("delta.apply", "FMT-135", change._values_at, "np.zeros(at.size", "np.full(at.size, -0.0", "−0 + −0"),
+    ("delta.apply", "FMT-135", change.values_at, "np.zeros(at.size", "np.full(at.size, -0.0", "−0 + −0"),
     (
         "delta.apply",
         "FMT-132",
