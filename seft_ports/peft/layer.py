@@ -20,7 +20,7 @@ from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import plain
 from seft_ports.pytorch.model import mask_of
-from seft_ports.pytorch.product import Product
+from seft_ports.pytorch.product import number_of, product
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["SeftLayer", "SeftLinear"]
@@ -53,8 +53,14 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._replaced: list[tuple[Tensor, Tensor]] = []
+        self.number = number_of(self)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, config)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a copy is another matrix
+        super().__setstate__(state)
+        self.number = number_of(self)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,7 +98,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     @contextmanager
-    def written(self, values: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    def written(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
         """Return a context in which the effective weight stands in memory, (out, in).
 
         values  φ of each active update
@@ -189,9 +195,9 @@ class SeftLinear(SeftLayer):
             dtype = torch.get_autocast_dtype(kind)
         elif x.dtype != dtype:
             raise SeftError("KRN-010", f"x is {x.dtype}, the weight {dtype}")
-        if self.training and torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._check_positions(updates)
-        y: Tensor = Product.apply(x, self, dtype, *(update.values for update in updates))
+        y = product(x, self, dtype, [update.values for update in updates])
         bias = self.get_base_layer().bias
         return y if bias is None else y + bias.to(y.dtype)
 

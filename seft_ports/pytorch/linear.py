@@ -7,7 +7,7 @@ the delta.
 FSDP splits the parameters `weight` and `values`; `split` does the same with `mask`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.product import Product
+from seft_ports.pytorch.product import number_of, product
 from seft_ports.pytorch.rules import Decision
 from seft_ports.pytorch.split import put, split_as, whole
 from seft_ports.pytorch.update import SparseUpdate
@@ -73,6 +73,12 @@ class SeftLinear(SparseUpdate):
         self.register_buffer("mask", mask.clone())
         self.register_buffer("held", torch.zeros(delta_budget, dtype=weight.dtype, device=weight.device))
         self.bias = bias
+        self.number = number_of(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # a copy is another matrix
+        super().__setstate__(state)
+        self.number = number_of(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y, (..., out), for x, (..., in), computed in the dtype of autocast or else in that of the weight."""
@@ -84,7 +90,7 @@ class SeftLinear(SparseUpdate):
         if self.values.dtype not in (torch.float32, torch.float64):
             msg = f"FSDP casts the values of the delta to {self.values.dtype}; give it no mixed precision (bf16=False)"
             raise NotImplementedError(msg)
-        y: Tensor = Product.apply(x, self, dtype, self.values)
+        y = product(x, self, dtype, (self.values,))
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     @property
@@ -93,7 +99,7 @@ class SeftLinear(SparseUpdate):
         return (self,)
 
     @contextmanager
-    def written(self, values: tuple[Tensor, ...]) -> Iterator[Tensor]:
+    def written(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
         """Return a context in which the effective weight stands in memory, (out, in); it stays there afterwards."""
         yield self.refresh(values[0])
 

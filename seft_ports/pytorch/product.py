@@ -1,8 +1,15 @@
-"""The product of a matrix that has sparse updates, and its gradients at their positions."""
+"""The product of a matrix that has sparse updates, and its gradients at their positions.
 
+`product` is what a layer calls. In a model that torch compiles it is one operation of the graph, which names its matrix
+by a number, so that the graph need not break there; events change positions, and the compiled code stays.
+"""
+
+import itertools
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -11,11 +18,11 @@ from torch.autograd.function import once_differentiable
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["Matrix", "Product"]
+__all__ = ["Matrix", "number_of", "product"]
 
 
 class Matrix(Protocol):
-    """What `Product` multiplies by."""
+    """What is multiplied by."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -23,11 +30,16 @@ class Matrix(Protocol):
         ...
 
     @property
+    def number(self) -> int:
+        """Its number among the matrices of this process (`number_of`)."""
+        ...
+
+    @property
     def updates(self) -> tuple[SparseUpdate, ...]:
         """The updates that the effective weight contains."""
         ...
 
-    def written(self, values: tuple[Tensor, ...]) -> AbstractContextManager[Tensor]:
+    def written(self, values: Sequence[Tensor]) -> AbstractContextManager[Tensor]:
         """Return a context in which the effective weight stands in memory, (out, in).
 
         values  φ of each update
@@ -35,49 +47,114 @@ class Matrix(Protocol):
         ...
 
 
-class Product(torch.autograd.Function):
-    """y = x Wᵀ, whose gradient by the values of an update is dyᵀ x at its positions.
+def product(x: Tensor, matrix: Matrix, dtype: torch.dtype, values: Sequence[Tensor]) -> Tensor:
+    """Return y = x Wᵀ, (..., out), in `dtype`; its gradient by the values of an update is dyᵀ x at its positions.
 
     The effective weight is written for the time of a product, and again in the backward, so that the graph holds no
     matrix.
-    """
 
+    x       (..., in)
+    values  φ of each update of the matrix
+    """
+    if torch.compiler.is_compiling():
+        y: Tensor = _in_graph(x, matrix.number, matrix.shape[0], dtype, values)
+        return y
+    return _Product.apply(x, matrix, dtype, *values)
+
+
+def _forward(x: Tensor, matrix: Matrix, dtype: torch.dtype, values: Sequence[Tensor]) -> Tensor:
+    out, width = matrix.shape
+    rows = x.reshape(math.prod(x.shape[:-1]), width).to(dtype)
+    kernels.check(rows, None, matrix.shape, dtype)
+    with matrix.written(values) as weight:
+        return kernels.matmul(rows, weight.to(dtype)).reshape(*x.shape[:-1], out)
+
+
+def _backward(
+    dy: Tensor, x: Tensor, matrix: Matrix, dtype: torch.dtype, values: Sequence[Tensor], wanted: Sequence[bool]
+) -> list[Tensor | None]:
+    """Return the gradients by x and by the values of each update, where they are wanted (KRN-002, KRN-003)."""
+    out, width = matrix.shape
+    rows = x.reshape(math.prod(x.shape[:-1]), width).to(dtype)
+    gradients: list[Tensor | None] = [None]
+    # y = x Wᵀ
+    dy = dy.reshape(len(rows), out).to(dtype)
+    if wanted[0]:
+        # written again, because FSDP gathered the weight anew, without what the forward wrote into it
+        with matrix.written(values) as weight:
+            gradients[0] = kernels.matmul_transposed(dy, weight.to(dtype)).reshape(x.shape).to(x.dtype)
+    for update, phi, asked in zip(matrix.updates, values, wanted[1:], strict=True):
+        gradient = None
+        if asked:
+            gradient = torch.zeros_like(phi)
+            gradient[: update.slots] = kernels.sample(dy, rows, update.positions[: update.slots]).to(phi.dtype)
+        if update.watched:
+            # GRD-001: the sum is over all micro-batches, before clipping
+            update.see(dy, rows)
+        gradients.append(gradient)
+    return gradients
+
+
+class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Matrix, dtype: torch.dtype, *values: Tensor) -> Tensor:
-        """Return y, (..., out), in `dtype`.
-
-        x       (..., in)
-        values  φ of each update of the matrix
-        """
-        out, width = matrix.shape
-        rows = x.reshape(math.prod(x.shape[:-1]), width).to(dtype)
         # values are saved too, because torch then refuses a backward after they were changed
-        ctx.save_for_backward(rows, *values)
-        ctx.matrix, ctx.updates, ctx.shape, ctx.kind = matrix, matrix.updates, x.shape, x.dtype
-        kernels.check(rows, None, matrix.shape, dtype)
-        with matrix.written(values) as weight:
-            return kernels.matmul(rows, weight.to(dtype)).reshape(*x.shape[:-1], out)
+        ctx.save_for_backward(x, *values)
+        ctx.matrix, ctx.dtype = matrix, dtype
+        return _forward(x, matrix, dtype, values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients by x and by the values of each update (KRN-002, KRN-003)."""
         x, *values = ctx.saved_tensors
-        dx = None
-        # y = x Wᵀ
-        dy = dy.reshape(len(x), ctx.matrix.shape[0]).to(x.dtype)
-        if ctx.needs_input_grad[0]:
-            # written again, because FSDP gathered the weight anew, without what the forward wrote into it
-            with ctx.matrix.written(tuple(values)) as weight:
-                dx = kernels.matmul_transposed(dy, weight.to(x.dtype)).reshape(ctx.shape).to(ctx.kind)
-        gradients: list[Tensor | None] = []
-        for update, phi, wanted in zip(ctx.updates, values, ctx.needs_input_grad[3:], strict=True):
-            gradient = None
-            if wanted:
-                gradient = torch.zeros_like(phi)
-                gradient[: update.slots] = kernels.sample(dy, x, update.positions[: update.slots]).to(phi.dtype)
-            if update.watched:
-                # GRD-001: the sum is over all micro-batches, before clipping
-                update.see(dy, x)
-            gradients.append(gradient)
+        wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+        dx, *gradients = _backward(dy, x, ctx.matrix, ctx.dtype, values, wanted)
         return dx, None, None, *gradients
+
+
+# compiled ----------------------------------------------------------------------------------------
+
+_MATRICES: WeakValueDictionary[int, Matrix] = WeakValueDictionary()
+_NUMBERS = itertools.count()
+
+
+def number_of(matrix: Matrix) -> int:
+    """Return a new number for a matrix, by which a compiled graph finds it as long as it lives."""
+    number = next(_NUMBERS)
+    _MATRICES[number] = matrix
+    return number
+
+
+@torch.library.custom_op("seft::product", mutates_args=())
+def _in_graph(x: Tensor, number: int, out: int, dtype: torch.dtype, values: Sequence[Tensor]) -> Tensor:
+    return _forward(x, _MATRICES[number], dtype, values)
+
+
+@torch.library.custom_op("seft::product_backward", mutates_args=())
+def _gradients(dy: Tensor, x: Tensor, number: int, dtype: torch.dtype, values: Sequence[Tensor]) -> list[Tensor]:
+    made = _backward(dy, x, _MATRICES[number], dtype, values, [True] * (1 + len(values)))
+    return [one for one in made if one is not None]
+
+
+@_in_graph.register_fake
+def _product_like(x: Tensor, number: int, out: int, dtype: torch.dtype, values: Sequence[Tensor]) -> Tensor:
+    return x.new_empty(*x.shape[:-1], out, dtype=dtype)
+
+
+@_gradients.register_fake
+def _gradients_like(dy: Tensor, x: Tensor, number: int, dtype: torch.dtype, values: Sequence[Tensor]) -> list[Tensor]:
+    return [x.new_empty(x.shape), *(torch.empty_like(one) for one in values)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, ctx.number, _, ctx.dtype, values = inputs
+    ctx.save_for_backward(x, *values)
+
+
+def _back(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+    x, *values = ctx.saved_tensors
+    dx, *gradients = _gradients(dy, x, ctx.number, ctx.dtype, values)
+    return dx, None, None, None, gradients
+
+
+_in_graph.register_autograd(_back, setup_context=_keep)

@@ -18,7 +18,7 @@ from conformance.protocol.child import Child  # noqa: E402
 from seft_ports.pytorch import SeftError, SeftLinear, SeftOptimizer, Settings, kernels, mask_zeros, model, rules, wrap  # noqa: E402
 from seft_ports.pytorch import update as update_file  # noqa: E402
 from seft_ports.pytorch.port import Port, Runs  # noqa: E402
-from seft_ports.pytorch.product import Product  # noqa: E402
+from seft_ports.pytorch.product import product  # noqa: E402
 
 ALL = load_all()
 CORE = cases_of(["core"], ALL)
@@ -187,10 +187,10 @@ def test_gradcheck_of_the_autograd_function(bias):
     layer, _, dice = layer_of(bias=bias)
     x = torch.randn(2, 3, 7, generator=dice, dtype=torch.float64, requires_grad=True)
 
-    def product(x, values):
-        return Product.apply(x, layer, torch.float64, values)
+    def of_values(x, values):
+        return product(x, layer, torch.float64, (values,))
 
-    assert torch.autograd.gradcheck(product, (x, layer.values.detach().requires_grad_()))
+    assert torch.autograd.gradcheck(of_values, (x, layer.values.detach().requires_grad_()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
