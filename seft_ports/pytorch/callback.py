@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.events import FSDP1, SPLIT_SPIEL, Evolution
+from seft_ports.pytorch.events import FSDP1, SPLIT_ADAPTER, SPLIT_SPIEL, Evolution
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.settings import Settings
@@ -34,6 +34,7 @@ class SeftCallback(TrainerCallback, ExportableState):
 
     def __init__(self, settings: Settings | None = None) -> None:
         self._given = settings
+        self._may_be_split = True
         self.events: list[dict[str, int]] = []
         self._evolution: Evolution | None = None
         self._batches: list[dict[str, Any]] | None = None
@@ -48,7 +49,9 @@ class SeftCallback(TrainerCallback, ExportableState):
 
     def _take(self, model: nn.Module) -> None:
         """Take the settings that the model names, if none were given."""
-        named = [update.settings for update in layers_of(model).values() if update.settings is not None]
+        updates = layers_of(model).values()
+        self._may_be_split = all(update.may_be_split for update in updates)
+        named = [update.settings for update in updates if update.settings is not None]
         self._given = self._given or (named[0] if named else None)
 
     def state(self) -> dict[str, Any]:
@@ -59,13 +62,13 @@ class SeftCallback(TrainerCallback, ExportableState):
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Refuse FSDP options that this port cannot run under, before anything is split."""
         self._take(given["model"])
-        _check_fsdp(args, self.settings)
+        _check_fsdp(args, self.settings, may_be_split=self._may_be_split)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
         # again, because a callback that was added later got no on_init_end
         self._take(given["model"])
-        _check_fsdp(args, self.settings)
+        _check_fsdp(args, self.settings, may_be_split=self._may_be_split)
         if args.fp16:
             # the loss scale changes between steps, so the gradients of a window could not be summed
             msg = "fp16=True scales gradients; use bf16=True or float32"
@@ -119,7 +122,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._hook = self._evolution = None
 
 
-def _check_fsdp(args: Any, settings: Settings) -> None:
+def _check_fsdp(args: Any, settings: Settings, *, may_be_split: bool) -> None:
     # accelerate's own state, because its config file can turn FSDP on without the Trainer's arguments
     plugin = AcceleratorState._shared_state.get("fsdp_plugin")
     if plugin is None:
@@ -129,6 +132,8 @@ def _check_fsdp(args: Any, settings: Settings) -> None:
         return
     if plugin.fsdp_version != 2:
         raise NotImplementedError(FSDP1)
+    if not may_be_split:
+        raise NotImplementedError(SPLIT_ADAPTER)
     if settings.spiel:
         raise NotImplementedError(SPLIT_SPIEL)
     if plugin.cpu_ram_efficient_loading:

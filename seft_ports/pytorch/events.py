@@ -32,10 +32,12 @@ from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, pro
 from seft_ports.pytorch.stream import FIRST_GRADIENT, Stream
 from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["FSDP1", "SPLIT_SPIEL", "Evolution"]
+__all__ = ["FSDP1", "SPLIT_ADAPTER", "SPLIT_SPIEL", "Evolution"]
 
 FSDP1 = "FSDP1 flattens parameters, in which no event can move slots; use FSDP2 (fully_shard, fsdp_version 2)"
 """The error message for a model that FullyShardedDataParallel wraps."""
+SPLIT_ADAPTER = "FSDP cannot split an adapter of PEFT; use DistributedDataParallel, or wrap of seft_ports.pytorch"
+"""The error message for a model of PEFT that is split."""
 SPLIT_SPIEL = (
     "candidates first-step (spiel-adapt, spiel-ag) are not chosen from a split gradient (FSDP); use "
     "DistributedDataParallel"
@@ -342,6 +344,8 @@ def _check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: SeftOpt
         )
     if any(layer.first_step != settings.spiel for layer in layers.values()):
         raise SeftError("GRD-007", "the model was wrapped with another preset; wrap it with these settings")
+    if any(is_split(layer.values) and not layer.may_be_split for layer in layers.values()):
+        raise NotImplementedError(SPLIT_ADAPTER)
     if len({layer.matrix for layer in layers.values()}) < len(layers):
         raise SeftError("MDL-007", "two adapters are trained at once, and events move one adapter; make one active")
     stepped = {id(values) for group in optimizer.param_groups for values in group["params"]}

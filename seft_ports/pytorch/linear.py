@@ -50,6 +50,7 @@ class SeftLinear(SparseUpdate):
         bias: (out,) or None.
     """
 
+    may_be_split = True
     weight: nn.Parameter
     mask: Tensor
 

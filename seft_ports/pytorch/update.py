@@ -42,6 +42,8 @@ class SparseUpdate(nn.Module):
         watched: whether a backward adds to `seen` and `seen_more`.
     """
 
+    may_be_split = False
+    """Whether FSDP may split the update and its weight."""
     positions: Tensor
     held: Tensor
     seen: Tensor

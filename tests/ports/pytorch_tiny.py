@@ -28,6 +28,7 @@ IN_TWO = {
     "tied": replace(BY_GRADIENT, adapt="fisher"),
     "full": replace(BY_GRADIENT, adapt="token-fisher"),
     "sharded": replace(BY_GRADIENT, adapt="absolute", gradient_window=1),
+    "adapter": replace(BY_GRADIENT, gradient_window=1, keep_dtype=True),
     "spiel": Settings.of("spiel-adapt", density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=1),
 }
 """Of runs in two processes."""

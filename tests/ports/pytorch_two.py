@@ -8,11 +8,12 @@ import torch
 from seft_ports.pytorch import SeftOptimizer
 from tests.ports import pytorch_split
 from tests.ports import pytorch_tiny as tiny
+from tests.ports.peft_tiny import adapted
 
 
 def trainer(folder, name, **other):
     settings = tiny.IN_TWO[name]
-    made = tiny.wrapped(settings)
+    made = adapted(preset="seft") if name == "adapter" else tiny.wrapped(settings)
     return tiny.trainer(
         made,
         folder,
@@ -28,7 +29,7 @@ def trainer(folder, name, **other):
 
 def parallel(rank, folder):
     # a save after step 2 lies inside the gradient window of the event after step 3, one after step 3 in that of step 4
-    told = {name: one_run(f"{folder}/{name}", name, at) for name, at in (("parallel", 2), ("spiel", 3))}
+    told = {name: one_run(f"{folder}/{name}", name, at) for name, at in (("parallel", 2), ("spiel", 3), ("adapter", 3))}
     torch.save(told, f"{folder}/rank-{rank}.pt")
 
 

@@ -1,6 +1,7 @@
 """seft_ports.peft in the Trainer of transformers and in that of TRL."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -53,6 +54,15 @@ def test_a_trainer_takes_the_settings_from_the_adapter(tmp_path):
         density=0.2, evolve_every=3, drop_fraction=0.9, preset="seft"
     )
     assert SeftCallback().state()["attributes"] == {"settings": None}
+
+
+def test_fsdp_is_refused_before_anything_is_split(monkeypatch):
+    from accelerate.state import AcceleratorState
+
+    plugin = SimpleNamespace(fsdp_version=2)
+    monkeypatch.setitem(AcceleratorState._shared_state, "fsdp_plugin", plugin)
+    with pytest.raises(NotImplementedError, match="FSDP cannot split an adapter of PEFT"):
+        SeftCallback().on_init_end(None, None, None, model=adapted())
 
 
 def test_trl_trains_an_adapter(tmp_path):

@@ -7,11 +7,13 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
+pytest.importorskip("peft")
 
 import formats  # noqa: E402
 from seft_ports.pytorch import SeftOptimizer, layers_of, load_sparse  # noqa: E402
 from seft_ports.pytorch.model import targets_of  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
+from tests.ports.peft_tiny import adapted  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -104,10 +106,10 @@ def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, folder, ran
         check_file(folder / "trainer", ranks[0][name]["state"])
 
 
-@pytest.mark.parametrize("name", ["parallel", "spiel"])
+@pytest.mark.parametrize("name", ["parallel", "spiel", "adapter"])
 def test_two_data_parallel_processes_have_the_same_support_and_that_of_one(name, made, tmp_path):
     settings = tiny.IN_TWO[name]
-    wrapped = tiny.wrapped(settings)
+    wrapped = adapted(preset="seft") if name == "adapter" else tiny.wrapped(settings)
     optimizer = SeftOptimizer(wrapped, lr=0.01, kind=settings.optimizer)
     one = tiny.trainer(wrapped, tmp_path, settings, None, (optimizer, None))
     one.train()
@@ -119,6 +121,6 @@ def test_two_data_parallel_processes_have_the_same_support_and_that_of_one(name,
     assert first["events"] == second["events"] == tiny.events(one)
     assert first["data"] != second["data"]
     mine = one.model.state_dict()
-    assert [n for n in differ(first["state"], mine) if n.endswith(("mask", "positions"))] == []
+    assert [n for n in differ(first["state"], mine) if n.endswith(("mask", "positions", "indices", "pruned"))] == []
     values = [n for n in mine if n.endswith("values")]
     assert all(torch.allclose(first["state"][n], mine[n], rtol=1e-3, atol=1e-6) for n in values)
