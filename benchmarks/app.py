@@ -15,6 +15,7 @@
     python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
     python -m benchmarks memory         what a step holds, by part, beside PyTorch
     python -m benchmarks peft MODEL     SEFT beside other tuners of PEFT
+    python -m benchmarks peft-page QUALITY SPEED PAGE    its tables
     python -m benchmarks large          a training step of a 7B model, event included, inside 16 GiB
     python -m benchmarks scale          larger models on several hosts, by a model of time and memory
     python -m benchmarks readers        which readers of safetensors take bad files
@@ -77,6 +78,7 @@ for command in (
     memory.memory,
     page.page,
     peft_methods.peft,
+    peft_methods.peft_page,
     readers.readers,
     readers.readers_page,
     scale.scale,

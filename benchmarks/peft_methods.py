@@ -1,10 +1,12 @@
 """SEFT beside other tuners of PEFT: time, memory, bytes, and what a trained model is worth.
 
 Every method trains about as many numbers, on the same text, in a process of its own. `--speed` takes few steps in
-rounds, every method once a round, and measures no loss; without it each learning rate is tried and the best one kept.
+rounds, every method once a round, and measures no loss; without it each learning rate is tried, and the page has the
+best one.
 """
 
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.page import TABLE
 from benchmarks.peft_child import METHODS, Asked
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment
 from seft_cli.output import Refused, write_json
@@ -72,3 +75,65 @@ def _line(run: dict[str, Any]) -> str:
         f"{(run['peak'] - run['loaded']) / 2**20:6.0f} MiB more, {run['adapter'] / 2**20:5.1f} MiB of adapter, "
         f"{100 * run['stored'] / run['positions']:5.1f} % stored, loss {run.get('loss', 0):.4f}"
     )
+
+
+def peft_page(
+    quality: Annotated[Path, typer.Argument(help="What `peft --json` wrote.", exists=True)],
+    speed: Annotated[Path, typer.Argument(help="What `peft --speed --json` wrote.", exists=True)],
+    page: Annotated[Path, typer.Argument(help="The page whose tables are written anew.", exists=True)],
+) -> None:
+    """Write the tables of a page."""
+    made = {"quality": _quality(_runs(quality)), "speed": _speed(_runs(speed))}
+    text = page.read_text(encoding="utf-8")
+    page.write_text(TABLE.sub(lambda m: f"{m[1]}\n{made[m[2]]}\n\n{m[3]}", text), encoding="utf-8")
+
+
+def _runs(file: Path) -> list[dict[str, Any]]:
+    runs: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["runs"]
+    return runs
+
+
+def _quality(runs: list[dict[str, Any]]) -> str:
+    """Return the best run of each method on each model as a table."""
+    lines = [
+        "| base | method | learning rate | perplexity | stored after the merge | adapter |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    models = sorted({run["model"] for run in runs}, reverse=True)
+    for model, name in product(models, METHODS):
+        mine = [run for run in runs if (run["model"], run["method"]) == (model, name)]
+        if mine:
+            best = min(mine, key=lambda run: run["loss"])
+            share = 100 * best["stored"] / best["positions"]
+            size = f"{best['adapter'] / 2**20:.1f} MiB"
+            lines.append(
+                f"| {model} | `{name}` | {best['lr']:g} | {math.exp(best['loss']):.1f} | {share:.1f} % | {size} |"
+            )
+    return "\n".join(lines)
+
+
+def _speed(runs: list[dict[str, Any]]) -> str:
+    """Return time and memory of each method as a table; times as ratios to LoRA's in the same round."""
+    lines = [
+        "| method | trained numbers | s a step | LoRA's time over it | s with an event | MiB beside the loaded model |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    times = {name: [_median(run, events=False) for run in runs if run["method"] == name] for name in METHODS}
+    for name in METHODS:
+        mine = [run for run in runs if run["method"] == name]
+        if not mine:
+            continue
+        ratios = [lora / own for lora, own in zip(times["lora"], times[name], strict=True)]
+        event = statistics.median(_median(run, events=True) for run in mine)
+        more = statistics.median((run["peak"] - run["loaded"]) / 2**20 for run in mine)
+        lines.append(
+            f"| `{name}` | {mine[0]['parameters']:,} | {statistics.median(times[name]):.2f} | "
+            f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | "
+            f"{f'{event:.2f}' if event else ''} | {more:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _median(run: dict[str, Any], *, events: bool) -> float:
+    """Return the median seconds of a run's steps with, or without, an event; the first one warms up."""
+    return statistics.median([s for s, event in run["seconds"][1:] if event == events] or [0])

@@ -40,7 +40,7 @@ INDICES, VALUES, PRUNED = "seft_delta.indices", "seft_delta.values", "seft_delta
 KNOWN = ABOUT | {
     *("adapt", "density", "drop_fraction", "evolve_every", "evolve_until", "exclude_modules", "gradient_window"),
     *("init_weights", "initial_scope", "layers_pattern", "layers_to_transform", "optimizer", "preset", "seed", "start"),
-    *("support", "target_modules"),
+    *("stored", "support", "target_modules"),
 }
 """Options that steer training only."""
 _INTEGERS = frozenset({"I32", "I64"})

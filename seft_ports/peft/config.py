@@ -70,12 +70,15 @@ class SeftConfig(PeftConfig):
     """name of the list of blocks, if PEFT does not know it"""
     modules_to_save: list[str] | None = None
     """modules that are trained and saved whole, such as a new head"""
+    stored: int | None = None
+    """stored weights of the adapted layers of the base; the tuner writes it, and refuses another base by it"""
     init_weights: bool = True
     """False draws positions and values at random, for tests of PEFT that want an adapter that changes something"""
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
         super().__post_init__()
+        self.from_file = self.stored is not None
         # `register` added the type when this package was imported
         self.peft_type = PeftType(NAME)
         if isinstance(self.target_modules, list):

@@ -44,6 +44,12 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         self.quantization_backend = resolve_quantization_backend(
             self.get_base_layer(), get_apply_tensor_subclass=kwargs.get("get_apply_tensor_subclass")
         )
+        if hasattr(self.get_base_layer(), "weight_orig") or hasattr(self.get_base_layer(), "parametrizations"):
+            raise SeftError(
+                "TOP-004",
+                "a layer makes its weight anew in every forward (torch.nn.utils.prune or parametrize), so that a merge "
+                "would be lost; call prune.remove(layer, 'weight'), and record_support(model, masks) for its mask",
+            )
         weight = self.get_base_weight()
         self.out_features, self.in_features = weight.shape
         self.seft_delta = nn.ModuleDict({})
@@ -202,13 +208,19 @@ class SeftLinear(SeftLayer):
         return y if bias is None else y + bias.to(y.dtype)
 
     def _check_positions(self, updates: list[SeftUpdate]) -> None:
-        """Refuse to train an update that has no positions, and that nothing watches to choose them."""
+        """Refuse to train an update whose positions nothing chooses, or whose events nothing makes."""
         if any(u.trained and u.delta_budget and not u.slots and not u.watched for u in updates):
             raise SeftError(
                 "DLT-004",
                 "the adapter has no positions yet, and nothing is there to choose them by the first step's gradient: "
                 "give the Trainer SeftCallback(), call Evolution(...).attach() in a loop of your own, or choose them "
                 "at random with SeftConfig(start='random')",
+            )
+        if any(u.trained and not u.has_events and u.settings and u.settings.preset != "static" for u in updates):
+            raise SeftError(
+                "EVT-011",
+                "the preset moves positions, and nothing makes its events: give the Trainer SeftCallback(), call "
+                "Evolution(...).attach() in a loop of your own, or choose SeftConfig(preset='static')",
             )
 
     def extra_repr(self) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from seft_ports.peft.config import SeftConfig
 from seft_ports.peft.layer import SeftLayer, SeftLinear
 from seft_ports.peft.update import SeftUpdate
+from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK
 from seft_ports.pytorch.model import place_first, place_of
 
@@ -78,6 +79,14 @@ class SeftModel(BaseTuner):
             for name, module in model.named_modules()
             if isinstance(module, SeftLayer) and adapter_name in module.seft_delta
         ]
+        stored = sum(update.budget for _, update in updates)
+        if config.from_file and config.stored != stored:
+            raise SeftError(
+                "DLT-001",
+                f"the adapter was made for a base whose layers store {config.stored} weights, these store {stored}; "
+                f"load the base that it was made for ({config.base_model_name_or_path})",
+            )
+        config.stored = stored
         # MDL-007: projections of blocks in their order, then what else is adapted
         updates.sort(key=lambda one: (place_of(one[0]) is None, place_of(one[0]) or ()))
         for matrix, (_, update) in enumerate(updates):

@@ -77,11 +77,17 @@ class SeftCallback(TrainerCallback, ExportableState):
         saved = saved[0] if isinstance(saved, list) else saved
         if saved is not None and _ADDED | saved["attributes"]["settings"] != asdict(self.settings):
             # CKP-006
-            raise SeftError("CKP-006", f"the checkpoint is of a run with {saved['attributes']['settings']}")
+            was, now = _ADDED | saved["attributes"]["settings"], asdict(self.settings)
+            other = ", ".join(f"{key} {was[key]!r} and not {now[key]!r}" for key in now if was[key] != now[key])
+            raise SeftError("CKP-006", f"the checkpoint is of a run with {other}")
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)
         if not isinstance(optimizer, SeftOptimizer):
-            raise SeftError("OPT-001", "give the Trainer optimizers=(SeftOptimizer(model, lr=...), None)")
+            raise SeftError(
+                "OPT-001",
+                "give the Trainer the wrapped or adapted model, and optimizers=(SeftOptimizer(model, lr=...), None); "
+                "SFTTrainer takes a model of get_peft_model, and no peft_config",
+            )
         once = 1 if args.gradient_accumulation_steps == 1 else None
         self._evolution = Evolution(given["model"], optimizer, self.settings, state.max_steps, micro_batches=once)
         self._hook = given["model"].register_forward_pre_hook(self._remember, with_kwargs=True)

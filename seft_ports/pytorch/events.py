@@ -12,6 +12,7 @@ import warnings
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class Evolution:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: SeftOptimizer,
+        optimizer: Any,
         settings: Settings,
         steps: int,
         *,
@@ -67,6 +68,8 @@ class Evolution:
     ) -> None:
         if steps < 1:
             raise SeftError("TRN-008", f"steps {steps} is below 1")
+        # accelerate wraps the optimizers that it prepares
+        optimizer = getattr(optimizer, "optimizer", optimizer)
         self.layers = layers_of(model)
         if not self.layers:
             raise SeftError("MDL-007", "the model has no sparse layers; wrap it first")
@@ -77,7 +80,10 @@ class Evolution:
             raise NotImplementedError(SPLIT_SPIEL)
         for layer in self.layers.values():
             layer.split()
-        self._optimizer, self._settings, self.steps = optimizer, settings, steps
+        for layer in self.layers.values():
+            layer.has_events = True
+        self._optimizer: SeftOptimizer = optimizer
+        self._settings, self.steps = settings, steps
         alone = not self._split and processes() == 1 and not settings.spiel
         self._streams_may = alone and micro_batches == 1 and settings.gradient_window == 1
         self._streams: dict[str, Stream] = {}
@@ -87,6 +93,9 @@ class Evolution:
             every, window, until = settings.evolve_every, settings.gradient_window, settings.evolve_until
             self._windows = event_windows(settings.events, steps, every, window, until)
         self._events = list(self._windows)
+        if settings.preset != "static" and not self._windows:
+            message = f"no-events: a run of {steps} steps with evolve_every {settings.evolve_every} moves no slot"
+            warnings.warn(message, stacklevel=2)
 
     def _in_window(self, step: int) -> bool:
         # TRN-005, SCH-005
@@ -99,8 +108,9 @@ class Evolution:
         at_first = step == self._events[0]
         return event_fraction(step, self.steps, s.drop_fraction, schedule, first, s.evolve_until, first=at_first)
 
-    def _starts(self, step: int) -> bool:
-        return step == 1 and self._settings.start == "gradient"
+    def _starts(self, step: int, layer: SparseUpdate) -> bool:
+        """Whether the gradient of a step chooses the first slots of an update; one that has slots goes on with them."""
+        return step == 1 and self._settings.start == "gradient" and not layer.slots
 
     def before_step(self, step: int) -> None:
         """Make the layers sum their whole gradients if an event, or the first slots, will need those of this step.
@@ -117,10 +127,10 @@ class Evolution:
                     f"step {step} lies in an open gradient window, of which {name} has no gradients; resume from a "
                     "checkpoint outside windows",
                 )
-            if self._streams_may and self._in_window(step) != self._starts(step):
+            if self._streams_may and self._in_window(step) != self._starts(step, layer):
                 self._streams[name] = self._stream(layer, step)
                 layer.show(self._streams[name].see)
-            elif self._in_window(step) or self._starts(step):
+            elif self._in_window(step) or self._starts(step, layer):
                 layer.watch(adapts=self._settings.preset in ("seft", "spiel-adapt"))
             else:
                 layer.unwatch()
@@ -128,7 +138,7 @@ class Evolution:
     def _stream(self, layer: SparseUpdate, step: int) -> Stream:
         """Return what is to look at the backward of a step for one update."""
         preset = self._settings.preset
-        if self._starts(step):
+        if self._starts(step, layer):
             # DLT-004
             active = self._settings.initial_scope == "active"
             return Stream(layer, layer.delta_budget, active=active, first=True)
@@ -170,10 +180,11 @@ class Evolution:
         Raises:
             SeftError: TRN-007 for a gradient that is NaN or infinite.
         """
-        if not self._starts(step):
+        started = {name: layer for name, layer in self.layers.items() if self._starts(step, layer)}
+        if not started:
             return
         squares = []
-        for name, layer in self.layers.items():
+        for name, layer in started.items():
             positions, gradient = self._streams[name].place() if name in self._streams else self._first(layer)
             layer.place(positions)
             placed = gradient.new_zeros(layer.delta_budget)
@@ -183,7 +194,7 @@ class Evolution:
             squares.append(placed.double().square().sum())
         # OPT-004
         factor = clip_factor(float(torch.stack(squares).sum().sqrt()), max_norm)
-        for layer in self.layers.values():
+        for layer in started.values():
             layer.values.grad *= factor
 
     def _first(self, layer: SparseUpdate) -> tuple[Tensor, Tensor]:
@@ -332,10 +343,15 @@ def _of_all(seen: Tensor) -> Tensor:
     return whole(seen) if is_split(seen) else mean_of_all(seen.clone())
 
 
-def _check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: SeftOptimizer, settings: Settings) -> None:
+def _check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: Any, settings: Settings) -> None:
     """Refuse a model that FSDP1 splits, and an optimizer of another kind or that steps other values."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise NotImplementedError(FSDP1)
+    if not isinstance(optimizer, SeftOptimizer):
+        kind = type(optimizer).__name__
+        raise SeftError(
+            "OPT-001", f"events move what SeftOptimizer keeps of slots; this is {kind}: SeftOptimizer(model)"
+        )
     if optimizer.kind != settings.optimizer:
         raise SeftError(
             "OPT-001",
@@ -344,6 +360,13 @@ def _check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: SeftOpt
         )
     if any(layer.first_step != settings.spiel for layer in layers.values()):
         raise SeftError("GRD-007", "the model was wrapped with another preset; wrap it with these settings")
+    made = {layer.settings.preset for layer in layers.values() if layer.settings is not None}
+    if made - {settings.preset}:
+        raise SeftError(
+            "EVT-011",
+            f"the settings are of {settings.preset}, the update was made for {min(made - {settings.preset})}; of an "
+            "adapter take model.peft_config[name].settings(), with the name of the active one",
+        )
     if any(is_split(layer.values) and not layer.may_be_split for layer in layers.values()):
         raise NotImplementedError(SPLIT_ADAPTER)
     if len({layer.matrix for layer in layers.values()}) < len(layers):
@@ -352,6 +375,6 @@ def _check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: SeftOpt
     if any(layer.values.numel() and id(layer.values) not in stepped for layer in layers.values()):
         raise SeftError(
             "OPT-001",
-            "the optimizer steps other values than those of the model; make it after fully_shard, or give "
-            "accelerator.prepare both",
+            "the optimizer steps other values than those of the model; make it after fully_shard and "
+            "after set_adapter, or give accelerator.prepare both",
         )

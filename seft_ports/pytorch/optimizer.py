@@ -21,6 +21,8 @@ Kind = Literal["adamw", "spiel-adamw"]
 class SeftOptimizer(torch.optim.Optimizer):
     """AdamW for a wrapped model: moments and age of a slot move with the slot (OPT-001 to OPT-003, OPT-006).
 
+    Whatever else of the model is trained, such as `modules_to_save` of PEFT, is a second group of parameters.
+
     Attributes:
         kind: `adamw`, or SpIEL's variant of it, `spiel-adamw`.
     """
@@ -47,22 +49,41 @@ class SeftOptimizer(torch.optim.Optimizer):
             )
         if slot_warmup < 0:
             raise SeftError("TRN-008", f"slot_warmup {slot_warmup} is below 0")
+        if not isinstance(model, nn.Module):
+            raise SeftError(
+                "OPT-001",
+                "SeftOptimizer takes a model, not parameters; in a Trainer optimizer_cls_and_kwargs="
+                "(SeftOptimizer, {'model': model, 'lr': ...})",
+            )
         self.layers = list(layers_of(model).values())
+        if not self.layers:
+            raise SeftError(
+                "MDL-007",
+                "the model has no sparse update to train: wrap it, give it a SeftConfig, or load the adapter with "
+                "is_trainable=True",
+            )
         kinds = {layer.values.dtype for layer in self.layers}
         if any(float(torch.tensor(eps, dtype=kind)) == 0.0 for kind in kinds):
             raise SeftError("TRN-008", f"eps {eps} is 0 in the dtype of the update; choose a larger one")
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         defaults |= {"slot_warmup": slot_warmup}
-        super().__init__([layer.values for layer in self.layers], defaults)
+        own = [layer.values for layer in self.layers]
+        mine = {id(values) for values in own}
+        others = [x for x in model.parameters() if x.requires_grad and id(x) not in mine]
+        groups = [{"params": own}, {"params": others}] if others else [{"params": own}]
+        super().__init__(groups, defaults)
 
-    def kept(self, values: Tensor) -> dict[str, Tensor]:
-        """Return the optimizer's state of a layer's slots: `first_moment`, `second_moment` and `age`."""
+    def kept(self, values: Tensor, *, whole: bool = False) -> dict[str, Tensor]:
+        """Return the optimizer's state of a layer's slots: `first_moment`, `second_moment` and `age`.
+
+        whole  whether they are no slots but one tensor, whose entries all have the same age
+        """
         kept: dict[str, Tensor] = self.state[values]
         if not kept:
             # DLT-005
             kept["first_moment"] = torch.zeros_like(values)
             kept["second_moment"] = torch.zeros_like(values)
-            kept["age"] = torch.zeros_like(values, dtype=torch.int64)
+            kept["age"] = torch.zeros((), dtype=torch.int64) if whole else torch.zeros_like(values, dtype=torch.int64)
         return kept
 
     def seeds(self, gradient: Tensor, square: Tensor, steps: int) -> dict[str, Tensor]:
@@ -84,13 +105,15 @@ class SeftOptimizer(torch.optim.Optimizer):
         # each process steps the slots that it holds; if one must stop, all stop
         trained = [
             (group, layer, values)
-            for group in self.param_groups
+            for group in self.param_groups[:1]
             for layer, values in zip(self.layers, group["params"], strict=True)
             if values.grad is not None
         ]
+        others = [(g, x) for g in self.param_groups[1:] for x in g["params"] if x.grad is not None]
         everywhere = any(is_split(values) for _, _, values in trained)
+        gradients = [x.grad for _, _, x in trained] + [x.grad for _, x in others]
         # TRN-007
-        if not all_true([torch.isfinite(local(x.grad)).all() for _, _, x in trained], everywhere=everywhere):
+        if not all_true([torch.isfinite(local(x)).all() for x in gradients], everywhere=everywhere):
             raise SeftError("TRN-007", "a gradient is NaN or infinite; the last saved state is valid")
         finite = []
         for group, layer, values in trained:
@@ -109,6 +132,15 @@ class SeftOptimizer(torch.optim.Optimizer):
             # DLT-003
             weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
             finite += [torch.isfinite(x).all() for x in (phi, first, second, weight)]
+        for group, x in others:
+            kept = self.kept(x, whole=True)
+            phi, first, second, age, gradient = (
+                local(one) for one in (x, kept["first_moment"], kept["second_moment"], kept["age"], x.grad)
+            )
+            take = spiel_adamw if self.kind == "spiel-adamw" else adamw
+            rate, decay = float(group["lr"]), group["weight_decay"]
+            take(phi, first, second, age, gradient, rate, group["betas"], group["eps"], decay)
+            finite.append(torch.isfinite(local(x)).all())
         # TRN-007
         if not all_true(finite, everywhere=everywhere):
             raise SeftError("TRN-007", "a step made a value NaN or infinite; the last saved state is valid")

@@ -97,14 +97,15 @@ class Settings:
         if self.evolve_every < 1:
             raise SeftError("TRN-008", f"evolve_every {self.evolve_every} is below 1")
         if self.preset not in get_args(Preset):
-            raise SeftError("EVT-011", f"this port has no preset {self.preset!r}")
+            names = ", ".join(get_args(Preset))
+            raise SeftError("EVT-011", f"this port has no preset {self.preset!r}; it has {names}")
         check_windows(self.events, self.evolve_every, self.gradient_window)
         if self.adapt not in ADAPT:
             raise SeftError("ADPT-005", f"this port has no adapt {self.adapt!r}; it has {', '.join(ADAPT)}")
         if not 0 < self.evolve_until <= 1:
             raise SeftError("SCH-007", f"evolve_until {self.evolve_until} is outside (0, 1]")
         if self.start not in ("gradient", "random"):
-            raise SeftError("DLT-004", f"this port has no start {self.start!r}")
+            raise SeftError("DLT-004", f"this port has no start {self.start!r}; it has gradient, random")
         if self.initial_scope not in ("active", "anywhere"):
             raise SeftError("DLT-004", f"initial_scope is {self.initial_scope!r}; it is active or anywhere")
         if self.optimizer not in ("adamw", "spiel-adamw"):

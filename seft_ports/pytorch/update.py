@@ -37,6 +37,7 @@ class SparseUpdate(nn.Module):
         budget: K, the stored weights at load.
         delta_budget: d_φ, the places for slots.
         matrix: the matrix index (MDL-007).
+        has_events: whether an `Evolution` was made for it.
         settings: those of the run that the update was made for, or None if nothing gave them.
         slots: the number of slots; the places after them are free.
         watched: whether a backward adds to `seen` and `seen_more`.
@@ -67,6 +68,7 @@ class SparseUpdate(nn.Module):
         self.delta_budget, self.matrix, self.slots, self.watched, self.by = delta_budget, matrix, 0, False, by
         self.first_step, self.may_grow = first_step, False
         self.settings: Settings | None = None
+        self.has_events = False
         self._watch: Callable[[Tensor, Tensor], None] | None = None
         # the gradient of the running step, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
@@ -82,6 +84,14 @@ class SparseUpdate(nn.Module):
     def shape(self) -> tuple[int, int]:
         """The shape of the weight: (out, in)."""
         return self.out_features, self.in_features
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseUpdate":  # noqa: FBT001, FBT002, torch's own
+        """Move to another device or dtype; φ keeps its own, because a cast is of the base (DLT-003.4)."""
+        kept = self.values.detach()
+        super()._apply(fn, recurse)
+        if self.values.dtype in (torch.bfloat16, torch.float16):
+            self.values.data = kept.to(self.values.device)
+        return self
 
     @property
     def trained(self) -> bool:

@@ -154,8 +154,8 @@ def test_two_adapters_at_once(recwarn):
 def test_gradients_of_a_layer_with_two_adapters():
     torch.manual_seed(0)
     linear = torch.nn.Sequential(torch.nn.Linear(5, 4).double())
-    tuned = get_peft_model(linear, SeftConfig(density=0.4, init_weights=False, target_modules=["0"]))
-    tuned.add_adapter("other", SeftConfig(density=0.3, init_weights=False, target_modules=["0"]))
+    tuned = get_peft_model(linear, SeftConfig(density=0.4, preset="static", init_weights=False, target_modules=["0"]))
+    tuned.add_adapter("other", SeftConfig(density=0.3, preset="static", init_weights=False, target_modules=["0"]))
     tuned.base_model.set_adapter(["default", "other"])
     (layer,) = layers(tuned).values()
     updates = [layer.seft_delta[name] for name in ("default", "other")]
