@@ -22,7 +22,7 @@ from benchmarks.peft_child import METHODS, Asked
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment
 from seft_cli.output import Refused, write_json
 
-TRIED = (5e-4, 2e-3)
+TRIED = (5e-4, 2e-3, 8e-3)
 """Learning rates that each method is trained with."""
 
 
@@ -31,6 +31,7 @@ def peft(
     train: Annotated[Path, typer.Option(help="Text to train on.", exists=True)],
     valid: Annotated[Path, typer.Option(help="Text to measure the loss on.", exists=True)],
     method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; all without.")] = None,
+    lr: Annotated[list[float] | None, typer.Option(help="A learning rate to try; 5e-4, 2e-3 and 8e-3 without.")] = None,
     speed: Annotated[bool, typer.Option("--speed", help="Measure time and memory alone, in rounds.")] = False,
     steps: Annotated[int, typer.Option(min=4, help="Steps of a run; with --speed 9 suffice.")] = 100,
     rows: Annotated[int, typer.Option(min=1, help="Rows of 128 tokens in a step.")] = 2,
@@ -43,7 +44,7 @@ def peft(
     chosen = tuple(method or METHODS)
     if unknown := set(chosen) - set(METHODS):
         raise Refused(f"there is no method {min(unknown)}; there are {', '.join(METHODS)}")
-    rates, repeats = ((2e-3,), n_rounds) if speed else (TRIED, 1)
+    rates, repeats = ((2e-3,), n_rounds) if speed else (tuple(lr or TRIED), 1)
     runs: list[dict[str, Any]] = []
     for _, model, rate, name in product(range(repeats), models, rates, chosen):
         asked = Asked(
