@@ -38,9 +38,9 @@ from formats.records import Array, Checkpoint, Dense, Mask, Sparse, Tensor, bits
 
 INDICES, VALUES, PRUNED = "seft_delta.indices", "seft_delta.values", "seft_delta.pruned"
 KNOWN = ABOUT | {
-    *("adapt", "density", "drop_fraction", "evolve_every", "evolve_until", "exclude_modules", "gradient_window"),
-    *("init_weights", "initial_scope", "layers_pattern", "layers_to_transform", "optimizer", "preset", "seed", "start"),
-    *("stored", "support", "target_modules"),
+    *("adapt", "density", "drop_fraction", "evolve_every", "evolve_until", "exclude_modules", "exempt"),
+    *("gradient_window", "init_weights", "initial_scope", "layers_pattern", "layers_to_transform", "optimizer"),
+    *("preset", "seed", "start", "stored", "support", "target_modules"),
 }
 """Options that steer training only."""
 _INTEGERS = frozenset({"I32", "I64"})

@@ -16,7 +16,7 @@ NAME = "SEFT"
 
 _OF_SETTINGS = (
     *("density", "evolve_every", "drop_fraction", "gradient_window", "adapt", "evolve_until", "start", "seed"),
-    *("initial_scope", "optimizer"),
+    *("initial_scope", "optimizer", "exempt"),
 )
 _SUPPORTS = ("auto", "recorded", "nonzero")
 
@@ -42,7 +42,9 @@ class SeftConfig(PeftConfig):
     gradient_window: int | None = None
     """steps whose mean gradient an event looks at (TRN-005)"""
     adapt: str | None = None
-    """what a weight is pruned by: sensitivity, absolute, fisher or token-fisher (ADPT-005)"""
+    """what a weight is pruned by: sensitivity, absolute, fisher, token-fisher or magnitude (ADPT-005)"""
+    exempt: str | None = None
+    """what pruning spares: the new slots of the event, all slots, or none (ADPT-007)"""
     evolve_until: float = 1.0
     """fraction of the steps after which no event follows (SCH-007)"""
     start: str | None = None

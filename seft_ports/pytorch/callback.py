@@ -18,7 +18,7 @@ from seft_ports.pytorch.settings import Settings
 
 __all__ = ["SeftCallback"]
 
-_ADDED = {"initial_scope": "active", "optimizer": "adamw"}
+_ADDED = {"initial_scope": "active", "optimizer": "adamw", "exempt": "new"}
 """Settings that older checkpoints do not name, as their runs had them."""
 
 

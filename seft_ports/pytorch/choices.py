@@ -42,6 +42,8 @@ _SPIEL: dict[str, Any] = {
 _PRESETS: dict[str, dict[str, Any]] = {
     "seft": {},
     "sensitivity": {},
+    "magnitude": {},
+    "unprotected": {"exempt": "none"},
     "active-only": {"grow_scope": "active"},
     "no-adapt": {"adapts": "end"},
     "static": {"evolves": 0},
@@ -50,10 +52,10 @@ _PRESETS: dict[str, dict[str, Any]] = {
 }
 """The presets of EVT-011 that this port has, as changes of the default rule.
 
-`adapt` is left out, so `sensitivity`, which is `seft` with another `adapt`, changes nothing here.
+`adapt` is left out, so `sensitivity` and `magnitude`, which are `seft` with another `adapt`, change nothing here.
 """
-_PRUNES_BY = {"seft": "token-fisher", "no-adapt": "token-fisher"}
-_OTHER_PRESETS = ("literal", "unprotected", "magnitude", "spiel-ma", "rigl", "set")
+_PRUNES_BY = dict.fromkeys(("seft", "no-adapt", "unprotected"), "token-fisher") | {"magnitude": "magnitude"}
+_OTHER_PRESETS = ("literal", "spiel-ma", "rigl", "set")
 
 _SETTINGS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("start", "DLT-004", ("gradient", "random"), ("magnitude",)),
@@ -66,7 +68,7 @@ _SETTINGS: tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...] = (
 
 
 def choices_of(s: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `Settings` that stand for the rule of a run: preset, adapt and evolve_until.
+    """Return the arguments of `Settings` that stand for the rule of a run: preset, adapt, exempt and evolve_until.
 
     Raises:
         SeftError: for a name that SPEC.md does not know, with the clause that TRN-008 gives for it.
@@ -86,7 +88,8 @@ def choices_of(s: dict[str, Any]) -> dict[str, Any]:
         raise SeftError("EVT-011", f"there is no preset {s['preset']!r}")
     if "rule" not in s:
         rule["adapt"] = _PRUNES_BY.get(s["preset"], rule["adapt"])
-    free = {name: rule[name] for name in ("adapt", "evolve_until")}
+        rule["exempt"] = _PRESETS.get(s["preset"], {}).get("exempt", rule["exempt"])
+    free = {name: rule[name] for name in ("adapt", "evolve_until", "exempt")}
     spelled = [name for name, change in _PRESETS.items() if rule == _RULE | change | free]
     presets = spelled if "rule" in s else [name for name in _PRESETS if name == s["preset"]]
     if not presets:
@@ -96,4 +99,5 @@ def choices_of(s: dict[str, Any]) -> dict[str, Any]:
     for name, _, own, _ in _SETTINGS:
         if s.get(name, own[0]) not in own:
             raise ValueError(f"this port has no {name} {s[name]!r}; it has {', '.join(own)}")
-    return {"preset": "seft" if presets[0] == "sensitivity" else presets[0], **free}
+    like_seft = ("sensitivity", "magnitude", "unprotected")
+    return {"preset": "seft" if presets[0] in like_seft else presets[0], **free}

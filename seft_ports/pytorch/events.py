@@ -21,6 +21,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.rules import (
+    BY_GRADIENT,
     Decision,
     check_evidence,
     clip_factor,
@@ -84,7 +85,8 @@ class Evolution:
             layer.has_events = True
         self._optimizer: SeftOptimizer = optimizer
         self._settings, self.steps = settings, steps
-        alone = not self._split and processes() == 1 and not settings.spiel
+        # what `Stream` keeps of new slots is not what pruning them would need
+        alone = not self._split and processes() == 1 and not settings.spiel and settings.exempt == "new"
         self._streams_may = alone and micro_batches == 1 and settings.gradient_window == 1
         self._streams: dict[str, Stream] = {}
         self._next = 1
@@ -241,7 +243,7 @@ class Evolution:
                 drop_count(fraction, layer.slots),
                 active=s.preset == "active-only",
                 adapts=s.preset not in ("no-adapt", "spiel-ag"),
-                seen=None if layer.by == "sensitivity" else more,
+                seen=None if layer.by in BY_GRADIENT else more,
             )
             if s.spiel:
                 assert more is not None, "a window of first-step candidates keeps the squares"
@@ -291,7 +293,7 @@ class Evolution:
         decisions = {}
         for name, layer in self.layers.items():
             gradient, more = self._mean(layer, 1), self._more(layer, 1)
-            decisions[name] = layer.decide_last(gradient if more is None or layer.by == "sensitivity" else more)
+            decisions[name] = layer.decide_last(gradient if more is None or layer.by in BY_GRADIENT else more)
         for name, layer in self.layers.items():
             layer.apply_decision(decisions[name], self._optimizer.kept(layer.values))
         self._forget()

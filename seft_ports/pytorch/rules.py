@@ -12,6 +12,7 @@ from seft_ports.pytorch.errors import SeftError
 
 __all__ = [
     "ADAPT",
+    "BY_GRADIENT",
     "Decision",
     "adamw",
     "adapt",
@@ -196,8 +197,11 @@ ADAPT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "absolute": lambda seen, weight: weight.abs() * seen,
     "fisher": lambda seen, weight: (weight * weight) * seen,
     "token-fisher": lambda seen, weight: (weight * weight) * seen,
+    "magnitude": lambda _, weight: weight.abs(),
 }
-"""The scores of ADPT-005; their evidence is, in this order, ḡ, mean |g|, mean g², and the tokens of GRD-008."""
+"""The scores of ADPT-005; their evidence is, in this order, ḡ, mean |g|, mean g², the tokens of GRD-008, and none."""
+BY_GRADIENT = ("sensitivity", "magnitude")
+"""Criteria that need no evidence besides the gradient that growth needs."""
 
 
 def adapt(
@@ -241,6 +245,7 @@ def decide(
     by: str = "sensitivity",
     seen: Tensor | None = None,
     candidates: Tensor | None = None,
+    exempt: str = "new",
 ) -> Decision:
     """Return what drop, grow and adapt choose, without changing anything (EVT-001).
 
@@ -248,6 +253,7 @@ def decide(
     held                    b at the slots, 0 off B
     by, seen                the criterion of adapt and its evidence, (out · in,), or None if that is ḡ
     candidates              the d_φ positions that may grow (GROW-006), or None for all
+    exempt                  what adapt spares: `new` slots, all `slots`, or `none` (ADPT-007)
     """
     check_evidence(gradient, seen)
     # EVT-001
@@ -275,7 +281,10 @@ def decide(
     new = torch.zeros_like(base)
     new[grown[~cancelled]] = True
     occupied[grown] = True
-    return Decision(dropped, grown, adapt(gradient if seen is None else seen, after, base | occupied, budget, new, by))
+    # ADPT-007
+    spared = {"new": new, "slots": occupied, "none": None}[exempt]
+    pruned = adapt(gradient if seen is None else seen, after, base | occupied, budget, spared, by)
+    return Decision(dropped, grown, pruned)
 
 
 def check_evidence(*seen: Tensor | None) -> None:

@@ -10,7 +10,7 @@ from seft_ports.pytorch.spiel import check_windows
 __all__ = ["Adapt", "Preset", "Settings"]
 
 Preset = Literal["seft", "active-only", "no-adapt", "static", "spiel-adapt", "spiel-ag"]
-Adapt = Literal["sensitivity", "absolute", "fisher", "token-fisher"]
+Adapt = Literal["sensitivity", "absolute", "fisher", "token-fisher", "magnitude"]
 
 _SPIEL: dict[str, Any] = {
     "density": 0.01,
@@ -36,8 +36,9 @@ class Settings:
         preset: `active-only`, whose slots move among stored weights (D96); `seft`, `no-adapt`, `static`,
             `spiel-adapt` or `spiel-ag` (EVT-011). For those of SpIEL `Settings.of` has the other settings as well.
         adapt: what a weight is pruned by: |ḡ · W|, |W| · mean |g|, W² · mean g², or W² times the squared gradients of
-            single tokens (ADPT-005). All but the first keep one more matrix while a window is open. Only `seft`,
-            `no-adapt` and `spiel-adapt` use it, because the other presets prune nothing.
+            single tokens (ADPT-005), all of which keep one more matrix while a window is open but the first; or |W|.
+            Only `seft`, `no-adapt` and `spiel-adapt` use it, because the other presets prune nothing.
+        exempt: what pruning spares: the `new` slots of the event, all `slots`, or `none` (ADPT-007).
         evolve_until: fraction of the steps after which no event follows (SCH-007).
         start: how the first slots are chosen: by the gradient of the first step, or at random (DLT-004).
         initial_scope: whether the first slots lie among stored weights, `active`, or `anywhere`; the latter with
@@ -60,6 +61,7 @@ class Settings:
     keep_dtype: bool = False
     initial_scope: Literal["active", "anywhere"] = "active"
     optimizer: Literal["adamw", "spiel-adamw"] = "adamw"
+    exempt: Literal["new", "slots", "none"] = "new"
 
     @classmethod
     def of(cls, preset: Preset, **other: float | str) -> "Settings":
@@ -110,6 +112,8 @@ class Settings:
             raise SeftError("DLT-004", f"initial_scope is {self.initial_scope!r}; it is active or anywhere")
         if self.optimizer not in ("adamw", "spiel-adamw"):
             raise SeftError("OPT-001", f"this port has no optimizer {self.optimizer!r}; it has adamw, spiel-adamw")
+        if self.exempt not in ("new", "slots", "none"):
+            raise SeftError("ADPT-007", f"exempt is {self.exempt!r}; it is one of new, slots, none")
         _check_together(self)
         if not 0 <= self.seed < 1 << 64:
             raise SeftError("RNG-002", f"the seed {self.seed} is not in 0 ... 2**64 - 1")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.rules import ADAPT, Decision, at_most, drop, smallest, source
+from seft_ports.pytorch.rules import ADAPT, BY_GRADIENT, Decision, at_most, drop, smallest, source
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["FIRST_GRADIENT", "Stream"]
@@ -139,7 +139,7 @@ class Stream:
         if not self._adapts:
             return
         seen = gradient
-        if update.by != "sensitivity":
+        if update.by not in BY_GRADIENT:
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
             seen = kernels.tokens(dy, x).view(-1) if update.by == "token-fisher" else whole[update.by]()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from seft_ports.pytorch import kernels
-from seft_ports.pytorch.rules import Decision, adapt, check_evidence, decide, realign, source
+from seft_ports.pytorch.rules import BY_GRADIENT, Decision, adapt, check_evidence, decide, realign, source
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.spiel import first_step
 from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, put, split_as, whole
@@ -161,6 +161,7 @@ class SparseUpdate(nn.Module):
             by=self.by,
             seen=None if seen is None else seen.reshape(-1).to(self.values.dtype),
             candidates=self.candidates if self.first_step else None,
+            exempt=self.settings.exempt if self.settings else "new",
         )
 
     def decide_last(self, seen: Tensor) -> Decision:
@@ -207,7 +208,7 @@ class SparseUpdate(nn.Module):
         weight = self.like()
         if not self.seen.numel():
             self.seen = torch.zeros_like(weight, dtype=self.values.dtype)
-        if not self.seen_more.numel() and (self.first_step or (adapts and self.by != "sensitivity")):
+        if not self.seen_more.numel() and (self.first_step or (adapts and self.by not in BY_GRADIENT)):
             self.seen_more = torch.zeros_like(weight, dtype=self.values.dtype)
         # split here too, because a checkpoint loads them whole
         self.seen, self.seen_more = (split_as(weight, x) if x.numel() else x for x in (self.seen, self.seen_more))

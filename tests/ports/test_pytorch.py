@@ -58,15 +58,16 @@ def test_the_kit_passes_whole_runs_of_transformers_in_float32():
     pytest.importorskip("transformers")
     # setting.no-momentum has the optimizer sgd
     fitting = [c for c in ALL if c.id.startswith(("train.", "setting.")) and c.id != "setting.no-momentum"]
-    fitting += [c for c in ALL if c.id in ("depth.gradient", "train-rule.adapt-token-fisher")]
+    more = ("depth.gradient", "train-rule.adapt-token-fisher", "train-rule.magnitude", "train-rule.unprotected")
+    fitting += [c for c in ALL if c.id in more]
     results = judged(Runs(), [c for c in fitting if c.op == "train.run"], ("fp32",))
     assert failures(results) == set()
     assert {r.outcome for r in results} == {"pass"}
     assert len(results) > 50
 
 
-@pytest.mark.parametrize("adapt", ["sensitivity", "absolute", "fisher", "token-fisher"])
-@pytest.mark.parametrize("preset", [{}, {"adapts": "end"}])
+@pytest.mark.parametrize("adapt", ["sensitivity", "absolute", "fisher", "token-fisher", "magnitude"])
+@pytest.mark.parametrize("preset", [{}, {"adapts": "end"}, {"exempt": "none"}])
 def test_ADPT_005_a_run_prunes_what_the_engine_prunes(adapt, preset):
     # micro-batches, for |g| and g² are of whole steps, and a window of three steps
     (case,) = [case for case in ALL if case.id == "train.window"]
@@ -114,7 +115,7 @@ def test_a_choice_that_the_port_has_not_is_no_refusal(change):
         choices_of({"preset": "seft"} | change)
     assert not isinstance(error.value, SeftError)
     told = choices_of({"rule": {"adapts": "end", "evolve_until": 0.5, "adapt": "fisher"}})
-    assert told == {"preset": "no-adapt", "adapt": "fisher", "evolve_until": 0.5}
+    assert told == {"preset": "no-adapt", "adapt": "fisher", "evolve_until": 0.5, "exempt": "new"}
 
 
 def by_topk(scores, k):
