@@ -57,6 +57,8 @@ def main(asked: Asked) -> dict[str, Any]:
     linears = targets_of(model)
     masks = {name: linear.weight.detach() != 0 for name, linear in linears.items()}
     at_load = sum(int(mask.sum()) for mask in masks.values())
+    # wrapped layers take their place
+    del linears
     loaded = _peak()
     dice = torch.Generator().manual_seed(asked.seed)
     starts = torch.randint(0, len(train) - asked.length, (asked.steps, asked.rows), generator=dice)

@@ -120,9 +120,9 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
         if type(module).__name__.endswith("RMSNorm"):
             module.register_forward_hook(_show_overflow)
     layers = {}
-    for matrix, (name, linear) in enumerate(targets.items()):
-        # one after the other, so that a matrix is not held twice
-        layers[name] = _sparse(linear, supports[name], settings, matrix)
+    for matrix, name in enumerate(supports):
+        # one after the other, and the old one let go, so that a matrix is not held twice
+        layers[name] = _sparse(targets.pop(name), supports[name], settings, matrix)
         replace(model, name, layers[name])
     for attention in [module for module in model.modules() if hasattr(module, "q_proj")]:
         # the attention modules of transformers all have head_dim; any other module is left alone
