@@ -152,7 +152,8 @@ def from_changes(
         going = removed[name] if removed and name in removed else None
         # FMT-132: an operation that does nothing is left out where another one stands beside it
         made: dict[str, Tensor] = {REMOVE: going} if going is not None and going.nnz else {}
-        return made if made and not changes[name].nnz else made | {op: changes[name]}
+        changed = changes[name]
+        return made if made and not changed.nnz else made | {op: changed}
 
     stored = []
     for name in changes:

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
 
     Args:
         folder: the folder to make.
-        delta: its operations are read up to twice.
+        delta: its operations are read twice.
         base: name -> tensor of the model that it changes.
 
     Raises:
@@ -146,6 +147,8 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
                 "FMT-154", f"{name!r} is no matrix <module>{SUFFIX} of the base of which some positions change"
             )
 
+    # the three tensors of a module are written one after the other
+    @lru_cache(maxsize=1)
     def parts(name: str) -> dict[str, Array]:
         tensor = base[name]
         assert not isinstance(tensor, Mask), "checked above"

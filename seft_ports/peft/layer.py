@@ -113,7 +113,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         flat, updates, replaced = weight.view(-1), self._active(self.active_adapters), []
         try:
             for i, (update, phi) in enumerate(zip(updates, values, strict=True)):
-                # before the first one the base's own values stand there
+                # the first update finds the base's own values there, which it has in `held`
                 replaced.append(update.write(flat, phi, alone=i == 0))
             yield weight
         finally:

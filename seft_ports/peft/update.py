@@ -54,7 +54,7 @@ class SeftUpdate(SparseUpdate):
         self.budget, self.settings, self.may_grow = stored, settings, settings.preset == "spiel-ag"
         self.register_buffer("pruned", self.positions[:0].clone())
         self.register_buffer("held", torch.zeros(slots, dtype=weight.dtype, device=weight.device), persistent=False)
-        # kept from torch, which would make it a submodule: the layer has this one
+        # set past nn.Module, which would register the layer as a submodule of its own submodule
         self.__dict__["layer"] = layer
 
     @property

@@ -131,7 +131,7 @@ class Evolution:
                 )
             if self._streams_may and self._in_window(step) != self._starts(step, layer):
                 self._streams[name] = self._stream(layer, step)
-                layer.show(self._streams[name].see)
+                layer.observe(self._streams[name].see)
             elif self._in_window(step) or self._starts(step, layer):
                 layer.watch(adapts=self._settings.preset in ("seft", "spiel-adapt"))
             else:

@@ -73,18 +73,18 @@ class SeftOptimizer(torch.optim.Optimizer):
         groups = [{"params": own}, {"params": others}] if others else [{"params": own}]
         super().__init__(groups, defaults)
 
-    def kept(self, values: Tensor, *, whole: bool = False) -> dict[str, Tensor]:
-        """Return the optimizer's state of a layer's slots: `first_moment`, `second_moment` and `age`.
-
-        whole  whether they are no slots but one tensor, whose entries all have the same age
-        """
+    def kept(self, values: Tensor) -> dict[str, Tensor]:
+        """Return the optimizer's state of a layer's slots: `first_moment`, `second_moment` and `age`."""
+        if not self.state[values]:
+            self._begin(values, torch.zeros_like(values, dtype=torch.int64))
         kept: dict[str, Tensor] = self.state[values]
-        if not kept:
-            # DLT-005
-            kept["first_moment"] = torch.zeros_like(values)
-            kept["second_moment"] = torch.zeros_like(values)
-            kept["age"] = torch.zeros((), dtype=torch.int64) if whole else torch.zeros_like(values, dtype=torch.int64)
         return kept
+
+    def _begin(self, values: Tensor, age: Tensor) -> None:
+        """Give a parameter moments of 0, and this age."""
+        # DLT-005
+        moments = {name: torch.zeros_like(values) for name in ("first_moment", "second_moment")}
+        self.state[values] = moments | {"age": age}
 
     def seeds(self, gradient: Tensor, square: Tensor, steps: int) -> dict[str, Tensor]:
         """Return what new slots start with, by the names of `kept`; see `spiel.seeds` (DLT-006)."""
@@ -133,7 +133,10 @@ class SeftOptimizer(torch.optim.Optimizer):
             weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
             finite += [torch.isfinite(x).all() for x in (phi, first, second, weight)]
         for group, x in others:
-            kept = self.kept(x, whole=True)
+            if not self.state[x]:
+                # one age for the whole tensor, because no slot of it is younger
+                self._begin(x, torch.zeros((), dtype=torch.int64))
+            kept = self.state[x]
             phi, first, second, age, gradient = (
                 local(one) for one in (x, kept["first_moment"], kept["second_moment"], kept["age"], x.grad)
             )

@@ -124,13 +124,7 @@ class Stream:
         self._stored += int(base.sum())
         # GROW-002
         grows = gradient.abs()
-        if not self._first:
-            self._check(grows)
-        if self._active:
-            grows.masked_fill_(~base, 0)
-        grows[inside] = 0
-        if self._first:
-            self._check(grows)
+        self._check(grows.masked_fill(~base, 0) if self._first and self._active else grows)
         grows.neg_()
         if self._active:
             grows.masked_fill_(~base, torch.inf)

@@ -69,7 +69,7 @@ class SparseUpdate(nn.Module):
         self.first_step, self.may_grow = first_step, False
         self.settings: Settings | None = None
         self.has_events = False
-        self._watch: Callable[[Tensor, Tensor], None] | None = None
+        self._observer: Callable[[Tensor, Tensor], None] | None = None
         # the gradient of the running step, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
         kind = kernels.wide(dtype)
@@ -213,17 +213,17 @@ class SparseUpdate(nn.Module):
         # split here too, because a checkpoint loads them whole
         self.seen, self.seen_more = (split_as(weight, x) if x.numel() else x for x in (self.seen, self.seen_more))
 
-    def show(self, watch: Callable[[Tensor, Tensor], None]) -> None:
-        """Let backwards call `watch` with dy and x, in place of adding to `seen`, until `unwatch`."""
-        self.watched, self._watch = True, watch
+    def observe(self, observer: Callable[[Tensor, Tensor], None]) -> None:
+        """Let each backward give dy and x to `observer`, and add nothing to `seen`, until `unwatch`."""
+        self.watched, self._observer = True, observer
 
     def see(self, dy: Tensor, x: Tensor) -> None:
         """Take the evidence of one backward.
 
         What is added to sums is that of this process's rows, or of all processes where the sums are split.
         """
-        if self._watch is not None:
-            self._watch(dy, x)
+        if self._observer is not None:
+            self._observer(dy, x)
             return
         total, more = self.seen, bool(self.seen_more.numel())
         if more and (self.first_step or self.by in ("absolute", "fisher")):
@@ -260,7 +260,7 @@ class SparseUpdate(nn.Module):
 
     def unwatch(self, *, forget: bool = True) -> None:
         """Stop adding gradients, and with `forget` clear the sums of the window."""
-        self.watched, self._watch = False, None
+        self.watched, self._observer = False, None
         if forget:
             self._step = None
             self.seen = torch.zeros(0, dtype=self.values.dtype, device=self.positions.device)
