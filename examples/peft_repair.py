@@ -3,7 +3,7 @@
     python -m examples.peft_repair PRUNED_HF TUNED --train train.txt --valid valid.txt
 
 TUNED gets three folders: `adapter`, what was trained; `hf`, a stock dense checkpoint; `sparse`, the same with its mask.
-SmolLM2-135M takes about ten minutes on two cores.
+A step of SmolLM2-135M took 2.8 to 5 s on two cores, so that the 150 steps take 7 to 12 minutes.
 """
 
 import math

@@ -22,6 +22,7 @@ from seft_ports.pytorch import (  # noqa: E402
     layers_of,
     load_sparse,
     merge,
+    product,
     save_sparse,
     wrap,
 )
@@ -306,6 +307,30 @@ def test_a_copy_has_layers_of_its_own():
     for name, layer in layers(other).items():
         assert layer.seft_delta["default"].layer is layer
         assert layer is not layers(tuned)[name]
+    # a compiled graph finds a matrix by its number
+    plain, masks = pruned()
+    for one in (tuned, wrap(plain, config().settings(), masks)):
+        twin = copy.deepcopy(one)
+        numbered = [m for m in (*one.modules(), *twin.modules()) if hasattr(m, "number")]
+        assert len({m.number for m in numbered}) == len(numbered) == 28
+        assert all(product._MATRICES[m.number] is m for m in numbered)
+
+
+def test_an_index_that_was_pruned_before_leaves_the_base_as_it_was():
+    tuned = adapted(preset="static", init_weights=False)
+    before = bits(tuned)
+    for layer in layers(tuned).values():
+        update = layer.seft_delta["default"]
+        update.pruned = update.positions[: update.slots : 2].clone()
+        update.hold()
+        new = update.effective().view(-1)[update.pruned]
+        assert torch.equal(new, update.values.detach()[: update.slots : 2])
+    tuned(input_ids=IDS, labels=IDS).loss.backward()
+    tuned.merge_adapter()
+    tuned.unmerge_adapter()
+    base = {name: x for name, x in bits(tuned).items() if "seft_" not in name}
+    assert base
+    assert all(torch.equal(x, before[name]) for name, x in base.items())
 
 
 def test_the_type_is_known_once():
