@@ -124,6 +124,8 @@ PROFILES: dict[str, tuple[str, ...]] = {
 """Every operation stands in one profile."""
 
 _NM_CLAUSES = {"TOP-005", "GROW-007", "EVT-007", "PRN-004", "PRN-012"}
+_NM_OF = ("nm", "core", "rules", "train")
+"""The profiles whose cases of N:M belong to `nm` too; those of others would ask a trainer for files and pruners."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "change.realign": ("change.source",),
@@ -219,8 +221,9 @@ def profile_of(op: str) -> str:
 
 
 def profiles_of_case(case: Case) -> set[str]:
-    """Return the profiles that a case belongs to: its operation's, and `nm` where it shows a clause of N:M."""
-    return {_OF[case.op]} | ({"nm"} if _NM_CLAUSES & set(case.clauses) else set())
+    """Return the profiles of a case: its operation's, and `nm` where training shows a clause of N:M (D118)."""
+    own = _OF[case.op]
+    return {own} | ({"nm"} if own in _NM_OF and _NM_CLAUSES & set(case.clauses) else set())
 
 
 def needs_zstd(case: Case) -> bool:

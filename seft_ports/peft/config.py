@@ -7,6 +7,7 @@ from peft import PeftConfig
 from peft.utils import PeftType
 
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.presets import DEFAULTS
 from seft_ports.pytorch.settings import Settings
 
 __all__ = ["NAME", "SeftConfig"]
@@ -14,10 +15,8 @@ __all__ = ["NAME", "SeftConfig"]
 NAME = "SEFT"
 """The type in adapter_config.json."""
 
-_OF_SETTINGS = (
-    *("density", "evolve_every", "drop_fraction", "gradient_window", "adapt", "evolve_until", "start", "seed"),
-    *("initial_scope", "optimizer", "exempt"),
-)
+_OF_SETTINGS = (*DEFAULTS, "pattern", "seed")
+"""The fields of `SeftConfig` that `Settings` has too."""
 _SUPPORTS = ("auto", "recorded", "nonzero")
 
 
@@ -32,29 +31,71 @@ class SeftConfig(PeftConfig):
     """
 
     density: float | None = None
-    """trained positions as a share of a matrix, in (0, 1] (DLT-002); None is 0.02, with a preset of SpIEL 0.01"""
+    """trained positions as a share of a matrix, in (0, 1] (DLT-002)"""
     preset: str = "active-only"
-    """what an event does: active-only, seft, no-adapt, static, spiel-adapt or spiel-ag (EVT-011)"""
+    """where the choices come from that are not given: active-only, seft, static or another of EVT-011"""
     evolve_every: int | None = None
-    """steps between two events; None is 20"""
-    drop_fraction: float = 0.2
-    """share of the positions that an event at step 0 would give up; later ones give up fewer (SCH-001)"""
+    """steps between two events"""
+    drop_fraction: float | None = None
+    """share of the positions that an event at step 0 would give up; `drop_schedule` says how it falls (SCH-001)"""
     gradient_window: int | None = None
     """steps whose mean gradient an event looks at (TRN-005)"""
+    evolve_until: float | None = None
+    """fraction of the steps after which no event follows (SCH-007)"""
+    initial_positions: str | None = None
+    """how the first positions are chosen: by the gradient of the first step, at random, or by the magnitude of the
+    weights (DLT-004)
+    """
+    initial_scope: str | None = None
+    """where the first positions lie: active, among stored weights, or anywhere (DLT-004.2)"""
+    budget_by: str | None = None
+    """how many positions a matrix has: density of numel or of nnz, or as many as a LoRA adapter of a rank (DLT-002)"""
+    rank: int | None = None
+    """that rank, with budget_by rank"""
+    slots: int | None = None
+    """not for adapters, which are made one after the other: budget_by count shares them over all matrices"""
+    pattern: tuple[int, int] | None = None
+    """N and M of a base with at most N of every M weights; no event breaks it (EVT-007)"""
+    optimizer: str | None = None
+    """the optimizer of the run: adamw, spiel-adamw, sgd or sm3"""
+    seed: int = 0
+    """seed of all that is random"""
+    evolves: bool | None = None
+    """whether there are events at all (EVT-001)"""
+    drop: str | None = None
+    """what is dropped by: magnitude, change, fisher, weight or random (DROP-003)"""
+    drops: str | None = None
+    """what a drop takes: the slot, or the weight with it (DROP-004)"""
+    grow: str | None = None
+    """what grows by: gradient, absolute, fisher, moments, curvature or random (GROW-004)"""
+    grow_scope: str | None = None
+    """where positions grow: anywhere, or active, among stored weights (GROW-001)"""
+    regrow: bool | None = None
+    """whether a position may grow in the event that dropped it (GROW-005)"""
+    candidates: str | None = None
+    """what may grow: all, or the strongest of the first step of a window, first-step (GROW-006)"""
+    moments: str | None = None
+    """what the optimizer knows of a new position: zero, or seeded by the window (DLT-006)"""
     adapt: str | None = None
-    """what a weight is pruned by: sensitivity, absolute, fisher, token-fisher or magnitude (ADPT-005)"""
+    """what a weight is pruned by: sensitivity, absolute, fisher, token-fisher, magnitude, activation, curvature or
+    random (ADPT-005)
+    """
+    adapts: str | None = None
+    """when weights are pruned: always, at the end or never (EVT-008)"""
+    counts: str | None = None
+    """what is counted against the budget: the support, or values that are not zero (ADPT-006)"""
     exempt: str | None = None
     """what pruning spares: the new slots of the event, all slots, or none (ADPT-007)"""
-    evolve_until: float = 1.0
-    """fraction of the steps after which no event follows (SCH-007)"""
-    start: str | None = None
-    """how the first positions are chosen: by the gradient of the first step, or at random (DLT-004)"""
-    initial_scope: str | None = None
-    """where the first positions lie: active, among stored weights, or with spiel-ag anywhere (DLT-004.2)"""
-    optimizer: str | None = None
-    """the kind of `SeftOptimizer` that the run needs: adamw or spiel-adamw"""
-    seed: int = 0
-    """seed of start random"""
+    scope: str | None = None
+    """what is compared with what: matrix, row, group or model (EVT-009)"""
+    events: str | None = None
+    """when events come: once a period, or in SpIEL's phases (SCH-003)"""
+    drop_schedule: str | None = None
+    """how the drop fraction falls: cosine, linear or constant (SCH-001)"""
+    first_event: str | None = None
+    """what the first event drops: the fraction, or all (SCH-008)"""
+    event_replaces_step: bool | None = None
+    """whether an event takes the place of the optimizer's step (EVT-010)"""
     support: Literal["auto", "recorded", "nonzero"] = "auto"
     """which weights of the base are stored. recorded: a mask that the layer keeps, as `load_sparse` and
     torch.nn.utils.prune leave it. nonzero: those that are not zero. auto: recorded where there is a mask, else nonzero,
@@ -90,12 +131,12 @@ class SeftConfig(PeftConfig):
         if self.layers_pattern and self.layers_to_transform is None:
             msg = "layers_pattern says where layers_to_transform count; give layers_to_transform too"
             raise ValueError(msg)
-        self.settings()
+        if self.settings().budget_by == "count":
+            msg = "budget_by count shares slots over all matrices; an adapter takes numel, nnz or rank"
+            raise NotImplementedError(msg)
 
     def settings(self) -> Settings:
         """Return the settings of a run, as `Evolution` takes them."""
         own: dict[str, Any] = {name: getattr(self, name) for name in _OF_SETTINGS if getattr(self, name) is not None}
-        if not self.preset.startswith("spiel"):
-            own = {"density": 0.02, "evolve_every": 20} | own
         # 16-bit bases are usual here: φ stays in float32, and b + φ is rounded to the type of the base
-        return Settings.of(self.preset, **own, keep_dtype=True)  # type: ignore[arg-type]
+        return Settings(preset=self.preset, **own, keep_dtype=True)  # type: ignore[arg-type]

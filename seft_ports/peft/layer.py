@@ -21,7 +21,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import plain
 from seft_ports.pytorch.model import mask_of
 from seft_ports.pytorch.product import number_of, product
-from seft_ports.pytorch.update import SparseUpdate
+from seft_ports.pytorch.update import SparseUpdate, check_finished
 
 __all__ = ["SeftLayer", "SeftLinear"]
 
@@ -149,11 +149,8 @@ class SeftLayer(BaseTunerLayer, nn.Module):
             )
             raise NotImplementedError(msg)
         for name, update in zip(names, self._active(names), strict=True):
-            # EVT-008
-            if (stored := int(update.support().sum())) > update.budget and not update.may_grow:
-                raise SeftError(
-                    "EVT-004", f"a matrix stores {stored} weights, {update.budget} at load; finish the run first"
-                )
+            if update.settings is None or update.settings.scope != "model":
+                check_finished({"a matrix": update})
             if safe_merge and not bool(torch.isfinite(update.effective()).all()):
                 # the words are PEFT's
                 msg = f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
@@ -214,7 +211,7 @@ class SeftLinear(SeftLayer):
                 "DLT-004",
                 "the adapter has no positions yet, and nothing is there to choose them by the first step's gradient: "
                 "give the Trainer SeftCallback(), call Evolution(...).attach() in a loop of your own, or choose them "
-                "at random with SeftConfig(start='random')",
+                "at random with SeftConfig(initial_positions='random')",
             )
         if any(u.trained and not u.has_events and u.settings and u.settings.preset != "static" for u in updates):
             raise SeftError(

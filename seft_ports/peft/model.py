@@ -17,6 +17,7 @@ from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK
 from seft_ports.pytorch.model import place_first, place_of
+from seft_ports.pytorch.update import check_finished
 
 __all__ = ["SeftModel", "Stored", "stored_weights"]
 
@@ -109,6 +110,12 @@ class SeftModel(BaseTuner):
         """Make plain layers again; each keeps its support as a buffer, as `seft_ports.pytorch.merge` leaves it."""
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, SeftLayer)}
         supports = {name: layer.support(adapter_names if merge else []) for name, layer in layers.items()}
+        if merge:
+            for name in adapter_names or self.active_adapters:
+                # with scope model no layer can tell on its own whether the run is finished
+                check_finished(
+                    {path: layer.seft_delta[name] for path, layer in layers.items() if name in layer.seft_delta}
+                )
         at_load = sum(int(layer.stored().sum()) for layer in layers.values())
         plain: nn.Module = super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from seft_ports.peft.config import SeftConfig
-from seft_ports.pytorch.rules import Decision, budget
+from seft_ports.pytorch.decide import Decision
+from seft_ports.pytorch.delta import budgets
+from seft_ports.pytorch.patterns import check_pattern
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["Base", "SeftUpdate"]
@@ -45,13 +47,13 @@ class SeftUpdate(SparseUpdate):
 
     def __init__(self, layer: Base, config: SeftConfig) -> None:
         settings = config.settings()
-        weight = layer.get_base_weight()
-        stored = int(layer.stored().sum())
+        weight, stored = layer.get_base_weight(), layer.stored()
         shape = (weight.shape[0], weight.shape[1])
-        slots = budget(settings.density, shape, stored)
-        super().__init__(shape, weight.dtype, weight.device, slots, 0, settings.prunes_by, first_step=settings.spiel)
-        # DLT-001
-        self.budget, self.settings, self.may_grow = stored, settings, settings.preset == "spiel-ag"
+        if settings.pattern is not None:
+            check_pattern(stored, settings.pattern)
+        (slots,) = budgets(settings, [shape], [int(stored.sum())])
+        super().__init__(shape, weight.dtype, weight.device, slots, 0, settings)
+        self.take_budgets(stored)
         self.register_buffer("pruned", self.positions[:0].clone())
         self.register_buffer("held", torch.zeros(slots, dtype=weight.dtype, device=weight.device), persistent=False)
         # set past nn.Module, which would register the layer as a submodule of its own submodule
@@ -116,8 +118,7 @@ class SeftUpdate(SparseUpdate):
 
         seeds  what new slots start with, by the names of `kept`, each aligned to `decision.grown`; 0 without
         """
-        leaving = decision.pruned[self.base().view(-1)[decision.pruned]]
-        self.pruned = torch.cat([self.pruned, leaving]).sort().values
+        self.pruned = torch.cat([self.pruned, decision.left]).sort().values
         self.move(decision, kept, seeds)
         self.hold()
 
@@ -168,6 +169,7 @@ class SeftUpdate(SparseUpdate):
                 torch.zeros(self.delta_budget, dtype=self.values.dtype, device=self.positions.device),
                 requires_grad=self.values.requires_grad,
             )
+        self.make_room(self.slots, {})
         with torch.no_grad():
             self.values.zero_()[: self.slots] = values.to(self.values.device, self.values.dtype)[order]
             self.positions.fill_(self.out_features * self.in_features)[: self.slots] = at.to(self.positions)[order]
@@ -182,7 +184,7 @@ class SeftUpdate(SparseUpdate):
             return f"{shapes} do not fit each other"
         if at.is_floating_point() or pruned.is_floating_point() or not values.is_floating_point():
             return f"indices are {at.dtype}, values {values.dtype}, pruned {pruned.dtype}; expected integers and floats"
-        if len(at) > self.delta_budget:
+        if len(at) > self.delta_budget and (self.settings is None or self.settings.scope != "model"):
             return (
                 f"it has {len(at)} values, where the density leaves {self.delta_budget} of a base that stores "
                 f"{self.budget} weights; is this the base it was made for?"

@@ -1,7 +1,7 @@
 """SEFT inside `transformers.Trainer`."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import torch
@@ -11,15 +11,13 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.events import FSDP1, SPLIT_ADAPTER, SPLIT_SPIEL, Evolution
+from seft_ports.pytorch.events import Evolution
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
+from seft_ports.pytorch.refused import FSDP1, SPLIT_ADAPTER, check_split
 from seft_ports.pytorch.settings import Settings
 
 __all__ = ["SeftCallback"]
-
-_ADDED = {"initial_scope": "active", "optimizer": "adamw", "exempt": "new"}
-"""Settings that older checkpoints do not name, as their runs had them."""
 
 
 class SeftCallback(TrainerCallback, ExportableState):
@@ -75,10 +73,10 @@ class SeftCallback(TrainerCallback, ExportableState):
             raise NotImplementedError(msg)
         saved = state.stateful_callbacks.get(type(self).__name__)
         saved = saved[0] if isinstance(saved, list) else saved
-        if saved is not None and _ADDED | saved["attributes"]["settings"] != asdict(self.settings):
+        if saved is not None and (was := _settings_of(saved["attributes"]["settings"])) != self.settings:
             # CKP-006
-            was, now = _ADDED | saved["attributes"]["settings"], asdict(self.settings)
-            other = ", ".join(f"{key} {was[key]!r} and not {now[key]!r}" for key in now if was[key] != now[key])
+            pairs = [(f.name, getattr(was, f.name), getattr(self.settings, f.name)) for f in fields(Settings)]
+            other = ", ".join(f"{name} {then!r} and not {now!r}" for name, then, now in pairs if then != now)
             raise SeftError("CKP-006", f"the checkpoint is of a run with {other}")
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)
@@ -128,6 +126,17 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._hook = self._evolution = None
 
 
+def _settings_of(saved: dict[str, Any]) -> Settings:
+    """Return the settings that a checkpoint names; an older one calls `initial_positions` `start`."""
+    named = dict(saved)
+    if "start" in named:
+        named["initial_positions"] = named.pop("start")
+    # the choice did not matter to presets that prune nothing
+    if "drop" not in named and named["preset"] not in ("seft", "no-adapt", "spiel-adapt"):
+        named.pop("adapt", None)
+    return Settings(**named)
+
+
 def _check_fsdp(args: Any, settings: Settings, *, may_be_split: bool) -> None:
     # accelerate's own state, because its config file can turn FSDP on without the Trainer's arguments
     plugin = AcceleratorState._shared_state.get("fsdp_plugin")
@@ -140,8 +149,7 @@ def _check_fsdp(args: Any, settings: Settings, *, may_be_split: bool) -> None:
         raise NotImplementedError(FSDP1)
     if not may_be_split:
         raise NotImplementedError(SPLIT_ADAPTER)
-    if settings.spiel:
-        raise NotImplementedError(SPLIT_SPIEL)
+    check_split(settings)
     if plugin.cpu_ram_efficient_loading:
         msg = "cpu_ram_efficient_loading sends parameters only, not masks; set it to False in fsdp_config"
         raise NotImplementedError(msg)

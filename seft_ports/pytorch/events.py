@@ -17,34 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seft_ports.pytorch.decide import Decision, check_evidence, decide, decide_last, drop_counts
+from seft_ports.pytorch.delta import initial
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
-from seft_ports.pytorch.rules import (
-    BY_GRADIENT,
-    Decision,
-    check_evidence,
-    clip_factor,
-    drop_count,
-    largest,
-)
+from seft_ports.pytorch.pools import of_weights
+from seft_ports.pytorch.refused import check, check_split
+from seft_ports.pytorch.schedule import drop_count, event_fraction, event_windows
 from seft_ports.pytorch.settings import Settings
-from seft_ports.pytorch.spiel import event_fraction, event_windows
+from seft_ports.pytorch.slot_step import clip_factor
 from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, processes, put, reshard, whole
 from seft_ports.pytorch.stream import FIRST_GRADIENT, Stream
 from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["FSDP1", "SPLIT_ADAPTER", "SPLIT_SPIEL", "Evolution"]
-
-FSDP1 = "FSDP1 flattens parameters, in which no event can move slots; use FSDP2 (fully_shard, fsdp_version 2)"
-"""The error message for a model that FullyShardedDataParallel wraps."""
-SPLIT_ADAPTER = "FSDP cannot split an adapter of PEFT; use DistributedDataParallel, or wrap of seft_ports.pytorch"
-"""The error message for a model of PEFT that is split."""
-SPLIT_SPIEL = (
-    "candidates first-step (spiel-adapt, spiel-ag) are not chosen from a split gradient (FSDP); use "
-    "DistributedDataParallel"
-)
-"""The error message for a split model with a preset of SpIEL."""
+__all__ = ["Evolution"]
 
 
 class Evolution:
@@ -75,27 +62,27 @@ class Evolution:
         if not self.layers:
             raise SeftError("MDL-007", "the model has no sparse layers; wrap it first")
         reshard(model)
-        _check(model, self.layers, optimizer, settings)
+        if isinstance(optimizer, SeftOptimizer):
+            optimizer.follow()
+        check(model, self.layers, optimizer, settings)
         self._split = any(is_split(layer.values) for layer in self.layers.values())
-        if self._split and settings.spiel:
-            raise NotImplementedError(SPLIT_SPIEL)
+        if self._split:
+            check_split(settings)
         for layer in self.layers.values():
             layer.split()
         for layer in self.layers.values():
             layer.has_events = True
         self._optimizer: SeftOptimizer = optimizer
         self._settings, self.steps = settings, steps
-        # what `Stream` keeps of new slots is not what pruning them would need
-        alone = not self._split and processes() == 1 and not settings.spiel and settings.exempt == "new"
-        self._streams_may = alone and micro_batches == 1 and settings.gradient_window == 1
+        self._streams_may = not self._split and processes() == 1 and micro_batches == 1 and settings.streams
         self._streams: dict[str, Stream] = {}
         self._next = 1
         self._windows: dict[int, int] = {}
-        if settings.preset != "static":
+        if settings.evolves:
             every, window, until = settings.evolve_every, settings.gradient_window, settings.evolve_until
             self._windows = event_windows(settings.events, steps, every, window, until)
         self._events = list(self._windows)
-        if settings.preset != "static" and not self._windows:
+        if settings.evolves and not self._windows:
             message = f"no-events: a run of {steps} steps with evolve_every {settings.evolve_every} moves no slot"
             warnings.warn(message, stacklevel=2)
 
@@ -105,14 +92,14 @@ class Evolution:
         return later < len(self._events) and step > self._events[later] - self._windows[self._events[later]]
 
     def _fraction(self, step: int) -> float:
-        s = self._settings
-        schedule, first = ("linear", "all") if s.spiel else ("cosine", "fraction")
-        at_first = step == self._events[0]
-        return event_fraction(step, self.steps, s.drop_fraction, schedule, first, s.evolve_until, first=at_first)
+        s, first = self._settings, step == self._events[0]
+        return event_fraction(
+            step, self.steps, s.drop_fraction, s.drop_schedule, s.first_event, s.evolve_until, first=first
+        )
 
     def _starts(self, step: int, layer: SparseUpdate) -> bool:
         """Whether the gradient of a step chooses the first slots of an update; one that has slots goes on with them."""
-        return step == 1 and self._settings.start == "gradient" and not layer.slots
+        return step == 1 and self._settings.initial_positions == "gradient" and not layer.slots
 
     def before_step(self, step: int) -> None:
         """Make the layers sum their whole gradients if an event, or the first slots, will need those of this step.
@@ -120,33 +107,34 @@ class Evolution:
         Raises:
             SeftError: TRN-004 if the step lies in an open window whose earlier gradients are missing.
         """
-        opened = self._in_window(step - 1) and step - 1 not in self._windows
+        inside, opened = self._in_window(step), self._in_window(step - 1) and step - 1 not in self._windows
+        asked, first_step = self._settings.asks(), self._settings.candidates == "first-step"
         for name, layer in self.layers.items():
             # TRN-004
-            if self._in_window(step) and opened and not layer.seen.numel():
+            if inside and opened and asked and not layer.sums():
                 raise SeftError(
                     "TRN-004",
                     f"step {step} lies in an open gradient window, of which {name} has no gradients; resume from a "
                     "checkpoint outside windows",
                 )
-            if self._streams_may and self._in_window(step) != self._starts(step, layer):
+            starts = self._starts(step, layer)
+            if self._streams_may and inside != starts:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
-            elif self._in_window(step) or self._starts(step, layer):
-                layer.watch(adapts=self._settings.preset in ("seft", "spiel-adapt"))
+            elif inside or starts:
+                layer.watch((asked if inside else set()) | ({"gradient"} if starts else set()), first_step=first_step)
             else:
                 layer.unwatch()
 
     def _stream(self, layer: SparseUpdate, step: int) -> Stream:
         """Return what is to look at the backward of a step for one update."""
-        preset = self._settings.preset
+        s = self._settings
         if self._starts(step, layer):
             # DLT-004
-            active = self._settings.initial_scope == "active"
-            return Stream(layer, layer.delta_budget, active=active, first=True)
+            return Stream(layer, layer.delta_budget, active=s.initial_scope == "active", first=True)
         # GROW-002
         grow = drop_count(self._fraction(step), layer.slots) + layer.delta_budget - layer.slots
-        return Stream(layer, grow, active=preset == "active-only", adapts=preset == "seft")
+        return Stream(layer, grow, active=s.grow_scope == "active", adapt=s.adapt if s.prunes else None)
 
     def attach(self, max_norm: float = 0.0, step: int = 1) -> None:
         """Let the optimizer's own `step` make what this class does around a step, from the next one on.
@@ -175,13 +163,22 @@ class Evolution:
 
     @torch.no_grad()
     def before_optimizer(self, step: int, max_norm: float = 0.0) -> None:
-        """With `start` `gradient`: place the first slots by the gradient of the first step, and set their gradients.
+        """Place the first slots, if the gradient of the first step chooses them, and set their gradients.
+
+        At a step whose event replaces the optimizer's step it takes the gradients of the slots away (EVT-010).
 
         max_norm  clip the gradients to this norm, 0 to leave that to the caller
 
         Raises:
             SeftError: TRN-007 for a gradient that is NaN or infinite.
         """
+        self._place(step, max_norm)
+        if self._settings.event_replaces_step and step in self._windows:
+            # EVT-010
+            for layer in self.layers.values():
+                layer.values.grad = None
+
+    def _place(self, step: int, max_norm: float) -> None:
         started = {name: layer for name, layer in self.layers.items() if self._starts(step, layer)}
         if not started:
             return
@@ -201,15 +198,14 @@ class Evolution:
 
     def _first(self, layer: SparseUpdate) -> tuple[Tensor, Tensor]:
         """Return the first positions of an update, ascending, and the gradient of the step there."""
-        gradient = self._mean(layer, 1).flatten()
-        base = torch.nonzero(layer.base().view(-1)).flatten()
+        gradient = self._evidence(layer, 1, ["gradient"])["gradient"].flatten()
+        allowed = torch.nonzero(layer.base().view(-1)).flatten()
         if self._settings.initial_scope == "anywhere":
-            base = torch.arange(gradient.numel(), device=base.device)
+            allowed = torch.arange(gradient.numel(), device=allowed.device)
         # TRN-007
-        if not bool(torch.isfinite(gradient[base]).all()):
+        if not bool(torch.isfinite(gradient[allowed]).all()):
             raise SeftError("TRN-007", FIRST_GRADIENT)
-        # DLT-004
-        positions = base[largest(gradient[base].abs(), layer.delta_budget)]
+        positions = initial(self._settings, allowed, gradient[allowed], layer.delta_budget, layer.matrix)
         return positions, gradient[positions]
 
     @torch.no_grad()
@@ -222,42 +218,52 @@ class Evolution:
                 # TRN-004: take the mean over all processes now, because any of them may save the open window
                 for layer in self.layers.values():
                     layer.settle()
-                    for total in (layer.seen, layer.seen_more):
+                    for total in layer.sums():
                         if not is_split(total):
                             mean_of_all(total)
                 self._check_sums(step)
             return {}
-        s, window, fraction = self._settings, self._windows[step], self._fraction(step)
+        window, fraction = self._windows[step], self._fraction(step)
         decisions: dict[str, Decision] = {}
         seeded: dict[str, dict[str, Tensor]] = {}
-        for name, layer in self.layers.items():
-            if name in self._streams:
+        for names in self._together(self.layers):
+            if names[0] in self._streams:
                 # SCH-002
-                decisions[name] = self._streams[name].decide(drop_count(fraction, layer.slots))
+                n = drop_count(fraction, self.layers[names[0]].slots)
+                decisions[names[0]] = self._streams[names[0]].decide(n)
                 continue
             # EVT-002, GRD-004
-            gradient, more = self._mean(layer, window), self._more(layer, window)
-            decisions[name] = layer.decide(
-                gradient,
-                # SCH-002
-                drop_count(fraction, layer.slots),
-                active=s.preset == "active-only",
-                adapts=s.preset not in ("no-adapt", "spiel-ag"),
-                seen=None if layer.by in BY_GRADIENT else more,
-            )
-            if s.spiel:
-                assert more is not None, "a window of first-step candidates keeps the squares"
-                check_evidence(more)
-                at = decisions[name].grown
-                seeded[name] = self._optimizer.seeds(gradient.flatten()[at], more.flatten()[at], window)
+            seen = {name: self._evidence(self.layers[name], window, self._settings.asks()) for name in names}
+            parts = [self.layers[name].part(seen[name] | self._of_optimizer(self.layers[name])) for name in names]
+            made = decide(parts, self._settings, drop_counts(parts, self._settings, fraction), step)
+            decisions |= zip(names, made, strict=True)
+            if self._settings.moments == "seeded":
+                seeded |= {name: self._seeds(seen[name], decisions[name].grown, window) for name in names}
         # EVT-005: nothing is changed before everything is decided
         for name, layer in self.layers.items():
-            layer.apply_decision(decisions[name], self._optimizer.kept(layer.values), seeded.get(name))
+            layer.apply_decision(decisions[name], self._optimizer.kept(layer), seeded.get(name))
+        self._optimizer.follow()
         self._forget()
         return decisions
 
+    def _together(self, names: Iterable[str]) -> list[list[str]]:
+        """Return the names of layers in lists; an event compares the matrices of a list with each other (EVT-009)."""
+        # EVT-009
+        return [list(names)] if self._settings.scope == "model" else [[name] for name in names]
+
+    def _of_optimizer(self, layer: SparseUpdate) -> dict[str, Tensor]:
+        """Return what the optimizer knows that the rule asks for, by the names of `criteria`."""
+        known = self._optimizer.accumulators(layer) if self._settings.grow == "moments" else {}
+        kept = self._optimizer.kept(layer)
+        return known | ({"origin": whole(kept["origin"])[: layer.slots]} if "origin" in kept else {})
+
+    def _seeds(self, seen: dict[str, Tensor], grown: Tensor, window: int) -> dict[str, Tensor]:
+        # DLT-006
+        check_evidence(seen.values())
+        return self._optimizer.seeds(seen["gradient"].flatten()[grown], seen["square"].flatten()[grown], window)
+
     def _check_sums(self, step: int) -> None:
-        sums = [local(x) for layer in self.layers.values() for x in (layer.seen, layer.seen_more)]
+        sums = [local(total) for layer in self.layers.values() for total in layer.sums()]
         # TRN-007
         if not all_true([torch.isfinite(x).all() for x in sums], everywhere=self._split):
             raise SeftError(
@@ -274,29 +280,39 @@ class Evolution:
 
         Warns of more stored weights than were loaded, which `spiel-ag` leaves (TRN-011).
         """
-        never = self._settings.preset == "spiel-ag"
-        if never:
+        s = self._settings
+        stored = {name: layer.support() for name, layer in self.layers.items()}
+        if s.adapts == "never":
             # EVT-008
-            stored = sum(int(layer.support().sum()) for layer in self.layers.values())
-            loaded = sum(layer.budget for layer in self.layers.values())
-            if stored > loaded:
-                message = f"denser-at-end: {stored} weights are stored, {loaded} at load; spiel-ag never prunes"
+            held, loaded = sum(int(x.sum()) for x in stored.values()), sum(x.budget for x in self.layers.values())
+            if held > loaded:
+                message = f"denser-at-end: {held} weights are stored, {loaded} at load; adapts is never"
                 warnings.warn(message, stacklevel=2)
-        if never or all(int(layer.support().sum()) <= layer.budget for layer in self.layers.values()):
+        lists = self._together(self.layers)
+        over = [names for names in lists if s.adapts != "never" and self._is_over(names, stored)]
+        if not over:
             self._forget()
             for layer in self.layers.values():
                 layer.effective()
             return
-        with self.watching():
-            for loss in replay():
+        with self.watching(s.asks_at_end()):
+            # random and magnitude look at no gradient
+            for loss in replay() if s.asks_at_end() else ():
                 self._backward(loss)
-        decisions = {}
-        for name, layer in self.layers.items():
-            gradient, more = self._mean(layer, 1), self._more(layer, 1)
-            decisions[name] = layer.decide_last(gradient if more is None or layer.by in BY_GRADIENT else more)
-        for name, layer in self.layers.items():
-            layer.apply_decision(decisions[name], self._optimizer.kept(layer.values))
+        decisions: dict[str, Decision] = {}
+        for names in over:
+            parts = [self.layers[name].part(self._evidence(self.layers[name], 1, s.asks_at_end())) for name in names]
+            decisions |= zip(names, decide_last(parts, s, self.steps), strict=True)
+        for name, decision in decisions.items():
+            self.layers[name].apply_decision(decision, self._optimizer.kept(self.layers[name]))
         self._forget()
+
+    def _is_over(self, names: list[str], stored: dict[str, Tensor]) -> bool:
+        """Return whether a pool of weights of these matrices holds more than it did at load."""
+        pools = of_weights(self._settings, self.layers[names[0]].shape)
+        at = [torch.nonzero(stored[name].reshape(-1)).flatten() for name in names]
+        budgets = torch.stack([self.layers[name].budgets for name in names]).sum(0)
+        return bool((pools.sizes(at) > budgets.to(at[0].device)).any())
 
     def _backward(self, loss: Tensor) -> None:
         """Run a backward only for the sums of the layers; `.grad` stays as it is."""
@@ -314,11 +330,14 @@ class Evolution:
             torch.autograd.grad(loss, values)
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Make every layer sum, from zero, the gradients of the backwards in the context."""
+    def watching(self, asked: Iterable[str]) -> Iterator[None]:
+        """Make every layer sum, from zero, the evidence of the backwards in the context.
+
+        asked  names of `update.SUMS`
+        """
         self._forget()
         for layer in self.layers.values():
-            layer.watch()
+            layer.watch(asked)
         yield
         for layer in self.layers.values():
             layer.unwatch(forget=False)
@@ -328,55 +347,9 @@ class Evolution:
         for layer in self.layers.values():
             layer.unwatch()
 
-    def _mean(self, layer: SparseUpdate, steps: int) -> Tensor:
-        """Return the mean gradient of a window over all processes, so that every one makes the same choice."""
-        if not layer.seen.numel():
+    def _evidence(self, layer: SparseUpdate, steps: int, asked: Iterable[str]) -> dict[str, Tensor]:
+        """Return the means of a window by name, the same in every process."""
+        seen = layer.evidence(steps)
+        if not seen.keys() >= set(asked):
             raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")
-        layer.settle()
-        return _of_all(layer.seen) / steps
-
-    def _more(self, layer: SparseUpdate, steps: int) -> Tensor | None:
-        """Return the mean over a window of the other evidence of adapt, or None if it needs only the gradient."""
-        layer.settle()
-        return _of_all(layer.seen_more) / steps if layer.seen_more.numel() else None
-
-
-def _of_all(seen: Tensor) -> Tensor:
-    return whole(seen) if is_split(seen) else mean_of_all(seen.clone())
-
-
-def _check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: Any, settings: Settings) -> None:
-    """Refuse a model that FSDP1 splits, and an optimizer of another kind or that steps other values."""
-    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
-        raise NotImplementedError(FSDP1)
-    if not isinstance(optimizer, SeftOptimizer):
-        kind = type(optimizer).__name__
-        raise SeftError(
-            "OPT-001", f"events move what SeftOptimizer keeps of slots; this is {kind}: SeftOptimizer(model)"
-        )
-    if optimizer.kind != settings.optimizer:
-        raise SeftError(
-            "OPT-001",
-            f"the optimizer is {optimizer.kind}, the settings ask for {settings.optimizer}; make it with "
-            f"SeftOptimizer(model, kind={settings.optimizer!r})",
-        )
-    if any(layer.first_step != settings.spiel for layer in layers.values()):
-        raise SeftError("GRD-007", "the model was wrapped with another preset; wrap it with these settings")
-    made = {layer.settings.preset for layer in layers.values() if layer.settings is not None}
-    if made - {settings.preset}:
-        raise SeftError(
-            "EVT-011",
-            f"the settings are of {settings.preset}, the update was made for {min(made - {settings.preset})}; of an "
-            "adapter take model.peft_config[name].settings(), with the name of the active one",
-        )
-    if any(is_split(layer.values) and not layer.may_be_split for layer in layers.values()):
-        raise NotImplementedError(SPLIT_ADAPTER)
-    if len({layer.matrix for layer in layers.values()}) < len(layers):
-        raise SeftError("MDL-007", "two adapters are trained at once, and events move one adapter; make one active")
-    stepped = {id(values) for group in optimizer.param_groups for values in group["params"]}
-    if any(layer.values.numel() and id(layer.values) not in stepped for layer in layers.values()):
-        raise SeftError(
-            "OPT-001",
-            "the optimizer steps other values than those of the model; make it after fully_shard and "
-            "after set_adapter, or give accelerator.prepare both",
-        )
+        return seen

@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seft_ports.pytorch.decide import Decision
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.patterns import check_pattern
 from seft_ports.pytorch.product import number_of, product
-from seft_ports.pytorch.rules import Decision
+from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import put, split_as, whole
 from seft_ports.pytorch.update import SparseUpdate
 
@@ -61,15 +63,14 @@ class SeftLinear(SparseUpdate):
         delta_budget: int,
         bias: nn.Parameter | None = None,
         matrix: int = 0,
-        by: str = "sensitivity",
-        *,
-        first_step: bool = False,
+        settings: Settings | None = None,
     ) -> None:
         check_mask(mask, weight)
         shape = (weight.shape[0], weight.shape[1])
-        super().__init__(shape, weight.dtype, weight.device, delta_budget, matrix, by, first_step=first_step)
-        # DLT-001
-        self.budget = int(mask.sum())
+        super().__init__(shape, weight.dtype, weight.device, delta_budget, matrix, settings)
+        if settings is not None and settings.pattern is not None:
+            check_pattern(mask, settings.pattern)
+        self.take_budgets(mask)
         self.weight = nn.Parameter(torch.where(mask, weight.detach(), 0).contiguous(), requires_grad=False)
         self.register_buffer("mask", mask.clone())
         self.register_buffer("held", torch.zeros(delta_budget, dtype=weight.dtype, device=weight.device))
@@ -141,9 +142,9 @@ class SeftLinear(SparseUpdate):
         flat, mask, n = weight.view(-1), base.view(-1), self.slots
         # DROP-002: held is 0 off the base, so a dropped weight there becomes exactly 0
         flat[self.positions[:n]] = self.held[:n]
-        # ADPT-004
-        mask[decision.pruned] = False
-        flat[decision.pruned] = 0
+        # ADPT-004, DROP-004
+        mask[decision.left] = False
+        flat[decision.left] = 0
         self.move(decision, kept, seeds)
         self.held.zero_()[: self.slots] = flat[self.positions[: self.slots]]
         put(self.weight, weight)

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seft_ports.pytorch.delta import budgets, initial
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK, SeftLinear, check_mask
-from seft_ports.pytorch.rules import budget, initial_random
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split
-from seft_ports.pytorch.update import SparseUpdate
+from seft_ports.pytorch.update import SparseUpdate, check_finished
 
 __all__ = [
     "TARGETS",
@@ -24,6 +24,7 @@ __all__ = [
     "place_of",
     "record_support",
     "replace",
+    "show_overflow",
     "targets_of",
     "wrap",
     "wrapped_layers",
@@ -116,22 +117,28 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
         _check(name, linear, supports[name], settings)
     # MDL-007
     model.requires_grad_(requires_grad=False)
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
-            module.register_forward_hook(_show_overflow)
+    shapes = [(linear.out_features, linear.in_features) for linear in targets.values()]
+    slots = budgets(settings, shapes, [int(support.sum()) for support in supports.values()])
     layers = {}
     for matrix, name in enumerate(supports):
         # one after the other, and the old one let go, so that a matrix is not held twice
-        layers[name] = _sparse(targets.pop(name), supports[name], settings, matrix)
+        layers[name] = _sparse(targets.pop(name), supports[name], settings, matrix, slots[matrix])
         replace(model, name, layers[name])
-    for attention in [module for module in model.modules() if hasattr(module, "q_proj")]:
-        # the attention modules of transformers all have head_dim; any other module is left alone
-        if hasattr(attention, "head_dim"):
-            _Scores(attention)
+    show_overflow(model)
     # DDP need not broadcast them, because every rank makes the same event from the same gradient
     ignored = [f"{name}.{buffer}" for name, layer in layers.items() for buffer in (*layer._buffers, "weight", "bias")]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     return model
+
+
+def show_overflow(model: nn.Module) -> None:
+    """Let a model of transformers give NaN where a layer overflows, so that its loss is NaN too (LYR-015, LYR-016)."""
+    for module in list(model.modules()):
+        if type(module).__name__.endswith("RMSNorm"):
+            module.register_forward_hook(_show_overflow)
+        # the attention modules of transformers all have head_dim; any other module is left alone
+        if hasattr(module, "q_proj") and hasattr(module, "head_dim"):
+            _Scores(module)
 
 
 def _show_overflow(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -206,28 +213,25 @@ def _check(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings
     check_mask(mask, weight)
 
 
-def _sparse(linear: nn.Module, mask: Any, settings: Settings, matrix: int) -> SeftLinear:
+def _sparse(linear: nn.Module, mask: Any, settings: Settings, matrix: int, slots: int) -> SeftLinear:
     weight = linear.weight.detach()
-    shape = (linear.out_features, linear.in_features)
-    slots = budget(settings.density, shape, int(mask.sum()))
-    layer = SeftLinear(
-        weight, mask.to(weight.device), slots, linear.bias, matrix, settings.prunes_by, first_step=settings.spiel
-    )
-    layer.settings, layer.may_grow = settings, settings.preset == "spiel-ag"
+    layer = SeftLinear(weight, mask.to(weight.device), slots, linear.bias, matrix, settings)
     place_first(layer, settings)
     return layer.train(linear.training)
 
 
 def place_first(update: SparseUpdate, settings: Settings) -> None:
-    """Give an empty update the positions that a run with `start` `random` begins with; do nothing with another start.
+    """Give an empty update its first positions, unless the gradient of the first step chooses them.
 
-    The matrix index of the update must be set before, because the draws depend on it (DLT-004).
+    The matrix index of the update must be set before, because random draws depend on it (DLT-004).
     """
-    if settings.start == "random":
+    if settings.initial_positions != "gradient":
         base = update.base()
         everywhere = torch.ones_like(base) if settings.initial_scope == "anywhere" else base
         allowed = torch.nonzero(everywhere.view(-1)).flatten()
-        update.place(initial_random(allowed, update.delta_budget, settings.seed, update.matrix))
+        # b is 0 off B, as the weight is
+        weight = update.effective().reshape(-1)[allowed]
+        update.place(initial(settings, allowed, weight, update.delta_budget, update.matrix))
 
 
 def replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -246,11 +250,8 @@ def merge(model: nn.Module) -> dict[str, Tensor]:
     if any(is_split(layer.weight) or is_split(layer.values) for layer in layers.values()):
         msg = "the model is split (FSDP): save_sparse in every process, load_sparse into a plain model, which is merged"
         raise NotImplementedError(msg)
+    check_finished(layers)
     supports = {name: layer.support() for name, layer in layers.items()}
-    for name, layer in layers.items():
-        # EVT-008
-        if (stored := int(supports[name].sum())) > layer.budget and not layer.may_grow:
-            raise SeftError("EVT-004", f"{name} stores {stored} weights, {layer.budget} at load; finish the run first")
     for name, layer in layers.items():
         replace(model, name, layer.plain())
     return supports

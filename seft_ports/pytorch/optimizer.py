@@ -1,30 +1,41 @@
-"""AdamW that counts the steps of each slot on its own (its age)."""
+"""The optimizers of chapter 9 as one of torch, for a model with sparse updates."""
 
 import copy
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from seft_ports.pytorch import presets
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.model import layers_of
-from seft_ports.pytorch.rules import adamw
-from seft_ports.pytorch.spiel import seeds, spiel_adamw
+from seft_ports.pytorch.slot_step import KEEPS, STEPS, Hyper, Place, fresh, seeds
 from seft_ports.pytorch.split import all_true, is_split, local, part
+from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["SeftOptimizer"]
+__all__ = ["SPLIT_SM3", "SeftOptimizer"]
 
-Kind = Literal["adamw", "spiel-adamw"]
+SPLIT_SM3 = "sm3 keeps one number for a row, and FSDP splits rows; use DistributedDataParallel, or another optimizer"
+"""The error message for a split model with `sm3`."""
+
+_KINDS = get_args(presets.Optimizer)
 
 
 class SeftOptimizer(torch.optim.Optimizer):
-    """AdamW for a wrapped model: moments and age of a slot move with the slot (OPT-001 to OPT-003, OPT-006).
+    """An optimizer of a wrapped or adapted model: what it keeps of a slot moves with the slot (chapter 9).
 
     Whatever else of the model is trained, such as `modules_to_save` of PEFT, is a second group of parameters.
 
+    kind         `adamw`, `spiel-adamw`, `sgd` or `sm3`; None is the one that the model's settings name
+    momentum     μ of `sgd`
+    slot_warmup  steps over which the rate of a slot rises, with `adamw` (OPT-010)
+
     Attributes:
-        kind: `adamw`, or SpIEL's variant of it, `spiel-adamw`.
+        kind: the name of the optimizer.
+
+    Raises:
+        SeftError: OPT-001 for an unknown kind or a model without sparse updates, TRN-008 for a number out of range.
     """
 
     def __init__(
@@ -35,20 +46,9 @@ class SeftOptimizer(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         slot_warmup: int = 0,
-        kind: Kind = "adamw",
+        kind: presets.Optimizer | None = None,
+        momentum: float = 0.9,
     ) -> None:
-        if kind not in ("adamw", "spiel-adamw"):
-            raise SeftError("OPT-001", f"this port has no optimizer {kind!r}; it has adamw, spiel-adamw")
-        if slot_warmup and kind != "adamw":
-            raise SeftError("OPT-010", f"slot_warmup {slot_warmup} is for adamw; {kind} takes 0")
-        self.kind: Kind = kind
-        finite = all(torch.isfinite(torch.tensor(x)) for x in (lr, eps, weight_decay))
-        if not finite or lr < 0 or weight_decay < 0 or eps <= 0 or not all(0 <= beta < 1 for beta in betas):
-            raise SeftError(
-                "TRN-008", f"lr {lr}, betas {betas}, eps {eps} or weight_decay {weight_decay} is out of range"
-            )
-        if slot_warmup < 0:
-            raise SeftError("TRN-008", f"slot_warmup {slot_warmup} is below 0")
         if not isinstance(model, nn.Module):
             raise SeftError(
                 "OPT-001",
@@ -62,33 +62,71 @@ class SeftOptimizer(torch.optim.Optimizer):
                 "the model has no sparse update to train: wrap it, give it a SeftConfig, or load the adapter with "
                 "is_trainable=True",
             )
-        kinds = {layer.values.dtype for layer in self.layers}
-        if any(float(torch.tensor(eps, dtype=kind)) == 0.0 for kind in kinds):
-            raise SeftError("TRN-008", f"eps {eps} is 0 in the dtype of the update; choose a larger one")
+        named = [layer.settings.optimizer for layer in self.layers if layer.settings is not None]
+        self.kind: presets.Optimizer = kind or (named[0] if named else "adamw")
+        self._check(lr, betas, eps, weight_decay, slot_warmup, momentum)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
-        defaults |= {"slot_warmup": slot_warmup}
+        defaults |= {"slot_warmup": slot_warmup, "momentum": momentum}
         own = [layer.values for layer in self.layers]
         mine = {id(values) for values in own}
         others = [x for x in model.parameters() if x.requires_grad and id(x) not in mine]
         groups = [{"params": own}, {"params": others}] if others else [{"params": own}]
         super().__init__(groups, defaults)
 
-    def kept(self, values: Tensor) -> dict[str, Tensor]:
-        """Return the optimizer's state of a layer's slots: `first_moment`, `second_moment` and `age`."""
-        if not self.state[values]:
-            self._begin(values, torch.zeros_like(values, dtype=torch.int64))
-        kept: dict[str, Tensor] = self.state[values]
-        return kept
+    def _check(
+        self, lr: float, betas: tuple[float, float], eps: float, decay: float, slot_warmup: int, momentum: float
+    ) -> None:
+        if self.kind not in _KINDS:
+            raise SeftError("OPT-001", f"there is no optimizer {self.kind!r}; there are {', '.join(_KINDS)}")
+        if slot_warmup and self.kind != "adamw":
+            raise SeftError("OPT-010", f"slot_warmup {slot_warmup} is for adamw; {self.kind} takes 0")
+        finite = all(torch.isfinite(torch.tensor(x)) for x in (lr, eps, decay))
+        if not finite or lr < 0 or decay < 0 or eps <= 0 or not all(0 <= x < 1 for x in (*betas, momentum)):
+            raise SeftError(
+                "TRN-008",
+                f"lr {lr}, betas {betas}, eps {eps}, momentum {momentum} or weight_decay {decay} is out of range",
+            )
+        if slot_warmup < 0:
+            raise SeftError("TRN-008", f"slot_warmup {slot_warmup} is below 0")
+        kinds = {layer.values.dtype for layer in self.layers}
+        if any(float(torch.tensor(eps, dtype=kind)) == 0.0 for kind in kinds):
+            raise SeftError("TRN-008", f"eps {eps} is 0 in the dtype of the update; choose a larger one")
 
-    def _begin(self, values: Tensor, age: Tensor) -> None:
-        """Give a parameter moments of 0, and this age."""
-        # DLT-005
-        moments = {name: torch.zeros_like(values) for name in ("first_moment", "second_moment")}
-        self.state[values] = moments | {"age": age}
+    def kept(self, layer: SparseUpdate) -> dict[str, Tensor]:
+        """Return what is kept of the slots of a layer, by name; an event moves it with them."""
+        state = self._state(layer.values, layer.shape)
+        names = (*KEEPS[self.kind], "origin")
+        if "origin" not in state and layer.settings is not None and layer.settings.drop == "change":
+            # DROP-003: every slot entered with φ = 0
+            state["origin"] = torch.zeros_like(layer.values)
+        return {name: state[name] for name in names if name in state}
+
+    def follow(self) -> None:
+        """Take the values of layers that got more places, by an event or a checkpoint (`SparseUpdate.make_room`)."""
+        params = self.param_groups[0]["params"]
+        for i, layer in enumerate(self.layers):
+            if params[i] is not layer.values and not is_split(layer.values):
+                self.state[layer.values] = self.state.pop(params[i], {})
+                params[i] = layer.values
+
+    def accumulators(self, layer: SparseUpdate) -> dict[str, Tensor]:
+        """Return the accumulators of `sm3`, by the names of `criteria`: row, (out,), and column, (in,)."""
+        state = self._state(layer.values, layer.shape)
+        return {"row": state["rows"], "column": state["columns"]}
+
+    def _state(self, values: Tensor, shape: tuple[int, int], *, one_age: bool = False) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[values]
+        if not state:
+            if self.kind == "sm3" and is_split(values):
+                raise NotImplementedError(SPLIT_SM3)
+            state |= fresh(self.kind, values.detach(), shape)
+            if one_age and "age" in state:
+                state["age"] = torch.zeros((), dtype=torch.int64)
+        return state
 
     def seeds(self, gradient: Tensor, square: Tensor, steps: int) -> dict[str, Tensor]:
-        """Return what new slots start with, by the names of `kept`; see `spiel.seeds` (DLT-006)."""
-        return seeds(gradient, square, steps, self.kind, self.param_groups[0]["betas"])
+        """Return what new slots start with, by the names of `kept`; see `slot_step.seeds` (DLT-006)."""
+        return seeds(self.kind, gradient, square, steps, _hyper(self.param_groups[0]))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -117,40 +155,44 @@ class SeftOptimizer(torch.optim.Optimizer):
             raise SeftError("TRN-007", "a gradient is NaN or infinite; the last saved state is valid")
         finite = []
         for group, layer, values in trained:
-            # slots come before the free places, in the whole tensor and in every part of it
-            n = int((part(layer.positions, values) < layer.out_features * layer.in_features).sum())
-            kept = self.kept(values)
-            phi, first, second, age, gradient = (
-                local(x)[:n] for x in (values, kept["first_moment"], kept["second_moment"], kept["age"], values.grad)
-            )
-            rate, betas = float(group["lr"]), group["betas"]
-            decay, warmup = group["weight_decay"], group.get("slot_warmup", 0)
-            if self.kind == "spiel-adamw":
-                spiel_adamw(phi, first, second, age, gradient, rate, betas, group["eps"], decay)
-            else:
-                adamw(phi, first, second, age, gradient, rate, betas, group["eps"], decay, warmup)
-            # DLT-003
-            weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
-            finite += [torch.isfinite(x).all() for x in (phi, first, second, weight)]
+            finite += self._step_slots(group, layer, values)
         for group, x in others:
-            if not self.state[x]:
-                # one age for the whole tensor, because no slot of it is younger
-                self._begin(x, torch.zeros((), dtype=torch.int64))
-            kept = self.state[x]
-            phi, first, second, age, gradient = (
-                local(one) for one in (x, kept["first_moment"], kept["second_moment"], kept["age"], x.grad)
-            )
-            take = spiel_adamw if self.kind == "spiel-adamw" else adamw
-            rate, decay = float(group["lr"]), group["weight_decay"]
-            take(phi, first, second, age, gradient, rate, group["betas"], group["eps"], decay)
-            finite.append(torch.isfinite(local(x)).all())
+            finite += self._step_all(group, x)
         # TRN-007
         if not all_true(finite, everywhere=everywhere):
             raise SeftError("TRN-007", "a step made a value NaN or infinite; the last saved state is valid")
         return loss
 
+    def _step_slots(self, group: dict[str, Any], layer: SparseUpdate, values: Tensor) -> list[Tensor]:
+        """Take a step of the slots of a layer that this process holds, and return whether the results are finite."""
+        # slots come before the free places, in the whole tensor and in every part of it
+        positions = part(layer.positions, values)
+        n = int((positions < layer.out_features * layer.in_features).sum())
+        state = self._state(values, layer.shape)
+        kept = {name: local(one)[:n] for name, one in state.items() if name not in ("rows", "columns")}
+        kept |= {name: one for name, one in state.items() if name in ("rows", "columns")}
+        phi, gradient = local(values)[:n], local(values.grad)[:n]
+        STEPS[self.kind](phi, kept, gradient, _hyper(group), Place.of(positions[:n], layer.in_features))
+        # DLT-003
+        weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
+        return [torch.isfinite(x).all() for x in (phi, *kept.values(), weight)]
+
+    def _step_all(self, group: dict[str, Any], x: Tensor) -> list[Tensor]:
+        """Take a step of a parameter that is trained whole."""
+        rows = x.shape[0] if x.ndim else 1
+        width = x.numel() // max(rows, 1)
+        # one age for the whole tensor, because no part of it is younger
+        kept = {name: local(one) for name, one in self._state(x, (rows, width), one_age=True).items()}
+        values, gradient = local(x), local(x.grad)
+        place = Place.of(torch.arange(values.numel(), device=x.device), width)
+        if self.kind == "sm3":
+            values, gradient = values.view(-1), gradient.reshape(-1)
+        STEPS[self.kind](values, kept, gradient, _hyper(group), place)
+        return [torch.isfinite(one).all() for one in (values, *kept.values())]
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state from `state_dict`; ages stay integers, though torch casts states to the parameter's dtype."""
+        self.follow()
         # plain torch numbers the states by order; FSDP keys them by the parameters' names
         saved = [number for group in state_dict["param_groups"] for number in group["params"]]
         ages = [copy.deepcopy(state_dict["state"].get(number, {}).get("age")) for number in saved]
@@ -158,3 +200,9 @@ class SeftOptimizer(torch.optim.Optimizer):
         for age, values in zip(ages, (p for group in self.param_groups for p in group["params"]), strict=True):
             if age is not None:
                 self.state[values]["age"] = age.to(values.device)
+
+
+def _hyper(group: dict[str, Any]) -> Hyper:
+    (beta1, beta2), lr = group["betas"], float(group["lr"])
+    eps, decay = group["eps"], group["weight_decay"]
+    return Hyper(lr, beta1, beta2, eps, decay, group.get("momentum", 0.9), group.get("slot_warmup", 0))

@@ -6,6 +6,7 @@ Products and events go through `SeftLinear` and its autograd function, the same 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import ml_dtypes
@@ -14,10 +15,11 @@ import torch
 from torch import Tensor
 
 from conformance import Refused, Unsupported
-from seft_ports.pytorch import kernels, rules, spiel
+from seft_ports.pytorch import decide, delta, kernels, port_rules, run, schedule, select, slot_step
 from seft_ports.pytorch.counter import counter_key, draws
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import SeftLinear
+from seft_ports.pytorch.settings import Settings
 
 __all__ = ["Port", "Runs"]
 
@@ -27,10 +29,12 @@ Answer = dict[str, Any]
 _DTYPES = {"float64": "exact64", "float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _REDUCED = ("kernel.sparse", "kernel.store", "gradient.whole", "gradient.at")
 _ODD = {"int64": torch.int64}
+_SENSITIVITY = Settings(preset="sensitivity")
+_GROWN_FROM: dict[str, Any] = {"all": "anywhere", "active": "active"}
 
 
 class Port:
-    """Answer the operations of the profile `core`, the step of AdamW, and the schedule and window of SpIEL."""
+    """Answer the operations of the profiles `core` and `rules`."""
 
     name = "seft_ports.pytorch"
 
@@ -64,7 +68,7 @@ class Port:
 
 
 class Runs(Port):
-    """The same with `train.run`, for the presets of `Settings`.
+    """The same with the profile `train`.
 
     It runs in float32 only. transformers computes norms, softmax and rotations in float32 whatever the dtype of the
     model, so a run in float64 would miss the tolerances of chapter 14.
@@ -74,13 +78,11 @@ class Runs(Port):
 
     def operations(self) -> dict[str, Callable[[Given], Answer]]:
         """Return what is offered by name."""
-        from seft_ports.pytorch.run import train_run
-
-        return {**_OPERATIONS, "train.run": train_run}
+        return {**_OPERATIONS, **_WITH_TRANSFORMERS}
 
     def classes(self, op: str) -> list[str]:
         """Return the numeric classes in which an operation is offered."""
-        return ["fp32"] if op == "train.run" else super().classes(op)
+        return ["fp32"] if op in _WITH_TRANSFORMERS else super().classes(op)
 
 
 def _there(value: Any) -> Any:
@@ -101,6 +103,8 @@ def _back(value: Any) -> Any:
         return (
             value.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if value.dtype == torch.bfloat16 else value.numpy()
         )
+    if isinstance(value, dict):
+        return {name: _back(one) for name, one in value.items()}
     return [_back(one) for one in value] if isinstance(value, list) else value
 
 
@@ -207,62 +211,62 @@ def _candidates(g: Given) -> Answer:
     # GRD-004
     total = sum(kernels.whole(dy, x) for dy, x in zip(g["dy"], g["x"], strict=True))
     mean = (total / g["steps"]).flatten()
-    base = _at(g, g["base"]) if g["scope"] == "active" else None
-    candidates = rules.grow(mean, _at(g, g["delta"]), g["n"], base)
+    open_to = ~_at(g, g["delta"])
+    candidates = torch.nonzero(open_to & _at(g, g["base"]) if g["scope"] == "active" else open_to).flatten()
+    candidates = candidates[select.largest(mean[candidates].abs(), min(g["n"], len(candidates)))]
     return {"candidates": candidates, "values": mean[candidates]}
 
 
 def _first_step(g: Given) -> Answer:
     n, first = g["n"], g["gradients"][0]
-    layer = SeftLinear(torch.zeros_like(first), torch.zeros_like(first, dtype=torch.bool), n, first_step=True)
-    layer.watch()
+    layer = SeftLinear(torch.zeros_like(first), torch.zeros_like(first, dtype=torch.bool), n)
+    layer.watch(["gradient", "square"], first_step=True)
     for gradient in g["gradients"]:
         # dyᵀ x is the gradient of the step if dy is the identity
         layer.see(torch.eye(len(gradient), dtype=gradient.dtype), gradient)
         layer.settle()
-    at, steps = layer.candidates, len(g["gradients"])
-    return {
-        "candidates": at,
-        "gradient": layer.seen.flatten()[at] / steps,
-        "square": layer.seen_more.flatten()[at] / steps,
-    }
+    at, seen = layer.candidates, layer.evidence(len(g["gradients"]))
+    return {"candidates": at} | {name: one.flatten()[at] for name, one in seen.items()}
 
 
-def _all_events(g: Given) -> Answer:
-    windows = spiel.event_windows(g["events"], g["steps"], g["evolve_every"], g["gradient_window"], g["evolve_until"])
-    return {name: torch.tensor(list(x), dtype=torch.int64) for name, x in (("at", windows), ("sums", windows.values()))}
-
-
-def _drops(g: Given) -> Answer:
-    names = ("step", "steps", "drop_fraction", "drop_schedule", "first_event", "evolve_until")
-    return {"value": spiel.event_fraction(*(g[name] for name in names), first=bool(g["first"]))}
+def _part(g: Given, evidence: Answer, most: int, **changed: Any) -> decide.Part:
+    """Return the matrix of a case, as its layer gives it to an event."""
+    none, no_values = g["base"][:0], evidence["gradient"].flatten()[:0]
+    held = {"base_values": evidence["gradient"].new_zeros(len(g["base"])), "delta": none, "delta_values": no_values} | g
+    layer = _layer(g, g["base"], held["base_values"], held["delta"], held["delta_values"], most)
+    return replace(layer.part(evidence), most=torch.tensor([most]), **changed)
 
 
 def _grow(g: Given) -> Answer:
-    occupied = _at(g, g["delta"])
-    occupied[g["dropped"]] = False
-    base = _at(g, g["base"]) if g["scope"] == "active" else None
-    return {"grown": rules.grow(g["gradient"].flatten(), occupied, g["n"], base)}
+    values = g["gradient"].new_zeros(len(g["delta"]))
+    # so that n grow: n_drop + (d_φ − |η|) is n
+    most = g["n"] - len(g["dropped"]) + len(g["delta"])
+    part = _part(g | {"delta_values": values}, {"gradient": g["gradient"]}, most)
+    rule = Settings(preset="sensitivity", grow_scope=_GROWN_FROM[g["scope"]])
+    return {"grown": decide.grow([part], rule, [g["dropped"]], torch.tensor([len(g["dropped"])]))[0]}
 
 
 def _drop(g: Given) -> Answer:
-    return {"dropped": g["delta"][rules.drop(g["delta_values"], g["n"])]}
+    # a drop looks at slots only, and the matrix may be too large to be held
+    values, at = g["delta_values"], g["delta"]
+    part = decide.Part(_shape(g), values, at, values, at, values, {}, at, at)
+    return {"dropped": decide.drop([part], _SENSITIVITY, torch.tensor([g["n"]]))[0]}
 
 
 def _adapt(g: Given) -> Answer:
-    layer = _layer(g, g["base"], g["base_values"], g["delta"], g["delta_values"], len(g["delta"]))
-    layer.budget = g["budget"]
-    return {"pruned": layer.decide_last(g["gradient"]).pruned}
+    part = _part(g, {"gradient": g["gradient"]}, len(g["delta"]), budgets=torch.tensor([g["budget"]]))
+    return {"pruned": decide.decide_last([part], _SENSITIVITY)[0].pruned}
 
 
 def _evolve(g: Given) -> Answer:
     layer = _layer(g, g["base"], g["base_values"], g["delta"], g["delta_values"], g["delta_budget"])
-    layer.budget, layer.delta_budget = g["budget"], g["delta_budget"]
+    layer.budgets, layer.delta_budget = torch.tensor([g["budget"]]), g["delta_budget"]
     kept = {name: torch.zeros(layer.values.shape, dtype=g[name].dtype) for name in ("m", "v", "age")}
     for name, array in kept.items():
         array[: layer.slots] = g[name]
-    active, adapts = g["scope"] == "active", bool(g["adapts"])
-    layer.apply_decision(layer.decide(g["gradient"], g["n_drop"], active=active, adapts=adapts), kept)
+    rule = Settings(preset="sensitivity", grow_scope=_GROWN_FROM[g["scope"]], adapts="always" if g["adapts"] else "end")
+    part = layer.part({"gradient": g["gradient"]})
+    layer.apply_decision(decide.decide([part], rule, torch.tensor([g["n_drop"]]))[0], kept)
     n, base = layer.slots, layer.mask.view(-1)
     values = layer.weight.view(-1).clone()
     values[layer.positions[:n]] = layer.held[:n]
@@ -277,38 +281,36 @@ def _evolve(g: Given) -> Answer:
 
 
 def _adamw(g: Given) -> Answer:
-    kept = {name: g[name].clone() for name in ("values", "m", "v", "age")}
-    betas = (0.9 if g["beta1"] is None else g["beta1"], 0.999 if g["beta2"] is None else g["beta2"])
+    names = {"m": "first_moment", "v": "second_moment", "age": "age"}
+    values, kept = g["values"].clone(), {long: g[short].clone() for short, long in names.items()}
     # OPT-003
-    eps, decay = (1e-8 if g["eps"] is None else g["eps"]), (g["weight_decay"] or 0.0)
-    values, first, second, age = kept.values()
-    rules.adamw(values, first, second, age, g["gradient"], g["lr"], betas, eps, decay)
-    return kept
+    numbers = {name: g[name] for name in ("beta1", "beta2", "eps", "weight_decay") if g[name] is not None}
+    place = slot_step.Place(kept["age"], kept["age"])
+    slot_step.STEPS["adamw"](values, kept, g["gradient"], slot_step.Hyper(g["lr"], **numbers), place)
+    return {"values": values} | {short: kept[long] for short, long in names.items()}
 
 
 _OPERATIONS: dict[str, Callable[[Given], Answer]] = {
     "rng.draws": _draws,
-    "select.largest": _select(rules.largest),
-    "select.smallest": _select(rules.smallest),
+    "select.largest": _select(select.largest),
+    "select.smallest": _select(select.smallest),
     "topology.positions": _positions,
     "topology.of": _topology,
-    "change.source": lambda g: {"source": rules.source(g["old"], g["new"])},
-    "change.realign": lambda g: {"values": rules.realign(g["values"], rules.source(g["old"], g["new"]), g["fill"])},
-    "count.budget": lambda g: {"n": rules.budget(g["density"], _shape(g), g["stored"])},
+    "change.source": lambda g: {"source": delta.source(g["old"], g["new"])},
+    "change.realign": lambda g: {"values": delta.realign(g["values"], delta.source(g["old"], g["new"]), g["fill"])},
+    "count.budget": lambda g: {"n": delta.budget(g["density"], _shape(g), g["stored"])},
     "count.drop": lambda g: {
-        "n": rules.drop_count(rules.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"]), g["slots"])
+        "n": schedule.drop_count(schedule.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"]), g["slots"])
     },
-    "schedule.fraction": lambda g: {"value": rules.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"])},
-    "schedule.all_events": _all_events,
-    "schedule.drops": _drops,
+    "schedule.fraction": lambda g: {"value": schedule.drop_fraction_at(g["step"], g["steps"], g["drop_fraction"])},
     "schedule.events": lambda g: {
-        "at": torch.tensor(list(rules.event_steps(g["steps"], g["evolve_every"])), dtype=torch.int64)
+        "at": torch.tensor(list(schedule.event_steps(g["steps"], g["evolve_every"])), dtype=torch.int64)
     },
     "schedule.learning_rate": lambda g: {
-        "value": rules.learning_rate(g["kind"], g["lr"], g["step"], g["steps"], g["warmup"])
+        "value": schedule.learning_rate(g["kind"], g["lr"], g["step"], g["steps"], g["warmup"])
     },
     "delta.effective": _effective,
-    "delta.initial_random": lambda g: {"positions": rules.initial_random(g["base"], g["n"], g["seed"], g["matrix"])},
+    "delta.initial_random": lambda g: {"positions": delta.initial_random(g["base"], g["n"], g["seed"], g["matrix"])},
     "kernel.sparse": _sparse,
     "kernel.store": _store,
     "gradient.whole": lambda g: {"gradient": kernels.whole(g["dy"], g["x"]).to(g["x"].dtype)},
@@ -320,5 +322,21 @@ _OPERATIONS: dict[str, Callable[[Given], Answer]] = {
     "update.adapt": _adapt,
     "update.evolve": _evolve,
     "adamw.step": _adamw,
-    "adamw.clip": lambda g: {"factor": rules.clip_factor(g["norm"], g["max_norm"])},
+    "adamw.clip": lambda g: {"factor": slot_step.clip_factor(g["norm"], g["max_norm"])},
+    "text.training": lambda g: {
+        "starts": torch.tensor(
+            run.training_starts(*(g[name] for name in ("tokens", "length", "seed", "step", "rows"))), dtype=torch.int64
+        )
+    },
+    "text.evaluation": lambda g: {
+        "starts": torch.tensor(
+            run.evaluation_starts(*(g[name] for name in ("tokens", "length", "windows"))), dtype=torch.int64
+        )
+    },
+} | port_rules.OPERATIONS
+
+_WITH_TRANSFORMERS: dict[str, Callable[[Given], Answer]] = {
+    "train.run": run.train_run,
+    "train.step": run.train_step,
+    "evaluate.perplexity": run.perplexity,
 }

@@ -1,22 +1,28 @@
-"""A whole training run with a transformers model, from config and tensors to the final weights (chapter 10)."""
+"""Runs, steps and evaluations with a transformers model, as the kit asks for them (chapters 10 and 11)."""
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seft_ports.pytorch.choices import choices_of
 from seft_ports.pytorch.counter import counter_key, draws
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import Evolution
-from seft_ports.pytorch.model import layers_of, merge, targets_of, wrap
+from seft_ports.pytorch.model import layers_of, merge, show_overflow, targets_of, wrap
 from seft_ports.pytorch.optimizer import SeftOptimizer
-from seft_ports.pytorch.rules import clip_factor, learning_rate
+from seft_ports.pytorch.presets import CHOICES, DEFAULTS
+from seft_ports.pytorch.schedule import learning_rate
 from seft_ports.pytorch.settings import Settings
+from seft_ports.pytorch.slot_step import clip_factor
+from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["model_of", "settings_of", "train_run", "training_starts"]
+__all__ = [
+    *("evaluation_starts", "model_of", "perplexity", "settings_named", "settings_of", "train_run", "train_step"),
+    "training_starts",
+]
 
 
 def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -> list[int]:
@@ -30,11 +36,7 @@ def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -
 
 
 def settings_of(s: dict[str, Any], tokens: int) -> Settings:
-    """Return the settings of a run on a text of `tokens` tokens, after checking TRN-003 and TRN-008.
-
-    Raises:
-        ValueError: for a rule, an optimizer or a choice of SPEC.md that this port lacks.
-    """
+    """Return the settings of a run on a text of `tokens` tokens, after checking TRN-003 and TRN-008."""
     # TRN-008
     if min(s["steps"], s["rows"], s["micro_batches"]) < 1 or s["length"] < 2 or s["warmup"] < 0:
         raise SeftError("TRN-008", "steps, rows and micro_batches are at least 1, length at least 2, warmup at least 0")
@@ -42,12 +44,25 @@ def settings_of(s: dict[str, Any], tokens: int) -> Settings:
         raise SeftError("TRN-008", "lr, max_norm and weight_decay are finite and not negative")
     if not all(0 <= s.get(name, 0.0) < 1 for name in ("beta1", "beta2", "momentum")):
         raise SeftError("TRN-008", "beta1, beta2 and momentum are at least 0 and below 1")
-    names = ("density", "evolve_every", "drop_fraction", "gradient_window", "start", "seed")
-    # DLT-004, OPT-001: the defaults of a run, whatever the preset
-    named = {"initial_scope": s.get("initial_scope", "active"), "optimizer": s.get("optimizer", "adamw")}
-    settings = Settings(**{name: s[name] for name in names}, **named, **choices_of(s))
+    settings = Settings(**settings_named(s))
     training_starts(tokens, s["length"], s["seed"], 1, 1)
     return settings
+
+
+def settings_named(given: dict[str, Any]) -> dict[str, Any]:
+    """Return what is given of settings and choices by the names of `Settings`.
+
+    The kit calls `initial_positions` `start`, writes true and false as 1 and 0, and a rule as an object of its own.
+    """
+    flat = given | (given.get("rule") or {})
+    if "start" in flat:
+        flat["initial_positions"] = flat["start"]
+    booleans = [name for name, value in CHOICES.items() if isinstance(value, bool)]
+    flat |= {name: bool(flat[name]) for name in booleans if name in flat}
+    if flat.get("pattern") is not None:
+        flat["pattern"] = tuple(int(n) for n in flat["pattern"])
+    names = (*DEFAULTS, "preset", "pattern", "seed")
+    return {"preset": "seft"} | {name: flat[name] for name in names if flat.get(name) is not None}
 
 
 def check_text(text: Tensor, length: int, config: dict[str, Any]) -> None:
@@ -62,72 +77,173 @@ def check_text(text: Tensor, length: int, config: dict[str, Any]) -> None:
         )
 
 
-def train_run(g: dict[str, Any]) -> dict[str, Any]:
-    """Return losses, slots and bases after every event, and the final support and weights."""
-    s, text = g["settings"], g["text"]
-    settings = settings_of(s, len(text))
-    check_text(text, s["length"], g["config"])
-    model = model_of(g["config"], g["tensors"])
-    masks = {name: torch.zeros(layer.weight.shape, dtype=torch.bool) for name, layer in targets_of(model).items()}
-    for name, mask in masks.items():
-        mask.view(-1)[g["stored"][f"{name}.weight"]] = True
-    model = wrap(model, settings, masks)
-    layers = list(layers_of(model).values())
-    # OPT-003
-    betas = s.get("beta1", 0.9), s.get("beta2", 0.999)
-    optimizer = SeftOptimizer(
-        model, betas=betas, eps=s.get("eps", 1e-8), weight_decay=s["weight_decay"], kind=settings.optimizer
-    )
-    evolution = Evolution(model, optimizer, settings, s["steps"], micro_batches=s["micro_batches"])
-    losses: list[float] = []
-    slots: list[list[Tensor]] = []
-    bases: list[list[Tensor]] = []
+def evaluation_starts(tokens: int, length: int, windows: int) -> list[int]:
+    """Return where the evaluation windows start, spread evenly over a text of `tokens` tokens (EVL-001)."""
+    # EVL-002
+    if length < 2 or tokens < length:
+        raise SeftError("EVL-002", f"a text of {tokens} tokens has no window of {length}; a window has at least 2")
+    # EVL-001
+    return [i * (tokens - length) // max(windows - 1, 1) for i in range(windows)]
 
-    def losses_of(step: int) -> Iterator[Tensor]:
+
+class _Run:
+    """A wrapped model with its optimizer and its events, and the text that it trains on."""
+
+    def __init__(self, g: dict[str, Any], stored: dict[str, Tensor]) -> None:
+        self.s, self.text = g["settings"], g["text"]
+        self.settings = settings_of(self.s, len(self.text))
+        check_text(self.text, self.s["length"], g["config"])
+        model = model_of(g["config"], g["tensors"])
+        masks = {name: torch.zeros(layer.weight.shape, dtype=torch.bool) for name, layer in targets_of(model).items()}
+        for name, mask in masks.items():
+            mask.view(-1)[stored[f"{name}.weight"]] = True
+        self.model = wrap(model, self.settings, masks)
+        self.layers = list(layers_of(self.model).values())
+        s = self.s
+        # OPT-003
+        numbers = {"betas": (s.get("beta1", 0.9), s.get("beta2", 0.999)), "eps": s.get("eps", 1e-8)}
+        numbers |= {"weight_decay": s["weight_decay"], "momentum": s.get("momentum", 0.9)}
+        self.optimizer = SeftOptimizer(self.model, **numbers)
+        self.evolution = Evolution(
+            self.model, self.optimizer, self.settings, s["steps"], micro_batches=s["micro_batches"]
+        )
+
+    def losses_of(self, step: int) -> Iterator[Tensor]:
         """Yield the losses of the micro-batches; their sum is the loss of the step."""
+        s, text = self.s, self.text
         starts = training_starts(len(text), s["length"], s["seed"], step, s["rows"])
         tokens = torch.stack([text[start : start + s["length"]] for start in starts])
         for part in tokens.tensor_split(s["micro_batches"]):
-            logits = model(input_ids=part, use_cache=False).logits[:, :-1].flatten(0, 1)
             # TRN-001, TRN-002
-            total = nn.functional.cross_entropy(logits, part[:, 1:].flatten(), reduction="sum")
-            yield total / (s["rows"] * (s["length"] - 1))
+            yield _nll(self.model, part) / (s["rows"] * (s["length"] - 1))
 
-    for step in range(1, s["steps"] + 1):
-        evolution.before_step(step)
-        optimizer.zero_grad()
-        losses.append(0.0)
-        for loss in losses_of(step):
+    def step(self, step: int) -> tuple[float, bool]:
+        """Take a step, with its event if it has one, and return its loss and whether it had."""
+        s = self.s
+        self.evolution.before_step(step)
+        self.optimizer.zero_grad()
+        total = 0.0
+        for loss in self.losses_of(step):
             loss.backward()
-            losses[-1] += float(loss.detach())
-        evolution.before_optimizer(step)
+            total += float(loss.detach())
+        self.evolution.before_optimizer(step)
         # TRN-007
-        if not math.isfinite(losses[-1]):
-            raise SeftError("TRN-007", f"the loss of step {step} is {losses[-1]}")
+        if not math.isfinite(total):
+            raise SeftError("TRN-007", f"the loss of step {step} is {total}")
         if s["max_norm"]:
-            gradients = [layer.values.grad for layer in layers if layer.values.grad is not None]
+            gradients = [layer.values.grad for layer in self.layers if layer.values.grad is not None]
             # OPT-004: the norm in binary64
             norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))
             for gradient in gradients:
                 gradient *= clip_factor(norm, s["max_norm"])
-        for group in optimizer.param_groups:
+        for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
-        optimizer.step()
-        if evolution.after_step(step):
-            slots.append([layer.positions[: layer.slots].clone() for layer in layers])
-            bases.append([torch.nonzero(layer.base().view(-1)).flatten() for layer in layers])
-    evolution.finish(lambda: losses_of(s["steps"]))
-    supports = [torch.nonzero(mask.view(-1)).flatten() for mask in merge(model).values()]
-    final = [layer.weight.detach().view(-1) for layer in targets_of(model).values()]
+        self.optimizer.step()
+        return total, bool(self.evolution.after_step(step))
+
+
+def _nll(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Return the sum of cross-entropies of all tokens of rows but the first ones."""
+    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].flatten(0, 1)
+    return nn.functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum")
+
+
+def train_run(g: dict[str, Any]) -> dict[str, Any]:
+    """Return losses, slots and bases after every event, and the final support and weights."""
+    run = _Run(g, g["stored"])
+    losses: list[float] = []
+    slots: list[list[Tensor]] = []
+    bases: list[list[Tensor]] = []
+    for step in range(1, run.s["steps"] + 1):
+        loss, moved = run.step(step)
+        losses.append(loss)
+        if moved:
+            slots.append([layer.positions[: layer.slots].clone() for layer in run.layers])
+            bases.append([torch.nonzero(layer.base().view(-1)).flatten() for layer in run.layers])
+    run.evolution.finish(lambda: run.losses_of(run.s["steps"]))
+    supports = [torch.nonzero(mask.view(-1)).flatten() for mask in merge(run.model).values()]
+    final = [layer.weight.detach().view(-1) for layer in targets_of(run.model).values()]
     return {
         "losses": torch.tensor(losses, dtype=final[0].dtype),
-        "budgets": torch.tensor([layer.budget for layer in layers]),
-        "delta_budgets": torch.tensor([layer.delta_budget for layer in layers]),
+        "budgets": torch.tensor([layer.budget for layer in run.layers]),
+        "delta_budgets": torch.tensor([layer.delta_budget for layer in run.layers]),
         "slots": slots,
         "bases": bases,
         "support": supports,
         "weights": [weight[positions] for weight, positions in zip(final, supports, strict=True)],
     }
+
+
+_KEPT = {"m": "first_moment", "v": "second_moment", "age": "age"}
+
+
+def train_step(g: dict[str, Any]) -> dict[str, Any]:
+    """Return base, delta and what the optimizer keeps of every matrix after one step of a run, and the loss."""
+    names = [f"{name}.weight" for name in targets_of(model_of(g["config"], g["tensors"]))]
+    tensors = dict(g["tensors"])
+    for name, part in zip(names, g["parts"], strict=True):
+        weight = torch.zeros_like(tensors[name])
+        weight.view(-1)[part["base"]] = part["base_values"]
+        tensors[name] = weight
+    # first positions that nothing chooses yet, because the parts have theirs
+    settings = g["settings"] | {"start": "gradient"}
+    stored = {name: part["base"] for name, part in zip(names, g["parts"], strict=True)}
+    run = _Run(g | {"tensors": tensors, "settings": settings}, stored)
+    for layer, part in zip(run.layers, g["parts"], strict=True):
+        _restore(layer, part, run)
+    loss, _ = run.step(g["step"])
+    answer: dict[str, Any] = {"loss": torch.tensor(loss)}
+    for name in ("base", "base_values", "delta", "delta_values", *_KEPT):
+        answer[name] = []
+    for layer in run.layers:
+        n, base = layer.slots, layer.base().view(-1)
+        values = layer.effective().view(-1).clone()
+        values[layer.positions[:n]] = layer.held[:n]
+        answer["base"].append(torch.nonzero(base).flatten())
+        answer["base_values"].append(values[base])
+        answer["delta"].append(layer.positions[:n])
+        answer["delta_values"].append(layer.values[:n])
+        kept = run.optimizer.kept(layer)
+        for short, name in _KEPT.items():
+            answer[short].append(kept[name][:n])
+    return answer
+
+
+def _restore(layer: SparseUpdate, part: dict[str, Any], run: _Run) -> None:
+    """Give a layer the slots, the budgets and the open window of a part of a case."""
+    layer.budget, layer.delta_budget = part["budget"], part["delta_budget"]
+    layer.budgets = torch.tensor([layer.budget])
+    layer.make_room(part["delta_budget"], {})
+    run.optimizer.follow()
+    layer.place(part["delta"])
+    n = layer.slots
+    layer.values.data[:n] = part["delta_values"]
+    layer.effective()
+    kept = run.optimizer.kept(layer)
+    for short, name in _KEPT.items():
+        kept[name][:n] = part[short]
+    # a part without sums begins its window with this step
+    layer.watch(run.settings.asks())
+    if "window" in part and layer.sum_gradient.numel():
+        layer.sum_gradient += part["window"]
+    if "window" in part and layer.sum_tokens.numel():
+        layer.sum_tokens[layer.support()] = part["window_tokens"]
+
+
+@torch.no_grad()
+def perplexity(g: dict[str, Any]) -> dict[str, Any]:
+    """Return the perplexity of a model on windows of a text, and how many tokens were predicted (chapter 11)."""
+    starts = evaluation_starts(len(g["text"]), g["length"], g["windows"])
+    check_text(g["text"], g["length"], g["config"])
+    model = model_of(g["config"], g["tensors"]).eval()
+    show_overflow(model)
+    rows = torch.stack([g["text"][start : start + g["length"]] for start in starts])
+    targets = rows.shape[0] * (g["length"] - 1)
+    # EVL-001, EVL-003: summed in binary64
+    mean = sum(float(_nll(model, row[None])) for row in rows) / targets
+    if not mean <= math.log(sys.float_info.max):
+        raise SeftError("EVL-003", f"the mean cross-entropy is {mean}; the model is damaged, or its dtype too narrow")
+    return {"perplexity": math.exp(mean), "targets": targets}
 
 
 def model_of(config: dict[str, Any], tensors: dict[str, Tensor]) -> nn.Module:

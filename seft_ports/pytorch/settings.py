@@ -1,132 +1,233 @@
-"""The settings of a run."""
+"""The settings of a run: a preset, and whatever is chosen beside it, by the names of chapter 8 of SPEC.md.
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+Settings(preset="seft", density=0.02, evolve_every=100, drop="fisher", scope="row")
+"""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_args, get_type_hints
+
+from seft_ports.pytorch import presets
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.rules import ADAPT
-from seft_ports.pytorch.spiel import check_windows
+from seft_ports.pytorch.presets import CHOICES, CLAUSES, DEFAULTS, PRESETS
+from seft_ports.pytorch.schedule import check_windows
 
-__all__ = ["Adapt", "Preset", "Settings"]
+__all__ = ["Settings"]
 
-Preset = Literal["seft", "active-only", "no-adapt", "static", "spiel-adapt", "spiel-ag"]
-Adapt = Literal["sensitivity", "absolute", "fisher", "token-fisher", "magnitude"]
-
-_SPIEL: dict[str, Any] = {
-    "density": 0.01,
-    "evolve_every": 20,
-    "gradient_window": 5,
-    "adapt": "sensitivity",
-    "start": "random",
-    "optimizer": "spiel-adamw",
+_OWN: Any = None
+"""Stands for the value that the preset has."""
+_ASKS: dict[str, set[str]] = {
+    "gradient": {"gradient"},
+    "absolute": {"absolute"},
+    "fisher": {"square"},
+    "curvature": {"gradient", "inputs"},
 }
-"""What the presets of SpIEL set besides the rule and `initial_scope` (EVT-011)."""
+"""What a criterion of growth looks at (GROW-004); those that are not named look at no gradient."""
+_ADAPT_ASKS: dict[str, set[str]] = {
+    "sensitivity": {"gradient"},
+    "absolute": {"absolute"},
+    "fisher": {"square"},
+    "token-fisher": {"tokens"},
+    "activation": {"inputs"},
+    "curvature": {"inputs"},
+}
+"""The same for adapt (ADPT-005)."""
+_STREAMED = ("sensitivity", "absolute", "fisher", "token-fisher", "magnitude")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """How the support evolves; learning rate, clipping, steps and data are the trainer's.
 
+    What is not given has the preset's value (EVT-011), and what the preset does not name the default of
+    `presets.DEFAULTS`. After `Settings(...)` every attribute has its value.
+
     Attributes:
-        density: slots of the delta as a share of a matrix (DLT-002).
+        density: slots of the delta as a share of a matrix, or with `budget_by` nnz of its stored weights (DLT-002).
         evolve_every: steps between events.
-        drop_fraction: share of slots dropped at step 0, annealed by a cosine, in the presets of SpIEL by a line
-            (SCH-001, SCH-006).
-        gradient_window: steps whose mean gradient an event uses; in the presets of SpIEL A of SCH-005, 0 too.
-        preset: `active-only`, whose slots move among stored weights (D96); `seft`, `no-adapt`, `static`,
-            `spiel-adapt` or `spiel-ag` (EVT-011). For those of SpIEL `Settings.of` has the other settings as well.
-        adapt: what a weight is pruned by: |ḡ · W|, |W| · mean |g|, W² · mean g², or W² times the squared gradients of
-            single tokens (ADPT-005), all of which keep one more matrix while a window is open but the first; or |W|.
-            Only `seft`, `no-adapt` and `spiel-adapt` use it, because the other presets prune nothing.
-        exempt: what pruning spares: the `new` slots of the event, all `slots`, or `none` (ADPT-007).
-        evolve_until: fraction of the steps after which no event follows (SCH-007).
-        start: how the first slots are chosen: by the gradient of the first step, or at random (DLT-004).
-        initial_scope: whether the first slots lie among stored weights, `active`, or `anywhere`; the latter with
-            `spiel-ag` only (EVT-012).
-        optimizer: the `kind` of the `SeftOptimizer`, which must be made with it (OPT-001, OPT-006).
-        seed: the seed of `start` `random`.
+        drop_fraction: share of slots dropped at step 0; `drop_schedule` says how it falls (SCH-001, SCH-006).
+        gradient_window: steps whose mean gradient an event uses; with `events` phases A of SCH-005, 0 too.
+        preset: where the other choices come from; it decides nothing else.
+        budget_by: how many slots a matrix has: by `density` of numel or nnz, by `count` or by `rank` (DLT-002).
+        slots: slots of all matrices, with budget_by count.
+        rank: the rank of a LoRA adapter with as many parameters, with budget_by rank.
+        initial_positions: how the first slots are chosen: by the gradient of the first step, at random, or by the
+            magnitude of the weights (DLT-004).
+        initial_scope: whether the first slots lie among stored weights, `active`, or `anywhere`.
+        optimizer: the `kind` of the `SeftOptimizer` (OPT-001, OPT-006 to OPT-008).
+        pattern: (N, M) of a base pruned to a pattern, which every event keeps (EVT-007).
+        seed: the seed of whatever is random.
         keep_dtype: compute in the 16-bit dtype of the model's weights. By default such weights are refused, because
             SEFT computes them in float32 (CKP-001).
+
+    The other attributes are the choices of the table of chapter 8.
+
+    Raises:
+        SeftError: for a value out of range or an unknown name, by the clause that TRN-008 names; EVT-012 for choices
+            that contradict each other; EVT-007 for those that a pattern does not allow.
     """
 
-    density: float
-    evolve_every: int
-    drop_fraction: float
-    gradient_window: int = 1
-    preset: Preset = "active-only"
-    adapt: Adapt = "token-fisher"
-    evolve_until: float = 1.0
-    start: Literal["gradient", "random"] = "gradient"
+    density: float = _OWN
+    evolve_every: int = _OWN
+    drop_fraction: float = _OWN
+    gradient_window: int = _OWN
+    preset: presets.Preset = "active-only"
+    budget_by: presets.BudgetBy = _OWN
+    slots: int = _OWN
+    rank: int = _OWN
+    initial_positions: presets.InitialPositions = _OWN
+    initial_scope: presets.InitialScope = _OWN
+    optimizer: presets.Optimizer = _OWN
+    pattern: Sequence[int] | None = None
     seed: int = 0
     keep_dtype: bool = False
-    initial_scope: Literal["active", "anywhere"] = "active"
-    optimizer: Literal["adamw", "spiel-adamw"] = "adamw"
-    exempt: Literal["new", "slots", "none"] = "new"
-
-    @classmethod
-    def of(cls, preset: Preset, **other: float | str) -> "Settings":
-        """Return the settings of a preset; those given beside it replace the preset's (EVT-011).
-
-        For `spiel-adapt` and `spiel-ag` these are density 0.01, evolve_every 20, gradient_window 5, start random,
-        optimizer spiel-adamw, and initial_scope. They clip no gradients: set max_grad_norm=0 in the Trainer.
-        """
-        # EVT-011
-        given: dict[str, Any] = {}
-        if preset in ("spiel-adapt", "spiel-ag"):
-            given = _SPIEL | {"initial_scope": "anywhere" if preset == "spiel-ag" else "active"}
-        return cls(preset=preset, **given | other)
-
-    @property
-    def spiel(self) -> bool:
-        """Whether the preset is one of SpIEL: candidates first-step, moments seeded, and the steps of its events."""
-        return self.preset in ("spiel-adapt", "spiel-ag")
-
-    @property
-    def prunes_by(self) -> Adapt:
-        """What an event looks at to prune: `adapt`, and only the gradient in a preset that prunes nothing."""
-        return self.adapt if self.preset in ("seft", "no-adapt", "spiel-adapt") else "sensitivity"
-
-    @property
-    def events(self) -> str:
-        """How events are placed: `period` (SCH-003) or `phases` (SCH-005)."""
-        return "phases" if self.spiel else "period"
+    evolves: bool = _OWN
+    drop: presets.Drop = _OWN
+    drops: presets.Drops = _OWN
+    grow: presets.Grow = _OWN
+    grow_scope: presets.GrowScope = _OWN
+    regrow: bool = _OWN
+    candidates: presets.Candidates = _OWN
+    moments: presets.Moments = _OWN
+    adapt: presets.Adapt = _OWN
+    adapts: presets.Adapts = _OWN
+    counts: presets.Counts = _OWN
+    exempt: presets.Exempt = _OWN
+    scope: presets.Scope = _OWN
+    events: presets.Events = _OWN
+    drop_schedule: presets.DropSchedule = _OWN
+    first_event: presets.FirstEvent = _OWN
+    evolve_until: float = _OWN
+    event_replaces_step: bool = _OWN
 
     def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise SeftError("EVT-011", f"there is no preset {self.preset!r}; there are {', '.join(PRESETS)}")
+        if self.pattern is not None:
+            # a list is what JSON makes of it
+            object.__setattr__(self, "pattern", tuple(self.pattern))
+        own = DEFAULTS | self._of_pattern() | PRESETS[self.preset]
+        for field in fields(self):
+            if getattr(self, field.name) is None and field.name in own:
+                object.__setattr__(self, field.name, own[field.name])
+        self._check_names()
+        self._check_ranges()
+        check_windows(self.events, self.evolve_every, self.gradient_window)
+        for clause, wrong, why in _contradictions(self):
+            if wrong:
+                raise SeftError(clause, why)
+
+    def _of_pattern(self) -> dict[str, Any]:
+        """Return the defaults that an N:M pattern has of its own."""
+        # EVT-007
+        return {} if self.pattern is None or self.scope == "group" else {"grow_scope": "active"}
+
+    def _check_names(self) -> None:
+        for name, hint in get_type_hints(Settings).items():
+            value, allowed = getattr(self, name), get_args(hint)
+            if name in CLAUSES and allowed and value not in allowed:
+                raise SeftError(CLAUSES[name], f"{name} is {value!r}; it is one of {', '.join(allowed)}")
+            if hint is bool and not isinstance(value, bool):
+                raise SeftError(CLAUSES.get(name, "CKP-001"), f"{name} is {value!r}; it is True or False")
+
+    def _check_ranges(self) -> None:
         if not 0 < self.density <= 1:
             raise SeftError("DLT-002", f"density {self.density} is outside (0, 1]")
         if not 0 <= self.drop_fraction <= 1:
             raise SeftError("SCH-001", f"drop_fraction {self.drop_fraction} is outside [0, 1]")
         if self.evolve_every < 1:
             raise SeftError("TRN-008", f"evolve_every {self.evolve_every} is below 1")
-        if self.preset not in get_args(Preset):
-            names = ", ".join(get_args(Preset))
-            raise SeftError("EVT-011", f"this port has no preset {self.preset!r}; it has {names}")
-        check_windows(self.events, self.evolve_every, self.gradient_window)
-        if self.adapt not in ADAPT:
-            raise SeftError("ADPT-005", f"this port has no adapt {self.adapt!r}; it has {', '.join(ADAPT)}")
         if not 0 < self.evolve_until <= 1:
             raise SeftError("SCH-007", f"evolve_until {self.evolve_until} is outside (0, 1]")
-        if self.start not in ("gradient", "random"):
-            raise SeftError("DLT-004", f"this port has no start {self.start!r}; it has gradient, random")
-        if self.initial_scope not in ("active", "anywhere"):
-            raise SeftError("DLT-004", f"initial_scope is {self.initial_scope!r}; it is active or anywhere")
-        if self.optimizer not in ("adamw", "spiel-adamw"):
-            raise SeftError("OPT-001", f"this port has no optimizer {self.optimizer!r}; it has adamw, spiel-adamw")
-        if self.exempt not in ("new", "slots", "none"):
-            raise SeftError("ADPT-007", f"exempt is {self.exempt!r}; it is one of new, slots, none")
-        _check_together(self)
         if not 0 <= self.seed < 1 << 64:
             raise SeftError("RNG-002", f"the seed {self.seed} is not in 0 ... 2**64 - 1")
+        if self.pattern is not None and not (len(self.pattern) == 2 and 0 < self.pattern[0] <= self.pattern[1]):
+            raise SeftError("TOP-005", f"{self.pattern} is no N:M pattern")
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """The choices of the rule, by name."""
+        return {name: getattr(self, name) for name in CHOICES}
+
+    @property
+    def prunes(self) -> bool:
+        """Whether events prune."""
+        return self.adapts == "always"
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether a run may end with more stored weights than it was given (EVT-008)."""
+        return self.adapts == "never" and (self.grow_scope, self.initial_scope) != ("active", "active")
+
+    @property
+    def streams(self) -> bool:
+        """Whether `Stream` decides an event of this rule; it looks at one backward, and keeps no matrix of it."""
+        plain = {
+            name: CHOICES[name] for name in ("drop", "drops", "grow", "regrow", "candidates", "moments", "counts")
+        } | {"exempt": "new", "scope": "matrix", "gradient_window": 1, "events": "period"}
+        return self.adapt in _STREAMED and all(getattr(self, name) == value for name, value in plain.items())
+
+    def asks(self) -> frozenset[str]:
+        """Return the evidence of an event: gradient, absolute, square, tokens, inputs (chapter 6)."""
+        wanted = _ASKS.get(self.grow, set())
+        if self.prunes:
+            wanted = wanted | _ADAPT_ASKS.get(self.adapt, set())
+        if self.drop == "fisher":
+            wanted = wanted | {"square"}
+        if self.moments == "seeded":
+            wanted = wanted | {"gradient", "square"}
+        return frozenset(wanted)
+
+    def asks_at_end(self) -> frozenset[str]:
+        """Return the evidence that the last adapt pass looks at."""
+        return frozenset(_ADAPT_ASKS.get(self.adapt, set()))
 
 
-def _check_together(s: Settings) -> None:
-    """Refuse choices that contradict each other (EVT-012)."""
-    # EVT-012
-    if s.initial_scope == "anywhere" and s.preset != "spiel-ag":
-        raise SeftError("EVT-012", f"initial_scope anywhere starts above the budget that {s.preset} holds; use active")
-    if s.preset == "spiel-adapt" and s.adapt not in ("sensitivity", "fisher"):
-        raise SeftError(
-            "EVT-012",
-            f"the window of spiel-adapt keeps sums of g and g², which adapt {s.adapt} does not use; use sensitivity or "
-            "fisher, or Settings.of('spiel-adapt', ...)",
-        )
+def _contradictions(s: Settings) -> Iterator[tuple[str, bool, str]]:
+    """Yield clause, whether the settings break it, and why, of each row of EVT-012 and of EVT-007."""
+    group, first = s.scope == "group", s.candidates == "first-step"
+    for wrong, why in (
+        (
+            s.initial_scope == "anywhere" and s.adapts != "never",
+            "initial_scope anywhere starts above the budget that adapts holds; use active, or adapts never",
+        ),
+        (
+            s.grow == "moments" and s.optimizer != "sm3",
+            "grow moments looks at the accumulators of sm3; choose optimizer sm3",
+        ),
+        (s.moments == "seeded" and s.optimizer == "sm3", "sm3 keeps nothing of a slot that could be seeded"),
+        (
+            first and s.grow not in ("gradient", "fisher"),
+            f"candidates first-step keeps sums of g and g², which grow {s.grow} does not use",
+        ),
+        (
+            first and (s.grow_scope == "active" or s.scope != "matrix"),
+            "candidates first-step lie anywhere in a matrix; use all, or grow_scope anywhere and scope matrix",
+        ),
+        (
+            first and not {"inputs", "absolute", "tokens"}.isdisjoint(s.asks()),
+            f"candidates first-step keeps sums of g and g², which adapt {s.adapt} does not use",
+        ),
+        (group and s.pattern is None, "scope group needs an N:M pattern: give pattern=(2, 4)"),
+        (
+            group and (s.adapts, s.counts, s.exempt, s.drops) != ("always", "support", "new", "slot"),
+            "scope group holds N of M only with adapts always, counts support, exempt new and drops slot",
+        ),
+        (
+            group and s.grow_scope == "active",
+            "scope group moves an N:M pattern, grow_scope active keeps it; choose one",
+        ),
+        (s.scope == "row" and s.exempt == "slots", "scope row with exempt slots can leave a row nothing to prune"),
+        (s.budget_by == "count" and s.slots < 1, "budget_by count needs slots"),
+        (s.budget_by == "rank" and s.rank < 1, "budget_by rank needs rank"),
+        (s.budget_by != "count" and s.slots != 0, f"slots is not used with budget_by {s.budget_by}"),
+        (s.budget_by != "rank" and s.rank != 0, f"rank is not used with budget_by {s.budget_by}"),
+    ):
+        yield "EVT-012", wrong, why
+    held = s.pattern is not None
+    yield "EVT-007", held and s.initial_scope == "anywhere", "initial_scope anywhere breaks an N:M pattern; use active"
+    yield (
+        "EVT-007",
+        held and s.evolves and not group and s.grow_scope != "active",
+        "growth anywhere breaks an N:M pattern; use grow_scope active or scope group, and candidates all",
+    )

@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 from seft_ports.pytorch import kernels
+from seft_ports.pytorch.criteria import ADAPT
+from seft_ports.pytorch.decide import Decision
+from seft_ports.pytorch.delta import among
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.rules import ADAPT, BY_GRADIENT, Decision, at_most, drop, smallest, source
+from seft_ports.pytorch.select import at_most, smallest
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["FIRST_GRADIENT", "Stream"]
@@ -71,21 +74,23 @@ class Stream:
     update  it must keep its slots until `decide`; only their values may change
     grow    how many positions the event may grow, or, for an update without slots, how many are to be placed
     active  whether only stored weights may grow
-    adapts  whether the event prunes
+    adapt   what the event prunes by (ADPT-005), or None if it prunes nothing
     first   whether first positions are chosen; then only what may grow must be finite
     """
 
     def __init__(
-        self, update: SparseUpdate, grow: int, *, active: bool, adapts: bool = False, first: bool = False
+        self, update: SparseUpdate, grow: int, *, active: bool, adapt: str | None = None, first: bool = False
     ) -> None:
-        self._update, self._active, self._adapts, self._first = update, active, adapts, first
+        self._update, self._active, self._first = update, active, first
         like = update.values.detach()
         # beside each score its gradient, and whether it is stored
         self._grow = _Best(grow, 2, like)
         # ADPT-001: an event prunes as many as it grows off the base, besides what is above the budget already. Those
         # that it grows on the base are exempt, and may be among the candidates: together they are at most `grow`
-        above = max(0, int(update.support().sum()) - update.budget) if adapts else 0
-        self._prune = _Best(grow + above if adapts else 0, 0, like)
+        above = max(0, int(update.support().sum()) - update.budget) if adapt else 0
+        # growth on the base alone leaves nothing to prune
+        self._adapt = None if active and not above else adapt
+        self._prune = _Best(grow + above if self._adapt else 0, 0, like)
         n = update.slots
         self._gradient, self._seen = (like.new_zeros(n) for _ in range(2))
         self._on_base = torch.zeros(n, dtype=torch.bool, device=like.device)
@@ -130,20 +135,26 @@ class Stream:
             grows.masked_fill_(~base, torch.inf)
         grows[inside] = torch.inf
         self._grow.offer(grows, start, gradient, base)
-        if not self._adapts:
+        if self._adapt is None:
             return
         seen = gradient
-        if update.by not in BY_GRADIENT:
+        if self._adapt not in ("sensitivity", "magnitude"):
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
-            seen = kernels.tokens(dy, x).view(-1) if update.by == "token-fisher" else whole[update.by]()
+            seen = kernels.tokens(dy, x).view(-1) if self._adapt == "token-fisher" else whole[self._adapt]()
             self._check(seen)
         self._seen[begin:end] = seen[inside]
-        # ADPT-005
-        prunes = ADAPT[update.by](seen, weight).to(gradient.dtype)
+        prunes = self._scores(seen, weight)
         prunes.masked_fill_(~base, torch.inf)
         prunes[inside] = torch.inf
         self._prune.offer(prunes, start)
+
+    def _scores(self, seen: Tensor, weight: Tensor) -> Tensor:
+        """Return what the event prunes by (ADPT-005)."""
+        assert self._adapt is not None
+        # ADPT-005
+        known = dict.fromkeys(("gradient", "absolute", "square", "tokens"), seen)
+        return ADAPT[self._adapt](known | {"weight": weight.to(seen.dtype)})
 
     def _check(self, evidence: Tensor) -> None:
         """Note whether evidence that is not negative has a NaN or infinite entry (EVT-005, TRN-007)."""
@@ -174,7 +185,7 @@ class Stream:
         update, n = self._update, self._update.slots
         at, phi = update.positions[:n], update.values.detach()[:n]
         # DROP-001, GROW-002
-        leaving = drop(phi, n_drop)
+        leaving = smallest(phi.abs(), n_drop)
         dropped = at[leaving]
         wanted = max(0, n_drop + update.delta_budget - n)
         back = leaving[self._on_base[leaving]] if self._active else leaving
@@ -183,12 +194,12 @@ class Stream:
         on_base = torch.cat([self._grow.beside[:, 1] == 1, self._on_base[back]])[order]
         chosen = smallest(scores, min(wanted, scores.numel()))
         grown = positions[chosen]
-        if not self._adapts:
-            return Decision(dropped, grown, grown[:0])
+        if self._adapt is None:
+            return Decision(dropped, grown, grown[:0], grown[:0])
         # GROW-003: a grown position that has a slot was dropped in this event
-        new = source(at, grown) < 0
+        new = ~among(at, grown)
         stays = torch.ones(n, dtype=torch.bool, device=at.device)
-        stays[leaving] = source(grown, dropped) >= 0
+        stays[leaving] = among(grown, dropped)
         off = int((stays & ~self._on_base).sum()) + int((new & ~on_base[chosen]).sum())
         # ADPT-001
         excess = max(0, self._stored + off - update.budget)
@@ -196,12 +207,14 @@ class Stream:
         held = update.held[:n]
         weight = torch.where(stays, (held.to(phi.dtype) + phi).to(held.dtype), held)
         # ADPT-003: new slots are exempt
-        others = source(grown[new], self._prune.positions) < 0
+        others = ~among(grown[new], self._prune.positions)
         mine = torch.nonzero(stays | self._on_base).flatten()
         positions, order = torch.cat([self._prune.positions[others], at[mine]]).sort()
-        own = ADAPT[update.by](self._seen[mine], weight[mine]).to(phi.dtype)
-        scores = torch.cat([self._prune.scores[others], own])[order]
-        return Decision(dropped, grown, positions[smallest(scores, excess)])
+        scores = torch.cat([self._prune.scores[others], self._scores(self._seen[mine], weight[mine])])[order]
+        # what is not a slot is stored by the base
+        stored = torch.cat([torch.ones_like(others[others]), self._on_base[mine]])[order]
+        out = smallest(scores, excess)
+        return Decision(dropped, grown, positions[out], positions[out][stored[out]])
 
     def _check_used(self) -> None:
         if not self._used:

@@ -3,22 +3,33 @@
 `SparseUpdate` holds what belongs to the update alone. A subclass holds the weights, and says what they are:
 `linear.SeftLinear` owns its matrix; the tuner of `seft_ports.peft` borrows that of the layer it adapts.
 
-FSDP splits the parameter `values`, and `watch` splits `seen` and `seen_more` as it splits the weight.
+FSDP splits the parameter `values`, and `watch` splits the sums of a window as it splits the weight.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seft_ports.pytorch import kernels
-from seft_ports.pytorch.rules import BY_GRADIENT, Decision, adapt, check_evidence, decide, realign, source
+from seft_ports.pytorch.decide import Decision, Part, check_evidence
+from seft_ports.pytorch.delta import among, realign, source
+from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.pools import of_slots, of_weights
+from seft_ports.pytorch.select import largest
 from seft_ports.pytorch.settings import Settings
-from seft_ports.pytorch.spiel import first_step
 from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, put, split_as, whole
 
-__all__ = ["SparseUpdate"]
+__all__ = ["SUMS", "SparseUpdate", "check_finished"]
+
+SUMS = ("gradient", "absolute", "square", "tokens", "inputs")
+"""What a window may sum (chapter 6); the buffer of each is named sum_ and its name."""
+_OF_STEPS = ("gradient", "absolute", "square")
+
+
+_ANY = Settings(preset="sensitivity")
+"""Stands for the settings of an update that was given none."""
 
 
 class SparseUpdate(nn.Module):
@@ -28,28 +39,27 @@ class SparseUpdate(nn.Module):
         positions: (d_φ,) int64, the flat positions of the delta, ascending; free places at the end hold out · in.
         held: (d_φ,), the base at the positions of the delta; 0 off B and at free places.
         values: (d_φ,), φ in float32, or in float64 for a float64 weight; 0 at free places.
-        seen: (out, in), the sum of gradients of an open window; (0,) outside one.
-        seen_more: the same for the other evidence of `by`: |g|, g² or the squared gradients of tokens.
+        sum_gradient, sum_absolute, sum_square, sum_tokens: (out, in), the sums of an open window over its steps, of g,
+            |g|, g² and the squared gradients of tokens; (0,) where nothing asks for one.
+        sum_inputs: (in + 1,), the sum of x² over all rows, and how many they are; (0,) where nothing asks for it.
         candidates: (d_φ,) int64 in an open window with `first_step`, the positions that may grow; (0,) else.
-        by: the criterion of adapt (ADPT-005).
-        first_step: whether a window keeps g and g², at the candidates of its first step and on the support (GRD-007).
-        may_grow: whether the layer may end with more stored weights than `budget` (EVT-008).
+        first_step: whether the window keeps g and g², at the candidates of its first step and on the support (GRD-007).
+        slots_at_start: (out,) int64 with `scope` row, the slots of each row at the start (EVT-009); (0,) else.
         budget: K, the stored weights at load.
         delta_budget: d_φ, the places for slots.
         matrix: the matrix index (MDL-007).
         has_events: whether an `Evolution` was made for it.
         settings: those of the run that the update was made for, or None if nothing gave them.
         slots: the number of slots; the places after them are free.
-        watched: whether a backward adds to `seen` and `seen_more`.
+        watched: whether a backward is looked at.
     """
 
     may_be_split = False
     """Whether FSDP may split the update and its weight."""
     positions: Tensor
     held: Tensor
-    seen: Tensor
-    seen_more: Tensor
     candidates: Tensor
+    slots_at_start: Tensor
 
     def __init__(
         self,
@@ -58,27 +68,41 @@ class SparseUpdate(nn.Module):
         device: torch.device,
         delta_budget: int,
         matrix: int,
-        by: str,
-        *,
-        first_step: bool,
+        settings: Settings | None,
     ) -> None:
         super().__init__()
         self.out_features, self.in_features = shape
-        self.budget = 0
-        self.delta_budget, self.matrix, self.slots, self.watched, self.by = delta_budget, matrix, 0, False, by
-        self.first_step, self.may_grow = first_step, False
-        self.settings: Settings | None = None
-        self.has_events = False
+        self.budget, self.budgets = 0, torch.zeros(1, dtype=torch.int64)
+        self.delta_budget, self.matrix, self.slots, self.watched = delta_budget, matrix, 0, False
+        self.settings, self.first_step, self.has_events = settings, False, False
+        # in the order of SUMS, because processes add them up in the same order
+        self._asked: tuple[str, ...] = ()
         self._observer: Callable[[Tensor, Tensor], None] | None = None
         # the gradient of the running step, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
         kind = kernels.wide(dtype)
         self.register_buffer("positions", torch.full((delta_budget,), shape[0] * shape[1], device=device))
         # empty, but always in the state_dict, because FSDP loads only names that it has
-        self.register_buffer("seen", torch.zeros(0, dtype=kind, device=device))
-        self.register_buffer("seen_more", torch.zeros(0, dtype=kind, device=device))
-        self.register_buffer("candidates", torch.zeros(0, dtype=torch.int64, device=device))
+        for name in SUMS:
+            self.register_buffer(f"sum_{name}", torch.zeros(0, dtype=kind, device=device))
+        for name in ("candidates", "slots_at_start"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.int64, device=device))
         self.values = nn.Parameter(torch.zeros(delta_budget, dtype=kind, device=device))
+
+    def take_budgets(self, base: Tensor) -> None:
+        """Take the stored weights at load as the budgets: of the matrix, its rows or its groups (DLT-001, EVT-009).
+
+        base  B as booleans, (out, in)
+        """
+        rule = self.settings or _ANY
+        # DLT-001
+        self.budget = int(base.sum())
+        self.budgets = of_weights(rule, self.shape).sizes([torch.nonzero(base.reshape(-1)).flatten()])
+
+    @property
+    def may_grow(self) -> bool:
+        """Whether the matrix may end with more stored weights than `budget` (EVT-008)."""
+        return (self.settings or _ANY).may_grow
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -134,58 +158,53 @@ class SparseUpdate(nn.Module):
     def place(self, positions: Tensor) -> None:
         """Give an empty delta its first positions, all with φ = 0."""
         # DLT-005
-        decision = Decision(positions[:0], positions, positions[:0])
-        self.apply_decision(decision, {})
+        none = positions[:0]
+        self.apply_decision(Decision(none, positions, none, none), {})
+        if (self.settings or _ANY).scope == "row":
+            self.slots_at_start = of_slots(self.settings or _ANY, self.shape).sizes([positions])
 
-    def decide(
-        self, gradient: Tensor, n_drop: int, *, active: bool = False, adapts: bool = True, seen: Tensor | None = None
-    ) -> Decision:
-        """Return what an event drops, grows and prunes, without changing anything.
-
-        gradient  ḡ, (out, in)
-        seen      the evidence of adapt, (out, in), or None if that is ḡ
-        """
-        n = self.slots
-        return decide(
-            self.effective().view(-1),
-            self.base().view(-1),
-            self.held[:n],
-            self.positions[:n],
-            whole(self.values).detach()[:n],
-            gradient.reshape(-1).to(self.values.dtype),
-            n_drop=n_drop,
-            budget=self.budget,
-            delta_budget=self.delta_budget,
-            active=active,
-            adapts=adapts,
-            by=self.by,
-            seen=None if seen is None else seen.reshape(-1).to(self.values.dtype),
+    def part(self, evidence: Mapping[str, Tensor]) -> Part:
+        """Return the matrix as an event finds it; `evidence` is that of `evidence()`, and what the optimizer knows."""
+        n, kind = self.slots, self.values.dtype
+        if (self.settings or _ANY).scope == "row" and not self.slots_at_start.numel():
+            # EVT-009
+            msg = (
+                "scope row holds each row to the slots that it had at the start, which an adapter file does not say; "
+                "train such an adapter in one run"
+            )
+            raise NotImplementedError(msg)
+        most = self.slots_at_start if self.slots_at_start.numel() else self.positions.new_tensor([self.delta_budget])
+        return Part(
+            shape=self.shape,
+            weight=self.effective().view(-1).to(kind),
+            base=self.base().view(-1),
+            held=self.held[:n],
+            positions=self.positions[:n],
+            values=whole(self.values).detach()[:n],
+            evidence={name: one.reshape(-1).to(kind) for name, one in evidence.items()},
+            budgets=self.budgets.to(self.positions.device),
+            most=most,
             candidates=self.candidates if self.first_step else None,
-            exempt=self.settings.exempt if self.settings else "new",
+            matrix=self.matrix,
         )
-
-    def decide_last(self, seen: Tensor) -> Decision:
-        """Return what the last adapt pass prunes; it exempts nothing (EVT-004).
-
-        seen  the evidence of adapt, (out, in): ḡ for `sensitivity`
-        """
-        none = self.positions[:0]
-        check_evidence(seen)
-        # EVT-004
-        flat = seen.reshape(-1).to(self.values.dtype)
-        pruned = adapt(flat, self.effective().view(-1), self.support().view(-1), self.budget, by=self.by)
-        return Decision(none, none, pruned)
 
     def move(self, decision: Decision, kept: dict[str, Tensor], seeds: dict[str, Tensor] | None) -> None:
         """Give slots the positions that a decision leaves, in place, and move values and `kept` with them."""
         n = self.slots
         old = self.positions[:n].clone()
         # GROW-003: a position that is dropped and grown in one event stays
-        stays = (source(decision.dropped, old) < 0) | (source(decision.grown, old) >= 0)
-        new = torch.cat([old[stays], decision.grown[source(old, decision.grown) < 0]]).sort().values
+        again = among(decision.grown, old)
+        stays = ~among(decision.dropped, old) | again
+        new = torch.cat([old[stays], decision.grown[~among(old, decision.grown)]]).sort().values
         # ADPT-004
-        new = new[source(decision.pruned, new) < 0]
+        new = new[~among(decision.pruned, new)]
+        if "origin" in kept:
+            # DROP-003: a slot that stays so counts as entering again, with the value that it has now
+            origin = whole(kept["origin"])
+            origin[:n][again] = whole(self.values.data)[:n][again]
+            put(kept["origin"], origin)
         moved = source(old, new)
+        self.make_room(len(new), kept)
         self.slots = len(new)
         # GROW-003, EVT-006: every array with an entry for each slot moves in the same way
         for name, array in {"values": self.values.data, **kept}.items():
@@ -199,22 +218,42 @@ class SparseUpdate(nn.Module):
             put(array, gathered)
         self.positions.fill_(self.out_features * self.in_features)[: self.slots] = new
 
-    def watch(self, *, adapts: bool = True) -> None:
-        """Open a window if none is open: backwards then add to `seen` and, as `by` needs it, to `seen_more`.
+    def make_room(self, n: int, kept: Mapping[str, Tensor]) -> None:
+        """Give the arrays of slots n places if they have fewer; with `scope` model a matrix may get slots of others."""
+        more = n - self.values.numel()
+        if more <= 0:
+            return
+        # another parameter, because autograd keeps the size of one; `SeftOptimizer.follow` takes it
+        self.values = nn.Parameter(nn.functional.pad(self.values.detach(), (0, more)), self.values.requires_grad)
+        self.positions = nn.functional.pad(self.positions, (0, more), value=self.out_features * self.in_features)
+        self.held = nn.functional.pad(self.held, (0, more))
+        for array in kept.values():
+            array.data = nn.functional.pad(array, (0, more))
 
-        adapts  whether the event prunes; if not, only `first_step` adds to `seen_more`
+    def watch(self, asked: Iterable[str], *, first_step: bool = False) -> None:
+        """Open a window if none is open: backwards then add to its sums.
+
+        asked       which of SUMS
+        first_step  keep them at the candidates of the window's first step and on the support only (GRD-007)
         """
-        self.watched = True
+        asked = frozenset(asked)
+        self.watched, self.first_step = True, first_step
+        self._asked = tuple(name for name in SUMS if name in asked)
         weight = self.like()
-        if not self.seen.numel():
-            self.seen = torch.zeros_like(weight, dtype=self.values.dtype)
-        if not self.seen_more.numel() and (self.first_step or (adapts and self.by not in BY_GRADIENT)):
-            self.seen_more = torch.zeros_like(weight, dtype=self.values.dtype)
-        # split here too, because a checkpoint loads them whole
-        self.seen, self.seen_more = (split_as(weight, x) if x.numel() else x for x in (self.seen, self.seen_more))
+        for name in self._asked:
+            total = getattr(self, f"sum_{name}")
+            if not total.numel():
+                total = total.new_zeros(self.in_features + 1) if name == "inputs" else total.new_zeros(self.shape)
+            # split here too, because a checkpoint loads them whole
+            setattr(self, f"sum_{name}", total if name == "inputs" else split_as(weight, total))
+
+    def sums(self) -> list[Tensor]:
+        """Return the sums that the window has."""
+        held = [getattr(self, f"sum_{name}") for name in SUMS]
+        return [total for total in held if total.numel()]
 
     def observe(self, observer: Callable[[Tensor, Tensor], None]) -> None:
-        """Let each backward give dy and x to `observer`, and add nothing to `seen`, until `unwatch`."""
+        """Let each backward give dy and x to `observer`, and sum nothing, until `unwatch`."""
         self.watched, self._observer = True, observer
 
     def see(self, dy: Tensor, x: Tensor) -> None:
@@ -225,32 +264,59 @@ class SparseUpdate(nn.Module):
         if self._observer is not None:
             self._observer(dy, x)
             return
-        total, more = self.seen, bool(self.seen_more.numel())
-        if more and (self.first_step or self.by in ("absolute", "fisher")):
-            self._step = torch.zeros_like(self.seen) if self._step is None else self._step
-            total = self._step
-        add(total, kernels.whole(dy, x))
-        if more and self.by == "token-fisher":
+        of_steps = [name for name in self._asked if name in _OF_STEPS]
+        if of_steps == ["gradient"] and not self.first_step:
+            add(self.sum_gradient, kernels.whole(dy, x))
+        elif of_steps:
+            if self._step is None:
+                self._step = torch.zeros_like(getattr(self, f"sum_{of_steps[0]}"))
+            add(self._step, kernels.whole(dy, x))
+        if "tokens" in self._asked:
             # GRD-008: the loss is the mean over N processes, so the gradient of a token is dy x / N. The sum of its
             # squares over all processes is then the mean of dy² x² over them, divided by N once more
-            add(self.seen_more, kernels.tokens(dy, x) / processes())
+            add(self.sum_tokens, kernels.tokens(dy, x) / processes())
+        if "inputs" in self._asked:
+            # GRD-006
+            self.sum_inputs[:-1] += x.to(self.sum_inputs.dtype).square().sum(0)
+            self.sum_inputs[-1] += len(x)
 
     def settle(self) -> None:
-        """Add the gradient of the step that ends, and its |g| or g², to the sums of the window."""
+        """Add the gradient of the step that ends, its |g| and its g², to the sums of the window."""
         step, self._step = self._step, None
-        if step is not None:
-            step = step if is_split(step) else mean_of_all(step)
-            if self.first_step:
-                step = self._where_kept(step)
-            self.seen += step
-            # GRD-005
-            self.seen_more += step.abs() if self.by == "absolute" else step * step
+        if step is None:
+            return
+        step = step if is_split(step) else mean_of_all(step)
+        if self.first_step:
+            step = self._where_kept(step)
+        # GRD-004, GRD-005
+        if self.sum_gradient.numel():
+            self.sum_gradient += step
+        if self.sum_absolute.numel():
+            self.sum_absolute += step.abs()
+        if self.sum_square.numel():
+            self.sum_square += step * step
+
+    def evidence(self, steps: int, only: Iterable[str] = SUMS) -> dict[str, Tensor]:
+        """Return the means of the window by name, over all processes, so that every one makes the same choice.
+
+        steps  of the window
+        only   the names that are wanted, if the window has them
+        """
+        self.settle()
+        means = {}
+        for name in [name for name in self._asked if name in only]:
+            total = getattr(self, f"sum_{name}")
+            summed = whole(total) if is_split(total) else mean_of_all(total.clone())
+            # GRD-006
+            means[name] = summed[:-1] / summed[-1] if name == "inputs" else summed / steps
+        return means
 
     def _where_kept(self, step: Tensor) -> Tensor:
         """Return a gradient with 0 where the window keeps nothing; the first one of a window chooses the candidates."""
-        if not self.candidates.numel() and self.delta_budget:
-            self.candidates = first_step(step.flatten(), self.delta_budget)
-        # GRD-007
+        if not self.candidates.numel() and not any(bool(total.any()) for total in self.sums()):
+            check_evidence([step])
+            # GRD-007
+            self.candidates = largest(step.abs().flatten(), self.delta_budget)
         kept = self.support()
         kept.view(-1)[self.candidates] = True
         return torch.where(kept, step, 0)
@@ -262,9 +328,9 @@ class SparseUpdate(nn.Module):
         """Stop adding gradients, and with `forget` clear the sums of the window."""
         self.watched, self._observer = False, None
         if forget:
-            self._step = None
-            self.seen = torch.zeros(0, dtype=self.values.dtype, device=self.positions.device)
-            self.seen_more = self.seen.clone()
+            self._step, self._asked = None, ()
+            for name in SUMS:
+                setattr(self, f"sum_{name}", torch.zeros(0, dtype=self.values.dtype, device=self.positions.device))
             self.candidates = self.positions[:0].clone()
 
     def extra_repr(self) -> str:
@@ -274,9 +340,29 @@ class SparseUpdate(nn.Module):
         )
 
     def load_window(self, state_dict: dict[str, Any], prefix: str) -> None:
-        """Make room for the open window that a state_dict has, or for none (TRN-004)."""
+        """Make room for the slots and the open window that a state_dict has, or for none (TRN-004)."""
         self.unwatch()
-        for name in ("seen", "seen_more", "candidates"):
+        if prefix + "positions" in state_dict:
+            self.make_room(len(state_dict[prefix + "positions"]), {})
+        for name in (*(f"sum_{name}" for name in SUMS), "candidates", "slots_at_start"):
             empty = getattr(self, name)
             saved = state_dict.setdefault(prefix + name, empty)
             setattr(self, name, empty.new_zeros(saved.shape))
+
+
+def check_finished(updates: Mapping[str, SparseUpdate]) -> None:
+    """Refuse a run that is not finished: matrices that store more weights than at load, where its rule allows none.
+
+    updates  all updates that the rule compares with each other, by name
+
+    Raises:
+        SeftError: EVT-004, because the last adapt pass has not run.
+    """
+    stored = {name: int(update.support().sum()) for name, update in updates.items() if not update.may_grow}
+    budgets = {name: updates[name].budget for name in stored}
+    if any(update.settings is not None and update.settings.scope == "model" for update in updates.values()):
+        # EVT-009
+        stored, budgets = {"the model": sum(stored.values())}, {"the model": sum(budgets.values())}
+    for name, n in stored.items():
+        if n > budgets[name]:
+            raise SeftError("EVT-004", f"{name} stores {n} weights, {budgets[name]} at load; finish the run first")

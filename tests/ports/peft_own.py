@@ -96,8 +96,8 @@ def translated(text: str) -> str:
         .replace("Supertuning", "SEFT")
     )
     # its options: how much is trained, and two that SEFT has no equal for
-    text = re.sub(r'"sparsity": [0-9.]+', '"density": 0.5, "preset": "static", "start": "random"', text)
-    options = 'density=0.5, preset="static", start="random"'
+    text = re.sub(r'"sparsity": [0-9.]+', '"density": 0.5, "preset": "static", "initial_positions": "random"', text)
+    options = 'density=0.5, preset="static", initial_positions="random"'
     text = text.replace("partial(config_cls, sparsity=0.5)", f"partial(config_cls, {options})")
     sparse = re.compile(r"(SeftConfig,(?:\s*\{[^}]*\},?)+)")
     text = sparse.sub(lambda found: re.sub(r'\s*"(?:r|select_top)": \w+,?', "", found[1]), text)

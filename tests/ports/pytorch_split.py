@@ -45,7 +45,7 @@ def own_loop(rank, folder):
         assert any(len(local(x)) < len(x) for x in big)
         decided = [{n: [d.dropped, d.grown, d.pruned] for n, d in one.items()} for one in events]
         told[name] = {"decided": decided, "state": state_of(made)}
-        told[name]["kept"] = [all_of(optimizer.kept(layer.values)) for layer in layers_of(made).values()]
+        told[name]["kept"] = [all_of(optimizer.kept(layer)) for layer in layers_of(made).values()]
         with torch.no_grad():
             # leaves what is gathered gathered
             told[name]["logits"] = made(input_ids=texts[0, :1] * 0 + 1).logits
@@ -64,7 +64,7 @@ def free_slots():
     layer.place(torch.nonzero(whole(layer.mask).view(-1)).flatten()[:7])
     layer.values.grad = torch.ones_like(layer.values)
     optimizer.step()
-    assert whole(optimizer.kept(layer.values)["age"]).tolist() == [1] * 7 + [0] * 5
+    assert whole(optimizer.kept(layer)["age"]).tolist() == [1] * 7 + [0] * 5
     assert torch.count_nonzero(whole(layer.values)) == 7
 
 
@@ -147,7 +147,7 @@ def in_trainer(folder):
         again.train(resume_from_checkpoint=f"{out}/checkpoint-{at}")
         told[name]["resumed"] = state_of(again.model)
         for layer, other in zip(layers_of(run.model).values(), layers_of(again.model).values(), strict=True):
-            a, b = (all_of(r.optimizer.optimizer.kept(x.values)) for r, x in ((run, layer), (again, other)))
+            a, b = (all_of(r.optimizer.optimizer.kept(x)) for r, x in ((run, layer), (again, other)))
             assert a["age"].dtype == b["age"].dtype == torch.int64
             assert all(torch.equal(a[key], b[key]) for key in a)
     save_sparse(run.model, f"{folder}/trainer")

@@ -20,8 +20,10 @@ transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 
 STEPS, ROWS, LENGTH, VOCABULARY = 7, 4, 6, 17
-SETTINGS = Settings(density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=2, preset="seft", start="random")
-BY_GRADIENT = replace(SETTINGS, start="gradient")
+SETTINGS = Settings(
+    density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=2, preset="seft", initial_positions="random"
+)
+BY_GRADIENT = replace(SETTINGS, initial_positions="gradient")
 IN_TWO = {
     "parallel": replace(BY_GRADIENT, adapt="absolute"),
     "odd": BY_GRADIENT,
@@ -29,7 +31,7 @@ IN_TWO = {
     "full": replace(BY_GRADIENT, adapt="token-fisher"),
     "sharded": replace(BY_GRADIENT, adapt="absolute", gradient_window=1),
     "adapter": replace(BY_GRADIENT, gradient_window=1, keep_dtype=True),
-    "spiel": Settings.of("spiel-adapt", density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=1),
+    "spiel": Settings(preset="spiel-adapt", density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=1),
 }
 """Of runs in two processes."""
 ODD = {"hidden_size": 6, "intermediate_size": 7, "num_attention_heads": 3}
@@ -111,7 +113,6 @@ def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, **other
 def loop(made, settings, optimizer, rows):
     """Train without the Trainer: rows(t) are the texts of this process in step t."""
     evolution = Evolution(made, optimizer, settings, STEPS)
-    values = [layer.values for layer in layers_of(made).values()]
 
     def losses(t):
         for part in rows(t):
@@ -124,7 +125,7 @@ def loop(made, settings, optimizer, rows):
         for loss in losses(t):
             loss.backward()
         evolution.before_optimizer(t, 1.0)
-        torch.nn.utils.clip_grad_norm_(values, 1.0)
+        torch.nn.utils.clip_grad_norm_([layer.values for layer in layers_of(made).values()], 1.0)
         optimizer.step()
         made_at.append(evolution.after_step(t))
     evolution.finish(lambda: losses(STEPS))

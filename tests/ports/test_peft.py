@@ -39,9 +39,15 @@ RUNS = {
     "absolute": {"preset": "seft", "adapt": "absolute", "gradient_window": 2},
     "no-adapt": {"preset": "no-adapt", "adapt": "fisher"},
     "static": {"preset": "static"},
-    "random": {"preset": "seft", "start": "random", "seed": 3},
+    "random": {"preset": "seft", "initial_positions": "random", "seed": 3},
     "spiel-adapt": {"preset": "spiel-adapt", "gradient_window": 1},
     "spiel-ag": {"preset": "spiel-ag", "gradient_window": 1},
+    "spiel-ma": {"preset": "spiel-ma", "gradient_window": 1},
+    "rigl": {"preset": "rigl"},
+    "set": {"preset": "set", "optimizer": "adamw"},
+    "literal": {"preset": "literal"},
+    "row": {"preset": "seft", "scope": "row", "budget_by": "rank", "rank": 2, "density": None},
+    "model": {"preset": "seft", "scope": "model", "drop": "change"},
 }
 
 
@@ -228,9 +234,9 @@ def test_a_wrong_file_is_refused(what, tmp_path):
 
 
 def test_a_merge_before_the_end_of_a_run_is_refused():
-    tuned = adapted(preset="no-adapt", start="random")
+    tuned = adapted(preset="no-adapt", initial_positions="random")
     optimizer = SeftOptimizer(tuned, lr=0.01)
-    evolution = Evolution(tuned, optimizer, config(preset="no-adapt", start="random").settings(), 9)
+    evolution = Evolution(tuned, optimizer, config(preset="no-adapt", initial_positions="random").settings(), 9)
     evolution.attach()
     for t in range(1, 4):
         sum(tuned(input_ids=part, labels=part).loss for part in rows(t)).backward()
@@ -285,7 +291,7 @@ def test_what_the_base_does_not_say_is_refused():
     with pytest.raises(SeftError, match="DLT-002"):
         config(density=0.0)
     with pytest.raises(SeftError, match="EVT-011"):
-        config(preset="rigl")
+        config(preset="adam")
     with pytest.raises(ValueError, match="give layers_to_transform too"):
         config(layers_pattern="layers")
     with pytest.raises(TypeError, match="embed_tokens is a Embedding; SEFT adapts"):

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("kind", ["adamw", "spiel-adamw"])
 def test_modules_to_save_are_trained_and_saved_and_resumed(kind, tmp_path):
     other = {"modules_to_save": ["lm_head"], "preset": "static" if kind == "adamw" else "spiel-adapt"}
-    other |= {"start": "random", "gradient_window": 1} if kind != "adamw" else {}
+    other |= {"initial_positions": "random", "gradient_window": 1} if kind != "adamw" else {}
 
     def run(folder, at=None):
         made = adapted(**other)
@@ -67,11 +67,11 @@ def test_a_weight_that_is_made_anew_in_every_forward_is_refused():
 
 @pytest.mark.parametrize("preset", ["seft", "active-only", "no-adapt"])
 def test_a_random_start_without_events_is_not_static_in_silence(preset):
-    made = adapted(preset=preset, start="random")
+    made = adapted(preset=preset, initial_positions="random")
     with pytest.raises(SeftError, match="EVT-011: the preset moves positions, and nothing makes its events"):
         made(IDS)
     made.eval()(IDS)
-    adapted(preset="static", start="random")(IDS)
+    adapted(preset="static", initial_positions="random")(IDS)
 
 
 def test_another_base_is_refused(tmp_path):
@@ -97,7 +97,7 @@ def test_a_cast_of_the_model_leaves_the_values_as_they_are():
 def test_the_settings_of_another_adapter_are_refused():
     made = adapted()
     made.add_adapter("other", config(preset="seft"))
-    with pytest.raises(SeftError, match="EVT-011: the settings are of seft, the update was made for active-only"):
+    with pytest.raises(SeftError, match="for grow_scope active, the settings have any"):
         Evolution(made, SeftOptimizer(made), made.peft_config["other"].settings(), 9)
 
 
@@ -141,8 +141,8 @@ def test_ckp_006_what_differs_is_named(tmp_path):
 
 
 def test_an_unknown_choice_lists_the_known_ones():
-    with pytest.raises(SeftError, match="it has seft, active-only"):
+    with pytest.raises(SeftError, match="there are seft, sens"):
         SeftConfig(preset="foo")
-    with pytest.raises(SeftError, match="it has gradient, random"):
-        SeftConfig(start="foo")
+    with pytest.raises(SeftError, match="it is one of gradient, random"):
+        SeftConfig(initial_positions="foo")
     assert SeftCallback().events == []

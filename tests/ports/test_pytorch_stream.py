@@ -7,29 +7,25 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from seft_ports.pytorch import Evolution, SeftError, SeftLinear, SeftOptimizer, Settings, stream  # noqa: E402
+from seft_ports.pytorch.decide import decide  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
 
-BY = ("sensitivity", "absolute", "fisher", "token-fisher")
+BY = ("sensitivity", "absolute", "fisher", "token-fisher", "magnitude")
 
 
-def layer_of(dice, out, width, by, slots, free):
+def layer_of(dice, out, width, slots, free):
     """Return a layer of small whole numbers, so that sums are exact and scores tie."""
     weight = torch.randint(-2, 3, (out, width), generator=dice).float()
-    layer = SeftLinear(weight, torch.rand(out, width, generator=dice) < 0.5, slots + free, by=by)
+    layer = SeftLinear(weight, torch.rand(out, width, generator=dice) < 0.5, slots + free)
     layer.place(torch.randperm(out * width, generator=dice)[:slots].sort().values)
     layer.values.data[:slots] = torch.randint(-2, 3, (slots,), generator=dice).float()
     layer.refresh()
     return layer
 
 
-def evidence(layer, dy, x):
+def evidence(dy, x):
     gradient = dy.T @ x
-    return gradient, {
-        "sensitivity": None,
-        "absolute": gradient.abs(),
-        "fisher": gradient**2,
-        "token-fisher": (dy**2).T @ x**2,
-    }[layer.by]
+    return {"gradient": gradient, "absolute": gradient.abs(), "square": gradient**2, "tokens": (dy**2).T @ x**2}
 
 
 @pytest.mark.parametrize("block", [1, 7, 23, 1 << 20])
@@ -42,18 +38,20 @@ def test_an_event_decides_as_with_the_whole_gradient(by, active, adapts, block, 
     kinds = {"cancelled": 0, "pruned slots": 0, "grown": 0}
     for out, width, slots, free, n_drop in itertools.product((3, 6), (6, 11), (0, 4), (0, 3), (0, 2, 4)):
         n_drop = min(n_drop, slots)
-        layer = layer_of(dice, out, width, by, slots, free)
+        layer = layer_of(dice, out, width, slots, free)
         # a base that lost weights, and one above its budget
         layer.budget = int(layer.support().sum()) + int(torch.randint(-1, 3, (1,), generator=dice))
+        layer.budgets = torch.tensor([layer.budget])
         dy, x = (torch.randint(-2, 3, (3, n), generator=dice).float() for n in (out, width))
-        watching = stream.Stream(layer, n_drop + free, active=active, adapts=adapts)
+        watching = stream.Stream(layer, n_drop + free, active=active, adapt=by if adapts else None)
         watching.see(dy, x)
         # the optimizer's step comes between
         layer.values.data[:slots] = torch.randint(-2, 3, (slots,), generator=dice).float()
-        gradient, seen = evidence(layer, dy, x)
-        want = layer.decide(gradient, n_drop, active=active, adapts=adapts, seen=seen)
+        choices = {"grow_scope": "active" if active else "anywhere", "adapts": "always" if adapts else "end"}
+        rule = Settings(preset="sensitivity", adapt=by, **choices)
+        (want,) = decide([layer.part(evidence(dy, x))], rule, torch.tensor([n_drop]))
         got = watching.decide(n_drop)
-        for what in ("dropped", "grown", "pruned"):
+        for what in ("dropped", "grown", "pruned", "left"):
             assert getattr(got, what).tolist() == getattr(want, what).tolist()
         kinds["cancelled"] += len(set(want.grown.tolist()) & set(want.dropped.tolist()))
         kinds["pruned slots"] += len(set(want.pruned.tolist()) & set(layer.positions.tolist()))
@@ -65,7 +63,7 @@ def test_an_event_decides_as_with_the_whole_gradient(by, active, adapts, block, 
 def test_first_positions_are_those_of_the_whole_gradient(active, monkeypatch):
     monkeypatch.setattr(stream, "_BLOCK", 10)
     dice = torch.Generator().manual_seed(6)
-    layer = layer_of(dice, 6, 9, "sensitivity", 0, 12)
+    layer = layer_of(dice, 6, 9, 0, 12)
     dy, x = (torch.randint(-2, 3, (3, n), generator=dice).float() for n in (6, 9))
     watching = stream.Stream(layer, 12, active=active, first=True)
     watching.see(dy, x)
@@ -90,15 +88,15 @@ def test_trn_002_a_second_backward_is_refused():
 
 def test_a_nan_is_refused_where_the_whole_gradient_would_be():
     dice = torch.Generator().manual_seed(7)
-    layer = layer_of(dice, 4, 6, "token-fisher", 3, 0)
+    layer = layer_of(dice, 4, 6, 3, 0)
     dy, x = (torch.randint(-2, 3, (3, n), generator=dice).float() for n in (4, 6))
     x[0, 0] = torch.nan
-    watching = stream.Stream(layer, 1, active=False, adapts=True)
+    watching = stream.Stream(layer, 1, active=False, adapt="token-fisher")
     watching.see(dy, x)
     with pytest.raises(SeftError, match="EVT-005"):
         watching.decide(1)
     with pytest.raises(SeftError, match="EVT-002"):
-        stream.Stream(layer, 1, active=False, adapts=True).decide(1)
+        stream.Stream(layer, 1, active=False, adapt="token-fisher").decide(1)
 
 
 @pytest.mark.parametrize("preset", ["seft", "active-only"])
@@ -116,7 +114,7 @@ def test_no_matrix_of_gradients_is_kept_or_made(preset, monkeypatch):
         events[once] = []
         for t in range(1, 8):
             evolution.before_step(t)
-            assert once is None or not any(layer.seen.numel() for layer in evolution.layers.values())
+            assert once is None or not any(layer.sums() for layer in evolution.layers.values())
             optimizer.zero_grad()
             made(input_ids=data[t - 1], labels=data[t - 1]).loss.backward()
             evolution.before_optimizer(t)

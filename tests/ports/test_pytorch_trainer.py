@@ -22,8 +22,8 @@ from seft_ports.pytorch import (  # noqa: E402
     wrap,
 )
 from seft_ports.pytorch.model import targets_of  # noqa: E402
-from seft_ports.pytorch.rules import learning_rate  # noqa: E402
 from seft_ports.pytorch.run import model_of, settings_of, training_starts  # noqa: E402
+from seft_ports.pytorch.schedule import learning_rate  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
 
 PROJECTIONS = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
@@ -134,7 +134,7 @@ def test_trn_004_a_resumed_run_gives_the_same_bits(at, tmp_path):
     again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{at}"))
     assert same_bits(whole.model.state_dict(), again.model.state_dict()) == []
     for a, b in zip(layers_of(whole.model).values(), layers_of(again.model).values(), strict=True):
-        kept, other = (r.optimizer.optimizer.kept(x.values) for r, x in ((whole, a), (again, b)))
+        kept, other = (r.optimizer.optimizer.kept(x) for r, x in ((whole, a), (again, b)))
         assert kept["age"].dtype == other["age"].dtype == torch.int64
         assert same_bits(kept, other) == []
 
@@ -150,7 +150,7 @@ def test_trn_007_a_run_stops_at_a_gradient_that_is_not_finite_and_changes_nothin
 
 def test_ckp_006_a_checkpoint_of_other_settings_is_refused(tmp_path):
     tiny.trainer(tiny.wrapped(), tmp_path, save_strategy="steps", save_steps=4, max_steps=4).train()
-    other = Settings(density=0.2, evolve_every=3, drop_fraction=0.5, gradient_window=2, start="random")
+    other = Settings(density=0.2, evolve_every=3, drop_fraction=0.5, gradient_window=2, initial_positions="random")
     with pytest.raises(SeftError, match="CKP-006"):
         tiny.trainer(tiny.wrapped(other), tmp_path, other).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
 

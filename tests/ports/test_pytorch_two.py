@@ -82,7 +82,7 @@ def test_two_processes_that_split_a_model_decide_and_hold_what_one_does(name, fo
         assert found == want
         compare(rank[name]["state"], refreshed(made))
         for split, layer in zip(rank[name]["kept"], layers_of(made).values(), strict=True):
-            kept = optimizer.kept(layer.values)
+            kept = optimizer.kept(layer)
             assert torch.equal(split["age"], kept["age"])
             assert torch.allclose(split["first_moment"], kept["first_moment"], rtol=1e-3, atol=1e-6)
         logits = made(input_ids=texts[0, :1] * 0 + 1).logits

@@ -1,0 +1,78 @@
+"""N:M patterns: at most N of every M neighbours of a row are stored (TOP-005), and what hardware makes of them."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.select import smallest_of_pools
+
+__all__ = ["check_pattern", "keep_pattern", "to_semi_structured"]
+
+
+def check_pattern(base: Tensor, pattern: Sequence[int]) -> None:
+    """Raise SeftError (TOP-005) for a support, booleans (out, in), that does not fit an N:M pattern."""
+    most, group = pattern
+    # TOP-005
+    if base.shape[1] % group:
+        raise SeftError("TOP-005", f"a row of {base.shape[1]} weights has no groups of {group}; leave out pattern")
+    if base.numel() and int(base.view(-1, group).sum(1).max()) > most:
+        raise SeftError(
+            "TOP-005", f"a group of {group} stores more than {most} weights; prune the model {most}:{group} first"
+        )
+
+
+def keep_pattern(scores: Tensor, pattern: Sequence[int]) -> Tensor:
+    """Return a mask with the N largest scores of every M neighbours of a row, ties to the lower column (PRN-004).
+
+    scores  (out, in), such as weight.abs(); the mask has the same shape
+
+    Raises:
+        SeftError: PRN-004 if M does not divide the row, SEL-004 for a NaN or infinite score.
+    """
+    most, group = pattern
+    # PRN-004
+    if scores.shape[1] % group:
+        raise SeftError("PRN-004", f"a row of {scores.shape[1]} weights has no groups of {group}")
+    pools = torch.arange(scores.numel(), device=scores.device) // group
+    counts = torch.full((scores.numel() // group,), most, device=scores.device)
+    kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    kept[smallest_of_pools(-scores.reshape(-1), pools, counts)] = True
+    return kept.view(scores.shape)
+
+
+def to_semi_structured(model: nn.Module, names: Sequence[str] | None = None) -> list[str]:
+    """Make the weights of linear layers that fit 2:4 torch's semi-structured tensors, which GPUs multiply faster.
+
+    Merge before, because such a weight is not trained. It holds two of every four weights and two bits for each.
+
+    names  of modules; without them all linear layers whose weight fits
+
+    Returns:
+        The names of the layers that were changed.
+
+    Raises:
+        SeftError: TOP-005 for a layer that was named and does not fit.
+        NotImplementedError: on a processor, for which torch has no such products.
+    """
+    layers = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear)}
+    changed = []
+    for name, layer in layers.items() if names is None else [(name, layers[name]) for name in names]:
+        stored = layer.weight.detach() != 0
+        fits = not stored.shape[1] % 4 and int(stored.view(-1, 4).sum(1).max()) <= 2
+        if names is not None:
+            check_pattern(stored, (2, 4))
+        if not fits:
+            continue
+        if not _on_gpu(layer.weight):
+            msg = "torch multiplies 2:4 tensors on GPUs alone; move the model to one first: model.to('cuda')"
+            raise NotImplementedError(msg)
+        packed = torch.sparse.to_sparse_semi_structured(layer.weight.detach())
+        layer.weight = nn.Parameter(packed, requires_grad=False)
+        changed.append(name)
+    return changed
+
+
+def _on_gpu(weight: Tensor) -> bool:
+    return weight.device.type != "cpu"

@@ -1,0 +1,148 @@
+"""One step of the slots of a matrix, for each optimizer, and what a seeded slot starts with (chapter 9, DLT-006).
+
+    STEPS["adamw"](values, kept, gradient, Hyper(lr=1e-3), place)
+
+A step changes its arrays in place. `kept` has the arrays of the optimizer by name; KEEPS names those with an entry for
+each slot.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["KEEPS", "STEPS", "Hyper", "Place", "clip_factor", "fresh", "seeds"]
+
+Kept = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Hyper:
+    """The numbers of a step; the defaults are OPT-003's.
+
+    slot_warmup  steps over which the rate of a slot rises, for `adamw` (OPT-010)
+    """
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    slot_warmup: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where slots lie: row and column of each, int64, which only `sm3` looks at."""
+
+    row: Tensor
+    column: Tensor
+
+    @classmethod
+    def of(cls, positions: Tensor, width: int) -> "Place":
+        """Return the places of flat positions in a matrix with rows of this width."""
+        return cls(positions // max(width, 1), positions % max(width, 1))
+
+
+def _moments(kept: Kept, gradient: Tensor, h: Hyper) -> Tensor:
+    """Take age, m and v one gradient on, and return the ages in binary64."""
+    # OPT-001
+    kept["age"].add_(1)
+    kept["first_moment"].mul_(h.beta1).add_(gradient, alpha=1 - h.beta1)
+    kept["second_moment"].mul_(h.beta2).addcmul_(gradient, gradient, value=1 - h.beta2)
+    return kept["age"].to(torch.float64)
+
+
+def _adamw(values: Tensor, kept: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
+    values.mul_(1 - h.lr * h.weight_decay)
+    # OPT-002, OPT-009
+    ages = _moments(kept, gradient, h)
+    rise = (ages / max(h.slot_warmup, 1)).clamp(max=1.0)
+    # OPT-010
+    rate = (h.lr * rise / (1 - h.beta1**ages)).to(values.dtype)
+    root = torch.sqrt(1 - h.beta2**ages).to(values.dtype)
+    # OPT-001
+    values.sub_(rate * (kept["first_moment"] / (kept["second_moment"].sqrt() / root + h.eps)))
+
+
+def _spiel_adamw(values: Tensor, kept: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
+    # OPT-002, OPT-009
+    ages = _moments(kept, gradient, h)
+    c1 = (1 - h.beta1**ages).to(values.dtype)
+    c2 = torch.sqrt(1 - h.beta2**ages).to(values.dtype)
+    # OPT-006: eps is divided by c₂ too, and decay takes the new φ
+    values.sub_(h.lr * (kept["first_moment"] / ((kept["second_moment"].sqrt() + h.eps) * c1 / c2)))
+    values.sub_((h.lr * h.weight_decay) * values)
+
+
+def _sgd(values: Tensor, kept: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
+    # OPT-007
+    values.mul_(1 - h.lr * h.weight_decay)
+    kept["momentum"].mul_(h.momentum).add_(gradient)
+    values.sub_(h.lr * kept["momentum"])
+
+
+def _sm3(values: Tensor, kept: Kept, gradient: Tensor, h: Hyper, place: Place) -> None:
+    rows, columns = kept["rows"], kept["columns"]
+    # OPT-008
+    nu = torch.minimum(rows[place.row], columns[place.column]) + gradient * gradient
+    rows.scatter_reduce_(0, place.row, nu, "amax")
+    columns.scatter_reduce_(0, place.column, nu, "amax")
+    values.sub_(h.lr * (gradient / torch.sqrt(nu + h.eps)))
+    values.sub_((h.lr * h.weight_decay) * values)
+
+
+STEPS: dict[str, Callable[[Tensor, Kept, Tensor, Hyper, Place], None]] = {
+    "adamw": _adamw,
+    "spiel-adamw": _spiel_adamw,
+    "sgd": _sgd,
+    "sm3": _sm3,
+}
+"""The optimizers by name: each takes φ, what it keeps, the gradient at the slots, the numbers, and the places."""
+
+KEEPS: dict[str, tuple[str, ...]] = {
+    "adamw": ("first_moment", "second_moment", "age"),
+    "spiel-adamw": ("first_moment", "second_moment", "age"),
+    "sgd": ("momentum",),
+    "sm3": (),
+}
+"""What each keeps of a slot; `sm3` keeps `rows` and `columns` of the matrix."""
+
+
+def fresh(kind: str, values: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
+    """Return what an optimizer keeps before the first step (DLT-005).
+
+    shape  (out, in) of the matrix
+    """
+    if kind == "sm3":
+        return {name: values.new_zeros(n) for name, n in zip(("rows", "columns"), shape, strict=True)}
+    kinds = {"age": torch.int64}
+    return {name: torch.zeros_like(values, dtype=kinds.get(name, values.dtype)) for name in KEEPS[kind]}
+
+
+def seeds(kind: str, gradient: Tensor, square: Tensor, steps: int, h: Hyper) -> dict[str, Tensor]:
+    """Return what new slots start with, as if the optimizer had seen the window (DLT-006).
+
+    gradient, square  the means of g and of g² over the window, at the new positions
+    """
+
+    def scaled(mean: Tensor, factor: float) -> Tensor:
+        # DLT-006: factors in binary64, rounded once
+        return mean * torch.tensor(factor, dtype=mean.dtype).to(mean.device)
+
+    if kind == "sgd":
+        return {"momentum": scaled(gradient, (1 - h.momentum**steps) / (1 - h.momentum))}
+    age = steps - (kind == "spiel-adamw")
+    return {
+        "first_moment": scaled(gradient, 1 - h.beta1**steps),
+        "second_moment": scaled(square, 1 - h.beta2**steps),
+        "age": torch.full(gradient.shape, age, device=gradient.device),
+    }
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """Return the factor that clips gradients at η to max_norm, 1 if that is 0 (OPT-004)."""
+    # OPT-004
+    return min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0
