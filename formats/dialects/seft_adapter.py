@@ -39,9 +39,11 @@ from formats.records import Array, Checkpoint, Dense, Mask, Sparse, Tensor, bits
 
 INDICES, VALUES, PRUNED = "seft_delta.indices", "seft_delta.values", "seft_delta.pruned"
 KNOWN = ABOUT | {
-    *("adapt", "density", "drop_fraction", "evolve_every", "evolve_until", "exclude_modules", "exempt"),
-    *("gradient_window", "init_weights", "initial_scope", "layers_pattern", "layers_to_transform", "optimizer"),
-    *("preset", "seed", "start", "stored", "support", "target_modules"),
+    *("adapt", "adapts", "budget_by", "candidates", "counts", "density", "drop", "drop_fraction", "drop_schedule"),
+    *("drops", "event_replaces_step", "events", "evolve_every", "evolve_until", "evolves", "exclude_modules", "exempt"),
+    *("first_event", "gradient_window", "grow", "grow_scope", "init_weights", "initial_positions", "initial_scope"),
+    *("layers_pattern", "layers_to_transform", "moments", "optimizer", "pattern", "preset", "rank", "regrow", "scope"),
+    *("seed", "slots", "start", "stored", "support", "target_modules"),
 }
 """Options that steer training only."""
 _INTEGERS = frozenset({"I32", "I64"})

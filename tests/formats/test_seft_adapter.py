@@ -1,6 +1,7 @@
 """SEFT adapters as deltas and back: PEFT itself trains, merges and loads them."""
 
 import json
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 import formats  # noqa: E402
 from formats import delta  # noqa: E402
+from formats.dialects.seft_adapter import KNOWN  # noqa: E402
 from formats.dialects.sources import open_changes  # noqa: E402
 from formats.records import Checkpoint, Sparse, from_flat, with_values  # noqa: E402
 from seft_ports.peft import SeftConfig, SeftLayer  # noqa: E402
@@ -47,9 +49,15 @@ def trained(folder, dtype=torch.float32, prunes=0):
             free = torch.nonzero(~layer.stored().view(-1)).flatten()[:1]
             update.positions[: update.slots] = torch.cat([update.positions[: update.slots - 1], free]).sort().values
         update.hold()
-        update.may_grow = True
+        update.settings = replace(update.settings, adapts="never", grow_scope="anywhere")
     model.save_pretrained(folder)
     return model.merge_and_unload()
+
+
+def test_FMT_171_every_setting_of_the_tuner_is_known():
+    own = {field.name for field in fields(SeftConfig)} - {field.name for field in fields(peft.PeftConfig)}
+    # those that change what is adapted are looked at by everyone
+    assert own - KNOWN <= {"modules_to_save"}
 
 
 def sparse(model):
