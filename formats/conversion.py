@@ -341,10 +341,12 @@ def _write_foreign(
         hf.checkpoint_to_hf(out, found, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
         return _named(found)
     if to == "compressed-tensors":
+        from formats.dialects.bitmasks import write_bitmasks
         from formats.dialects.coded import without_grid
         from formats.dialects.pack_quantized import write_pack_quantized
 
-        lost = write_pack_quantized(out, found, shard_bytes=shard_bytes, limit=limit)
+        write_folder = write_pack_quantized if found.scales else write_bitmasks
+        lost = write_folder(out, found, shard_bytes=shard_bytes, limit=limit)
         return [*_named(replace(found, attributes=without_grid(found.attributes))), *lost]
     bare = replace(found, attributes={}, files={})
     if to == "torch-csr":

@@ -34,8 +34,8 @@ def write_pack_quantized(
         CannotHold: FMT-154 for weights beside codes.
         FormatError: FMT-178 for a model without codes or without config.json; QNT-009; as `checkpoint_to_hf`.
     """
-    if not checkpoint.scales or ATTRIBUTE not in checkpoint.attributes:
-        raise FormatError("FMT-178", "compressed-tensors takes codes; quantise the model: seft prune --quantize")
+    if ATTRIBUTE not in checkpoint.attributes:
+        raise FormatError("FMT-178", f"the model has scales and no attribute {ATTRIBUTE!r}, so its grid is unknown")
     beside = sorted(name for name, roles in checkpoint.scales.items() if UPDATE in roles)
     if beside:
         raise CannotHold(

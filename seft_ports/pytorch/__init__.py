@@ -14,6 +14,7 @@ from seft_ports.pytorch.files import checkpoint_of, load_sparse, save_sparse
 from seft_ports.pytorch.linear import SeftLinear
 from seft_ports.pytorch.model import layers_of, mask_zeros, merge, record_support, wrap
 from seft_ports.pytorch.optimizer import SeftOptimizer
+from seft_ports.pytorch.patterns import keep_pattern, to_semi_structured
 from seft_ports.pytorch.settings import Settings
 
 __all__ = [
@@ -24,12 +25,14 @@ __all__ = [
     "SeftOptimizer",
     "Settings",
     "checkpoint_of",
+    "keep_pattern",
     "layers_of",
     "load_sparse",
     "mask_zeros",
     "merge",
     "record_support",
     "save_sparse",
+    "to_semi_structured",
     "wrap",
 ]
 

@@ -1,0 +1,128 @@
+"""Writes a sparse model as a compressed-tensors folder, sparse-bitmask or sparse-24-bitmask (FMT-179).
+
+    w   ->   w without ".weight": .bitmask .compressed .shape (.row_offsets), and quantization_config in config.json
+
+`compressed_tensors` reads such folders.
+"""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from formats.dialects.compressed_tensors import BITMASK, PARTS, SPARSITY, TWO_OF_FOUR
+from formats.dialects.hf import CONFIG, checkpoint_to_hf
+from formats.dialects.quantised import DESCRIPTIONS
+from formats.errors import FormatError
+from formats.lazy import Lazy
+from formats.records import Array, Checkpoint, Dense, Sparse, Tensor, flat, rows_of
+from formats.strict_json import foreign_object
+
+WEIGHT = ".weight"
+
+
+def write_bitmasks(
+    out: str | os.PathLike[str], checkpoint: Checkpoint, *, shard_bytes: int, limit: int | None = None
+) -> list[str]:
+    """Write a model as a folder that loaders of compressed-tensors take; return what readers see otherwise.
+
+    Its sparse tensors are packed as two of every four if all of them store at most that, else by their bitmasks.
+
+    Raises:
+        FormatError: FMT-179 for a model that has nothing sparse, no config.json or one that describes a quantisation,
+            or a sparse tensor that is no weight of a module; as `checkpoint_to_hf`.
+    """
+    sparse = [name for name in checkpoint.tensors if isinstance(checkpoint.tensors[name], Sparse)]
+    if not sparse:
+        raise FormatError("FMT-179", "the model has no sparse tensor; write a Hugging Face folder with --to hf")
+    wrong = sorted(name for name in sparse if not name.endswith(WEIGHT) or name.endswith(WEIGHT * 2))
+    if wrong:
+        raise FormatError("FMT-179", f"{wrong[0]!r} is sparse, and no weight of a module, whose name ends in {WEIGHT}")
+    if CONFIG not in checkpoint.files:
+        raise FormatError("FMT-179", f"the model has no {CONFIG}, which has to say how its tensors are packed")
+    config = foreign_object(checkpoint.files[CONFIG])
+    described = sorted(set(DESCRIPTIONS) & config.keys())
+    if described:
+        raise FormatError("FMT-179", f"{CONFIG} has {described[0]} already; expand the codes of the model first")
+
+    def matrix(name: str) -> Sparse:
+        tensor = checkpoint.tensors[name]
+        assert isinstance(tensor, Sparse)
+        return tensor
+
+    counted = [_beyond(matrix(name)) for name in sparse]
+    kind = TWO_OF_FOUR if all(n is not None for n in counted) else BITMASK
+    padded = sum(n or 0 for n in counted) if kind == TWO_OF_FOUR else 0
+    made = {f"{name.removesuffix(WEIGHT)}.{part}": (name, part) for name in sparse for part in sorted(PARTS[kind])}
+
+    def make(name: str) -> Tensor:
+        if name not in made:
+            return checkpoint.tensors[name]
+        weight, part = made[name]
+        return Dense(_part(matrix(weight), part, kind))
+
+    names = [*(name for name in checkpoint.tensors if name not in sparse), *made]
+    stored = sum(matrix(name).values.size for name in sparse)
+    share = 1 - stored / sum(rows_of(matrix(name).shape) * matrix(name).shape[-1] for name in sparse)
+    files = {**checkpoint.files, CONFIG: _config(config, kind, share, checkpoint, sparse)}
+    folder = replace(checkpoint, tensors=Lazy(names, make), files=files)
+    checkpoint_to_hf(out, folder, shard_bytes=shard_bytes, limit=limit)
+    return [f"that {padded} places of groups of four with fewer than two weights store nothing"] if padded else []
+
+
+def _beyond(tensor: Sparse) -> int | None:
+    """Return how many places of two of every four are not stored, or None if a tensor does not fit two of four."""
+    if len(tensor.shape) != 2 or tensor.shape[1] % 4:
+        return None
+    counts = np.bincount(flat(tensor) // 4, minlength=tensor.shape[0] * tensor.shape[1] // 4)
+    return int((2 - counts).sum()) if counts.size and counts.max() <= 2 else None
+
+
+def _part(tensor: Sparse, part: str, kind: str) -> Array:
+    """Return a part of a packed tensor (FMT-150.2)."""
+    rows, columns = rows_of(tensor.shape), tensor.shape[-1]
+    if part == "shape":
+        sizes = np.array(tensor.shape, dtype=np.int64)
+        return sizes.reshape(2, 1) if kind == TWO_OF_FOUR else sizes
+    if part == "row_offsets":
+        # as the library sums them: over the first dimension alone, though nobody reads them (FMT-150.2)
+        counts = np.diff(tensor.indptr).astype(np.int64).reshape(tensor.shape[:-1] or (1,))
+        return (counts.cumsum(axis=0) - counts).reshape(tensor.shape[:-1])
+    positions = flat(tensor)
+    # FMT-179.3: a group of four with fewer than two weights stores zeros at its first free places
+    places = _filled(positions, rows * columns) if kind == TWO_OF_FOUR else positions
+    if part == "bitmask":
+        stored = np.zeros(rows * columns, dtype=bool)
+        stored[places] = True
+        mask = np.packbits(stored.reshape(rows, columns), axis=1, bitorder="little")
+        return mask.reshape(*tensor.shape[:-1], -1)
+    if kind == BITMASK:
+        return tensor.values
+    values = np.zeros(places.size, dtype=tensor.values.dtype)
+    values[np.searchsorted(places, positions)] = tensor.values
+    return values.reshape(rows, columns // 2)
+
+
+def _filled(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+    """Return two positions of every four, ascending: those given, and the first others of groups that have fewer."""
+    stored = np.zeros(size, dtype=bool)
+    stored[positions] = True
+    # those stored sort first, then by place
+    order = np.argsort(~stored.reshape(-1, 4), axis=1, kind="stable")[:, :2]
+    return (np.sort(order, axis=1) + 4 * np.arange(len(order))[:, None]).reshape(-1)
+
+
+def _config(config: dict[str, object], kind: str, share: float, checkpoint: Checkpoint, packed: list[str]) -> bytes:
+    """Return config.json with a description of how tensors are packed."""
+    sparsity = {
+        "format": kind,
+        "global_sparsity": round(share, 6),
+        "ignore": [] if "lm_head.weight" in packed else ["lm_head"],
+        "registry_requires_subclass": False,
+        "sparsity_structure": "2:4" if kind == TWO_OF_FOUR else "unstructured",
+        "targets": ["Linear"],
+    }
+    described = {"quant_method": "compressed-tensors", "format": "dense", SPARSITY: sparsity}
+    return (json.dumps({**config, "quantization_config": described}, indent=2) + "\n").encode()
