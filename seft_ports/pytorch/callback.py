@@ -14,7 +14,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import Evolution
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
-from seft_ports.pytorch.refused import FSDP1, SPLIT_ADAPTER, check_split
+from seft_ports.pytorch.refused import FSDP1, SPLIT_ADAPTER, ZERO, check_split
 from seft_ports.pytorch.settings import Settings
 
 __all__ = ["SeftCallback"]
@@ -80,10 +80,13 @@ class SeftCallback(TrainerCallback, ExportableState):
             raise SeftError("CKP-006", f"the checkpoint is of a run with {other}")
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)
+        if type(optimizer).__module__.startswith("deepspeed"):
+            raise NotImplementedError(ZERO)
         if not isinstance(optimizer, SeftOptimizer):
             raise SeftError(
                 "OPT-001",
-                "give the Trainer the wrapped or adapted model, and optimizers=(SeftOptimizer(model, lr=...), None); "
+                "give the Trainer the wrapped or adapted model, and optimizers=(SeftOptimizer(model, lr=...), None), "
+                "with DeepSpeed or FSDP optimizer_cls_and_kwargs=(SeftOptimizer, {'model': model, 'lr': ...}); "
                 "SFTTrainer takes a model of get_peft_model, and no peft_config",
             )
         once = 1 if args.gradient_accumulation_steps == 1 else None

@@ -28,7 +28,7 @@ from seft_ports.pytorch.schedule import drop_count, event_fraction, event_window
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.slot_step import clip_factor
 from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, processes, put, reshard, whole
-from seft_ports.pytorch.stream import FIRST_GRADIENT, Stream
+from seft_ports.pytorch.stream import FIRST_GRADIENT, Factors, Stream
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["Evolution"]
@@ -42,7 +42,8 @@ class Evolution:
         steps: T, the steps of the run.
 
     micro_batches  backwards of a step. 1 lets an event look at its gradient as it is formed, without keeping it, where
-                   the window is one step; None, unknown, and any other number add gradients up
+                   the window is one step. With None, unknown, or another number it keeps the factors of gradients, and
+                   adds gradients up once the factors are larger
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Evolution:
             layer.has_events = True
         self._optimizer: SeftOptimizer = optimizer
         self._settings, self.steps = settings, steps
-        self._streams_may = not self._split and processes() == 1 and micro_batches == 1 and settings.streams
+        self._streams_may = not self._split and processes() == 1 and settings.streams
+        self._one_backward = micro_batches == 1
         self._streams: dict[str, Stream] = {}
+        self._factors: dict[str, Factors] = {}
         self._next = 1
         self._windows: dict[int, int] = {}
         if settings.evolves:
@@ -118,11 +121,15 @@ class Evolution:
                     "checkpoint outside windows",
                 )
             starts = self._starts(step, layer)
-            if self._streams_may and inside != starts:
+            wanted = (asked if inside else set()) | ({"gradient"} if starts else set())
+            if self._streams_may and inside != starts and self._one_backward:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
+            elif self._streams_may and inside != starts:
+                self._factors[name] = Factors(layer, wanted)
+                layer.observe(self._factors[name].see)
             elif inside or starts:
-                layer.watch((asked if inside else set()) | ({"gradient"} if starts else set()), first_step=first_step)
+                layer.watch(wanted, first_step=first_step)
             else:
                 layer.unwatch()
 
@@ -135,6 +142,14 @@ class Evolution:
         # GROW-002
         grow = drop_count(self._fraction(step), layer.slots) + layer.delta_budget - layer.slots
         return Stream(layer, grow, active=s.grow_scope == "active", adapt=s.adapt if s.prunes else None)
+
+    def _streamed(self, name: str, step: int) -> Stream | None:
+        """Return what has looked at the step for one update, or None if the update has sums."""
+        factors = self._factors.pop(name, None)
+        if factors is not None and factors.kept:
+            self._streams[name] = self._stream(self.layers[name], step)
+            self._streams[name].take(factors.kept)
+        return self._streams.get(name)
 
     def attach(self, max_norm: float = 0.0, step: int = 1) -> None:
         """Let the optimizer's own `step` make what this class does around a step, from the next one on.
@@ -184,7 +199,8 @@ class Evolution:
             return
         squares = []
         for name, layer in started.items():
-            positions, gradient = self._streams[name].place() if name in self._streams else self._first(layer)
+            stream = self._streamed(name, step)
+            positions, gradient = self._first(layer) if stream is None else stream.place()
             layer.place(positions)
             placed = gradient.new_zeros(layer.delta_budget)
             placed[: layer.slots] = gradient
@@ -227,10 +243,9 @@ class Evolution:
         decisions: dict[str, Decision] = {}
         seeded: dict[str, dict[str, Tensor]] = {}
         for names in self._together(self.layers):
-            if names[0] in self._streams:
+            if (stream := self._streamed(names[0], step)) is not None:
                 # SCH-002
-                n = drop_count(fraction, self.layers[names[0]].slots)
-                decisions[names[0]] = self._streams[names[0]].decide(n)
+                decisions[names[0]] = stream.decide(drop_count(fraction, self.layers[names[0]].slots))
                 continue
             # EVT-002, GRD-004
             seen = {name: self._evidence(self.layers[name], window, self._settings.asks()) for name in names}
@@ -344,6 +359,7 @@ class Evolution:
 
     def _forget(self) -> None:
         self._streams.clear()
+        self._factors.clear()
         for layer in self.layers.values():
             layer.unwatch()
 

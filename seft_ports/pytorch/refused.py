@@ -11,10 +11,15 @@ from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split, processes
 from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["FSDP1", "SPLIT_ADAPTER", "check", "check_split"]
+__all__ = ["FSDP1", "SPLIT_ADAPTER", "ZERO", "check", "check_split"]
 
 FSDP1 = "FSDP1 flattens parameters, in which no event can move slots; use FSDP2 (fully_shard, fsdp_version 2)"
 """The error message for a model that FullyShardedDataParallel wraps."""
+ZERO = (
+    "ZeRO flattens what the optimizer holds, in which no event can move slots; use stage 0 or DistributedDataParallel, "
+    "and to split the weights wrap with FSDP2"
+)
+"""The error message for the optimizers of DeepSpeed that split states, gradients or weights."""
 SPLIT_ADAPTER = "FSDP cannot split an adapter of PEFT; use DistributedDataParallel, or wrap of seft_ports.pytorch"
 """The error message for a model of PEFT that is split."""
 

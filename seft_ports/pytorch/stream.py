@@ -1,13 +1,15 @@
-"""What an event needs of one backward, without its gradient: the best candidates so far, one block of rows at a time.
+"""What an event needs of one step, without its gradient: the best candidates so far, one block of rows at a time.
 
-`SparseUpdate.watch` adds whole gradients up, because |·| is taken of a sum. Where a window is one step and a step is
-one backward there is no sum, and `Stream` looks at the gradient block by block as it is formed. It keeps the candidates
-that may grow, those that may be pruned, and what belongs to the slots: a few numbers for each slot that moves.
+`SparseUpdate.watch` adds whole gradients up, because |·| is taken of a sum. Where a window is one step, `Stream` forms
+the gradient block by block and forgets each block. It keeps the candidates that may grow, those that may be pruned, and
+what belongs to the slots: a few numbers for each slot that moves. Of a step with several backwards `Factors` keeps dy
+and x until the end of the step, while they are smaller than the gradient.
 
 Its decisions are those of `rules.decide`, tie by tie.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +22,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.select import at_most, smallest
 from seft_ports.pytorch.update import SparseUpdate
 
-__all__ = ["FIRST_GRADIENT", "Stream"]
+__all__ = ["FIRST_GRADIENT", "Factors", "Stream"]
 
 FIRST_GRADIENT = (
     "a gradient of the first step, at the weights as loaded, is NaN or infinite; compute in a wider dtype, or look for "
@@ -30,6 +32,14 @@ FIRST_GRADIENT = (
 
 _BLOCK = 1 << 20
 """Positions that are looked at at a time."""
+
+
+def _summed(product: Callable[[Tensor, Tensor], Tensor], factors: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the sum of a product of the factors of each backward, flat."""
+    total = product(*factors[0])
+    for dy, x in factors[1:]:
+        total += product(dy, x)
+    return total.view(-1)
 
 
 class _Best:
@@ -68,8 +78,34 @@ class _Best:
             self._limit = float(self.scores.max())
 
 
+class Factors:
+    """The factors of the gradients of a step; once they are as large as the gradient, the update sums it up.
+
+    asked  what the update is to sum then, of `update.SUMS`
+
+    Attributes:
+        kept: dy, (n, out), and x, (n, in), of each backward; empty once the update sums up.
+    """
+
+    def __init__(self, update: SparseUpdate, asked: Iterable[str]) -> None:
+        self._update, self._asked = update, asked
+        self.kept: list[tuple[Tensor, Tensor]] = []
+
+    def see(self, dy: Tensor, x: Tensor) -> None:
+        """Take the factors of one backward."""
+        self.kept.append((dy, x))
+        out, width = self._update.shape
+        if sum(len(x) for _, x in self.kept) * (out + width) < out * width:
+            return
+        self._update.unwatch()
+        self._update.watch(self._asked)
+        for factors in self.kept:
+            self._update.see(*factors)
+        self.kept.clear()
+
+
 class Stream:
-    """The evidence of one backward for one update.
+    """The evidence of one step for one update.
 
     update  it must keep its slots until `decide`; only their values may change
     grow    how many positions the event may grow, or, for an update without slots, how many are to be placed
@@ -108,17 +144,22 @@ class Stream:
                 "TRN-002",
                 "the step has a second backward, and Evolution was told of one; give it the number as micro_batches",
             )
+        self.take([(dy, x)])
+
+    @torch.no_grad()
+    def take(self, factors: Sequence[tuple[Tensor, Tensor]]) -> None:
+        """Look at the sum of the gradients dyᵀ x of the backwards of a step."""
         self._used = True
         out, width = self._update.shape
         rows = max(1, _BLOCK // width)
         for first in range(0, out, rows):
-            self._look(dy[:, first : first + rows], x, first)
+            self._look([(dy[:, first : first + rows], x) for dy, x in factors], first)
 
-    def _look(self, dy: Tensor, x: Tensor, first: int) -> None:
+    def _look(self, factors: Sequence[tuple[Tensor, Tensor]], first: int) -> None:
         """Look at the rows of the gradient that belong to these columns of dy."""
         update, width = self._update, self._update.in_features
-        gradient = kernels.whole(dy, x).view(-1)
-        weight, base = update.rows(first, first + dy.shape[1])
+        gradient = _summed(kernels.whole, factors)
+        weight, base = update.rows(first, first + gradient.numel() // width)
         weight, base = weight.reshape(-1), base.reshape(-1)
         start = first * width
         at = update.positions[: update.slots]
@@ -141,7 +182,7 @@ class Stream:
         if self._adapt not in ("sensitivity", "magnitude"):
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
-            seen = kernels.tokens(dy, x).view(-1) if self._adapt == "token-fisher" else whole[self._adapt]()
+            seen = _summed(kernels.tokens, factors) if self._adapt == "token-fisher" else whole[self._adapt]()
             self._check(seen)
         self._seen[begin:end] = seen[inside]
         prunes = self._scores(seen, weight)

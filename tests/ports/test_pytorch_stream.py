@@ -126,3 +126,52 @@ def test_no_matrix_of_gradients_is_kept_or_made(preset, monkeypatch):
             assert all(
                 torch.equal(getattr(decision, w), getattr(other[name], w)) for w in ("dropped", "grown", "pruned")
             )
+
+
+@pytest.mark.parametrize("by", BY)
+def test_the_factors_of_several_backwards_decide_as_their_sum(by):
+    dice = torch.Generator().manual_seed(8)
+    layer = layer_of(dice, 24, 30, 60, 5)
+    layer.budget = int(layer.support().sum())
+    layer.budgets = torch.tensor([layer.budget])
+    backwards = [[torch.randint(-2, 3, (n, m), generator=dice).float() for m in (24, 30)] for n in (2, 4, 3)]
+    factors = stream.Factors(layer, ["gradient"])
+    layer.observe(factors.see)
+    for dy, x in backwards:
+        layer.see(dy, x)
+    assert len(factors.kept) == 3
+    assert layer.sums() == []
+    watching = stream.Stream(layer, 25, active=False, adapt=by)
+    watching.take(factors.kept)
+    dys, xs = (torch.cat(one) for one in zip(*backwards, strict=True))
+    (want,) = decide([layer.part(evidence(dys, xs))], Settings(preset="sensitivity", adapt=by), torch.tensor([20]))
+    got = watching.decide(20)
+    assert all(getattr(got, w).tolist() == getattr(want, w).tolist() for w in ("dropped", "grown", "pruned", "left"))
+    # 14 rows of 54 numbers are more than the 720 of the gradient
+    layer.see(*backwards[0])
+    layer.see(torch.ones(3, 24), torch.ones(3, 30))
+    assert factors.kept == []
+    want = dys.T @ xs + backwards[0][0].T @ backwards[0][1] + 3
+    assert torch.equal(layer.evidence(1)["gradient"], want)
+
+
+@pytest.mark.parametrize("preset", ["seft", "active-only"])
+def test_a_step_of_several_backwards_keeps_no_matrix_where_factors_are_smaller(preset, monkeypatch):
+    settings = Settings(density=0.2, evolve_every=3, drop_fraction=0.9, preset=preset)
+    data = torch.stack([row["input_ids"] for row in tiny.texts(14)]).split(1)
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "head_dim": 32}
+    supports = []
+    for held in (True, False):
+        made = tiny.wrapped(settings, **sizes)
+        monkeypatch.setattr(Settings, "streams", property(lambda self, held=held: held))
+        evolution = Evolution(made, SeftOptimizer(made, lr=0.01), settings, 7)
+        evolution.attach(max_norm=1.0)
+        for t in range(7):
+            for row in data[2 * t : 2 * t + 2]:
+                (made(input_ids=row, labels=row).loss / 2).backward()
+            summing = [layer for layer in evolution.layers.values() if layer.sums()]
+            assert bool(summing) == (not held and t in (0, 2, 5))
+            evolution._optimizer.step()
+            evolution._optimizer.zero_grad()
+        supports.append([layer.support() for layer in evolution.layers.values()])
+    assert all(torch.equal(a, b) for a, b in zip(*supports, strict=True))

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 import formats  # noqa: E402
 from conformance.cases.case import load_all  # noqa: E402
 from seft_ports.pytorch import (  # noqa: E402
+    SeftCallback,
     SeftError,
     SeftOptimizer,
     Settings,
@@ -178,3 +179,15 @@ def test_merge_save_and_reload_keep_weights_and_support(tmp_path):
     made.save_pretrained(tmp_path / "stock")
     stock = tiny.LlamaForCausalLM.from_pretrained(tmp_path / "stock").eval()
     assert torch.equal(stock(tokens).logits, want)
+
+
+def test_the_optimizers_of_zero_are_refused(tmp_path):
+    # deepspeed compiles its operators where it is installed, so the test has a class of that name only
+    class Split:
+        __module__ = "deepspeed.runtime.zero.stage3"
+
+    made = tiny.wrapped()
+    callback = SeftCallback(tiny.SETTINGS)
+    run = tiny.trainer(made, tmp_path)
+    with pytest.raises(NotImplementedError, match="ZeRO flattens"):
+        callback.on_train_begin(run.args, run.state, run.control, model=made, optimizer=Split())
