@@ -7,6 +7,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -114,7 +115,7 @@ def _filled(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     return (np.sort(order, axis=1) + 4 * np.arange(len(order))[:, None]).reshape(-1)
 
 
-def _config(config: dict[str, object], kind: str, share: float, checkpoint: Checkpoint, packed: list[str]) -> bytes:
+def _config(config: Mapping[str, object], kind: str, share: float, checkpoint: Checkpoint, packed: list[str]) -> bytes:
     """Return config.json with a description of how tensors are packed."""
     sparsity = {
         "format": kind,
