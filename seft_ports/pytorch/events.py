@@ -296,15 +296,15 @@ class Evolution:
         Warns of more stored weights than were loaded, which `spiel-ag` leaves (TRN-011).
         """
         s = self._settings
-        stored = {name: layer.support() for name, layer in self.layers.items()}
         if s.adapts == "never":
             # EVT-008
-            held, loaded = sum(int(x.sum()) for x in stored.values()), sum(x.budget for x in self.layers.values())
+            held = sum(int(layer.support().sum()) for layer in self.layers.values())
+            loaded = sum(layer.budget for layer in self.layers.values())
             if held > loaded:
                 message = f"denser-at-end: {held} weights are stored, {loaded} at load; adapts is never"
                 warnings.warn(message, stacklevel=2)
-        lists = self._together(self.layers)
-        over = [names for names in lists if s.adapts != "never" and self._is_over(names, stored)]
+        lists = self._together(self.layers) if s.adapts != "never" else []
+        over = [names for names in lists if self._is_over(names)]
         if not over:
             self._forget()
             for layer in self.layers.values():
@@ -322,12 +322,13 @@ class Evolution:
             self.layers[name].apply_decision(decision, self._optimizer.kept(self.layers[name]))
         self._forget()
 
-    def _is_over(self, names: list[str], stored: dict[str, Tensor]) -> bool:
+    def _is_over(self, names: list[str]) -> bool:
         """Return whether a pool of weights of these matrices holds more than it did at load."""
-        pools = of_weights(self._settings, self.layers[names[0]].shape)
-        at = [torch.nonzero(stored[name].reshape(-1)).flatten() for name in names]
-        budgets = torch.stack([self.layers[name].budgets for name in names]).sum(0)
-        return bool((pools.sizes(at) > budgets.to(at[0].device)).any())
+        layers = [self.layers[name] for name in names]
+        pools = of_weights(self._settings, layers[0].shape)
+        # one support at a time, because those of all matrices would take a byte a weight
+        sizes = sum(pools.sizes([torch.nonzero(layer.support().reshape(-1)).flatten()]).cpu() for layer in layers)
+        return bool((sizes > sum(layer.budgets.cpu() for layer in layers)).any())
 
     def _backward(self, loss: Tensor) -> None:
         """Run a backward only for the sums of the layers; `.grad` stays as it is."""
