@@ -81,6 +81,17 @@ def nonzero_support(a: Values) -> Values:
     return out | {name: out[name][weights != 0] for name in ("positions", "codes")}
 
 
+def made_anew(a: Values) -> Values:
+    """Quantise the merged weights with scales of their own, as PEFT merges into a quantised base."""
+    out = right(_MERGE)(a)
+    if a["mode"] != "grid":
+        return out
+    dense = np.zeros((a["out"], a["in"]), dtype=a["values"].dtype)
+    dense.reshape(-1)[a["support"]] = a["values"]
+    anew = right(_ROUND)({"grid": a["grid"], "weights": dense, "positions": a["support"], "inputs": None})
+    return out | {"positions": a["support"], "codes": anew["codes"]}
+
+
 def stored_weights_that_are_not_zero(a: Values) -> Values:
     """Give a stored weight whose code is the zero point the smallest weight that is not 0."""
     out = right(_WEIGH)(a)["values"]
@@ -113,6 +124,7 @@ MUTANTS: list[Mutant] = [
     mutant("QNT-001", _ROUND, after(_ROUND, lambda out, _: {"zeros": out["zeros"] + 8}), "unsigned zero points"),
     mutant("QNT-002", _WEIGH, stored_weights_that_are_not_zero, "no stored weight of 0"),
     mutant("QNT-007", _MERGE, nonzero_support, "weights of 0 leave the support"),
+    mutant("QNT-007", _MERGE, made_anew, "scales of the merged weights"),
     mutant("QNT-007", _MERGE, wrapped, "codes that wrap around"),
     mutant("QNT-006", _MERGE, everything_beside, "every weight beside the codes"),
 ]
