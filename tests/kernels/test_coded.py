@@ -242,11 +242,14 @@ for (shape, share, grid) in CASES[2:8]:
     for n in (1, 3, 130, 400):
         rng = np.random.default_rng(n)
         x, dy = (rng.standard_normal((n, k)).astype(np.float32) for k in shape[::-1])
-        np.testing.assert_allclose(cpu.matmul(x, packed), cpu.matmul(x, wide), rtol=1e-4, atol=1e-4)
-        back, expected = cpu.matmul_transposed(dy, packed), cpu.matmul_transposed(dy, wide)
-        np.testing.assert_allclose(back, expected, rtol=1e-4, atol=1e-4)
-        if n > 1:
-            assert same_bits(cpu.matmul(x, packed), cpu.matmul(x, wide))
+        found, expected = cpu.matmul(x, packed), cpu.matmul(x, wide)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        assert n == 1 or same_bits(found, expected)
+        # several tokens open rows either way, and what is done with an open row is the same for every grid: compiling
+        # takes all the time here, so codes of each size are taken back once, one with zero points and one without
+        if n == 1 or grid in ("int4:g64", "int8:g32:asym"):
+            back, expected = cpu.matmul_transposed(dy, packed), cpu.matmul_transposed(dy, wide)
+            np.testing.assert_allclose(back, expected, rtol=1e-4, atol=1e-4)
 print("the same")
 """
 

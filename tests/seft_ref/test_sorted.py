@@ -26,8 +26,9 @@ def test_seek_is_a_search_of_a_list(n, m, in_order):
     a, wanted = drawn(1, n, width), drawn(2, m, width)
     if not in_order:
         wanted = np.random.default_rng(3).permutation(wanted)
-    places = [bisect_left(a.tolist(), one) for one in wanted.tolist()]
-    found = [one in set(a.tolist()) for one in wanted.tolist()]
+    held, among = a.tolist(), set(a.tolist())
+    places = [bisect_left(held, one) for one in wanted.tolist()]
+    found = [one in among for one in wanted.tolist()]
     for before, present in (of_sorted.seek(a, wanted), of_sorted.seek_by_search(a, wanted)):
         assert before.dtype == np.int64
         assert before.tolist() == places
