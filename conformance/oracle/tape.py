@@ -20,6 +20,9 @@ Pull = Callable[[Array], Array]
 
 def _fold(g: Array, shape: tuple[int, ...]) -> Array:
     """Return g summed over the axes along which an operand of this shape was broadcast."""
+    if g.shape == shape:
+        # to the bit what sums over no axis give: -0 becomes 0
+        return g + 0.0
     extra = g.ndim - len(shape)
     g = g.sum(axis=tuple(range(extra)))
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
@@ -40,14 +43,17 @@ class Var:
 
     def __add__(self, other: Var | float) -> Var:
         b = other if isinstance(other, Var) else Var(other)
-        return Var(self.value + b.value, [(self, lambda g: _fold(g, self.shape)), (b, lambda g: _fold(g, b.shape))])
+        pulls: list[tuple[Var, Pull]] = [(self, lambda g: _fold(g, self.shape))]
+        if b is other:
+            pulls.append((b, lambda g: _fold(g, b.shape)))
+        return Var(self.value + b.value, pulls)
 
     def __mul__(self, other: Var | float) -> Var:
         b = other if isinstance(other, Var) else Var(other)
-        return Var(
-            self.value * b.value,
-            [(self, lambda g: _fold(g * b.value, self.shape)), (b, lambda g: _fold(g * self.value, b.shape))],
-        )
+        pulls: list[tuple[Var, Pull]] = [(self, lambda g: _fold(g * b.value, self.shape))]
+        if b is other:
+            pulls.append((b, lambda g: _fold(g * self.value, b.shape)))
+        return Var(self.value * b.value, pulls)
 
     def __neg__(self) -> Var:
         return self * -1.0
@@ -133,7 +139,7 @@ def gradients(y: Var, dy: Array | float, wrt: Sequence[Var]) -> list[Array]:
         elif id(node) not in visited:
             visited.add(id(node))
             todo.append((node, True))
-            todo.extend((parent, False) for parent, _ in node.parents)
+            todo += [(parent, False) for parent, _ in node.parents if parent.parents and id(parent) not in visited]
     total: dict[int, Array] = {id(y): np.asarray(dy, dtype=np.float64)}
     for node in reversed(order):
         for parent, pull in node.parents:
