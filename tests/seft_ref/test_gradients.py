@@ -158,7 +158,8 @@ def assert_same_evidence(backend, got, want):
 def test_GRD_003_blocks_of_rows_find_what_the_whole_has(monkeypatch, backend, shape, rows, scope):
     monkeypatch.setattr(evidence, "ROWS", rows)
     size = shape[0] * shape[1]
-    for seed in range(2):
+    # a library that checks every call takes most of the time, and one scene of each shape shows what it lets through
+    for seed in range(2 if backend.xp is np else 1):
         dy, x, _, base, delta = scene([seed, *shape], shape)
         accumulated = Accumulated(shape).plus(weight_gradient(backend, dy, x))
         at = backend.array(base), backend.array(delta)
