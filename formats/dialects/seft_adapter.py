@@ -160,7 +160,10 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
     paths = {f"{PREFIX}{name.removesuffix(SUFFIX)}.{role}": (name, role) for name in names for role in roles}
     sections, needs = [], []
     for name in names:
-        made, shape, room = parts(name), base[name].shape, base[name].nnz
+        tensor = base[name]
+        made, shape = parts(name), tensor.shape
+        # PEFT takes the weights of a dense base for stored that are not 0
+        room = int(np.count_nonzero(tensor.values)) if isinstance(tensor, Dense) else tensor.nnz
         if made[INDICES].size > room:
             raise CannotHold(
                 "FMT-154", f"{name!r} has {made[INDICES].size} changes; an adapter has at most {room} there"
@@ -173,7 +176,10 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
         "density": _density(needs),
         "inference_mode": True,
         "peft_type": "SEFT",
-        "preset": "active-only",
+        # nothing is known of a run, and a merge may store more weights than the base (EVT-008)
+        "preset": "static",
+        "adapts": "never",
+        "initial_scope": "anywhere",
         # an expression of whole paths, because PEFT matches a list by endings and would hit other modules, too
         "target_modules": "|".join(re.escape(name.removesuffix(SUFFIX)) for name in names),
     }
@@ -202,6 +208,11 @@ def _parts(name: str, operations: set[str], stored: Mapping[str, Tensor], tensor
             amounts, unreached = _amounts(name, change.values_at(tensor, at), new, wide)
             # the base is 0 where it is pruned, so that the amount is the new value
             gone = np.union1d(gone, at[unreached])
+            if isinstance(tensor, Dense):
+                # FMT-171.9: a weight that becomes 0 is pruned, because a dense base has no other way to say so
+                leaves = (bits(new) == 0) & (change.values_at(tensor, at) != 0)
+                gone = np.union1d(gone, at[leaves])
+                at, amounts = at[~leaves], amounts[~leaves]
         elif not np.array_equal(amounts.astype(new.dtype), new):
             raise CannotHold("FMT-154", f"{name!r} has amounts that {np.dtype(wide)} does not hold")
     kind = np.int32 if prod(tensor.shape) <= 2**31 else np.int64

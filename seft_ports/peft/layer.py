@@ -206,17 +206,17 @@ class SeftLinear(SeftLayer):
 
     def _check_positions(self, updates: list[SeftUpdate]) -> None:
         """Refuse to train an update whose positions nothing chooses, or whose events nothing makes."""
-        if any(u.trained and u.delta_budget and not u.slots and not u.watched for u in updates):
+        if any(u.trained and u.delta_budget and not (u.slots or u.watched or u.has_events) for u in updates):
             raise SeftError(
                 "DLT-004",
                 "the adapter has no positions yet, and nothing is there to choose them by the first step's gradient: "
                 "give the Trainer SeftCallback(), call Evolution(...).attach() in a loop of your own, or choose them "
                 "at random with SeftConfig(initial_positions='random')",
             )
-        if any(u.trained and not u.has_events and u.settings and u.settings.preset != "static" for u in updates):
+        if any(u.trained and not u.has_events and u.settings and u.settings.evolves for u in updates):
             raise SeftError(
                 "EVT-011",
-                "the preset moves positions, and nothing makes its events: give the Trainer SeftCallback(), call "
+                "the rule moves positions, and nothing makes its events: give the Trainer SeftCallback(), call "
                 "Evolution(...).attach() in a loop of your own, or choose SeftConfig(preset='static')",
             )
 

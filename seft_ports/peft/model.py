@@ -100,6 +100,17 @@ class SeftModel(BaseTuner):
             else:
                 update.draw()
 
+    def _check_finished(self, adapter_names: list[str] | None) -> None:
+        """Refuse to merge an adapter whose run is not finished; with scope model no layer can tell that on its own."""
+        layers = {name: module for name, module in self.model.named_modules() if isinstance(module, SeftLayer)}
+        for name in adapter_names or self.active_adapters:
+            check_finished({path: layer.seft_delta[name] for path, layer in layers.items() if name in layer.seft_delta})
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:  # noqa: FBT001, FBT002, PEFT's own
+        """Write adapters into the weights of the base; see `SeftLayer.merge`."""
+        self._check_finished(adapter_names)
+        super().merge_adapter(adapter_names, safe_merge)
+
     def _unload_and_optionally_merge(
         self,
         merge: bool = True,  # noqa: FBT001, FBT002, PEFT's own
@@ -111,11 +122,7 @@ class SeftModel(BaseTuner):
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, SeftLayer)}
         supports = {name: layer.support(adapter_names if merge else []) for name, layer in layers.items()}
         if merge:
-            for name in adapter_names or self.active_adapters:
-                # with scope model no layer can tell on its own whether the run is finished
-                check_finished(
-                    {path: layer.seft_delta[name] for path, layer in layers.items() if name in layer.seft_delta}
-                )
+            self._check_finished(adapter_names)
         at_load = sum(int(layer.stored().sum()) for layer in layers.values())
         plain: nn.Module = super()._unload_and_optionally_merge(
             merge=merge, progressbar=progressbar, safe_merge=safe_merge, adapter_names=adapter_names

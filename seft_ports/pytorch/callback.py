@@ -19,6 +19,9 @@ from seft_ports.pytorch.settings import Settings
 
 __all__ = ["SeftCallback"]
 
+REPLAYED = "after the last step this rule prunes by the loss of that step, which is asked anew: model(**batch).loss"
+"""How the error messages begin that concern the last pass."""
+
 
 class SeftCallback(TrainerCallback, ExportableState):
     """Events, and the last adapt pass, of a wrapped model that a Trainer fine-tunes with `SeftOptimizer`.
@@ -36,6 +39,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         self.events: list[dict[str, int]] = []
         self._evolution: Evolution | None = None
         self._batches: list[dict[str, Any]] | None = None
+        self._forwards = 0
         self._hook: Any = None
 
     @property
@@ -80,6 +84,10 @@ class SeftCallback(TrainerCallback, ExportableState):
             raise SeftError("CKP-006", f"the checkpoint is of a run with {other}")
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)
+        if args.label_smoothing_factor and self.settings.ends_by_pruning:
+            # EVT-004
+            msg = f"{REPLAYED}; leave out label_smoothing_factor"
+            raise NotImplementedError(msg)
         if type(optimizer).__module__.startswith("deepspeed"):
             raise NotImplementedError(ZERO)
         if not isinstance(optimizer, SeftOptimizer):
@@ -94,8 +102,10 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._hook = given["model"].register_forward_pre_hook(self._remember, with_kwargs=True)
 
     def _remember(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if self._batches is not None and module.training and torch.is_grad_enabled():
-            self._batches.append(kwargs)
+        if module.training and torch.is_grad_enabled():
+            self._forwards += 1
+            if self._batches is not None:
+                self._batches.append(kwargs)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Open a gradient window where the step needs one, and collect the batches of the last step for `finish`."""
@@ -104,8 +114,11 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._batches = [] if state.global_step + 1 == state.max_steps else None
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Choose the first slots, at the first step of a run with `start` `gradient`."""
+        """Choose the first slots, at the first step of a run whose gradient does that."""
         assert self._evolution is not None
+        if self.settings.ends_by_pruning and not self._forwards:
+            # EVT-004: said now, and not after the last step
+            raise SeftError("EVT-004", f"{REPLAYED}; the loss does not come from a call of the model here")
         self._evolution.before_optimizer(state.global_step + 1, args.max_grad_norm or 0.0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -160,15 +173,23 @@ def _check_fsdp(args: Any, settings: Settings, *, may_be_split: bool) -> None:
     if policy is not None and policy.param_dtype not in (None, torch.float32):
         msg = f"FSDP would cast the values of the delta to {policy.param_dtype}; set bf16=False and fp16=False"
         raise NotImplementedError(msg)
-    if "SHARDED" in str(plugin.state_dict_type) and settings.gradient_window > 1:
+    if "SHARDED" in str(plugin.state_dict_type) and _longest_window(settings) > 1:
         # TRN-004
         msg = "SHARDED_STATE_DICT cannot hold an open gradient window; set state_dict_type to FULL_STATE_DICT"
         raise NotImplementedError(msg)
+
+
+def _longest_window(settings: Settings) -> int:
+    """Return the steps of the longest gradient window of a rule (TRN-005, SCH-005)."""
+    return settings.gradient_window + (settings.events == "phases")
 
 
 def _losses(model: Any, batches: list[dict[str, Any]]) -> Iterator[Tensor]:
     """Yield the losses of batches, so that their sum is the loss of the step."""
     for batch in batches:
         loss = model(**batch).loss
+        if loss is None:
+            # EVT-004
+            raise SeftError("EVT-004", f"{REPLAYED}; it gives none for these batches")
         # without num_items_in_batch the loss is a mean over the batch, so batches count alike
         yield loss if batch.get("num_items_in_batch") is not None else loss / len(batches)

@@ -180,7 +180,7 @@ class Evolution:
     def before_optimizer(self, step: int, max_norm: float = 0.0) -> None:
         """Place the first slots, if the gradient of the first step chooses them, and set their gradients.
 
-        At a step whose event replaces the optimizer's step it takes the gradients of the slots away (EVT-010).
+        At a step whose event replaces the optimizer's step it takes all gradients away (EVT-010).
 
         max_norm  clip the gradients to this norm, 0 to leave that to the caller
 
@@ -190,8 +190,9 @@ class Evolution:
         self._place(step, max_norm)
         if self._settings.event_replaces_step and step in self._windows:
             # EVT-010
-            for layer in self.layers.values():
-                layer.values.grad = None
+            for group in self._optimizer.param_groups:
+                for values in group["params"]:
+                    values.grad = None
 
     def _place(self, step: int, max_norm: float) -> None:
         started = {name: layer for name, layer in self.layers.items() if self._starts(step, layer)}
@@ -293,6 +294,9 @@ class Evolution:
         replay  yields the losses of the last step's micro-batches at the current weights, each with its graph.
                 Their sum is the loss of the step. In data parallel they are those of this process.
 
+        Raises:
+            SeftError: EVT-004 if weights must go by a gradient, and `replay` yields no loss.
+
         Warns of more stored weights than were loaded, which `spiel-ag` leaves (TRN-011).
         """
         s = self._settings
@@ -312,8 +316,15 @@ class Evolution:
             return
         with self.watching(s.asks_at_end()):
             # random and magnitude look at no gradient
+            seen = False
             for loss in replay() if s.asks_at_end() else ():
                 self._backward(loss)
+                seen = True
+        if s.asks_at_end() and not seen:
+            # EVT-004
+            raise SeftError(
+                "EVT-004", "weights go by the gradient of the last step; give finish the losses of its batch"
+            )
         decisions: dict[str, Decision] = {}
         for names in over:
             parts = [self.layers[name].part(self._evidence(self.layers[name], 1, s.asks_at_end())) for name in names]

@@ -121,7 +121,7 @@ class SeftOptimizer(torch.optim.Optimizer):
                 raise NotImplementedError(SPLIT_SM3)
             state |= fresh(self.kind, values.detach(), shape)
             if one_age and "age" in state:
-                state["age"] = torch.zeros((), dtype=torch.int64)
+                state["age"] = torch.zeros((), dtype=torch.int64, device=values.device)
         return state
 
     def seeds(self, gradient: Tensor, square: Tensor, steps: int) -> dict[str, Tensor]:
@@ -184,7 +184,8 @@ class SeftOptimizer(torch.optim.Optimizer):
         # one age for the whole tensor, because no part of it is younger
         kept = {name: local(one) for name, one in self._state(x, (rows, width), one_age=True).items()}
         values, gradient = local(x), local(x.grad)
-        place = Place.of(torch.arange(values.numel(), device=x.device), width)
+        # only sm3 looks at places, which take more memory than the rest
+        place = Place.of(torch.arange(values.numel() if self.kind == "sm3" else 0, device=x.device), width)
         if self.kind == "sm3":
             values, gradient = values.view(-1), gradient.reshape(-1)
         STEPS[self.kind](values, kept, gradient, _hyper(group), place)

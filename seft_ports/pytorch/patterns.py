@@ -45,7 +45,8 @@ def keep_pattern(scores: Tensor, pattern: Sequence[int]) -> Tensor:
 def to_semi_structured(model: nn.Module, names: Sequence[str] | None = None) -> list[str]:
     """Make the weights of linear layers that fit 2:4 torch's semi-structured tensors, which GPUs multiply faster.
 
-    Merge before, because such a weight is not trained. It holds two of every four weights and two bits for each.
+    Merge before, because such a weight is not trained. It holds two of every four weights and two bits for each. Torch
+    takes float16 and bfloat16, a multiple of 32 rows, and one of 64 columns.
 
     names  of modules; without them all linear layers whose weight fits
 
@@ -53,25 +54,35 @@ def to_semi_structured(model: nn.Module, names: Sequence[str] | None = None) -> 
         The names of the layers that were changed.
 
     Raises:
-        SeftError: TOP-005 for a layer that was named and does not fit.
-        NotImplementedError: on a processor, for which torch has no such products.
+        SeftError: TOP-005 for a layer that was named and does not fit; nothing is changed then.
+        NotImplementedError: on a processor, for which torch has no such products; ValueError for weights in 32 bits.
     """
     layers = {name: one for name, one in model.named_modules() if isinstance(one, nn.Linear)}
-    changed = []
-    for name, layer in layers.items() if names is None else [(name, layers[name]) for name in names]:
-        stored = layer.weight.detach() != 0
-        fits = not stored.shape[1] % 4 and int(stored.view(-1, 4).sum(1).max()) <= 2
-        if names is not None:
-            check_pattern(stored, (2, 4))
-        if not fits:
-            continue
-        if not _on_gpu(layer.weight):
+    for name in names or ():
+        check_pattern(layers[name].weight.detach() != 0, (2, 4))
+        if not _fits(layers[name].weight):
+            shape = tuple(layers[name].weight.shape)
+            raise SeftError("TOP-005", f"{name} is {shape}; torch takes multiples of 32 rows and of 64 columns")
+    chosen = [name for name, layer in layers.items() if _fits(layer.weight)] if names is None else list(names)
+    for name in chosen:
+        if layers[name].weight.dtype not in (torch.float16, torch.bfloat16):
+            msg = f"{name} is {layers[name].weight.dtype}; torch multiplies 2:4 in 16 bits: model.to(torch.bfloat16)"
+            raise ValueError(msg)
+        if not _on_gpu(layers[name].weight):
             msg = "torch multiplies 2:4 tensors on GPUs alone; move the model to one first: model.to('cuda')"
             raise NotImplementedError(msg)
-        packed = torch.sparse.to_sparse_semi_structured(layer.weight.detach())
-        layer.weight = nn.Parameter(packed, requires_grad=False)
-        changed.append(name)
-    return changed
+    packed = {name: torch.sparse.to_sparse_semi_structured(layers[name].weight.detach()) for name in chosen}
+    for name, weight in packed.items():
+        layers[name].weight = nn.Parameter(weight, requires_grad=False)
+    return chosen
+
+
+def _fits(weight: Tensor) -> bool:
+    """Return whether a weight is 2:4 and of a shape that torch takes."""
+    rows, columns = weight.shape
+    if rows % 32 or columns % 64:
+        return False
+    return int((weight.detach() != 0).view(-1, 4).sum(1).max()) <= 2
 
 
 def _on_gpu(weight: Tensor) -> bool:

@@ -9,7 +9,7 @@ from seft_ports.pytorch.optimizer import SPLIT_SM3, SeftOptimizer
 from seft_ports.pytorch.presets import CHOICES
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split, processes
-from seft_ports.pytorch.update import SparseUpdate
+from seft_ports.pytorch.update import ROWS, SparseUpdate
 
 __all__ = ["FSDP1", "SPLIT_ADAPTER", "ZERO", "check", "check_split"]
 
@@ -51,6 +51,7 @@ def check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: Any, set
             f"the optimizer is {optimizer.kind}, the settings ask for {settings.optimizer}; make it with "
             f"SeftOptimizer(model, kind={settings.optimizer!r})",
         )
+    _check_made(layers, settings)
     for made in [layer.settings for layer in layers.values() if layer.settings is not None]:
         names = [name for name in (*CHOICES, "pattern") if getattr(made, name) != getattr(settings, name)]
         if names:
@@ -74,3 +75,15 @@ def check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: Any, set
             "the optimizer steps other values than those of the model; make it after fully_shard and "
             "after set_adapter, or give accelerator.prepare both",
         )
+
+
+def _check_made(layers: dict[str, SparseUpdate], settings: Settings) -> None:
+    """Refuse updates that were made without what the rule needs of them."""
+    needs = {"scope": ("row", "group"), "drop": ("change",)}
+    if not any(getattr(settings, name) in values for name, values in needs.items()):
+        return
+    if any(layer.settings is None for layer in layers.values()):
+        raise SeftError("EVT-009", "the layers were made without settings; wrap the model with those of the run")
+    if settings.scope == "row" and any(one.slots and not one.slots_at_start.numel() for one in layers.values()):
+        # EVT-009
+        raise NotImplementedError(ROWS)

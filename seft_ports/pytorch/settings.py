@@ -60,7 +60,8 @@ class Settings:
         keep_dtype: compute in the 16-bit dtype of the model's weights. By default such weights are refused, because
             SEFT computes them in float32 (CKP-001).
 
-    The other attributes are the choices of the table of chapter 8.
+    The other attributes are the choices of the table of chapter 8. dataclasses.replace keeps them: make new settings
+    for another preset.
 
     Raises:
         SeftError: for a value out of range or an unknown name, by the clause that TRN-008 names; EVT-012 for choices
@@ -153,6 +154,12 @@ class Settings:
     def prunes(self) -> bool:
         """Whether events prune."""
         return self.adapts == "always"
+
+    @property
+    def ends_by_pruning(self) -> bool:
+        """Whether the pass after the last step may have to prune, by the gradient of that step (EVT-004)."""
+        grows = self.evolves and self.grow_scope != "active" and self.adapts != "never"
+        return grows and (self.adapts == "end" or self.counts == "values") and bool(self.asks_at_end())
 
     @property
     def may_grow(self) -> bool:

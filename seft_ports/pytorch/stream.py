@@ -171,6 +171,9 @@ class Stream:
         # GROW-002
         grows = gradient.abs()
         self._check(grows.masked_fill(~base, 0) if self._first and self._active else grows)
+        if not self._finite:
+            # what has no order is not ranked; `place` and `decide` refuse it
+            return
         grows.neg_()
         if self._active:
             grows.masked_fill_(~base, torch.inf)

@@ -21,11 +21,17 @@ from seft_ports.pytorch.select import largest
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, put, split_as, whole
 
-__all__ = ["SUMS", "SparseUpdate", "check_finished"]
+__all__ = ["ROWS", "SUMS", "SparseUpdate", "check_finished"]
 
 SUMS = ("gradient", "absolute", "square", "tokens", "inputs")
 """What a window may sum (chapter 6); the buffer of each is named sum_ and its name."""
 _OF_STEPS = ("gradient", "absolute", "square")
+
+ROWS = (
+    "scope row holds each row to the slots that it had at the start, which an adapter file does not say; train such an "
+    "adapter in one run"
+)
+"""The error message for an update whose slots at the start are not known."""
 
 
 _ANY = Settings(preset="sensitivity")
@@ -168,11 +174,7 @@ class SparseUpdate(nn.Module):
         n, kind = self.slots, self.values.dtype
         if (self.settings or _ANY).scope == "row" and not self.slots_at_start.numel():
             # EVT-009
-            msg = (
-                "scope row holds each row to the slots that it had at the start, which an adapter file does not say; "
-                "train such an adapter in one run"
-            )
-            raise NotImplementedError(msg)
+            raise NotImplementedError(ROWS)
         most = self.slots_at_start if self.slots_at_start.numel() else self.positions.new_tensor([self.delta_budget])
         return Part(
             shape=self.shape,
@@ -220,9 +222,13 @@ class SparseUpdate(nn.Module):
 
     def make_room(self, n: int, kept: Mapping[str, Tensor]) -> None:
         """Give the arrays of slots n places if they have fewer; with `scope` model a matrix may get slots of others."""
+        if n > self.values.numel():
+            # by half as much again, so that compiled graphs see few sizes
+            self._set_room(max(n, self.values.numel() * 3 // 2), kept)
+
+    def _set_room(self, n: int, kept: Mapping[str, Tensor]) -> None:
+        """Give the arrays of slots n places; those at the end come or go."""
         more = n - self.values.numel()
-        if more <= 0:
-            return
         # another parameter, because autograd keeps the size of one; `SeftOptimizer.follow` takes it
         self.values = nn.Parameter(nn.functional.pad(self.values.detach(), (0, more)), self.values.requires_grad)
         self.positions = nn.functional.pad(self.positions, (0, more), value=self.out_features * self.in_features)
@@ -342,8 +348,8 @@ class SparseUpdate(nn.Module):
     def load_window(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Make room for the slots and the open window that a state_dict has, or for none (TRN-004)."""
         self.unwatch()
-        if prefix + "positions" in state_dict:
-            self.make_room(len(state_dict[prefix + "positions"]), {})
+        if prefix + "positions" in state_dict and (self.settings or _ANY).scope == "model":
+            self._set_room(len(state_dict[prefix + "positions"]), {})
         for name in (*(f"sum_{name}" for name in SUMS), "candidates", "slots_at_start"):
             empty = getattr(self, name)
             saved = state_dict.setdefault(prefix + name, empty)

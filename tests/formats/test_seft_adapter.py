@@ -85,18 +85,21 @@ def test_FMT_171_what_an_adapter_changes(tmp_path, dtype, prunes):
                 assert tensor.nnz == int(merged.get_submodule(name.removesuffix(".weight")).seft_mask.sum())
 
 
+@pytest.mark.parametrize("held", [sparse, arrays])
 @pytest.mark.parametrize("prunes", [0, 7])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_FMT_171_an_adapter_comes_back_from_its_delta(tmp_path, dtype, prunes):
+def test_FMT_171_an_adapter_comes_back_from_its_delta(tmp_path, dtype, prunes, held):
     merged = trained(tmp_path / "a", dtype, prunes)
-    formats.write(tmp_path / "base", sparse(pruned(dtype)))
+    formats.write(tmp_path / "base", held(pruned(dtype)))
     formats.convert(tmp_path / "a", tmp_path / "delta", "delta", base=tmp_path / "base")
     formats.convert(tmp_path / "delta", tmp_path / "b", "seft", base=tmp_path / "base")
     again = peft.PeftModel.from_pretrained(pruned(dtype), tmp_path / "b").merge_and_unload()
     assert bits_of(arrays(again)) == bits_of(arrays(merged))
+    one, other = (load_file(tmp_path / name / WEIGHTS) for name in "ab")
     if not prunes:
-        one, other = (load_file(tmp_path / name / WEIGHTS) for name in "ab")
         assert all(torch.equal(x, other[name]) for name, x in one.items())
+    # FMT-171.9: of a dense base, too
+    assert all(len(x) == 0 or len(other[name]) for name, x in one.items() if name.endswith("pruned"))
     assert json.loads((tmp_path / "b" / "adapter_config.json").read_text())["peft_type"] == "SEFT"
 
 

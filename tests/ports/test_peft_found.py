@@ -68,7 +68,7 @@ def test_a_weight_that_is_made_anew_in_every_forward_is_refused():
 @pytest.mark.parametrize("preset", ["seft", "active-only", "no-adapt"])
 def test_a_random_start_without_events_is_not_static_in_silence(preset):
     made = adapted(preset=preset, initial_positions="random")
-    with pytest.raises(SeftError, match="EVT-011: the preset moves positions, and nothing makes its events"):
+    with pytest.raises(SeftError, match="EVT-011: the rule moves positions, and nothing makes its events"):
         made(IDS)
     made.eval()(IDS)
     adapted(preset="static", initial_positions="random")(IDS)
