@@ -17,6 +17,7 @@ from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK
 from seft_ports.pytorch.model import place_first, place_of
+from seft_ports.pytorch.patterns import check_kept
 from seft_ports.pytorch.update import check_finished
 
 __all__ = ["SeftModel", "Stored", "stored_weights"]
@@ -73,8 +74,9 @@ class SeftModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *given: Any, **named: Any) -> None:
         """Add an adapter, number its matrices, and choose their first positions if no gradient is needed for that."""
-        super().inject_adapter(model, adapter_name, *given, **named)
         config = self.peft_config[adapter_name]
+        check_kept(model, config.settings())
+        super().inject_adapter(model, adapter_name, *given, **named)
         updates = [
             (name, module.seft_delta[adapter_name])
             for name, module in model.named_modules()

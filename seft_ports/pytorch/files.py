@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +15,7 @@ from formats.dialects.torch_module import from_module, to_module
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK, SeftLinear
 from seft_ports.pytorch.model import layers_of, replace, targets_of
+from seft_ports.pytorch.patterns import RECORD, parse_record, record_of
 from seft_ports.pytorch.split import is_split, reshard, whole
 
 __all__ = ["checkpoint_of", "load_sparse", "save_sparse"]
@@ -26,20 +26,20 @@ def save_sparse(
 ) -> None:
     """Write a model with the support of each projection, so that a stored zero is not an absent weight (CKP-004).
 
-    Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config beside them. If FSDP splits
-    the model, every process must call this; the first one writes. Of a model of PEFT the active SEFT adapter is part of
-    the weights.
+    Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config and the record of pruning
+    beside them. If FSDP splits the model, every process must call this; the first one writes. Of a model of PEFT the
+    active SEFT adapter is part of the weights.
 
     beside  the folder of the quantised model that was loaded: its codes stay, and trained weights stand beside them
             (QNT-006). None writes all weights as floats
     """
     reshard(model)
     if any(is_split(tensor) for tensor in model.parameters()):
-        _write_first(_gathered(model), folder, getattr(model, "config", None), beside)
+        _write_first(_gathered(model), folder, _companions(model), beside)
         return
     model = _bare(model)
     with _plain_layers(model):
-        _write(model, folder, getattr(model, "config", None), beside)
+        _write(model, folder, _companions(model), beside)
 
 
 def checkpoint_of(model: nn.Module) -> formats.Checkpoint:
@@ -61,13 +61,13 @@ def _masks(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _write_first(
-    model: nn.Module, folder: str | os.PathLike[str], config: Any, beside: str | os.PathLike[str] | None
+    model: nn.Module, folder: str | os.PathLike[str], files: dict[str, bytes], beside: str | os.PathLike[str] | None
 ) -> None:
     """Write in the first process; the others wait, and raise if it could not write."""
     failed = None
     if dist.get_rank() == 0:
         try:
-            _write(model, folder, config, beside)
+            _write(model, folder, files, beside)
         except Exception as error:  # noqa: BLE001, raised below
             failed = error
     message = [failed if failed is None else str(failed)]
@@ -80,14 +80,19 @@ def _write_first(
 
 
 def _write(
-    model: nn.Module, folder: str | os.PathLike[str], config: Any, beside: str | os.PathLike[str] | None
+    model: nn.Module, folder: str | os.PathLike[str], files: dict[str, bytes], beside: str | os.PathLike[str] | None
 ) -> None:
     checkpoint = from_module(model, masks=_masks(model))
     if beside is not None:
         checkpoint = coded.beside(formats.read(beside), checkpoint)
-    if config is not None:
-        checkpoint = dataclasses.replace(checkpoint, files={"config.json": config.to_json_string().encode()})
-    formats.write(folder, checkpoint)
+    formats.write(folder, dataclasses.replace(checkpoint, files=files) if files else checkpoint)
+
+
+def _companions(model: nn.Module) -> dict[str, bytes]:
+    """Return the config of a model and its record of pruning, as the files beside its weights."""
+    config, record = getattr(model, "config", None), record_of(model)
+    files = {} if config is None else {"config.json": config.to_json_string().encode()}
+    return files | ({} if record is None else {"pruning.json": record})
 
 
 def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
@@ -101,6 +106,11 @@ def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
     if checkpoint.scales:
         checkpoint = coded.expanded(checkpoint)
     to_module(checkpoint, model)
+    record = checkpoint.files.get("pruning.json")
+    if record is not None:
+        # PRN-008
+        parse_record(record)
+        setattr(model, RECORD, bytes(record))
     for name, linear in targets_of(model).items():
         tensor = checkpoint.tensors[checkpoint.tied.get(f"{name}.weight", f"{name}.weight")]
         mask = torch.ones(linear.weight.shape, dtype=torch.bool)

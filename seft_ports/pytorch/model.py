@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seft_ports.pytorch.delta import budgets, initial
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK, SeftLinear, check_mask
+from seft_ports.pytorch.patterns import check_kept
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split
 from seft_ports.pytorch.update import SparseUpdate, check_finished
@@ -112,6 +113,7 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
     targets = targets_of(model)
     if not targets:
         raise SeftError("MDL-007", "the model has no block projections; a LLaMA, Mistral or Qwen model is expected")
+    check_kept(model, settings)
     supports = {name: (masks or {}).get(name, mask_of(linear)) for name, linear in targets.items()}
     for name, linear in targets.items():
         _check(name, linear, supports[name], settings)

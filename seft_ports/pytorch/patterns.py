@@ -1,14 +1,61 @@
 """N:M patterns: at most N of every M neighbours of a row are stored (TOP-005), and what hardware makes of them."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.select import smallest_of_pools
+from seft_ports.pytorch.settings import Settings
 
-__all__ = ["check_pattern", "keep_pattern", "to_semi_structured"]
+__all__ = ["RECORD", "check_kept", "check_pattern", "keep_pattern", "parse_record", "record_of", "to_semi_structured"]
+
+RECORD = "seft_record"
+"""Name of the attribute in which a model keeps its record of pruning."""
+
+
+def parse_record(text: str | bytes) -> tuple[int, int] | None:
+    """Return (N, M) of the pattern that a pruning.json names, or None if it names none.
+
+    Raises:
+        SeftError: PRN-008 for a text that is no record of pruning.
+    """
+    try:
+        pattern = json.loads(text).get("pattern")
+        most, group = (int(n) for n in pattern.split(":")) if pattern is not None else (0, 0)
+    except (ValueError, AttributeError, TypeError) as error:
+        # PRN-008
+        raise SeftError("PRN-008", f"pruning.json is no record of pruning ({error}); prune the model again") from error
+    return (most, group) if pattern is not None else None
+
+
+def record_of(model: nn.Module) -> bytes | None:
+    """Return the record of pruning (PRN-008) that a model came with, the bytes of its pruning.json, or None.
+
+    `load_sparse` keeps it, and a folder that from_pretrained loaded has it beside the weights.
+    """
+    kept: bytes | None = getattr(model, RECORD, None)
+    if kept is not None:
+        return kept
+    file = Path(str(getattr(model, "name_or_path", None) or "")) / "pruning.json"
+    return file.read_bytes() if file.is_file() else None
+
+
+def check_kept(model: nn.Module, settings: Settings) -> None:
+    """Refuse a run that would break the N:M pattern of a model without a word (EVT-007)."""
+    leaves = settings.initial_scope == "anywhere" or (settings.evolves and settings.grow_scope != "active")
+    # EVT-007
+    record = record_of(model) if settings.pattern is None and leaves else None
+    if record is not None and (pattern := parse_record(record)) is not None:
+        most, group = pattern
+        raise SeftError(
+            "EVT-007",
+            f"the model is pruned {most}:{group}, and growth anywhere breaks that: give pattern=({most}, {group}), "
+            "which grows among stored weights, and scope='group' for a pattern that moves",
+        )
 
 
 def check_pattern(base: Tensor, pattern: Sequence[int]) -> None:

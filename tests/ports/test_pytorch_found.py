@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 pytest.importorskip("peft")
 
+from peft import get_peft_model  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
 from seft_ports.pytorch import (  # noqa: E402
@@ -20,11 +21,16 @@ from seft_ports.pytorch import (  # noqa: E402
     SeftOptimizer,
     Settings,
     layers_of,
+    load_sparse,
+    mask_zeros,
     patterns,
+    save_sparse,
     stream,
+    wrap,
 )
 from seft_ports.pytorch import callback as callback_file  # noqa: E402
 from seft_ports.pytorch import optimizer as optimizer_file  # noqa: E402
+from seft_ports.pytorch.model import targets_of  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
 from tests.ports.peft_tiny import adapted, config  # noqa: E402
 
@@ -188,3 +194,38 @@ def test_choices_stay_where_only_the_name_of_the_preset_is_replaced():
     other = dataclasses.replace(Settings(preset="seft"), preset="rigl")
     assert (other.drop, other.optimizer) == ("magnitude", "adamw")
     assert isinstance(SeftCallback(other).settings, Settings)
+
+
+@pytest.mark.parametrize("way", ["load_sparse", "from_pretrained"])
+def test_EVT_007_a_model_that_is_pruned_to_a_pattern_says_so(way, tmp_path):
+    import transformers
+
+    plain = tiny.model()
+    for linear in targets_of(plain).values():
+        linear.weight.data *= patterns.keep_pattern(linear.weight.detach().abs(), (1, 2))
+        linear.register_buffer("seft_mask", linear.weight != 0, persistent=False)
+    record = b'{"method": "magnitude", "sparsity": null, "pattern": "1:2", "removed": 1, "of": 2}'
+    if way == "load_sparse":
+        setattr(plain, patterns.RECORD, record)
+        save_sparse(plain, tmp_path / "base")
+        assert (tmp_path / "base" / "pruning.json").read_bytes() == record
+        base = load_sparse(tiny.model(), tmp_path / "base")
+    else:
+        plain.save_pretrained(tmp_path / "base")
+        (tmp_path / "base" / "pruning.json").write_bytes(record)
+        base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
+    says = r"EVT-007: the model is pruned 1:2, and growth anywhere breaks that: give pattern=\(1, 2\)"
+    with pytest.raises(SeftError, match=says):
+        get_peft_model(base, config(preset="seft"))
+    masks = mask_zeros(base)
+    with pytest.raises(SeftError, match=says):
+        wrap(base, Settings(preset="seft"), masks)
+    wrapped = wrap(base, Settings(preset="seft", pattern=(1, 2), initial_positions="magnitude"), masks)
+    save_sparse(wrapped, tmp_path / "tuned")
+    assert (tmp_path / "tuned" / "pruning.json").read_bytes() == record
+
+
+@pytest.mark.parametrize("text", [b"[]", b'{"pattern": 4}', b'{"pattern": "2-4"}', b"{"])
+def test_PRN_008_a_damaged_record_is_refused(text):
+    with pytest.raises(SeftError, match="PRN-008"):
+        patterns.parse_record(text)
