@@ -172,7 +172,7 @@ class SeftOptimizer(torch.optim.Optimizer):
         kept = {name: local(one)[:n] for name, one in state.items() if name not in ("rows", "columns")}
         kept |= {name: one for name, one in state.items() if name in ("rows", "columns")}
         phi, gradient = local(values)[:n], local(values.grad)[:n]
-        STEPS[self.kind](phi, kept, gradient, _hyper(group), Place.of(positions[:n], layer.in_features))
+        STEPS[self.kind](phi, kept, gradient, _hyper(group), self._place(positions[:n], layer.in_features))
         # DLT-003
         weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
         return [torch.isfinite(x).all() for x in (phi, *kept.values(), weight)]
@@ -184,12 +184,15 @@ class SeftOptimizer(torch.optim.Optimizer):
         # one age for the whole tensor, because no part of it is younger
         kept = {name: local(one) for name, one in self._state(x, (rows, width), one_age=True).items()}
         values, gradient = local(x), local(x.grad)
-        # only sm3 looks at places, which take more memory than the rest
-        place = Place.of(torch.arange(values.numel() if self.kind == "sm3" else 0, device=x.device), width)
+        place = self._place(torch.arange(values.numel() if self.kind == "sm3" else 0, device=x.device), width)
         if self.kind == "sm3":
             values, gradient = values.view(-1), gradient.reshape(-1)
         STEPS[self.kind](values, kept, gradient, _hyper(group), place)
         return [torch.isfinite(one).all() for one in (values, *kept.values())]
+
+    def _place(self, positions: Tensor, width: int) -> Place:
+        """Return the places of slots; they are empty but for `sm3`, because they take more memory than the slots."""
+        return Place.of(positions if self.kind == "sm3" else positions[:0], width)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state from `state_dict`; ages stay integers, though torch casts states to the parameter's dtype."""
