@@ -13,8 +13,9 @@ from conformance.cases.case import load_all  # noqa: E402
 from conformance.engine.port import EnginePort  # noqa: E402
 from conformance.judge.harness import Variant, run  # noqa: E402
 from conformance.judge.judgement import cases_of  # noqa: E402
+from conformance.properties import run_properties  # noqa: E402
 from conformance.protocol.child import Child  # noqa: E402
-from seft_ports.pytorch import (  # noqa: E402  # noqa: E402
+from seft_ports.pytorch import (  # noqa: E402
     SeftError,
     SeftLinear,
     SeftOptimizer,
@@ -386,3 +387,13 @@ def test_opt_010_the_rate_of_a_slot_rises_as_in_the_engine(rise):
 def test_trn_008_a_rise_of_fewer_than_no_steps_is_refused():
     with pytest.raises(SeftError, match="TRN-008"):
         SeftOptimizer(wrap(block(), SETTINGS, mask_zeros(block())), slot_warmup=-1)
+
+
+def test_PRT_018_the_kit_finds_no_example_that_fails(tmp_path):
+    pytest.importorskip("transformers")
+    port = Runs()
+    offered = port.describe()["ops"]
+    profiles = ["core", "rules", "nm", "train"]
+    results = run_properties([variant(port, offered, "fp32")], profiles, "5eed", examples=1, artifacts=tmp_path)
+    assert {f"{r.name}: {r.detail}" for r in results if r.status != "passed"} == set()
+    assert len(results) > 50

@@ -15,7 +15,7 @@ from conformance.judge.harness import Variant, run  # noqa: E402
 from conformance.oracle import event as oracle  # noqa: E402
 from conformance.oracle import train_window, update_choices  # noqa: E402
 from conformance.oracle.event_evidence import Evidence  # noqa: E402
-from seft_ports.pytorch import (  # noqa: E402  # noqa: E402
+from seft_ports.pytorch import (  # noqa: E402
     Evolution,
     SeftError,
     SeftLinear,
