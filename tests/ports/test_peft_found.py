@@ -1,5 +1,7 @@
 """What a new user of seft_ports.peft ran into, each as a test."""
 
+from dataclasses import fields
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,7 +13,7 @@ from peft import PeftModel, get_peft_model  # noqa: E402
 from torch.nn.utils import prune  # noqa: E402
 
 from seft_ports.peft import SeftCallback, SeftConfig, stored_weights  # noqa: E402
-from seft_ports.pytorch import Evolution, SeftError, SeftOptimizer, layers_of  # noqa: E402
+from seft_ports.pytorch import Evolution, SeftError, SeftOptimizer, Settings, layers_of  # noqa: E402
 from seft_ports.pytorch.model import targets_of  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
 from tests.ports.peft_tiny import adapted, bits, config, pruned, same  # noqa: E402
@@ -146,3 +148,8 @@ def test_an_unknown_choice_lists_the_known_ones():
     with pytest.raises(SeftError, match="it is one of gradient, random"):
         SeftConfig(initial_positions="foo")
     assert SeftCallback().events == []
+
+
+def test_every_setting_of_the_port_is_a_field_of_the_configuration():
+    names = {field.name for field in fields(Settings)}
+    assert names - {field.name for field in fields(SeftConfig)} == {"keep_dtype"}
