@@ -40,7 +40,8 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._evolution: Evolution | None = None
         self._batches: list[dict[str, Any]] | None = None
         self._forwards = 0
-        self._hook: Any = None
+        self._step = 0
+        self._hooks: list[Any] = []
 
     @property
     def settings(self) -> Settings:
@@ -99,7 +100,12 @@ class SeftCallback(TrainerCallback, ExportableState):
             )
         once = 1 if args.gradient_accumulation_steps == 1 else None
         self._evolution = Evolution(given["model"], optimizer, self.settings, state.max_steps, micro_batches=once)
-        self._hook = given["model"].register_forward_pre_hook(self._remember, with_kwargs=True)
+        max_norm = args.max_grad_norm or 0.0
+        self._hooks = [
+            given["model"].register_forward_pre_hook(self._remember, with_kwargs=True),
+            # not on_pre_optimizer_step, because DeepSpeed has stepped by then
+            optimizer.register_step_pre_hook(lambda *_: self._before_optimizer(max_norm)),
+        ]
 
     def _remember(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():
@@ -110,16 +116,17 @@ class SeftCallback(TrainerCallback, ExportableState):
     def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Open a gradient window where the step needs one, and collect the batches of the last step for `finish`."""
         assert self._evolution is not None
-        self._evolution.before_step(state.global_step + 1)
-        self._batches = [] if state.global_step + 1 == state.max_steps else None
+        self._step = state.global_step + 1
+        self._evolution.before_step(self._step)
+        self._batches = [] if self._step == state.max_steps else None
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def _before_optimizer(self, max_norm: float) -> None:
         """Choose the first slots, at the first step of a run whose gradient does that."""
         assert self._evolution is not None
         if self.settings.ends_by_pruning and not self._forwards:
             # EVT-004: said now, and not after the last step
             raise SeftError("EVT-004", f"{REPLAYED}; the loss does not come from a call of the model here")
-        self._evolution.before_optimizer(state.global_step + 1, args.max_grad_norm or 0.0)
+        self._evolution.before_optimizer(self._step, max_norm)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Make the event that follows the step, or the last adapt pass."""
@@ -136,10 +143,10 @@ class SeftCallback(TrainerCallback, ExportableState):
             self._evolution.finish(lambda: _losses(given["model"], batches))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Remove the hook and drop the reference to the model."""
-        if self._hook is not None:
-            self._hook.remove()
-        self._hook = self._evolution = None
+        """Remove the hooks and drop the reference to the model."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._evolution = [], None
 
 
 def _settings_of(saved: dict[str, Any]) -> Settings:

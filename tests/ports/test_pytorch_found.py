@@ -229,3 +229,13 @@ def test_EVT_007_a_model_that_is_pruned_to_a_pattern_says_so(way, tmp_path):
 def test_PRN_008_a_damaged_record_is_refused(text):
     with pytest.raises(SeftError, match="PRN-008"):
         patterns.parse_record(text)
+
+
+def test_first_slots_are_chosen_when_the_optimizer_steps_whoever_calls_it(tmp_path):
+    # DeepSpeed steps inside the backward, before the Trainer says that it is about to
+    settings = Settings(preset="seft", density=0.2, evolve_every=3)
+    made = tiny.wrapped(settings)
+    run = tiny.trainer(made, tmp_path, settings, max_steps=1)
+    run.callback_handler.on_pre_optimizer_step = lambda args, state, control: control
+    run.train()
+    assert all(bool(layer.values.any()) for layer in layers_of(made).values())
