@@ -32,6 +32,7 @@ def peft(
     valid: Annotated[Path, typer.Option(help="Text to measure the loss on.", exists=True)],
     method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}; all without.")] = None,
     lr: Annotated[list[float] | None, typer.Option(help="A learning rate to try; 5e-4, 2e-3 and 8e-3 without.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of the text's order and of random starts; 0.")] = None,
     speed: Annotated[bool, typer.Option("--speed", help="Measure time and memory alone, in rounds.")] = False,
     steps: Annotated[int, typer.Option(min=4, help="Steps of a run; with --speed 9 suffice.")] = 100,
     rows: Annotated[int, typer.Option(min=1, help="Rows of 128 tokens in a step.")] = 2,
@@ -46,11 +47,12 @@ def peft(
         raise Refused(f"there is no method {min(unknown)}; there are {', '.join(METHODS)}")
     rates, repeats = ((2e-3,), n_rounds) if speed else (tuple(lr or TRIED), 1)
     runs: list[dict[str, Any]] = []
-    for _, model, rate, name in product(range(repeats), models, rates, chosen):
+    for _, number, model, rate, name in product(range(repeats), seed or (0,), models, rates, chosen):
         asked = Asked(
             *(str(model), name, str(train), str(valid), rate, steps, rows),
             evolve_every=max(2, steps // 4),
             windows=0 if speed else 40,
+            seed=number,
         )
         runs.append(_run(asked))
         print(_line(runs[-1]), flush=True)
@@ -95,20 +97,24 @@ def _runs(file: Path) -> list[dict[str, Any]]:
 
 
 def _quality(runs: list[dict[str, Any]]) -> str:
-    """Return the best run of each method on each model as a table."""
+    """Return a table of what each method made of each model: at its best rate the mean over seeds, and the range."""
     lines = [
-        "| base | method | learning rate | perplexity | stored after the merge | adapter |",
-        "|---|---|---:|---:|---:|---:|",
+        "| base | method | learning rate | seeds | perplexity | stored after the merge | adapter |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     models = sorted({run["model"] for run in runs}, reverse=True)
     for model, name in product(models, METHODS):
         mine = [run for run in runs if (run["model"], run["method"]) == (model, name)]
         if mine:
-            best = min(mine, key=lambda run: run["loss"])
+            # the rate is chosen by one seed, which was run with all of them
+            first = min(run["seed"] for run in mine)
+            best = min((run for run in mine if run["seed"] == first), key=lambda run: run["loss"])
+            found = [math.exp(run["loss"]) for run in mine if run["lr"] == best["lr"]]
+            between = f" ({min(found):.1f} to {max(found):.1f})" if len(found) > 1 else ""
             share = 100 * best["stored"] / best["positions"]
-            size = f"{best['adapter'] / 2**20:.1f} MiB"
             lines.append(
-                f"| {model} | `{name}` | {best['lr']:g} | {math.exp(best['loss']):.1f} | {share:.1f} % | {size} |"
+                f"| {model} | `{name}` | {best['lr']:g} | {len(found)} | {statistics.mean(found):.1f}{between} | "
+                f"{share:.1f} % | {best['adapter'] / 2**20:.1f} MiB |"
             )
     return "\n".join(lines)
 
