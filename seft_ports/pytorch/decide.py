@@ -70,8 +70,11 @@ class _Known(dict[str, Tensor]):
         part, at, width = self._part, self._at, max(self._part.shape[1], 1)
         if name == "weight":
             return part.weight[at]
-        where = {"inputs": at % width, "column": at % width, "row": at // width}.get(name, at)
-        return part.evidence[name][where]
+        if name in ("inputs", "column"):
+            at = at % width
+        elif name == "row":
+            at = at // width
+        return part.evidence[name][at]
 
 
 @dataclass(frozen=True, slots=True)
