@@ -27,7 +27,7 @@ WEIGHT = ".weight"
 def write_bitmasks(
     out: str | os.PathLike[str], checkpoint: Checkpoint, *, shard_bytes: int, limit: int | None = None
 ) -> list[str]:
-    """Write a model as a folder that loaders of compressed-tensors take; return what readers see otherwise.
+    """Write a model as a folder that loaders of compressed-tensors take; return what that folder does not hold.
 
     Its sparse tensors are packed as two of every four if all of them store at most that, else by their bitmasks.
 

@@ -176,7 +176,7 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
         "density": _density(needs),
         "inference_mode": True,
         "peft_type": "SEFT",
-        # nothing is known of a run, and a merge may store more weights than the base (EVT-008)
+        # a delta does not name the rule that made it: with adapts never PEFT merges more weights than the base has, too
         "preset": "static",
         "adapts": "never",
         "initial_scope": "anywhere",

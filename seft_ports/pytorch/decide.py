@@ -125,7 +125,7 @@ def decide(
 
     n_drop  how many slots each pool drops, int64
     step    the step that the event follows, for random scores (RNG-003)
-    note    is told of every selection
+    note    is called after every selection
     """
     for part in parts:
         check_evidence(part.evidence.values())

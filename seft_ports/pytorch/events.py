@@ -316,11 +316,11 @@ class Evolution:
             return
         with self.watching(s.asks_at_end()):
             # random and magnitude look at no gradient
-            seen = False
+            backwards = 0
             for loss in replay() if s.asks_at_end() else ():
                 self._backward(loss)
-                seen = True
-        if s.asks_at_end() and not seen:
+                backwards += 1
+        if s.asks_at_end() and not backwards:
             # EVT-004
             raise SeftError(
                 "EVT-004", "weights go by the gradient of the last step; give finish the losses of its batch"

@@ -45,7 +45,7 @@ def record_of(model: nn.Module) -> bytes | None:
 
 
 def check_kept(model: nn.Module, settings: Settings) -> None:
-    """Refuse a run that would break the N:M pattern of a model without a word (EVT-007)."""
+    """Refuse settings that name no pattern and would break the one that the model is pruned to (EVT-007)."""
     leaves = settings.initial_scope == "anywhere" or (settings.evolves and settings.grow_scope != "active")
     # EVT-007
     record = record_of(model) if settings.pattern is None and leaves else None

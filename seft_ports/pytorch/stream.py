@@ -172,7 +172,7 @@ class Stream:
         grows = gradient.abs()
         self._check(grows.masked_fill(~base, 0) if self._first and self._active else grows)
         if not self._finite:
-            # what has no order is not ranked; `place` and `decide` refuse it
+            # NaN and infinity cannot be ranked; `place` and `decide` refuse them
             return
         grows.neg_()
         if self._active:

@@ -95,20 +95,24 @@ class SparseUpdate(nn.Module):
             self.register_buffer(name, torch.zeros(0, dtype=torch.int64, device=device))
         self.values = nn.Parameter(torch.zeros(delta_budget, dtype=kind, device=device))
 
+    @property
+    def rule(self) -> Settings:
+        """The settings that the update was made for, or those of `sensitivity` if nothing gave them."""
+        return self.settings or _ANY
+
     def take_budgets(self, base: Tensor) -> None:
         """Take the stored weights at load as the budgets: of the matrix, its rows or its groups (DLT-001, EVT-009).
 
         base  B as booleans, (out, in)
         """
-        rule = self.settings or _ANY
         # DLT-001
         self.budget = int(base.sum())
-        self.budgets = of_weights(rule, self.shape).sizes([torch.nonzero(base.reshape(-1)).flatten()])
+        self.budgets = of_weights(self.rule, self.shape).sizes([torch.nonzero(base.reshape(-1)).flatten()])
 
     @property
     def may_grow(self) -> bool:
         """Whether the matrix may end with more stored weights than `budget` (EVT-008)."""
-        return (self.settings or _ANY).may_grow
+        return self.rule.may_grow
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -166,13 +170,13 @@ class SparseUpdate(nn.Module):
         # DLT-005
         none = positions[:0]
         self.apply_decision(Decision(none, positions, none, none), {})
-        if (self.settings or _ANY).scope == "row":
-            self.slots_at_start = of_slots(self.settings or _ANY, self.shape).sizes([positions])
+        if self.rule.scope == "row":
+            self.slots_at_start = of_slots(self.rule, self.shape).sizes([positions])
 
     def part(self, evidence: Mapping[str, Tensor]) -> Part:
         """Return the matrix as an event finds it; `evidence` is that of `evidence()`, and what the optimizer knows."""
         n, kind = self.slots, self.values.dtype
-        if (self.settings or _ANY).scope == "row" and not self.slots_at_start.numel():
+        if self.rule.scope == "row" and not self.slots_at_start.numel():
             # EVT-009
             raise NotImplementedError(ROWS)
         most = self.slots_at_start if self.slots_at_start.numel() else self.positions.new_tensor([self.delta_budget])
@@ -348,7 +352,7 @@ class SparseUpdate(nn.Module):
     def load_window(self, state_dict: dict[str, Any], prefix: str) -> None:
         """Make room for the slots and the open window that a state_dict has, or for none (TRN-004)."""
         self.unwatch()
-        if prefix + "positions" in state_dict and (self.settings or _ANY).scope == "model":
+        if prefix + "positions" in state_dict and self.rule.scope == "model":
             self._set_room(len(state_dict[prefix + "positions"]), {})
         for name in (*(f"sum_{name}" for name in SUMS), "candidates", "slots_at_start"):
             empty = getattr(self, name)
