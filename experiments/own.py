@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from experiments import pruning_cost, quantised
+from experiments import pruning_cost, quantised, screening
 from experiments.results import Results
 from experiments.run import Inputs
 from seft_ref import TrainSettings
@@ -30,5 +30,5 @@ class Own(Protocol):
         """Write page and picture again from the JSON that `write` wrote."""
 
 
-OWN: dict[str, Own] = {module.NAME: cast("Own", module) for module in (pruning_cost, quantised)}
+OWN: dict[str, Own] = {module.NAME: cast("Own", module) for module in (pruning_cost, quantised, screening)}
 """Experiments without arms, by name."""
