@@ -56,6 +56,40 @@ def test_tables_are_written_between_the_marks(tmp_path):
         assert (tmp_path / "page" / name).read_bytes().startswith(b"<?xml")
 
 
+def product(threads, shape, method, ratio):
+    row = ROW | {"product": "forward", "shape": [shape, shape], "tokens": 128, "method": method, "ratio": ratio}
+    return row | {"lowest": ratio, "highest": ratio, "threads": threads}
+
+
+def test_goals_are_met_by_all_rows_or_missed(tmp_path):
+    """The least row decides, matrices below 2048 columns do not count, and a goal without rows has no line."""
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table goals -->\n<!-- end -->\n")
+    kernels = {}
+    for n, least in ((1, 2.9), (2, 2.7)):
+        ratios = {576: 1.0, 2048: 3.0, 4096: least}
+        rows = [
+            product(n, shape, who, x) for shape, ours in ratios.items() for who, x in (("ours", ours), ("numpy", 1.0))
+        ]
+        kernels[f"kernels_{n}"] = {"rows": rows}
+    steps = {
+        f"step_{n}": {"rows": [{"what": "model", "sparsity": 0.7, "ratio": {"torch": x}}]}
+        for n, x in ((1, 4.25), (2, 5.5))
+    }
+    none = {f"generate_{n}": {"rows": []} for n in (1, 2)}
+    done = page_of(page, results(tmp_path / "results", **kernels, **steps, **none))
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in page.read_text().splitlines() if line.startswith("|")][2:]
+    assert lines == [
+        "| forward at 70%, 128 tokens | dense NumPy | 2.90 to 3.00 | 2.70 to 3.00 | 2.8 | not on 2 |",
+        "| a step of the model at 70% | PyTorch, dense | 4.25 | 5.50 | 4 and 5.5 | yes |",
+    ]
+    (tmp_path / "results/step-2.json").unlink()
+    done = page_of(page, tmp_path / "results")
+    assert done.returncode == 2
+    assert "step-2.json" in done.stderr
+
+
 def test_a_result_that_is_missing_is_named_and_the_page_left_alone(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE)
