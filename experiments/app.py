@@ -94,9 +94,10 @@ def main(
         write_again(name, out)
         return
     name, folder, train, valid = check_asked(name, folder, train, valid)
-    given = (QUICK if quick else {}) | changes_of({}, settings or [])
+    changes = changes_of({}, settings or [])
+    given = (QUICK if quick else {}) | changes
     check_model(folder)
-    check_fitting(name, given, of_arms=bool(arm or only_arm or seed or plan or any_engine))
+    check_fitting(name, changes, of_arms=bool(arm or only_arm or seed or plan or any_engine))
     if name in OWN:
         pattern_for(name, folder, patterned=False)
         print_own(

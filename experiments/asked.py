@@ -46,12 +46,18 @@ def tasks_of(experiment: Experiment, names: str | None, data: Path | None, limit
     return Tasks(chosen, data, limit)
 
 
-def check_fitting(name: str, given: Mapping[str, Any], *, of_arms: bool) -> None:
-    """Refuse a seed in --set, and options for arms with an experiment that has none."""
-    if "seed" in given:
+def check_fitting(name: str, changes: Mapping[str, Any], *, of_arms: bool) -> None:
+    """Refuse a seed in --set, a setting that the experiment would not use, and options for arms where there are none.
+
+    changes  the settings of --set alone
+    """
+    if "seed" in changes:
         raise console.Refused("--set seed: the seeds are 0, 1, …; choose among them by --seeds and --seed")
     if of_arms and name in OWN:
         raise console.Refused(f"{name} has no arms: leave out --arm, --only-arm, --seed, --plan and --any-engine")
+    takes = OWN[name].TAKES if name in OWN else None
+    if takes is not None and (unused := [setting for setting in changes if setting not in takes]):
+        raise console.Refused(f"{name} does not take {', '.join(unused)}; --set takes {', '.join(takes)}")
 
 
 def experiment_of(name: str, arms: list[str]) -> Experiment:

@@ -15,6 +15,8 @@ class Own(Protocol):
 
     NAME: str
     TITLE: str
+    TAKES: tuple[str, ...] | None
+    """the settings that a command line may change; None for all"""
 
     def fill(
         self, inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str

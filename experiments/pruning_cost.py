@@ -41,6 +41,8 @@ from seft_ref.update.select import selection
 
 NAME = "pruning-cost"
 TITLE = "what the pruning of an event costs, by criterion and batches; no training"
+TAKES = ("batch", "micro_batches", "length")
+"""Settings that a command line may change: which windows of the text a draw takes."""
 SHARE = 0.01
 """The share of the stored weights of every matrix that is pruned."""
 BATCHES = (1, 4, 16)

@@ -34,6 +34,8 @@ from seft_ref.text.examples import stream_of
 
 NAME = "quantised"
 TITLE = "a pruned model in codes of 8 and 4 bits, before and after fine-tuning"
+TAKES = None
+"""Every setting."""
 GRIDS = ("int8:g64", "int4:g64")
 FLOAT = "float"
 """In the place of a grid: weights as they are."""

@@ -29,8 +29,8 @@ from seft_ref.files.state import settings_text
 
 NAME = "screening"
 TITLE = "which of sixteen settings decide; 96 short runs a seed, for a small model"
-_OF_RUN = ("steps", "batch", "micro_batches", "length", "warmup_steps", "max_norm")
-"""Settings that a command line sets for all runs; the design sets the others."""
+TAKES = ("steps", "batch", "micro_batches", "length", "warmup_steps", "max_norm")
+"""Settings that a command line may change for all runs; the design sets the others."""
 _KEPT = ("perplexity_after", "counts", "stored", "support_final")
 """What is kept of a run's measurements; losses of every step would make the file of results a hundred times as long."""
 
@@ -49,8 +49,7 @@ def fill(
     inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
 ) -> list[dict[str, Any]]:
     """Make the runs that the results lack, seed by seed, and return the lines of all runs."""
-    _check_given(settings)
-    shared = {name: getattr(settings, name) for name in _OF_RUN}
+    shared = {name: getattr(settings, name) for name in TAKES}
     cells: dict[tuple[str, int, int], tuple[str, TrainSettings]] = {}
     for seed in range(seeds):
         for number, run in enumerate(signs()):
@@ -71,14 +70,6 @@ def fill(
     return [
         {**finished[key], "kind": kind, "run": number, "seed": seed} for (kind, number, seed), (key, _) in cells.items()
     ]
-
-
-def _check_given(settings: TrainSettings) -> None:
-    """Refuse what a command line sets and the design would set otherwise."""
-    usual = settings_of().described()
-    own = [name for name, value in settings.described().items() if name not in _OF_RUN and value != usual[name]]
-    if own:
-        raise console.Refused(f"{NAME} sets {', '.join(own)} itself; --set takes {', '.join(_OF_RUN)}")
 
 
 @dataclass(frozen=True, slots=True)

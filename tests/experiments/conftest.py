@@ -31,9 +31,9 @@ def cli(monkeypatch, capsys, given, tmp_path):
     two = Experiment("Two arms", "One is random.", "Nothing.", (Row("seft", "seft"), Row("random", "seft-random")))
     monkeypatch.setitem(EXPERIMENTS, "two", two)
 
-    def call(name, *arguments, folder=given / "pruned", seeds=2):
+    def call(name, *arguments, folder=given / "pruned", seeds=2, options=OPTIONS):
         words = [name, folder, "--train", given / "train.txt", "--valid", given / "valid.txt", "--seeds", seeds]
-        words += ["--out", tmp_path / "out", "--work", tmp_path / "work", *OPTIONS, *EVALUATION, *arguments]
+        words += ["--out", tmp_path / "out", "--work", tmp_path / "work", *options, *EVALUATION, *arguments]
         monkeypatch.setattr(sys, "argv", ["experiment.py", *map(str, words)])
         with pytest.raises(SystemExit) as left:
             tool.console.run(tool.main)

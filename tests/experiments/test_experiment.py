@@ -1,5 +1,6 @@
 """Experiments: what is run, what is kept, what is computed from it, and what the page says."""
 
+import functools
 import importlib
 import json
 import math
@@ -219,6 +220,7 @@ REFUSALS = {
     "a seed for all arms": (("mask-ablation", "--set", "seed=3"), {}, "choose among them by --seeds and --seed"),
     "a seed of an arm": (("compare", "--arm", "a:preset=seft,seed=3"), {}, "every arm runs the same seeds"),
     "arms where there are none": (("pruning-cost", "--arm", "a:preset=seft"), {}, "pruning-cost has no arms"),
+    "a setting that it would not use": (("pruning-cost",), {}, "pruning-cost does not take steps, evolve_every"),
     "no arms": (("compare",), {}, "compare needs --arm"),
     "arms that are not its own": (("mask-ablation", "--arm", "a:preset=seft"), {}, "--arm is for compare"),
     "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),
@@ -268,6 +270,7 @@ def test_list_names_every_experiment_and_arm(monkeypatch, capsys):
 
 def test_what_pruning_costs_is_measured_once_and_told(cli, given, tmp_path):
     tool = part("pruning_cost")
+    cli = functools.partial(cli, options=["--set", "batch=2", "--set", "length=16"])
     code, _, err = cli("pruning-cost")
     assert code == 0, err
     lines = runs_in(tmp_path / "work")

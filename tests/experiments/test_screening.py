@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from experiments import design, screening
 from experiments.small_model import train
 from seft_ref import settings_of
-from tests.experiments.helpers import part
 from tests.seft_ref.folders import TEXT
 
 COLUMNS = np.array(design.signs()).T
@@ -70,32 +68,19 @@ def test_every_run_has_settings_that_the_engine_takes(kind):
         assert described.get("slot_warmup", 0) == chosen["slot_warmup"]
 
 
-@pytest.fixture
-def cli(monkeypatch, capsys, given, tmp_path):
-    app = part("app")
-
-    def call(*arguments):
-        words = ["screening", given / "pruned", "--train", given / "train.txt", "--valid", given / "valid.txt"]
-        words += ["--out", tmp_path / "out", "--work", tmp_path / "work", "--eval-length", 32, "--eval-windows", 2]
-        words += ["--set", "steps=42", "--set", "batch=1", "--set", "length=16", *arguments]
-        monkeypatch.setattr(sys, "argv", ["experiments", *map(str, words)])
-        with pytest.raises(SystemExit) as left:
-            app.console.run(app.main)
-        return left.value.code or 0, *capsys.readouterr()
-
-    return call
+OPTIONS = [word for setting in ("steps=42", "batch=1", "length=16") for word in ("--set", setting)]
 
 
 def test_runs_are_made_once_and_told(monkeypatch, cli, tmp_path):
     two = [design.signs()[0], design.signs()[-1]]
     monkeypatch.setattr(screening, "signs", lambda: two)
-    code, _, err = cli("--seeds", 1)
+    code, _, err = cli("screening", seeds=1, options=OPTIONS)
     assert code == 0, err
     lines = (tmp_path / "work/results.jsonl").read_text().splitlines()
     assert len(lines) == 6
     moved = [sum(json.loads(line)["counts"].values()) for line in lines]
     assert [bool(n) for n in moved] == [False] * 4 + [True, True]  # the first run's period is longer than 42 steps
-    assert cli("--seeds", 2)[0] == 0
+    assert cli("screening", options=OPTIONS)[0] == 0
     assert len((tmp_path / "work/results.jsonl").read_text().splitlines()) == 12
     page = (tmp_path / "out/screening.md").read_text()
     assert page.startswith("# Which settings decide?")
@@ -104,14 +89,14 @@ def test_runs_are_made_once_and_told(monkeypatch, cli, tmp_path):
     written = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     for name in ("screening.md", "screening.svg"):
         (tmp_path / "out" / name).unlink()
-    assert cli("--redraw")[0] == 0
+    assert cli("screening", "--redraw", options=())[0] == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == written
 
 
 def test_settings_of_the_design_are_not_set_by_hand(cli, tmp_path):
-    code, _, err = cli("--set", "lr=0.1")
+    code, _, err = cli("screening", options=[*OPTIONS, "--set", "lr=0.1"])
     assert code
-    assert "screening sets lr itself; --set takes steps, batch" in err
+    assert "screening does not take lr; --set takes steps, batch" in err
     assert not (tmp_path / "work/results.jsonl").exists()
 
 
