@@ -130,6 +130,7 @@ def convert(
 
     write_options: dict[str, Any] = {"encoding": encoding, "compress": compress, "shard_bytes": shard_bytes}
     left_out: list[str] = []
+    remarks: list[str] = []
     if to == "delta" and not isinstance(source, Checkpoint):
         changes = open_changes(source, open_source(_needed(base, to), limit=limit), kind, dtype)
         checkpoint = _watched(changes, progress)
@@ -145,11 +146,11 @@ def convert(
         write(out, checkpoint, **write_options)
     else:
         checkpoint = opened()
-        left_out = _write_foreign(Path(out), to, checkpoint, dtype, shard_bytes, limit)
+        left_out, remarks = _write_foreign(Path(out), to, checkpoint, dtype, shard_bytes, limit)
     if verify:
         _compare(Path(out), to, checkpoint, dtype, limit)
     names = ", ".join(sorted(left_out))
-    return [*([f"{to} has no place for {names}: left out"] if names else []), *checkpoint.remarks]
+    return [*([f"{to} has no place for {names}: left out"] if names else []), *remarks, *checkpoint.remarks]
 
 
 def _watched(checkpoint: Checkpoint, progress: Callable[[str, int], None] | None) -> Checkpoint:
@@ -330,8 +331,8 @@ def _write_changes(
 
 def _write_foreign(
     out: Path, to: str, found: Checkpoint, dtype: str | None, shard_bytes: int, limit: int | None
-) -> list[str]:
-    """Write a model in a foreign format; return the names of attributes and files that are left out."""
+) -> tuple[list[str], list[str]]:
+    """Write a model in a foreign format; return names of attributes and files that are left out, and remarks."""
     from formats.dialects import hf
     from formats.dialects.sparsify import with_cast
 
@@ -339,15 +340,16 @@ def _write_foreign(
         raise CannotHold("FMT-154", f"{to} holds models, {found.kind} is none; apply the delta first")
     if to == "hf":
         hf.checkpoint_to_hf(out, found, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
-        return _named(found)
+        return _named(found), []
     if to == "compressed-tensors":
-        from formats.dialects.bitmasks import write_bitmasks
+        from formats.dialects.bitmasks import READERS, write_bitmasks
         from formats.dialects.coded import without_grid
         from formats.dialects.pack_quantized import write_pack_quantized
 
         write_folder = write_pack_quantized if found.scales else write_bitmasks
         lost = write_folder(out, found, shard_bytes=shard_bytes, limit=limit)
-        return [*_named(replace(found, attributes=without_grid(found.attributes))), *lost]
+        names = _named(replace(found, attributes=without_grid(found.attributes)))
+        return [*names, *lost], [] if found.scales else [READERS]
     bare = replace(found, attributes={}, files={})
     if to == "torch-csr":
         _writer("torch_file", "write_torch_csr")(out, replace(with_cast(bare, dtype), attributes={}))
@@ -355,7 +357,7 @@ def _write_foreign(
         _writer("scipy_files", "write_scipy")(out, bare, dtype=dtype)
     else:
         _writer("binsparse", "write_binsparse")(out, bare, dtype=dtype)
-    return [*_named(found), *found.files]
+    return [*_named(found), *found.files], []
 
 
 def _named(found: Checkpoint) -> list[str]:

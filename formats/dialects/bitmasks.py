@@ -2,7 +2,7 @@
 
     w   ->   w without ".weight": .bitmask .compressed .shape (.row_offsets), and quantization_config in config.json
 
-`compressed_tensors` reads such folders.
+`compressed_tensors` reads such folders up to version 0.14; later versions do not, and say nothing (FMT-179.6).
 """
 
 import json
@@ -22,6 +22,11 @@ from formats.records import Array, Checkpoint, Dense, Sparse, Tensor, flat, rows
 from formats.strict_json import foreign_object
 
 WEIGHT = ".weight"
+READERS = (
+    "compressed-tensors 0.3 to 0.14 read this folder; later versions, which transformers 5 needs, fill its sparse "
+    "matrices with random weights, so write --to hf for those"
+)
+"""What a writer says of whoever loads the folder (FMT-179.6)."""
 
 
 def write_bitmasks(
