@@ -212,8 +212,10 @@ QUESTION = """
     model lose by them, does fine-tuning make up for it, and should it come before the rounding or behind it? Behind it
     the update may stand beside the codes, as floats, or be rounded into them, at the end or in every step.
 """
+SPREAD = "Perplexity is a mean over seeds ± half of the 95 % t-interval."
+NO_SPREAD = "Perplexity is that of one seed, so that there are no intervals."
 NOTE = """
-    Perplexity is a mean over seeds ± half of the 95 % t-interval. Bytes are those of a stored weight of the pruned
+    Bytes are those of a stored weight of the pruned
     matrices: codes, masks, scales, and what stands beside the codes; a code of 4 bits takes a byte on disk, and half a
     byte in memory. Those of LoRA are codes and factors; what is blank was not measured. *Vanished* is the
     share of the trained weights whose code is what it was before. *In the codes* is `--merge grid-exact`, which rounds
@@ -289,7 +291,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
         f"![{NAME}: perplexity of every measurement]({NAME}.svg)",
         "## Perplexity and bytes",
         table(["weights", "what was done", "perplexity", "bytes on disk", "in memory", "vanished"], rows, 2),
-        prose(NOTE),
+        prose(f"{SPREAD if seeds > 1 else NO_SPREAD} {NOTE}"),
         "[How to quantise](../../how-to/quantise.md) says which command does what.",
         "## Where it was measured",
         f"```\n{shell(command)}\n```",
