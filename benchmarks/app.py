@@ -13,6 +13,7 @@
     python -m benchmarks growth         exact top-k of a gradient, beside whole gradients
     python -m benchmarks generate       products with one token, beside dense and CSR
     python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
+    python -m benchmarks parts          the seconds of a step of ours, by part
     python -m benchmarks memory         what a step holds, by part, beside PyTorch
     python -m benchmarks peft MODEL     SEFT beside other tuners of PEFT
     python -m benchmarks peft-page QUALITY SPEED PAGE    its tables
@@ -51,6 +52,7 @@ from benchmarks import (
     layers,
     memory,
     page,
+    parts,
     peft_methods,
     readers,
     scale,
@@ -58,6 +60,7 @@ from benchmarks import (
     step,
     steps,
 )
+from benchmarks.goals import told_missed
 from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
 from seft_cli import console
 from seft_cli.device import Device, DeviceOption
@@ -77,6 +80,7 @@ for command in (
     layers.layers,
     memory.memory,
     page.page,
+    parts.parts,
     peft_methods.peft,
     peft_methods.peft_page,
     readers.readers,
@@ -103,24 +107,6 @@ CSR = ("scipy csr", "torch csr", "mkl csr")
 """Peers that store only the positions that we store; MKL takes part if sparse-dot-mkl is installed."""
 UNDISTURBED = 0.95
 """A block that got less than this share of its cores is marked in the output."""
-
-GOALS: dict[tuple[str, str, int], dict[str, float]] = {
-    ("forward", "70%", 128): {"numpy": 2.2, "torch": 3.5, "csr": 4.0},
-    ("forward", "70%", 512): {"numpy": 1.8, "torch": 3.5, "csr": 4.0},
-    ("forward", "70%", 2048): {"numpy": 1.5, "torch": 3.5, "csr": 4.0},
-    ("forward", "50%", 512): {"numpy": 1.25},
-    ("forward", "2:4", 512): {"numpy": 1.25},
-    ("forward", "90%", 512): {"numpy": 3.3},
-    ("dx", "70%", 128): {"numpy": 1.3},
-    ("dx", "70%", 512): {"numpy": 1.3},
-    ("dx", "70%", 2048): {"numpy": 1.3},
-    ("dx, copy", "70%", 128): {"numpy": 1.9},
-    ("dx, copy", "70%", 512): {"numpy": 1.9},
-    ("dx, copy", "70%", 2048): {"numpy": 1.9},
-    ("sample", SAMPLED, 128): {"numpy": 16.0},
-    ("sample", SAMPLED, 512): {"numpy": 16.0},
-}
-"""The least ratio of a peer's time to ours, on layers at least 2048 wide; `csr` is the fastest CSR peer."""
 
 
 @dataclass(frozen=True)
@@ -174,9 +160,9 @@ def kernels(
     for row in _measure(shapes, *grid):
         rows.append(row)
         print(_format(row), flush=True)
-    missed = list(_missed(rows))
-    print("\n".join(["", "goals missed:" if missed else "all goals met", *missed]))
-    write_json(json_file, {"machine": machine(threads), "rows": [asdict(r) for r in rows]})
+    written = [asdict(row) for row in rows]
+    print(told_missed("kernels", written, threads))
+    write_json(json_file, {"machine": machine(threads), "rows": written})
 
 
 def _shape(told: str) -> tuple[int, int]:
@@ -277,22 +263,6 @@ def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
         error = float(abs(method() - expected).max())
         if not error <= 3e-5 * largest:
             raise SystemExit(f"{product} by {name} is off by {error}, largest entry {largest}")
-
-
-def _missed(rows: list[Row]) -> Iterator[str]:
-    """Yield a line for every goal that one of our products misses."""
-    by_case = {(r.product, r.shape, r.pattern, r.tokens, r.method): r.seconds for r in rows}
-    for row in rows:
-        if row.method != "ours" or min(row.shape) < 2048:
-            continue
-        for peer, least in GOALS.get((row.product, row.pattern, row.tokens), {}).items():
-            case = (row.product, row.shape, row.pattern, row.tokens)
-            times = [by_case[*case, m] for m in CSR if (*case, m) in by_case]
-            if peer != "csr":
-                times = [by_case[*case, peer]] if (*case, peer) in by_case else []
-            ratio = row.ratio if peer == "numpy" else min(times) / row.seconds if times else least
-            if ratio < least:
-                yield f"{_format(row)}   {ratio:.2f} times as fast as {peer}, goal {least}"
 
 
 def _format(row: Row) -> str:

@@ -10,13 +10,13 @@ table `goals` is of all of them. So are the pictures in the folder beside the pa
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.goals import GOALS, THREADS
 from seft_cli.output import Refused
 
 PEERS = ("torch", "torch csr", "scipy csr", "mkl csr")
@@ -29,7 +29,6 @@ WHO = {
     "torch": "PyTorch",
 }
 GOALS_TABLE = "goals"
-THREADS = (1, 2)
 TABLE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -63,98 +62,23 @@ def page(
     print(f"{markdown}: {len(by_name)} results, {len(pictures)} pictures")
 
 
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """A ratio that is to be reached on one thread and on two, by every row of a benchmark that it is about."""
-
-    what: str
-    kind: str
-    """kernels, step or generate"""
-    rows: Mapping[str, Any]
-    """what the fields of its rows are"""
-    least: tuple[float, float]
-    peer: str = "numpy"
-
-    def ratios(self, told: Mapping[str, Any]) -> list[float]:
-        """Return how many times as fast as the peer each of its rows is; of products those from 2048 wide."""
-        rows = [r for r in told["rows"] if all(r[name] == value for name, value in self.rows.items())]
-        if self.kind == "step":
-            return [r["ratio"][self.peer] for r in rows if self.peer in r["ratio"]]
-        if self.kind == "generate":
-            return [r["ratio"]["ours"] for r in rows if r["shape"][1] >= WIDE]
-        by_shape: dict[tuple[int, ...], dict[str, float]] = {}
-        for r in rows:
-            by_shape.setdefault(tuple(r["shape"]), {})[r["method"]] = r["ratio"]
-        return [
-            of["ours"] / of[self.peer]
-            for shape, of in by_shape.items()
-            if shape[1] >= WIDE and {"ours", self.peer} <= {*of}
-        ]
-
-
-WIDE = 2048
-"""Goals of products are for matrices of so many columns or more."""
-LAYER = ("2048x2048", "5632x2048", "4096x4096")
-GOALS = (
-    *(
-        Goal(
-            f"{product} at {pattern}, {n} tokens",
-            "kernels",
-            {"product": product, "pattern": pattern, "tokens": n},
-            (x, x),
-        )
-        for product, pattern, n, x in (
-            ("forward", "70%", 128, 2.8),
-            ("forward", "70%", 512, 2.3),
-            ("forward", "70%", 2048, 2.0),
-            ("forward", "50%", 512, 1.25),
-            ("forward", "2:4", 512, 1.25),
-            ("forward", "90%", 512, 3.3),
-            ("dx", "70%", 128, 1.8),
-            ("dx", "70%", 512, 1.8),
-            ("dx", "70%", 2048, 1.8),
-            ("dx, copy", "70%", 128, 1.9),
-            ("dx, copy", "70%", 512, 1.9),
-            ("dx, copy", "70%", 2048, 1.9),
-            ("sample", "99%", 128, 16),
-            ("sample", "99%", 512, 16),
-        )
-    ),
-    Goal(
-        "forward at 70%, 512 tokens",
-        "kernels",
-        {"product": "forward", "pattern": "70%", "tokens": 512},
-        (3.5, 3.5),
-        "torch",
-    ),
-    *(
-        Goal(f"a step of a layer of {w} at 70%", "step", {"what": w, "sparsity": 0.7}, (3.8, 3.8), "torch")
-        for w in LAYER
-    ),
-    *(
-        Goal(f"a step of a layer of {w} at 70%", "step", {"what": w, "sparsity": 0.7}, (2.5, 2.5), "torch lora")
-        for w in LAYER
-    ),
-    Goal("a step of the model at 70%", "step", {"what": "model", "sparsity": 0.7}, (4, 5.5), "torch"),
-    *(
-        Goal(f"one token at {pattern}, from memory", "generate", {"pattern": pattern}, (x, x))
-        for pattern, x in (("50%", 1.6), ("70%", 2.6), ("90%", 5))
-    ),
-)
-"""What is to be reached; a row that misses its goal says so."""
-
-
 def _goals(by_name: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the table of goals: the least and the largest ratio of each on one thread and on two."""
-    peers = {"numpy": "dense NumPy", "torch": "PyTorch, dense", "torch lora": "PyTorch, LoRA"}
+    peers = {
+        "numpy": "dense NumPy",
+        "torch": "PyTorch, dense",
+        "torch lora": "PyTorch, LoRA",
+        "torch csr": "PyTorch's CSR",
+        "scipy csr": "SciPy's CSR",
+    }
     rows = []
     for goal in GOALS:
-        ratios = [goal.ratios(by_name[f"{goal.kind}-{n}"]) for n in THREADS]
+        ratios = [[*goal.ratios(by_name[f"{goal.kind}-{n}"]["rows"]).values()] for n in THREADS]
         if not any(ratios):
             continue
-        missed = [n for n, of, least in zip(THREADS, ratios, goal.least, strict=True) if of and min(of) < least]
+        missed = [n for n, of in zip(THREADS, ratios, strict=True) if of and min(of) < goal.of_threads(n)]
         met = "yes" if not missed else "no" if len(missed) == len(THREADS) else f"not on {missed[0]}"
-        least = f"{goal.least[0]:g}" if len({*goal.least}) == 1 else f"{goal.least[0]:g} and {goal.least[1]:g}"
+        least = " and ".join(f"{x:g}" for x in dict.fromkeys(goal.least))
         cells = [f"{min(of):.2f} to {max(of):.2f}" if len({*of}) > 1 else f"{of[0]:.2f}" if of else "" for of in ratios]
         rows.append([goal.what, peers[goal.peer], *cells, least, met])
     return _table(["what", "against", "1 thread", "2 threads", "goal", "met?"], rows, 2)

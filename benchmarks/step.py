@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.goals import told_missed
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment, rounds
 from seft_cli.output import write_json
 
@@ -26,8 +27,6 @@ TOKENS = 512
 DENSITY = 0.01
 RANK = 16
 OURS = ("ours", "transposed")
-GOALS = {"layer torch": 3.8, "layer torch lora": 2.5, "model torch": 3.0}
-"""Least ratio of the peer's time to ours at 70 % sparsity."""
 CONFIG: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 49152,
@@ -77,12 +76,9 @@ def step(
     for sparsity in (0.7,) if quick else SPARSITIES:
         rows.append(_row("model", sparsity, _model(config, sparsity), n_rounds))
         print(_format(rows[-1]), flush=True)
-    for goal, least in GOALS.items():
-        kind, _, other = goal.partition(" ")
-        asked = [r for r in rows if (r.what == "model") == (kind == "model") and r.sparsity == 0.7]
-        missed = [f"{r.what} {r.ratio[other]:.2f}" for r in asked if r.ratio[other] < least]
-        print(f"{kind} against {other}, goal {least}: {'missed at ' + ', '.join(missed) if missed else 'met'}")
-    write_json(json_file, {"machine": machine(threads), "rows": [asdict(row) for row in rows]})
+    written = [asdict(row) for row in rows]
+    print(told_missed("step", written, threads))
+    write_json(json_file, {"machine": machine(threads), "rows": written})
 
 
 def _row(what: str, sparsity: float, methods: dict[str, Callable[[], Any]], n_rounds: int) -> StepRow:
