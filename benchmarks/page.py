@@ -98,7 +98,15 @@ def _read(path: Path) -> dict[str, Any]:
 def tables(name: str, told: dict[str, Any]) -> str:
     """Return the result of a benchmark as Markdown tables."""
     kind = name.partition("-")[0]
-    return {"kernels": _kernels, "step": _step, "memory": _memory, "generate": _generate}[kind](told)
+    return {
+        "kernels": _kernels,
+        "step": _step,
+        "parts": _parts,
+        "layers": _layers,
+        "memory": _memory,
+        "generate": _generate,
+        "growth": _growth,
+    }[kind](told)
 
 
 def _table(head: list[str], rows: list[list[str]], n_text: int) -> str:
@@ -201,6 +209,49 @@ def _generate(told: dict[str, Any]) -> str:
         for row in told["rows"]
     ]
     return _table(["matrix", "not stored", "us", "this project", "scipy csr", "torch"], rows, 2)
+
+
+def _parts(told: dict[str, Any]) -> str:
+    *parts, step = told["rows"]
+    rows = [
+        [
+            row["what"],
+            f"{row['seconds']:.2f}",
+            f"{row['seconds'] / step['seconds']:.0%}",
+            f"{row['billions']:.0f}" if row["billions"] else "",
+            f"{row['billions'] / row['seconds']:.0f}" if row["billions"] else "",
+        ]
+        for row in (*sorted(parts, key=lambda row: -row["seconds"]), step)
+    ]
+    return _table(["part", "seconds", "share", "billion operations", "billion a second"], rows, 1)
+
+
+def _layers(told: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["what"].replace("_", " "),
+            f"{row['plain']:.2f}",
+            f"{row['compiled']:.2f}",
+            _ratio(row["ratio"], *row["range"]),
+        ]
+        for row in told["rows"]
+    ]
+    return _table(["layer, forward and backward", "plain, ms", "compiled, ms", "plain over compiled"], rows, 1)
+
+
+def _growth(told: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{row['shape'][0]} x {row['shape'][1]}",
+            str(row["tokens"]),
+            *(f"{row['milliseconds'][who]:.1f}" for who in ("ours", "numpy", "torch", "product")),
+            *(_ratio(row["ratio"][who], *row["ratio_range"][who]) for who in ("numpy", "torch")),
+            ", ".join(f"{row['peak'][who] / 2**20:.1f}" for who in ("ours", "numpy")),
+        ]
+        for row in told["rows"]
+    ]
+    head = ["shape", "tokens", "ms", "numpy", "torch", "product", "numpy / ours", "torch / ours"]
+    return _table([*head, "peak MiB, ours and numpy"], rows, 1)
 
 
 def _pictures(name: str) -> Sequence[Callable[[dict[str, Any]], Any]]:

@@ -27,7 +27,7 @@ def rows_of(page: str, heading: str = "") -> list[list[str]]:
     text = (RESULTS / f"{page}.md").read_text(encoding="utf-8")
     if heading:
         text = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
@@ -38,10 +38,11 @@ def whole(cell: str) -> int:
 
 def draw_growth() -> Any:
     """Draw the ratios of every shape with their range."""
-    sections = ["Intel, 1 thread", "Intel, 2 threads", "AMD, 1 thread", "AMD, 2 threads"]
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3.6), sharey=True)
+    machines = ("Intel", "AMD (family 25)", "AMD (family 26)")
+    sections = [f"{machine}, {threads}" for machine in machines for threads in ("1 thread", "2 threads")]
+    figure, panels = plt.subplots(1, 2, figsize=(8, 5.2), sharey=True)
     for panel, column, peer, goal in zip(panels, (6, 7), ("NumPy", "PyTorch"), (0.91, 2.0), strict=True):
-        y = 0.0
+        y, middles = 0.0, []
         for section in sections:
             for cells in rows_of("growth", section)[1:]:
                 middle, low, high = map(float, re.findall(r"\d+\.\d+", cells[column]))
@@ -49,11 +50,11 @@ def draw_growth() -> Any:
                 panel.plot([low, high], [y, y], color=GREY, lw=1)
                 panel.plot([middle], [y], "o" if tokens < 1000 else "s", color=BLUE if tokens < 1000 else RED, ms=4)
                 y -= 1
-            if panel is panels[0]:
-                panel.text(0.3, y + 4.5, section, va="center", color=INK)
+            middles.append(y + 4.5)
             y -= 1
         panel.axvline(goal, color=GREEN, lw=1, ls="--")
-        panel.set(xscale="log", xlim=(0.28, 6), xticks=(0.5, 1, 2, 4), title=f"times as fast as {peer}", yticks=())
+        panel.set(xscale="log", xlim=(0.28, 6), xticks=(0.5, 1, 2, 4), title=f"times as fast as {peer}")
+        panel.set_yticks(middles, [section.replace(", ", "\n") for section in sections])
         panel.set_xticklabels(("0.5", "1", "2", "4"))
         panel.minorticks_off()
     panels[1].plot([], [], "o", color=BLUE, label="512 tokens")
