@@ -90,6 +90,35 @@ def test_goals_are_met_by_all_rows_or_missed(tmp_path):
     assert "step-2.json" in done.stderr
 
 
+def test_parts_layers_and_growth_become_tables(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- table {name}-1 -->\n<!-- end -->\n" for name in ("parts", "layers", "growth")))
+    parts = [
+        {"what": "sample", "seconds": 0.25, "billions": 0},
+        {"what": "head dx", "seconds": 0.75, "billions": 30.0},
+        {"what": "step", "seconds": 1.0, "billions": 0},
+    ]
+    layer = {"what": "cross_entropy", "plain": 4.0, "compiled": 2.0, "ratio": 2.0, "range": [1.5, 2.5]}
+    grown = {
+        "shape": [8, 4],
+        "tokens": 512,
+        "milliseconds": {"ours": 1.0, "numpy": 2.0, "torch": 3.0, "product": 0.5},
+        "ratio": {"numpy": 2.0, "torch": 3.0},
+        "ratio_range": {"numpy": [1.75, 2.25], "torch": [2.75, 3.25]},
+        "peak": {"ours": 2**20, "numpy": 2**23},
+    }
+    told = {f"{name}_1": {"rows": rows} for name, rows in (("parts", parts), ("layers", [layer]), ("growth", [grown]))}
+    assert page_of(page, results(tmp_path / "results", **told)).returncode == 0
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ") and "---" not in line]
+    assert rows[1:4] == [
+        "| head dx | 0.75 | 75% | 30 | 40 |",
+        "| sample | 0.25 | 25% |  |  |",
+        "| step | 1.00 | 100% |  |  |",
+    ]
+    assert rows[5] == "| cross entropy | 4.00 | 2.00 | 2.00 (1.50..2.50) |"
+    assert rows[7] == "| 8 x 4 | 512 | 1.0 | 2.0 | 3.0 | 0.5 | 2.00 (1.75..2.25) | 3.00 (2.75..3.25) | 1.0, 8.0 |"
+
+
 def test_a_result_that_is_missing_is_named_and_the_page_left_alone(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE)
