@@ -3,6 +3,7 @@
     before, present = seek(a, wanted)           # where each wanted one lies among a
     union = merged(a, extra, places)            # a with more entries
     rest = without(a, gone)                     # a with fewer
+    last, next_one = edge(scores, k)            # what the k-th place of sorted scores holds, and the place behind it
 
 Beside each function stands its definition for arrays of any library. Arrays of NumPy take a compiled loop that returns
 the same, because an event does little else: one pass over an array takes a third of the time of several.
@@ -25,6 +26,8 @@ from seft_ref.arrays.library import (
 )
 
 __all__ = [
+    "edge",
+    "edge_by_sort",
     "merged",
     "merged_by_masks",
     "positions_by_repeats",
@@ -51,6 +54,21 @@ def _on_host(*arrays: Array) -> bool:
 def _bits(x: Array) -> Array:
     """Return a NumPy array as unsigned integers of its size, because the loops only copy, and know no 16-bit float."""
     return x.view(f"u{x.itemsize}")
+
+
+def edge(scores: Array, k: int) -> tuple[Array, Array]:
+    """Return the k-th smallest of n scores and the smallest behind it, arrays of no dimension; 1 ≤ k < n, no NaN."""
+    if not _on_host(scores):
+        return edge_by_sort(scores, k)
+    # a partition is five times as fast as a sort of 10 million scores, and puts the same numbers at these two places
+    parted = np.partition(scores, (k - 1, k))
+    return parted[k - 1], parted[k]
+
+
+def edge_by_sort(scores: Array, k: int) -> tuple[Array, Array]:
+    """Return what `edge` does, by a sort."""
+    in_order = array_namespace(scores).sort(scores, stable=False)  # equal scores are the same number
+    return in_order[k - 1], in_order[k]
 
 
 def seek(a: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:

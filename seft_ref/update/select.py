@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace, binary64, device
+from seft_ref.arrays.sorted import edge
 from seft_ref.errors import UpdateError
 
 
@@ -59,12 +60,12 @@ def selection(scores: Float[Array, " n"], k: int) -> Selection:
         return Selection(xp.zeros((0,), dtype=xp.int64, device=device(scores)), None)
     if k == n:
         return Selection(xp.arange(n, dtype=xp.int64, device=device(scores)), None)
-    in_order = xp.sort(scores, stable=False)  # equal scores are the same number: a stable sort is slower
-    (below,) = xp.nonzero(scores < in_order[k - 1])
-    (equal,) = xp.nonzero(scores == in_order[k - 1])
+    last, behind = edge(scores, k)
+    (below,) = xp.nonzero(scores < last)
+    (equal,) = xp.nonzero(scores == last)
     chosen = xp.concat([below, equal[: k - below.shape[0]]])
     # adding +0.0 turns −0.0 into +0.0, so that both zeros tie
-    boundary = Boundary(float(in_order[k - 1]) + 0.0, float(in_order[k]) + 0.0)
+    boundary = Boundary(float(last) + 0.0, float(behind) + 0.0)
     return Selection(xp.astype(xp.sort(chosen), xp.int64), boundary)
 
 

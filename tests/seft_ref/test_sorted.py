@@ -19,6 +19,29 @@ def drawn(seed, n, width):
     return np.sort(np.random.default_rng(seed).choice(width, n, replace=False)).astype(np.int64)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [2, 3, 17, 1000, 20_001])
+def test_the_edge_of_a_selection_is_that_of_a_sorted_list(n, dtype):
+    scores = np.round(np.random.default_rng(n).standard_normal(n), 1).astype(dtype)  # rounded, so that many are equal
+    scores[:2] = -0.0, 0.0
+    in_order = sorted(scores.tolist())
+    for k in {1, 2, n // 3, n // 2, n - 1} - {0, n}:
+        for last, behind in (
+            of_sorted.edge(scores, k),
+            of_sorted.edge_by_sort(scores, k),
+            of_sorted.edge(strict.asarray(scores), k),
+        ):
+            assert (float(last), float(behind)) == (in_order[k - 1], in_order[k])
+            assert np.asarray(last).dtype == dtype
+
+
+def test_the_edge_leaves_the_scores_alone():
+    scores = np.array([3.0, 1.0, 2.0])
+    of_sorted.edge(scores, 1)
+    of_sorted.edge(scores[::2], 1)
+    assert scores.tolist() == [3.0, 1.0, 2.0]
+
+
 @pytest.mark.parametrize(("n", "m"), SIZES)
 @pytest.mark.parametrize("in_order", [True, False])
 def test_seek_is_a_search_of_a_list(n, m, in_order):
