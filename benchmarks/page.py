@@ -270,10 +270,10 @@ def _picture_of_kernels(told: dict[str, Any]) -> Any:
     shares = {"50%": 0.5, "70%": 0.7, "80%": 0.8, "90%": 0.9}
     rows = [r for r in told["rows"] if r["method"] == "ours" and r["pattern"] in shares]
     shapes = [shape for shape in shapes if any(tuple(r["shape"]) == shape for r in rows)]
-    figure = Figure(figsize=(0.6 + 3.0 * len(shapes), 8.4), layout="constrained")
-    axes = figure.subplots(3, len(shapes), sharex=True, sharey="row", squeeze=False)
-    for i, product in enumerate(("forward", "dx", "sample")):
-        for j, shape in enumerate(shapes):
+    figure = Figure(figsize=(9.6, 0.6 + 2.8 * len(shapes)), layout="constrained")
+    axes = figure.subplots(len(shapes), 3, sharex=True, sharey=True, squeeze=False)
+    for i, shape in enumerate(shapes):
+        for j, product in enumerate(("forward", "dx", "sample")):
             ax = axes[i, j]
             ax.axhline(1, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
             for n, color in zip((1, 16, 128, 512, 2048), (PURPLE, ORANGE, GREEN, BLUE, VERMILLION), strict=True):
