@@ -113,11 +113,31 @@ def effects(lines: Sequence[Mapping[str, Any]], contrast: str) -> list[Effect]:
     return entries
 
 
-def overall(lines: Sequence[Mapping[str, Any]], contrast: str) -> Estimate:
-    """Return the mean of a contrast over the design: in per cent, or of one preset the mean logarithm."""
-    scale = 1 if CONTRASTS[contrast][1] is None else 100
-    return estimate([scale * fmean(of_seed) for of_seed in logs(lines, contrast).values()])
+def runs_with(levels: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of the runs of the design in which settings have these levels."""
+    levels_of = [
+        {factor.name: factor.level(sign) for factor, sign in zip(FACTORS, run, strict=True)} for run in signs()
+    ]
+    return [number for number, of in enumerate(levels_of) if levels.items() <= of.items()]
 
+
+def overall(lines: Sequence[Mapping[str, Any]], contrast: str, runs: Sequence[int] | None = None) -> Estimate:
+    """Return the mean of a contrast over runs of the design, in per cent, or of one preset the mean logarithm."""
+    scale = 1 if CONTRASTS[contrast][1] is None else 100
+    chosen = range(len(signs())) if runs is None else runs
+    return estimate([scale * fmean(of_seed[n] for n in chosen) for of_seed in logs(lines, contrast).values()])
+
+
+WHERE: tuple[Mapping[str, Any], ...] = (
+    {},
+    {"initial_positions": "random"},
+    {"initial_positions": "gradient"},
+    {"adapt": "token-fisher"},
+    {"adapt": "token-fisher", "density": 0.01},
+    {"adapt": "token-fisher", "density": 0.04},
+    {"adapt": "token-fisher", "grow": "gradient", "density": 0.01},
+)
+"""Parts of the design that the presets are compared in; `adapt` token-fisher is the preset's own."""
 
 QUESTION = f"""
     Sixteen settings are tried at two levels each. The 32 runs of the design have every setting at its high level in
@@ -189,6 +209,8 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
         "## Effects",
         table(["setting", "low", "high", *CONTRASTS], [["mean of all runs", "", "", *means, *apart], *rows], 3),
         prose(NOTE),
+        "## The presets, where some settings are as they are",
+        table(["runs with", "runs", *(c for c, (_, lower) in CONTRASTS.items() if lower)], _apart(lines)),
         "## The lowest run of the design",
         table(["", STATIC, ACTIVE, SEFT], [list(row) for row in levels]),
         "## How it was measured",
@@ -197,6 +219,17 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
         prose(data),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _apart(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return how far the presets end from each other in the parts of the design that WHERE names."""
+    contrasts = [contrast for contrast, (_, lower) in CONTRASTS.items() if lower]
+    rows = []
+    for levels in WHERE:
+        runs = runs_with(levels)
+        where = ", ".join(f"`{name}` {level}" for name, level in levels.items()) or "any"
+        rows.append([where, str(len(runs)), *(told(overall(lines, c, runs)) for c in contrasts)])
+    return rows
 
 
 def _best(lines: Sequence[Mapping[str, Any]], kind: str) -> list[str]:

@@ -57,6 +57,22 @@ def test_effects_are_those_that_were_planted(monkeypatch, wrong):
     assert of.excludes_zero
 
 
+def test_parts_of_the_design_are_those_with_their_levels():
+    """Half of the runs have a level, and half of those a second one; the presets differ there as in all."""
+    at = [factor.name for factor in design.FACTORS].index("density")
+    for levels, wanted in (
+        ({}, 32),
+        ({"density": 0.01}, 16),
+        *((levels, 32 >> len(levels)) for levels in screening.WHERE),
+    ):
+        runs = screening.runs_with(levels)
+        assert len(runs) == wanted
+        if "density" in levels:
+            assert {COLUMNS[at, n] for n in runs} == {-1 if levels["density"] == 0.01 else 1}
+    lines = lines_of([COLUMNS[at] / 50 + 3 + seed for seed in range(2)])
+    assert screening.overall(lines, "static", screening.runs_with({"density": 0.01})).mean == pytest.approx(3.58)
+
+
 @pytest.mark.parametrize("kind", design.KINDS)
 def test_every_run_has_settings_that_the_engine_takes(kind):
     for run in design.signs():
@@ -74,6 +90,7 @@ OPTIONS = [word for setting in ("steps=42", "batch=1", "length=16") for word in 
 def test_runs_are_made_once_and_told(monkeypatch, cli, tmp_path):
     two = [design.signs()[0], design.signs()[-1]]
     monkeypatch.setattr(screening, "signs", lambda: two)
+    monkeypatch.setattr(screening, "WHERE", ({}, {"adapt": "token-fisher"}))
     code, _, err = cli("screening", seeds=1, options=OPTIONS)
     assert code == 0, err
     lines = (tmp_path / "work/results.jsonl").read_text().splitlines()
