@@ -149,8 +149,9 @@ NOTE = """
     An effect is 100 times the mean logarithm of perplexity at the high level less that at the low one, which is about
     per cent; less is better. It is a mean over seeds ± half of the 95 % t-interval; bold ones exclude 0. An effect on
     `seft − active-only` says how much more a setting changes `seft` than `active-only`. Settings of events do nothing
-    to `static`, and `adapt` nothing to `active-only`, which prunes nothing: what stands there in brackets shows how far
-    chance goes. Two settings may do together what neither does alone; this design does not show that.
+    to `static`, and `adapt` nothing to `active-only`, which prunes nothing. What stands there in brackets is chance,
+    and what three other settings do together, with which every effect is mixed up. Two settings may do together what
+    neither does alone; this design does not show that.
 """
 
 
