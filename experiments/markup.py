@@ -1,5 +1,6 @@
 """Markdown of result pages: paragraphs, lists, commands and tables."""
 
+import re
 import shlex
 import textwrap
 from collections.abc import Sequence
@@ -7,8 +8,8 @@ from collections.abc import Sequence
 
 def prose(text: str, indent: str = "") -> str:
     """Return a paragraph wrapped at 120 characters; all lines but the first are indented."""
-    # keep a | off the start of a line, because it would begin a table there
-    flow = " ".join(text.split()).replace(" |", "\N{NO-BREAK SPACE}|")
+    # keep | and % off the start of a line, because they would begin a table there, and a comment of the manual
+    flow = re.sub(r" (?=[|%])", "\N{NO-BREAK SPACE}", " ".join(text.split()))
     lines = textwrap.fill(flow, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 

@@ -85,5 +85,6 @@ def test_lines_of_prose_are_no_longer_than_a_screen_is_wide(page):
     prose = [line for line in text.splitlines() if not line.lstrip().startswith(("|", "!["))]
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert [line for line in rows if not line.endswith("|")] == [], "prose that begins with | becomes a table"
+    assert [line for line in prose if line.lstrip().startswith("%")] == [], "the manual takes such a line for a comment"
     # a code span that fills a line cannot be broken
     assert [line for line in prose if len(line) > 120 and not line.startswith("`")] == []
