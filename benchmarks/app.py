@@ -60,7 +60,7 @@ from benchmarks import (
     step,
     steps,
 )
-from benchmarks.goals import told_missed
+from benchmarks.goals import missed
 from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
 from seft_cli import console
 from seft_cli.device import Device, DeviceOption
@@ -161,7 +161,7 @@ def kernels(
         rows.append(row)
         print(_format(row), flush=True)
     written = [asdict(row) for row in rows]
-    print(told_missed("kernels", written, threads))
+    print(missed("kernels", written, threads))
     write_json(json_file, {"machine": machine(threads), "rows": written})
 
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.goals import told_missed
+from benchmarks.goals import missed
 from benchmarks.rounds import JsonFile, Threads, drawn_mask, machine, restart_in_clean_environment, rounds
 from seft_cli.output import write_json
 
@@ -59,7 +59,7 @@ def generate(
             rows.append(row)
             print(_format(row), flush=True)
     written = [asdict(row) for row in rows]
-    print(told_missed("generate", written, threads))
+    print(missed("generate", written, threads))
     write_json(json_file, {"machine": machine(threads), "rows": written})
 
 

@@ -77,7 +77,8 @@ def _goals(by_name: Mapping[str, Mapping[str, Any]]) -> str:
         if not any(ratios):
             continue
         missed = [n for n, of in zip(THREADS, ratios, strict=True) if of and min(of) < goal.of_threads(n)]
-        met = "yes" if not missed else "no" if len(missed) == len(THREADS) else f"not on {missed[0]}"
+        where = f"not on {missed[0]} thread{'s' * (missed[0] > 1)}" if missed else "yes"
+        met = "no" if len(missed) == len(THREADS) else where
         least = " and ".join(f"{x:g}" for x in dict.fromkeys(goal.least))
         cells = [f"{min(of):.2f} to {max(of):.2f}" if len({*of}) > 1 else f"{of[0]:.2f}" if of else "" for of in ratios]
         rows.append([goal.what, peers[goal.peer], *cells, least, met])

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.goals import told_missed
+from benchmarks.goals import missed
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment, rounds
 from seft_cli.output import write_json
 
@@ -77,7 +77,7 @@ def step(
         rows.append(_row("model", sparsity, _model(config, sparsity), n_rounds))
         print(_format(rows[-1]), flush=True)
     written = [asdict(row) for row in rows]
-    print(told_missed("step", written, threads))
+    print(missed("step", written, threads))
     write_json(json_file, {"machine": machine(threads), "rows": written})
 
 

@@ -1,8 +1,8 @@
 """The design of the screening: which settings are tried at which two levels, and which of all combinations are run.
 
 All combinations of 16 settings are 65,536. The 32 that are run are a regular fraction of resolution IV: every setting
-has its high level in 16 of them, so the mean of those less the mean of the others is its effect. No effect of a setting
-is mixed up with that of another, or with what two of them do together. What two do together is not told apart.
+has its high level in 16 of them, so the mean of those less the mean of the others is its effect. That is not mixed up
+with the effect of another setting, or with what two of them do together. It is mixed up with what three do together.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Any
 
 BASIC = 5
 """The number of settings whose levels are combined in every way; there are 2 ** BASIC runs."""
-KINDS = ("static", "active-only", "seft")
+STATIC, ACTIVE, SEFT = KINDS = ("static", "active-only", "seft")
 """The presets that every run of the design is made with."""
 
 
@@ -72,7 +72,7 @@ def settings_of_run(kind: str, run: tuple[int, ...]) -> Mapping[str, Any]:
     levels = {
         factor.name: factor.level(sign)
         for factor, sign in zip(FACTORS, run, strict=True)
-        if kind != "static" or not factor.of_events
+        if kind != STATIC or not factor.of_events
     }
     if levels.get("gradient_window") == PERIOD:
         levels["gradient_window"] = levels["evolve_every"]

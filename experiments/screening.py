@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.design import FACTORS, KINDS, Factor, settings_of_run, signs
+from experiments.design import ACTIVE, FACTORS, KINDS, SEFT, STATIC, Factor, settings_of_run, signs
 from experiments.markup import bullets, prose, shell, table
 from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
@@ -34,7 +34,6 @@ TAKES = ("steps", "batch", "micro_batches", "length", "warmup_steps", "max_norm"
 _KEPT = ("perplexity_after", "counts", "stored", "support_final")
 """What is kept of a run's measurements; losses of every step would make the file of results a hundred times as long."""
 
-SEFT, ACTIVE, STATIC = "seft", "active-only", "static"
 CONTRASTS: dict[str, tuple[str, str | None]] = {
     STATIC: (STATIC, None),
     ACTIVE: (ACTIVE, None),
@@ -79,10 +78,9 @@ class Effect:
     factor: Factor
     contrast: str
     percent: Estimate
-    by_seed: tuple[float, ...]
 
     @property
-    def real(self) -> bool:
+    def possible(self) -> bool:
         """Whether the contrast can depend on the setting at all."""
         upper, lower = CONTRASTS[self.contrast]
         if self.factor.name == "adapt":
@@ -90,7 +88,7 @@ class Effect:
         return not (self.factor.of_events and upper == STATIC)
 
 
-def logs(lines: Sequence[Mapping[str, Any]], contrast: str) -> dict[int, list[float]]:
+def log_perplexities(lines: Sequence[Mapping[str, Any]], contrast: str) -> dict[int, list[float]]:
     """Return for every seed the logarithm of a contrast, run by run of the design."""
     by_cell = {(line["kind"], line["run"], line["seed"]): math.log(line["perplexity_after"]) for line in lines}
     upper, lower = CONTRASTS[contrast]
@@ -102,14 +100,14 @@ def logs(lines: Sequence[Mapping[str, Any]], contrast: str) -> dict[int, list[fl
 
 def effects(lines: Sequence[Mapping[str, Any]], contrast: str) -> list[Effect]:
     """Return the effect of every setting on a contrast, in the order of FACTORS."""
-    by_seed = logs(lines, contrast)
+    by_seed = log_perplexities(lines, contrast)
     entries = []
     for factor, column in zip(FACTORS, zip(*signs(), strict=True), strict=True):
         values = tuple(
             100 * 2 * fmean(sign * log for sign, log in zip(column, of_seed, strict=True))
             for of_seed in by_seed.values()
         )
-        entries.append(Effect(factor, contrast, estimate(values), values))
+        entries.append(Effect(factor, contrast, estimate(values)))
     return entries
 
 
@@ -125,7 +123,9 @@ def overall(lines: Sequence[Mapping[str, Any]], contrast: str, runs: Sequence[in
     """Return the mean of a contrast over runs of the design, in per cent, or of one preset the mean logarithm."""
     scale = 1 if CONTRASTS[contrast][1] is None else 100
     chosen = range(len(signs())) if runs is None else runs
-    return estimate([scale * fmean(of_seed[n] for n in chosen) for of_seed in logs(lines, contrast).values()])
+    return estimate(
+        [scale * fmean(of_seed[n] for n in chosen) for of_seed in log_perplexities(lines, contrast).values()]
+    )
 
 
 WHERE: tuple[Mapping[str, Any], ...] = (
@@ -175,10 +175,10 @@ def write_again(data: bytes, out: Path) -> None:
     write(lines, content["command"], content["model"], tuple(content["texts"]), out)
 
 
-def told(of: Estimate, *, real: bool = True) -> str:
+def told(of: Estimate, *, possible: bool = True) -> str:
     """Return an effect with its interval as text."""
     text = f"{of.mean:+.1f}" + ("" if of.half_width is None else f" ± {of.half_width:.1f}")
-    if not real:
+    if not possible:
         return f"({text})"
     return f"**{text}**" if of.excludes_zero else text
 
@@ -195,7 +195,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
     every = {contrast: effects(lines, contrast) for contrast in CONTRASTS}
     rows = []
     for at, factor in enumerate(FACTORS):
-        cells = (told(of[at].percent, real=of[at].real) for of in every.values())
+        cells = (told(of[at].percent, possible=of[at].possible) for of in every.values())
         rows.append([f"`{factor.name}`", str(factor.low), str(factor.high), *cells])
     means = [f"{math.exp(overall(lines, kind).mean):.2f}" for kind in (STATIC, ACTIVE, SEFT)]
     apart = [told(overall(lines, contrast)) for contrast, (_, lower) in CONTRASTS.items() if lower]
@@ -235,7 +235,7 @@ def _apart(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 def _best(lines: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
     """Return the least mean perplexity of a preset over the runs of the design, and the levels of that run."""
-    means = [fmean(of_run) for of_run in zip(*logs(lines, kind).values(), strict=True)]
+    means = [fmean(of_run) for of_run in zip(*log_perplexities(lines, kind).values(), strict=True)]
     number = min(range(len(means)), key=means.__getitem__)
     chosen = settings_of_run(kind, signs()[number])
     return [f"{math.exp(means[number]):.2f}", *(str(chosen.get(factor.name, "")) for factor in FACTORS)]
@@ -256,7 +256,7 @@ def _sentences(lines: Sequence[Mapping[str, Any]], every: Mapping[str, Sequence[
 
 def _largest(of: Sequence[Effect]) -> str:
     """Return the settings whose interval excludes 0, the largest effect first."""
-    sure = sorted((e for e in of if e.real and e.percent.excludes_zero), key=lambda e: -abs(e.percent.mean))
+    sure = sorted((e for e in of if e.possible and e.percent.excludes_zero), key=lambda e: -abs(e.percent.mean))
     if not sure:
         return "no setting whose interval excludes 0"
     return ", ".join(f"`{e.factor.name}` {e.factor.high} ({e.percent.mean:+.1f} %)" for e in sure)
@@ -274,7 +274,7 @@ def _draw(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
             panel = axes[int(contrast == shown[-1])]
             shift = 0.15 if contrast == SEFT else -0.15 if contrast == ACTIVE else 0
             for at, effect in enumerate(effects(lines, contrast)):
-                if effect.real:
+                if effect.possible:
                     of = effect.percent
                     panel.errorbar(of.mean, at + shift, xerr=of.half_width, fmt="D", color=colour, ms=4, capsize=3)
             panel.plot([], [], "D", color=colour, label=contrast)

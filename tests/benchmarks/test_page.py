@@ -81,7 +81,7 @@ def test_goals_are_met_by_all_rows_or_missed(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [line for line in page.read_text().splitlines() if line.startswith("|")][2:]
     assert lines == [
-        "| forward at 70%, 128 tokens | dense NumPy | 2.90 to 3.00 | 2.70 to 3.00 | 2.8 | not on 2 |",
+        "| forward at 70%, 128 tokens | dense NumPy | 2.90 to 3.00 | 2.70 to 3.00 | 2.8 | not on 2 threads |",
         "| a step of the model at 70% | PyTorch, dense | 4.25 | 5.50 | 4 and 5.5 | yes |",
     ]
     (tmp_path / "results/step-2.json").unlink()

@@ -21,8 +21,11 @@ def drawn(seed, n, width):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("n", [2, 3, 17, 1000, 20_001])
-def test_the_edge_of_a_selection_is_that_of_a_sorted_list(n, dtype):
-    scores = np.round(np.random.default_rng(n).standard_normal(n), 1).astype(dtype)  # rounded, so that many are equal
+@pytest.mark.parametrize("many_equal", [True, False])
+def test_the_edge_of_a_selection_is_that_of_a_sorted_list(n, dtype, many_equal):
+    scores = np.random.default_rng(n).standard_normal(n).astype(dtype)
+    if many_equal:
+        scores = np.round(scores, 1)
     scores[:2] = -0.0, 0.0
     in_order = sorted(scores.tolist())
     for k in {1, 2, n // 3, n // 2, n - 1} - {0, n}:
@@ -33,6 +36,15 @@ def test_the_edge_of_a_selection_is_that_of_a_sorted_list(n, dtype):
         ):
             assert (float(last), float(behind)) == (in_order[k - 1], in_order[k])
             assert np.asarray(last).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_edge_has_the_right_score_behind_it_wherever_it_is(dtype):
+    """A partition at one place alone leaves a wrong score behind it at four places of a thousand."""
+    scores = np.random.default_rng(1000).standard_normal(1000).astype(dtype)
+    in_order = np.sort(scores)
+    for k in range(1, 1000):
+        assert of_sorted.edge(scores, k) == (in_order[k - 1], in_order[k])
 
 
 def test_the_edge_leaves_the_scores_alone():
