@@ -11,7 +11,7 @@ The same run step by step:
     model = load_model("pruned-sparse", kernels.cpu)
     tokens = read_tokens(Path("train.txt"), Path("pruned-sparse"))
     settings = settings_of("seft", steps=80)
-    first = step_batches(settings, tokens, 1, model.weights)
+    first = first_batches(settings, tokens, model.weights)
     start = initial_state(settings, model.config, model.weights, model.bases, kernels.cpu, first)
     for state, record in train(start, settings, model.config, tokens, kernels.cpu):
         print(record.step, record.loss)
@@ -50,6 +50,8 @@ from seft_ref.train.loop import (
     StepRecord,
     TrainState,
     finish,
+    first_batches,
+    further_batches,
     initial_state,
     step_batches,
     train,
@@ -83,6 +85,8 @@ __all__ = [
     "every_gradient",
     "finetune",
     "finish",
+    "first_batches",
+    "further_batches",
     "generate",
     "generate_tokens",
     "initial_state",

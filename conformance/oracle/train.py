@@ -150,7 +150,11 @@ class Trainer:
     def place(self) -> None:
         """Choose the initial positions (DLT-004)."""
         by, seed = self.s["start"], self.s["seed"]
-        gradients = self.look(1).gradients if by == "gradient" else [[] for _ in self.names]
+        gradients: list[list[float]] = [[] for _ in self.names]
+        if by == "gradient":
+            # DLT-004.3
+            looks = [self.look(step).gradients for step in range(1, self.s.get("start_batches", 1) + 1)]
+            gradients = [train_window.mean([look[i] for look in looks]) for i in range(len(self.names))]
         for i, (shape, base, g) in enumerate(zip(self.shapes, self.loaded, gradients, strict=True)):
             anywhere = self.s.get("initial_scope") == "anywhere"
             open_to = list(range(shape[0] * shape[1])) if anywhere else sorted(base)
@@ -184,6 +188,10 @@ class Trainer:
             dy = decoder.upstream(*self.data(step))
             upstream = [train_window.floats(dy[n].reshape(-1, self.tensors[n].shape[0])) for n in self.names]
         return Step(loss, flat, [train_window.floats(x) for x in entered], upstream)
+
+    def looks(self, step: int) -> list[Step]:
+        """Return what an event looks at besides earlier steps: a step's data and those of later ones (TRN-023)."""
+        return [self.look(step + i) for i in range(self.s.get("event_batches", 1))]
 
     def tokens(self, i: int, step: Step) -> list[float]:
         """Return Σ dy² x² of a step for target i, at every position; empty if the rule does not ask (GRD-008)."""
@@ -244,8 +252,8 @@ class Trainer:
     def finish(self) -> list[dict[int, float]]:
         """Adapt once more with nothing exempt and return the final weights (EVT-004, EVT-008)."""
         if self.rule["adapts"] != "never":
-            last = self.look(self.s["steps"])
-            evidence = [self.evidence(i, [last]) for i in range(len(self.parts))]
+            last = self.looks(self.s["steps"])
+            evidence = [self.evidence(i, last) for i in range(len(self.parts))]
             chance = {"seed": self.s["seed"], "step": self.s["steps"]}
             self.parts, met = events.last_pass(self.parts, evidence, self.rule, **chance, pattern=self.pattern)
             self.meet(met, drawn=self.rule["adapt"] == "random")
@@ -258,9 +266,10 @@ def run(
     masks: dict[str, list[int]],
     text: list[int],
     settings: dict[str, Any],
+    kind: type[Trainer] = Trainer,
 ) -> Run:
-    """Train by the settings and return the results."""
-    trainer, losses, events, moves = before_finish(config, tensors, masks, text, settings)
+    """Train by the settings and return the results; `kind` may be a wrong version."""
+    trainer, losses, events, moves = before_finish(config, tensors, masks, text, settings, kind)
     final = trainer.finish()
     return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
 
@@ -274,9 +283,10 @@ def before_finish(
     masks: dict[str, list[int]],
     text: list[int],
     settings: dict[str, Any],
+    kind: type[Trainer] = Trainer,
 ) -> tuple[Trainer, list[float], Events, dict[str, int]]:
     """Return the state after the last step, before the pass that follows it; losses, events and moves of the run."""
-    trainer = Trainer(config, tensors, masks, text, settings)
+    trainer = kind(config, tensors, masks, text, settings)
     rule, steps = trainer.rule, settings["steps"]
     every, size = settings["evolve_every"], settings["gradient_window"]
     at, sums = update_schedule.all_events(rule["events"], steps, every, rule["evolve_until"], size)
@@ -289,10 +299,11 @@ def before_finish(
         looked = trainer.look(step)
         losses.append(looked.loss)
         recent.append(looked)
+        further = trainer.looks(step)[1:] if step in due else []
         if not (step in due and rule["event_replaces_step"]):
             trainer.optimize(step, looked.gradients)
         if step in due:
-            latest = recent[-due[step] :]
+            latest = recent[-due[step] :] + further
             for one in trainer.event(step, [trainer.evidence(i, latest) for i in range(len(trainer.parts))]):
                 for name in moves:
                     moves[name] += one.record[name]

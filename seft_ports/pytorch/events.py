@@ -6,12 +6,12 @@ evolution.after_step(t)           after the optimizer step
 evolution.finish(replay)          after the last one
 
 Or `evolution.attach()` once: then `optimizer.step()` calls the first three.
+An event, and the choice of the first slots, may look at more data than a step has: `look` and `start`.
 """
 
 import warnings
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from seft_ports.pytorch.decide import Decision, check_evidence, decide, decide_last, drop_counts
 from seft_ports.pytorch.delta import initial
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.looks import look, watching
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.pools import of_weights
@@ -44,6 +45,7 @@ class Evolution:
     micro_batches  backwards of a step. 1 lets an event look at its gradient as it is formed, without keeping it, where
                    the window is one step. With None, unknown, or another number it keeps the factors of gradients, and
                    adds gradients up once the factors are larger
+    event_batches  steps whose data an event looks at, its own included; `look` gives it the others (TRN-023)
     """
 
     def __init__(
@@ -54,9 +56,12 @@ class Evolution:
         steps: int,
         *,
         micro_batches: int | None = None,
+        event_batches: int = 1,
     ) -> None:
-        if steps < 1:
-            raise SeftError("TRN-008", f"steps {steps} is below 1")
+        # TRN-008
+        for name, value in (("steps", steps), ("event_batches", event_batches)):
+            if value < 1:
+                raise SeftError("TRN-008", f"{name} {value} is below 1")
         # accelerate wraps the optimizers that it prepares
         optimizer = getattr(optimizer, "optimizer", optimizer)
         self.layers = layers_of(model)
@@ -79,7 +84,7 @@ class Evolution:
         self._one_backward = micro_batches == 1
         self._streams: dict[str, Stream] = {}
         self._factors: dict[str, Factors] = {}
-        self._next = 1
+        self._next, self._looks, self._more = 1, 0, event_batches - 1
         self._windows: dict[int, int] = {}
         if settings.evolves:
             every, window, until = settings.evolve_every, settings.gradient_window, settings.evolve_until
@@ -112,6 +117,8 @@ class Evolution:
         """
         inside, opened = self._in_window(step), self._in_window(step - 1) and step - 1 not in self._windows
         asked, first_step = self._settings.asks(), self._settings.candidates == "first-step"
+        self._looks = 0
+        streams = self._streams_may and not (self._more and step in self._windows)
         for name, layer in self.layers.items():
             # TRN-004
             if inside and opened and asked and not layer.sums():
@@ -122,10 +129,10 @@ class Evolution:
                 )
             starts = self._starts(step, layer)
             wanted = (asked if inside else set()) | ({"gradient"} if starts else set())
-            if self._streams_may and inside != starts and self._one_backward:
+            if streams and inside != starts and self._one_backward:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
-            elif self._streams_may and inside != starts:
+            elif streams and inside != starts:
                 self._factors[name] = Factors(layer, wanted)
                 layer.observe(self._factors[name].see)
             elif inside or starts:
@@ -150,6 +157,37 @@ class Evolution:
             self._streams[name] = self._stream(self.layers[name], step)
             self._streams[name].take(factors.kept)
         return self._streams.get(name)
+
+    def start(self, losses: Iterable[Tensor]) -> None:
+        """Choose the first slots by the gradient of these losses and not by that of the first step (DLT-004.3).
+
+        Call it before the first step, and before `attach`.
+
+        losses  of micro-batches, each with its graph, such as those of the data of the first n steps
+        """
+        started = [layer for layer in self.layers.values() if self._starts(1, layer)]
+        if len(started) < len(self.layers):
+            raise SeftError("EVT-012", "start is for initial_positions gradient, and for updates without slots")
+        with watching(started, ["gradient"]):
+            look(started, losses)
+        with torch.no_grad():
+            for layer in started:
+                layer.place(self._first(layer)[0])
+        self._forget()
+
+    def look(self, losses: Iterable[Tensor]) -> None:
+        """Let the event of the running step look at the data of one more step (TRN-023).
+
+        Call it `event_batches` - 1 times after the last backward of a step with an event.
+
+        losses  of the micro-batches of that step, each with its graph; their sum is the loss of the step
+        """
+        self._looks += 1
+        look(list(self.layers.values()), losses)
+
+    def has_event(self, step: int) -> bool:
+        """Tell whether an event follows a step."""
+        return step in self._windows
 
     def attach(self, max_norm: float = 0.0, step: int = 1) -> None:
         """Let the optimizer's own `step` make what this class does around a step, from the next one on.
@@ -240,7 +278,9 @@ class Evolution:
                             mean_of_all(total)
                 self._check_sums(step)
             return {}
-        window, fraction = self._windows[step], self._fraction(step)
+        if self._looks != self._more and self._settings.asks():
+            raise SeftError("TRN-023", f"the event of step {step} is to look {self._more} times, not {self._looks}")
+        window, fraction = self._windows[step] + self._more, self._fraction(step)
         decisions: dict[str, Decision] = {}
         seeded: dict[str, dict[str, Tensor]] = {}
         for names in self._together(self.layers):
@@ -288,11 +328,12 @@ class Evolution:
                 "it with a lower learning rate or a wider dtype",
             )
 
-    def finish(self, replay: Callable[[], Iterable[Tensor]]) -> None:
+    def finish(self, replay: Callable[[], Iterable[Tensor]], *further: Callable[[], Iterable[Tensor]]) -> None:
         """Run the last adapt pass (EVT-004).
 
-        replay  yields the losses of the last step's micro-batches at the current weights, each with its graph.
-                Their sum is the loss of the step. In data parallel they are those of this process.
+        replay   yields the losses of the last step's micro-batches at the current weights, each with its graph.
+                 Their sum is the loss of the step. In data parallel they are those of this process.
+        further  the same for each of the `event_batches` - 1 steps after it (TRN-023.2)
 
         Raises:
             SeftError: EVT-004 if weights must go by a gradient, and `replay` yields no loss.
@@ -314,12 +355,11 @@ class Evolution:
             for layer in self.layers.values():
                 layer.effective()
             return
-        with self.watching(s.asks_at_end()):
+        self._forget()
+        with watching(list(self.layers.values()), s.asks_at_end()):
             # random and magnitude look at no gradient
-            backwards = 0
-            for loss in replay() if s.asks_at_end() else ():
-                self._backward(loss)
-                backwards += 1
+            steps = (replay, *further) if s.asks_at_end() else ()
+            backwards = sum(look(list(self.layers.values()), step()) for step in steps)
         if s.asks_at_end() and not backwards:
             # EVT-004
             raise SeftError(
@@ -327,7 +367,8 @@ class Evolution:
             )
         decisions: dict[str, Decision] = {}
         for names in over:
-            parts = [self.layers[name].part(self._evidence(self.layers[name], 1, s.asks_at_end())) for name in names]
+            layers = [self.layers[name] for name in names]
+            parts = [layer.part(self._evidence(layer, 1 + len(further), s.asks_at_end())) for layer in layers]
             decisions |= zip(names, decide_last(parts, s, self.steps), strict=True)
         for name, decision in decisions.items():
             self.layers[name].apply_decision(decision, self._optimizer.kept(self.layers[name]))
@@ -340,34 +381,6 @@ class Evolution:
         # one support at a time, because those of all matrices would take a byte a weight
         sizes = sum(pools.sizes([torch.nonzero(layer.support().reshape(-1)).flatten()]).cpu() for layer in layers)
         return bool((sizes > sum(layer.budgets.cpu() for layer in layers)).any())
-
-    def _backward(self, loss: Tensor) -> None:
-        """Run a backward only for the sums of the layers; `.grad` stays as it is."""
-        values = [layer.values for layer in self.layers.values()]
-        if self._split:
-            # autograd.grad cannot be used, because the leaves are gathered values that only FSDP holds
-            before = [x.grad for x in values]
-            for x in values:
-                x.grad = None
-            loss.backward()
-            for x, gradient in zip(values, before, strict=True):
-                x.grad = gradient
-        else:
-            # not backward(), because that would run the hooks of DDP
-            torch.autograd.grad(loss, values)
-
-    @contextmanager
-    def watching(self, asked: Iterable[str]) -> Iterator[None]:
-        """Make every layer sum, from zero, the evidence of the backwards in the context.
-
-        asked  names of `update.SUMS`
-        """
-        self._forget()
-        for layer in self.layers.values():
-            layer.watch(asked)
-        yield
-        for layer in self.layers.values():
-            layer.unwatch(forget=False)
 
     def _forget(self) -> None:
         self._streams.clear()

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,8 +39,9 @@ def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -
 def settings_of(s: dict[str, Any], tokens: int) -> Settings:
     """Return the settings of a run on a text of `tokens` tokens, after checking TRN-003 and TRN-008."""
     # TRN-008
-    if min(s["steps"], s["rows"], s["micro_batches"]) < 1 or s["length"] < 2 or s["warmup"] < 0:
-        raise SeftError("TRN-008", "steps, rows and micro_batches are at least 1, length at least 2, warmup at least 0")
+    counts = [s.get(name, 1) for name in ("steps", "rows", "micro_batches", "start_batches", "event_batches")]
+    if min(counts) < 1 or s["length"] < 2 or s["warmup"] < 0:
+        raise SeftError("TRN-008", "steps, rows and *batches are at least 1, length at least 2, warmup at least 0")
     if not all(math.isfinite(s[name]) and s[name] >= 0 for name in ("lr", "max_norm", "weight_decay")):
         raise SeftError("TRN-008", "lr, max_norm and weight_decay are finite and not negative")
     if not all(0 <= s.get(name, 0.0) < 1 for name in ("beta1", "beta2", "momentum")):
@@ -104,9 +106,15 @@ class _Run:
         numbers = {"betas": (s.get("beta1", 0.9), s.get("beta2", 0.999)), "eps": s.get("eps", 1e-8)}
         numbers |= {"weight_decay": s["weight_decay"], "momentum": s.get("momentum", 0.9)}
         self.optimizer = SeftOptimizer(self.model, **numbers)
+        self.more = range(1, s.get("event_batches", 1))
         self.evolution = Evolution(
-            self.model, self.optimizer, self.settings, s["steps"], micro_batches=s["micro_batches"]
+            *(self.model, self.optimizer, self.settings, s["steps"]),
+            micro_batches=s["micro_batches"],
+            event_batches=s.get("event_batches", 1),
         )
+        # DLT-004.3
+        if s.get("start_batches", 1) > 1:
+            self.evolution.start(loss for step in range(s["start_batches"]) for loss in self.losses_of(1 + step))
 
     def losses_of(self, step: int) -> Iterator[Tensor]:
         """Yield the losses of the micro-batches; their sum is the loss of the step."""
@@ -126,6 +134,8 @@ class _Run:
         for loss in self.losses_of(step):
             loss.backward()
             total += float(loss.detach())
+        for i in self.more if self.evolution.has_event(step) else ():
+            self.evolution.look(self.losses_of(step + i))
         self.evolution.before_optimizer(step)
         # TRN-007
         if not math.isfinite(total):
@@ -160,7 +170,8 @@ def train_run(g: dict[str, Any]) -> dict[str, Any]:
         if moved:
             slots.append([layer.positions[: layer.slots].clone() for layer in run.layers])
             bases.append([torch.nonzero(layer.base().view(-1)).flatten() for layer in run.layers])
-    run.evolution.finish(lambda: run.losses_of(run.s["steps"]))
+    last = run.s["steps"]
+    run.evolution.finish(*(partial(run.losses_of, last + i) for i in (0, *run.more)))
     supports = [torch.nonzero(mask.view(-1)).flatten() for mask in merge(run.model).values()]
     final = [layer.weight.detach().view(-1) for layer in targets_of(run.model).values()]
     return {

@@ -25,7 +25,7 @@ from seft_ref.text.examples import Data, stream_of
 from seft_ref.topology.csr import Topology
 from seft_ref.train import factors, loop
 from seft_ref.train.factors import FactorState
-from seft_ref.train.loop import StepRecord, TrainState, step_batches
+from seft_ref.train.loop import StepRecord, TrainState, first_batches
 from seft_ref.train.settings import TrainSettings
 
 Final = Mapping[str, tuple[Topology, Array]]
@@ -103,7 +103,7 @@ class SparseLoop:
 
     def begin(self, model: Model, data: Data, ranks: Ranks) -> TrainState:
         """Return the state before the first step."""
-        first = step_batches(self.settings, data, 1, model.weights, ranks)
+        first = first_batches(self.settings, data, model.weights, ranks)
         return loop.initial_state(self.settings, model.config, model.weights, model.bases, self.kernels, first, ranks)
 
     def load(self, path: Path, model: Model, origin: Origin) -> TrainState:

@@ -1,6 +1,6 @@
 """The loop: the only place that puts model, gradients and rules together.
 
-    start = initial_state(settings, config, weights, bases, kernels, step_batches(settings, data, 1, weights))
+    start = initial_state(settings, config, weights, bases, kernels, first_batches(settings, data, weights))
     for state, record in train(start, settings, config, data, kernels): ...
     final = finish(state, settings, config, data, kernels)
 
@@ -39,6 +39,8 @@ __all__ = [
     "StepRecord",
     "TrainState",
     "finish",
+    "first_batches",
+    "further_batches",
     "initial_state",
     "moving_parts",
     "step_batches",
@@ -85,7 +87,7 @@ def initial_state(
 
     weights  the model with its bases packed
     bases    a base for every target of the config
-    batches  this rank's micro-batches of the first step, for initial_positions gradient
+    batches  `first_batches` of this rank, for initial_positions gradient
     Raises   ConfigError DLT-002 if no matrix would get a slot, EVT-012 if scope group does not fit the model,
              TRN-008 if eps is 0 in the dtype of the weights; TopologyError TOP-005 if a base breaks the pattern;
              TextError TRN-017 for windows longer than the model has positions
@@ -125,14 +127,17 @@ def train_step(
     config: ModelConfig,
     kernels: KernelSet,
     *,
+    more: Sequence[Sequence[Batch]] = (),
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[TrainState, StepRecord]:
     """Return the state after one more step, and what it did (chapters 8 to 10); recompute as `loss_and_gradients`.
 
     batches  micro-batches of this rank; state and record are the same on every rank (TRN-013)
+    more     `further_batches` of this rank, which an event of this step looks at too
 
     Raises:
+        ConfigError: TRN-023 for an event whose evidence needs other numbers of steps than `more` has.
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
         for ranks that differ after an event. CheckpointError: CKP-010 for a weight that its file does not hold. The
         state that was passed in cannot be used after an error either.
@@ -147,6 +152,16 @@ def train_step(
             state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks
         )
     norm = gradient_norm(step, found.loss, found.at)
+    kept = found.kept
+    if has_event and kept:
+        if len(more) != settings.event_batches - 1:
+            raise ConfigError(
+                "TRN-023",
+                f"the event of step {step} looks at {settings.event_batches} steps, and `more` has {len(more)} beside "
+                "the step's own; pass what further_batches returns",
+            )
+        with overflow_ends(f"step {step}", LOWER_RATE):
+            kept = _looked(kept, state.weights, more, config, kernels, recompute=recompute, ranks=ranks)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
     targets = dict(state.targets)
@@ -162,10 +177,10 @@ def train_step(
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
-        open_window = {name: sums.settled(kernels) for name, sums in found.kept.items()}
+        open_window = {name: sums.settled(kernels) for name, sums in kept.items()}
         return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
 
-    targets, packed, records = evolve_all(targets, found.kept, step, settings, kernels)
+    targets, packed, records = evolve_all(targets, kept, step, settings, kernels)
     check_targets(targets, step, state.weights.limits)
     refuse_different(ranks, f"after the event of step {step}", moving_parts(targets, ranks))
     total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
@@ -193,7 +208,10 @@ def train(
     check_data(data, settings.length, config)
     while state.step < settings.steps:
         batches = step_batches(settings, data, state.step + 1, state.weights, ranks)
-        state, record = train_step(state, batches, settings, config, kernels, recompute=recompute, ranks=ranks)
+        more = further_batches(settings, data, state.step + 1, state.weights, ranks)
+        state, record = train_step(
+            state, batches, settings, config, kernels, more=more, recompute=recompute, ranks=ranks
+        )
         yield state, record
 
 
@@ -216,6 +234,23 @@ def step_batches(settings: TrainSettings, data: Data, step: int, weights: Weight
     return [batch_of(data, starts[i : i + settings.batch], settings.length, weights) for i in parts]
 
 
+def first_batches(settings: TrainSettings, data: Data, weights: Weights, ranks: Ranks = ALONE) -> list[Batch]:
+    """Return the micro-batches by whose gradient the first positions are chosen (DLT-004.3)."""
+    steps = range(1, settings.start_batches + 1)
+    return [batch for step in steps for batch in step_batches(settings, data, step, weights, ranks)]
+
+
+def further_batches(
+    settings: TrainSettings, data: Data, step: int, weights: Weights, ranks: Ranks = ALONE
+) -> list[list[Batch]]:
+    """Return the micro-batches of those further steps that the event of a step looks at; none if it looks at no
+    gradient, or if the step has no event (TRN-023).
+    """
+    if not settings.timetable().is_event(step) or not settings.rule.asks():
+        return []
+    return _of_steps(settings, data, step + 1, weights, ranks)
+
+
 @overflow_allowed()
 def finish(
     state: TrainState,
@@ -228,15 +263,16 @@ def finish(
     """Return for each target the final support and the weight on it, after one last adapt pass where it is
     needed (EVT-004).
 
-    The pass looks at the gradient of the last step's data at the final weights.
+    The pass looks at the gradient of the last step's data at the final weights, and at what TRN-023.2 adds.
     """
     over, asked = over_budget(state.targets, settings), settings.rule.asks_at_end()
     kept: dict[str, AnyWindow] = {}
     if over and asked:
         batches = step_batches(settings, data, settings.steps, state.weights, ranks)
         empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], asked) for n in over}
+        more = _of_steps(settings, data, settings.steps + 1, state.weights, ranks)
         with overflow_ends("the last adapt pass", LOWER_RATE):
-            kept = loss_and_gradients(state.weights, config, batches, kernels, {}, empty, ranks=ranks).kept
+            kept = _looked(empty, state.weights, [batches, *more], config, kernels, ranks=ranks)
     final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
     held = final | adapt_last(state.targets, over, kept, settings, kernels)
 
@@ -245,6 +281,28 @@ def finish(
         return effective(base.open(), delta)
 
     return Lazy(held, left)
+
+
+def _of_steps(settings: TrainSettings, data: Data, first: int, weights: Weights, ranks: Ranks) -> list[list[Batch]]:
+    """Return the micro-batches of the event_batches - 1 steps from `first` on."""
+    return [step_batches(settings, data, first + i, weights, ranks) for i in range(settings.event_batches - 1)]
+
+
+def _looked(
+    kept: dict[str, AnyWindow],
+    weights: Weights,
+    steps: Sequence[Sequence[Batch]],
+    config: ModelConfig,
+    kernels: KernelSet,
+    *,
+    recompute: bool | None = None,
+    ranks: Ranks = ALONE,
+) -> dict[str, AnyWindow]:
+    """Return windows with the gradients of further steps' data added, all at the same weights (TRN-023)."""
+    for batches in steps:
+        settled = {name: sums.settled(kernels) for name, sums in kept.items()}
+        kept = loss_and_gradients(weights, config, batches, kernels, {}, settled, recompute=recompute, ranks=ranks).kept
+    return kept
 
 
 def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:

@@ -148,11 +148,13 @@ def _event(
     working = at_an_event * largest + itemsize * max(extent.numel for extent in extents) // 8
     if not asked:
         return max(start, working)
+    # TRN-005, TRN-023: sums over several steps are as large as the matrices
+    several = settings.gradient_window > 1 or settings.event_batches > 1
     if "tokens" in asked:
         # GRD-008: columns of one support, and a sum for each position: of every support if the window has several steps
         stored = [extent.nnz for extent in extents]
-        working += 4 * max(stored) + itemsize * (sum(stored) if settings.gradient_window > 1 else 2 * max(stored))
-    if settings.gradient_window > 1:
+        working += 4 * max(stored) + itemsize * (sum(stored) if several else 2 * max(stored))
+    if several:
         return max(start, working + itemsize * len(asked & OF_GRADIENTS) * sum(extent.numel for extent in extents))
     tokens = settings.batch * settings.micro_batches * settings.length
     numbers = 0

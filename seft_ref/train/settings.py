@@ -22,9 +22,10 @@ _NOT_FLAT = ("label", "rule", "optimizer", "adapter")
 """Fields of `TrainSettings` that `settings_of` takes otherwise."""
 _OF_SLOTS = (
     *("budget_by", "density", "slots", "rank", "evolve_every", "drop_fraction", "gradient_window"),
-    *("initial_positions", "initial_scope"),
+    *("initial_positions", "initial_scope", "start_batches", "event_batches"),
 )
 """Settings of a sparse update alone."""
+_OF_MORE_STEPS = ("start_batches", "event_batches")
 METHODS: dict[str, dict[str, Setting]] = {
     "sparse-full": {"evolves": False, "budget_by": "nnz", "density": 1.0, "initial_positions": "magnitude"},
     "shira": {"evolves": False, "budget_by": "rank", "rank": 8, "initial_positions": "random"},
@@ -65,8 +66,12 @@ class TrainSettings:
     evolve_every: int = 20
     drop_fraction: float = 0.2
     gradient_window: int = 1
+    event_batches: int = 1
+    """steps whose data an event looks at, its own included (TRN-023)"""
     initial_positions: Literal["random", "gradient", "magnitude"] = "gradient"
     initial_scope: Literal["active", "anywhere"] = "active"
+    start_batches: int = 1
+    """steps whose data first positions are chosen by, with initial_positions gradient (DLT-004.3)"""
     lr: float = 1e-3
     warmup_steps: int = 0
     lr_schedule: LrSchedule = "constant"
@@ -85,6 +90,8 @@ class TrainSettings:
             ("micro_batches", 1),
             ("length", 2),
             ("evolve_every", 1),
+            ("start_batches", 1),
+            ("event_batches", 1),
             ("warmup_steps", 0),
         ):
             if getattr(self, name) < lowest:
@@ -146,6 +153,10 @@ class TrainSettings:
             (self.budget_by == "count" and self.slots < 1, "budget_by count needs slots"),
             (self.budget_by == "rank" and self.rank < 1, "budget_by rank needs rank"),
             (self.budget_by != "count" and self.slots != 0, f"slots is not used with budget_by {self.budget_by}"),
+            (
+                self.start_batches > 1 and self.initial_positions != "gradient",
+                f"start_batches is not used with initial_positions {self.initial_positions}",
+            ),
             (self.budget_by != "rank" and self.rank != 0, f"rank is not used with budget_by {self.budget_by}"),
         ):
             if wrong:
@@ -182,7 +193,8 @@ class TrainSettings:
         """Return all settings under flat names, as `settings_of` takes them."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_FLAT}
         optimizer = {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
-        # CKP-007.7: states that are older than this setting lack it, so 0 is left out
+        # CKP-007.7: states that are older than these settings lack them, so what changes nothing is left out
+        own = {name: value for name, value in own.items() if name not in _OF_MORE_STEPS or value > 1}
         if not optimizer.get("slot_warmup"):
             optimizer.pop("slot_warmup", None)
         if self.adapter is None:

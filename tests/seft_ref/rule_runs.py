@@ -19,7 +19,16 @@ from seft_ref.matrix.window import FirstStepWindow, Window
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
 from seft_ref.topology.csr import flat, from_flat
-from seft_ref.train.loop import StepRecord, TrainState, finish, initial_state, step_batches, train_step
+from seft_ref.train.loop import (
+    StepRecord,
+    TrainState,
+    finish,
+    first_batches,
+    further_batches,
+    initial_state,
+    step_batches,
+    train_step,
+)
 from seft_ref.train.settings import TrainSettings, settings_of
 from seft_ref.update.delta import Base
 from tests.seft_ref.tiny import VOCABULARY, parameters, token_stream
@@ -129,7 +138,7 @@ def begin(
         at = np.delete(at, slice(0, None, thin)) if thin else at
         bases[matrix.name] = Base(from_flat(matrix.shape, at), dense[matrix.name].reshape(-1)[at])
     weights = packed_weights(config, dense, {n: (b.topology, b.values) for n, b in bases.items()})
-    batches = step_batches(settings, TOKENS, 1, weights)
+    batches = first_batches(settings, TOKENS, weights)
     state = initial_state(settings, config, weights, bases, reference, batches)
     return Run(settings, config, weights, bases, state)
 
@@ -137,7 +146,8 @@ def begin(
 def one_step(run: Run, state: TrainState) -> tuple[TrainState, StepRecord]:
     """The step after a state."""
     batches = step_batches(run.settings, TOKENS, state.step + 1, state.weights)
-    return train_step(state, batches, run.settings, run.config, reference)
+    more = further_batches(run.settings, TOKENS, state.step + 1, state.weights)
+    return train_step(state, batches, run.settings, run.config, reference, more=more)
 
 
 def walk(run: Run) -> Iterator[tuple[TrainState, TrainState, StepRecord]]:

@@ -14,6 +14,7 @@ from seft_ref import (
     evaluate_windows,
     finish,
     generate_tokens,
+    first_batches,
     initial_state,
     load_model,
     read_tokens,
@@ -40,6 +41,7 @@ CHOICES = {
     "row": {"scope": "row"},
     "model": {"scope": "model"},
     "window": {"gradient_window": 2},
+    "looks": {"event_batches": 2, "start_batches": 2},
     "first-step": {"preset": "spiel-ag", "gradient_window": 2, "evolve_every": 4},
     "group": {"scope": "group", "pattern": (2, 4)},
     "sm3": {"preset": "spiel-ma", "gradient_window": 1},
@@ -76,7 +78,7 @@ def run(folder, settings, place, state_file, stop=5):
     kernels, like = PLACES[place]
     tokens = read_tokens(folder.parent / "text.txt", folder)
     model = load_model(folder, kernels, like=like)
-    first = step_batches(settings, tokens, 1, model.weights)
+    first = first_batches(settings, tokens, model.weights)
     state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
     losses = []
     for after, record in train(state, settings, model.config, tokens, kernels):

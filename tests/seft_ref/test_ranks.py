@@ -16,7 +16,7 @@ from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.window import Accumulated
 from seft_ref.text.tokens import read_tokens
 from seft_ref.topology.csr import flat, from_flat
-from seft_ref.train.loop import finish, initial_state, step_batches, train, train_step
+from seft_ref.train.loop import finish, first_batches, initial_state, step_batches, train, train_step
 from seft_ref.update.delta import Base
 from tests.seft_ref.folders import BF16, TEXT, sparse_folder
 from tests.seft_ref.rule_runs import TOKENS, arrays_of, config_of, digest, packed_weights, short, strongest, tiny_config
@@ -33,6 +33,8 @@ RUNS = {
     "activation": {"adapt": "activation", "gradient_window": 2},
     "tokens": {"adapt": "token-fisher", "gradient_window": 2, "micro_batches": 2},
     "fisher": {"grow": "fisher", "gradient_window": 2},
+    "looks": {"event_batches": 3, "initial_positions": "gradient", "start_batches": 2},
+    "looks in a window": {"adapt": "token-fisher", "grow": "fisher", "event_batches": 2, "gradient_window": 2},
     "row": {"scope": "row"},
     "model": {"scope": "model"},
     "group": {"scope": "group", "pattern": (2, 4)},
@@ -55,7 +57,7 @@ def begin(settings, ranks, dtype=np.float64, kernels=reference):
         at = strongest(dense[matrix.name], settings.pattern, 0.4)
         bases[matrix.name] = Base(from_flat(matrix.shape, at), dense[matrix.name].reshape(-1)[at])
     weights = packed_weights(config, dense, {n: (b.topology, b.values) for n, b in bases.items()})
-    batches = step_batches(settings, TOKENS, 1, weights, ranks)
+    batches = first_batches(settings, TOKENS, weights, ranks)
     return config, initial_state(settings, config, weights, bases, kernels, batches, ranks)
 
 

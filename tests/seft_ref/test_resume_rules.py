@@ -32,6 +32,8 @@ RULES = {
     "first-step": {"preset": "sensitivity", "candidates": "first-step", "gradient_window": 3},
     "spiel-ag-empty-first-phase": {"preset": "spiel-ag", "gradient_window": 0, "evolve_every": 4},
     "schedules": {"lr_schedule": "cosine", "warmup_steps": 3, "drop_schedule": "linear", "evolve_until": 0.7},
+    "looks": {"event_batches": 3, "start_batches": 2, "initial_positions": "gradient"},
+    "looks-in-a-window": {"event_batches": 2, "gradient_window": 3, "adapt": "fisher"},
     "long-window": {"gradient_window": 4, "evolve_every": 4, "weight_decay": 0.5},
     "count": {"budget_by": "count", "slots": 90, "gradient_window": 2},
     "first-event-all": {"first_event": "all", "counts": "values", "exempt": "none", "gradient_window": 2},

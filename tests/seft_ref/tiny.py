@@ -11,7 +11,7 @@ from seft_ref.kernels import reference
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
 from seft_ref.topology.csr import flat, from_flat
-from seft_ref.train.loop import TrainState, initial_state, step_batches, train
+from seft_ref.train.loop import TrainState, first_batches, initial_state, train
 from seft_ref.train.settings import TrainSettings, settings_of
 from seft_ref.update.delta import ADAMW_KEEPS, Base
 from tests.seft_ref.update.by_hand import Matrix, Slot
@@ -133,7 +133,7 @@ def start(
 ) -> TrainState:
     """The state before the first step."""
     weights = packed_weights(config, dense, bases)
-    return initial_state(settings, config, weights, bases, reference, step_batches(settings, tokens, 1, weights))
+    return initial_state(settings, config, weights, bases, reference, first_batches(settings, tokens, weights))
 
 
 def matrix_of(weights: Weights, name: str) -> np.ndarray:

@@ -68,6 +68,7 @@ MUTANTS: list[Mutant] = [
     ),
     mutant("GRD-008", "train.step", of_a_window(window_tokens=lambda sums: sums * 0), "tokens of the last step alone"),
     mutant("TRN-005", "train.run", settings(gradient_window=1), "the last gradient alone"),
+    mutant("TRN-023", "train.run", settings(event_batches=1), "an event that looks at its own step alone"),
     mutant("OPT-004", "train.run", settings(max_norm=0.0), "no clipping"),
     mutant("DLT-004", "train.run", settings(seed=99), "another seed"),
     mutant("EVT-004", "train.run", settings(preset="static"), "no events"),
@@ -77,5 +78,5 @@ MUTANTS: list[Mutant] = [
     mutant("DLT-001 EVT-009", "train.run", ruled(scope="matrix"), "scope taken for matrix"),
     mutant("OPT-003", "train.run", settings(weight_decay=0.25), "decay unless told"),
     mutant("TRN-019 LYR-015", "train.run", behind_silent_norms("train.run"), "RMSNorm gives 0 where squares overflow"),
-    *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002", "TRN-017", "TRN-018"),
+    *unchecked("train.run", "TRN-007", "TRN-008", "TRN-003", "TRN-005", "RNG-002", "TRN-017", "TRN-018", "EVT-012"),
 ]

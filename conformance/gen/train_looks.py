@@ -1,0 +1,136 @@
+"""Cases of runs whose events, last pass and first positions look at the data of several steps (TRN-023, DLT-004.3)."""
+
+from typing import Any
+
+from conformance.gen import tiny, train_presets
+from conformance.gen.numbers import Area, Numbers
+from conformance.gen.train import GAP, described, run_answer
+from conformance.gen.train_steps import World
+from conformance.oracle import train, update_choices
+from conformance.oracle.event import Outcome
+from conformance.oracle.event_evidence import Evidence
+
+_RULE = dict(update_choices.RULE)
+_SHORT: dict[str, Any] = {"steps": 7, "evolve_every": 3, "rows": 2, "micro_batches": 1, "density": 0.5}
+
+
+class _Late(train.Trainer):
+    """A wrong run, whose further steps are those after the next one."""
+
+    def looks(self, step: int) -> list[train.Step]:
+        """Leave out the step that follows."""
+        return [self.look(step), *(self.look(step + 1 + i) for i in range(1, self.s.get("event_batches", 1)))]
+
+
+class _Wrapped(train.Trainer):
+    """A wrong run, in which the data of a step after the last are those of the first."""
+
+    def looks(self, step: int) -> list[train.Step]:
+        """Begin anew after the last step."""
+        return [self.look((step + i - 1) % self.s["steps"] + 1) for i in range(self.s.get("event_batches", 1))]
+
+
+class _After(train.Trainer):
+    """A wrong run, whose events look at further steps with the weights that the optimizer has left."""
+
+    own: train.Step
+
+    def looks(self, step: int) -> list[train.Step]:
+        """Leave the further steps to the event."""
+        self.own = self.look(step)
+        return [self.own]
+
+    def event(self, step: int, seen: list[Evidence]) -> list[Outcome]:
+        """Look at the further steps now."""
+        later = [self.look(step + i) for i in range(1, self.s["event_batches"])]
+        return super().event(step, [self.evidence(i, [self.own, *later]) for i in range(len(seen))])
+
+
+def runs() -> Area:
+    """Return cases of whole runs that depend on how many steps are looked at, and on which."""
+    area = Area("looks", "binary64 run")
+    drawn = {"start": "random"}
+    for name, more, wrong, clauses, purpose in (
+        (
+            "event",
+            drawn | {"rule": _RULE, "event_batches": 3},
+            ({"event_batches": 2}, {"event_batches": 4}, _Late, _After),
+            "TRN-023 GRD-004 EVT-002",
+            "an event that looks at its own step alone, at others, or at weights after the step",
+        ),
+        (
+            "event-and-window",
+            drawn | {"rule": _RULE | {"grow": "absolute", "adapt": "fisher"}, "event_batches": 2, "gradient_window": 2},
+            ({"event_batches": 1}, {"gradient_window": 1}, {"gradient_window": 3}),
+            "TRN-023 TRN-005 GRD-005",
+            "further steps in place of the window, or |g| and g² of their sum",
+        ),
+        (
+            "event-tokens",
+            drawn | {"rule": _RULE | {"adapt": "token-fisher"}, "event_batches": 2, "micro_batches": 2},
+            ({"event_batches": 1}, {"event_batches": 3}),
+            "TRN-023 GRD-008",
+            "tokens of the event's own step alone",
+        ),
+        (
+            "event-first-step",
+            drawn | {"rule": _RULE | {"candidates": "first-step", "moments": "seeded"}, "event_batches": 3},
+            ({"event_batches": 2}, {"event_batches": 4}),
+            "TRN-023 GRD-007 DLT-006",
+            "candidates of a further step, or moments of a window of one step",
+        ),
+        (
+            "last-pass",
+            drawn | {"rule": _RULE | {"adapts": "end"}, "event_batches": 2},
+            ({"event_batches": 1}, _Wrapped),
+            "TRN-023 EVT-004",
+            "a last pass that looks at the last step alone, or begins the text anew after it",
+        ),
+        (
+            "start",
+            {"rule": _RULE, "start": "gradient", "start_batches": 3, "density": 0.25},
+            ({"start_batches": 1}, {"start_batches": 2}, {"start_batches": 4}),
+            "DLT-004 TRN-002",
+            "first positions by the gradient of one step, or of others",
+        ),
+    ):
+        settings = train_presets.SETTINGS | _SHORT | more
+        for seed in range(500):
+            world = tiny.world(Numbers(131, seed), tiny.CONFIG)
+            mine = settings | {"seed": seed}
+            run = train.run(tiny.CONFIG, *world, mine)
+            if run.gap >= GAP and run.moves["grown"] and all(_differs(mine, world, run, one) for one in wrong):
+                break
+        else:
+            msg = f"no seed for {name}"
+            raise AssertionError(msg)
+        area.add(name, "train.run", clauses, purpose, described(mine, world, tiny.CONFIG), run_answer(run))
+    good = train_presets.SETTINGS | {
+        "steps": 4,
+        "rows": 1,
+        "micro_batches": 1,
+        "length": 4,
+        "seed": 0,
+        "preset": "seft",
+    }
+    for name, change, clause in (
+        ("event-0", {"event_batches": 0}, "TRN-008"),
+        ("start-0", {"start": "gradient", "start_batches": 0}, "TRN-008"),
+        ("start-unused", {"start": "random", "start_batches": 2}, "EVT-012"),
+    ):
+        inputs = described(good | change, tiny.world(Numbers(131, 0), tiny.SMALLEST), tiny.SMALLEST)
+        purpose = "a number of steps that is out of range, or not used, is taken"
+        area.add(f"refuse-{name}", "train.run", clause, purpose, inputs, refused=clause)
+    return area
+
+
+def _differs(settings: dict[str, Any], world: World, run: train.Run, wrong: Any) -> bool:
+    """Tell whether a run with other settings, or of a wrong kind, moves other slots or ends with another support."""
+    if isinstance(wrong, dict):
+        other = train.run(tiny.CONFIG, *world, settings | wrong)
+    else:
+        other = train.run(tiny.CONFIG, *world, settings, wrong)
+    return (other.events, [sorted(w) for w in other.final]) != (run.events, [sorted(w) for w in run.final])
+
+
+AREAS = (runs,)
