@@ -13,8 +13,8 @@ from formats.dialects.hf import to_sparse
 from seft_ref import (
     evaluate_windows,
     finish,
-    generate_tokens,
     first_batches,
+    generate_tokens,
     initial_state,
     load_model,
     read_tokens,
