@@ -69,6 +69,7 @@ wheel: setup
 docs: setup
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[docs]"
 	$(PY) -m sphinx -W --keep-going -n -q -b html docs build/docs
+	@echo wrote build/docs/index.html
 
 demo: setup
 	$(VENV)/bin/seft demo $(if $(QUICK),--quick,)

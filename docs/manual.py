@@ -1,6 +1,7 @@
 """The pages of the manual that are made from code and SPEC.md while Sphinx reads them.
 
-A line `<!-- fill: NAME -->` in a page is replaced by what the function of that name returns. Links of a page that is
+A line `<!-- fill: NAME -->` in a page is replaced by what the function of that name returns. So are the lines after it
+up to `<!-- filled -->`: they tell a reader of the file itself where that text is. Links of a page that is
 taken from elsewhere in the repository are turned into links of the manual; a link to a source file becomes its name.
 """
 
@@ -60,6 +61,8 @@ _NAMED = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 """The id of a clause or part, or what may hold one that is not to be a link."""
+_MARK = re.compile(r"<!-- fill: (\w+)(?: (\S+))? -->(?:\n(?:(?!<!--).)*<!-- filled -->)?", re.DOTALL)
+"""Where a page is filled, and what stands there in the file."""
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
 
 
@@ -77,7 +80,7 @@ def fill(app: Sphinx, page: str, source: list[str]) -> None:
     if "<!-- fill: " in text:
         # what it is made from is no file that Sphinx knows of
         app.env.note_reread()
-    text = re.sub(r"<!-- fill: (\w+)(?: (\S+))? -->", lambda m: FILLED[m[1]](*filter(None, m.groups()[1:])), text)
+    text = _MARK.sub(lambda m: FILLED[m[1]](*filter(None, m.groups()[1:])), text)
     source[0] = with_clauses(text)
 
 

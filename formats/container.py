@@ -201,7 +201,8 @@ class MappedFile:
             self.size = file.seek(0, 2)
             if self.size < LENGTH.size:
                 raise FormatError(
-                    "FMT-020", f"{path.name} has {self.size} bytes, expected at least the 8 of the header length"
+                    "FMT-020",
+                    f"{path.name} has {self.size} bytes, expected at least the 8 of the header length; copy it again",
                 )
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._bytes = np.frombuffer(mapped, dtype=np.uint8)
@@ -211,7 +212,8 @@ class MappedFile:
             self.size = self._bytes.size
             if self.size < LENGTH.size:
                 raise FormatError(
-                    "FMT-020", f"{path.name} holds {self.size} bytes, expected at least the 8 of the header length"
+                    "FMT-020",
+                    f"{path.name} holds {self.size} bytes, expected at least the 8 of the header length; copy it again",
                 )
         self.data_start = LENGTH.size
         """Where the sections begin; known once `header` has been called."""

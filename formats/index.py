@@ -89,6 +89,12 @@ def compare_index(data: bytes, spec: str, roots: Sequence[str], tensors: Sequenc
     raise FormatError("FMT-101", f"the index says another version than its parts, which say {spec}")
 
 
+def unlisted(folder: Path, listed: Collection[str]) -> list[str]:
+    """Return the files of a folder that are neither hidden, nor of its checkpoint, nor among the companions listed."""
+    names = (entry.name for entry in sorted(folder.iterdir()) if entry.is_file())
+    return [n for n in names if n not in listed and not n.startswith(".") and not n.lower().startswith("model.sparse")]
+
+
 def expected_files(found: Collection[str], roots: Sequence[str] | None) -> list[str]:
     """Return the checkpoint files of a folder in part order, after comparing them with what is there.
 

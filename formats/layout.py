@@ -87,5 +87,6 @@ def compare(
         raise FormatError("FMT-032", f"{name} has the section {unowned[0]!r}, which belongs to no tensor")
     end = max((section.end for section in expected.values()), default=0)
     if end != data_bytes:
-        raise FormatError("FMT-035", f"{name} has {data_bytes} bytes of sections, expected {end}")
+        advice = "; the file is cut, copy it again" if data_bytes < end else ""
+        raise FormatError("FMT-035", f"{name} has {data_bytes} bytes of sections, expected {end}{advice}")
     return expected

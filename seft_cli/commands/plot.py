@@ -47,7 +47,7 @@ def _drawn(log: Log, suffix: str) -> bytes:
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "matplotlib":
             raise
-        raise console.Refused("a picture needs matplotlib; pip install 'seft_ref[plot]' brings it") from None
+        raise console.Refused("a picture needs matplotlib; pip install '.[plot]' in the clone brings it") from None
     if suffix == ".html":
         from seft_cli.log.page import page
 

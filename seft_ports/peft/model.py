@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -90,6 +91,9 @@ class SeftModel(BaseTuner):
                 f"load the base that it was made for ({config.base_model_name_or_path})",
             )
         config.stored = stored
+        if updates and stored == sum(update.out_features * update.in_features for _, update in updates):
+            message = "dense-base: every weight of the adapted layers is stored, so there is nothing to keep sparse"
+            warnings.warn(f"{message}; prune the model first (seft prune)", stacklevel=2)
         # MDL-007: projections of blocks in their order, then what else is adapted
         updates.sort(key=lambda one: (place_of(one[0]) is None, place_of(one[0]) or ()))
         for matrix, (_, update) in enumerate(updates):

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -20,15 +21,24 @@ from seft_ports.pytorch.split import is_split, reshard, whole
 
 __all__ = ["checkpoint_of", "load_sparse", "save_sparse"]
 
+_COMPANIONS = "seft_companions"
+"""Name of the attribute in which a model keeps the files that its sparse checkpoint had beside the weights."""
+_TRAVEL = (
+    *("generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt"),
+)
+"""Files of a folder that from_pretrained loaded which are written beside the weights (CKP-005.2)."""
+
 
 def save_sparse(
     model: nn.Module, folder: str | os.PathLike[str], *, beside: str | os.PathLike[str] | None = None
 ) -> None:
     """Write a model with the support of each projection, so that a stored zero is not an absent weight (CKP-004).
 
-    Embeddings, norms, biases and lm_head are written as they are (CKP-005), and the config and the record of pruning
-    beside them. If FSDP splits the model, every process must call this; the first one writes. Of a model of PEFT the
-    active SEFT adapter is part of the weights.
+    Embeddings, norms, biases and lm_head are written as they are (CKP-005), and beside them the config, the record of
+    pruning, and tokenizer and generation config if the model came from a folder that has them. If FSDP splits the
+    model, every process must call this; the first one writes. Of a model of PEFT the active SEFT adapter is part of the
+    weights.
 
     beside  the folder of the quantised model that was loaded: its codes stay, and trained weights stand beside them
             (QNT-006). None writes all weights as floats
@@ -46,7 +56,7 @@ def checkpoint_of(model: nn.Module) -> formats.Checkpoint:
     """Return what `save_sparse` would write of a model that is not split, without the config; it shares memory."""
     model = _bare(model)
     with _plain_layers(model):
-        return from_module(model, masks=_masks(model))
+        return _read(model)
 
 
 def _bare(model: nn.Module) -> nn.Module:
@@ -82,16 +92,30 @@ def _write_first(
 def _write(
     model: nn.Module, folder: str | os.PathLike[str], files: dict[str, bytes], beside: str | os.PathLike[str] | None
 ) -> None:
-    checkpoint = from_module(model, masks=_masks(model))
+    checkpoint = dataclasses.replace(_read(model), files=files)
     if beside is not None:
         checkpoint = coded.beside(formats.read(beside), checkpoint)
-    formats.write(folder, dataclasses.replace(checkpoint, files=files) if files else checkpoint)
+    formats.write(folder, checkpoint)
+
+
+def _read(model: nn.Module) -> formats.Checkpoint:
+    """Return the tensors of a model of plain layers; a head that the config ties has no name, as in stock files."""
+    checkpoint = from_module(model, masks=_masks(model))
+    if getattr(getattr(model, "config", None), "tie_word_embeddings", False):
+        tied = {name: of for name, of in checkpoint.tied.items() if name != "lm_head.weight"}
+        return dataclasses.replace(checkpoint, tied=tied)
+    return checkpoint
 
 
 def _companions(model: nn.Module) -> dict[str, bytes]:
-    """Return the config of a model and its record of pruning, as the files beside its weights."""
+    """Return the files beside the weights of a model: those that it came with, and its config and record of pruning."""
+    kept: dict[str, bytes] | None = getattr(model, _COMPANIONS, None)
+    if kept is None:
+        path = getattr(model, "name_or_path", None)
+        there = [Path(str(path)) / name for name in _TRAVEL] if path else []
+        kept = {file.name: file.read_bytes() for file in there if file.is_file()}
     config, record = getattr(model, "config", None), record_of(model)
-    files = {} if config is None else {"config.json": config.to_json_string().encode()}
+    files = kept | ({} if config is None else {"config.json": config.to_json_string().encode()})
     return files | ({} if record is None else {"pruning.json": record})
 
 
@@ -106,6 +130,7 @@ def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
     if checkpoint.scales:
         checkpoint = coded.expanded(checkpoint)
     to_module(checkpoint, model)
+    setattr(model, _COMPANIONS, {name: bytes(data) for name, data in checkpoint.files.items()})
     record = checkpoint.files.get("pruning.json")
     if record is not None:
         # PRN-008

@@ -227,8 +227,11 @@ def _contradictions(s: Settings) -> Iterator[tuple[str, bool, str]]:
         (s.scope == "row" and s.exempt == "slots", "scope row with exempt slots can leave a row nothing to prune"),
         (s.budget_by == "count" and s.slots < 1, "budget_by count needs slots"),
         (s.budget_by == "rank" and s.rank < 1, "budget_by rank needs rank"),
-        (s.budget_by != "count" and s.slots != 0, f"slots is not used with budget_by {s.budget_by}"),
-        (s.budget_by != "rank" and s.rank != 0, f"rank is not used with budget_by {s.budget_by}"),
+        (
+            s.budget_by != "count" and s.slots != 0,
+            f"slots is not used with budget_by {s.budget_by}; set budget_by count",
+        ),
+        (s.budget_by != "rank" and s.rank != 0, f"rank is not used with budget_by {s.budget_by}; set budget_by rank"),
     ):
         yield "EVT-012", wrong, why
     held = s.pattern is not None

@@ -66,6 +66,7 @@ class Kept:
         self.config, self.read = model.config, model.read
         self._masks: dict[str, Any] = {}
         self._changed: dict[str, Any] = {}
+        self._zeros: dict[str, int] = {}
 
     def add(self, name: str, mask: Array, weight: Array | None = None) -> None:
         """Add a matrix: a mask (out, in), True where a weight stays, and its new values (out, in) if it has any."""
@@ -79,8 +80,11 @@ class Kept:
         return sum(shapes[n][0] * shapes[n][1] - int(np.unpackbits(x).sum()) for n, x in self._masks.items())
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what a converter remarks on the folder (FMT-154)."""
-        return tuple(self._model.source.checkpoint().remarks)
+        """Return what a converter remarks on the folder (FMT-154) and, once written, how many zeros stay."""
+        told = list(self._model.source.checkpoint().remarks)
+        if zeros := sum(self._zeros.values()):
+            told.append(f"{zeros:,} weights that stayed were 0 already: the model that was read is pruned")
+        return tuple(told)
 
     def config_text(self) -> bytes:
         """Return the content of config.json."""
@@ -96,6 +100,7 @@ class Kept:
             if name not in self._masks:
                 return values
             mask = np.unpackbits(self._masks[name], count=values.size).reshape(values.shape).astype(bool)
+            self._zeros[name] = int(np.count_nonzero(mask)) - int(np.count_nonzero(values[mask]))
             return np.where(mask, values, np.zeros((), values.dtype))
 
         write_hf(Path(destination), [source.section(name) for name in source], fetch, files)

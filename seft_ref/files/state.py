@@ -178,7 +178,10 @@ def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin:
         attributes: dict[str, Any] = reader.attributes
         # CKP-006
         if difference := _difference(_told(attributes, "settings", str), settings_text(settings)):
-            raise CheckpointError("CKP-006", f"the training state was made with other settings: {difference}")
+            raise CheckpointError(
+                "CKP-006",
+                f"the training state was made with other settings: {difference}; resume with the options of its run",
+            )
         dtype = to_numpy(weights.norm).dtype.name
         for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype)):
             if (was := _told(attributes, key, str)) != value:

@@ -152,12 +152,18 @@ class TrainSettings:
             ),
             (self.budget_by == "count" and self.slots < 1, "budget_by count needs slots"),
             (self.budget_by == "rank" and self.rank < 1, "budget_by rank needs rank"),
-            (self.budget_by != "count" and self.slots != 0, f"slots is not used with budget_by {self.budget_by}"),
+            (
+                self.budget_by != "count" and self.slots != 0,
+                f"slots is not used with budget_by {self.budget_by}; set budget_by count",
+            ),
             (
                 self.start_batches > 1 and self.initial_positions != "gradient",
                 f"start_batches is not used with initial_positions {self.initial_positions}",
             ),
-            (self.budget_by != "rank" and self.rank != 0, f"rank is not used with budget_by {self.budget_by}"),
+            (
+                self.budget_by != "rank" and self.rank != 0,
+                f"rank is not used with budget_by {self.budget_by}; set budget_by rank",
+            ),
         ):
             if wrong:
                 raise ConfigError("EVT-012", why)

@@ -22,6 +22,11 @@ from tests.ports.test_peft import IDS, trained  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("default")
 
 
+def test_a_base_that_is_not_pruned_is_said_to_be():
+    with pytest.warns(UserWarning, match="dense-base: every weight of the adapted layers is stored"):
+        get_peft_model(tiny.model(), SeftConfig(density=0.2))
+
+
 @pytest.mark.parametrize("kind", ["adamw", "spiel-adamw"])
 def test_modules_to_save_are_trained_and_saved_and_resumed(kind, tmp_path):
     other = {"modules_to_save": ["lm_head"], "preset": "static" if kind == "adamw" else "spiel-adapt"}

@@ -13,6 +13,7 @@ pytest.importorskip("peft")
 from peft import get_peft_model  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+import formats  # noqa: E402
 from seft_ports.pytorch import (  # noqa: E402
     Evolution,
     SeftError,
@@ -222,6 +223,45 @@ def test_EVT_007_a_model_that_is_pruned_to_a_pattern_says_so(way, tmp_path):
     wrapped = wrap(base, Settings(preset="seft", pattern=(1, 2), initial_positions="magnitude"), masks)
     save_sparse(wrapped, tmp_path / "tuned")
     assert (tmp_path / "tuned" / "pruning.json").read_bytes() == record
+
+
+@pytest.mark.parametrize("way", ["load_sparse", "from_pretrained", "peft"])
+def test_CKP_005_2_tokenizer_and_generation_config_travel_along(way, tmp_path):
+    import transformers
+
+    beside = {"tokenizer.json": b"{}", "tokenizer_config.json": b'{"a": 1}', "chat_template.jinja": b"x"}
+    tiny.model().save_pretrained(tmp_path / "hf")
+    for name, data in {**beside, "trainer_state.json": b"{}"}.items():
+        (tmp_path / "hf" / name).write_bytes(data)
+    if way == "load_sparse":
+        formats.convert(tmp_path / "hf", tmp_path / "base", "sparse")
+        model = load_sparse(tiny.model(), tmp_path / "base")
+        beside["trainer_state.json"] = b"{}"
+    else:
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    model = get_peft_model(model, config(preset="static")) if way == "peft" else model
+    save_sparse(model, tmp_path / "tuned")
+    files = formats.read(tmp_path / "tuned").files
+    assert {
+        name: bytes(files[name]) for name in files if name not in ("config.json", "generation_config.json")
+    } == beside
+    assert "generation_config.json" in files
+
+
+def test_CKP_005_a_head_that_is_tied_is_written_as_a_stock_file_has_it(tmp_path):
+    import transformers
+
+    tiny.model(tie_word_embeddings=True).save_pretrained(tmp_path / "hf")
+    formats.convert(tmp_path / "hf", tmp_path / "converted", "sparse")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    wrapped = wrap(
+        model, Settings(preset="static"), {n: torch.ones_like(w.weight) != 0 for n, w in targets_of(model).items()}
+    )
+    save_sparse(wrapped, tmp_path / "tuned")
+    assert {*formats.read(tmp_path / "tuned").tensors} == {*formats.read(tmp_path / "converted").tensors}
+    assert formats.read(tmp_path / "tuned").tied == {}
+    again = load_sparse(tiny.model(tie_word_embeddings=True), tmp_path / "tuned")
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
 
 
 @pytest.mark.parametrize("text", [b"[]", b'{"pattern": 4}', b'{"pattern": "2-4"}', b"{"])

@@ -64,7 +64,7 @@ def test_the_demo_names_the_extra_before_it_fetches_anything(monkeypatch, capsys
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "gguf" else name)
     code, out, err = words(monkeypatch, capsys, "demo", "--folder", str(tmp_path / "demo"))
     assert (code, out) == (2, "")
-    assert err == "error: the demo reads a GGUF with gguf; pip install 'seft_ref[torch]' brings it\n"
+    assert err == "error: the demo reads a GGUF with gguf; pip install '.[torch]' in the clone brings it\n"
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "pip" else name)
     code, out, err = words(monkeypatch, capsys, "demo", "--folder", str(tmp_path / "demo"))

@@ -214,7 +214,7 @@ def test_without_matplotlib_it_says_how_to_get_it(plot, written, tmp_path, monke
     for out in ("out.png", "out.html"):
         code, _, err = plot(file, tmp_path / out)
         assert (code, err.count("\n")) == (2, 1)
-        assert "seft_ref[plot]" in err
+        assert "'.[plot]'" in err
     assert list(tmp_path.iterdir()) == [file]
 
 

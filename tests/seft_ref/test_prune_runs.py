@@ -273,3 +273,10 @@ def test_what_does_not_go_together_with_a_loaded_model_is_refused(place):
     with pytest.raises(CheckpointError, match="up_proj"):
         prune(place / "dense", None, "magnitude", 0.5)
     assert not (place / "out").exists()
+
+
+def test_a_model_that_is_pruned_already_is_said_to_be(place):
+    assert prune(place / "dense", place / "half", "magnitude", 0.5).remarks == ()
+    done = prune(place / "half", place / "quarter", "magnitude", 0.25)
+    stayed = done.of // 2 - done.removed
+    assert done.remarks == (f"{stayed:,} weights that stayed were 0 already: the model that was read is pruned",)

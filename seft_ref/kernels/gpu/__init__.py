@@ -36,7 +36,8 @@ except ModuleNotFoundError as error:
         """Raise an error that names CuPy when a function of the set is asked for."""
         if name in __all__:
             raise ModuleNotFoundError(
-                f"seft_ref.kernels.gpu.{name} needs CuPy; pip install seft_ref[cuda12] or [cuda13]", name="cupy"
+                f"seft_ref.kernels.gpu.{name} needs CuPy; pip install '.[cuda12]' or '.[cuda13]' in the clone",
+                name="cupy",
             )
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
