@@ -1,0 +1,109 @@
+"""Events and first slots that look at the data of several steps, in a loop of one's own (TRN-023, DLT-004.3)."""
+
+from copy import deepcopy
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+from seft_ports.pytorch import Evolution, SeftError, SeftOptimizer, Settings, layers_of, merge  # noqa: E402
+from seft_ports.pytorch.model import targets_of  # noqa: E402
+from tests.ports import pytorch_tiny as tiny  # noqa: E402
+
+SETTINGS = Settings(preset="seft", density=0.2, evolve_every=3, drop_fraction=0.9)
+DATA = torch.stack([row["input_ids"] for row in tiny.texts(48)]).split(4)
+STEPS = 7
+
+
+def losses(made, *steps):
+    for step in steps:
+        yield made(input_ids=DATA[step], labels=DATA[step]).loss
+
+
+def run(made, settings=SETTINGS, *, looks=0, start=0, micro_batches=None):
+    """The slots after every step, with events on the optimizer's own step."""
+    optimizer = SeftOptimizer(made, lr=0.01)
+    evolution = Evolution(made, optimizer, settings, STEPS, micro_batches=micro_batches, event_batches=1 + looks)
+    if start:
+        evolution.start(losses(made, *range(start)))
+    evolution.attach()
+    seen = []
+    for t in range(1, STEPS + 1):
+        optimizer.zero_grad()
+        for loss in losses(made, t):
+            loss.backward()
+        for i in range(looks if evolution.has_event(t) else 0):
+            evolution.look(losses(made, t + 1 + i))
+        optimizer.step()
+        seen.append([layer.positions[: layer.slots].tolist() for layer in layers_of(made).values()])
+    evolution.finish(lambda: losses(made, STEPS), *(lambda i=i: losses(made, STEPS + i) for i in range(1, 1 + looks)))
+    return seen
+
+
+@pytest.mark.parametrize("micro_batches", [None, 1])
+def test_TRN_023_a_look_changes_what_an_event_does_and_nothing_before_it(micro_batches):
+    plain = run(tiny.wrapped(SETTINGS), micro_batches=micro_batches)
+    more = run(tiny.wrapped(SETTINGS), looks=2, micro_batches=micro_batches)
+    assert plain[:2] == more[:2]
+    assert plain[2] != more[2]
+
+
+def test_TRN_023_the_gradient_of_an_event_is_the_mean_of_what_it_looks_at():
+    settings = Settings(preset="active-only", density=0.2, evolve_every=3, drop_fraction=1.0)
+    made = tiny.wrapped(settings)
+    optimizer = SeftOptimizer(made, lr=0.01)
+    evolution = Evolution(made, optimizer, settings, STEPS, event_batches=3)
+    for t in (1, 2, 3):
+        evolution.before_step(t)
+        optimizer.zero_grad()
+        next(losses(made, t)).backward()
+        if t == 3:
+            # plain layers of the effective weights, by ordinary autograd
+            plain = deepcopy(made)
+            merge(plain)
+            targets = targets_of(plain)
+            for linear in targets.values():
+                linear.weight.requires_grad_(requires_grad=True)
+            sum(losses(plain, 3, 4, 5)).backward()
+            old = {name: layer.positions[: layer.slots].tolist() for name, layer in evolution.layers.items()}
+            evolution.look(losses(made, 4))
+            evolution.look(losses(made, 5))
+        evolution.before_optimizer(t)
+        optimizer.step()
+        decisions = evolution.after_step(t)
+    for name, decision in decisions.items():
+        kept = {*old[name]} - {*decision.dropped.tolist()}
+        stored = torch.nonzero(evolution.layers[name].base().view(-1)).flatten().tolist()
+        scores = targets[name].weight.grad.abs().view(-1)
+        ranked = sorted((p for p in stored if p not in kept), key=lambda p: -float(scores[p]))
+        assert decision.grown.tolist() == sorted(ranked[: len(decision.grown)])
+        assert len(decision.grown)
+
+
+def test_DLT_004_3_first_slots_by_the_gradient_of_several_steps():
+    first = {n: run(tiny.wrapped(SETTINGS), start=n)[0] for n in (1, 3)}
+    assert first[1] != first[3]
+    made = tiny.wrapped(SETTINGS)
+    evolution = Evolution(made, SeftOptimizer(made), SETTINGS, STEPS)
+    evolution.start(losses(made, 0, 1, 2))
+    assert [layer.positions[: layer.slots].tolist() for layer in layers_of(made).values()] == first[3]
+    assert all(layer.values.grad is None for layer in layers_of(made).values())
+    with pytest.raises(SeftError, match="EVT-012: start is for initial_positions gradient"):
+        evolution.start(losses(made, 0))
+
+
+def test_TRN_023_another_number_of_looks_is_refused():
+    made = tiny.wrapped(SETTINGS)
+    optimizer = SeftOptimizer(made, lr=0.01)
+    evolution = Evolution(made, optimizer, SETTINGS, STEPS, event_batches=3)
+    for t in (1, 2, 3):
+        evolution.before_step(t)
+        next(losses(made, t)).backward()
+        evolution.before_optimizer(t)
+    evolution.look(losses(made, 4))
+    with pytest.raises(SeftError, match="TRN-023: the event of step 3 is to look 2 times, not 1"):
+        evolution.after_step(3)
+    with pytest.raises(SeftError, match="TRN-008: event_batches 0 is below 1"):
+        Evolution(made, optimizer, SETTINGS, STEPS, event_batches=0)
