@@ -138,9 +138,12 @@ def _event(
         # one base is open at a time, and one merged matrix
         return AT_AN_EVENT * max(extent.nnz for extent in extents) + itemsize * max(extent.numel for extent in extents)
     asked = settings.rule.asks() - {"inputs"}
-    # DLT-004: the gradient at every stored weight; compact bases take theirs one matrix at a time
-    by_gradient = settings.initial_positions == "gradient" and not compact
-    start = itemsize * sum(extent.nnz for extent in extents) if by_gradient else 0
+    start, tokens = 0, settings.batch * settings.micro_batches * settings.length
+    if settings.initial_positions == "gradient" and (compact or settings.initial_scope == "anywhere"):
+        start = itemsize * _summed(config, settings.start_batches * tokens)
+    elif settings.initial_positions == "gradient":
+        # DLT-004: the gradient at every stored weight, and no other
+        start = itemsize * sum(extent.nnz for extent in extents)
     if settings.timetable().event_after(1) is None:
         return start
     largest = max(sum(extent.nnz for extent in one) for one in together(settings.rule, extents))
@@ -156,7 +159,11 @@ def _event(
         working += 4 * max(stored) + itemsize * (sum(stored) if several else 2 * max(stored))
     if several:
         return max(start, working + itemsize * len(asked & OF_GRADIENTS) * sum(extent.numel for extent in extents))
-    tokens = settings.batch * settings.micro_batches * settings.length
+    return max(start, working + itemsize * _summed(config, tokens))
+
+
+def _summed(config: ModelConfig, tokens: int) -> int:
+    """Return the numbers that the gradients of all targets take over so many tokens, factors or whole."""
     numbers = 0
     for name in ATTENTION + MLP:
         n_out, n_in = config.projection_shape(name)
@@ -164,7 +171,7 @@ def _event(
         own_input = 0 if name in ("k_proj", "v_proj", "up_proj") else n_in
         as_factors = tokens * (n_out + n_in) < n_out * n_in
         numbers += tokens * (n_out + own_input) if as_factors else n_out * n_in
-    return max(start, working + itemsize * numbers * config.num_hidden_layers)
+    return numbers * config.num_hidden_layers
 
 
 class _Extent:
