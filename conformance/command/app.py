@@ -367,7 +367,7 @@ def _require_absent(folder: Path) -> None:
 
 
 def _stop(line: str, status: int) -> NoReturn:
-    print(visible(f"verify: {line}"), file=sys.stderr)
+    print(visible(f"verify: {line}", keep="\n"), file=sys.stderr)
     raise typer.Exit(status)
 
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 
 from conformance.cases.case import VECTORS, load
 from conformance.cases.ops import OPS
-from conformance.cases.profiles import PROFILES, profile_of
+from conformance.cases.profiles import CLASSES, PROFILES, profile_of
 from conformance.judge.harness import Variant, run
 from conformance.protocol.child import Child, Hello, PortFault, StartError
 from conformance.protocol.port import Refused, Unsupported
@@ -36,6 +37,8 @@ CALLS: tuple[tuple[str, dict[str, Any], dict[str, Any] | str], ...] = (
      {"dropped": _ids(2, 3)}),
     ("gradient.at", {"out": 1, "in": 2, "dy": _floats(1, 2).reshape(2, 1), "x": _floats(3, 0, 4, 5).reshape(2, 2),
                      "positions": _ids(0, 1)}, {"values": _floats(11, 10)}),
+    ("adamw.step", {"values": _floats(1), "m": _floats(0), "v": _floats(0), "age": _ids(3), "gradient": _floats(0),
+                    "lr": 0.5}, {"values": _floats(1), "m": _floats(0), "v": _floats(0), "age": _ids(4)}),
 )  # fmt: skip
 """Operation, inputs, and the answer or the clause of the refusal."""
 FILES = ("file.read-dense", "file-refused.short")
@@ -52,10 +55,10 @@ def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
     """
     with Child(command, timeout) as child:
         child.on_line = lambda arrow, raw: say(f"  {arrow} {_cut(raw)}")
-        say(f"starting {' '.join(command)}")
+        say(f"starting {' '.join(command)}; it has {child.start_timeout:.0f} s to introduce itself")
         hello = child.hello()
-        _introduce(hello, say)
-        good = _greets_again(child, say)
+        good = _introduce(hello, say)
+        good &= _greets_again(child, say)
         tried = 0
         for op, inputs, wanted in CALLS:
             if op in hello.ops:
@@ -76,7 +79,7 @@ def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
     return good
 
 
-def _introduce(hello: Hello, say: Say) -> None:
+def _introduce(hello: Hello, say: Say) -> bool:
     say(
         f"it is {hello.name}, {hello.port.get('language', 'language not told')}, and offers {len(hello.ops)} operations"
     )
@@ -86,9 +89,21 @@ def _introduce(hello: Hello, say: Say) -> None:
             missing = [op for op in ops if op not in hello.ops]
             left = f"; not {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}" if missing else ": all of it"
             say(f"  {profile}: {len(offered)} of {len(ops)}{left}")
-    for op in hello.ops:
+    good = True
+    for op, classes in hello.ops.items():
         if op not in OPS:
-            say(f"  WRONG: it offers {op}, which is no operation; see list --ops")
+            good = False
+            say(f"  WRONG: it offers {no_operation(op)}")
+        for name in set(classes) - set(CLASSES):
+            good = False
+            say(f"  WRONG: it offers {op} in the class {name}; known are {', '.join(CLASSES)}")
+    return good
+
+
+def no_operation(name: str) -> str:
+    """Return what is said of an operation that the kit does not know, with the names near it."""
+    near = get_close_matches(name, OPS, 2)
+    return f"{name}, which is no operation; {f'near it is {near[0]}' if near else 'list --ops names them'}"
 
 
 def _greets_again(child: Child, say: Say) -> bool:
@@ -104,7 +119,8 @@ def _greets_again(child: Child, say: Say) -> bool:
 def _tries(child: Child, hello: Hello, op: str, given: dict[str, Any], wanted: dict[str, Any] | str, say: Say) -> bool:
     dtype = "float32" if "fp32" in hello.ops[op] and OPS[op].kind != "scalar" else "float64"
     say(f"{op} ({profile_of(op)}), {dtype}")
-    inputs = {k: v.astype(dtype) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for k, v in given.items()}
+    inputs = _cast(given, dtype)
+    wanted = wanted if isinstance(wanted, str) else _cast(wanted, dtype)
     try:
         got = child.call(op, inputs, dtype)
     except Refused as refusal:
@@ -122,8 +138,18 @@ def _tries(child: Child, hello: Hello, op: str, given: dict[str, Any], wanted: d
     if isinstance(wanted, dict) and set(got) == set(wanted) and all(_equal(got[k], wanted[k]) for k in wanted):
         say(f"  right: {_told(got)}")
         return True
-    say(f"  WRONG: got {_told(got)}, expected {_told(wanted)}")
+    kinds = ""
+    if isinstance(wanted, dict):
+        for name in wanted.keys() & got.keys():
+            here, there = np.asarray(got[name]), np.asarray(wanted[name])
+            if here.dtype != there.dtype or here.shape != there.shape:
+                kinds += f"; {name} is {here.dtype} {here.shape}, expected {there.dtype} {there.shape}"
+    say(f"  WRONG: got {_told(got)}, expected {_told(wanted)}{kinds}")
     return False
+
+
+def _cast(values: dict[str, Any], dtype: str) -> dict[str, Any]:
+    return {k: v.astype(dtype) if isinstance(v, np.ndarray) and v.dtype.kind == "f" else v for k, v in values.items()}
 
 
 def _reads(child: Child, say: Say) -> bool:
@@ -156,7 +182,7 @@ def _declines(child: Child, op: str, say: Say) -> bool:
 
 def _equal(a: Any, b: Any) -> bool:
     x, y = np.asarray(a), np.asarray(b)
-    return x.shape == y.shape and x.dtype.kind == y.dtype.kind and bool(np.all(x == y))
+    return x.shape == y.shape and (x.dtype == y.dtype or not x.shape) and bool(np.all(x == y))
 
 
 def _told(value: dict[str, Any] | str) -> str:

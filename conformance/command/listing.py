@@ -69,7 +69,8 @@ def explained(what: str) -> list[str]:
         return _case(match, clauses)
     if what in PROPERTIES:
         return _property(PROPERTIES[what], clauses)
-    near = get_close_matches(what, [*PROFILES, *clauses, *OPS, *(case.id for case in every), *PROPERTIES], 3)
+    names = dict.fromkeys([*PROFILES, *clauses, *OPS, *(case.id for case in every), *PROPERTIES])
+    near = get_close_matches(what, names, 3)
     raise KeyError(f"nothing is called {what!r}" + (f"; near it are {', '.join(near)}" if near else "; see list"))
 
 

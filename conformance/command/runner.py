@@ -22,6 +22,7 @@ from conformance.cases.coverage import Coverage, coverage, elsewhere
 from conformance.cases.ops import OPS
 from conformance.cases.profiles import CLASSES, PROFILES, classes_offered, offered_in, profiles_of_case
 from conformance.cases.signatures import covering, refused_by, signatures
+from conformance.command.doctor import no_operation
 from conformance.judge.conduct import CHECKS, declining, ending
 from conformance.judge.harness import Variant, failing_operations
 from conformance.judge.harness import run as run_cases
@@ -29,6 +30,7 @@ from conformance.judge.judgement import BLOCKED, PropertyResult, Run, cases_of
 from conformance.judge.stop import Stop
 from conformance.properties import PROPERTIES, run_properties
 from conformance.protocol.child import Child, Hello
+from conformance.report.visible import visible
 
 __all__ = ["BACKENDS", "DEFAULT", "Broken", "Options", "Target", "Unusable", "judge", "started"]
 
@@ -183,6 +185,8 @@ def started(target: Target, options: Options) -> Iterator[Started]:
         unknown = sorted(named - set(CLASSES))
         if unknown:
             raise Unusable(f"the port offers the numeric class {unknown[0]}; known are {', '.join(CLASSES)}")
+        for name in sorted({op for hello in running.hellos for op in hello.ops} - set(OPS)):
+            print(visible(f"verify: the port offers {no_operation(name)}"), file=sys.stderr)
         missing = [name for name in options.classes if name not in offered]
         if missing:
             offers = ", ".join(sorted(offered)) or "none"
@@ -336,7 +340,7 @@ def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
         left = [c for c in left if options.clause in c.clauses]
         if not left:
             raise Unusable(
-                f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what does"
+                f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what is known of it"
             )
     if options.quick:
         left = covering(left, signatures())

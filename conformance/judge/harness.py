@@ -7,6 +7,7 @@ A port is called in this process, or is a child process that speaks the protocol
 
 import math
 import random
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
@@ -165,6 +166,7 @@ class Result:
 
 Answered = set[tuple[str, str]]
 """Operation and name of a variant that answered it, although its hello does not offer it (PRT-007)."""
+_CLAUSE = re.compile(r"[A-Z]{3,4}-\d{3}(\.\d+)?")
 _GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
 
 
@@ -333,7 +335,8 @@ def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
     clauses = _refused_by(result.case, variant)
     if refusal.clause not in clauses:
         wanted = f"a refusal by {' or '.join(clauses)}" if clauses else "an answer"
-        result.failures.append(Failure(variant.name, "", f"expected {wanted}, got the refusal {refusal}"))
+        strange = "" if _CLAUSE.fullmatch(refusal.clause) else ", whose code is no id of a clause (PRT-006)"
+        result.failures.append(Failure(variant.name, "", f"expected {wanted}, got the refusal {refusal}{strange}"))
     elif clauses != result.case.refused and refusal.clause == "FMT-043" and "zstd" not in str(refusal):
         text = f"expected a refusal by FMT-043 whose detail names zstd, got the refusal {refusal}"
         result.failures.append(Failure(variant.name, "", text))

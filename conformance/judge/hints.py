@@ -1,15 +1,17 @@
-"""Finds the clauses that explain all failures of an operation, if there are such clauses."""
+"""Says what failed cases have in common: the clauses of which all fail, or a known mistake that fails the same ones."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from conformance.judge.harness import Result
 
-__all__ = ["hints"]
+__all__ = ["alike", "hints"]
 
 LEAST = 3
 """A hint needs so many failed cases, because one or two may fail for any reason."""
 MOST = 3
-"""A hint names at most so many clauses, because with more the failures point at nothing."""
+"""A hint names at most so many clauses or mistakes, because with more the failures point at nothing."""
+NEAR = 0.8
+"""The share of cases, of those that fail here or by a known mistake, that both must fail."""
 
 
 def hints(results: Iterable[Result]) -> list[str]:
@@ -18,14 +20,47 @@ def hints(results: Iterable[Result]) -> list[str]:
     A clause is named if all its judged cases of the operation fail, no other case of the operation does, and there are
     at least three. Otherwise there is no line, because a wrong hint costs more than none.
     """
+    return [line for op, members in _judged(results).items() if (line := _of_clauses(op, members))]
+
+
+def alike(results: Iterable[Result], refused: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return for each operation the known mistakes that fail nearly the cases that failed, the nearest first.
+
+    refused  for the id of each case the names of the mutants that fail it (`cases.signatures`)
+
+    An operation is left out if fewer than three of its cases failed, or all, because then any mistake fits. So it is if
+    more than three mistakes fit equally well. Of the mutants themselves, each held against all others, three in ten
+    break no clause that what is named breaks: it is a place to look first.
+    """
+    found: dict[str, list[str]] = {}
+    for op, members in _judged(results).items():
+        failed = {r.case.id for r in members if r.failures}
+        if len(failed) < LEAST or len(failed) == len(members):
+            continue
+        cases_of: dict[str, set[str]] = {}
+        for result in members:
+            for name in refused.get(result.case.id, ()):
+                cases_of.setdefault(name, set()).add(result.case.id)
+        share = {name: len(ids & failed) / len(ids | failed) for name, ids in cases_of.items()}
+        best = max(share.values(), default=0.0)
+        names = sorted(name for name, one in share.items() if one == best)
+        if best >= NEAR and len(names) <= MOST:
+            found[op] = names
+    return found
+
+
+def _judged(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """Return the judged cases by operation, without operations that did not answer: of those nothing follows."""
     by_op: dict[str, list[Result]] = {}
     for result in results:
         if result.ran or result.failures:
             by_op.setdefault(result.case.op, []).append(result)
-    return [line for op, members in by_op.items() if (line := _of_operation(op, members))]
+    return {
+        op: members for op, members in by_op.items() if all(f.status == "fail" for r in members for f in r.failures)
+    }
 
 
-def _of_operation(op: str, results: Sequence[Result]) -> str:
+def _of_clauses(op: str, results: Sequence[Result]) -> str:
     failed = {r.case.id for r in results if r.failures}
     cases_of: dict[str, set[str]] = {}
     for result in results:

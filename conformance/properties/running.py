@@ -43,6 +43,8 @@ DIRECTED = 40
 """How many examples are the same in every run; everything that a property must see is among them."""
 EXAMPLES = 20
 """How many examples a run tries of a property by default; at this number a seeded property has `seeded` examples."""
+SHRINKING = 10.0
+"""Seconds in which a failing example is made smaller."""
 LEAST = 6
 """The least number of directed examples of a property whose examples are long."""
 _NOBODY: Any = None
@@ -106,7 +108,7 @@ def run_properties(
     only       a glob of names
     clause     a glob of clauses
     artifacts  folder for the subfolders of failing properties
-    seconds    for the examples of a property, and as many again to shrink a failing one
+    seconds    for the examples of a property; to shrink a failing one it has SHRINKING
     bad        operations that fail their cases: a property that asks one, or rests on one, is blocked (PRT-012),
                unless `only` is its name
 
@@ -213,7 +215,7 @@ def explore(
             explored.seen = trial.failing
             # only hypothesis can shrink, so search with it for a smaller example of the failure
             aside = Explored()
-            trial.until = time.monotonic() + seconds
+            trial.until = time.monotonic() + min(seconds, SHRINKING)
             _random(prop, trial, aside, seed, 10 * examples, seconds)
             explored.seen = aside.seen or explored.seen
     except Enough:
@@ -286,7 +288,7 @@ def _random(
             # the last failing one is kept, because hypothesis goes on with smaller ones only
             found.seen = trial.failing
             if not smaller:
-                smaller, trial.until = True, time.monotonic() + seconds
+                smaller, trial.until = True, time.monotonic() + min(seconds, SHRINKING)
             raise
 
     settings = hypothesis.settings(

@@ -252,10 +252,13 @@ class Child:
         if answer.get("id") != number:
             raise Breach(f"its answer has the id {answer.get('id')!r}, the request had {number!r}")
         if kind == "ok" and isinstance(answer.get("out"), dict):
+            out, name = {}, ""
             try:
-                out = {name: decode(value, read) for name, value in answer["out"].items()}
+                for name, value in answer["out"].items():
+                    out[name] = decode(value, read)
             except Malformed as error:
-                raise (Late if isinstance(error.__cause__, TimeoutError) else Breach)(str(error)) from error
+                kind_of_fault = Late if isinstance(error.__cause__, TimeoutError) else Breach
+                raise kind_of_fault(f"{name}: {error}") from error
             if b'"path"' in self._last_raw:
                 # two equal answers may name different files, so the bytes of the files are kept (PRT-013)
                 self._last_raw = line({name: encode(value) for name, value in out.items()})
@@ -332,7 +335,7 @@ class Child:
             while b"\n" not in got[-(1 << 16) :]:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise Late("no answer came in time")
+                    raise Late("no answer came in time; is standard output flushed after each line?")
                 for key, _ in ready.select(left):
                     if key.fileobj is stdin:
                         rest = self._write(stdin.fileno(), rest)

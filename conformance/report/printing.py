@@ -4,24 +4,29 @@ from rich.table import Table
 
 from conformance import report
 from conformance.cases.profiles import PROFILES
-from conformance.judge.hints import hints
+from conformance.cases.signatures import signatures
+from conformance.judge.harness import Result
+from conformance.judge.hints import alike, hints
 from conformance.judge.judgement import Run
 from conformance.properties.artifacts import read as read_artifact
 from conformance.report.terminal import Terminal
 
 __all__ = ["print_run"]
 
+FEW = 6
+"""So many properties that were not tried are printed with the reason of each."""
+
 
 def print_run(run: Run, console: Terminal) -> None:
     """Print a run on the terminal: counts, what failed, what may be claimed."""
     _print_counts(run, console)
-    for result in run.results:
-        if result.failures and not result.waived:
-            console.print("\n".join(["", *report.explain(result, run.clauses)]))
-            again = f"  whole: seft verify ask {result.case.id} {' '.join(run.command)}"
-            console.print(again.rstrip())
+    told: set[str] = set()
+    for result in _plainest_first([r for r in run.results if r.failures and not r.waived]):
+        console.print("\n".join(["", *report.explain(result, run.clauses, told)]))
+        again = f"  whole: seft verify ask {result.case.id} {' '.join(run.command)}"
+        console.print(again.rstrip())
     _print_properties(run, console)
-    for line in hints(run.results):
+    for line in [*hints(run.results), *_alike(run)]:
         console.print(line)
     if run.quick:
         console.print(run.quick)
@@ -32,6 +37,33 @@ def print_run(run: Run, console: Terminal) -> None:
         text += f" of cases; {sum(one.status == 'passed' for one in run.properties)} properties pass"
     console.print(f"{run.name}: {text}; seed {run.seed}; {run.seconds:.0f} s")
     console.print(run.verdict().line)
+
+
+def _plainest_first(failed: list[Result]) -> list[Result]:
+    """Return failed cases by operation, those with the fewest clauses and the smallest inputs first."""
+    order = {op: i for i, op in enumerate(dict.fromkeys(r.case.op for r in failed))}
+
+    def size(result: Result) -> tuple[int, int, int]:
+        case = result.case
+        return order[case.op], len(case.clauses), sum(len(report.whole_text(value)) for value in case.inputs.values())
+
+    return sorted(failed, key=size)
+
+
+def _alike(run: Run) -> list[str]:
+    """Return a line for each operation whose failed cases are nearly those of known mistakes."""
+    found = alike(run.results, signatures())
+    if not found:
+        return []
+    # imported here, because the mutants bring the engine
+    from conformance.wrong.mutants import MUTANTS
+
+    clauses = {mutant.name: ", ".join(mutant.clauses) for mutant in MUTANTS}
+    lines = []
+    for op, names in found.items():
+        known = "; ".join(f"{name.partition(': ')[2]} ({clauses[name]})" for name in names)
+        lines.append(f"{op} fails in the cases in which known mistakes do, and may have another: {known}")
+    return lines
 
 
 def _print_counts(run: Run, console: Terminal) -> None:
@@ -52,9 +84,10 @@ def _print_properties(run: Run, console: Terminal) -> None:
     behind = [one.name for one in run.properties if one.outcome == "blocked"]
     if behind:
         console.print(f"properties that were not tried, as what they ask fails already: {', '.join(behind)}")
-    absent = [one.name for one in run.properties if one.outcome == "unsupported"]
+    absent = [one for one in run.properties if one.outcome == "unsupported"]
     if absent:
-        console.print(f"properties that need operations that are not offered: {', '.join(absent)}")
+        names = [f"{one.name} ({one.skipped})" if len(absent) <= FEW else one.name for one in absent]
+        console.print(f"properties that need operations that are not offered: {', '.join(names)}")
     for one in run.properties:
         if one.counts:
             console.print(f"{one.name}: {one.told}")

@@ -67,11 +67,27 @@ def shown_value(value: Any) -> str:
     return str(value)
 
 
-def explain(result: Result, clauses: dict[str, Clause]) -> list[str]:
-    """Return the lines that describe the failures of a case."""
+_NO_ANSWER = {"error": "PRT-005", "protocol": "PRT-002", "timeout": "PRT-009", "crash": "PRT-008"}
+"""What a port did instead of answering, and the clause that it breaks."""
+
+
+def explain(result: Result, clauses: dict[str, Clause], told: set[str] | None = None) -> list[str]:
+    """Return the lines that describe the failures of a case.
+
+    told  clauses whose text was printed before, of which only the id is; those of this case are added
+    """
     case = result.case
     lines = [f"FAILED {case.id} ({case.op})", f"  meant to catch: {case.purpose}"]
-    lines += [f"  {name} {clauses[name].text}" for name in case.clauses if not name.startswith("NUM-")]
+    told = set() if told is None else told
+    named = [name for name in case.clauses if not name.startswith("NUM-")]
+    if all(failure.status in _NO_ANSWER for failure in result.failures):
+        # the clauses of a case say nothing of a port that does not answer
+        said = sorted({_NO_ANSWER[failure.status] for failure in result.failures})
+        named = [name for name in said if name in clauses]
+    lines += [f"  {name} {clauses[name].text}" for name in named if name not in told]
+    if again := [name for name in named if name in told]:
+        lines.append(f"  {' '.join(again)}, as above")
+    told |= {*named}
     lines += [f"  {name} = {shown_value(value)}" for name, value in case.inputs.items() if value is not None]
     for failure in result.failures:
         output = f" {failure.output}" if failure.output else ""

@@ -41,3 +41,45 @@ def test_doctor_tries_a_small_file_and_a_broken_one(verify, mode, right):
     tried = out[out.index("file.read, file.read-dense") :]
     assert tried.count("right: every tensor and digest") == tried.count("right: it refuses by FMT-020") == right
     assert ("WRONG" in tried) == (not right)
+
+
+WRONG = """
+import json, sys
+for text in sys.stdin:
+    m = json.loads(text)
+    if m["type"] == "hello":
+        out = {{"type": "hello", "protocol": 1, "port": {{"name": "it"}}, "ops": {ops!r}}}
+    elif m["type"] == "call" and m["op"] == "adamw.step":
+        real = {{"dtype": "f64", "shape": [1], "b64": "AAAAAAAA8D8="}}
+        zero, age = real | {{"b64": "AAAAAAAAAAA="}}, {{"dtype": "i64", "shape": [1], "b64": "BAAAAAAAAAA="}}
+        out = {{"type": "ok", "id": m["id"], "out": {{"values": real, "m": zero, "v": zero, "age": age}}}}
+    elif m["type"] == "call":
+        out = {{"type": "unsupported", "id": m["id"]}}
+    else:
+        out = {{"type": "pong", "id": m.get("id")}}
+    print({before!r} + json.dumps(out), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("ops", "before", "said"),
+    [
+        ({"rng.draw": ["fp32"]}, "", "WRONG: it offers rng.draw, which is no operation; near it is rng.draws"),
+        ({"adamw.step": ["float32"]}, "", "WRONG: it offers adamw.step in the class float32; known are exact64, fp32"),
+        ({"adamw.step": ["fp32"]}, "", "values is float64 (1,), expected float32 (1,)"),
+        ({"adamw.step": ["exact64"]}, "", "all is well: 1 calls of 1 operations tried"),
+    ],
+)
+def test_doctor_says_what_is_wrong_with_names_classes_and_dtypes(verify, tmp_path, ops, before, said):
+    (tmp_path / "port.py").write_text(WRONG.format(ops=ops, before=before))
+    status, out, _ = verify("doctor", "--port", f"{sys.executable} {tmp_path / 'port.py'}")
+    assert said in out
+    assert status == ("all is well" not in said)
+    assert ("something is wrong" in out) == bool(status)
+
+
+def test_what_a_port_prints_beside_answers_is_told_apart(verify, tmp_path):
+    (tmp_path / "port.py").write_text(WRONG.format(ops={"adamw.step": ["fp32"]}, before="loading\n"))
+    status, _, err = verify("doctor", "--port", f"{sys.executable} {tmp_path / 'port.py'}")
+    assert status == 3
+    assert "standard output is for answers alone" in err

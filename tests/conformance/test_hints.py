@@ -6,7 +6,7 @@ from conformance.cases.case import load_all
 from conformance.cases.clauses import read_clauses
 from conformance.cases.signatures import covering, refused_by, signatures
 from conformance.judge.harness import Failure, Result
-from conformance.judge.hints import hints
+from conformance.judge.hints import alike, hints
 from conformance.wrong.mutants import MUTANTS
 
 CASES = load_all()
@@ -31,9 +31,37 @@ def test_a_hint_names_a_clause_that_the_program_breaks():
         named = {word.strip(",") for line in lines for word in line.split()} & clauses
         said += bool(lines)
         wrong += bool(lines) and not named & set(mutant.clauses)
-    # of the mutants that fail most alike, which were named before, more than a third broke no clause in common
     assert said >= 40
     assert wrong <= said // 10, (wrong, said)
+
+
+def test_a_known_mistake_that_is_named_breaks_a_clause_that_the_program_breaks():
+    said = wrong = itself = 0
+    fails_at = {m.name: {case for case, names in TABLE.items() if m.name in names} for m in MUTANTS}
+    clauses = {m.name: set(m.clauses) for m in MUTANTS}
+    for mutant in MUTANTS:
+        results = judged(mutant.op, fails_at[mutant.name])
+        itself += mutant.name in alike(results, TABLE).get(mutant.op, ())
+        others = {case: [name for name in names if name != mutant.name] for case, names in TABLE.items()}
+        for names in alike(results, others).values():
+            said += 1
+            wrong += not any(clauses[name] & set(mutant.clauses) for name in names)
+    assert itself >= 500
+    assert said >= 250
+    assert wrong <= said // 3, (wrong, said)
+
+
+def test_no_mistake_is_named_where_any_fits_or_no_answer_came():
+    drop = [case.id for case in CASES if case.op == "update.drop"]
+    assert alike(judged("update.drop", drop), TABLE) == {}
+    assert alike(judged("update.drop", drop[:2]), TABLE) == {}
+    (name,) = [m.name for m in MUTANTS if m.name == "adamw.step: one step counter"]
+    lost = judged("adamw.step", {case for case, names in TABLE.items() if name in names})
+    assert alike(lost, TABLE) == {"adamw.step": [name]}
+    for result in lost:
+        result.failures = [Failure("it", "", "late", status="timeout") for _ in result.failures]
+    assert alike(lost, TABLE) == {}
+    assert hints(lost) == []
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])
