@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from conformance.cases.case import load_all
+from conformance.judge.conduct import CHECKS
+from conformance.judge.judgement import cases_of
+from conformance.properties import PROPERTIES
 from tests.mpirun import MPIRUN, OPEN_MPI, needs_mpi
 from tests.seft_cli.calling import call
 from tests.seft_ref.folders import CONFIG, TEXT, hf_folder
@@ -135,3 +139,11 @@ def test_figures_of_the_manual_are_drawn(program, names, tmp_path):
     path = ROOT / "docs" / "figures" / program
     subprocess.run([sys.executable, path, tmp_path], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert {file.name for file in tmp_path.iterdir()} == {f"{name}.svg" for name in names}
+
+
+def test_the_counts_of_the_page_on_judging_are_those_of_the_kit():
+    text = (TUTORIALS / "judge.md").read_text(encoding="utf-8")
+    cases = len(cases_of(("core",), load_all()))
+    everything = cases + sum(one.profile == "core" for one in PROPERTIES.values()) + len(CHECKS)
+    assert f"properties unsupported of {cases} (SPEC" in text
+    assert f"\n{everything} passed, 0 failed, 0 skipped" in text
