@@ -148,6 +148,7 @@ def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
 def _gathered(model: nn.Module) -> nn.Module:
     """Return bare modules with the whole tensors of a split model, on the CPU; they are empty except in process 0."""
     bare, first = nn.Module(), dist.get_rank() == 0
+    bare.config = getattr(model, "config", None)
     made: dict[object, Tensor] = {}
 
     def gathered(tensor: Tensor, key: object) -> Tensor:

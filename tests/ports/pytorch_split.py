@@ -38,7 +38,9 @@ def own_loop(rank, folder):
     ):
         made = shard(tiny.wrapped(tiny.IN_TWO[name], **odd), **how)
         optimizer = SeftOptimizer(made, lr=0.01)
-        events = tiny.loop(made, tiny.IN_TWO[name], optimizer, lambda t, n=parts: texts[t - 1].tensor_split(n))
+        events = tiny.loop(
+            made, tiny.IN_TWO[name], optimizer, lambda t, n=parts: texts[t - 1].tensor_split(n), parts == 1
+        )
         big = [x for layer in layers_of(made).values() for x in (layer.weight, layer.mask, layer.values)]
         kept = [x for values in optimizer.state.values() for x in values.values()]
         assert all(is_split(x) for x in (*big, *kept))

@@ -110,9 +110,9 @@ def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, **other
     )
 
 
-def loop(made, settings, optimizer, rows):
-    """Train without the Trainer: rows(t) are the texts of this process in step t."""
-    evolution = Evolution(made, optimizer, settings, STEPS)
+def loop(made, settings, optimizer, rows, looks=0):
+    """Train without the Trainer: rows(t) are the texts of this process in step t; events look at `looks` steps more."""
+    evolution = Evolution(made, optimizer, settings, STEPS, event_batches=1 + looks)
 
     def losses(t):
         for part in rows(t):
@@ -124,6 +124,8 @@ def loop(made, settings, optimizer, rows):
         optimizer.zero_grad()
         for loss in losses(t):
             loss.backward()
+        for i in range(looks if evolution.has_event(t) else 0):
+            evolution.look(losses(t + 1 + i))
         evolution.before_optimizer(t, 1.0)
         torch.nn.utils.clip_grad_norm_([layer.values for layer in layers_of(made).values()], 1.0)
         optimizer.step()
