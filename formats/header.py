@@ -161,7 +161,9 @@ def parse_manifest(text: str, what: str) -> Manifest:
     requires = features(value["requires"], "requires")
     unknown = [name for name in requires if name not in FEATURES]
     if unknown:
-        raise FormatError("FMT-043", f"{what} requires {', '.join(unknown)}, which this reader does not have")
+        raise FormatError(
+            "FMT-043", f"{what} requires {', '.join(unknown)}, which this reader does not have; update it"
+        )
     _check_there(value, {"kind", "optional", "part"}, what)
     optional = features(value["optional"], "optional")
     twice = sorted({*requires} & {*optional})
@@ -287,7 +289,8 @@ def check_version(spec: str, what: str) -> str:
     """Return spec, after verifying that it is a version 1.x (FMT-042)."""
     if not _VERSION.fullmatch(spec):
         raise FormatError(
-            "FMT-042", f"{what} says version {spec[:40]!r}, this reader knows 1.0 and later minor versions of 1"
+            "FMT-042",
+            f"{what} says version {spec[:40]!r}, this reader knows 1.0 and later minor versions of 1; update it",
         )
     return spec
 

@@ -81,6 +81,8 @@ class Publisher:
             raise FormatError(
                 "FMT-176", f"run is {run!r}, every {every}, keep {keep}; name the run, every from 1 and keep from 0"
             )
+        if compress not in (None, ZSTD, FILE):
+            raise FormatError("FMT-176", f"compress is {compress!r}; choose {ZSTD!r}, {FILE!r} or None")
         self.folder, self.run = Path(folder), run
         self._every, self._keep, self._compress = every, keep, compress
         if not self.folder.parent.is_dir():
@@ -117,6 +119,11 @@ class Publisher:
                 breaks. Nothing is published.
             OSError: if the disk is full or fails. `version` tells whether the version was published before that.
         """
+        if not isinstance(model, Checkpoint):
+            raise TypeError(
+                f"a {type(model).__name__} was given; publish a Checkpoint, for example that of "
+                "formats.dialects.torch_module.from_module"
+            )
         if model.kind != "model":
             raise FormatError("FMT-176", f"a checkpoint of kind {model.kind!r} was given, models are published")
         if not self._lock.is_there():

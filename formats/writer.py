@@ -93,7 +93,9 @@ def write_file(
         )
     if checkpoint.files:
         raise FormatError(
-            "FMT-013", f"a single file carries no companions, found {sorted(checkpoint.files)}; write a folder"
+            "FMT-013",
+            f"a single file carries no companions, found {sorted(checkpoint.files)}; write a folder, for example with "
+            "compress zstd",
         )
     names = _check(checkpoint, encoding, compress)
     with (

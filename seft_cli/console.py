@@ -3,6 +3,7 @@
 `seft_cli.threads` is imported before any module that loads NumPy.
 """
 
+import errno
 import io
 import os
 import sys
@@ -37,6 +38,8 @@ def told(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, MemoryError):
         text = f"memory ran out ({text}); end other programs, or use a machine with more memory"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        text = f"{text}; nothing was written: make room for twice the size of the output, or write to another disk"
     return visible(text)
 
 

@@ -121,7 +121,7 @@ def verify(
         results: list[expectations.Judged] = [*run.results, *run.properties]
         names = {*PROPERTIES, *CHECKS}
         run.complaints += expectations.apply(expected, results, {c.id for c in load_all()}, names, run.classes)
-    print_run(run, console)
+    print_run(run, console, _mistakes)
     verdict = run.verdict()
     console.print(f"{verdict.passed} passed, {verdict.failed} failed, {verdict.skipped} skipped")
     if wrong := outputs.write(run, write_expect, report_folder):
@@ -364,6 +364,13 @@ def _read(expect: Path) -> list[expectations.Expect]:
 def _require_absent(folder: Path) -> None:
     if wrong := outputs.check_new(folder):
         _stop(wrong, USAGE)
+
+
+def _mistakes() -> dict[str, tuple[str, ...]]:
+    """Return the clauses that each known mistake breaks, by its name; imported here, because they bring the engine."""
+    from conformance.wrong.mutants import MUTANTS
+
+    return {mutant.name: mutant.clauses for mutant in MUTANTS}
 
 
 def _stop(line: str, status: int) -> NoReturn:

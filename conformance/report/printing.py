@@ -1,5 +1,7 @@
 """Prints a run on the terminal: counts, what failed, what may be claimed."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 from rich.table import Table
 
 from conformance import report
@@ -13,12 +15,16 @@ from conformance.report.terminal import Terminal
 
 __all__ = ["print_run"]
 
+Mistakes = Callable[[], Mapping[str, Sequence[str]]]
 FEW = 6
 """So many properties that were not tried are printed with the reason of each."""
 
 
-def print_run(run: Run, console: Terminal) -> None:
-    """Print a run on the terminal: counts, what failed, what may be claimed."""
+def print_run(run: Run, console: Terminal, mistakes: Mistakes) -> None:
+    """Print a run on the terminal: counts, what failed, what may be claimed.
+
+    mistakes  returns the clauses that each known mistake breaks, by its name; called if one is to be named
+    """
     _print_counts(run, console)
     told: set[str] = set()
     for result in _plainest_first([r for r in run.results if r.failures and not r.waived]):
@@ -26,7 +32,7 @@ def print_run(run: Run, console: Terminal) -> None:
         again = f"  whole: seft verify ask {result.case.id} {' '.join(run.command)}"
         console.print(again.rstrip())
     _print_properties(run, console)
-    for line in [*hints(run.results), *_alike(run)]:
+    for line in [*hints(run.results), *_alike(run, mistakes)]:
         console.print(line)
     if run.quick:
         console.print(run.quick)
@@ -50,18 +56,14 @@ def _plainest_first(failed: list[Result]) -> list[Result]:
     return sorted(failed, key=size)
 
 
-def _alike(run: Run) -> list[str]:
+def _alike(run: Run, mistakes: Mistakes) -> list[str]:
     """Return a line for each operation whose failed cases are nearly those of known mistakes."""
     found = alike(run.results, signatures())
     if not found:
         return []
-    # imported here, because the mutants bring the engine
-    from conformance.wrong.mutants import MUTANTS
-
-    clauses = {mutant.name: ", ".join(mutant.clauses) for mutant in MUTANTS}
-    lines = []
+    clauses, lines = mistakes(), []
     for op, names in found.items():
-        known = "; ".join(f"{name.partition(': ')[2]} ({clauses[name]})" for name in names)
+        known = "; ".join(f"{name.partition(': ')[2]} ({', '.join(clauses[name])})" for name in names)
         lines.append(f"{op} fails in the cases in which known mistakes do, and may have another: {known}")
     return lines
 

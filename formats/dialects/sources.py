@@ -172,7 +172,11 @@ def detect(path: Path) -> str:
     """
     kind = _of_folder(path) if path.is_dir() else _of_file(path)
     if kind is None:
-        raise FormatError("FMT-084", f"{path} is nothing that is read; if it is, name its format")
+        if path.suffix == ".safetensors" and path.is_file():
+            raise FormatError(
+                "FMT-084", f"{path} is a file of a model; give its folder {path.parent}, which has the rest"
+            )
+        raise FormatError("FMT-084", f"{path} is in no format that is read; if it is in one, name it")
     return kind
 
 

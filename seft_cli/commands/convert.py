@@ -19,7 +19,9 @@ from formats.conversion import TO, USES
 from formats.dialects import hf
 from formats.dialects.sources import open_source
 from formats.dialects.weight_sync import apply_weight_sync, is_version
+from formats.errors import FormatError
 from formats.index import is_sparse
+from formats.records import Checkpoint
 from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, size_of
 from seft_cli.output import require_absent
@@ -162,6 +164,8 @@ def diff(
         _tell(
             [f"{base} is dense, so the delta says of every position that it goes or stays; convert it to sparse first"]
         )
+    if is_sparse(base) and not is_sparse(target):
+        _tell([f"{target} is dense, so the delta stores its zeros; convert it with --to sparse first"])
     _report(destination, target)
 
 
@@ -192,7 +196,7 @@ def apply(
         if of_versions:
             result = apply_weight_sync(result, run)
         else:
-            result = delta.apply(result, [open_source(path, "sparse", limit=limit) for path in run])
+            result = delta.apply(result, [_delta(path, limit) for path in run])
     shard_bytes = _shard_bytes(shard_size)
     if is_sparse(base):
         formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
@@ -203,6 +207,14 @@ def apply(
             _tell([f"hf has no place for {names}: left out"])
     _tell(result.remarks)
     _report(destination, base)
+
+
+def _delta(path: Path, limit: int | None) -> Checkpoint:
+    """Return a delta of a chain; an error names which of its files it is about."""
+    try:
+        return open_source(path, "sparse", limit=limit)
+    except FormatError as error:
+        raise FormatError(error.clause, f"{path}: {error.message}") from error
 
 
 # parts -------------------------------------------------------------------------------------------

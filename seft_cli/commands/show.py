@@ -42,7 +42,8 @@ def main(
         with open_hf(path) as source:
             description = of_hf(source)
     else:
-        raise console.Refused(f"{path} is no sparse checkpoint; seft convert reads other files")
+        folder = f", or give the folder {path.parent}" if path.suffix == ".safetensors" else ""
+        raise console.Refused(f"{path} is no sparse checkpoint; seft convert reads other files{folder}")
     if as_json:
         # json.dumps escapes to ASCII, so no foreign name can act on a terminal
         print(json.dumps({"schema": SCHEMA, **description}, indent=1))

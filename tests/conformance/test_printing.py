@@ -11,7 +11,7 @@ from tests.conformance.report_runs import LARGEST, run_of
 
 def printed(*results):
     out = StringIO()
-    print_run(run_of(results), Terminal(keep="\n", file=out, width=200))
+    print_run(run_of(results), Terminal(keep="\n", file=out, width=200), dict)
     return out.getvalue()
 
 

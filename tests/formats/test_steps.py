@@ -357,3 +357,10 @@ def test_files_that_go_while_a_follower_looks_are_no_error(model, steps, served,
     assert looks[0] == ({0}, {1, 2})
     assert looks[-1] == ({9, 12}, {13, 14})
     model.check(served, 14)
+
+
+def test_what_is_no_checkpoint_and_an_unknown_compression_are_refused(tmp_path):
+    with pytest.raises(FormatError, match="FMT-176: compress is 'zip'; choose 'zstd', 'file' or None"):
+        Publisher(tmp_path / "steps", "run", compress="zip")
+    with Publisher(tmp_path / "steps", "run") as publisher, pytest.raises(TypeError, match="publish a Checkpoint"):
+        publisher.publish({"weight": np.zeros(3)})

@@ -1,9 +1,11 @@
 """What seft check says beside broken rules, and what is said of files that are cut or not listed."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from seft_cli import console
 from tests.seft_ref.folders import hf_folder
 
 FIXTURES = Path(__file__).resolve().parents[1] / "formats" / "fixtures"
@@ -57,3 +59,39 @@ def test_a_file_that_is_cut_is_said_to_be(cli, tmp_path):
         assert (code, "the file is cut, copy it again" in err) == (2, True), err
     (tmp_path / "s" / "model.sparse.safetensors").write_bytes(b"")
     assert "copy it again" in cli("convert", tmp_path / "s", tmp_path / "out", "--to", "hf")[2]
+
+
+def test_a_file_of_weights_alone_is_sent_to_its_folder(cli, tmp_path):
+    dense = hf_folder(tmp_path / "dense")
+    file = dense / "model.safetensors"
+    for arguments in (("show", file), ("convert", file, tmp_path / "out", "--to", "sparse")):
+        code, _, err = cli(*arguments)
+        assert code == 2
+        assert str(dense) in err.replace(str(file), "")
+
+
+def test_an_error_in_a_chain_names_the_delta(cli, tmp_path):
+    dense = hf_folder(tmp_path / "dense")
+    cli("convert", dense, tmp_path / "base", "--to", "sparse")
+    cli("prune", dense, tmp_path / "pruned", "--method", "magnitude")
+    cli("convert", tmp_path / "pruned", tmp_path / "next", "--to", "sparse")
+    assert cli("diff", tmp_path / "base", tmp_path / "next", tmp_path / "delta")[0] == 0
+    file = tmp_path / "delta" / "model.sparse.safetensors"
+    file.write_bytes(file.read_bytes()[:-50])
+    code, _, err = cli("apply", tmp_path / "base", tmp_path / "delta", tmp_path / "out")
+    assert (code, f"FMT-035: {tmp_path / 'delta'}: " in err) == (2, True)
+
+
+def test_a_dense_target_of_a_sparse_base_is_remarked(cli, tmp_path):
+    dense = hf_folder(tmp_path / "dense")
+    cli("prune", dense, tmp_path / "pruned", "--method", "magnitude")
+    cli("convert", tmp_path / "pruned", tmp_path / "base", "--to", "sparse")
+    code, _, err = cli("diff", tmp_path / "base", dense, tmp_path / "delta")
+    assert (code, f"{dense} is dense, so the delta stores its zeros" in err) == (0, True)
+
+
+def test_a_full_disk_is_told_with_what_to_do():
+    error = OSError(errno.ENOSPC, "No space left on device", "out")
+    assert console.told(error).endswith(
+        "nothing was written: make room for twice the size of the output, or write to another disk"
+    )

@@ -245,7 +245,7 @@ REFUSALS = {
     "an unknown target": (("convert", "{dense}", "{out}", "--to", "gguf"), "sparse, hf, delta"),
     "an unknown source": (("convert", "{dense}", "{out}", "--to", "sparse", "--from", "zip"), "'zip' does not exist"),
     "nothing to convert": (("convert", "{tmp}/absent", "{out}", "--to", "sparse"), "there is no"),
-    "a file that is nothing": (("convert", "{text}", "{out}", "--to", "sparse"), "nothing that is read"),
+    "a file that is nothing": (("convert", "{text}", "{out}", "--to", "sparse"), "in no format that is read"),
     "a delta without base": (("convert", "{dense}", "{out}", "--to", "delta"), "needs a base"),
     "a model as an adapter": (("convert", "{sparse}", "{out}", "--to", "peft"), "takes a delta"),
     "a model as a change": (("convert", "{dense}", "{out}", "--to", "delta", "--base", "{dense}"), "use diff"),
