@@ -72,6 +72,8 @@ def require_memory(folder: Path, settings: TrainSettings, free: int, processes: 
         hints.insert(0, "--gradient-window 1")
     if settings.event_batches > 1:
         hints.insert(0, "--set event_batches=1")
+    if settings.start_batches > 1:
+        hints.insert(0, "--set start_batches=1")
     if processes > 1:
         hints.insert(0, "fewer processes on this device")
     raise console.Refused(

@@ -24,13 +24,13 @@ def hints(results: Iterable[Result]) -> list[str]:
 
 
 def alike(results: Iterable[Result], refused: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return for each operation the known mistakes that fail nearly the cases that failed, the nearest first.
+    """Return for each operation the known mistakes that fail most nearly the cases that failed.
 
     refused  for the id of each case the names of the mutants that fail it (`cases.signatures`)
 
-    An operation is left out if fewer than three of its cases failed, or all, because then any mistake fits. So it is if
-    more than three mistakes fit equally well. Of the mutants themselves, each held against all others, three in ten
-    break no clause that what is named breaks: it is a place to look first.
+    An operation is left out if fewer than three of its cases failed, or all, because then any mistake fits. It is also
+    left out if more than three mistakes fit equally well. Of the mutants themselves, each held against all others, three
+    in ten break no clause that what is named breaks: it is a place to look first.
     """
     found: dict[str, list[str]] = {}
     for op, members in _judged(results).items():

@@ -108,7 +108,7 @@ def run_properties(
     only       a glob of names
     clause     a glob of clauses
     artifacts  folder for the subfolders of failing properties
-    seconds    for the examples of a property; to shrink a failing one it has SHRINKING
+    seconds    for the examples of a property; at most SHRINKING of them to shrink a failing one
     bad        operations that fail their cases: a property that asks one, or rests on one, is blocked (PRT-012),
                unless `only` is its name
 

@@ -17,7 +17,7 @@ __all__ = ["print_run"]
 
 Mistakes = Callable[[], Mapping[str, Sequence[str]]]
 FEW = 6
-"""So many properties that were not tried are printed with the reason of each."""
+"""Up to so many properties that were not tried are printed with their reasons."""
 
 
 def print_run(run: Run, console: Terminal, mistakes: Mistakes) -> None:

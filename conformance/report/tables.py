@@ -67,8 +67,13 @@ def shown_value(value: Any) -> str:
     return str(value)
 
 
-_NO_ANSWER = {"error": "PRT-005", "protocol": "PRT-002", "timeout": "PRT-009", "crash": "PRT-008"}
-"""What a port did instead of answering, and the clause that it breaks."""
+_NO_ANSWER = {
+    "error": ("PRT-005",),
+    "protocol": ("PRT-001", "PRT-002"),
+    "timeout": ("PRT-009",),
+    "crash": ("PRT-005",),
+}
+"""What a port did instead of answering, and the clauses of which it breaks one."""
 
 
 def explain(result: Result, clauses: dict[str, Clause], told: set[str] | None = None) -> list[str]:
@@ -82,8 +87,8 @@ def explain(result: Result, clauses: dict[str, Clause], told: set[str] | None = 
     named = [name for name in case.clauses if not name.startswith("NUM-")]
     if all(failure.status in _NO_ANSWER for failure in result.failures):
         # the clauses of a case say nothing of a port that does not answer
-        said = sorted({_NO_ANSWER[failure.status] for failure in result.failures})
-        named = [name for name in said if name in clauses]
+        broken = {name for failure in result.failures for name in _NO_ANSWER[failure.status]}
+        named = sorted(broken & clauses.keys())
     lines += [f"  {name} {clauses[name].text}" for name in named if name not in told]
     if again := [name for name in named if name in told]:
         lines.append(f"  {' '.join(again)}, as above")

@@ -51,11 +51,19 @@ def main(
         console.say(f"{path}: {len(broken)} {'rule is' if len(broken) == 1 else 'rules are'} broken")
     else:
         console.say(f"{path}: no rule is broken")
-        if path.is_dir() and (names := unlisted(path, formats.read(path).files)):
+        if names := _unlisted(path):
             told = f"the checkpoint does not list {', '.join(names)}"
             console.err.print(f"{told}; seft convert and seft apply leave it out")
     if broken:
         raise SystemExit(1)
+
+
+def _unlisted(path: Path) -> list[str]:
+    """Return the files of a folder that its checkpoint does not list."""
+    if not path.is_dir():
+        return []
+    with formats.open(path) as reader:
+        return unlisted(path, reader.files)
 
 
 def _advice(path: Path) -> str:

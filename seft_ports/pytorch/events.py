@@ -20,17 +20,16 @@ from torch import Tensor, nn
 from seft_ports.pytorch.decide import Decision, check_evidence, decide, decide_last, drop_counts
 from seft_ports.pytorch.delta import initial
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.looks import look, watching
+from seft_ports.pytorch.looks import Looks, look, watching
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
-from seft_ports.pytorch.pools import of_weights
 from seft_ports.pytorch.refused import check, check_split
 from seft_ports.pytorch.schedule import drop_count, event_fraction, event_windows
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.slot_step import clip_factor
 from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, processes, put, reshard, whole
 from seft_ports.pytorch.stream import FIRST_GRADIENT, Factors, Stream
-from seft_ports.pytorch.update import SparseUpdate
+from seft_ports.pytorch.update import SparseUpdate, is_over
 
 __all__ = ["Evolution"]
 
@@ -58,10 +57,8 @@ class Evolution:
         micro_batches: int | None = None,
         event_batches: int = 1,
     ) -> None:
-        # TRN-008
-        for name, value in (("steps", steps), ("event_batches", event_batches)):
-            if value < 1:
-                raise SeftError("TRN-008", f"{name} {value} is below 1")
+        if steps < 1:
+            raise SeftError("TRN-008", f"steps {steps} is below 1")
         # accelerate wraps the optimizers that it prepares
         optimizer = getattr(optimizer, "optimizer", optimizer)
         self.layers = layers_of(model)
@@ -84,7 +81,8 @@ class Evolution:
         self._one_backward = micro_batches == 1
         self._streams: dict[str, Stream] = {}
         self._factors: dict[str, Factors] = {}
-        self._next, self._looks, self._more = 1, 0, event_batches - 1
+        self._next, self._looks = 1, Looks(event_batches)
+        self._first_slots: dict[str, tuple[Tensor, Tensor]] = {}
         self._windows: dict[int, int] = {}
         if settings.evolves:
             every, window, until = settings.evolve_every, settings.gradient_window, settings.evolve_until
@@ -117,8 +115,8 @@ class Evolution:
         """
         inside, opened = self._in_window(step), self._in_window(step - 1) and step - 1 not in self._windows
         asked, first_step = self._settings.asks(), self._settings.candidates == "first-step"
-        self._looks = 0
-        streams = self._streams_may and not (self._more and step in self._windows)
+        self._looks.begin(step, has_event=bool(asked) and step in self._windows)
+        streams = self._streams_may and not (self._looks.wanted and step in self._windows)
         for name, layer in self.layers.items():
             # TRN-004
             if inside and opened and asked and not layer.sums():
@@ -163,13 +161,14 @@ class Evolution:
 
         Call it before the first step, and before `attach`.
 
-        losses  of micro-batches, each with its graph, such as those of the data of the first n steps
+        losses  of micro-batches, each with its graph, such as those of the data of the first n steps; each is the sum
+                over its targets, divided by the targets of all of them (TRN-002)
         """
         started = [layer for layer in self.layers.values() if self._starts(1, layer)]
         if len(started) < len(self.layers):
             raise SeftError("EVT-012", "start is for initial_positions gradient, and for updates without slots")
         with watching(started, ["gradient"]):
-            look(started, losses)
+            look(started, losses, self._trained())
         with torch.no_grad():
             for layer in started:
                 layer.place(self._first(layer)[0])
@@ -182,8 +181,11 @@ class Evolution:
 
         losses  of the micro-batches of that step, each with its graph; their sum is the loss of the step
         """
-        self._looks += 1
-        look(list(self.layers.values()), losses)
+        if self._looks.add():
+            # DLT-004: first slots are those of the step's own data
+            starts = {name: one for name, one in self.layers.items() if self._starts(self._looks.step, one)}
+            self._first_slots = {name: self._first(layer) for name, layer in starts.items()}
+        look(list(self.layers.values()), losses, self._trained())
 
     def has_event(self, step: int) -> bool:
         """Tell whether an event follows a step."""
@@ -225,6 +227,7 @@ class Evolution:
         Raises:
             SeftError: TRN-007 for a gradient that is NaN or infinite.
         """
+        self._looks.check()
         self._place(step, max_norm)
         if self._settings.event_replaces_step and step in self._windows:
             # EVT-010
@@ -239,7 +242,10 @@ class Evolution:
         squares = []
         for name, layer in started.items():
             stream = self._streamed(name, step)
-            positions, gradient = self._first(layer) if stream is None else stream.place()
+            if name in self._first_slots:
+                positions, gradient = self._first_slots.pop(name)
+            else:
+                positions, gradient = self._first(layer) if stream is None else stream.place()
             layer.place(positions)
             placed = gradient.new_zeros(layer.delta_budget)
             placed[: layer.slots] = gradient
@@ -278,9 +284,8 @@ class Evolution:
                             mean_of_all(total)
                 self._check_sums(step)
             return {}
-        if self._looks != self._more and self._settings.asks():
-            raise SeftError("TRN-023", f"the event of step {step} is to look {self._more} times, not {self._looks}")
-        window, fraction = self._windows[step] + self._more, self._fraction(step)
+        self._looks.check()
+        window, fraction = self._windows[step] + self._looks.wanted, self._fraction(step)
         decisions: dict[str, Decision] = {}
         seeded: dict[str, dict[str, Tensor]] = {}
         for names in self._together(self.layers):
@@ -336,7 +341,8 @@ class Evolution:
         further  the same for each of the `event_batches` - 1 steps after it (TRN-023.2)
 
         Raises:
-            SeftError: EVT-004 if weights must go by a gradient, and `replay` yields no loss.
+            SeftError: EVT-004 if weights must go by a gradient, and a step yields no loss; TRN-023 for other numbers of
+                further steps than events look at.
 
         Warns of more stored weights than were loaded, which `spiel-ag` leaves (TRN-011).
         """
@@ -349,22 +355,21 @@ class Evolution:
                 message = f"denser-at-end: {held} weights are stored, {loaded} at load; adapts is never"
                 warnings.warn(message, stacklevel=2)
         lists = self._together(self.layers) if s.adapts != "never" else []
-        over = [names for names in lists if self._is_over(names)]
+        over = [names for names in lists if is_over([self.layers[name] for name in names], s)]
         if not over:
             self._forget()
             for layer in self.layers.values():
                 layer.effective()
             return
+        if s.asks_at_end() and len(further) != self._looks.wanted:
+            raise SeftError(
+                "TRN-023", f"finish takes the losses of {self._looks.wanted} further steps, not {len(further)}"
+            )
         self._forget()
         with watching(list(self.layers.values()), s.asks_at_end()):
             # random and magnitude look at no gradient
-            steps = (replay, *further) if s.asks_at_end() else ()
-            backwards = sum(look(list(self.layers.values()), step()) for step in steps)
-        if s.asks_at_end() and not backwards:
-            # EVT-004
-            raise SeftError(
-                "EVT-004", "weights go by the gradient of the last step; give finish the losses of its batch"
-            )
+            for losses in (replay, *further) if s.asks_at_end() else ():
+                look(list(self.layers.values()), losses(), self._trained(), "EVT-004")
         decisions: dict[str, Decision] = {}
         for names in over:
             layers = [self.layers[name] for name in names]
@@ -374,13 +379,8 @@ class Evolution:
             self.layers[name].apply_decision(decision, self._optimizer.kept(self.layers[name]))
         self._forget()
 
-    def _is_over(self, names: list[str]) -> bool:
-        """Return whether a pool of weights of these matrices holds more than it did at load."""
-        layers = [self.layers[name] for name in names]
-        pools = of_weights(self._settings, layers[0].shape)
-        # one support at a time, because those of all matrices would take a byte a weight
-        sizes = sum(pools.sizes([torch.nonzero(layer.support().reshape(-1)).flatten()]).cpu() for layer in layers)
-        return bool((sizes > sum(layer.budgets.cpu() for layer in layers)).any())
+    def _trained(self) -> list[Tensor]:
+        return [x for group in self._optimizer.param_groups for x in group["params"]]
 
     def _forget(self) -> None:
         self._streams.clear()

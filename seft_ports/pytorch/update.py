@@ -6,7 +6,7 @@
 FSDP splits the parameter `values`, and `watch` splits the sums of a window as it splits the weight.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from seft_ports.pytorch.select import largest
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, put, split_as, whole
 
-__all__ = ["ROWS", "SUMS", "SparseUpdate", "check_finished"]
+__all__ = ["ROWS", "SUMS", "SparseUpdate", "check_finished", "is_over"]
 
 SUMS = ("gradient", "absolute", "square", "tokens", "inputs")
 """What a window may sum (chapter 6); the buffer of each is named sum_ and its name."""
@@ -376,3 +376,11 @@ def check_finished(updates: Mapping[str, SparseUpdate]) -> None:
     for name, n in stored.items():
         if n > budgets[name]:
             raise SeftError("EVT-004", f"{name} stores {n} weights, {budgets[name]} at load; finish the run first")
+
+
+def is_over(layers: Sequence[SparseUpdate], settings: Settings) -> bool:
+    """Return whether a pool of weights of these matrices holds more than it did at load (EVT-004)."""
+    pools = of_weights(settings, layers[0].shape)
+    # one support at a time, because those of all matrices would take a byte a weight
+    sizes = sum(pools.sizes([torch.nonzero(layer.support().reshape(-1)).flatten()]).cpu() for layer in layers)
+    return bool((sizes > sum(layer.budgets.cpu() for layer in layers)).any())

@@ -83,7 +83,7 @@ class Kept:
         """Return what a converter remarks on the folder (FMT-154) and, once written, how many zeros stay."""
         told = list(self._model.source.checkpoint().remarks)
         if zeros := sum(self._zeros.values()):
-            told.append(f"{zeros:,} weights that stayed were 0 already: the model that was read is pruned")
+            told.append(f"{zeros:,} weights that stay were 0 in the model that was read: was it pruned already?")
         return tuple(told)
 
     def config_text(self) -> bytes:
@@ -100,7 +100,7 @@ class Kept:
             if name not in self._masks:
                 return values
             mask = np.unpackbits(self._masks[name], count=values.size).reshape(values.shape).astype(bool)
-            self._zeros[name] = int(np.count_nonzero(mask)) - int(np.count_nonzero(values[mask]))
+            self._zeros[name] = int(np.count_nonzero(mask)) - int(np.count_nonzero(source[name].values[mask]))
             return np.where(mask, values, np.zeros((), values.dtype))
 
         write_hf(Path(destination), [source.section(name) for name in source], fetch, files)

@@ -36,7 +36,7 @@ def initial_positions(
 ) -> dict[str, Array]:
     """Return the initial flat positions of every target, ascending (DLT-004); the same on every rank.
 
-    batches  this rank's micro-batches of the first step; `gradient` takes their gradient at the loaded weights
+    batches  `first_batches` of this rank; `gradient` takes their gradient at the loaded weights
     sizes    d_φ of each target
     Raises   UpdateError TRN-007 if the loss, or a gradient that is looked at, is not finite; EVT-005 for such a
              gradient with initial_scope anywhere

@@ -22,12 +22,10 @@ def losses(made, *steps):
         yield made(input_ids=DATA[step], labels=DATA[step]).loss
 
 
-def run(made, settings=SETTINGS, *, looks=0, start=0, micro_batches=None):
-    """The slots after every step, with events on the optimizer's own step."""
+def run(made, settings=SETTINGS, *, looks=0, ends=None, micro_batches=None):
+    """The slots after every step and the support at the end, with events on the optimizer's own step."""
     optimizer = SeftOptimizer(made, lr=0.01)
     evolution = Evolution(made, optimizer, settings, STEPS, micro_batches=micro_batches, event_batches=1 + looks)
-    if start:
-        evolution.start(losses(made, *range(start)))
     evolution.attach()
     seen = []
     for t in range(1, STEPS + 1):
@@ -38,7 +36,9 @@ def run(made, settings=SETTINGS, *, looks=0, start=0, micro_batches=None):
             evolution.look(losses(made, t + 1 + i))
         optimizer.step()
         seen.append([layer.positions[: layer.slots].tolist() for layer in layers_of(made).values()])
-    evolution.finish(lambda: losses(made, STEPS), *(lambda i=i: losses(made, STEPS + i) for i in range(1, 1 + looks)))
+    ends = range(1, 1 + (looks if ends is None else ends))
+    evolution.finish(*(lambda i=i: losses(made, STEPS + i) for i in (0, *ends)))
+    seen.append([torch.nonzero(layer.support().view(-1)).flatten().tolist() for layer in layers_of(made).values()])
     return seen
 
 
@@ -60,13 +60,7 @@ def test_TRN_023_the_gradient_of_an_event_is_the_mean_of_what_it_looks_at():
         optimizer.zero_grad()
         next(losses(made, t)).backward()
         if t == 3:
-            # plain layers of the effective weights, by ordinary autograd
-            plain = deepcopy(made)
-            merge(plain)
-            targets = targets_of(plain)
-            for linear in targets.values():
-                linear.weight.requires_grad_(requires_grad=True)
-            sum(losses(plain, 3, 4, 5)).backward()
+            scores = gradients(made, 3, 4, 5)
             old = {name: layer.positions[: layer.slots].tolist() for name, layer in evolution.layers.items()}
             evolution.look(losses(made, 4))
             evolution.look(losses(made, 5))
@@ -76,22 +70,72 @@ def test_TRN_023_the_gradient_of_an_event_is_the_mean_of_what_it_looks_at():
     for name, decision in decisions.items():
         kept = {*old[name]} - {*decision.dropped.tolist()}
         stored = torch.nonzero(evolution.layers[name].base().view(-1)).flatten().tolist()
-        scores = targets[name].weight.grad.abs().view(-1)
-        ranked = sorted((p for p in stored if p not in kept), key=lambda p: -float(scores[p]))
+        ranked = sorted((p for p in stored if p not in kept), key=lambda p: -float(scores[name][p]))
         assert decision.grown.tolist() == sorted(ranked[: len(decision.grown)])
         assert len(decision.grown)
 
 
+def gradients(made, *steps):
+    """The gradients of plain layers with the effective weights, summed over steps, by ordinary autograd."""
+    plain = deepcopy(made)
+    merge(plain)
+    targets = targets_of(plain)
+    for linear in targets.values():
+        linear.weight.requires_grad_(requires_grad=True)
+    sum(losses(plain, *steps)).backward()
+    return {name: linear.weight.grad.abs().view(-1) for name, linear in targets.items()}
+
+
+def strongest(layer, scores):
+    stored = torch.nonzero(layer.base().view(-1)).flatten().tolist()
+    return sorted(sorted(stored, key=lambda p: -float(scores[p]))[: layer.delta_budget])
+
+
 def test_DLT_004_3_first_slots_by_the_gradient_of_several_steps():
-    first = {n: run(tiny.wrapped(SETTINGS), start=n)[0] for n in (1, 3)}
-    assert first[1] != first[3]
     made = tiny.wrapped(SETTINGS)
     evolution = Evolution(made, SeftOptimizer(made), SETTINGS, STEPS)
+    of_three, of_last = gradients(made, 0, 1, 2), gradients(made, 2)
     evolution.start(losses(made, 0, 1, 2))
-    assert [layer.positions[: layer.slots].tolist() for layer in layers_of(made).values()] == first[3]
+    found = {name: layer.positions[: layer.slots].tolist() for name, layer in evolution.layers.items()}
+    assert found == {name: strongest(layer, of_three[name]) for name, layer in evolution.layers.items()}
+    assert found != {name: strongest(layer, of_last[name]) for name, layer in evolution.layers.items()}
     assert all(layer.values.grad is None for layer in layers_of(made).values())
     with pytest.raises(SeftError, match="EVT-012: start is for initial_positions gradient"):
         evolution.start(losses(made, 0))
+
+
+def test_DLT_004_first_slots_are_those_of_the_step_whose_event_looks_further():
+    settings = Settings(preset="seft", density=0.2, evolve_every=1, drop_fraction=0.5)
+    made = tiny.wrapped(settings)
+    evolution = Evolution(made, SeftOptimizer(made, lr=0.01), settings, STEPS, event_batches=2)
+    own = gradients(made, 1)
+    evolution.before_step(1)
+    next(losses(made, 1)).backward()
+    evolution.look(losses(made, 2))
+    evolution.before_optimizer(1)
+    for name, layer in evolution.layers.items():
+        positions = layer.positions[: layer.slots]
+        assert positions.tolist() == strongest(layer, own[name])
+        assert torch.allclose(layer.values.grad[: layer.slots].abs(), own[name][positions])
+
+
+def test_TRN_023_2_the_last_pass_wants_as_many_steps_as_an_event():
+    settings = Settings(preset="no-adapt", density=0.2, evolve_every=3, drop_fraction=0.9, initial_positions="random")
+    made = tiny.wrapped(settings)
+    with pytest.raises(SeftError, match="TRN-023: finish takes the losses of 1 further steps, not 0"):
+        run(made, settings, looks=1, ends=0)
+    kept = [run(tiny.wrapped(settings), settings, looks=looks) for looks in (0, 1)]
+    assert kept[0][-1] != kept[1][-1]
+
+
+def test_a_look_without_losses_or_without_an_event_is_refused():
+    made = tiny.wrapped(SETTINGS)
+    evolution = Evolution(made, SeftOptimizer(made), SETTINGS, STEPS, event_batches=2)
+    with pytest.raises(SeftError, match="EVT-002: weights go by the gradient of losses, of which there is none"):
+        evolution.start([])
+    evolution.before_step(1)
+    with pytest.raises(SeftError, match="TRN-023: step 1 has no event"):
+        evolution.look(losses(made, 2))
 
 
 def test_TRN_023_another_number_of_looks_is_refused():
@@ -101,8 +145,11 @@ def test_TRN_023_another_number_of_looks_is_refused():
     for t in (1, 2, 3):
         evolution.before_step(t)
         next(losses(made, t)).backward()
-        evolution.before_optimizer(t)
+        if t < 3:
+            evolution.before_optimizer(t)
     evolution.look(losses(made, 4))
+    with pytest.raises(SeftError, match="TRN-023: the event of step 3 is to look 2 times, not 1"):
+        evolution.before_optimizer(3)
     with pytest.raises(SeftError, match="TRN-023: the event of step 3 is to look 2 times, not 1"):
         evolution.after_step(3)
     with pytest.raises(SeftError, match="TRN-008: event_batches 0 is below 1"):

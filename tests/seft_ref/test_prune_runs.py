@@ -279,4 +279,4 @@ def test_a_model_that_is_pruned_already_is_said_to_be(place):
     assert prune(place / "dense", place / "half", "magnitude", 0.5).remarks == ()
     done = prune(place / "half", place / "quarter", "magnitude", 0.25)
     stayed = done.of // 2 - done.removed
-    assert done.remarks == (f"{stayed:,} weights that stayed were 0 already: the model that was read is pruned",)
+    assert done.remarks == (f"{stayed:,} weights that stay were 0 in the model that was read: was it pruned already?",)
