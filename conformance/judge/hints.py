@@ -29,8 +29,8 @@ def alike(results: Iterable[Result], refused: Mapping[str, Sequence[str]]) -> di
     refused  for the id of each case the names of the mutants that fail it (`cases.signatures`)
 
     An operation is left out if fewer than three of its cases failed, or all, because then any mistake fits. It is also
-    left out if more than three mistakes fit equally well. Of the mutants themselves, each held against all others, three
-    in ten break no clause that what is named breaks: it is a place to look first.
+    left out if more than three mistakes fit equally well. It is a place to look first: of the mutants themselves, each
+    held against all others, three in ten break no clause that what is named breaks.
     """
     found: dict[str, list[str]] = {}
     for op, members in _judged(results).items():
