@@ -69,7 +69,7 @@ def read_tokenizer(model_dir: Path) -> Tokenizer:
 
 def _without_tokenizer(model_dir: Path) -> str:
     """Return the message for a folder without tokenizer.json, with what to do about it."""
-    if not (model_dir / "config.json").is_file():
+    if not any((model_dir / name).is_file() for name in ("config.json", "tokenizer.model")):
         return f"{model_dir} holds no model: it has neither config.json nor tokenizer.json"
     if not (model_dir / "tokenizer.model").is_file():
         return f"{model_dir} has no tokenizer.json; copy the model's tokenizer there"

@@ -135,6 +135,10 @@ def test_TRN_016_a_sentencepiece_model_alone_is_refused_with_what_to_type(tmp_pa
     assert "save('DIR/tokenizer.json')" in command
 
 
+def test_TRN_016_a_folder_without_a_model_is_said_to_be_one(tmp_path):
+    assert f"{tmp_path} holds no model" in str(refused(lambda: read_tokenizer(tmp_path)))
+
+
 class Reads:
     """A config, as far as `check_windows` looks at it."""
 
