@@ -48,6 +48,12 @@ class Report:
         """Return the rows that were run, the reference first."""
         return [row for row in self.experiment.rows if row.arm in self.runs]
 
+    def labels(self) -> dict[str, str]:
+        """Return the label of every arm; of an arm with two rows without the part that names their moment."""
+        rows = self.rows()
+        several = {arm for arm, n in Counter(row.arm for row in rows).items() if n > 1}
+        return {row.arm: row.label.split(",")[0] if row.arm in several else row.label for row in rows}
+
     def values(self, row: Row, what: Callable[[Run, Row], float]) -> dict[int, float]:
         """Return for every seed the number that `what` takes from the run of a row."""
         return {seed: what(run, row) for seed, run in sorted(self.runs[row.arm].items())}
@@ -140,7 +146,7 @@ def head(report: Report) -> list[str]:
         f"{report.model}. {n_seeds} seed{'s' if n_seeds > 1 else ''} an arm. {measured}",
     ]
     by_engine: dict[str, dict[str, list[str]]] = {}
-    for arm, label in _labels(report).items():
+    for arm, label in report.labels().items():
         for seed, run in sorted(report.runs[arm].items()):
             by_engine.setdefault(run["engine"], {}).setdefault(label, []).append(str(seed))
     if len(by_engine) > 1:
@@ -191,20 +197,13 @@ def _results(report: Report) -> str:
 
 def _counts(report: Report) -> str:
     rows = []
-    for arm, label in _labels(report).items():
+    for arm, label in report.labels().items():
         runs = report.runs[arm]
         means = [sum(run["counts"][name] for run in runs.values()) / len(runs) for name in COUNTS]
         events = max(len(run["events"]) for run in runs.values())
         rows.append([label, str(events), *(f"{mean:,.0f}" for mean in means)])
     headings = ["arm", "events", *("of them reactivated" if name == "reactivated" else name for name in COUNTS)]
     return table(headings, rows)
-
-
-def _labels(report: Report) -> dict[str, str]:
-    """Return the label of every arm; of an arm with two rows without the part that names their moment."""
-    rows = report.rows()
-    several = {arm for arm, n in Counter(row.arm for row in rows).items() if n > 1}
-    return {row.arm: row.label.split(",")[0] if row.arm in several else row.label for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +253,7 @@ def sentences(report: Report) -> list[str]:
     """Return the findings in sentences that claim no more than the intervals do."""
     lines = [_sentence(d.row.label, d.reference.label, d.perplexity) for d in differences(report)]
     if report.experiment.shows_density:
-        for arm, label in _labels(report).items():
+        for arm, label in report.labels().items():
             largest = max(run["support_max"] / run["stored"] for run in report.runs[arm].values())
             final = max(run["support_final"] / run["stored"] for run in report.runs[arm].values())
             lines.append(
@@ -320,7 +319,7 @@ def settings_tables(report: Report) -> list[str]:
     names = [name for name in first if name != "seed"]
     apart = [name for name in names if any(of.get(name) != first[name] for of in each.values())]
     shared = [[f"`{name}`", _text(first[name])] for name in names if name not in apart]
-    arms = [[label, *(_text(each[arm].get(name)) for name in apart)] for arm, label in _labels(report).items()]
+    arms = [[label, *(_text(each[arm].get(name)) for name in apart)] for arm, label in report.labels().items()]
     return [
         table(["the same in all arms", ""], shared),
         table(["arm", *(f"`{name}`" for name in apart)], arms),
@@ -351,7 +350,7 @@ def _every_run(report: Report) -> str:
         "overlap",
     ]
     rows = []
-    for arm, label in _labels(report).items():
+    for arm, label in report.labels().items():
         for seed, run in sorted(report.runs[arm].items()):
             before = run["perplexity_before_last_pass"]
             rows.append(

@@ -111,7 +111,7 @@ def _mean_losses(report: Report) -> dict[str, list[float]]:
 
 def _losses(axes: Any, report: Report) -> None:
     for arm, mean in _mean_losses(report).items():
-        axes.plot(*_smoothed(mean), color=_colour(report, arm), linewidth=1, label=_label(report, arm))
+        axes.plot(*_smoothed(mean), color=_colour(report, arm), linewidth=1, label=report.labels()[arm])
     axes.set_xlabel("step")
     axes.set_ylabel("training loss")
     axes.legend(frameon=False)
@@ -154,7 +154,3 @@ def _supports(run: Mapping[str, Any]) -> tuple[list[int], list[float]]:
 
 def _colour(report: Report, arm: str) -> str:
     return COLOURS[list(report.runs).index(arm) % len(COLOURS)]
-
-
-def _label(report: Report, arm: str) -> str:
-    return next(row.label for row in report.rows() if row.arm == arm).split(",")[0]

@@ -137,7 +137,7 @@ def train_step(
     more     `further_batches` of this rank, which an event of this step looks at too
 
     Raises:
-        ConfigError: TRN-023 for an event whose evidence needs other numbers of steps than `more` has.
+        ConfigError: TRN-023 if `more` has another number of steps than the event looks at.
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
         for ranks that differ after an event. CheckpointError: CKP-010 for a weight that its file does not hold. The
         state that was passed in cannot be used after an error either.
@@ -153,15 +153,14 @@ def train_step(
         )
     norm = gradient_norm(step, found.loss, found.at)
     kept = found.kept
-    if has_event and kept:
-        if len(more) != settings.event_batches - 1:
-            raise ConfigError(
-                "TRN-023",
-                f"the event of step {step} looks at {settings.event_batches} steps, and `more` has {len(more)} beside "
-                "the step's own; pass what further_batches returns",
-            )
+    wanted = settings.event_batches - 1 if has_event and kept else 0
+    if len(more) != wanted:
+        raise ConfigError(
+            "TRN-023", f"step {step} looks at the data of {wanted} further steps, not {len(more)}; pass further_batches"
+        )
+    if more:
         with overflow_ends(f"step {step}", LOWER_RATE):
-            kept = _looked(kept, state.weights, more, config, kernels, recompute=recompute, ranks=ranks)
+            kept = _with_steps_added(kept, state.weights, more, config, kernels, recompute=recompute, ranks=ranks)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
     targets = dict(state.targets)
@@ -248,7 +247,7 @@ def further_batches(
     """
     if not settings.timetable().is_event(step) or not settings.rule.asks():
         return []
-    return _of_steps(settings, data, step + 1, weights, ranks)
+    return _batches_of_later_steps(settings, data, step + 1, weights, ranks)
 
 
 @overflow_allowed()
@@ -270,9 +269,9 @@ def finish(
     if over and asked:
         batches = step_batches(settings, data, settings.steps, state.weights, ranks)
         empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], asked) for n in over}
-        more = _of_steps(settings, data, settings.steps + 1, state.weights, ranks)
+        more = _batches_of_later_steps(settings, data, settings.steps + 1, state.weights, ranks)
         with overflow_ends("the last adapt pass", LOWER_RATE):
-            kept = _looked(empty, state.weights, [batches, *more], config, kernels, ranks=ranks)
+            kept = _with_steps_added(empty, state.weights, [batches, *more], config, kernels, ranks=ranks)
     final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
     held = final | adapt_last(state.targets, over, kept, settings, kernels)
 
@@ -283,12 +282,14 @@ def finish(
     return Lazy(held, left)
 
 
-def _of_steps(settings: TrainSettings, data: Data, first: int, weights: Weights, ranks: Ranks) -> list[list[Batch]]:
+def _batches_of_later_steps(
+    settings: TrainSettings, data: Data, first: int, weights: Weights, ranks: Ranks
+) -> list[list[Batch]]:
     """Return the micro-batches of the event_batches - 1 steps from `first` on."""
     return [step_batches(settings, data, first + i, weights, ranks) for i in range(settings.event_batches - 1)]
 
 
-def _looked(
+def _with_steps_added(
     kept: dict[str, AnyWindow],
     weights: Weights,
     steps: Sequence[Sequence[Batch]],

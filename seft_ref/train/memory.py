@@ -140,7 +140,7 @@ def _event(
     asked = settings.rule.asks() - {"inputs"}
     start, tokens = 0, settings.batch * settings.micro_batches * settings.length
     if settings.initial_positions == "gradient" and (compact or settings.initial_scope == "anywhere"):
-        start = itemsize * _summed(config, settings.start_batches * tokens)
+        start = itemsize * _numbers_of_gradients(config, settings.start_batches * tokens)
     elif settings.initial_positions == "gradient":
         # DLT-004: the gradient at every stored weight, and no other
         start = itemsize * sum(extent.nnz for extent in extents)
@@ -159,10 +159,10 @@ def _event(
         working += 4 * max(stored) + itemsize * (sum(stored) if several else 2 * max(stored))
     if several:
         return max(start, working + itemsize * len(asked & OF_GRADIENTS) * sum(extent.numel for extent in extents))
-    return max(start, working + itemsize * _summed(config, tokens))
+    return max(start, working + itemsize * _numbers_of_gradients(config, tokens))
 
 
-def _summed(config: ModelConfig, tokens: int) -> int:
+def _numbers_of_gradients(config: ModelConfig, tokens: int) -> int:
     """Return the numbers that the gradients of all targets take over so many tokens, factors or whole."""
     numbers = 0
     for name in ATTENTION + MLP:

@@ -25,7 +25,8 @@ _OF_SLOTS = (
     *("initial_positions", "initial_scope", "start_batches", "event_batches"),
 )
 """Settings of a sparse update alone."""
-_OF_MORE_STEPS = ("start_batches", "event_batches")
+_NUMBERS_OF_STEPS = ("start_batches", "event_batches")
+"""Settings that a description leaves out where they are 1, which changes nothing."""
 METHODS: dict[str, dict[str, Setting]] = {
     "sparse-full": {"evolves": False, "budget_by": "nnz", "density": 1.0, "initial_positions": "magnitude"},
     "shira": {"evolves": False, "budget_by": "rank", "rank": 8, "initial_positions": "random"},
@@ -200,7 +201,7 @@ class TrainSettings:
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_FLAT}
         optimizer = {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
         # CKP-007.7: states that are older than these settings lack them, so what changes nothing is left out
-        own = {name: value for name, value in own.items() if name not in _OF_MORE_STEPS or value > 1}
+        own = {name: value for name, value in own.items() if name not in _NUMBERS_OF_STEPS or value > 1}
         if not optimizer.get("slot_warmup"):
             optimizer.pop("slot_warmup", None)
         if self.adapter is None:

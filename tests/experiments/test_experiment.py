@@ -136,6 +136,14 @@ def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
     assert (tmp_path / "out" / "compare.md").read_text() == page
 
 
+def test_a_label_with_a_comma_stands_whole_in_the_legend(cli, tmp_path):
+    arms = ("--arm", "still, 1:preset=static", "--arm", "still, 2:preset=static,lr=0.002")
+    assert cli("compare", *arms, seeds=1)[0] == 0
+    drawn = (tmp_path / "out" / "compare.svg").read_text()
+    # tick labels break behind a comma, so these are of the legend
+    assert all(f">still, {n}</text>" in drawn for n in (1, 2))
+
+
 def test_a_cut_results_file_goes_on_and_gives_the_same_page(cli, tmp_path):
     assert cli("two")[0] == 0
     work, page = tmp_path / "work", tmp_path / "out" / "two.md"

@@ -180,11 +180,10 @@ def test_EVT_007_an_n_m_base_keeps_its_pattern_through_every_event(n, m, scope):
         assert dense_of(topology, np.ones(topology.nnz)).reshape(-1, m).sum(axis=1).max() <= n
 
 
-@pytest.mark.parametrize("window", [1, 3, 4])
-def test_TRN_005_GRD_004_the_gradient_of_an_event_is_the_signed_mean_of_its_window(window):
-    settings = tiny_settings(
-        "sensitivity", steps=9, evolve_every=4, density=0.3, drop_fraction=1.0, gradient_window=window
-    )
+@pytest.mark.parametrize(("window", "looks"), [(1, 1), (3, 1), (4, 1), (1, 2), (1, 3), (3, 2)])
+def test_TRN_005_TRN_023_GRD_004_the_gradient_of_an_event_is_the_signed_mean_of_all_it_looks_at(window, looks):
+    looked_at = {"gradient_window": window, "event_batches": looks}
+    settings = tiny_settings("sensitivity", steps=9, evolve_every=4, density=0.3, drop_fraction=1.0, **looked_at)
     state, run = states(settings, dtype=np.float64)
     seen = []
     for after, record in run:
@@ -193,10 +192,12 @@ def test_TRN_005_GRD_004_the_gradient_of_an_event_is_the_signed_mean_of_its_wind
         collecting = after.step < 8 and after.step % 4 > 0 and after.step % 4 > 4 - window
         assert bool(after.window) == collecting
         if record.event is not None:
+            later = (step_batches(settings, TOKENS, after.step + i, state.weights) for i in range(1, looks))
+            further = [every_gradient(state.weights, CONFIG, batch, reference)[1] for batch in later]
             alone, _ = train_step(state, batches, without_events(settings), CONFIG, reference)
             for name, target in after.targets.items():
                 now = as_matrix(alone.targets[name])
-                mean = sum(g[name] for g in seen[-window:]) / window
+                mean = sum(g[name] for g in seen[-window:] + further) / (window + looks - 1)
                 outcome = event_by_hand(
                     now,
                     mean.reshape(-1).tolist(),
