@@ -2,7 +2,9 @@
 
     before, present = seek(a, wanted)           # where each wanted one lies among a
     union = merged(a, extra, places)            # a with more entries
+    some = merged_at(a, extra, places, wanted)  # a few entries of the same, whose whole is not made
     rest = without(a, gone)                     # a with fewer
+    whole = places_before(gone, indices)        # where entries of the rest stood in a
     last, next_one = edge(scores, k)            # what the k-th place of sorted scores holds, and the place behind it
 
 Beside each function stands its definition for arrays of any library. Arrays of NumPy take a compiled loop that returns
@@ -29,7 +31,9 @@ __all__ = [
     "edge",
     "edge_by_sort",
     "merged",
+    "merged_at",
     "merged_by_masks",
+    "places_before",
     "positions_by_repeats",
     "positions_of_rows",
     "seek",
@@ -123,6 +127,19 @@ def merged_by_masks(a: Array, extra: Array, places: Array) -> Array:
     return xp.where(of_a, xp.take(a, xp.where(of_a, order, xp.zeros_like(order))), spread(extra, places, n))
 
 
+def merged_at(a: Array, extra: Array, places: Int[Array, " m"], wanted: Int[Array, " k"]) -> Array:
+    """Return the entries of merged(a, extra, places) at the indices `wanted`."""
+    xp = array_namespace(a, extra, places, wanted)
+    if not places.shape[0]:
+        return xp.take(a, wanted)
+    before, is_extra = seek(places, wanted)
+    if not a.shape[0]:
+        return xp.take(extra, before)
+    zeros = xp.zeros_like(wanted)
+    of_a = xp.take(a, xp.where(is_extra, zeros, wanted - before))
+    return xp.where(is_extra, xp.take(extra, xp.where(is_extra, before, zeros)), of_a)
+
+
 def without(a: Array, gone: Int[Array, " m"]) -> Array:
     """Return a (n,) without its entries at the ascending indices gone; a itself where there are none."""
     if not gone.shape[0]:
@@ -137,6 +154,14 @@ def without(a: Array, gone: Int[Array, " m"]) -> Array:
 def without_by_mask(a: Array, gone: Int[Array, " m"]) -> Array:
     """Return what `without` does, by a mask of what stays."""
     return a[~mask_at(a.shape[0], gone)]
+
+
+def places_before(gone: Int[Array, " m"], indices: Int[Array, " k"]) -> Int[Array, " k"]:
+    """Return the indices in a of the entries of without(a, gone) at `indices`; gone is ascending."""
+    xp = array_namespace(gone, indices)
+    # before gone[j] lie gone[j] − j entries that stay
+    staying = gone - xp.arange(gone.shape[0], dtype=gone.dtype, device=device(gone))
+    return indices + xp.astype(xp.searchsorted(staying, indices, side="right"), xp.int64)
 
 
 def positions_of_rows(edges: Int[Array, " rows+1"], columns: Int[Array, " n"], n_in: int) -> Int[Array, " n"]:

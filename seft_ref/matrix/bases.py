@@ -16,18 +16,12 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Float, Int
 
-from seft_ref.arrays.library import (
-    Array,
-    array_namespace,
-    device,
-    mask_at,
-    with_values,
-)
+from seft_ref.arrays.library import Array, array_namespace, device, with_values
 from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.kernels.held import Coded, Held, Stored, as_multiplied, narrowed, widened
 from seft_ref.topology.csr import Located, Topology, find, flat, from_flat, union
-from seft_ref.update.delta import Base, Delta, new_delta, overlay, support_topology, values_at
+from seft_ref.update.delta import Base, Delta, new_delta, overlay, support_topology, values_where
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -157,7 +151,7 @@ def merged(
     """
     over = overlay(base, delta)
     if loaded is None:
-        support = support_topology(base, over, delta)
+        support = support_topology(base, over)
         packed = kernels.pack(support, over.weight, spent)
     else:
         support, packed = base.topology, loaded
@@ -190,8 +184,7 @@ def compacted(
     spent   an earlier packed base with no fewer weights that nobody needs any more; its memory is reused
     """
     eta, stored = flat(delta.topology), flat(base.topology)
-    under = values_at(stored, base.values, eta)
-    slots, under_slots = delta.topology, under
+    slots = delta.topology
     xp = array_namespace(eta)
     of_eta = xp.arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
     if beside is not None:
@@ -200,14 +193,16 @@ def compacted(
     if beside is not None:
         # the loaded matrix has weights in its live part, so it cannot become the frozen one
         positions, loaded = union(eta, beside), None
-        slots, under_slots = from_flat(base.topology.shape, positions), values_at(stored, base.values, positions)
+        slots = from_flat(base.topology.shape, positions)
         of_eta, _ = find(positions, eta)
     where, inside = find(stored, flat(slots))
+    under_slots = values_where(base.values, where, inside)
+    under = xp.take(under_slots, of_eta)
     if loaded is not None:
         frozen = kernels.clear(loaded, kernels.locate(loaded, base.topology, where[inside]))
     else:
-        off = ~mask_at(base.nnz, where[inside])
-        values = xp.where(off, base.values, xp.zeros_like(base.values))
+        copy = xp.asarray(base.values, copy=True)
+        values = with_values(copy, where[inside], xp.zeros_like(under_slots[inside]))
         frozen = kernels.compact(base.topology, narrowed(values, held_in, base.topology), spent)
     effective = as_multiplied(under + delta.values, held_in, delta.topology)
     # a copy, because `with_values` may overwrite its argument

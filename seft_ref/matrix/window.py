@@ -23,7 +23,7 @@ from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.bases import AnyBase, PackedBase
-from seft_ref.topology.csr import Topology, difference, flat, from_flat, union
+from seft_ref.topology.csr import Topology, difference, flat, from_flat, places_among, union
 from seft_ref.update.criteria import Known
 from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.select import largest
@@ -343,8 +343,9 @@ def support_of(base: AnyBase, slots: Topology) -> Topology:
         # the packed matrix stores just that
         return base.kernels.unpack(base.packed)[0]
     stored = base.topology
-    new = difference(flat(slots), flat(stored))
-    return from_flat(base.shape, union(flat(stored), new)) if new.shape[0] else stored
+    positions = flat(stored)
+    extra = difference(flat(slots), positions)
+    return stored.with_slots(extra, places_among(positions, extra)) if extra.shape[0] else stored
 
 
 def _smaller(factors: tuple[WeightGradient, ...], shape: tuple[int, int]) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Int
 
-from seft_ref.arrays.library import Array, array_namespace, device, mask_at
+from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import UpdateError
 from seft_ref.topology.csr import Topology, find, flat
 
@@ -24,15 +24,6 @@ def change(old: Topology, new: Topology) -> TopologyChange:
     xp = array_namespace(old.indices, new.indices)
     slots, present = find(flat(old), flat(new))
     return TopologyChange(old, new, xp.where(present, slots, -xp.ones_like(slots)))
-
-
-def without(old: Topology, positions: Int[Array, " n"]) -> TopologyChange:
-    """Return the change that removes sorted flat positions from a topology, ignoring those it lacks (CHG-001)."""
-    xp = array_namespace(old.indices, positions)
-    slots, present = find(flat(old), positions)
-    gone = slots[present]
-    kept = ~mask_at(old.nnz, gone)
-    return TopologyChange(old, old.without_slots(gone), xp.astype(xp.nonzero(kept)[0], xp.int64, copy=False))
 
 
 def realign(array: Array, moved: TopologyChange, fill: float = 0) -> Array:

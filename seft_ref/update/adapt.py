@@ -1,16 +1,40 @@
 """Adapt: prune the weights with the smallest scores until every pool fits its budget (ADPT-001)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.arrays.sorted import seek, without
+from jaxtyping import Int
+
+from seft_ref.arrays.library import Array, array_namespace, int64_like
+from seft_ref.arrays.sorted import places_before, seek, without
 from seft_ref.topology.csr import difference, find, flat, union
 from seft_ref.update.criteria import ADAPT, Chance, Known
-from seft_ref.update.delta import overlay
+from seft_ref.update.delta import Overlay, overlay
 from seft_ref.update.parts import Moved, on_support
-from seft_ref.update.pools import Pools
+from seft_ref.update.pools import Counts, Pools
 from seft_ref.update.rules import ON_SUPPORT, Rule
 from seft_ref.update.select import Boundary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Prunable:
+    """The weights of one matrix that may be pruned, in order of position: its support without what is spared."""
+
+    over: Overlay
+    spared: Int[Array, " n"]
+    """indices in the support, ascending"""
+
+    def weights(self) -> Array:
+        """Return the weights."""
+        return without(self.over.weight, self.spared)
+
+    def positions(self) -> Int[Array, " p"]:
+        """Return the flat positions."""
+        return without(self.over.positions(), self.spared)
+
+    def positions_at(self, indices: Int[Array, " k"]) -> Int[Array, " k"]:
+        """Return the flat positions of some of them, which cost less than all."""
+        return self.over.positions_at(places_before(self.spared, indices))
 
 
 def adapt(
@@ -26,60 +50,73 @@ def adapt(
     Raises:
         UpdateError: SEL-004 for a NaN or infinite score, SEL-005 if more must leave than may.
     """
-    positions, weights, counted = [], [], []
-    for m in moved:
-        over = overlay(m.base, m.delta)
-        support, weight = over.positions, over.weight
-        del over
-        if rule.counts == "values":
-            # ADPT-006: zeros are neither counted nor pruned
-            held = weight != 0
-            support, weight = support[held], weight[held]
-        counted.append(pools.weights.sizes([support]))
-        # ADPT-003, ADPT-007
-        exempt = {"new": m.fresh, "slots": flat(m.delta.topology), "none": m.fresh[:0]}[rule.exempt]
-        places, present = find(support, exempt)
-        spared = places[present]
-        weights.append(without(weight, spared))
-        del weight
-        positions.append(without(support, spared))
-        del support  # free it first, because the scores take as much memory
-    excess = pools.excess(counted)
+    overlays = [overlay(m.base, m.delta) for m in moved]
+    # ADPT-006: zeros are neither counted nor pruned
+    zeros = [_zeros(over) if rule.counts == "values" else over.slots[:0] for over in overlays]
+    excess = pools.excess([_counted(pools, over, at) for over, at in zip(overlays, zeros, strict=True)])
     xp = array_namespace(excess)
     # EVT-005: scores are ranked, and refused, only where something must leave
     if not bool(xp.any(excess > 0)):
-        return [p[:0] for p in positions], None
-    if not pools.weights.is_one:
-        crowded = xp.take(excess, pools.weights.of(positions[0])) > 0
-        positions, weights = [positions[0][crowded]], [weights[0][crowded]]
-    scores = [_scores(m, pools, p, w, rule, chance, use) for m, p, w in zip(moved, positions, weights, strict=True)]
-    selected, boundary = pools.weights.select(scores, positions, excess)
-    return [xp.take(p, chosen) for p, chosen in zip(positions, selected, strict=True)], boundary
+        return [over.slots[:0] for over in overlays], None
+    prunable = []
+    for m, over, at in zip(moved, overlays, zeros, strict=True):
+        spared = union(_exempt(m, over, rule), at)
+        if not pools.weights.is_one:
+            fitting = xp.take(excess, pools.weights.of(over.positions())) == 0
+            spared = union(spared, xp.astype(xp.nonzero(fitting)[0], xp.int64))
+        prunable.append(_Prunable(over, spared))
+    at = None if pools.weights.is_one else [p.positions() for p in prunable]
+    scores = [_scores(m, pools, p, rule, chance, use) for m, p in zip(moved, prunable, strict=True)]
+    selected, boundary = pools.weights.select(scores, at, excess)
+    return [p.positions_at(chosen) for p, chosen in zip(prunable, selected, strict=True)], boundary
 
 
-def _scores(m: Moved, pools: Pools, positions: Array, weight: Array, rule: Rule, chance: Chance, use: int) -> Array:
+def _zeros(over: Overlay) -> Int[Array, " n"]:
+    """Return the indices in the support of weights that are zero."""
+    xp = array_namespace(over.weight)
+    return xp.astype(xp.nonzero(over.weight == 0)[0], xp.int64)
+
+
+def _counted(pools: Pools, over: Overlay, zeros: Array) -> Counts:
+    """Return how many weights count towards the budget of each pool."""
+    if pools.weights.is_one:
+        return int64_like([over.weight.shape[0] - zeros.shape[0]], zeros)
+    return pools.weights.sizes([without(over.positions(), zeros)])
+
+
+def _exempt(m: Moved, over: Overlay, rule: Rule) -> Int[Array, " n"]:
+    """Return the indices in the support of weights that this event must not prune (ADPT-003, ADPT-007)."""
+    if rule.exempt == "slots":
+        return over.slots
+    if rule.exempt == "none":
+        return over.slots[:0]
+    return array_namespace(over.slots).take(over.slots, find(flat(m.delta.topology), m.fresh)[0])
+
+
+def _scores(m: Moved, pools: Pools, prunable: _Prunable, rule: Rule, chance: Chance, use: int) -> Array:
     """Return the scores of weights that may be pruned (ADPT-002, ADPT-005)."""
-    xp = array_namespace(positions)
     evidence = m.part.evidence
+    weight = prunable.weights()
     operands = Known(weight=weight)
     if rule.adapt in ON_SUPPORT:
         name = ON_SUPPORT[rule.adapt]
-        operands = Known(weight=weight, **{name: _evidence_at(m, pools, positions, rule, getattr(evidence, name))})
+        operands = Known(weight=weight, **{name: _evidence_at(m, pools, prunable, rule, getattr(evidence, name))})
     elif rule.adapt in ("activation", "curvature"):
         assert evidence.inputs is not None, "the rule asks for evidence that was not gathered"
-        operands = Known(weight=weight, inputs=xp.take(evidence.inputs, positions % m.base.topology.shape[1]))
+        columns = prunable.positions() % m.base.topology.shape[1]
+        operands = Known(weight=weight, inputs=array_namespace(columns).take(evidence.inputs, columns))
     elif rule.adapt == "random":
-        operands = Known(uniform=chance.scores(m.part.matrix, positions, use))
+        operands = Known(uniform=chance.scores(m.part.matrix, prunable.positions(), use))
     return ADAPT[rule.adapt](operands)
 
 
-def _evidence_at(m: Moved, pools: Pools, positions: Array, rule: Rule, known: Array | None) -> Array:
-    """Return one entry of evidence per position, 0 where the support before the event had no such position.
+def _evidence_at(m: Moved, pools: Pools, prunable: _Prunable, rule: Rule, known: Array | None) -> Array:
+    """Return one entry of evidence per weight, 0 where the support before the event had no such position.
 
     Such a position has just come back: its weight is 0, and so is its score whatever the entry.
     """
     if rule.exempt != "new" or rule.counts != "support" or not pools.weights.is_one:
-        return on_support(m.part, known, positions)
+        return on_support(m.part, known, prunable.positions())
     assert known is not None, "the rule asks for evidence that was not gathered"
     # prunable = old support − dropped − new. Both are few, so look them up instead of every prunable position
     gone = difference(m.dropped, m.cancelled)

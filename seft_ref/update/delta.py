@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from seft_ref.arrays.count import count
 from seft_ref.arrays.library import Array, array_namespace, device, mask_at, spread, with_values
-from seft_ref.arrays.sorted import merged, seek
+from seft_ref.arrays.sorted import merged, merged_at, seek, without
 from seft_ref.topology.change import change, realign
 from seft_ref.topology.csr import Topology, find, flat, from_flat
 
@@ -75,6 +75,13 @@ class Delta:
     dtype of the values; age, int32: optimizer steps that the slot has taken"""
     shared: Mapping[str, Array] = field(default_factory=dict)
     """arrays of the matrix that no event moves: SM3's rows (out,) and columns (in,)"""
+
+
+def base_without(base: Base, positions: Int[Array, " n"]) -> tuple[Base, Int[Array, " m"]]:
+    """Return the base without the sorted flat positions, and those of them that it stored (EVT-006)."""
+    slots, present = find(flat(base.topology), positions)
+    gone = slots[present]
+    return Base(base.topology.without_slots(gone), without(base.values, gone)), positions[present]
 
 
 def budget_by_numel(density: float, extent: Extent) -> int:
@@ -145,15 +152,28 @@ def move_delta(delta: Delta, positions: Int[Array, " n"], seeds: Mapping[str, Ar
 class Overlay:
     """A delta over its base: the support S = B ∪ η and the weight b + φ on it, rounded once (DLT-003)."""
 
-    positions: Int[Array, " s"]
-    """flat, ascending"""
     weight: Float[Array, " s"]
+    """in order of position"""
     slots: Int[Array, " d"]
     """index of each slot of η in the support"""
     inside: Bool[Array, " d"]
     """which slots the base stores"""
     under: Float[Array, " d"]
     """base values under the slots, 0 where the base stores nothing"""
+    stored: Int[Array, " b"]
+    """flat positions of B"""
+    extra: Int[Array, " e"]
+    """flat positions of η outside B"""
+    places: Int[Array, " e"]
+    """index of each of these in the support"""
+
+    def positions(self) -> Int[Array, " s"]:
+        """Return the flat positions of the support, ascending."""
+        return merged(self.stored, self.extra, self.places)
+
+    def positions_at(self, indices: Int[Array, " k"]) -> Int[Array, " k"]:
+        """Return the flat positions of some entries of the support, which cost less than all."""
+        return merged_at(self.stored, self.extra, self.places, indices)
 
 
 def overlay(base: Base, delta: Delta) -> Overlay:
@@ -164,20 +184,16 @@ def overlay(base: Base, delta: Delta) -> Overlay:
     new = xp.astype(~inside, xp.int64)
     slots = before + xp.cumulative_sum(new) - new
     extra, places = eta[~inside], slots[~inside]
-    nothing = xp.zeros(eta.shape, dtype=base.values.dtype, device=device(base.values))
-    under = nothing
-    if stored.shape[0]:
-        under = xp.where(inside, xp.take(base.values, xp.where(inside, before, xp.zeros_like(before))), nothing)
+    under = values_where(base.values, before, inside)
     # DLT-003: off the slots the base is copied and not added to 0, because −0.0 + 0 would be +0.0
-    weight = merged(base.values, nothing[: extra.shape[0]], places)
+    weight = merged(base.values, under[~inside], places)
     weight = with_values(weight if extra.shape[0] else xp.asarray(weight, copy=True), slots, under + delta.values)
-    return Overlay(merged(stored, extra, places), weight, slots, inside, under)
+    return Overlay(weight, slots, inside, under, stored, extra, places)
 
 
-def support_topology(base: Base, over: Overlay, delta: Delta) -> Topology:
+def support_topology(base: Base, over: Overlay) -> Topology:
     """Return the support S = B ∪ η as a topology; `over` is `overlay(base, delta)`."""
-    new = ~over.inside
-    return base.topology.with_slots(flat(delta.topology)[new], over.slots[new])
+    return base.topology.with_slots(over.extra, over.places)
 
 
 def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
@@ -187,14 +203,20 @@ def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
     Dtypes  that of the base values
     """
     over = overlay(base, delta)
-    return support_topology(base, over, delta), over.weight
+    return support_topology(base, over), over.weight
 
 
 def values_at(stored: Int[Array, " m"], values: Float[Array, " m"], positions: Int[Array, " n"]) -> Float[Array, " n"]:
     """Return the values stored at sorted flat positions, 0 where nothing is stored."""
-    xp = array_namespace(values, positions)
-    zeros = xp.zeros(positions.shape, dtype=values.dtype, device=device(values))
-    if stored.shape[0] == 0:
+    return values_where(values, *find(stored, positions))
+
+
+def values_where(
+    values: Float[Array, " m"], indices: Int[Array, " n"], present: Bool[Array, " n"]
+) -> Float[Array, " n"]:
+    """Return the values at the indices that are present, 0 for the others."""
+    xp = array_namespace(values, indices)
+    zeros = xp.zeros(indices.shape, dtype=values.dtype, device=device(values))
+    if not values.shape[0]:
         return zeros
-    indices, present = find(stored, positions)
-    return xp.where(present, xp.take(values, indices), zeros)
+    return xp.where(present, xp.take(values, xp.where(present, indices, xp.zeros_like(indices))), zeros)

@@ -7,7 +7,7 @@ from jaxtyping import Int
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.topology.csr import difference, flat, outside, union
 from seft_ref.update.criteria import DROP, USE_DROP, Chance, Known
-from seft_ref.update.delta import overlay
+from seft_ref.update.delta import values_at
 from seft_ref.update.parts import Part, on_support
 from seft_ref.update.pools import Counts, Pools
 from seft_ref.update.rules import Rule
@@ -59,7 +59,8 @@ def _scores(part: Part, rule: Rule, chance: Chance) -> Array:
         square = on_support(part, part.evidence.square, flat(part.delta.topology))
         operands = Known(value=part.delta.values, square=square)
     elif rule.drop == "weight":
-        operands = Known(weight=overlay(part.base, part.delta).under + part.delta.values)
+        under = values_at(flat(part.base.topology), part.base.values, flat(part.delta.topology))
+        operands = Known(weight=under + part.delta.values)
     elif rule.drop == "random":
         operands = Known(uniform=chance.scores(part.matrix, flat(part.delta.topology), USE_DROP))
     return DROP[rule.drop](operands)

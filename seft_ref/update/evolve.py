@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace
-from seft_ref.topology.change import realign, without
 from seft_ref.topology.csr import difference, flat, outside, union
 from seft_ref.update.adapt import adapt
 from seft_ref.update.criteria import USE_ADAPT, USE_END, Chance
-from seft_ref.update.delta import Base, Delta, move_delta, values_at
+from seft_ref.update.delta import Base, Delta, base_without, move_delta, values_at
 from seft_ref.update.drop import drop, replaced
 from seft_ref.update.evidence import Evidence, refuse_infinite
 from seft_ref.update.grow import grow
@@ -141,18 +140,14 @@ def _move(part: Part, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | N
     delta = move_delta(delta, union(difference(slots, gone), fresh), start)
     base, left = part.base, gone[:0]
     if rule.drops == "weight":
-        left = gone[~outside(gone, flat(base.topology))]
-        lost = without(base.topology, left)
-        base = Base(lost.new, realign(base.values, lost))
+        base, left = base_without(base, gone)
     return Moved(part, base, delta, dropped, fresh, cancelled, left)
 
 
 def _event(m: Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
     """Return the event, with the pruned positions taken out of base and delta (ADPT-004)."""
-    stored = pruned[~outside(pruned, flat(m.base.topology))]
-    lost = without(m.base.topology, stored)
+    base, left = base_without(m.base, pruned)
     after = move_delta(m.delta, difference(flat(m.delta.topology), pruned)) if pruned.shape[0] else m.delta
-    base = replace(m.base, topology=lost.new, values=realign(m.base.values, lost))
     return Event(
         base=base,
         delta=after,
@@ -160,6 +155,6 @@ def _event(m: Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -
         grown=m.fresh,
         cancelled=m.cancelled,
         pruned=pruned,
-        left=union(m.left, stored),
+        left=union(m.left, left),
         boundaries=boundaries,
     )

@@ -46,12 +46,12 @@ class Partition:
         return per_pool(positions, self.width, self.n_pools)
 
     def select(
-        self, scores: Sequence[Array], at: Sequence[Array], counts: Counts, *, largest: bool = False
+        self, scores: Sequence[Array], at: Sequence[Array] | None, counts: Counts, *, largest: bool = False
     ) -> tuple[list[Array], Boundary | None]:
         """Return the chosen indices of each matrix, ascending, and the boundary of the selection (SEL-007, SEL-008).
 
         scores  of each matrix, one score a position
-        at      of each matrix its sorted positions; matrices are ordered by index
+        at      of each matrix its sorted positions, which one pool does without; matrices are ordered by index
         counts  how many to choose in each pool
 
         Raises:
@@ -59,7 +59,7 @@ class Partition:
         """
         if len(scores) == 1:
             # this saves an array of pool numbers where there is one pool, and a copy of the scores
-            selected = select(scores[0], None if self.is_one else self.of(at[0]), counts, largest=largest)
+            selected = select(scores[0], None if at is None or self.is_one else self.of(at[0]), counts, largest=largest)
             return [selected.indices], selected.boundary
         xp = array_namespace(*scores)
         selected = select(xp.concat(list(scores)), None, counts, largest=largest)

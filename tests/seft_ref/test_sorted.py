@@ -90,6 +90,23 @@ def test_merged_and_without_are_those_of_a_list(n, m, dtype):
         assert take(made, places).dtype == a.dtype
 
 
+@pytest.mark.parametrize(("n", "m"), SIZES)
+def test_some_entries_are_those_of_the_whole(n, m):
+    a, extra = (np.random.default_rng(n + m).integers(-9, 9, size) for size in (n, m))
+    places = drawn(4, m, n + m)
+    whole = of_sorted.merged(a, extra, places)
+    every, rest = np.arange(n + m), np.arange(n)
+    staying = [i for i in range(n + m) if i not in set(places.tolist())]
+    for order in (slice(None), slice(None, None, -1), slice(1, None, 3)):
+        wanted, left = every[order], rest[order]
+        assert of_sorted.merged_at(a, extra, places, wanted).tolist() == whole[wanted].tolist()
+        assert of_sorted.places_before(places, left).tolist() == staying[order]
+        some = of_sorted.merged_at(*map(strict.asarray, (a, extra, places, wanted.copy())))
+        assert np.asarray(some).tolist() == whole[wanted].tolist()
+        back = of_sorted.places_before(strict.asarray(places), strict.asarray(left.copy()))
+        assert np.asarray(back).tolist() == staying[order]
+
+
 def test_merged_keeps_bits():
     a = np.array([0x7FA00001, 0x80000000], dtype=np.uint32).view(np.float32)  # a signalling NaN, and -0.0
     made = of_sorted.merged(a, a[:1], np.array([1]))

@@ -40,7 +40,7 @@ class OurRigl:
 
     def dense(self, values=None):
         over = overlay(self.base, self.delta)
-        at, weight = over.positions, over.weight
+        at, weight = over.positions(), over.weight
         out = np.zeros(self.base.topology.numel, dtype=weight.dtype)
         out[at] = weight if values is None else values
         return out.reshape(self.base.topology.shape)
