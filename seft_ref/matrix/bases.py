@@ -197,7 +197,7 @@ def compacted(
         of_eta, _ = find(positions, eta)
     where, inside = find(stored, flat(slots))
     under_slots = values_where(base.values, where, inside)
-    under = xp.take(under_slots, of_eta)
+    under = under_slots if beside is None else xp.take(under_slots, of_eta)
     if loaded is not None:
         frozen = kernels.clear(loaded, kernels.locate(loaded, base.topology, where[inside]))
     else:

@@ -43,12 +43,13 @@ _SEEDS: Rows = tuple(
     )
 )
 
-_COUNTED = "        counted.append(pools.weights.sizes([support]))\n"
+_COUNTED = "_counted(pools, over, at) for over, at in zip(overlays, zeros, strict=True)"
 _ALL_COUNT = """\
-        sizes, budget = pools.weights.sizes([support]), pools.budgets[len(counted)]
-        counted.append(array_namespace(budget).maximum(sizes, budget) if rule.scope == "model" else sizes)
+array_namespace(b).maximum(n, b) if rule.scope == "model" else n
+for n, b in zip((_counted(pools, over, at) for over, at in zip(overlays, zeros)), pools.budgets)
 """
-_FITS = "    if not bool(xp.any(excess > 0)):\n"
+_SELECTED = "    selected, boundary = pools.weights.select("
+_AT_MOST = "    excess = xp.minimum(excess, pools.weights.sizes(scores)) if pools.weights.is_one else excess\n"
 _REFILL = "sum(self.delta_budgets) - self.slots.sizes(at)"
 _ROOM = "int(pools.delta_budgets[0][0]) - slots.shape[0]"
 
@@ -80,8 +81,8 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "update.event",
         "ADPT-001 SEL-005",
         adapt.adapt,
-        _FITS,
-        f"    if pools.weights.is_one:\n        excess = xp.minimum(excess, pools.weights.sizes(positions))\n{_FITS}",
+        _SELECTED,
+        _AT_MOST + _SELECTED,
         "as much as may be pruned, and no refusal",
     ),
     (
