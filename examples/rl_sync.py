@@ -18,6 +18,7 @@ import typer
 
 from formats import Checkpoint, Dense, to_dense
 from formats.dialects.torch_tensors import from_torch, to_torch
+from formats.errors import FormatError
 from formats.steps import Follower, Publisher
 
 ACTIONS = 8
@@ -89,12 +90,13 @@ def publish(
     share: Annotated[float, typer.Option(min=0, max=1, help="Share of values that --state changes.")] = 0.003,
     every: Annotated[int, typer.Option(min=1, help="Versions from one whole checkpoint to the next.")] = 100,
     keep: Annotated[int, typer.Option(min=0, help="Deltas that stay.")] = 200,
+    compress: Annotated[str | None, typer.Option(help="zstd, or file for whole files (FMT-177).")] = None,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between steps.")] = 0.1,
 ) -> None:
     """Train, and publish a version after every step; go on after the newest version that is there."""
     torch.set_num_threads(1)
     state, train = trainer(state_file, share)
-    with Publisher(steps, run, every=every, keep=keep) as publisher:
+    with Publisher(steps, run, every=every, keep=keep, compress=compress) as publisher:
         if publisher.model is None:
             publisher.publish(checkpoint_of(state))
         else:
@@ -125,4 +127,7 @@ def follow(
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except (FormatError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error

@@ -150,7 +150,13 @@ def convert(
     if verify:
         _compare(Path(out), to, checkpoint, dtype, limit)
     names = ", ".join(sorted(left_out))
-    return [*([f"{to} has no place for {names}: left out"] if names else []), *remarks, *checkpoint.remarks]
+    told = [f"{to} has no place for {names}: left out"] if names else []
+    return [*told, *_of_nothing(checkpoint, source_name), *remarks, *checkpoint.remarks]
+
+
+def _of_nothing(checkpoint: Checkpoint, source_name: str) -> list[str]:
+    """Return a remark on a model without tensors, such as a GGUF file of a vocabulary."""
+    return [] if checkpoint.tensors or checkpoint.kind != "model" else [f"{source_name} holds no tensors"]
 
 
 def _watched(checkpoint: Checkpoint, progress: Callable[[str, int], None] | None) -> Checkpoint:

@@ -154,6 +154,8 @@ def read_scipy(folder: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpo
 
 
 def _tensor(arrays: dict[str, Array], path: Path, name: str) -> Tensor:
+    if "binsparse" in arrays:
+        raise CannotHold("FMT-154", f"{path.name} is a binsparse file, which is only written; read what it was made of")
     member = arrays.pop("format", np.array(""))
     arrays.pop("_is_array", None)
     kind = member.tobytes().rstrip(b"\0") if member.dtype.kind == "S" and not member.ndim else str(member).encode()[:20]

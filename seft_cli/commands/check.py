@@ -71,6 +71,9 @@ def _advice(path: Path) -> str:
     try:
         kind = detect(path)
     except FormatError:
+        inside = sorted(inner for inner in path.iterdir() if inner.is_dir() or inner.is_file())
+        if held := [inner for inner in inside if is_sparse(inner)]:
+            return f"{path} is no checkpoint but holds {len(held)}; seft check {held[-1]} checks the last of them"
         return f"{path} holds no checkpoint; name a folder or file that seft convert wrote"
     told = _ADVICE.get(kind, f"of the format {kind}; seft convert {{}} DST --to delta --base MODEL reads it strictly")
     return f"{path} is {told.format(path)}"

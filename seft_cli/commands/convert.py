@@ -132,6 +132,8 @@ def main(
         )
     _tell(remarks)
     _report(destination, source)
+    if verify:
+        _say_verified()
 
 
 def diff(
@@ -167,6 +169,8 @@ def diff(
     if is_sparse(base) and not is_sparse(target):
         _tell([f"{target} is dense, so the delta stores its zeros; convert it with --to sparse first"])
     _report(destination, target)
+    if verify:
+        _say_verified()
 
 
 def apply(
@@ -229,6 +233,11 @@ def _tell(remarks: Iterable[str]) -> None:
     """Print the remarks of a conversion on stderr, one a line."""
     for remark in remarks:
         console.err.print(remark)
+
+
+def _say_verified() -> None:
+    """Print what --verify found, where it found no error."""
+    console.out.print("read back and compared: every bit is the same")
 
 
 def _report(destination: Path, source: Path) -> None:

@@ -180,6 +180,12 @@ def test_a_cast_happens_only_if_asked_for(tmp_path, write):
     assert names(tmp_path) == ["x"]
 
 
+def test_FMT_154_a_folder_of_binsparse_files_is_named_and_not_read(tmp_path):
+    write_binsparse(tmp_path / "x", Checkpoint("model", {"w": matrix()}))
+    with pytest.raises(errors.CannotHold, match=r"w\.npz is a binsparse file, which is only written"):
+        read_scipy(tmp_path / "x")
+
+
 @pytest.mark.parametrize("write", [write_scipy, write_binsparse])
 def test_FMT_154_what_a_folder_cannot_hold_is_not_written(tmp_path, write):
     w = matrix()

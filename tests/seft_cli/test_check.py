@@ -3,8 +3,12 @@
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import formats
+from formats import Checkpoint, Dense
+from formats.steps import Publisher
 from seft_cli import console
 from tests.seft_ref.folders import hf_folder
 
@@ -28,6 +32,23 @@ def test_a_folder_of_another_format_is_named(cli, folder, words):
     code, out, err = cli("check", path)
     assert (code, out) == (2, "")
     assert f"error: {path} {words.format(path)}" in err
+
+
+def test_a_folder_of_versions_names_the_last(cli, tmp_path):
+    with Publisher(tmp_path / "steps", "run") as publisher:
+        for value in range(3):
+            publisher.publish(Checkpoint("model", {"w": Dense(np.full((2, 2), value, np.float32))}))
+    code, _, err = cli("check", tmp_path / "steps")
+    assert (code, "is no checkpoint but holds 3; seft check" in err) == (2, True)
+    last = err.split("seft check ")[1].split(" checks the last of them")[0]
+    assert Path(last).name == "000002.delta"
+    assert cli("check", last)[0] == 0
+
+
+def test_a_model_without_tensors_is_told_of(cli, tmp_path):
+    formats.write(tmp_path / "s", Checkpoint("model", {}))
+    code, _, err = cli("convert", tmp_path / "s", tmp_path / "hf", "--to", "hf")
+    assert (code, err) == (0, f"{tmp_path / 's'} holds no tensors\n")
 
 
 def test_files_that_a_checkpoint_does_not_list_are_named_wherever_they_are_left_out(cli, tmp_path):

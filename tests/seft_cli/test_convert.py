@@ -55,6 +55,7 @@ def test_there_and_back(cli, tmp_path, dense, options):
     code, out, err = cli("convert", dense, at["sparse"], "--to", "sparse", "--verify", *options)
     assert code == 0, err
     assert "bytes" in out
+    assert out.endswith("read back and compared: every bit is the same\n")
     assert cli("convert", at["sparse"], at["back"], "--to", "hf", "--verify")[0] == 0
     assert same_weights(dense, at["back"])
     assert (at["back"] / "config.json").read_bytes() == (dense / "config.json").read_bytes()
@@ -271,8 +272,9 @@ def test_FMT_127_deltas_keep_every_bit_of_what_they_are_made_of(cli, tmp_path, k
         cli("convert", tmp_path / f"hf{i}", tmp_path / f"{kind}{i}", "--to", "sparse", "--zeros", kind)
     ends = [tmp_path / f"{kind}{i}" for i in range(2)]
     for name, (base, target) in {"up": ends, "down": ends[::-1]}.items():
-        code, _, err = cli("diff", base, target, tmp_path / name, "--verify")
+        code, out, err = cli("diff", base, target, tmp_path / name, "--verify")
         assert code == 0, err
+        assert out.endswith("every bit is the same\n")
         code, _, err = cli("apply", base, tmp_path / name, tmp_path / f"{name}-out")
         assert code == 0, err
         if kind == "hf":
