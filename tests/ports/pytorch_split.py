@@ -36,13 +36,14 @@ def own_loop(rank, folder):
         ("odd", tiny.ODD, {}, 1),
         ("tied", {"tie_word_embeddings": True}, {"reshard_after_forward": False}, 2),
     ):
-        made = shard(tiny.wrapped(tiny.IN_TWO[name], **odd), **how)
+        made = tiny.wrapped(tiny.IN_TWO[name], **odd)
+        made = shard(tiny.also_trained(made) if name == "odd" else made, **how)
         optimizer = SeftOptimizer(made, lr=0.01)
         events = tiny.loop(
             made, tiny.IN_TWO[name], optimizer, lambda t, n=parts: texts[t - 1].tensor_split(n), parts == 1
         )
         big = [x for layer in layers_of(made).values() for x in (layer.weight, layer.mask, layer.values)]
-        kept = [x for values in optimizer.state.values() for x in values.values()]
+        kept = [x for layer in layers_of(made).values() for x in optimizer.state[layer.values].values()]
         assert all(is_split(x) for x in (*big, *kept))
         assert any(len(local(x)) < len(x) for x in big)
         decided = [{n: [d.dropped, d.grown, d.pruned] for n, d in one.items()} for one in events]

@@ -61,6 +61,12 @@ def wrapped(settings=SETTINGS, seed=0, **other):
     return wrap(plain, settings, masks(plain))
 
 
+def also_trained(made):
+    """The model with its last norm trained whole, as with modules_to_save of PEFT."""
+    made.model.norm.weight.requires_grad_(requires_grad=True)
+    return made
+
+
 def texts(n, seed=2, vocabulary=VOCABULARY, length=LENGTH):
     dice = torch.Generator().manual_seed(seed)
     rows = torch.randint(1, vocabulary, (n, length), generator=dice)
@@ -118,14 +124,17 @@ def loop(made, settings, optimizer, rows, looks=0):
         for part in rows(t):
             yield made(input_ids=part, labels=part).loss / len(rows(t))
 
+    trained = [x for group in optimizer.param_groups for x in group["params"]]
     made_at = []
     for t in range(1, STEPS + 1):
         evolution.before_step(t)
         optimizer.zero_grad()
         for loss in losses(t):
             loss.backward()
+        gradients = [x.grad for x in trained]
         for i in range(looks if evolution.has_event(t) else 0):
             evolution.look(losses(t + 1 + i))
+        assert all(x.grad is gradient for x, gradient in zip(trained, gradients, strict=True))
         evolution.before_optimizer(t, 1.0)
         torch.nn.utils.clip_grad_norm_([layer.values for layer in layers_of(made).values()], 1.0)
         optimizer.step()

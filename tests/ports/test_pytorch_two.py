@@ -71,6 +71,7 @@ def check_file(path, state, **sizes):
 @pytest.mark.parametrize("name", ["odd", "tied"])
 def test_two_processes_that_split_a_model_decide_and_hold_what_one_does(name, folder, ranks):
     made = tiny.wrapped(tiny.IN_TWO[name], **SIZES[name])
+    made = tiny.also_trained(made) if name == "odd" else made
     optimizer = SeftOptimizer(made, lr=0.01)
     texts = torch.stack([row["input_ids"] for row in tiny.texts(tiny.STEPS * tiny.ROWS)])
     texts = texts.view(tiny.STEPS, tiny.ROWS, -1)
