@@ -53,21 +53,21 @@ def adapt(
     overlays = [overlay(m.base, m.delta) for m in moved]
     # ADPT-006: zeros are neither counted nor pruned
     zeros = [_zeros(over) if rule.counts == "values" else over.slots[:0] for over in overlays]
-    excess = pools.excess([_counted(pools, over, at) for over, at in zip(overlays, zeros, strict=True)])
+    excess = pools.excess([_counted(pools, over, zero) for over, zero in zip(overlays, zeros, strict=True)])
     xp = array_namespace(excess)
     # EVT-005: scores are ranked, and refused, only where something must leave
     if not bool(xp.any(excess > 0)):
         return [over.slots[:0] for over in overlays], None
     prunable = []
-    for m, over, at in zip(moved, overlays, zeros, strict=True):
-        spared = union(_exempt(m, over, rule), at)
+    for m, over, zero in zip(moved, overlays, zeros, strict=True):
+        spared = union(_exempt(m, over, rule), zero)
         if not pools.weights.is_one:
             fitting = xp.take(excess, pools.weights.of(over.positions())) == 0
             spared = union(spared, xp.astype(xp.nonzero(fitting)[0], xp.int64))
         prunable.append(_Prunable(over, spared))
-    at = None if pools.weights.is_one else [p.positions() for p in prunable]
     scores = [_scores(m, pools, p, rule, chance, use) for m, p in zip(moved, prunable, strict=True)]
-    selected, boundary = pools.weights.select(scores, at, excess)
+    positions = None if pools.weights.is_one else [p.positions() for p in prunable]
+    selected, boundary = pools.weights.select(scores, positions, excess)
     return [p.positions_at(chosen) for p, chosen in zip(prunable, selected, strict=True)], boundary
 
 

@@ -43,10 +43,10 @@ _SEEDS: Rows = tuple(
     )
 )
 
-_COUNTED = "_counted(pools, over, at) for over, at in zip(overlays, zeros, strict=True)"
+_COUNTED = "_counted(pools, over, zero) for over, zero in zip(overlays, zeros, strict=True)"
 _ALL_COUNT = """\
 array_namespace(b).maximum(n, b) if rule.scope == "model" else n
-for n, b in zip((_counted(pools, over, at) for over, at in zip(overlays, zeros)), pools.budgets)
+for n, b in zip((_counted(pools, over, zero) for over, zero in zip(overlays, zeros)), pools.budgets)
 """
 _SELECTED = "    selected, boundary = pools.weights.select("
 _AT_MOST = "    excess = xp.minimum(excess, pools.weights.sizes(scores)) if pools.weights.is_one else excess\n"
