@@ -85,7 +85,8 @@ def convert(
             and nothing is written.
 
     Returns:
-        Remarks, a sentence each: what was left out, because the target has no place for it (FMT-154).
+        Remarks, a sentence each: what was left out, because the target has no place for it (FMT-154), and that a model
+        has no tensors.
 
     Raises:
         FormatError: FMT-084 for an unknown target and for options that do not go together, FMT-110 if `out` exists,

@@ -66,14 +66,21 @@ def _unlisted(path: Path) -> list[str]:
         return unlisted(path, reader.files)
 
 
+def _is_sparse(path: Path) -> bool:
+    """Tell whether what lies in a folder looks like a checkpoint; not where it cannot be read, or has gone."""
+    try:
+        return is_sparse(path)
+    except (OSError, FormatError):
+        return False
+
+
 def _advice(path: Path) -> str:
     """Return what a folder is that is no sparse checkpoint, and which command judges it."""
     try:
         kind = detect(path)
     except FormatError:
-        inside = sorted(inner for inner in path.iterdir() if inner.is_dir() or inner.is_file())
-        if held := [inner for inner in inside if is_sparse(inner)]:
-            return f"{path} is no checkpoint but holds {len(held)}; seft check {held[-1]} checks the last of them"
+        if held := sorted(inner for inner in path.iterdir() if _is_sparse(inner)):
+            return f"{path} is no checkpoint but holds {len(held)}; name one, such as {held[-1]}"
         return f"{path} holds no checkpoint; name a folder or file that seft convert wrote"
     told = _ADVICE.get(kind, f"of the format {kind}; seft convert {{}} DST --to delta --base MODEL reads it strictly")
     return f"{path} is {told.format(path)}"

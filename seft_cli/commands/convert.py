@@ -133,7 +133,7 @@ def main(
     _tell(remarks)
     _report(destination, source)
     if verify:
-        _say_verified()
+        console.out.print("read back: every bit is as it was to be written")
 
 
 def diff(
@@ -170,7 +170,7 @@ def diff(
         _tell([f"{target} is dense, so the delta stores its zeros; convert it with --to sparse first"])
     _report(destination, target)
     if verify:
-        _say_verified()
+        console.out.print(f"applied to {base}: every bit is that of {target}")
 
 
 def apply(
@@ -233,11 +233,6 @@ def _tell(remarks: Iterable[str]) -> None:
     """Print the remarks of a conversion on stderr, one a line."""
     for remark in remarks:
         console.err.print(remark)
-
-
-def _say_verified() -> None:
-    """Print what --verify found, where it found no error."""
-    console.out.print("read back and compared: every bit is the same")
 
 
 def _report(destination: Path, source: Path) -> None:

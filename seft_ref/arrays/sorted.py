@@ -4,11 +4,12 @@
     union = merged(a, extra, places)            # a with more entries
     some = merged_at(a, extra, places, wanted)  # a few entries of the same, whose whole is not made
     rest = without(a, gone)                     # a with fewer
-    whole = places_before(gone, indices)        # where entries of the rest stood in a
+    indices = places_before(gone, indices)      # where entries of the rest stood in a
     last, next_one = edge(scores, k)            # what the k-th place of sorted scores holds, and the place behind it
 
-Beside each function stands its definition for arrays of any library. Arrays of NumPy take a compiled loop that returns
-the same, because an event does little else: one pass over an array takes a third of the time of several.
+Beside each function that passes over whole arrays stands its definition for arrays of any library. Arrays of NumPy take
+a compiled loop that returns the same, because an event does little else: one pass over an array takes a third of the
+time of several.
 """
 
 from types import ModuleType
@@ -128,7 +129,7 @@ def merged_by_masks(a: Array, extra: Array, places: Array) -> Array:
 
 
 def merged_at(a: Array, extra: Array, places: Int[Array, " m"], wanted: Int[Array, " k"]) -> Array:
-    """Return the entries of merged(a, extra, places) at the indices `wanted`."""
+    """Return the entries of merged(a, extra, places) at the indices `wanted`; a and extra have one dtype."""
     xp = array_namespace(a, extra, places, wanted)
     if not places.shape[0]:
         return xp.take(a, wanted)

@@ -17,13 +17,14 @@ from typing import Protocol, Self, runtime_checkable
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.finite import refuse_spoilt_sums
-from seft_ref.arrays.library import Array, array_namespace
+from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.arrays.ranks import Ranks
+from seft_ref.arrays.sorted import seek
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.bases import AnyBase, PackedBase
-from seft_ref.topology.csr import Topology, difference, flat, from_flat, places_among, union
+from seft_ref.topology.csr import Topology, flat, from_flat, union
 from seft_ref.update.criteria import Known
 from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.select import largest
@@ -343,9 +344,13 @@ def support_of(base: AnyBase, slots: Topology) -> Topology:
         # the packed matrix stores just that
         return base.kernels.unpack(base.packed)[0]
     stored = base.topology
-    positions = flat(stored)
-    extra = difference(flat(slots), positions)
-    return stored.with_slots(extra, places_among(positions, extra)) if extra.shape[0] else stored
+    eta = flat(slots)
+    before, present = seek(flat(stored), eta)
+    extra = eta[~present]
+    if not extra.shape[0]:
+        return stored
+    xp = array_namespace(extra)
+    return stored.with_slots(extra, before[~present] + xp.arange(extra.shape[0], dtype=xp.int64, device=device(extra)))
 
 
 def _smaller(factors: tuple[WeightGradient, ...], shape: tuple[int, int]) -> bool:

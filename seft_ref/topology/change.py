@@ -37,8 +37,6 @@ def realign(array: Array, moved: TopologyChange, fill: float = 0) -> Array:
     if array.shape[0] != moved.old.nnz:
         raise UpdateError("CHG-002", f"the array has {array.shape[0]} entries, the old topology {moved.old.nnz} slots")
     kept = moved.source >= 0
-    if array.shape[0] and bool(xp.all(kept)):
-        return xp.take(array, moved.source)
     filled = xp.full(moved.source.shape, fill, dtype=array.dtype, device=device(array))
     if array.shape[0] == 0:
         return filled

@@ -23,6 +23,8 @@ class _Prunable:
     over: Overlay
     spared: Int[Array, " n"]
     """indices in the support, ascending"""
+    support: Int[Array, " s"] | None
+    """flat positions of the support; None where only some are asked for, because all of them cost a pass"""
 
     def weights(self) -> Array:
         """Return the weights."""
@@ -30,7 +32,7 @@ class _Prunable:
 
     def positions(self) -> Int[Array, " p"]:
         """Return the flat positions."""
-        return without(self.over.positions(), self.spared)
+        return without(self.over.positions() if self.support is None else self.support, self.spared)
 
     def positions_at(self, indices: Int[Array, " k"]) -> Int[Array, " k"]:
         """Return the flat positions of some of them, which cost less than all."""
@@ -53,18 +55,21 @@ def adapt(
     overlays = [overlay(m.base, m.delta) for m in moved]
     # ADPT-006: zeros are neither counted nor pruned
     zeros = [_zeros(over) if rule.counts == "values" else over.slots[:0] for over in overlays]
-    excess = pools.excess([_counted(pools, over, zero) for over, zero in zip(overlays, zeros, strict=True)])
+    supports = [None if pools.weights.is_one else over.positions() for over in overlays]
+    counted = [_counted(pools, *one) for one in zip(overlays, supports, zeros, strict=True)]
+    excess = pools.excess(counted)
     xp = array_namespace(excess)
     # EVT-005: scores are ranked, and refused, only where something must leave
     if not bool(xp.any(excess > 0)):
         return [over.slots[:0] for over in overlays], None
     prunable = []
-    for m, over, zero in zip(moved, overlays, zeros, strict=True):
+    for m, over, support, zero in zip(moved, overlays, supports, zeros, strict=True):
         spared = union(_exempt(m, over, rule), zero)
-        if not pools.weights.is_one:
-            fitting = xp.take(excess, pools.weights.of(over.positions())) == 0
-            spared = union(spared, xp.astype(xp.nonzero(fitting)[0], xp.int64))
-        prunable.append(_Prunable(over, spared))
+        if support is not None:
+            fitting = xp.take(excess, pools.weights.of(support)) == 0
+            # the longer one first, because the other is looked up in it
+            spared = union(xp.astype(xp.nonzero(fitting)[0], xp.int64, copy=False), spared)
+        prunable.append(_Prunable(over, spared, support))
     scores = [_scores(m, pools, p, rule, chance, use) for m, p in zip(moved, prunable, strict=True)]
     positions = None if pools.weights.is_one else [p.positions() for p in prunable]
     selected, boundary = pools.weights.select(scores, positions, excess)
@@ -74,14 +79,14 @@ def adapt(
 def _zeros(over: Overlay) -> Int[Array, " n"]:
     """Return the indices in the support of weights that are zero."""
     xp = array_namespace(over.weight)
-    return xp.astype(xp.nonzero(over.weight == 0)[0], xp.int64)
+    return xp.astype(xp.nonzero(over.weight == 0)[0], xp.int64, copy=False)
 
 
-def _counted(pools: Pools, over: Overlay, zeros: Array) -> Counts:
+def _counted(pools: Pools, over: Overlay, support: Array | None, zeros: Array) -> Counts:
     """Return how many weights count towards the budget of each pool."""
-    if pools.weights.is_one:
+    if support is None:
         return int64_like([over.weight.shape[0] - zeros.shape[0]], zeros)
-    return pools.weights.sizes([without(over.positions(), zeros)])
+    return pools.weights.sizes([without(support, zeros)])
 
 
 def _exempt(m: Moved, over: Overlay, rule: Rule) -> Int[Array, " n"]:

@@ -78,7 +78,7 @@ class Delta:
 
 
 def base_without(base: Base, positions: Int[Array, " n"]) -> tuple[Base, Int[Array, " m"]]:
-    """Return the base without the sorted flat positions, and those of them that it stored (EVT-006)."""
+    """Return the base without the sorted flat positions, and those of them that it stored (DROP-004, ADPT-004)."""
     slots, present = find(flat(base.topology), positions)
     gone = slots[present]
     return Base(base.topology.without_slots(gone), without(base.values, gone)), positions[present]
@@ -208,7 +208,7 @@ def effective(base: Base, delta: Delta) -> tuple[Topology, Float[Array, " s"]]:
 
 def values_at(stored: Int[Array, " m"], values: Float[Array, " m"], positions: Int[Array, " n"]) -> Float[Array, " n"]:
     """Return the values stored at sorted flat positions, 0 where nothing is stored."""
-    return values_where(values, *find(stored, positions))
+    return values_where(values, *seek(stored, positions))
 
 
 def values_where(

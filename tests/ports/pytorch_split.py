@@ -44,6 +44,7 @@ def own_loop(rank, folder):
         )
         big = [x for layer in layers_of(made).values() for x in (layer.weight, layer.mask, layer.values)]
         kept = [x for layer in layers_of(made).values() for x in optimizer.state[layer.values].values()]
+        assert kept
         assert all(is_split(x) for x in (*big, *kept))
         assert any(len(local(x)) < len(x) for x in big)
         decided = [{n: [d.dropped, d.grown, d.pruned] for n, d in one.items()} for one in events]

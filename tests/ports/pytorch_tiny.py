@@ -124,14 +124,15 @@ def loop(made, settings, optimizer, rows, looks=0):
         for part in rows(t):
             yield made(input_ids=part, labels=part).loss / len(rows(t))
 
-    trained = [x for group in optimizer.param_groups for x in group["params"]]
     made_at = []
     for t in range(1, STEPS + 1):
         evolution.before_step(t)
         optimizer.zero_grad()
         for loss in losses(t):
             loss.backward()
+        trained = [x for group in optimizer.param_groups for x in group["params"]]
         gradients = [x.grad for x in trained]
+        assert all(gradient is not None for gradient in gradients)
         for i in range(looks if evolution.has_event(t) else 0):
             evolution.look(losses(t + 1 + i))
         assert all(x.grad is gradient for x, gradient in zip(trained, gradients, strict=True))

@@ -39,8 +39,8 @@ def test_a_folder_of_versions_names_the_last(cli, tmp_path):
         for value in range(3):
             publisher.publish(Checkpoint("model", {"w": Dense(np.full((2, 2), value, np.float32))}))
     code, _, err = cli("check", tmp_path / "steps")
-    assert (code, "is no checkpoint but holds 3; seft check" in err) == (2, True)
-    last = err.split("seft check ")[1].split(" checks the last of them")[0]
+    assert (code, "is no checkpoint but holds 3; name one, such as" in err) == (2, True)
+    last = err.strip().rsplit(" ", 1)[1]
     assert Path(last).name == "000002.delta"
     assert cli("check", last)[0] == 0
 

@@ -96,11 +96,13 @@ def test_some_entries_are_those_of_the_whole(n, m):
     places = drawn(4, m, n + m)
     whole = of_sorted.merged(a, extra, places)
     every, rest = np.arange(n + m), np.arange(n)
-    staying = [i for i in range(n + m) if i not in set(places.tolist())]
+    left_out = set(places.tolist())
+    staying = [i for i in range(n + m) if i not in left_out]
     for order in (slice(None), slice(None, None, -1), slice(1, None, 3)):
         wanted, left = every[order], rest[order]
         assert of_sorted.merged_at(a, extra, places, wanted).tolist() == whole[wanted].tolist()
         assert of_sorted.places_before(places, left).tolist() == staying[order]
+        assert of_sorted.places_before(places, left).dtype == np.int64
         some = of_sorted.merged_at(*map(strict.asarray, (a, extra, places, wanted.copy())))
         assert np.asarray(some).tolist() == whole[wanted].tolist()
         back = of_sorted.places_before(strict.asarray(places), strict.asarray(left.copy()))

@@ -43,10 +43,11 @@ _SEEDS: Rows = tuple(
     )
 )
 
-_COUNTED = "_counted(pools, over, zero) for over, zero in zip(overlays, zeros, strict=True)"
+_COUNTED = "    excess = pools.excess(counted)\n"
 _ALL_COUNT = """\
-array_namespace(b).maximum(n, b) if rule.scope == "model" else n
-for n, b in zip((_counted(pools, over, zero) for over, zero in zip(overlays, zeros)), pools.budgets)
+    if rule.scope == "model":
+        counted = [array_namespace(b).maximum(n, b) for n, b in zip(counted, pools.budgets)]
+    excess = pools.excess(counted)
 """
 _SELECTED = "    selected, boundary = pools.weights.select("
 _AT_MOST = "    excess = xp.minimum(excess, pools.weights.sizes(scores)) if pools.weights.is_one else excess\n"
