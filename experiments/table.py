@@ -251,8 +251,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         """Each arm but `sparse-full` trains as many numbers: a change of rank 8 beside every matrix, or as many slots;
         `spp` has 4 % more. `seft` and `active-only` move their slots, `static` keeps those that it starts from, where
         gradients are largest. `lora` ends dense, and `sparse-full` trains every stored weight: they are there for
-        orientation. Every arm has its own learning rate, from a sweep with one
-        seed; `sparse-peft` has a lower one, because at the best of its sweep another seed diverged.""",
+        orientation. Every arm has its own learning rate, from a sweep with one seed;
+        `sparse-peft` has a lower one, because at the best of its sweep another seed diverged. Runs had others beside
+        them, which seconds and memory show; `cost` measures both with nothing beside.""",
         """The abstract of the paper says that SEFT does better than the methods it is compared with, in less memory and
         time. `lora-star` loses at the end what its pruning takes away; `spp` can scale weights and no more.""",
         METHODS,
