@@ -40,9 +40,9 @@ RUNS = {
     "group": {"scope": "group", "pattern": (2, 4)},
     "pattern": {"pattern": (2, 4)},
     "no-adapt": {"preset": "no-adapt"},
-    "spiel-ag": {"preset": "spiel-ag"},
-    "spiel-ma": {"preset": "spiel-ma"},
-    "rigl": {"preset": "rigl", "evolve_every": 3},
+    "spiel-ag": {"preset": "spiel-ag", "evolve_every": 4},
+    "spiel-ma": {"preset": "spiel-ma", "evolve_every": 4},
+    "rigl": {"preset": "rigl", "evolve_every": 2},
     "set": {"preset": "set"},
     "long rows": {"length": 60, "batch": 7},
 }
@@ -84,7 +84,7 @@ def assert_close(found, expected, name):
 
 def settings_of_run(of):
     # two events, and a step behind the second
-    changes = {**FIVE, "steps": 9, **RUNS[of]}
+    changes = {**FIVE, "steps": 7, "evolve_every": 3, **RUNS[of]}
     return short(changes.pop("preset", "seft"), **changes)
 
 
