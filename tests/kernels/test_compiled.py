@@ -13,10 +13,9 @@ import seft_ref
 pytest.importorskip("numba")
 
 LOOP = """
-import numpy as np
-from seft_ref.kernels.cpu.exceeding import indices_above
-assert indices_above(np.array([1.0, 3.0, 2.0]), 1.5).tolist() == [1, 2]
-print(sum(indices_above.stats.cache_hits.values()))
+from seft_ref.kernels.cpu.panels import vectors_for
+assert vectors_for(5, 4) == 2
+print(sum(vectors_for.stats.cache_hits.values()))
 """
 
 

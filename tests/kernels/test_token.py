@@ -1,5 +1,6 @@
 """Products with one token: many rows, short last panels, and processors that cannot look lanes up (KRN)."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from seft_ref.kernels import cpu
 from seft_ref.kernels.cpu import packed as layout
+from seft_ref.kernels.cpu import panels
 from seft_ref.kernels.cpu.panels import TOKEN_ROWS
 from seft_ref.topology.csr import from_flat
 
@@ -58,12 +60,26 @@ def test_KRN_004_what_lies_behind_a_row_is_not_read():
     assert cpu.matmul(x, behind)[0].tolist() == [10.0, 4 * 6 + 5 * 63]
 
 
+def in_this_thread():
+    """Have this process run tasks one after another: what starts threads is compiled anew for each, and for long."""
+
+    def run(task, arguments, n_tasks, n_workers):
+        kinds = tuple(a.dtype if isinstance(a, np.ndarray) else int for a in arguments)
+        call = ctypes.CFUNCTYPE(None)(panels._address(task, (*kinds, int, int)))
+        passed = [a.ctypes if isinstance(a, np.ndarray) else ctypes.c_int64(a) for a in arguments]
+        for i in range(n_tasks):
+            call(*passed, ctypes.c_int64(i), ctypes.c_int64(i % n_workers))
+
+    panels.run = run
+
+
 _ELSEWHERE = """
 import numpy as np
 from numba.core.registry import cpu_target
 from seft_ref.kernels import cpu
 from seft_ref.kernels.cpu import token
-from tests.kernels.test_token import by_rows, make
+from tests.kernels.test_token import by_rows, in_this_thread, make
+in_this_thread()
 assert not token.has_permutes(cpu_target.target_context)
 for dtype in ("float32", "float64"):
     topology, values, x = make(np.random.default_rng(1), 301, 130, 0.3, dtype, integers=True)

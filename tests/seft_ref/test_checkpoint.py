@@ -41,8 +41,7 @@ def content(final):
     return {name: (t.indptr.tobytes(), t.indices.tobytes(), v.tobytes()) for name, (t, v) in final.items()}
 
 
-@pytest.mark.parametrize("kernels", [reference, cpu], ids=["reference", "cpu"])
-@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize(("kernels", "window"), [(reference, 1), (cpu, 2)], ids=["reference", "cpu"])
 def test_TRN_004_a_run_resumed_after_any_step_equals_the_uninterrupted_one(tmp_path, kernels, window):
     resumes_anywhere(tmp_path, kernels, replace(SETTINGS, gradient_window=window, steps=8, evolve_every=3))
 

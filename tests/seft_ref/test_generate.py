@@ -164,7 +164,8 @@ def test_GEN_003_007_texts_equal_those_of_whole_forwards(family, monkeypatch):
     for block in (1, 2, 5, 256):
         monkeypatch.setattr(import_module("seft_ref.text.generate"), "PROMPT_BLOCK", block)
         assert list(generate_tokens(prompt, weights, config, reference, max_tokens=12)) == wanted
-        assert list(generate_tokens(prompt, weights, config, reference, max_tokens=12, sampling=warm)) == drawn
+    # how the prompt was read does not reach what draws
+    assert list(generate_tokens(prompt, weights, config, reference, max_tokens=12, sampling=warm)) == drawn
 
 
 def test_GEN_007_where_a_text_ends():

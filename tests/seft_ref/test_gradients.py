@@ -1,5 +1,7 @@
 """Gradients where they are asked for (GRD-001 to GRD-004), on integers where bits must be equal."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -153,13 +155,13 @@ def assert_same_evidence(backend, got, want):
 
 
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
-@pytest.mark.parametrize("rows", [1, 3, 256])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (5, 7), (11, 3)])
-def test_GRD_003_blocks_of_rows_find_what_the_whole_has(monkeypatch, backend, shape, rows, scope):
-    monkeypatch.setattr(evidence, "ROWS", rows)
+def test_GRD_003_blocks_of_rows_find_what_the_whole_has(monkeypatch, backend, shape, scope):
     size = shape[0] * shape[1]
-    # a library that checks every call takes most of the time, and one scene of each shape shows what it lets through
-    for seed in range(2 if backend.xp is np else 1):
+    # a library that checks every call takes most of the time, and one scene of each shape shows what it lets through;
+    # how many rows are formed at once is the same code in every library
+    for rows, seed in itertools.product((1, 3, 256), range(2)) if backend.xp is np else [(3, 0)]:
+        monkeypatch.setattr(evidence, "ROWS", rows)
         dy, x, _, base, delta = scene([seed, *shape], shape)
         accumulated = Accumulated(shape).plus(weight_gradient(backend, dy, x))
         at = backend.array(base), backend.array(delta)
@@ -181,7 +183,7 @@ def naive_evidence(whole, base, delta, n, scope):
 
 
 @pytest.mark.parametrize("scope", ["anywhere", "active"])
-@pytest.mark.parametrize("shape", [(5, 7), (300, 3), (513, 2), (256, 3), (257, 3)])
+@pytest.mark.parametrize("shape", [(5, 7), (513, 2), (256, 3), (257, 3)])
 @pytest.mark.parametrize("unit", ["one", "smallest"])
 def test_GRD_003_more_rows_than_one_block_subnormals_too(backend, shape, scope, unit):
     # multiples of the smallest number above 0 keep their order: nothing may flush them to 0

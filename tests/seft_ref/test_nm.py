@@ -77,7 +77,8 @@ def masks_by_hand(positions, shape, pattern):
 @pytest.mark.parametrize("fill", ["full", "short"])
 def test_TOP_005_groups_name_the_positions_of_the_rows(backend, pattern, fill):
     rng = np.random.default_rng(pattern[1])
-    for n_out, n_groups in ((1, 1), (3, 2), (5, 4)):
+    # a library that checks every call takes most of the time, and one shape shows what it lets through
+    for n_out, n_groups in ((1, 1), (3, 2), (5, 4)) if backend.xp is np else ((3, 2),):
         shape = (n_out, n_groups * pattern[1])
         positions = positions_under(rng, shape, pattern, fill)
         plain = from_flat(shape, ids(backend, positions))

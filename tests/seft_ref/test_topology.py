@@ -28,7 +28,7 @@ from tests.compare import same_bits
 # a fixture that is constant over the examples does no harm
 relaxed = settings(
     derandomize=True,
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -1,6 +1,5 @@
 """Whole runs that a plain loop, torch, another split of the batch or another process repeats."""
 
-import hashlib
 import math
 import os
 import subprocess
@@ -20,12 +19,13 @@ from seft_ref.model.weights import with_matrices
 from seft_ref.text.tokens import training_starts
 from seft_ref.topology.csr import flat
 from seft_ref.train.gradients import every_gradient, loss_and_gradients
-from seft_ref.train.loop import finish, step_batches, train
+from seft_ref.train.loop import step_batches, train
 from tests.seft_ref.tiny import (
     CONFIG,
     TOKENS,
     dense_of,
     digest,
+    final_digest,
     matrix_of,
     model,
     packed_weights,
@@ -183,22 +183,10 @@ def test_TRN_004_a_run_goes_on_from_any_state_also_inside_a_window(stop):
     assert digest(rest[-1].targets) == digest(whole[-1].targets)
 
 
-def final_digest():
-    """A hash of a whole run."""
-    settings = tiny_settings(density=0.3, gradient_window=2, seed=9)
-    _, run = states(settings)
-    *_, (state, record) = run
-    seen = hashlib.sha256(digest(state.targets).encode())
-    seen.update(repr((record.loss, record.gradient_norm)).encode())
-    for name, (topology, values) in finish(state, settings, CONFIG, TOKENS, reference).items():
-        seen.update(name.encode() + flat(topology).tobytes() + values.tobytes())
-    return seen.hexdigest()
-
-
 @pytest.mark.parametrize("hash_seed", ["1", "4242"])
 def test_TRN_006_the_same_seed_gives_the_same_bytes_in_another_process(hash_seed):
     root = Path(seft_ref.__file__).parents[1]
-    code = "from tests.seft_ref.test_train_peers import final_digest; print(final_digest())"
+    code = "from tests.seft_ref.tiny import final_digest; print(final_digest())"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(root)}
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=True

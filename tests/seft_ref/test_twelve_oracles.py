@@ -173,7 +173,7 @@ def test_oracle_3_EVT_006_growth_in_the_base_never_leaves_it(changes, dtype, mon
 
 @pytest.mark.parametrize("scope", ["group", "matrix"])
 @pytest.mark.parametrize("pattern", [(2, 4), (1, 4), (3, 5)], ids="{0[0]}:{0[1]}".format)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_oracle_3_EVT_007_n_of_m_outlives_any_sequence_of_events(pattern, scope, seed, monkeypatch):
     n, width = pattern
     changes = {"scope": "group"} if scope == "group" else {}

@@ -77,7 +77,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.mark.parametrize(("every", "patience"), [(1, 2), (1, 3), (2, 1)])
+@pytest.mark.parametrize(("every", "patience"), [(1, 2), (2, 1)])
 def test_TRN_022_3_a_run_ends_when_the_loss_no_longer_falls(place, every, patience):
     _, all_of_them = run(place, place / "whole", every=every)
     done, seen = run(place, place / "out", every=every, patience=patience)
@@ -109,7 +109,9 @@ def test_TRN_022_4_a_run_stopped_after_any_step_is_the_same(place, method, patie
     whole, seen = one(place / "whole")
     # before the first measurement, at it, behind the best one, at the last
     last = whole.state.step
-    for stop in sorted({1, 2, min(whole.best.step + 1, last - 1), last - 1}):
+    stops = sorted({1, 2, min(whole.best.step + 1, last - 1), last - 1})
+    # what is kept before a measurement and at it does not hang on patience
+    for stop in stops if patience else stops[2:]:
         out = place / f"out-{stop}"
         # the state is older than the last measurement, as after a crash
         _, before = one(out, stop_after=stop, save_every=1)
@@ -201,9 +203,9 @@ def test_CKP_006_what_an_unfinished_run_kept_is_not_taken_for_another(place):
 
 
 def test_TRN_022_4_a_name_with_brackets_is_a_name(place):
-    for out in ("plain", "o[ut]*"):
-        run(place, place / out, stop_after=5, every=2)
-        run(place, place / out, resume=True, every=2)
+    run(place, place / "plain", every=2)
+    run(place, place / "o[ut]*", stop_after=5, every=2)
+    run(place, place / "o[ut]*", resume=True, every=2)
     a, b = ((place / out / "model.sparse.safetensors").read_bytes() for out in ("plain", "o[ut]*"))
     assert a == b
     assert not [path for path in place.iterdir() if ".best-" in path.name]

@@ -12,7 +12,7 @@ from seft_ref.arrays.library import from_numpy, to_numpy
 from seft_ref.topology.csr import from_flat
 from seft_ref.update.delta import Base, Delta
 
-RULES = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+RULES = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 
 
 @dataclass(frozen=True)

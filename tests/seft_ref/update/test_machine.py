@@ -140,7 +140,11 @@ class Run(RuleBasedStateMachine):
 @pytest.mark.parametrize("library", LIBRARIES, ids=library_id)
 def test_EVT_003_EVT_006_DROP_002_CHG_002_hold_through_any_run(library, scope):
     machine = type("TinyRun", (Run,), {"library": library, "scope": scope})
+    # a library that checks every call takes most of the time, and a few runs show what it lets through
+    examples = 15 if library.name.startswith("numpy") else 5
     run_state_machine_as_test(
         machine,
-        settings=settings(derandomize=True, deadline=None, database=None, max_examples=15, stateful_step_count=12),
+        settings=settings(
+            derandomize=True, deadline=None, database=None, max_examples=examples, stateful_step_count=12
+        ),
     )
