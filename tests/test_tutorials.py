@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -142,9 +143,9 @@ def test_commands_of_several_processes_print_what_the_page_shows(tmp_path, monke
     ("program", "names"),
     [("draw.py", {"event", "round"}), ("results.py", {"growth", "large", "fuzzing", "kill-matrix"})],
 )
-def test_figures_of_the_manual_are_drawn(program, names, tmp_path):
-    path = ROOT / "docs" / "figures" / program
-    subprocess.run([sys.executable, path, tmp_path], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+def test_figures_of_the_manual_are_drawn(program, names, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [program, str(tmp_path)])
+    runpy.run_path(str(ROOT / "docs" / "figures" / program), run_name="__main__")
     assert {file.name for file in tmp_path.iterdir()} == {f"{name}.svg" for name in names}
 
 

@@ -277,7 +277,8 @@ def test_a_port_that_is_lost_is_asked_on_until_the_example_is_small(tmp_path):
     command = [sys.executable, "-m", "conformance.protocol.serve", "tests.conformance.crashing_port:Crashing"]
     with Child(command) as child:
         variant = Variant(child, "float64", offers=frozenset({"select.smallest"}))
-        (found,) = tried([variant], SEED, tmp_path, examples=40, only="select.smallest", seconds=30.0)
+        # a seed after which few examples are lost, because the port starts anew after each
+        (found,) = tried([variant], "1", tmp_path, examples=40, only="select.smallest", seconds=30.0)
         assert found.status == "failed"
         assert "exit status 3" in found.failure
         (case,) = read(found.artifact)
