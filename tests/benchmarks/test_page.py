@@ -29,8 +29,19 @@ MEMORY = {
 }
 
 
-def page_of(page: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, BENCH, "page", page, folder], capture_output=True, text=True, check=False)
+@pytest.fixture
+def bench(monkeypatch, capsys):
+    """Run tools/bench.py in this process; return (exit status, stdout, stderr)."""
+    app = importlib.import_module("benchmarks.app")
+    monkeypatch.setenv("COLUMNS", "1000")  # so that no line is broken
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bench.py", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            app.console.run_app(app.app)
+        return left.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 def results(folder: Path, **told: object) -> Path:
@@ -40,12 +51,12 @@ def results(folder: Path, **told: object) -> Path:
     return folder
 
 
-def test_tables_are_written_between_the_marks(tmp_path):
+def test_tables_are_written_between_the_marks(bench, tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE)
     folder = results(tmp_path / "results", kernels_1=KERNELS, memory=MEMORY)
     for _ in range(2):  # the second writes over what the first wrote
-        assert page_of(page, folder).returncode == 0
+        assert bench("page", page, folder)[0] == 0
         lines = page.read_text().splitlines()
         assert "| dx | 2048 x 2048 | 70% | 1.75 (1.50..2.00) |" in lines
         assert "| dx | 70% | 16 | 1.75 (1.50..2.00) | 0.50 (0.25..0.75) |" in lines
@@ -61,7 +72,7 @@ def product(threads, shape, method, ratio):
     return row | {"lowest": ratio, "highest": ratio, "threads": threads}
 
 
-def test_goals_are_met_by_all_rows_or_missed(tmp_path):
+def test_goals_are_met_by_all_rows_or_missed(bench, tmp_path):
     """The least row decides, matrices below 2048 columns do not count, and a goal without rows has no line."""
     page = tmp_path / "page.md"
     page.write_text("<!-- table goals -->\n<!-- end -->\n")
@@ -77,20 +88,20 @@ def test_goals_are_met_by_all_rows_or_missed(tmp_path):
         for n, x in ((1, 4.25), (2, 5.5))
     }
     none = {f"generate_{n}": {"rows": []} for n in (1, 2)}
-    done = page_of(page, results(tmp_path / "results", **kernels, **steps, **none))
-    assert done.returncode == 0, done.stderr
+    status, _, err = bench("page", page, results(tmp_path / "results", **kernels, **steps, **none))
+    assert status == 0, err
     lines = [line for line in page.read_text().splitlines() if line.startswith("|")][2:]
     assert lines == [
         "| forward at 70%, 128 tokens | dense NumPy | 2.90 to 3.00 | 2.70 to 3.00 | 2.8 | not on 2 threads |",
         "| a step of the model at 70% | PyTorch, dense | 4.25 | 5.50 | 4 and 5.5 | yes |",
     ]
     (tmp_path / "results/step-2.json").unlink()
-    done = page_of(page, tmp_path / "results")
-    assert done.returncode == 2
-    assert "step-2.json" in done.stderr
+    status, _, err = bench("page", page, tmp_path / "results")
+    assert status == 2
+    assert "step-2.json" in err
 
 
-def test_parts_layers_and_growth_become_tables(tmp_path):
+def test_parts_layers_and_growth_become_tables(bench, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("".join(f"<!-- table {name}-1 -->\n<!-- end -->\n" for name in ("parts", "layers", "growth")))
     parts = [
@@ -108,7 +119,7 @@ def test_parts_layers_and_growth_become_tables(tmp_path):
         "peak": {"ours": 2**20, "numpy": 2**23},
     }
     told = {f"{name}_1": {"rows": rows} for name, rows in (("parts", parts), ("layers", [layer]), ("growth", [grown]))}
-    assert page_of(page, results(tmp_path / "results", **told)).returncode == 0
+    assert bench("page", page, results(tmp_path / "results", **told))[0] == 0
     rows = [line for line in page.read_text().splitlines() if line.startswith("| ") and "---" not in line]
     assert rows[1:4] == [
         "| head dx | 0.75 | 75% | 30 | 40 |",
@@ -122,7 +133,8 @@ def test_parts_layers_and_growth_become_tables(tmp_path):
 def test_a_result_that_is_missing_is_named_and_the_page_left_alone(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(PAGE)
-    done = page_of(page, results(tmp_path / "results", memory=MEMORY))
+    command = [sys.executable, BENCH, "page", page, results(tmp_path / "results", memory=MEMORY)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "kernels-1.json" in done.stderr
     assert page.read_text() == PAGE
@@ -141,16 +153,11 @@ def test_a_result_that_is_missing_is_named_and_the_page_left_alone(tmp_path):
         (("large", "--threads", "0"), "--threads"),
     ],
 )
-def test_wrong_use_is_told_without_a_traceback(tmp_path, monkeypatch, capsys, line, said):
+def test_wrong_use_is_told_without_a_traceback(bench, tmp_path, line, said):
     (tmp_path / "page.md").write_text(PAGE)
     for name, content in (("cut", "{"), ("list", "[1]")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "kernels-1.json").write_text(content)
-    bench = importlib.import_module("benchmarks.app")
-    monkeypatch.setenv("COLUMNS", "1000")  # so that no line is broken
-    monkeypatch.setattr(sys, "argv", ["bench.py", *(word.format(tmp=tmp_path) for word in line)])
-    with pytest.raises(SystemExit) as left:
-        bench.console.run_app(bench.app)
-    found = capsys.readouterr()
-    assert (left.value.code, found.out, said in found.err) == (2, "", True), found.err
+    status, out, err = bench(*(word.format(tmp=tmp_path) for word in line))
+    assert (status, out, said in err) == (2, "", True), err
     assert (tmp_path / "page.md").read_text() == PAGE

@@ -12,10 +12,11 @@ import pytest
 
 from conformance.judge.harness import Variant
 from conformance.judge.judgement import Run
-from conformance.properties import run_properties
+from conformance.properties import run_properties, running
 from conformance.protocol.child import Child
-from conformance.wrong.nulls import answers, known, lines
+from conformance.wrong.nulls import answers, expected, known, lines
 from conformance.wrong.nulls.expected import CONFORMANT, EXPECTED, complaints, judged
+from tests.conformance.near import Near
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
 HARNESS = """
@@ -56,8 +57,13 @@ def ended(pid, seconds=10.0):
 
 @LINUX
 @pytest.mark.parametrize("mode", EXPECTED)
-def test_a_null_port_comes_out_as_expected(mode):
+def test_a_null_port_comes_out_as_expected(mode, monkeypatch):
     before = children()
+    monkeypatch.setattr(running, "SHRINKING", 0.0)  # nobody looks at the example that a property fails
+    if mode in known.MODES and mode != "table-codes":
+        # what these show is in their answers, and as a process each would load the engine anew; one is a process, and
+        # all are in the self-test of a release
+        monkeypatch.setattr(expected, "Child", Near)
     found = judged(mode)
     assert complaints(mode, found) == [], [(r.case.id, r.outcome, r.failures) for r in found.results]
     assert children() == before

@@ -205,32 +205,35 @@ def named(op, flaw):
 
 
 FOUND = [
-    # property, operation, flaw, and the most entries that an input may have in the smallest example
-    ("select.largest", "select.largest", higher_id_wins(-1), {"scores": 3}),
-    ("select.largest", "select.largest", in_order_of_score, {"scores": 3}),
-    ("select.smallest", "select.smallest", nan_ranked, {"scores": 3}),
-    ("select.negated", "select.smallest", higher_id_wins(1), {"scores": 3}),
-    ("change.realign", "change.realign", changed("change.realign", fill=lambda a: 0.0), {"new": 1, "old": 1}),
-    ("update.evolve", "update.evolve", event("cancelled loses moments"), {"delta": 2, "gradient": 9}),
-    ("update.evolve", "update.evolve", event("new slots not exempt"), {"delta": 2, "gradient": 9}),
-    ("update.evolve", "update.evolve", event("values counted"), {"delta": 2, "gradient": 9}),
-    ("update.cancelled", "update.evolve", event("cancelled starts anew"), {"delta": 2, "gradient": 9}),
-    ("update.padded", "update.evolve", lambda a: event("no refill" if a["in"] % 2 else "")(a), {"gradient": 12}),
-    ("adamw.step", "adamw.step", adamw("global step"), {"values": 3}),
-    ("adamw.step", "adamw.step", adamw("decay after"), {"values": 3}),
-    ("kernel.sparse", "kernel.sparse", last_of_a_row_lost, {"positions": 6, "x": 10}),
-    ("kernel.sparse", "kernel.sparse", zeros_without_gradient, {"positions": 6, "x": 10}),
-    ("gradient.candidates", "gradient.candidates", absolute_sums, {"delta": 2}),
-    ("file.read", "file.read", stored_zeros_lost, {"raw": 3000}),
-    ("score.adapt", "score.adapt", named("score.adapt", "W² · h"), {"weight": 3}),
-    ("layer.rope", "layer.rope", named("layer.rope", "neighbours paired"), {"x": 16}),
+    # property, operation, flaw, the most entries that an input may have in the smallest example, and a seed that is led
+    # to it soon: after others hypothesis takes up to ten times as long
+    ("select.largest", "select.largest", higher_id_wins(-1), {"scores": 3}, "1"),
+    ("select.largest", "select.largest", in_order_of_score, {"scores": 3}, "1"),
+    ("select.smallest", "select.smallest", nan_ranked, {"scores": 3}, "1"),
+    ("select.negated", "select.smallest", higher_id_wins(1), {"scores": 3}, "2"),
+    ("change.realign", "change.realign", changed("change.realign", fill=lambda a: 0.0), {"new": 1, "old": 1}, "2"),
+    ("update.evolve", "update.evolve", event("cancelled loses moments"), {"delta": 2, "gradient": 9}, "6"),
+    ("update.evolve", "update.evolve", event("new slots not exempt"), {"delta": 2, "gradient": 9}, "2"),
+    ("update.evolve", "update.evolve", event("values counted"), {"delta": 2, "gradient": 9}, "5"),
+    ("update.cancelled", "update.evolve", event("cancelled starts anew"), {"delta": 2, "gradient": 9}, "1"),
+    ("update.padded", "update.evolve", lambda a: event("no refill" if a["in"] % 2 else "")(a), {"gradient": 12}, "1"),
+    ("adamw.step", "adamw.step", adamw("global step"), {"values": 3}, "5"),
+    ("adamw.step", "adamw.step", adamw("decay after"), {"values": 3}, "5"),
+    ("kernel.sparse", "kernel.sparse", last_of_a_row_lost, {"positions": 6, "x": 10}, "6"),
+    ("kernel.sparse", "kernel.sparse", zeros_without_gradient, {"positions": 6, "x": 10}, "2"),
+    ("gradient.candidates", "gradient.candidates", absolute_sums, {"delta": 2}, "1"),
+    ("file.read", "file.read", stored_zeros_lost, {"raw": 3000}, "5"),
+    ("score.adapt", "score.adapt", named("score.adapt", "W² · h"), {"weight": 3}, SEED),
+    ("layer.rope", "layer.rope", named("layer.rope", "neighbours paired"), {"x": 16}, "1"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "op", "flaw", "most"), FOUND, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(FOUND)])
-def test_a_wrong_program_is_found_by_a_small_example(name, op, flaw, most, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "op", "flaw", "most", "seed"), FOUND, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(FOUND)]
+)
+def test_a_wrong_program_is_found_by_a_small_example(name, op, flaw, most, seed, tmp_path):
     variants = wrong(op, flaw)
-    (found,) = tried(variants, SEED, tmp_path, examples=100, only=name, seconds=20.0)
+    (found,) = tried(variants, seed, tmp_path, examples=100, only=name, seconds=20.0)
     assert found.status == "failed"
     cases = read(found.artifact)
     sizes = {what: max(case.inputs[what].size for case in cases) for what in most}
@@ -274,7 +277,8 @@ def test_a_port_that_is_lost_is_asked_on_until_the_example_is_small(tmp_path):
     command = [sys.executable, "-m", "conformance.protocol.serve", "tests.conformance.crashing_port:Crashing"]
     with Child(command) as child:
         variant = Variant(child, "float64", offers=frozenset({"select.smallest"}))
-        (found,) = tried([variant], SEED, tmp_path, examples=40, only="select.smallest", seconds=30.0)
+        # a seed after which few examples are lost, because the port starts anew after each
+        (found,) = tried([variant], "1", tmp_path, examples=40, only="select.smallest", seconds=30.0)
         assert found.status == "failed"
         assert "exit status 3" in found.failure
         (case,) = read(found.artifact)

@@ -77,7 +77,7 @@ def test_the_example_cut_anywhere_is_refused(try_read):
 
 def test_the_example_with_any_bit_flipped_is_refused(try_read):
     for i in range(len(EXAMPLE)):
-        for mask in (1, 2, 4, 8, 16, 32, 64, 128, 255):
+        for mask in (1, 2, 4, 8, 16, 32, 64, 128):
             assert clause(try_read, EXAMPLE[:i] + bytes([EXAMPLE[i] ^ mask]) + EXAMPLE[i + 1 :])
 
 
