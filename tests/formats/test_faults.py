@@ -93,13 +93,18 @@ def lines_of(work: Callable[[], object]) -> int:
     return count
 
 
+def moments(total: int) -> list[int]:
+    """Lines all over the work, and more of the last ones, where files are synchronised and get their names."""
+    return [*range(1, total, total // 16), *range(total - 40, total - 4, 4)]
+
+
 def test_FMT_111_a_file_is_the_old_one_or_the_new_one_wherever_its_writer_is_killed(tmp_path):
     path = tmp_path / "m.sparse"
     total = lines_of(lambda: formats.write_file(tmp_path / "count.sparse", NEW))
     seen = set()
-    for line in np.random.default_rng(0).integers(1, total, 60):
+    for line in moments(total):
         formats.write_file(path, OLD)
-        assert in_child(killed_at(int(line), lambda: formats.write_file(path, NEW))) == -signal.SIGKILL
+        assert in_child(killed_at(line, lambda: formats.write_file(path, NEW))) == -signal.SIGKILL
         seen.add(seed_of(path))
     # the last lines come after the renaming
     formats.write_file(path, OLD)
@@ -110,9 +115,9 @@ def test_FMT_111_a_file_is_the_old_one_or_the_new_one_wherever_its_writer_is_kil
 
 def test_FMT_110_a_folder_is_there_and_whole_or_not_there_wherever_its_writer_is_killed(tmp_path):
     total = lines_of(lambda: formats.write(tmp_path / "count", NEW, shard_bytes=1))
-    for i, line in enumerate(np.random.default_rng(1).integers(1, total, 60)):
+    for i, line in enumerate(moments(total)):
         path = tmp_path / str(i)
-        assert in_child(killed_at(int(line), lambda p=path: formats.write(p, NEW, shard_bytes=1))) == -signal.SIGKILL
+        assert in_child(killed_at(line, lambda p=path: formats.write(p, NEW, shard_bytes=1))) == -signal.SIGKILL
         if path.exists():
             assert seed_of(path) == 2
         formats.write(tmp_path / f"again-{i}", NEW)

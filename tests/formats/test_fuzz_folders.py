@@ -37,10 +37,10 @@ def test_readers_agree_on_folders_and_chains(judge):
 
 
 def test_a_scenario_depends_on_seed_and_number_alone():
-    forward = [FolderInputs(5)[number] for number in range(12)]
+    forward = [FolderInputs(5)[number] for number in range(6)]
     one = FolderInputs(5)
-    assert [one[number] for number in reversed(range(12))] == forward[::-1]
-    assert [FolderInputs(6)[number] for number in range(12)] != forward
+    assert [one[number] for number in reversed(range(6))] == forward[::-1]
+    assert [FolderInputs(6)[number] for number in range(6)] != forward
 
 
 def test_a_folder_in_the_place_of_a_file_is_refused(judge):

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -330,18 +328,9 @@ def test_FMT_096_an_index_takes_the_memory_of_its_bytes(sharded):
         hf.open_hf(sharded)
 
 
-LOAD = """
-import sys
-import tracemalloc
-import transformers
-try:
-    transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
-except OSError as error:
-    print("OSError", error)
-"""
-
-
+@pytest.mark.filterwarnings("default")
 def test_FMT_100_a_stock_loader_fails_instead_of_filling_in_random_weights(tmp_path):
+    transformers = pytest.importorskip("transformers")
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8, "vocab_size": 8}
     config |= {"intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     (tmp_path / "hf").mkdir()
@@ -351,8 +340,5 @@ def test_FMT_100_a_stock_loader_fails_instead_of_filling_in_random_weights(tmp_p
         path = tmp_path / f"sparse{shard_bytes}"
         with hf.open_hf(tmp_path / "hf") as source:
             formats.write(path, formats.Checkpoint("model", source, files=source.files), shard_bytes=shard_bytes)
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(path)], check=True, capture_output=True, text=True, timeout=100
-    )
-    assert "OSError" in done.stdout
-    assert "model.safetensors" in done.stdout
+        with pytest.raises(OSError, match=r"model\.safetensors"):
+            transformers.AutoModelForCausalLM.from_pretrained(path)

@@ -10,7 +10,7 @@ from formats import container, fast, loops
 from formats.encodings import nm
 from formats.records import flat_rows
 
-SHAPES = [(7, 13), (1, 8), (40, 64), (3, 4, 8), (2, 3, 2, 5), (5, 0), (0, 6)]
+SHAPES = [(7, 13), (1, 8), (17, 64), (3, 4, 8), (2, 3, 2, 5), (5, 0), (0, 6)]
 # FMT-064: a bitmask has columns
 STORED = [(s, e) for s in SHAPES for e in ("dense", "bitmask", "csr", "gap8", "varint") if e != "bitmask" or s[-1]]
 

@@ -34,8 +34,8 @@ IN_TWO = {
     "spiel": Settings(preset="spiel-adapt", density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=1),
 }
 """Of runs in two processes."""
-ODD = {"hidden_size": 6, "intermediate_size": 7, "num_attention_heads": 3}
-"""Sizes that two processes cannot halve."""
+ODD = {"hidden_size": 6, "intermediate_size": 7, "num_attention_heads": 3, "num_hidden_layers": 2}
+"""Sizes that two processes cannot halve, and two blocks."""
 
 
 def model(seed=0, **other):
@@ -43,7 +43,7 @@ def model(seed=0, **other):
     sizes = {"vocab_size": VOCABULARY, "hidden_size": 8, "intermediate_size": 10, "max_position_embeddings": 32}
     config = LlamaConfig(
         **sizes
-        | {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
+        | {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "pad_token_id": 0}
         | other
     )
     return LlamaForCausalLM(config).float()

@@ -13,7 +13,7 @@ from tests.ports.peft_tiny import adapted
 
 def trainer(folder, name, **other):
     settings = tiny.IN_TWO[name]
-    made = adapted(preset="seft") if name == "adapter" else tiny.wrapped(settings)
+    made = adapted(preset="seft") if name == "adapter" else tiny.wrapped(settings, seed=1)
     return tiny.trainer(
         made,
         folder,

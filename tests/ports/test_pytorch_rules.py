@@ -62,7 +62,8 @@ def run_of(case, changed):
     return case.inputs | {"settings": settings, "tensors": tensors}
 
 
-@pytest.mark.parametrize("seed", range(40))
+# those after 19 draw choices that the first twenty do not
+@pytest.mark.parametrize("seed", [*range(20), 21, 22, 26, 30, 37])
 def test_a_run_of_any_rule_moves_what_the_engine_moves(seed):
     settings = drawn(seed)
     given = run_of(CASES["train-rule.seft-group" if settings["pattern"] else "train.window"], settings)

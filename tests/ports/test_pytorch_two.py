@@ -77,7 +77,8 @@ def test_two_processes_that_split_a_model_decide_and_hold_what_one_does(name, fo
     texts = texts.view(tiny.STEPS, tiny.ROWS, -1)
     events = tiny.loop(made, tiny.IN_TWO[name], optimizer, lambda t: texts[t - 1].tensor_split(2), name == "odd")
     want = [{n: [d.dropped.tolist(), d.grown.tolist(), d.pruned.tolist()] for n, d in one.items()} for one in events]
-    assert [len(one) for one in want] == [0, 0, 14, 0, 0, 14, 0]
+    n = 14 if name == "odd" else 7
+    assert [len(one) for one in want] == [0, 0, n, 0, 0, n, 0]
     for rank in ranks:
         found = [{n: [x.tolist() for x in d] for n, d in one.items()} for one in rank[name]["decided"]]
         assert found == want
@@ -112,14 +113,14 @@ def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, folder, ran
 @pytest.mark.parametrize("name", ["parallel", "spiel", "adapter"])
 def test_two_data_parallel_processes_have_the_same_support_and_that_of_one(name, made, tmp_path):
     settings = tiny.IN_TWO[name]
-    wrapped = adapted(preset="seft") if name == "adapter" else tiny.wrapped(settings)
+    wrapped = adapted(preset="seft") if name == "adapter" else tiny.wrapped(settings, seed=1)
     optimizer = SeftOptimizer(wrapped, lr=0.01, kind=settings.optimizer)
     one = tiny.trainer(wrapped, tmp_path, settings, None, (optimizer, None))
     one.train()
     first, second = (torch.load(made / "parallel" / f"rank-{rank}.pt")[name] for rank in (0, 1))
     # a run of two processes goes on with one, as after a restart with fewer machines
     (checkpoint,) = (made / "parallel" / name / "out").glob(f"checkpoint-{2 if name == 'parallel' else 3}")
-    other = adapted(preset="seft") if name == "adapter" else tiny.wrapped(settings)
+    other = adapted(preset="seft") if name == "adapter" else tiny.wrapped(settings, seed=1)
     optimizer = SeftOptimizer(other, lr=0.01)
     alone = tiny.trainer(other, tmp_path / "alone", settings, None, (optimizer, None))
     alone.train(resume_from_checkpoint=str(checkpoint))

@@ -153,7 +153,7 @@ launcher.run(finetune.main)
         (0, "MemoryError()", "error: process 0 of 2: memory ran out (MemoryError)"),
     ],
 )
-def test_TRN_015_an_error_on_one_rank_ends_all(folders, tmp_path, rank, error, words):
+def test_TRN_015_an_error_on_one_rank_ends_all(folders, tmp_path, monkeypatch, capsys, rank, error, words):
     script = tmp_path / "failing.py"
     script.write_text(FAILING.format(rank=rank, error=error))
     started = time.monotonic()
@@ -164,8 +164,8 @@ def test_TRN_015_an_error_on_one_rank_ends_all(folders, tmp_path, rank, error, w
     # the state of step 2 is whole
     assert sorted(p.name for p in tmp_path.iterdir()) == ["failing.py", "out.state"]
     again = arguments(folders, tmp_path / "out", "--length", 12, "--resume")
-    done = together(2, [TOOLS / "finetune.py", *again])
-    assert done.returncode == 0, done.stderr
+    code, _, err = call(monkeypatch, capsys, "finetune", *again)
+    assert code == 0, err
 
 
 @needs_mpi

@@ -107,6 +107,14 @@ def test_TRN_012_KRN_018_the_formula_counts_codes(tmp_path, grid, transposed):
 WIDE = CONFIG | {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 8}
 
 
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wide")
+    tensors = pruned(parameters(WIDE, dtype=BF16), WIDE, keep=0.3)
+    to_sparse(hf_folder(folder / "hf", WIDE, tensors, dtype=BF16), folder / "model")
+    return folder / "model"
+
+
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize(
     "more",
@@ -120,15 +128,13 @@ WIDE = CONFIG | {"hidden_size": 256, "intermediate_size": 704, "num_attention_he
     ],
     ids=lambda more: "-".join(map(str, more.values())),
 )
-def test_TRN_012_the_formula_counts_what_a_start_and_an_event_work_in(tmp_path, compact, more):
-    tensors = pruned(parameters(WIDE, dtype=BF16), WIDE, keep=0.3)
-    to_sparse(hf_folder(tmp_path / "hf", WIDE, tensors, dtype=BF16), tmp_path / "model")
+def test_TRN_012_the_formula_counts_what_a_start_and_an_event_work_in(wide, compact, more):
     changes = {"length": 16, "batch": 1, "density": 0.005, "initial_positions": "random"} | more
     settings = settings_of("seft", **SHORT | changes | {"evolve_every": 2})
     tokens = list(range(250)) * 8
     # what is compiled, or imported when it is first used, is there the second time, which is traced
     for traced in (False, True):
-        model = load_model(tmp_path / "model", cpu, compact=compact)
+        model = load_model(wide, cpu, compact=compact)
         config, stored = model.config, {name: base.nnz for name, base in model.bases.items()}
         first = step_batches(settings, tokens, 1, model.weights)
         if traced:
