@@ -29,15 +29,19 @@ def _ends(scores: Tensor, chosen: Tensor, pools: Tensor) -> tuple[float, float] 
     taken = torch.zeros(len(scores), dtype=torch.bool)
     taken[chosen] = True
     scores = scores.double() + 0.0
-    found = []
-    for pool in pools.unique().tolist():
-        inside, outside = scores[taken & (pools == pool)], scores[~taken & (pools == pool)]
-        if len(inside) and len(outside):
-            a, b = float(inside.max()), float(outside.min())
-            size = max(abs(a), abs(b))
-            found.append((abs(a - b) / size if size else 0.0, a, b))
-    # SEL-008: of equal gaps that of the first pool
-    return min(found, key=lambda one: one[0])[1:] if found else None
+    numbers, at = pools.unique(return_inverse=True)
+    nothing = scores.new_full((len(numbers),), torch.inf)
+    inside = (-nothing).scatter_reduce(0, at[taken], scores[taken], "amax")
+    outside = nothing.scatter_reduce(0, at[~taken], scores[~taken], "amin")
+    bounded = inside.isfinite() & outside.isfinite()
+    if not bounded.any():
+        return None
+    a, b = inside[bounded], outside[bounded]
+    size = torch.maximum(a.abs(), b.abs())
+    gaps = torch.where(size > 0, (a - b).abs() / size, size)
+    # SEL-008: of equal gaps that of the first pool, which argmin returns
+    best = int(gaps.argmin())
+    return float(a[best]), float(b[best])
 
 
 def _pools(g: Given) -> Answer:
