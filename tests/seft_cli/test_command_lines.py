@@ -370,7 +370,7 @@ def test_bad_input_ends_in_one_line_and_writes_nothing(cli, folders, tmp_path, c
     "tool", ["prune", "convert", "finetune", "eval", "show", "plot", "experiment", "check", "verify", "bench", "demo"]
 )
 def test_help_explains_every_option(tool, monkeypatch, capsys):
-    # in this process, because each would import numba anew; test_app.py starts some from another folder
+    # in this process, because each would import numba anew; test_generate_line.py starts one, the kit's tests another
     monkeypatch.setattr(sys, "argv", [f"{tool}.py", "--help"])
     monkeypatch.setenv("PYTHONPATH", str(TOOLS.parent))
     monkeypatch.syspath_prepend(TOOLS)
