@@ -1,7 +1,6 @@
 """The result page of an experiment; it depends on its runs and its command line, and on nothing else."""
 
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from experiments import task_table
 from experiments.markup import bullets, prose, shell, table
 from experiments.run import COUNTS, minutes_of, seconds_of
-from experiments.statistics import Estimate, estimate, paired
+from experiments.statistics import Estimate, estimate, paired, paired_percent, percent_told
 from experiments.table import Experiment, Row
 
 Run = Mapping[str, Any]
@@ -226,15 +225,9 @@ def differences(report: Report) -> list[Difference]:
         if row is reference or (row.against is None and row is first):
             continue
         values, of_reference = (report.values(one, perplexity) for one in (row, reference))
-        logs = [{seed: math.log(value) for seed, value in of.items()} for of in (values, of_reference)]
-        entries.append(Difference(row, reference, paired(values, of_reference), _in_percent(paired(*logs))))
+        both = values, of_reference
+        entries.append(Difference(row, reference, paired(*both), paired_percent(*both)))
     return entries
-
-
-def _in_percent(of: Estimate) -> Estimate:
-    """Return the per cent that a difference of logarithms stands for, and half the width of its interval."""
-    low, mean, high = (100 * math.expm1(x) for x in (of.low, of.mean, of.high))
-    return Estimate(of.n, mean, None if of.half_width is None else (high - low) / 2)
 
 
 def _differences(report: Report) -> str:
@@ -243,9 +236,8 @@ def _differences(report: Report) -> str:
         of = d.perplexity
         ends = ["", ""] if of.half_width is None else [f"{of.low:+,.2f}", f"{of.high:+,.2f}"]
         verdict = "one seed, no interval" if of.half_width is None else "yes" if of.excludes_zero else "no"
-        share = f"{d.percent.mean:+.1f}" + ("" if d.percent.half_width is None else f" ± {d.percent.half_width:.1f}")
         name = f"{d.row.label} − {d.reference.label}"
-        rows.append([name, f"{of.mean:+,.2f}", *ends, share, str(of.n), verdict])
+        rows.append([name, f"{of.mean:+,.2f}", *ends, percent_told(d.percent), str(of.n), verdict])
     return table(["difference", "mean", "from", "to", "in %", "seeds", "excludes 0"], rows)
 
 

@@ -20,7 +20,7 @@ from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
 from experiments.run import Inputs, machine, perplexity_of
-from experiments.statistics import Estimate, estimate
+from experiments.statistics import Estimate, estimate, paired_percent, percent_told
 from formats.dialects.coded import UPDATE
 from seft_cli import console
 from seft_cli.output import write_file
@@ -215,7 +215,7 @@ QUESTION = """
 SPREAD = "Perplexity is a mean over seeds ± half of the 95 % t-interval."
 NO_SPREAD = "Perplexity is that of one seed, so that there are no intervals."
 NOTE = """
-    Bytes are those of a stored weight of the pruned
+    *In %* is how far it lies above that of fine-tuned floats with the same seeds. Bytes are those of a stored weight of the pruned
     matrices: codes, masks, scales, and what stands beside the codes; a code of 4 bits takes a byte on disk, and half a
     byte in memory. Those of LoRA are codes and factors; what is blank was not measured. *Vanished* is the
     share of the trained weights whose code is what it was before. *In the codes* is `--merge grid-exact`, which rounds
@@ -255,6 +255,14 @@ def told(of: Estimate) -> str:
     return f"{of.mean:.2f}" + ("" if of.half_width is None else f" ± {of.half_width:.2f}")
 
 
+def _above_floats(lines: Sequence[Mapping[str, Any]], grid: str, what: str) -> str:
+    """Return by how many per cent a row ends above fine-tuned floats as text; blank for these, and before training."""
+    if what in BEFORE or what == "tuned":
+        return ""
+    values = ({line["seed"]: line["perplexity"] for line in _of(lines, *of)} for of in ((grid, what), (FLOAT, "tuned")))
+    return percent_told(paired_percent(*values))
+
+
 def _vanished(lines: Sequence[Mapping[str, Any]], grid: str, what: str = "grid") -> float:
     counts = [line["counts"] for line in _of(lines, grid, what)]
     return sum(one["vanished"] for one in counts) / max(sum(one["changed"] for one in counts), 1)
@@ -269,19 +277,22 @@ def _bytes_of_one(lines: Sequence[Mapping[str, Any]], part: str) -> str:
 def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: tuple[str, str]) -> str:
     first = lines[0]
     settings, on = first["settings"], first["evaluation"]
-    seeds = len(_of(lines, FLOAT, "tuned"))
+    numbers = sorted(line["seed"] for line in _of(lines, FLOAT, "tuned"))
+    seeds = len(numbers)
+    which = "" if numbers == list(range(seeds)) else f" ({', '.join(map(str, numbers))})"
     dates, machines = sorted({line["date"] for line in lines}), {machine_told(line["machine"]): None for line in lines}
     rows = []
     for grid, what in _rows(lines):
         here = _of(lines, grid, what)
         lost = f"{_vanished(lines, grid, what):.1%}" if what in ("grid", GRID_EXACT) else ""
         sizes = [_bytes_of_one(here, part) for part in ("bytes", "memory")]
-        rows.append([f"`{grid}`", WHAT[what], told(_perplexity(lines, grid, what)), *sizes, lost])
+        seen = told(_perplexity(lines, grid, what)), _above_floats(lines, grid, what)
+        rows.append([f"`{grid}`", WHAT[what], *seen, *sizes, lost])
     rows_of = f"{settings['batch']} × {settings['length']} tokens, learning rate {settings['lr']:g}"
     data = (
         f"{model}. Trained on `{texts[0]}` for {settings['steps']} steps of {rows_of}, preset `{first['preset']}`; "
         f"GPTQ on {CALIBRATION['samples']} windows of {CALIBRATION['length']} tokens of the same text; perplexity over "
-        f"{on['windows']} windows of {on['length']} tokens of `{texts[1]}`; {seeds} seed{'s' * (seeds > 1)}."
+        f"{on['windows']} windows of {on['length']} tokens of `{texts[1]}`; {seeds} seed{'s' * (seeds > 1)}{which}."
     )
     parts = [
         "# What do codes of 8 and 4 bits cost a pruned model?",
@@ -290,7 +301,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
         bullets(_sentences(lines)),
         f"![{NAME}: perplexity of every measurement]({NAME}.svg)",
         "## Perplexity and bytes",
-        table(["weights", "what was done", "perplexity", "bytes on disk", "in memory", "vanished"], rows, 2),
+        table(["weights", "what was done", "perplexity", "in %", "bytes on disk", "in memory", "vanished"], rows, 2),
         prose(f"{SPREAD if seeds > 1 else NO_SPREAD} {NOTE}"),
         "[How to quantise](../../how-to/quantise.md) says which command does what.",
         "## Where it was measured",

@@ -56,3 +56,17 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Estim
     if set(values) != set(reference):
         raise ValueError(f"seeds {sorted(values)} cannot be paired with {sorted(reference)}")
     return estimate([values[seed] - reference[seed] for seed in sorted(values)])
+
+
+def paired_percent(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate:
+    """Return by how many per cent the geometric mean over seeds is above that of the reference, and half the width of
+    its interval; both must have the same seeds.
+    """
+    of = paired(*({seed: math.log(value) for seed, value in one.items()} for one in (values, reference)))
+    low, mean, high = (100 * math.expm1(x) for x in (of.low, of.mean, of.high))
+    return Estimate(of.n, mean, None if of.half_width is None else (high - low) / 2)
+
+
+def percent_told(of: Estimate) -> str:
+    """Return a per cent with its interval as text."""
+    return f"{of.mean:+.1f}" + ("" if of.half_width is None else f" ± {of.half_width:.1f}")
