@@ -57,13 +57,8 @@ def near(monkeypatch):
 
 
 def test_the_tool_ends_with_its_counts():
-    done = subprocess.run(
-        [sys.executable, "tools/verify.py", "--only", "select.largest", "--backend", "numpy", *BARE],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "tools/verify.py", "--only", "select.largest", "--backend", "numpy", *BARE]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == f"{LARGEST} passed, 0 failed, 0 skipped"
     assert "no claim: cases were left out by --only select.largest" in done.stdout.splitlines()[-2]
@@ -72,8 +67,7 @@ def test_the_tool_ends_with_its_counts():
 
 def test_the_tool_and_the_pages_name_what_there_is(verify):
     helped = verify("--help")[1] + verify("list", "--help")[1]
-    named = re.findall(r"--[a-z-]+", (ROOT / "tools" / "verify.py").read_text().split('"""')[1])
-    assert named
+    assert (named := re.findall(r"--[a-z-]+", (ROOT / "tools" / "verify.py").read_text().split('"""')[1]))
     assert [option for option in named if option not in helped] == []
     *most, last = runner.DEFAULT
     assert runner.Target.of_engine() == replace(runner.Target.of_engine(runner.DEFAULT), shown="")
