@@ -66,7 +66,7 @@ def _unlisted(path: Path) -> list[str]:
         return unlisted(path, reader.files)
 
 
-def _is_sparse(path: Path) -> bool:
+def _looks_sparse(path: Path) -> bool:
     """Tell whether what lies in a folder looks like a checkpoint; not where it cannot be read, or has gone."""
     try:
         return is_sparse(path)
@@ -79,7 +79,7 @@ def _advice(path: Path) -> str:
     try:
         kind = detect(path)
     except FormatError:
-        if held := sorted(inner for inner in path.iterdir() if _is_sparse(inner)):
+        if held := sorted(inner for inner in path.iterdir() if _looks_sparse(inner)):
             return f"{path} is no checkpoint but holds {len(held)}; name one, such as {held[-1]}"
         return f"{path} holds no checkpoint; name a folder or file that seft convert wrote"
     told = _ADVICE.get(kind, f"of the format {kind}; seft convert {{}} DST --to delta --base MODEL reads it strictly")

@@ -24,7 +24,7 @@ class _Prunable:
     spared: Int[Array, " n"]
     """indices in the support, ascending"""
     support: Int[Array, " s"] | None
-    """flat positions of the support; None where only some are asked for, because all of them cost a pass"""
+    """flat positions of the support; None with one pool, which needs few of them, because to make all costs a pass"""
 
     def weights(self) -> Array:
         """Return the weights."""
@@ -63,8 +63,8 @@ def adapt(
     if not bool(xp.any(excess > 0)):
         return [over.slots[:0] for over in overlays], None
     prunable = []
-    for m, over, support, zero in zip(moved, overlays, supports, zeros, strict=True):
-        spared = union(_exempt(m, over, rule), zero)
+    for m, over, support, at_zero in zip(moved, overlays, supports, zeros, strict=True):
+        spared = union(_exempt(m, over, rule), at_zero)
         if support is not None:
             fitting = xp.take(excess, pools.weights.of(support)) == 0
             # the longer one first, because the other is looked up in it

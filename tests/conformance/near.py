@@ -6,7 +6,7 @@ from conformance.wrong.nulls import known
 
 
 class Near:
-    """What `Child` is to whoever asks, made from the command of a port of Python."""
+    """Takes the place of `Child`: takes the command of a port in Python, and asks that port in this process."""
 
     restarts = 0
 

@@ -61,7 +61,7 @@ def test_KRN_004_what_lies_behind_a_row_is_not_read():
 
 
 def in_this_thread():
-    """Have this process run tasks one after another: what starts threads is compiled anew for each, and for long."""
+    """Have this process run tasks one after another, because numba compiles anew what starts threads, for each task."""
 
     def run(task, arguments, n_tasks, n_workers):
         kinds = tuple(a.dtype if isinstance(a, np.ndarray) else int for a in arguments)
