@@ -269,12 +269,16 @@ def run(
     kind: type[Trainer] = Trainer,
 ) -> Run:
     """Train by the settings and return the results; `kind` may be a wrong version."""
-    trainer, losses, events, moves = before_finish(config, tensors, masks, text, settings, kind)
-    final = trainer.finish()
-    return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
+    return finished(*before_finish(config, tensors, masks, text, settings, kind))
 
 
 Events = list[list[tuple[list[int], list[int]]]]
+
+
+def finished(trainer: Trainer, losses: list[float], events: Events, moves: dict[str, int]) -> Run:
+    """Return the results of a run whose state after the last step is `trainer`, which the last pass changes."""
+    final = trainer.finish()
+    return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
 
 
 def before_finish(

@@ -260,7 +260,7 @@ print("the same")
 
 
 def test_KRN_018_a_processor_that_cannot_spread_bytes_finds_the_same(tmp_path):
-    environment = os.environ | {"NUMBA_CPU_FEATURES": "+sse2", "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = os.environ | {"NUMBA_CPU_FEATURES": "+sse2", "NUMBA_OPT": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE], env=environment, capture_output=True, text=True, check=False
     )

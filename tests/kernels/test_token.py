@@ -89,7 +89,7 @@ print("the same")
 
 
 def test_KRN_001_a_processor_without_permutes_finds_the_same(tmp_path):
-    environment = os.environ | {"NUMBA_CPU_FEATURES": "+sse2", "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment = os.environ | {"NUMBA_CPU_FEATURES": "+sse2", "NUMBA_OPT": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", _ELSEWHERE], env=environment, capture_output=True, text=True, check=False
     )
