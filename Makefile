@@ -29,11 +29,8 @@ verify: setup
 # the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already. It
 # draws a tenth of the examples of `make verify`, and the same in every run: `make verify` draws others each time.
 # Every job has one thread: threads that wait spin on a core that another job needs. Tests about threads ask for two.
-# Temporary files go to memory where it has a gigabyte and lets programs run: whatever is written safely waits for a disk.
-MEMORY = $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR > 1 && $$4 > 1000000 {print "/dev/shm"}' | while read -r at; do \
-	grep -q " $$at .*noexec" /proc/mounts || echo $$at; done)
 test: lint
-	$(addprefix TMPDIR=,$(MEMORY)) OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=10 DRAWS=1
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=10 DRAWS=1
 
 lint: setup
 	$(PY) -m ruff check .
