@@ -59,6 +59,14 @@ def runs() -> Area:
             "an event that looks at its own step alone, at others, or at weights after the step",
         ),
         (
+            "event-at-step-1",
+            {"rule": _RULE | {"drop": "fisher"}, "start": "gradient", "density": 0.25, "steps": 3}
+            | {"event_batches": 2, "evolve_every": 1},
+            ({"event_batches": 1}, {"start_batches": 2}, _After),
+            "TRN-023 DLT-004 EVT-002",
+            "first positions that are chosen by the data of the event after step 1, or the event by theirs",
+        ),
+        (
             "event-and-window",
             drawn | {"rule": _RULE | {"grow": "absolute", "adapt": "fisher"}, "event_batches": 2, "gradient_window": 2},
             ({"event_batches": 1}, {"gradient_window": 1}, {"gradient_window": 3}),
