@@ -10,6 +10,8 @@ import pytest
 from tests.backends import BACKENDS, CUPY_STATE, Backend
 from tests.compare import assert_close
 
+gc.disable()  # nothing that is imported and collected is garbage
+
 _LEDGER = pytest.StashKey[dict[str, float]]()
 
 
@@ -22,6 +24,7 @@ def pytest_collection_finish():
     # thresholds are some thirty and twice those of Python, because little of what tests make forms a cycle
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+    gc.enable()
     # as many workers run as there are cores; tests about threads ask for two (KRN-008: the bits do not change)
     numba.set_num_threads(1)
 
