@@ -12,7 +12,7 @@ SEED ?= 1
 # tests start hundreds of processes, and each would compile every module anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup verify test lint types contracts tests shaped checked wheel docs demo bench fuzz clean
+.PHONY: setup verify test lint types contracts tests tests-engine tests-rest shaped checked wheel docs demo bench fuzz clean
 
 setup: $(VENV)/.done
 
@@ -27,10 +27,10 @@ verify: setup
 
 # The suite often waits for processes and time limits, and what runs beside it takes that time. `verify` begins last, when
 # the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already. It
-# draws a tenth of the examples of `make verify`, and the same in every run: `make verify` draws others each time.
+# draws a twentieth of the examples of `make verify`, and the same in every run: `make verify` draws others each time.
 # Every job has one thread: threads that wait spin on a core that another job needs. Tests about threads ask for two.
 test: lint
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=10 DRAWS=1
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests-engine tests-rest checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=5 DRAWS=1
 
 lint: setup
 	$(PY) -m ruff check .
@@ -45,8 +45,15 @@ contracts: setup
 SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_gptq_torch.py)
 LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_coded.py test_exceeding.py test_bounds.py) $(addprefix tests/seft_ref/,test_compact.py test_sorted.py)
 
-tests: setup
-	$(PY) -m pytest -n 2 --dist worksteal tests $(addprefix --ignore=,$(SHAPED))
+# Two processes for two cores, each with about half of the work; a process collects and imports only what it runs.
+ENGINE := tests/kernels tests/ports tests/seft_ref
+tests: tests-engine tests-rest
+
+tests-engine: setup
+	$(PY) -m pytest $(ENGINE) $(addprefix --ignore=,$(SHAPED))
+
+tests-rest: setup
+	$(PY) -m pytest tests $(addprefix --ignore=,$(ENGINE))
 
 # The loops of compiled layers must not be wrapped, or numba refuses them.
 PLAIN := seft_ref.layers.attention,seft_ref.layers.attention_blocks,seft_ref.layers.cross_entropy,seft_ref.layers.embedding,seft_ref.layers.linear,seft_ref.layers.past,seft_ref.layers.rmsnorm,seft_ref.layers.rope,seft_ref.layers.swiglu
