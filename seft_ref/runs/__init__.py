@@ -1,5 +1,6 @@
 """Whole runs, one call each: prune, finetune, evaluate, evaluate_tasks, generate, from a folder or a loaded model.
 
+`quantise` takes a folder of a pruned model.
 `tasks_log` keeps the results of an evaluation on tasks, so that it goes on after a stop; `lm_eval` lets lm-eval drive
 a model.
 `loops` puts the two kinds of training, a sparse update and adapters, behind one interface.
