@@ -109,7 +109,8 @@ def main(
         raise console.Refused(f"{method} keeps no finished blocks; start it without --resume")
     _require_choices(method, layers, of_calibration | {"--seed": seed}, of_owl, pattern, sparsity)
     if not require_input(folder).is_dir() or is_sparse(folder):
-        raise console.Refused(f"{folder} is not a Hugging Face folder")
+        advice = "; seft convert --to hf makes one of a sparse checkpoint" if is_sparse(folder) else ""
+        raise console.Refused(f"{folder} is not a Hugging Face folder{advice}")
     state = state_beside(destination)
     if state.exists() and not resume:
         raise console.Refused(f"{state} holds the blocks of an unfinished run; continue it with --resume or remove it")

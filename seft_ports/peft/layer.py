@@ -156,7 +156,10 @@ class SeftLayer(BaseTunerLayer, nn.Module):
                 msg = f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                 raise ValueError(msg)
         if len(names) > 1 and (stored := int(self.support(names).sum())) > int(self.stored().sum()):
-            warnings.warn(f"together the adapters store {stored} weights, more than the base", stacklevel=2)
+            warnings.warn(
+                f"together the adapters store {stored} weights, more than the base; merge one alone to stay as sparse",
+                stacklevel=2,
+            )
         flat = self.get_base_weight().view(-1)
         for name, update in zip(names, self._active(names), strict=True):
             self._replaced.append(update.write(flat, update.values.detach()))
@@ -197,7 +200,8 @@ class SeftLinear(SeftLayer):
         if torch.is_autocast_enabled(kind) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(kind)
         elif x.dtype != dtype:
-            raise SeftError("KRN-010", f"x is {x.dtype}, the weight {dtype}")
+            advice = "cast the model to one dtype, or compute under autocast"
+            raise SeftError("KRN-010", f"x is {x.dtype}, the weight {dtype}; {advice}")
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._check_positions(updates)
         y = product(x, self, dtype, [update.values for update in updates])

@@ -181,9 +181,10 @@ class SeftUpdate(SparseUpdate):
         size = self.out_features * self.in_features
         if at.ndim != 1 or at.shape != values.shape or pruned.ndim != 1:
             shapes = f"indices {tuple(at.shape)}, values {tuple(values.shape)} and pruned {tuple(pruned.shape)}"
-            return f"{shapes} do not fit each other"
+            return f"{shapes} do not fit each other; the file is damaged"
         if at.is_floating_point() or pruned.is_floating_point() or not values.is_floating_point():
-            return f"indices are {at.dtype}, values {values.dtype}, pruned {pruned.dtype}; expected integers and floats"
+            kinds = f"indices are {at.dtype}, values {values.dtype}, pruned {pruned.dtype}"
+            return f"{kinds}; expected integers and floats, so the file is damaged"
         if len(at) > self.delta_budget and (self.settings is None or self.settings.scope != "model"):
             return (
                 f"it has {len(at)} values, where the density leaves {self.delta_budget} of a base that stores "
@@ -192,7 +193,7 @@ class SeftUpdate(SparseUpdate):
         for name, positions in (("indices", at), ("pruned", pruned)):
             outside = bool(len(positions)) and not 0 <= int(positions.min()) <= int(positions.max()) < size
             if outside or len(positions.unique()) != len(positions):
-                return f"{name} are not different positions of a matrix of {size}"
+                return f"{name} are not different positions of a matrix of {size}; is this the base it was made for?"
         stored = self.layer.stored().view(-1)
         if not bool(stored[pruned.to(self.positions)].all()):
             return "it prunes weights that the base does not store; is this the base it was made for?"

@@ -111,11 +111,18 @@ def drop_counts(parts: Sequence[Part], rule: Settings, fraction: float) -> Tenso
     return sizes.new_tensor([drop_count(fraction, n) for n in sizes.tolist()])
 
 
+EVENT_GRADIENT = (
+    "the gradient of an event, or what is summed of it, has a NaN or infinite entry; lower the learning rate, clip "
+    "gradients, or compute in a wider dtype"
+)
+"""The error message of EVT-005 for evidence that is not finite."""
+
+
 def check_evidence(seen: Iterable[Tensor]) -> None:
     """Raise SeftError (EVT-005) for evidence with a NaN or infinite entry."""
     # EVT-005
     if not all(bool(torch.isfinite(tensor).all()) for tensor in seen):
-        raise SeftError("EVT-005", "the gradient of an event, or what is summed of it, has a NaN or infinite entry")
+        raise SeftError("EVT-005", EVENT_GRADIENT)
 
 
 def decide(

@@ -88,7 +88,8 @@ class SeftLinear(SparseUpdate):
         if torch.is_autocast_enabled(kind) and dtype != torch.float64:
             dtype = torch.get_autocast_dtype(kind)
         elif x.dtype != dtype:
-            raise SeftError("KRN-010", f"x is {x.dtype}, the weight {dtype}")
+            advice = "cast the model to one dtype, or compute under autocast"
+            raise SeftError("KRN-010", f"x is {x.dtype}, the weight {dtype}; {advice}")
         if self.values.dtype not in (torch.float32, torch.float64):
             msg = f"FSDP casts the values of the delta to {self.values.dtype}; give it no mixed precision (bf16=False)"
             raise NotImplementedError(msg)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.criteria import ADAPT
-from seft_ports.pytorch.decide import Decision
+from seft_ports.pytorch.decide import EVENT_GRADIENT, Decision
 from seft_ports.pytorch.delta import among
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.select import at_most, smallest
@@ -225,7 +225,7 @@ class Stream:
         self._check_used()
         if not self._finite:
             # EVT-005
-            raise SeftError("EVT-005", "the gradient of an event, or what is summed of it, has a NaN or infinite entry")
+            raise SeftError("EVT-005", EVENT_GRADIENT)
         update, n = self._update, self._update.slots
         at, phi = update.positions[:n], update.values.detach()[:n]
         # DROP-001, GROW-002

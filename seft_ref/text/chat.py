@@ -90,7 +90,9 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
         try:
             return file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
-            raise TextError("TRN-020", f"{file} is not UTF-8: {error.reason} at byte {error.start}") from None
+            raise TextError(
+                "TRN-020", f"{file} is not UTF-8: {error.reason} at byte {error.start}; save it so"
+            ) from None
     template = settings.get("chat_template")
     if isinstance(template, list):
         named = {entry["name"]: entry["template"] for entry in template if isinstance(entry, dict) and "name" in entry}

@@ -221,7 +221,9 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             text = raw.decode()
             line = json.loads(text, object_pairs_hook=_object) if text.strip() else None
         except UnicodeDecodeError as error:
-            raise TextError("TRN-020", f"{where} is not UTF-8: {error.reason} at byte {error.start}") from None
+            raise TextError(
+                "TRN-020", f"{where} is not UTF-8: {error.reason} at byte {error.start}; save it so"
+            ) from None
         except json.JSONDecodeError as error:
             raise TextError("TRN-020", f"{where} is not JSON: {_why_not_json(error, text, number)}") from None
         except (ValueError, RecursionError) as error:

@@ -40,7 +40,9 @@ def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
         # TRN-016: read bytes, because text mode would change the line ends
         text = text_file.read_bytes().decode()
     except UnicodeDecodeError as error:
-        raise TextError("TRN-016", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}") from error
+        raise TextError(
+            "TRN-016", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}; save it so"
+        ) from error
     return list(tokenizer.encode(text).ids)
 
 

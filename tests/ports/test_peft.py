@@ -27,6 +27,7 @@ from seft_ports.pytorch import (  # noqa: E402
     wrap,
 )
 from seft_ports.pytorch.model import targets_of  # noqa: E402
+from seft_ports.pytorch.patterns import keep_pattern  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
 from tests.ports.peft_tiny import adapted, bits, config, layers, pruned, same  # noqa: E402
 
@@ -82,6 +83,21 @@ def test_an_adapter_moves_and_ends_as_the_wrapped_model_does(name):
     assert all(torch.equal(tuned.get_submodule(n).seft_mask, support) for n, support in supports.items())
     if name in ("active-only", "seft", "no-adapt"):
         assert stored_weights(tuned).stored == sum(int(mask.sum()) for mask in masks.values())
+
+
+@pytest.mark.parametrize("scope", ["matrix", "group"])
+def test_EVT_007_TOP_005_an_adapter_holds_a_pattern_through_events_and_the_merge(scope):
+    model = tiny.model()
+    for linear in targets_of(model).values():
+        linear.weight.data *= keep_pattern(linear.weight.detach().abs(), (1, 2))
+    before = {name: linear.weight.detach() != 0 for name, linear in targets_of(model).items()}
+    chosen = config(preset="seft", pattern=(1, 2), scope=scope)
+    tuned = get_peft_model(model, chosen)
+    assert sum(len(event) for event in trained(tuned, chosen.settings())) == 2 * len(before)
+    merged = tuned.merge_and_unload()
+    after = {name: merged.get_submodule(name).seft_mask for name in before}
+    assert all(int(mask.view(-1, 2).sum(1).max()) <= 1 for mask in after.values())
+    assert any(bool((after[name] & ~before[name]).any()) for name in before) == (scope == "group")
 
 
 def test_the_events_ride_on_the_optimizer():

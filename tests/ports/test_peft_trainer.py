@@ -30,6 +30,30 @@ def test_a_trainer_resumes_to_the_same_bits(window, tmp_path):
     assert same(bits(whole), bits(half))
 
 
+def test_gradient_checkpointing_changes_nothing(tmp_path):
+    one, other = (tiny.trainer(adapted(preset="seft"), tmp_path, None, max_steps=4) for _ in range(2))
+    one.train()
+    other.model.gradient_checkpointing_enable()
+    other.train()
+    assert same(bits(one.model), bits(other.model))
+
+
+@pytest.mark.parametrize("of_base", [torch.float32, torch.bfloat16])
+def test_evt_003_autocast_keeps_the_budget_and_the_base(of_base, tmp_path):
+    made = adapted(of_base, preset="seft")
+    before = {name: layer.get_base_weight().clone() for name, layer in layers(made).items()}
+    run = tiny.trainer(made, tmp_path, None, bf16=True)
+    run.train()
+    assert [event["step"] for event in tiny.events(run)] == [3, 6]
+    assert all(event["grown"] > 0 and event["pruned"] > 0 for event in tiny.events(run))
+    for name, layer in layers(made).items():
+        assert torch.equal(layer.get_base_weight(), before[name])
+        assert layer.get_base_weight().dtype == of_base
+        (update,) = layer._active(layer.active_adapters)
+        assert update.values.dtype == torch.float32
+        assert int(layer.support().sum()) <= int(layer.stored().sum())
+
+
 def test_trn_004_an_open_window_is_not_in_an_adapter(tmp_path):
     other = {"preset": "seft", "gradient_window": 3}
     run = tiny.trainer(adapted(**other), tmp_path, None, save_strategy="steps", save_steps=5)
