@@ -5,21 +5,25 @@ up to `<!-- filled -->`: they tell a reader of the file itself where that text i
 taken from elsewhere in the repository are turned into links of the manual; a link to a source file becomes its name.
 """
 
+import ast
 import html
+import inspect
 import posixpath
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import typer
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
+from pygments.lexers import CudaLexer, PythonLexer
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
@@ -51,6 +55,8 @@ ELSEWHERE = {
 """Files of the repository and the page of the manual that shows them."""
 CODE = "_code"
 """The folder of the built manual that holds pages of source files and of cases."""
+IMPLEMENTS = ("seft_ref", "formats", "seft_cli", "conformance/judge", "conformance/protocol", "conformance/command")
+"""Folders whose lines implement clauses; those of chapter 17 are implemented by the kit."""
 ENTRIES = 64
 """Entries of an array of a case that are shown."""
 _ID = r"[A-Z]{3,4}-\d{3}(?:\.\d+)?"
@@ -188,7 +194,8 @@ def write_code(app: Sphinx, error: Exception | None) -> None:
     for name in files | {file for of in mutants.values() for _, file, _ in of}:
         page = Path(app.outdir, CODE, f"{name}.html")
         page.parent.mkdir(parents=True, exist_ok=True)
-        body = highlight((ROOT / name).read_text(encoding="utf-8"), PythonLexer(), light)
+        lexer = CudaLexer() if name.endswith(".cu") else PythonLexer()
+        body = highlight((ROOT / name).read_text(encoding="utf-8"), lexer, light)
         page.write_text(f"<!doctype html>{head}<title>{name}</title><h1>{name}</h1>{body}", encoding="utf-8")
     by_op: dict[str, dict[str, Case]] = {}
     for case in (case for of in cases.values() for case in of):
@@ -234,8 +241,8 @@ def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[Case]],
     code = defaultdict[str, list[tuple[str, int]]](list)
     cases = defaultdict[str, list[Case]](list)
     mutants = defaultdict[str, list[tuple[str, str, int]]](list)
-    for folder in ("seft_ref", "formats", "seft_cli"):
-        for source in sorted((ROOT / folder).rglob("*.py")):
+    for folder in IMPLEMENTS:
+        for source in sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".cu")):
             name = source.relative_to(ROOT).as_posix()
             for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
                 for clause in clauses().intersection(re.findall(r"\b[A-Z]{3,4}-\d{3}\b", line)):
@@ -318,15 +325,29 @@ def choices() -> str:
 
 
 def settings() -> str:
-    """Return every other setting of a run and its default."""
+    """Return every other setting of a run, its default, and what stands below it in the source."""
+    told = meanings(TrainSettings)
     rows = [
-        (f"`{one.name}`", "" if one.default is None else f"`{one.default}`")
+        (f"`{one.name}`", "" if one.default is None else f"`{one.default}`", told[one.name])
         for one in fields(TrainSettings)
         if one.name not in ("label", "rule", "optimizer", "adapter")
     ]
     for kind in (AdamW, SpielAdamW, Sgd, Sm3):
-        rows += [(f"`{one.name}` of `{kind.__name__.lower()}`", f"`{one.default}`") for one in fields(kind)]
-    return table(("setting", "default"), rows)
+        told = meanings(kind)
+        of_kind = f" of `{kind.__name__.lower()}`"
+        rows += [(f"`{one.name}`{of_kind}", f"`{one.default}`", told[one.name]) for one in fields(kind)]
+    return table(("setting", "default", "what it is"), rows)
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """Return by field of a dataclass the text that stands below it in the source, empty if there is none."""
+    (of_class,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(of_class, ast.ClassDef)
+    told: dict[str, str] = defaultdict(str)
+    for line, below in pairwise(of_class.body):
+        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            told[ast.unparse(line.target)] = " ".join(str(below.value.value).split())
+    return told
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -54,31 +54,46 @@ class TrainSettings:
     pattern: tuple[int, int] | None = None
     """(N, M) of a base pruned to a pattern"""
     steps: int = 80
+    """steps of the optimizer"""
     batch: int = 4
     """rows of one micro-batch"""
     micro_batches: int = 1
+    """micro-batches of a step, whose gradients are added up (TRN-002)"""
     length: int = 128
+    """tokens of a row"""
     budget_by: BudgetBy = "numel"
+    """what the number of slots comes from: density of all positions, density of stored ones, count or rank (DLT-002)"""
     density: float = 0.02
+    """share of the positions that are slots, with budget_by numel or nnz"""
     slots: int = 0
     """slots of all matrices, with budget_by count"""
     rank: int = 0
     """LoRA rank, with budget_by rank"""
     evolve_every: int = 20
+    """steps from one event to the next (SCH-003)"""
     drop_fraction: float = 0.2
+    """share of the slots that the first event drops (SCH-001)"""
     gradient_window: int = 1
+    """steps whose gradients an event looks at, the last ones up to its own (TRN-005)"""
     event_batches: int = 1
     """steps whose data an event looks at, its own included (TRN-023)"""
     initial_positions: Literal["random", "gradient", "magnitude"] = "gradient"
+    """what chooses the first slots: the largest gradients, the largest weights, or chance (DLT-004)"""
     initial_scope: Literal["active", "anywhere"] = "active"
+    """where they lie: among stored weights, or among all positions (DLT-004)"""
     start_batches: int = 1
     """steps whose data first positions are chosen by, with initial_positions gradient (DLT-004.3)"""
     lr: float = 1e-3
+    """the highest learning rate"""
     warmup_steps: int = 0
+    """steps in which the rate rises from 0 to lr (SCH-004)"""
     lr_schedule: LrSchedule = "constant"
+    """what the rate does then: constant, or it falls to 0 by linear or cosine (SCH-004)"""
     optimizer: Optimizer = field(default_factory=AdamW)
     max_norm: float = 1.0
+    """norm that a gradient is scaled down to; 0 scales none (OPT-004)"""
     seed: int = 0
+    """of all that is drawn: data, first slots, random scores (RNG-001)"""
     adapter: Adapter | None = None
     """trained in place of a sparse update (ADP-010)"""
 

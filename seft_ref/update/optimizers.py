@@ -23,9 +23,13 @@ class AdamW:
     """AdamW with an age per slot (OPT-001); the defaults are OPT-003's."""
 
     beta1: float = 0.9
+    """decay of the mean gradient"""
     beta2: float = 0.999
+    """decay of the mean squared gradient"""
     eps: float = 1e-8
+    """added to the root of the mean square"""
     weight_decay: float = 0.0
+    """share of a value, times the rate, that a step takes off"""
     slot_warmup: int = 0
     """steps over which the rate of a slot rises (OPT-010)"""
 
@@ -66,9 +70,13 @@ class SpielAdamW:
     """SpIEL's AdamW (OPT-006): eps divided by the correction too, decay after the update."""
 
     beta1: float = 0.9
+    """decay of the mean gradient"""
     beta2: float = 0.999
+    """decay of the mean squared gradient"""
     eps: float = 1e-8
+    """added to the root of the mean square"""
     weight_decay: float = 0.0
+    """share of a value, times the rate, that a step takes off"""
 
     keeps = ADAMW_KEEPS
 
@@ -91,7 +99,9 @@ class Sgd:
     """SGD with momentum (OPT-007)."""
 
     momentum: float = 0.9
+    """decay of the sum of gradients"""
     weight_decay: float = 0.0
+    """share of a value, times the rate, that a step takes off"""
 
     keeps = ("momentum",)
 
@@ -111,7 +121,9 @@ class Sm3:
     """SM3-II on the slots of a matrix, with accumulators for rows and columns (OPT-008)."""
 
     eps: float = 1e-8
+    """added to the accumulator under the root"""
     weight_decay: float = 0.0
+    """share of a value, times the rate, that a step takes off"""
 
     keeps = ()
 
