@@ -71,6 +71,7 @@ def main(
         list[str] | None,
         typer.Option(metavar="LABEL:KEY=VALUE,...", help=f"An arm of {COMPARE}, e.g. wide:preset=seft,density=0.08."),
     ] = None,
+    title: Annotated[str | None, typer.Option(help=f"The question that the page of {COMPARE} asks.")] = None,
     eval_length: Annotated[int, typer.Option(min=2, help="Tokens of an evaluation window.")] = 256,
     eval_windows: Annotated[int, typer.Option(min=1, help="Evaluation windows.")] = 40,
     only_arm: Annotated[list[str] | None, typer.Option(help="Run this arm only; may be repeated.")] = None,
@@ -104,7 +105,7 @@ def main(
             OWN[name], folder, train, valid, out, work, seeds, given, {"length": eval_length, "windows": eval_windows}
         )
         return
-    experiment = experiment_of(name, arm or [])
+    experiment = experiment_of(name, arm or [], title)
     pattern = pattern_for(name, folder, patterned=experiment.patterned)
     for one_arm in only_arm or ():
         if one_arm not in experiment.arms():
@@ -137,7 +138,8 @@ def main(
     for cell in cells:
         runs.setdefault(cell.arm, {})[cell.seed] = finished[cell.key]
     options = {"seeds": seeds, "eval_length": eval_length, "eval_windows": eval_windows}
-    command = command_line(name, (folder, train, valid, out), options, given, arm or [], scored, any_engine=any_engine)
+    own = [*(word for text in arm or [] for word in ("--arm", text)), *(["--title", title] if title else [])]
+    command = command_line(name, (folder, train, valid, out), options, given, own, scored, any_engine=any_engine)
     texts = (train.name, valid.name)
     report = Report(name, experiment, runs, command, describe(folder, runs), texts)
     write(report, out)
@@ -157,7 +159,10 @@ def write_again(name: str | None, out: Path) -> None:
     if name in OWN:
         OWN[name].write_again(data, out)
     else:
-        experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in json.loads(data)["runs"]})
+        kept_runs = json.loads(data)
+        words = shlex.split(kept_runs["command"])
+        title = words[words.index("--title") + 1] if "--title" in words else None
+        experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in kept_runs["runs"]}, title)
         write(Report.of(name, experiment, data), out)
     console.out.print(f"wrote {out / name}.md and .svg")
 
@@ -274,7 +279,7 @@ def command_line(
     paths: tuple[Path, Path, Path, Path],
     options: Mapping[str, int],
     given: Mapping[str, Any],
-    arms: Sequence[str] = (),
+    own: Sequence[str] = (),
     tasks: Tasks | None = None,
     *,
     any_engine: bool = False,
@@ -282,6 +287,7 @@ def command_line(
     """Return the command that makes the page.
 
     paths  model, both texts and the folder of the page; only the last component of each is shown
+    own    the words that name arms of one's own and their title
     """
     folder, train, valid, out = (path.name for path in paths)
     words = ["python", "-m", "experiments", name, folder, "--train", train, "--valid", valid, "--out", out]
@@ -292,8 +298,7 @@ def command_line(
         words += [] if tasks.limit is None else ["--limit", str(tasks.limit)]
     for setting, value in given.items():
         words += ["--set", f"{setting}={value}"]
-    for text in arms:
-        words += ["--arm", text]
+    words += own
     words += ["--any-engine"] if any_engine else []
     return shlex.join(words)
 

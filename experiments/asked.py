@@ -60,11 +60,11 @@ def check_fitting(name: str, changes: Mapping[str, Any], *, of_arms: bool) -> No
         raise console.Refused(f"{name} does not take {', '.join(unused)}; --set takes {', '.join(takes)}")
 
 
-def experiment_of(name: str, arms: list[str]) -> Experiment:
+def experiment_of(name: str, arms: list[str], title: str | None = None) -> Experiment:
     """Return an experiment of the table, or one of the arms that a command line names: LABEL:KEY=VALUE,..."""
     if name != COMPARE:
-        if arms:
-            raise console.Refused(f"--arm is for {COMPARE}; {name} has arms of its own")
+        if arms or title:
+            raise console.Refused(f"--arm and --title are for {COMPARE}; {name} has its own")
         return EXPERIMENTS[name]
     own: dict[str, dict[str, Any]] = {}
     for text in arms:
@@ -78,7 +78,7 @@ def experiment_of(name: str, arms: list[str]) -> Experiment:
             raise console.Refused(f"--arm {text}: every arm runs the same seeds; leave seed out")
     if not own:
         raise console.Refused(f"{COMPARE} needs --arm LABEL:preset=NAME,KEY=VALUE,... once or more")
-    return compared(own)
+    return compared(own, title)
 
 
 def check_model(folder: Path) -> None:

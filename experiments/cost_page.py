@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.markup import bullets, prose, shell, table
+from experiments.markup import bullets, measured_by, prose, table
 from experiments.page import Report, head, settings_tables
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.run import minutes_of
@@ -62,16 +62,16 @@ def markdown(report: Report) -> str:
     parts = [
         f"# {experiment.title}",
         prose(experiment.question),
+        f"![{report.name}: time and memory of every run]({report.name}.svg)",
         "## What came out",
         bullets(sentences(report)),
-        f"![{report.name}: time and memory of every run]({report.name}.svg)",
         "## Results",
         _results(report),
         prose(NOTE),
         "## What one would expect",
         prose(experiment.expected),
         "## How it was measured",
-        f"```\n{shell(report.command)}\n```",
+        measured_by(report.command, report.name),
         *map(prose, head(report)),
         "## Settings",
         *settings_tables(report),

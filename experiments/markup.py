@@ -29,6 +29,12 @@ def shell(command: str) -> str:
     return " \\\n".join(lines)
 
 
+def measured_by(command: str, name: str) -> str:
+    """Return the command that measured what a page shows, and the one that writes the page again."""
+    again = f"`python -m experiments {name} --out FOLDER --redraw` writes this page again from [its JSON]({name}.json)."
+    return f"```\n{shell(command)}\n```\n\n{prose(again)}"
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Return a Markdown table whose first columns are text and the others numbers."""
     rule = "|" + "|".join("---" if i < left else "---:" for i in range(len(headings))) + "|"

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments import task_table
-from experiments.markup import bullets, prose, shell, table
+from experiments.markup import bullets, measured_by, prose, table
 from experiments.run import COUNTS, minutes_of, seconds_of
 from experiments.statistics import Estimate, estimate, paired, paired_percent, percent_told
 from experiments.table import Experiment, Row
@@ -99,11 +99,11 @@ def markdown(report: Report) -> str:
     parts = [
         f"# {experiment.title}",
         prose(experiment.question),
+        f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",
         "## What came out",
         bullets(sentences(report)),
         "## For whoever chooses settings",
         bullets(advice(report)),
-        f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",
         "## Results",
         _results(report),
         prose(NOTE_RESULTS),
@@ -117,7 +117,7 @@ def markdown(report: Report) -> str:
         prose(experiment.expected),
         *(("## What was found before", prose(experiment.before)) if experiment.before else ()),
         "## How it was measured",
-        f"```\n{shell(report.command)}\n```",
+        measured_by(report.command, report.name),
         *map(prose, head(report)),
         "## Settings",
         *settings_tables(report),

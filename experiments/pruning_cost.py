@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.markup import bullets, prose, shell, table
+from experiments.markup import bullets, measured_by, prose, table
 from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
@@ -214,16 +214,16 @@ def _page(
     parts = [
         "# What does the pruning of an event cost?",
         prose(QUESTION),
+        f"![{NAME}: nats of every draw by criterion and batches]({NAME}.svg)",
         "## What came out",
         bullets(_sentences(found)),
         "## For whoever chooses settings",
         prose(MEANING),
-        f"![{NAME}: nats of every draw by criterion and batches]({NAME}.svg)",
         "## Nats",
         table(["criterion", "no data", *(f"{n} batch{'es' * (n > 1)}" for n in BATCHES)], rows),
         prose(NOTE),
         "## Where it was measured",
-        f"```\n{shell(command)}\n```",
+        measured_by(command, NAME),
         prose(f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}."),
         prose(data),
         "## Every draw",

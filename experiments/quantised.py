@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import formats
-from experiments.markup import bullets, prose, shell, table
+from experiments.markup import bullets, measured_by, prose, table
 from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
@@ -297,15 +297,15 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
     parts = [
         "# What do codes of 8 and 4 bits cost a pruned model?",
         prose(QUESTION),
+        f"![{NAME}: perplexity of every measurement]({NAME}.svg)",
         "## What came out",
         bullets(_sentences(lines)),
-        f"![{NAME}: perplexity of every measurement]({NAME}.svg)",
         "## Perplexity and bytes",
         table(["weights", "what was done", "perplexity", "in %", "bytes on disk", "in memory", "vanished"], rows, 2),
         prose(f"{SPREAD if seeds > 1 else NO_SPREAD} {NOTE}"),
         "[How to quantise](../../how-to/quantise.md) says which command does what.",
         "## Where it was measured",
-        f"```\n{shell(command)}\n```",
+        measured_by(command, NAME),
         prose(f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}."),
         prose(data),
     ]

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.design import ACTIVE, FACTORS, KINDS, SEFT, STATIC, Factor, settings_of_run, signs
-from experiments.markup import bullets, prose, shell, table
+from experiments.markup import bullets, measured_by, prose, table
 from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
@@ -204,9 +204,9 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
     parts = [
         "# Which settings decide?",
         prose(QUESTION),
+        f"![{NAME}: the effect of every setting, with intervals]({NAME}.svg)",
         "## What came out",
         bullets(_sentences(lines, every)),
-        f"![{NAME}: the effect of every setting, with intervals]({NAME}.svg)",
         "## Effects",
         table(["setting", "low", "high", *CONTRASTS], [["mean of all runs", "", "", *means, *apart], *rows], 3),
         prose(NOTE),
@@ -215,7 +215,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
         "## The lowest run of the design",
         table(["", STATIC, ACTIVE, SEFT], [list(row) for row in levels]),
         "## How it was measured",
-        f"```\n{shell(command)}\n```",
+        measured_by(command, NAME),
         prose(f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}."),
         prose(data),
     ]

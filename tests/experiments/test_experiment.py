@@ -123,10 +123,11 @@ def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
     arms = ("--arm", "still:preset=static", "--arm", "half:preset=seft, drop_fraction=0.5,grow=fisher")
     # a run that is there bears the name that it was made under
     assert cli("compare", "--arm", "quiet:preset=static", seeds=1)[0] == 0
-    assert cli("compare", *arms, seeds=1)[0] == 0
+    assert cli("compare", *arms, "--title", "Is half better?", seeds=1)[0] == 0
     assert [run["arm"] for run in runs_in(tmp_path / "work")] == ["quiet", "half"]
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "| half − still |" in page
+    assert page.startswith("# Is half better?\n")
     assert "--arm still:preset=static --arm 'half:preset=seft, drop_fraction=0.5,grow=fisher'" in one_line(page)
     assert max(map(len, page.split("```")[1].splitlines())) <= 153
     runs = {run["arm"]: run["settings"] for run in runs_in(tmp_path / "work")}
@@ -230,7 +231,7 @@ REFUSALS = {
     "arms where there are none": (("pruning-cost", "--arm", "a:preset=seft"), {}, "pruning-cost has no arms"),
     "a setting that it would not use": (("pruning-cost",), {}, "pruning-cost does not take steps, evolve_every"),
     "no arms": (("compare",), {}, "compare needs --arm"),
-    "arms that are not its own": (("mask-ablation", "--arm", "a:preset=seft"), {}, "--arm is for compare"),
+    "arms that are not its own": (("mask-ablation", "--arm", "a:preset=seft"), {}, "--arm and --title are for compare"),
     "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),
     "settings that contradict": (("gradient-reliability", "--set", "gradient_window=9"), {}, "TRN-005"),
     "an arm that the model does not fit": (("recovery", "--plan"), {}, "AD"),
