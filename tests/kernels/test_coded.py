@@ -157,6 +157,16 @@ def test_KRN_018_bytes_of_a_stored_weight_at_70_percent(grid, most):
     assert transposed.compact(matrix.topology, matrix).nbytes == packed.nbytes
 
 
+@pytest.mark.parametrize(("grid", "most"), [("int8:g64", 1.4), ("int4:g64", 0.9)])
+def test_KRN_018_two_of_four_take_fewer_bytes_a_stored_weight(grid, most):
+    rng = np.random.default_rng(5)
+    two = rng.permuted(np.tile(np.arange(4), (512 * 128, 1)), axis=1)[:, :2]
+    topology = from_flat((512, 512), np.sort((np.arange(512 * 128)[:, None] * 4 + two).reshape(-1)))
+    matrix = nearest(rng.standard_normal((512, 512)).astype(np.float32), topology, parse_grid(grid))
+    # half of the positions are stored, so that masks and scales are shared by more of them than at 70 %
+    assert cpu.compact(topology, matrix).nbytes / topology.nnz < most
+
+
 @pytest.mark.parametrize("grid", ["int4:g32:asym", "int8"])
 @pytest.mark.parametrize("kernels", ["cpu", "transposed"])
 def test_KRN_015_018_the_memory_of_a_spent_matrix_is_used_again(kernels, grid):

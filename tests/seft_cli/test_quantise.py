@@ -46,6 +46,14 @@ def test_a_pruned_model_is_quantised_measured_tuned_and_converted(cli, model, tm
     assert one.split()[:2] == other.split()[:2]
 
 
+def test_the_text_of_codes_that_are_held_as_codes_is_that_of_their_weights(cli, model, tmp_path):
+    assert cli("prune", model, tmp_path / "q", "--quantize", "int4")[0] == 0
+    code, said, _ = cli("generate", tmp_path / "q", "the quick", "--max-tokens", 6)
+    assert code == 0
+    assert said.strip()
+    assert cli("generate", tmp_path / "q", "the quick", "--max-tokens", 6, "--compact")[:2] == (0, said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
