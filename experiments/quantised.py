@@ -303,7 +303,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
         "## Perplexity and bytes",
         table(["weights", "what was done", "perplexity", "in %", "bytes on disk", "in memory", "vanished"], rows, 2),
         prose(f"{SPREAD if seeds > 1 else NO_SPREAD} {NOTE}"),
-        "[How to quantise](../../how-to/quantise.md) says which command does what.",
+        "The page *Quantise a pruned model* of the manual says which command does what.",
         "## Where it was measured",
         measured_by(command, NAME),
         prose(f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}; {'; and '.join(machines)}."),
