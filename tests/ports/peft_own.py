@@ -33,6 +33,21 @@ FILES = (
 )
 """The files that go through PEFT's tuners, without `test_` before and `.py` behind."""
 
+FILES_LEFT_OUT = {
+    "supertuning, initialization": "What they say of Super-Tuning is about its own options, indices and files.",
+    "torch_compile, quantization, token_classification_qa, vision_models": (
+        "They name the tuners that they go through, and Super-Tuning is none of them. Of SEFT, tests/ports has tests "
+        "of compiled models and of quantised bases."
+    ),
+    "mixed, target_parameters": "SEFT is not mixed with other tuners, and changes linear layers alone.",
+    "low_level_api, tuners_utils, other, helpers, mapping, auto, hub_features, integrations, bufferdict": (
+        "They are about functions that all tuners share, and try them with LoRA."
+    ),
+    "common_gpu, gpu_examples, gptqmodel, stablediffusion": "They need a GPU, GPTQModel or diffusers.",
+    "all others": "Each is about one other tuner, whose name it has.",
+}
+"""The files that are not run, with the reason."""
+
 LEFT_OUT = {
     "(test_adapter_dtype_autocast and False-) or no_autocast_adapter_dtype": (
         "They ask for an adapter in 16 bits; φ is float32, whatever the base is (DLT-003.4)."
@@ -193,6 +208,12 @@ def page(outcomes: list[Outcome]) -> str:
         "| tests | reason |",
         "|---|---|",
         *(f"| `{expression}` | {reason} |" for expression, reason in LEFT_OUT.items()),
+        "",
+        "Files that are not run:",
+        "",
+        "| `test_…` | reason |",
+        "|---|---|",
+        *(f"| {names} | {reason} |" for names, reason in FILES_LEFT_OUT.items()),
         *(["", "## Failed", "", *failed] if failed else []),
     ]
     return "\n".join(lines) + "\n"
