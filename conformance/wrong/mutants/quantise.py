@@ -1,6 +1,9 @@
 """Mutants of quantised matrices (QNT): what grids, roundings and merges in the wild do otherwise."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from conformance.engine.parts import quantise_gptq as gptq
 from conformance.engine.parts import quantise_grid as grid
@@ -34,6 +37,8 @@ _EDITS: Rows = (
         "zero points stored less 1, as GPTQ's files do",
     ),
     (_ROUND, "QNT-003", grid.declared, "xp.where(scales > 0, scales, largest)", "scales", "a scale of 0"),
+    (_ROUND, "QNT-003", grid.declared, "xp.where(scales > 0, scales, largest)",
+     "xp.where(scales > 0, scales, xp.ones_like(scales))", "a scale of 1 for a group without weights"),
     (_ROUND, "QNT-003", grid.declared, "axis=1, keepdims=True)", ")", "the largest scale of the matrix"),
     (_ROUND, "QNT-003", grid.only_stored, "xp.where(stored, weight, xp.zeros_like(weight))", "weight",
      "a scale from pruned weights"),
@@ -109,12 +114,28 @@ def wrapped(a: Values) -> Values:
     return out | {"codes": codes}
 
 
+def half(scales: NDArray[Any]) -> NDArray[Any]:
+    """Return scales that have been held in the dtype of a model of 16 bits."""
+    return scales.astype(np.float16).astype(scales.dtype)
+
+
 def everything_beside(a: Values) -> Values:
     """Store every weight of the support beside the codes."""
     out = right(_MERGE)(a)
     if a["mode"] != "beside":
         return out
     return out | {"update": ids(a["support"]), "update_values": a["values"], "changed": len(a["support"])}
+
+
+def difference_beside(a: Values) -> Values:
+    """Store beside the codes what is to be added to their weights."""
+    out = right(_MERGE)(a)
+    if a["mode"] != "beside":
+        return out
+    coded = right(_WEIGH)({name: a[name] for name in ("out", "in", "grid", "positions", "codes", "scales", "zeros")})
+    under = np.zeros(a["out"] * a["in"], dtype=a["values"].dtype)
+    under[a["positions"]] = coded["values"]
+    return out | {"update_values": out["update_values"] - under[out["update"]]}
 
 
 MUTANTS: list[Mutant] = [
@@ -127,4 +148,6 @@ MUTANTS: list[Mutant] = [
     mutant("QNT-007", _MERGE, made_anew, "scales of the merged weights"),
     mutant("QNT-007", _MERGE, wrapped, "codes that wrap around"),
     mutant("QNT-006", _MERGE, everything_beside, "every weight beside the codes"),
+    mutant("QNT-006", _MERGE, difference_beside, "the difference to the weight of the code beside it"),
+    mutant("QNT-003", _ROUND, after(_ROUND, lambda out, _: {"scales": half(out["scales"])}), "scales of 16 bits"),
 ]
