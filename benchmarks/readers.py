@@ -20,6 +20,7 @@ import typer
 from benchmarks.readers_child import READERS, SECONDS
 from benchmarks.rounds import JsonFile, machine
 from seft_cli.output import write_json
+from seft_cli.threads import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = ROOT / "conformance" / "badfiles"
@@ -71,7 +72,7 @@ def _commands(pythons: Sequence[str], programs: Sequence[str]) -> Iterator[tuple
 
 def _lines(command: list[str]) -> list[dict[str, Any]]:
     """Return the lines of one reader; none if this interpreter does not have it."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | dict.fromkeys(NAMES, "1") | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     if ended.returncode == 3 or "missing" in (lines or [{}])[0]:

@@ -80,8 +80,10 @@ def test_each_import_contract_bites(contract, tmp_path):
 
 def test_a_module_that_stands_on_no_floor_fails(tmp_path):
     house = copy_of_the_house(tmp_path)
-    (house / "seft_ref" / "lost.py").write_text('"""Belongs nowhere."""\n')
-    assert verdicts(house)["floors of the engine"] == "BROKEN"
+    for folder in ("seft_ref", "conformance"):
+        (house / folder / "lost.py").write_text('"""Belongs nowhere."""\n')
+    found = verdicts(house)
+    assert found["floors of the engine"] == found["floors of the kit"] == "BROKEN"
 
 
 SHARED = {

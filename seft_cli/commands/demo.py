@@ -25,6 +25,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from formats.atomic import new_folder
 from seft_cli import console
 from seft_cli.output import require_file, write_file
 
@@ -227,12 +228,10 @@ def split_text(wheels: Path, text: Path) -> None:
         if (date_match := re.search(r"speeches/(\d{4})-", name))
     }
     recent = {name: year for name, year in speeches.items() if year >= 1946}
-    partial = text.with_name(text.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    for file, held_out in (("train.txt", False), ("valid.txt", True)):
-        chosen = [name for name, year in recent.items() if (year % 7 == 0) == held_out]
-        (partial / file).write_text("\n\n".join(archive.read(name).decode() for name in chosen), encoding="utf-8")
-    partial.rename(text)
+    with new_folder(text) as made:
+        for file, held_out in (("train.txt", False), ("valid.txt", True)):
+            chosen = [name for name, year in recent.items() if (year % 7 == 0) == held_out]
+            write_file(made / file, "\n\n".join(archive.read(name).decode() for name in chosen).encode())
 
 
 def table_rows(work: Path, models: dict[str, Path]) -> list[dict[str, Any]]:

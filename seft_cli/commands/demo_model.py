@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from formats.atomic import new_folder
 from seft_cli import console
 from seft_cli.output import write_json
 
@@ -40,11 +41,10 @@ def convert(wheels: Path, destination: Path) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    partial = destination.with_name(destination.name + ".partial")
-    model.save_pretrained(partial)
-    tokenizer.save_pretrained(partial)
+    with new_folder(destination) as made:
+        model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
     gguf.unlink()
-    partial.rename(destination)
 
 
 def check(folder: Path, text: Path, length: int, result: Path) -> None:
