@@ -3,17 +3,24 @@
 import contextlib
 import io
 import re
+import shlex
 import tomllib
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 
 from seft_cli.app import COMMANDS
 from tests.seft_ref.folders import CONFIG, TEXT, hf_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-WHERE = ("*.md", "docs/**/*.md", "conformance/*.md", "seft_ports/*/*.md")
+WHERE = (
+    *("*.md", ".github/**/*.md", "docs/**/*.md", "formats/*.md"),
+    *("conformance/*.md", "conformance/badfiles/*.md", "seft_ports/*/*.md"),
+)
 PAGES = sorted(path.relative_to(ROOT) for pattern in WHERE for path in ROOT.glob(pattern))
 WITH_EXAMPLES = [
     page for page in PAGES if page.parts[0] == "docs" and "```python\n" in (ROOT / page).read_text(encoding="utf-8")
@@ -76,6 +83,46 @@ def test_every_command_of_the_readme_exists():
     targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     for target in set(re.findall(r"`make (\w+)", README)):
         assert target in targets, target
+
+
+USAGE = typer.BadParameter.__bases__[0]
+
+
+@cache
+def parser_of(name):
+    """What reads the arguments of a command; the kit's has commands of its own."""
+    module, _, function = COMMANDS[name][0].partition(":")
+    if module.startswith("conformance"):
+        return typer.main.get_command(import_module(module).app)
+    app = typer.Typer(add_completion=False)
+    app.command()(getattr(import_module(f"seft_cli.{module}"), function))
+    return typer.main.get_command(app)
+
+
+def refusal(line):
+    """Why a command line has options or arguments that the command does not know; None if it has none such."""
+    name, *words = shlex.split(line, comments=True)
+    words = [word for word in words if word not in ("...", "…")]
+    try:
+        parser_of(name).make_context(name, words)
+    except typer.BadParameter:
+        return None  # a file that is not there, or a word that stands for a number
+    except USAGE as error:
+        return f"{line}: {error.format_message()}"
+    except typer.Exit:
+        return None  # --help and the like
+    return None
+
+
+def test_commands_on_every_page_have_options_that_there_are():
+    lines = []
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+        blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+        lines += re.findall(r"^(?:\$ )?(?:mpirun -n \d+ )?seft (\w.*)$", "".join(blocks), re.MULTILINE)
+    assert len(lines) > 80
+    assert [why for line in lines if (why := refusal(line))] == []
+    assert refusal("eval MODEL --text t --no-such-option 1") is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

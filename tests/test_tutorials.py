@@ -1,4 +1,4 @@
-"""The commands of tutorials are typed as they stand, and print what the page shows."""
+"""The commands of tutorials and of the README are typed as they stand, and print what the page shows."""
 
 import os
 import re
@@ -54,6 +54,7 @@ def before_judging(folder, command):
 
 
 BEFORE = {
+    "README": before_repairing,
     "ship": before_shipping,
     "rescue": before_shipping,
     "repair": before_repairing,
@@ -89,7 +90,7 @@ def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
     shutil.copytree(OLD, tmp_path / "old")
     names: dict[str, object] = {}
     ran = 0
-    text = (TUTORIALS / f"{page}.md").read_text(encoding="utf-8")
+    text = (ROOT / "README.md" if page == "README" else TUTORIALS / f"{page}.md").read_text(encoding="utf-8")
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         if language == "python":
             exec(compile(block, f"{page}.md", "exec"), names)
