@@ -14,12 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from conformance.fuzz.adapters import CONFIG as OF_ADAPTER
 from conformance.fuzz.adapters import WEIGHTS
 from conformance.fuzz.base_models import Plain
 from conformance.fuzz.codes import CONFIG, WHOLE
 from conformance.fuzz.foreign import Case, Cases, Reader, lay, reader_of
 from conformance.fuzz.foreign_files import Folder, Piece, Stock, Tree
+from conformance.fuzz.packed import FILE
+from conformance.fuzz.packed import MAGIC as PACKED
 from conformance.fuzz.versions import MAGIC, Version
 from formats.errors import FormatError
 
@@ -164,10 +168,20 @@ def huge_patch() -> tuple[str, Case]:
     return "patches", Case({}, Draft({"w": Plain("F32", (4,), bytes(16))}, [patch]))
 
 
+def bomb() -> tuple[str, Case]:
+    """A packed file of 8 kB is one frame of 256 MB."""
+    return "packed", Case({"own": {FILE: zstandard.ZstdCompressor().compress(bytes(1 << 28))}})
+
+
+def lying_frame() -> tuple[str, Case]:
+    """A packed file states 2^50 bytes."""
+    return "packed", Case({"own": {FILE: PACKED + b"\xe0" + (1 << 50).to_bytes(8, "little") + bytes(64)}})
+
+
 FORGED: tuple[Forged, ...] = (
     *(huge_frame, many_runs, wide_window, huge_count, long_version, huge_patch),
     *(huge_tensor, many_tensors, long_header, huge_shape, huge_row, huge_bitmask),
-    *(huge_adapter, deep_config, far_step),
+    *(huge_adapter, deep_config, far_step, bomb, lying_frame),
 )
 
 
