@@ -58,14 +58,15 @@ tests-rest: setup
 # The loops of compiled layers must not be wrapped, or numba refuses them.
 PLAIN := seft_ref.layers.attention,seft_ref.layers.attention_blocks,seft_ref.layers.cross_entropy,seft_ref.layers.embedding,seft_ref.layers.linear,seft_ref.layers.past,seft_ref.layers.rmsnorm,seft_ref.layers.rope,seft_ref.layers.swiglu
 
-# Shape annotations are read, and an array of another shape is an error. Of the tests of texts, whose many short steps
-# are checked slowly, one family is enough; all of them are in `tests`.
+# Shape annotations are read, and an array of another shape is an error. Of test_generate.py, whose many short steps are
+# checked slowly, only the tests of one family of models run here; tests-engine runs all.
 shaped: setup
-	$(PY) -m pytest --jaxtyping-packages=$(PLAIN),seft_ref.adapters,seft_ref.update,seft_ref.quantise,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype $(SHAPED) tests/seft_ref/test_generate.py -k "not test_generate or smollm2"
+	$(PY) -m pytest --jaxtyping-packages=$(PLAIN),seft_ref.adapters,seft_ref.update,seft_ref.quantise,seft_ref.model.decoder,seft_ref.train.gradients,seft_ref.text.generate,beartype.beartype $(SHAPED) tests/seft_ref/test_generate.py -k "not (GEN_001_readings or GEN_003_007) or smollm2"
 
 # Compiled loops check the bounds of arrays. Whole runs, and arrays behind which there is nothing, are looked at once. So
 # are older processors, for whom all is compiled anew: the vectors differ, which are not checked, and the loops are the
-# same. A kernel_set is the GPU's, which g++ compiles; a fence is tried without loops.
+# same. A kernel_set is the GPU's, which g++ compiles; a fence is tried without loops. NUMBA_OPT=1, because compiling
+# takes longer than running.
 checked: setup
 	NUMBA_OPT=1 NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -k "not is_the_run and not nothing_behind and not kernels.reference and not float32_weights and not every_code and not a_processor and not kernel_set and not a_fence" $(LOOPS)
 

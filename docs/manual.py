@@ -56,7 +56,7 @@ ELSEWHERE = {
 CODE = "_code"
 """The folder of the built manual that holds pages of source files and of cases."""
 IMPLEMENTS = ("seft_ref", "formats", "seft_cli", "conformance/judge", "conformance/protocol", "conformance/command")
-"""Folders whose lines implement clauses; those of chapter 17 are implemented by the kit."""
+"""Folders whose lines implement clauses. The kit implements those of chapter 16, so its folders are here too."""
 ENTRIES = 64
 """Entries of an array of a case that are shown."""
 _ID = r"[A-Z]{3,4}-\d{3}(?:\.\d+)?"
@@ -325,29 +325,29 @@ def choices() -> str:
 
 
 def settings() -> str:
-    """Return every other setting of a run, its default, and what stands below it in the source."""
-    told = meanings(TrainSettings)
+    """Return every other setting of a run, its default and its meaning."""
+    meaning_of = read_meanings(TrainSettings)
     rows = [
-        (f"`{one.name}`", "" if one.default is None else f"`{one.default}`", told[one.name])
+        (f"`{one.name}`", "" if one.default is None else f"`{one.default}`", meaning_of[one.name])
         for one in fields(TrainSettings)
         if one.name not in ("label", "rule", "optimizer", "adapter")
     ]
     for kind in (AdamW, SpielAdamW, Sgd, Sm3):
-        told = meanings(kind)
+        meaning_of = read_meanings(kind)
         of_kind = f" of `{kind.__name__.lower()}`"
-        rows += [(f"`{one.name}`{of_kind}", f"`{one.default}`", told[one.name]) for one in fields(kind)]
+        rows += [(f"`{one.name}`{of_kind}", f"`{one.default}`", meaning_of[one.name]) for one in fields(kind)]
     return table(("setting", "default", "what it is"), rows)
 
 
-def meanings(kind: type) -> dict[str, str]:
+def read_meanings(kind: type) -> dict[str, str]:
     """Return by field of a dataclass the text that stands below it in the source, empty if there is none."""
     (of_class,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(of_class, ast.ClassDef)
-    told: dict[str, str] = defaultdict(str)
+    meaning_of: dict[str, str] = defaultdict(str)
     for line, below in pairwise(of_class.body):
         if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            told[ast.unparse(line.target)] = " ".join(str(below.value.value).split())
-    return told
+            meaning_of[ast.unparse(line.target)] = " ".join(str(below.value.value).split())
+    return meaning_of
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

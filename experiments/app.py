@@ -92,13 +92,13 @@ def main(
     out = out or (work / "quick" if quick else PAGES)
     seeds = seeds or (1 if quick else 5)
     if redraw:
-        write_again(name, out)
+        write_again(name, out, title)
         return
     name, folder, train, valid = check_asked(name, folder, train, valid)
     changes = changes_of({}, settings or [])
     given = (QUICK if quick else {}) | changes
     check_model(folder)
-    check_fitting(name, changes, of_arms=bool(arm or only_arm or seed or plan or any_engine))
+    check_fitting(name, changes, of_arms=bool(arm or title or only_arm or seed or plan or any_engine))
     if name in OWN:
         pattern_for(name, folder, patterned=False)
         print_own(
@@ -146,8 +146,10 @@ def main(
     console.out.print(f"wrote {out / name}.md, .svg and .json")
 
 
-def write_again(name: str | None, out: Path) -> None:
-    """Write page and picture again from the JSON of a finished experiment."""
+def write_again(name: str | None, out: Path, title: str | None = None) -> None:
+    """Write page and picture again from the JSON of a finished experiment, which has the title too."""
+    if title:
+        raise console.Refused("--redraw takes the title from the JSON; leave --title out")
     names = (*EXPERIMENTS, COMPARE, *OWN)
     if name not in names:
         raise console.Refused(f"--redraw needs one of {', '.join(names)}")
@@ -159,10 +161,10 @@ def write_again(name: str | None, out: Path) -> None:
     if name in OWN:
         OWN[name].write_again(data, out)
     else:
-        kept_runs = json.loads(data)
-        words = shlex.split(kept_runs["command"])
+        content = json.loads(data)
+        words = shlex.split(content["command"])
         title = words[words.index("--title") + 1] if "--title" in words else None
-        experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in kept_runs["runs"]}, title)
+        experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in content["runs"]}, title)
         write(Report.of(name, experiment, data), out)
     console.out.print(f"wrote {out / name}.md and .svg")
 

@@ -22,8 +22,9 @@ def bullets(sentences: Sequence[str]) -> str:
 def shell(command: str) -> str:
     """Return a command broken into lines of about 130 characters; every further line begins with an option."""
     lines = [""]
-    for word in map(shlex.quote, shlex.split(command)):
-        if len(lines[-1]) > 110 and word.startswith("--"):
+    words = [shlex.quote(word) for word in shlex.split(command)]
+    for word, value in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--") and len(f"{lines[-1]} {word} {value}") > 130:
             lines.append("   ")
         lines[-1] += f" {word}" if lines[-1] else word
     return " \\\n".join(lines)

@@ -209,15 +209,15 @@ def fill(
 
 QUESTION = """
     Codes of 8 and 4 bits take a fraction of the bytes of floats, and lose some of what was trained. What does a pruned
-    model lose by them, does fine-tuning make up for it, and should it come before the rounding or behind it? Behind it
-    the update may stand beside the codes, as floats, or be rounded into them, at the end or in every step.
+    model lose by them, does fine-tuning make up for it, and should it come before the rounding or after it? After it
+    the update may stand beside the codes as floats, or be rounded into them, at the end or in every step.
 """
 SPREAD = "Perplexity is a mean over seeds ± half of the 95 % t-interval."
 NO_SPREAD = "Perplexity is that of one seed, so that there are no intervals."
 NOTE = """
     *In %* is how far it lies above that of fine-tuned floats with the same seeds. Bytes are those of a stored
     weight of the pruned matrices: codes, masks, scales, and what stands beside the codes; a code of 4 bits takes a
-    byte on disk, and half a byte in memory. Those of LoRA are codes and factors; what is blank was not measured.
+    byte on disk, and half a byte in memory. Those of LoRA are codes and factors. A cell is blank where the figure does not apply.
     *Vanished* is the share of the trained weights whose code is what it was before. *In the codes* is `--merge
     grid-exact`, which rounds weights in every step.
 """
@@ -324,7 +324,7 @@ def _sentences(lines: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{_vanished(lines, grid):.1%} of it vanished. Rounded in every step {here[GRID_EXACT]}."
         )
         found.append(
-            f"`{grid}`, rounded behind the fine-tuning of floats: {here['after nearest']} to nearest, "
+            f"`{grid}`, rounded after the fine-tuning of floats: {here['after nearest']} to nearest, "
             f"{here['after gptq']} by GPTQ. LoRA beside the codes of GPTQ: {here['lora']}."
         )
     return found

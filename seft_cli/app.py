@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 COMMANDS = {
-    "prune": ("commands.prune:main", "Prune a Hugging Face folder, or quantise a pruned one."),
+    "prune": ("commands.prune:main", "Prune a Hugging Face folder, or quantise a pruned model."),
     "convert": ("commands.convert:main", "Convert a checkpoint from and to other formats."),
     "diff": ("commands.convert:diff", "Write what changed between two checkpoints."),
     "apply": ("commands.convert:apply", "Apply deltas to a checkpoint."),

@@ -25,7 +25,7 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
-    # as many workers run as there are cores; tests about threads ask for two (KRN-008: the bits do not change)
+    # `make test` runs two processes of pytest on two cores; tests about threads ask for two (KRN-008: the bits do not change)
     numba.set_num_threads(1)
 
 

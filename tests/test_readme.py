@@ -85,12 +85,13 @@ def test_every_command_of_the_readme_exists():
         assert target in targets, target
 
 
+# typer has a copy of click of its own, and exports BadParameter alone
 USAGE = typer.BadParameter.__bases__[0]
 
 
 @cache
 def parser_of(name):
-    """What reads the arguments of a command; the kit's has commands of its own."""
+    """Return what reads the arguments of a command; the kit's has commands of its own."""
     module, _, function = COMMANDS[name][0].partition(":")
     if module.startswith("conformance"):
         return typer.main.get_command(import_module(module).app)
@@ -100,11 +101,16 @@ def parser_of(name):
 
 
 def refusal(line):
-    """Why a command line has options or arguments that the command does not know; None if it has none such."""
+    """Return why a command line is refused, or None. Missing arguments and values are not looked at."""
     name, *words = shlex.split(line, comments=True)
+    if name not in COMMANDS:
+        return f"{line}: there is no command {name}"
     words = [word for word in words if word not in ("...", "…")]
+    parser = parser_of(name)
     try:
-        parser_of(name).make_context(name, words)
+        if words and words[0] in getattr(parser, "commands", {}):
+            parser, words = parser.commands[words[0]], words[1:]
+        parser.make_context(name, words)
     except typer.BadParameter:
         return None  # a file that is not there, or a word that stands for a number
     except USAGE as error:
@@ -123,6 +129,7 @@ def test_commands_on_every_page_have_options_that_there_are():
     assert len(lines) > 80
     assert [why for line in lines if (why := refusal(line))] == []
     assert refusal("eval MODEL --text t --no-such-option 1") is not None
+    assert refusal("verify doctor --no-such 1") is not None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

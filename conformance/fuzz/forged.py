@@ -169,7 +169,7 @@ def huge_patch() -> tuple[str, Case]:
 
 
 def bomb() -> tuple[str, Case]:
-    """A packed file of 8 kB is one frame of 256 MB."""
+    """A packed file of 8 kB is one frame of 256 MiB."""
     return "packed", Case({"own": {FILE: zstandard.ZstdCompressor().compress(bytes(1 << 28))}})
 
 

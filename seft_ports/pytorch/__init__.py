@@ -5,11 +5,13 @@ Trainer(model, args, optimizers=(SeftOptimizer(model, lr=1e-4), None), callbacks
 merge(model)
 save_sparse(model, "tuned")
 
-linear, product      a layer with a sparse update, and its product
+linear, product, kernels   a layer with a sparse update, and its products
+model                wrap and merge
 update, delta, split what such a layer holds, whole or in the rows of several processes
 events, looks        when events come, and what data they look at
 decide, criteria, pools, select, schedule    what an event decides
-stream, kernels      gradients that are looked at block by block
+stream               gradients that are looked at block by block
+counter, errors      random numbers, refusals
 optimizer, slot_step the optimizer of slots
 callback             the Trainer of transformers
 files, patterns      checkpoints, and N:M tensors

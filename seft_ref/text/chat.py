@@ -91,7 +91,7 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
             return file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise TextError(
-                "TRN-020", f"{file} is not UTF-8: {error.reason} at byte {error.start}; save it so"
+                "TRN-020", f"{file} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
             ) from None
     template = settings.get("chat_template")
     if isinstance(template, list):

@@ -222,7 +222,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             line = json.loads(text, object_pairs_hook=_object) if text.strip() else None
         except UnicodeDecodeError as error:
             raise TextError(
-                "TRN-020", f"{where} is not UTF-8: {error.reason} at byte {error.start}; save it so"
+                "TRN-020", f"{where} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
             ) from None
         except json.JSONDecodeError as error:
             raise TextError("TRN-020", f"{where} is not JSON: {_why_not_json(error, text, number)}") from None

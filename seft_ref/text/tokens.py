@@ -41,7 +41,7 @@ def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
         text = text_file.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise TextError(
-            "TRN-016", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}; save it so"
+            "TRN-016", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
         ) from error
     return list(tokenizer.encode(text).ids)
 

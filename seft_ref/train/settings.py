@@ -72,7 +72,7 @@ class TrainSettings:
     evolve_every: int = 20
     """steps from one event to the next (SCH-003)"""
     drop_fraction: float = 0.2
-    """share of the slots that the first event drops (SCH-001)"""
+    """share of the slots that an event at step 0 would drop; drop_schedule says how it falls (SCH-001, SCH-006)"""
     gradient_window: int = 1
     """steps whose gradients an event looks at, the last ones up to its own (TRN-005)"""
     event_batches: int = 1
@@ -88,7 +88,7 @@ class TrainSettings:
     warmup_steps: int = 0
     """steps in which the rate rises from 0 to lr (SCH-004)"""
     lr_schedule: LrSchedule = "constant"
-    """what the rate does then: constant, or it falls to 0 by linear or cosine (SCH-004)"""
+    """what the rate does after the warm-up: it stays constant, or falls to 0 linearly or by a cosine (SCH-004)"""
     optimizer: Optimizer = field(default_factory=AdamW)
     max_norm: float = 1.0
     """norm that a gradient is scaled down to; 0 scales none (OPT-004)"""

@@ -75,8 +75,8 @@ def test_the_example_cut_anywhere_is_refused(try_read):
     assert clause(try_read, EXAMPLE + b"\0") == "FMT-035"
 
 
-def test_the_example_with_any_bit_flipped_is_refused(try_read):
-    # every bit of every third byte, and the others' bits in turn
+def test_the_example_with_a_bit_flipped_is_refused(try_read):
+    # all eight bits of every third byte, and one bit of each other byte, because every bit takes too long
     for i in range(len(EXAMPLE)):
         for bit in range(8) if i % 3 == 0 else [i % 8]:
             assert clause(try_read, EXAMPLE[:i] + bytes([EXAMPLE[i] ^ 1 << bit]) + EXAMPLE[i + 1 :])

@@ -34,6 +34,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path):
     one, other = (tiny.trainer(adapted(preset="seft"), tmp_path, None, max_steps=4) for _ in range(2))
     one.train()
     other.model.gradient_checkpointing_enable()
+    assert other.model.is_gradient_checkpointing
     other.train()
     assert same(bits(one.model), bits(other.model))
 

@@ -115,7 +115,7 @@ def wrapped(a: Values) -> Values:
 
 
 def half(scales: NDArray[Any]) -> NDArray[Any]:
-    """Return scales that have been held in the dtype of a model of 16 bits."""
+    """Return scales rounded to float16, as a model of 16 bits holds them."""
     return scales.astype(np.float16).astype(scales.dtype)
 
 
