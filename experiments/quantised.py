@@ -217,9 +217,9 @@ NO_SPREAD = "Perplexity is that of one seed, so that there are no intervals."
 NOTE = """
     *In %* is how far it lies above that of fine-tuned floats with the same seeds. Bytes are those of a stored
     weight of the pruned matrices: codes, masks, scales, and what stands beside the codes; a code of 4 bits takes a
-    byte on disk, and half a byte in memory. Those of LoRA are codes and factors. A cell is blank where the figure does not apply.
-    *Vanished* is the share of the trained weights whose code is what it was before. *In the codes* is `--merge
-    grid-exact`, which rounds weights in every step.
+    byte on disk, and half a byte in memory. Those of LoRA are codes and factors. A cell is blank where the figure does
+    not apply. *Vanished* is the share of the trained weights whose code is what it was before. *In the codes* is
+    `--merge grid-exact`, which rounds weights in every step.
 """
 
 
