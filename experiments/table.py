@@ -307,7 +307,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 
 def compared(arms: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Experiment:
-    """Return the experiment that compares the arms of a command line with the first of them, and its title."""
+    """Return the experiment that compares the arms of a command line with the first of them, under a title."""
     return Experiment(
         title or "Arms of one's own",
         "Each arm is the preset and the settings that the command names.",

@@ -5,18 +5,19 @@ Trainer(model, args, optimizers=(SeftOptimizer(model, lr=1e-4), None), callbacks
 merge(model)
 save_sparse(model, "tuned")
 
-linear, product, kernels   a layer with a sparse update, and its products
-model                wrap and merge
-update, delta, split what such a layer holds, whole or in the rows of several processes
-events, looks        when events come, and what data they look at
-decide, criteria, pools, select, schedule    what an event decides
-stream               gradients that are looked at block by block
-counter, errors      random numbers, refusals
-optimizer, slot_step the optimizer of slots
-callback             the Trainer of transformers
-files, patterns      checkpoints, and N:M tensors
-settings, presets, refused   what a run may be
-port, port_rules, run        what the kit asks
+linear, product, kernels    a layer with a sparse update, and its products
+model                       wrap and merge
+update, delta, split        what such a layer holds, whole or in the rows of several processes
+events, looks               when events come, and what data they look at
+decide, criteria, pools     what an event decides
+select, schedule            the smallest scores, and how many of them
+stream                      gradients that are looked at block by block
+optimizer, slot_step        the optimizer of slots
+callback                    the Trainer of transformers
+files, patterns             checkpoints, and N:M tensors
+settings, presets, refused  what a run may be
+port, port_rules, run       what the kit asks
+counter, errors             random numbers, refusals
 
 The tuner of PEFT is in `seft_ports.peft`. Start with `linear.py`, then `events.py`.
 """

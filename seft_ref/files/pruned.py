@@ -45,10 +45,10 @@ def open_dense(folder: str | Path, dtype: str | None) -> Iterator[DenseModel]:
         CheckpointError: CKP-002 if it is no such folder, or lacks a tensor of its config; ConfigError; FormatError;
             PruneError PRN-006 for a tensor that is not finite, of those that are not pruned (pruners check the others).
     """
-    if is_sparse(Path(folder)):
-        raise CheckpointError("CKP-002", f"{folder} is not a Hugging Face folder; convert the sparse checkpoint to one")
     if not Path(folder).is_dir():
         raise CheckpointError("CKP-002", f"{folder} is not a Hugging Face folder; name one that is there")
+    if is_sparse(Path(folder)):
+        raise CheckpointError("CKP-002", f"{folder} is not a Hugging Face folder; convert the sparse checkpoint to one")
     with open_hf(Path(folder)) as source:
         config = read_config(source.files)
         check_names(config, source)

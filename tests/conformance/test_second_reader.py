@@ -75,11 +75,10 @@ def test_the_example_cut_anywhere_is_refused(try_read):
     assert clause(try_read, EXAMPLE + b"\0") == "FMT-035"
 
 
-def test_the_example_with_a_bit_flipped_is_refused(try_read):
-    # all eight bits of every third byte, and one bit of each other byte, because every bit takes too long
+def test_the_example_with_any_bit_flipped_is_refused(try_read):
     for i in range(len(EXAMPLE)):
-        for bit in range(8) if i % 3 == 0 else [i % 8]:
-            assert clause(try_read, EXAMPLE[:i] + bytes([EXAMPLE[i] ^ 1 << bit]) + EXAMPLE[i + 1 :])
+        for mask in (1, 2, 4, 8, 16, 32, 64, 128):
+            assert clause(try_read, EXAMPLE[:i] + bytes([EXAMPLE[i] ^ mask]) + EXAMPLE[i + 1 :])
 
 
 @pytest.mark.parametrize("encoding", ["bitmask", "csr", "gap8", "varint"])

@@ -202,8 +202,9 @@ def test_what_does_not_go_together_is_refused_before_anything_is_computed(place)
             call()
     with pytest.raises(CheckpointError, match=r"CKP-002: .* is not a sparse checkpoint; make one with formats.convert"):
         finetune(place / "sparse-hf", place / "new", text)
-    with pytest.raises(CheckpointError, match=r"CKP-002: .* is not a Hugging Face folder"):
-        prune(place / "sparse", place / "new", "magnitude")
+    for folder, advice in (("sparse", "convert the sparse checkpoint"), ("nothing", "name one that is there")):
+        with pytest.raises(CheckpointError, match=rf"CKP-002: .* is not a Hugging Face folder; {advice}"):
+            prune(place / folder, place / "new", "magnitude")
     assert not (place / "new").exists()
 
 
