@@ -211,7 +211,7 @@ def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: Num
             shares.n_groups,
             shares.n_parts,
             *_opened(workers, coded_loops.OPENED),
-            np.empty(workers * turned.STARTS, dtype=np.int64),
+            np.empty(workers * turned.ENDS, dtype=np.int64),
             scratch.take((workers * shares.work_size,), dy.dtype),
             shares.work_size,
             *turned.tiles(workers, dy.dtype),

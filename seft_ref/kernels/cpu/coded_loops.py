@@ -21,7 +21,7 @@ from seft_ref.kernels.cpu.panels import (
     vectors_for,
 )
 from seft_ref.kernels.cpu.token import sum_register
-from seft_ref.kernels.cpu.turned import BAND, STARTS, add_tile, turn_tile
+from seft_ref.kernels.cpu.turned import ENDS, add_tile, rows_of_band, turn_tile
 from seft_ref.kernels.cpu.vectors import (
     gather_row_1,
     gather_row_2,
@@ -313,17 +313,18 @@ def turned_task(
     n_here = (group + 1) * n_blocks // n_groups_of_blocks - first_block
     n_panels = (n_in + WIDTH - 1) // WIDTH
     first_panel, last_panel = part * n_panels // n_parts, (part + 1) * n_panels // n_parts
-    tile, at = worker * WIDTH * WIDTH, worker * STARTS
-    scratch, of_rows = worker * OPENED, worker * STARTS
+    tile, at = worker * WIDTH * WIDTH, worker * ENDS
+    scratch, of_rows = worker * OPENED, worker * ENDS
     block = WIDTH * width
     dx_lines = worker * work_size
     dy_lines = dx_lines + (last_panel - first_panel) * n_here * block
     for i in range(dx_lines, dy_lines):
         work[i] = 0
-    for band in range(0, n_out, BAND):
-        bottom = min(band + BAND, n_out)
+    band_rows = rows_of_band(n_here)
+    for band in range(0, n_out, band_rows):
+        bottom = min(band + band_rows, n_out)
         for b in range(n_here):
-            token, line = (first_block + b) * width, dy_lines + b * BAND * width
+            token, line = (first_block + b) * width, dy_lines + b * band_rows * width
             to_lines(dy, n_out, token, width, band, bottom, work, line, width, lanes)
         for p in range(first_panel, last_panel):
             n_columns = min(WIDTH, n_in - p * WIDTH)
@@ -343,6 +344,7 @@ def turned_task(
                 add_tile(
                     turned,
                     rows,
+                    tile,
                     ends,
                     at,
                     n_columns,
@@ -350,6 +352,7 @@ def turned_task(
                     work,
                     dx_lines + (p - first_panel) * n_here * block,
                     dy_lines + (top - band) * width,
+                    band_rows,
                     width,
                 )
     for p in range(first_panel, last_panel):

@@ -3,8 +3,8 @@
 """dx = dy W for several blocks of tokens: tiles of W are sorted by column, so that sums of dx stay in registers.
 
 A tile is WIDTH rows of one panel (`panels`). It is sorted once and then multiplied with every block, as y = x Wᵀ is.
-Without sorting, every entry costs a store for each register of a line of dx. Sorting a tile costs about half as much as
-one block does.
+Without sorting, every entry costs a store for each register of a line of dx. Sorting a tile costs about as much as one
+block does.
 """
 
 import math
@@ -17,21 +17,24 @@ from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.kernels.cpu.panels import LINE_VECTORS, WIDTH, from_lines, to_lines
 from seft_ref.kernels.cpu.vectors import gather_row_8
 
-FROM = 3
-"""Whole blocks of tokens from which tiles of W are sorted, instead of adding to lines of dx."""
+FROM = 2
+"""Whole blocks of tokens from which tiles of W may be sorted, instead of adding to lines of dx."""
 SHARE = 0.08
-"""Share of stored positions from which they are."""
+"""Share of stored positions from which they may be."""
+WORK = 0.4
+"""Blocks of tokens, times the share of stored positions, from which they are: sorting has costs for every row."""
 GROUP = 8
 """Most blocks of tokens that one sorted tile is multiplied with."""
-BAND = 1024
-"""Rows of W whose lines of dy are made at a time; eight blocks take 4 MiB, which fits the third-level cache."""
-STARTS = 2 * WIDTH
-"""Length of a worker's `starts`; twice what a tile needs, so that no two workers write to one line of a cache."""
+LINES = 1024
+"""Lines of dy, of all blocks of a group, that are made at a time: 512 KiB, which fit the second-level cache."""
+ENDS = 2 * WIDTH
+"""Length of a worker's `ends`; twice what a tile needs, so that no two workers write to one line of a cache."""
 
 
 def pays(n_blocks: int, nnz: int, shape: tuple[int, int]) -> bool:
     """Tell whether dx = dy W of n_blocks whole blocks of tokens is faster with sorted tiles."""
-    return n_blocks >= FROM and nnz >= SHARE * shape[0] * shape[1] > 0
+    share = nnz / max(1, shape[0] * shape[1])
+    return n_blocks >= FROM and share >= SHARE and share * n_blocks >= WORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,51 +54,49 @@ def shares(n_blocks: int, n_in: int, lanes: int, workers: int) -> Shares:
     n_groups = -(-n_blocks // GROUP)
     n_parts = 1 if n_groups % workers == 0 or n_groups >= 8 * workers else workers
     n_panels = math.ceil(math.ceil(n_in / WIDTH) / n_parts)
-    n_lines = n_panels * WIDTH + BAND
-    return Shares(n_groups, n_parts, -(-n_blocks // n_groups) * n_lines * LINE_VECTORS * lanes)
+    most = -(-n_blocks // n_groups)
+    return Shares(n_groups, n_parts, (most * n_panels * WIDTH + LINES) * LINE_VECTORS * lanes)
+
+
+@compiled()
+def rows_of_band(n_blocks):
+    """Return how many rows of W, a multiple of WIDTH, have LINES lines of dy at most in n_blocks blocks of tokens."""
+    return LINES // n_blocks // WIDTH * WIDTH
 
 
 def tiles(workers: int, dtype: Dtype) -> tuple[NumpyArray, NumpyArray, NumpyArray]:
-    """Return memory for the sorted tile of each worker: values, rows, and where columns start."""
+    """Return memory for the sorted tile of each worker: values, rows, and where columns end."""
     size = workers * WIDTH * WIDTH
-    starts = np.empty(workers * STARTS, dtype=np.int64)
-    return np.empty(size, dtype=dtype), np.empty(size, dtype=np.uint8), starts
+    ends = np.empty(workers * ENDS, dtype=np.int64)
+    return np.empty(size, dtype=dtype), np.empty(size, dtype=np.uint8), ends
 
 
 @compiled()
-def turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, at):
+def turn_tile(values, index, pointer, first, last, turned, rows, tile, ends, at):
     """Sort the entries of one tile by column: those of rows `first` to `last` of pointer, at most WIDTH of one panel.
 
-    Their values go to `turned` and their rows, counted from the first, to `rows`, both from `tile` on. Column c owns
-    entries starts[at + c] to starts[at + c + 1].
+    Their values go to `turned` and their rows, counted from the first, to `rows`. Column c owns entries
+    tile + c * WIDTH to ends[at + c]: it has room for all rows, so that nothing has to be counted first.
     """
-    starts[at] = tile
-    starts[at + 1] = tile
-    for c in range(2, WIDTH + 2):
-        starts[at + c] = 0
-    for j in range(pointer[first], pointer[last]):
-        # the count of column c goes to starts[c + 2]; the last column needs none
-        if index[j] < WIDTH - 1:
-            starts[at + index[j] + 2] += 1
-    for c in range(2, WIDTH + 1):
-        starts[at + c] += starts[at + c - 1]
+    for c in range(WIDTH):
+        ends[at + c] = tile + c * WIDTH
     for r in range(first, last):
         for j in range(pointer[r], pointer[r + 1]):
-            place = starts[at + index[j] + 1]
+            place = ends[at + index[j]]
             turned[place] = values[j]
             rows[place] = r - first
-            starts[at + index[j] + 1] = place + 1
+            ends[at + index[j]] = place + 1
 
 
 @compiled()
-def add_tile(turned, rows, starts, at, n_columns, n_blocks, work, dx_line, dy_line, width):
+def add_tile(turned, rows, tile, ends, at, n_columns, n_blocks, work, dx_line, dy_line, band_rows, width):
     """Add the products of a sorted tile with the lines of dy of each block of tokens to those of dx."""
     for b in range(n_blocks):
         for c in range(n_columns):
-            start, stop = starts[at + c], starts[at + c + 1]
+            start, stop = tile + c * WIDTH, ends[at + c]
             if start < stop:
                 dx = dx_line + (b * WIDTH + c) * width
-                gather_row_8(turned, rows, start, stop, work, dy_line + b * BAND * width, work, dx)
+                gather_row_8(turned, rows, start, stop, work, dy_line + b * band_rows * width, work, dx)
 
 
 def turned_task(
@@ -113,7 +114,7 @@ def turned_task(
     work_size,
     turned,
     rows,
-    starts,
+    ends,
     lanes,
     task,
     worker,
@@ -128,25 +129,26 @@ def turned_task(
     n_here = (group + 1) * n_blocks // n_groups - first_block
     n_panels = (n_in + WIDTH - 1) // WIDTH
     first_panel, last_panel = part * n_panels // n_parts, (part + 1) * n_panels // n_parts
-    tile, at = worker * WIDTH * WIDTH, worker * STARTS
+    tile, at = worker * WIDTH * WIDTH, worker * ENDS
     block = WIDTH * width
     dx_lines = worker * work_size
     dy_lines = dx_lines + (last_panel - first_panel) * n_here * block
     for i in range(dx_lines, dy_lines):
         work[i] = 0
-    for band in range(0, n_out, BAND):
-        bottom = min(band + BAND, n_out)
+    band_rows = rows_of_band(n_here)
+    for band in range(0, n_out, band_rows):
+        bottom = min(band + band_rows, n_out)
         for b in range(n_here):
-            token, line = (first_block + b) * width, dy_lines + b * BAND * width
+            token, line = (first_block + b) * width, dy_lines + b * band_rows * width
             to_lines(dy, n_out, token, width, band, bottom, work, line, width, lanes)
         for p in range(first_panel, last_panel):
             n_columns = min(WIDTH, n_in - p * WIDTH)
             for top in range(band, bottom, WIDTH):
                 first, last = p * n_out + top, p * n_out + min(top + WIDTH, bottom)
-                turn_tile(values, index, pointer, first, last, turned, rows, tile, starts, at)
+                turn_tile(values, index, pointer, first, last, turned, rows, tile, ends, at)
                 dx_line = dx_lines + (p - first_panel) * n_here * block
                 dy_line = dy_lines + (top - band) * width
-                add_tile(turned, rows, starts, at, n_columns, n_here, work, dx_line, dy_line, width)
+                add_tile(turned, rows, tile, ends, at, n_columns, n_here, work, dx_line, dy_line, band_rows, width)
     for p in range(first_panel, last_panel):
         first, last = p * WIDTH, min((p + 1) * WIDTH, n_in)
         for b in range(n_here):

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from seft_ref.arrays.library import Array, overflow_allowed
 from seft_ref.errors import LayerOverflow
+from seft_ref.kernels.cpu.vectors import in_whole_registers
 from seft_ref.layers.attention import AttentionCache
 from seft_ref.layers.compiled.exp import exp
 from seft_ref.layers.compiled.rows import ROWS, contiguous, over_rows
@@ -27,6 +28,7 @@ def _softmax(kind: Any) -> Any:
         `fault` (rows,) gets 0 for each row, and NaN where the largest score or the sum is NaN or infinite.
         `visible` is (batch, length, keys) of bytes, or (1, length, keys) if the batch shares it.
         """
+        in_whole_registers()
         for i in range(task * ROWS, min((task + 1) * ROWS, n_rows)):
             base, t = i * n_keys, i % length
             row = t if shared else i // (heads * length) * length + t

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array
+from seft_ref.kernels.cpu.vectors import in_whole_registers
 from seft_ref.layers.compiled.exp import exp
 from seft_ref.layers.compiled.rows import ROWS, contiguous, over_rows
 from seft_ref.layers.compiled.sums import largest_of, sum_of
@@ -22,6 +23,7 @@ COLUMNS = 1024
 def _forward(kind: Any) -> Any:
     def forward(logits, logsumexp, work, width, n_rows, task, worker):
         """Write logsumexp (rows,); `work` has COLUMNS numbers a worker."""
+        in_whole_registers()
         own = worker * COLUMNS
         for i in range(task * ROWS, min((task + 1) * ROWS, n_rows)):
             base = i * width
@@ -59,6 +61,7 @@ def _backward(kind: Any) -> Any:
 
     def backward(logits, logsumexp, targets, scale, dlogits, width, n_rows, task, worker):
         """Write dlogits (rows, width): (softmax − onehot) · scale, exactly 0 where the scale is."""
+        in_whole_registers()
         for i in range(task * ROWS, min((task + 1) * ROWS, n_rows)):
             base, of_row, log_total = i * width, scale[i], logsumexp[i]
             if of_row == zero:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from seft_ref.arrays.library import Array
+from seft_ref.kernels.cpu.vectors import in_whole_registers
 from seft_ref.layers.compiled.exp import exp
 from seft_ref.layers.compiled.rows import ROWS, contiguous, over_rows
 from seft_ref.layers.swiglu import SwigluCache
@@ -18,6 +19,7 @@ def _forward(kind: Any) -> Any:
 
     def forward(gate, up, y, width, n_rows, task, worker):
         """Write y (rows, width)."""
+        in_whole_registers()
         for i in range(task * ROWS * width, min((task + 1) * ROWS, n_rows) * width):
             y[i] = gate[i] * (one / (one + exp(-gate[i]))) * up[i]
 
@@ -37,6 +39,7 @@ def _backward(kind: Any) -> Any:
 
     def backward(dy, gate, up, dgate, dup, width, n_rows, task, worker):
         """Write dgate and dup (rows, width)."""
+        in_whole_registers()
         for i in range(task * ROWS * width, min((task + 1) * ROWS, n_rows) * width):
             sigmoid = one / (one + exp(-gate[i]))
             silu = gate[i] * sigmoid
