@@ -1,6 +1,7 @@
 """Measure what the project claims about speed, against the libraries one would use otherwise.
 
     python -m benchmarks kernels [--json FILE] [--threads N] [--quick] [--device cuda]
+    python -m benchmarks bounds         what bounds a sparse product on this processor
     python -m benchmarks sizes MODEL    bytes a weight, beside other formats
     python -m benchmarks files          writing and reading, beside safetensors
     python -m benchmarks adapters       a sparse change, as deltas and as adapters of PEFT
@@ -41,6 +42,7 @@ import typer
 
 from benchmarks import (
     adapters,
+    bounds,
     check_gpu,
     deltas,
     files,
@@ -69,6 +71,7 @@ from seft_cli.output import write_json
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for command in (
     adapters.adapters,
+    bounds.bounds,
     files.sizes,
     files.files,
     files.big,

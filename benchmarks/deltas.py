@@ -4,11 +4,15 @@ The model is made up, with the shapes of SmolLM2-135M in bfloat16. A step change
 every tensor in their last four bits, because steps of reinforcement learning are small. A way ships a step in two
 halves: the sender has the weights before and after in two folders, the receiver those before, and writes those after.
 With a sparsity the matrices of blocks are stored sparse in folders of this format, and steps change stored weights.
+Memory is that of processes of their own, which make and take the first delta once more.
 """
 
 import json
+import resource
 import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -122,12 +126,12 @@ def opened(folder: Path) -> Iterator[Any]:
             yield delta.verified(own)
 
 
-def send_delta(model: Shipped, out: Path, compress: str | None = None) -> None:
-    """Write a delta in this format."""
+def send_delta(root: Path, out: Path, compress: str | None = None) -> None:
+    """Write a delta in this format, from the folders `before` and `after` of a root."""
     import formats
     from formats import delta
 
-    with opened(model.root / "before") as before, opened(model.root / "after") as after:
+    with opened(root / "before") as before, opened(root / "after") as after:
         formats.write(out, delta.diff(before, after), compress=compress)
 
 
@@ -190,7 +194,7 @@ def shipped_by(model: Shipped, way: str, n: int) -> tuple[Path, dict[str, float]
     receive: Callable[[], object]
     if way.startswith("delta"):
         compress = "zstd" if way.endswith("compressed") else None
-        send, receive = lambda: send_delta(model, sent, compress), lambda: receive_deltas(start, [sent], made)
+        send, receive = lambda: send_delta(model.root, sent, compress), lambda: receive_deltas(start, [sent], made)
     elif way == "zstd of xor":
         send, receive = lambda: send_xor(model, sent), lambda: receive_xor(start, sent, made)
     else:
@@ -222,6 +226,27 @@ def _compare(made: Path, model: Shipped, way: str) -> None:
         np.array_equal(got[name].view(np.uint16), want[name].view(np.uint16)) for name in want
     ):
         raise AssertionError(f"{way} does not lead to the weights after the step")
+
+
+def peaks(root: Path) -> dict[str, int]:
+    """Return the largest resident size, in bytes, of a process that imports, that sends and that receives."""
+    return {
+        what: int(subprocess.check_output([sys.executable, "-m", __name__, what, str(root)], text=True))
+        for what in ("import", "send", "receive")
+    }
+
+
+def _alone(what: str, root: Path) -> int:
+    """Do one half of a step in this process, which does nothing else, and return its largest resident size."""
+    sent = root / "alone"
+    if what == "import":
+        with opened(root / "before"):
+            pass
+    elif what == "send":
+        send_delta(root, sent)
+    else:
+        receive_deltas(root / "before", [sent], root / "made alone")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def deltas(
@@ -261,6 +286,8 @@ def deltas(
         with clock(at_once, "receive"):
             receive_deltas(model.root / "first", chain, model.root / "made")
         _compare(model.root / "made", model, "the chain")
+        memory = peaks(model.root)
+    largest = max(bits.nbytes for bits in model.bits.values())
     print(f"{total:,} bytes of weights, {share:.2%} changed in each of {steps} steps; CPU seconds a GB: median (range)")
     for way, rows in told.items():
         size = statistics.median(row["bytes"] for row in rows)
@@ -268,7 +295,15 @@ def deltas(
         told_halves = (f"{statistics.median(x):.2f} ({x[0]:.2f}..{x[-1]:.2f})" for x in halves)
         print(f"{way:18} {size:>12,.0f} bytes  {'  '.join(told_halves)}")
     print(f"all {steps} deltas at once: {at_once['receive cpu'] / total * 1e9:.2f}")
+    for half in ("send", "receive"):
+        more = memory[half] - memory["import"]
+        print(f"{half}: {more:,} bytes of memory beyond imports, {more / largest:.2f} of the largest tensor")
     about = {"bytes": total, "steps": steps, "share": share, "sparsity": sparsity}
+    about |= {"memory": memory, "largest tensor": largest}
     content = {"machine": machine(1), **about, "ways": dict(told)}
     write_json(json_file, content | {"at once": at_once})
     print(json.dumps(content["machine"]))
+
+
+if __name__ == "__main__":
+    print(_alone(sys.argv[1], Path(sys.argv[2])))

@@ -195,7 +195,7 @@ OPS: dict[str, Op] = {
     "config.biases": _op("scalar", "config", projections="exact"),
     "model.step": _op(
         "whole",
-        "config tensors tokens labels mask? rows_at_once? recompute?",
+        "config tensors tokens labels mask? rows_at_once recompute?",
         loss="relative",
         logits="relative",
         gradients="relative",

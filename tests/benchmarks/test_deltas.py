@@ -27,9 +27,12 @@ def test_steps_are_shipped_by_every_way(bench, tmp_path, capsys):
         assert {key for row in rows for key in row} == {"send", "send cpu", "receive", "receive cpu", "bytes"}
     assert told["at once"]["receive cpu"] > 0
     assert "all 2 deltas at once" in capsys.readouterr().out
+    assert told["largest tensor"] == 2 * SMALL["vocab"] * SMALL["hidden"]
+    assert 0 < told["memory"]["import"] <= min(told["memory"]["send"], told["memory"]["receive"])
 
 
-def test_steps_of_a_sparse_model_are_shipped_as_deltas(bench, tmp_path):
+def test_steps_of_a_sparse_model_are_shipped_as_deltas(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "peaks", lambda root: dict.fromkeys(("import", "send", "receive"), 0))
     bench.deltas(steps=2, share=0.05, layers=1, sparsity=0.5, json_file=tmp_path / "told.json")
     told = json.loads((tmp_path / "told.json").read_text())
     assert {way: len(rows) for way, rows in told["ways"].items()} == {"delta": 2, "delta, compressed": 2}
