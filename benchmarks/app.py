@@ -13,6 +13,7 @@
     python -m benchmarks held           products of matrices in 16 bits and in codes, beside float32
     python -m benchmarks growth         exact top-k of a gradient, beside whole gradients
     python -m benchmarks generate       products with one token, beside dense and CSR
+    python -m benchmarks tokens         tokens a second of a model, beside PyTorch and llama.cpp
     python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
     python -m benchmarks parts          the seconds of a step of ours, by part
     python -m benchmarks memory         what a step holds, by part, beside PyTorch
@@ -61,6 +62,7 @@ from benchmarks import (
     small_deltas,
     step,
     steps,
+    tokens,
 )
 from benchmarks.goals import missed
 from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
@@ -92,6 +94,7 @@ for command in (
     small_deltas.small_deltas,
     step.step,
     steps.steps,
+    tokens.tokens,
 ):
     app.command()(command)
 app.command("gpu")(check_gpu.main)

@@ -49,7 +49,7 @@ def _seconds(run: Callable[[int], None], repeats: int) -> float:
 def _methods() -> Iterator[tuple[str, float, Callable[[int], None]]]:
     """Yield what is timed, the operations of one repeat, and a function that repeats it."""
     import numpy as np
-    from llvmlite.binding import get_host_cpu_features
+    from numba.core.registry import cpu_target
 
     from benchmarks import chains
     from seft_ref.kernels import cpu
@@ -81,7 +81,8 @@ def _methods() -> Iterator[tuple[str, float, Callable[[int], None]]]:
             cpu.matmul(x, packed)
 
     yield f"forward, {WIDTH} x {WIDTH} at 70 %, {TOKENS} tokens", 2 * topology.nnz * TOKENS, product
-    if get_host_cpu_features().get("avx512bf16"):
+    *_, features = cpu_target.target_context.codegen().magic_tuple()
+    if "+avx512bf16" in features.split(","):
         yield "dot products of pairs of bfloat16", chains.CHAINS * 64, chain(chains.of_bfloat16)
 
 

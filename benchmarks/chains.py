@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""Loops of the instructions of a product and of nothing else, for `bounds`: tasks of `panels.run`."""
+"""Loops of the instructions of a product and of zero else, for `bounds`: tasks of `panels.run`."""
 
 from typing import Any
 
@@ -16,37 +16,29 @@ CHAINS = 16
 _I64 = ir.IntType(64)
 
 
-class _BFloat(ir.Type):  # type: ignore[misc]
-    """LLVM's bfloat, which llvmlite does not have."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash(_BFloat)
-
-
 def _chain(add: Any) -> Any:
-    """Return an intrinsic that runs n times through CHAINS sums: sum = add(emitter, lines, number of the sum, sum)."""
+    """Return an intrinsic that runs n times through CHAINS sums: sum = add(emitter, factor, line, number, sum).
+
+    `line` is one of 31 lines of CHAINS registers in 32 KiB, so that LLVM cannot keep what it has loaded.
+    """
 
     @intrinsic
     def chain(typing_context: Any, lines: Any, sums: Any, n: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             e = Emitter(context, builder, signature, args, CHAINS)
             lines_, sums_, n_ = e.args
-            first = [e.load(sums_, ir.Constant(_I64, 0), k) for k in range(CHAINS)]
-            _, last = e.loop(
-                ir.Constant(_I64, 0),
-                n_,
-                1,
-                first,
-                lambda j, carried: [add(e, lines_, j, k, total) for k, total in enumerate(carried)],
-            )
+            zero = ir.Constant(_I64, 0)
+            first = [e.load(sums_, zero, k) for k in range(CHAINS)]
+            factor = e.load(lines_, zero)
+
+            def once(j: Any, carried: list[Any]) -> list[Any]:
+                number = builder.urem(j, ir.Constant(_I64, 31))
+                line = e.pinned(lines_, builder.mul(number, ir.Constant(_I64, CHAINS * e.lanes)))
+                return [add(e, factor, line, k, total) for k, total in enumerate(carried)]
+
+            _, last = e.loop(zero, n_, 1, first, once)
             for k, total in enumerate(last):
-                e.store(total, sums_, ir.Constant(_I64, 0), k)
+                e.store(total, sums_, zero, k)
             return context.get_dummy_value()
 
         return types.void(lines, sums, n), emit
@@ -54,23 +46,22 @@ def _chain(add: Any) -> Any:
     return chain
 
 
-def _of_register(e: Emitter, lines: Any, j: Any, k: int, total: Any) -> Any:
-    return e.fma(total, e.zero, total)
+def _of_register(e: Emitter, factor: Any, line: Any, k: int, total: Any) -> Any:
+    return e.fma(factor, factor, total)
 
 
-def _of_load(e: Emitter, lines: Any, j: Any, k: int, total: Any) -> Any:
-    # one of 31 places in 32 KiB, so that LLVM cannot keep what it has loaded
-    offset = e.builder.mul(e.builder.urem(j, ir.Constant(_I64, 31)), ir.Constant(_I64, CHAINS * e.lanes))
-    return e.fma(e.zero, e.load(lines, offset, k), total)
+def _of_load(e: Emitter, factor: Any, line: Any, k: int, total: Any) -> Any:
+    return e.fma(factor, e.load(line, ir.Constant(_I64, 0), k), total)
 
 
-def _of_pairs(e: Emitter, lines: Any, j: Any, k: int, total: Any) -> Any:
-    pairs = ir.VectorType(_BFloat(), 2 * e.lanes)
+def _of_pairs(e: Emitter, factor: Any, line: Any, k: int, total: Any) -> Any:
+    # LLVM before 16 has integers here, and later versions take them too
+    pairs = ir.VectorType(ir.IntType(32), e.lanes)
     kind = ir.FunctionType(e.vector, [e.vector, pairs, pairs])
     name = "llvm.x86.avx512bf16.dpbf16ps.512"
     dot = cgutils.get_or_insert_function(e.builder.module, kind, name)
-    factor = e.builder.bitcast(total, pairs)
-    return e.builder.call(dot, [total, factor, factor])
+    both = e.builder.bitcast(factor, pairs)
+    return e.builder.call(dot, [total, both, both])
 
 
 _registers, _loads, _pairs = (_chain(add) for add in (_of_register, _of_load, _of_pairs))

@@ -18,11 +18,13 @@ def test_bounds_times_every_row(tmp_path, monkeypatch, capsys):
 
 
 def test_a_chain_makes_as_many_multiply_adds_as_it_says():
-    """Of sums that are 0 a multiply-add with them leaves 0; a row adds each of its products once for each repeat."""
-    lines, sums = np.ones(64 * 128, dtype=np.float32), np.zeros(256, dtype=np.float32)
+    """Each adds 1 · 1 to a sum; a row adds each of its products once for each repeat."""
+    lines = np.ones(64 * 128, dtype=np.float32)
     for task in (chains.from_registers, chains.from_memory):
+        sums = np.zeros(256, dtype=np.float32)
         run(task, (lines, sums, 3), 1, 1)
-        assert not sums.any()
+        assert sums.tolist() == [3.0] * 256
+    sums = np.zeros(256, dtype=np.float32)
     values, index = np.array([2.0, 3.0], dtype=np.float32), np.array([0, 63], dtype=np.uint8)
     run(chains.of_one_row, (values, index, 2, lines, sums, 4), 1, 1)
     assert sums.tolist() == [20.0] * 128 + [0.0] * 128

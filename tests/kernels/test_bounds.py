@@ -15,9 +15,10 @@ import numba
 import numpy as np
 import pytest
 
+from seft_ref.kernels.cpu import coded, panels, plain, turned
 from seft_ref.kernels.cpu import packed as layout
-from seft_ref.kernels.cpu import panels, plain
 from seft_ref.kernels.cpu.scratch import scratch
+from seft_ref.layers import attention, compiled
 from seft_ref.quantise.grid import Grid, Quantised
 from seft_ref.topology.csr import Topology, from_flat
 
@@ -60,6 +61,14 @@ class Scratch:
         return there
 
 
+def all_fenced(fence):
+    """Put scratch, sorted tiles and opened rows of every later product behind fences."""
+    scratch.take = Scratch(fence).take
+    tiles, opened = turned.tiles, coded._opened
+    turned.tiles = lambda *of: tuple(fence.copy(a) for a in tiles(*of))
+    coded._opened = lambda *of: tuple(fence.copy(a) for a in opened(*of))
+
+
 def fenced(fence, made):
     return type(made)(made.shape, *(fence.copy(array) for array in (made.values, made.index, made.pointer)))
 
@@ -73,7 +82,7 @@ def fenced_codes(fence, made):
 def walk_codes():
     """Compare every product of codes with plain ones; the 64 bytes behind the codes belong to them."""
     fence = Fence()
-    scratch.take = Scratch(fence).take
+    all_fenced(fence)
     rng = np.random.default_rng(0)
     for bits, shape, share in itertools.product((4, 8), SHAPES, (0.05, 0.3, 1.0)):
         stored = rng.random(shape) < share
@@ -95,7 +104,7 @@ def walk_codes():
 def walk():
     """Compare every product with plain ones, on arrays behind which there is nothing."""
     fence = Fence()
-    scratch.take = Scratch(fence).take
+    all_fenced(fence)
     layout.PANELS_BELOW = plain.SAMPLE_BELOW = 2.0
     rng = np.random.default_rng(0)
     for dtype, shape, share in itertools.product(("float32", "float64", "float16"), SHAPES, (0.05, 0.3, 1.0)):
@@ -115,10 +124,34 @@ def walk():
         fence.pages.clear()
 
 
+def walk_attention():
+    """Compare attention with the plain one, on arrays and memory of its own behind which there is nothing."""
+    fence = Fence()
+    all_fenced(fence)
+    rng = np.random.default_rng(0)
+    heads = ((1, 1), (4, 2))
+    for dtype, (h, kv), t, earlier, d in itertools.product(
+        ("float32", "float64"), heads, (16, 21, 66), (0, 3), (2, 40)
+    ):
+        s = t + earlier
+        q, dy = (fence.copy(rng.standard_normal((2, h, t, d)).astype(dtype)) for _ in range(2))
+        k, v = (fence.copy(rng.standard_normal((2, kv, s, d)).astype(dtype)) for _ in range(2))
+        seen = fence.copy(rng.random((2, t, s)) < 0.1)
+        y, cache = compiled.attention_forward(q, k, v, seen)
+        wanted, plain_cache = attention.attention_forward(q, k, v, seen)
+        fenced = replace(cache, **{n: fence.copy(getattr(cache, n)) for n in ("q", "k", "v", "probabilities")})
+        found = (y, *compiled.attention_backward(dy, fenced))
+        for one, other in zip(found, (wanted, *attention.attention_backward(dy, plain_cache)), strict=True):
+            assert np.allclose(one, other, rtol=1e-4, atol=1e-5)
+        fence.pages.clear()
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are fenced by calls of Linux")
 def test_KRN_001_018_nothing_behind_an_array_is_touched():
-    done = child("walk_codes(); print('codes'); walk()")
-    assert done.stdout == "codes\nalive\n", f"a loop touches what lies behind an array, or is wrong: {done.stderr}"
+    done = child("walk_codes(); print('codes'); walk_attention(); print('attention'); walk()")
+    assert done.stdout == "codes\nattention\nalive\n", (
+        f"a loop touches what lies behind an array, or is wrong: {done.stderr}"
+    )
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="pages are fenced by calls of Linux")

@@ -33,6 +33,7 @@ CASES = [
     ((3, 257), 1.0, "int8"),
     ((33, 0), 0.0, "int4"),
     ((0, 64), 0.0, "int8:g64"),
+    ((700, 192), 0.3, "int8:g64"),
 ]
 IDS = [f"{a}x{b}-{grid}" for (a, b), _, grid in CASES]
 
@@ -242,7 +243,7 @@ def test_KRN_018_a_set_without_codes_refuses_them():
 
 _ELSEWHERE = """
 from numba.core.registry import cpu_target
-from seft_ref.kernels.cpu import decode
+from seft_ref.kernels.cpu import decode, turned
 from tests.kernels.test_coded import *
 from tests.kernels.test_token import in_this_thread
 in_this_thread()
@@ -256,14 +257,15 @@ for (shape, share, grid) in CASES[2:8]:
     wide, packed = cpu.pack(matrix.topology, widened(matrix)), cpu.compact(matrix.topology, matrix)
     dense = np.zeros(shape)
     dense.reshape(-1)[flat(matrix.topology)] = widened(matrix)
-    for n in (1, 3, 130, 384):
+    for n in (1, 3, 130, 640):
         rng = np.random.default_rng(n)
         x, dy = (rng.standard_normal((n, k)).astype(np.float32) for k in shape[::-1])
         if n == 1 or grid in GATHERED:
             found = cpu.matmul(x, packed)
             np.testing.assert_allclose(found, x @ dense.T, rtol=1e-4, atol=1e-4)
             assert n == 1 or same_bits(found, cpu.matmul(x, wide))
-        if n == 1 or (grid in SCATTERED and n < 384) or (grid in TURNED and n == 384):
+        assert n < 640 or grid not in TURNED or turned.pays(n // 128, matrix.topology.nnz, shape)
+        if n == 1 or (grid in SCATTERED and n < 640) or (grid in TURNED and n == 640):
             np.testing.assert_allclose(cpu.matmul_transposed(dy, packed), dy @ dense, rtol=1e-4, atol=1e-4)
 print("the same")
 """

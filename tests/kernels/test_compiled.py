@@ -6,11 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from numba import cfunc, types
 
 import seft_ref
-
-pytest.importorskip("numba")
+from seft_ref.kernels.cpu.vectors import in_whole_registers
 
 LOOP = """
 from seft_ref.kernels.cpu.panels import vectors_for
@@ -39,3 +38,12 @@ def test_an_edit_of_another_file_of_the_folder_is_compiled(tmp_path):
     assert loaded(tmp_path) == 0
     path.write_text(text, encoding="utf-8")
     assert loaded(tmp_path) == 1
+
+
+def test_whole_registers_are_asked_for():
+    """Only the pace would tell otherwise."""
+
+    def loop():
+        in_whole_registers()
+
+    assert '"prefer-vector-width"="512"' in cfunc(types.void())(loop).inspect_llvm()

@@ -12,7 +12,8 @@ from seft_ref.layers import compiled as layers
 from seft_ref.layers import plain
 from seft_ref.layers.attention import visible_keys
 from seft_ref.layers.compiled.exp import exp
-from seft_ref.layers.compiled.rows import over_rows
+from seft_ref.layers.compiled.products import add_product
+from seft_ref.layers.compiled.rows import over_rows, over_tasks
 from seft_ref.layers.compiled.sums import largest_of, sum_of, sum_of_products
 from seft_ref.layers.rope import Rope, rope_table
 from seft_ref.layers.sets import layers_of
@@ -272,3 +273,48 @@ def test_LYR_018_a_kernel_set_names_its_layer_set():
     assert layers_of(cpu) is layers
     assert layers_of(reference) is plain
     assert set(layers.__all__) == set(plain.__all__)
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 9, 7), (1, 16, 0, 16), (6, 70, 33, 65), (5, 3, 1, 130), (9, 0, 4, 64)])
+def test_small_products_of_integers_are_exact(shape, dtype):
+    """All rows and registers that are left over, a either way round, and what c held before."""
+    n_rows, n_steps, first, n_columns = shape
+    lanes = 64 // np.dtype(dtype).itemsize
+    first, last = first // lanes * lanes, -(-n_columns // lanes) * lanes
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-4, 5, (n_rows, n_steps)).astype(dtype), rng.integers(-4, 5, (n_steps, last)).astype(dtype)
+    before = rng.integers(-4, 5, (n_rows, last)).astype(dtype)
+    want = before + a @ b
+    want[:, :first] = before[:, :first]
+    for given, a_row, a_step in ((a, n_steps, 1), (a.T.copy(), 1, n_rows)):
+        c = before.copy()
+        flat = (x.reshape(-1) for x in (given, b, c))
+        over_tasks(_product_of, 1, *flat, a_row, a_step, n_rows, n_steps, first, last)
+        assert same_bits(c, want)
+
+
+def _product_of(kind):
+    lanes = 64 // np.dtype(kind).itemsize
+
+    def task_of(a, b, c, a_row, a_step, n_rows, n_steps, first, last, task, worker):
+        add_product(a, 0, a_row, a_step, n_rows, n_steps, b, 0, last, c, 0, last, first, last, lanes)
+
+    return task_of
+
+
+def test_attention_that_sees_a_stretch_in_the_middle(dtype):
+    """Neither the first nor the last keys: products with them are left out, and gradients there are exactly 0."""
+    q = drawn(1, 2, 6, 40, 20, dtype=dtype)
+    k, v = (drawn(seed, 2, 2, 90, 20, dtype=dtype) for seed in (2, 3))
+    seen = np.zeros((2, 40, 90), dtype=bool)
+    seen[0, :, 37:51] = np.random.default_rng(4).random((40, 14)) < 0.5
+    seen[1, 5:9, 88:] = True
+    dy = drawn(5, *q.shape, dtype=dtype)
+    found, cache = layers.attention_forward(q, k, v, seen)
+    wanted, wanted_cache = plain.attention_forward(q, k, v, seen)
+    got = (found, *layers.attention_backward(dy, cache))
+    near(got, (wanted, *plain.attention_backward(dy, wanted_cache)), dtype)
+    for gradient in got[2:]:
+        assert not gradient[0, :, :37].any()
+        assert not gradient[0, :, 51:].any()
+        assert not gradient[1, :, :88].any()

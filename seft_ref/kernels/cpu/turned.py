@@ -26,7 +26,8 @@ WORK = 0.4
 GROUP = 8
 """Most blocks of tokens that one sorted tile is multiplied with."""
 LINES = 1024
-"""Lines of dy, of all blocks of a group, that are made at a time: 512 KiB, which fit the second-level cache."""
+"""Most lines of dy, of all blocks of a group, that are made at a time: 512 KiB, which fit the second-level cache. It is
+at least GROUP * WIDTH."""
 ENDS = 2 * WIDTH
 """Length of a worker's `ends`; twice what a tile needs, so that no two workers write to one line of a cache."""
 
@@ -76,7 +77,8 @@ def turn_tile(values, index, pointer, first, last, turned, rows, tile, ends, at)
     """Sort the entries of one tile by column: those of rows `first` to `last` of pointer, at most WIDTH of one panel.
 
     Their values go to `turned` and their rows, counted from the first, to `rows`. Column c owns entries
-    tile + c * WIDTH to ends[at + c]: it has room for all rows, so that nothing has to be counted first.
+    tile + c * WIDTH to ends[at + c]: it has room for all rows, each of which has it once at most (TOP-002), so that
+    nothing has to be counted first.
     """
     for c in range(WIDTH):
         ends[at + c] = tile + c * WIDTH

@@ -25,10 +25,22 @@ def over_rows(make: Callable[[Any], Made], n_rows: int, *arguments: NumpyArray |
     """
     # results are contiguous, so that only an input can be copied here
     flat = tuple(contiguous(a).reshape(-1) if isinstance(a, np.ndarray) else a for a in arguments)
-    first = flat[0]
+    over_tasks(make, -(-n_rows // ROWS), *flat, n_rows)
+
+
+def over_tasks(make: Callable[[Any], Made], n_tasks: int, *arguments: NumpyArray | int) -> None:
+    """Run the loop that `make` returns for the dtype of the first argument, as so many tasks.
+
+    The loop takes the arguments, flat arrays as pointers to their first element, then a task and a worker.
+    """
+    first = arguments[0]
     assert isinstance(first, np.ndarray)
-    n_tasks = -(-n_rows // ROWS)
-    run(_made(make, first.dtype.type), (*flat, n_rows), n_tasks, min(numba.get_num_threads(), max(n_tasks, 1)))
+    run(_made(make, first.dtype.type), arguments, n_tasks, workers_of(n_tasks))
+
+
+def workers_of(n_tasks: int) -> int:
+    """Return the number of workers that share so many tasks."""
+    return min(numba.get_num_threads(), max(n_tasks, 1))
 
 
 @cache

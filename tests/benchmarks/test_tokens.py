@@ -1,0 +1,64 @@
+"""The tokens a second of a small model: all methods are timed, wrong logits found, and llama.cpp's file is right."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+import formats
+from formats.dialects.gguf_file import open_gguf
+
+TINY = {
+    "vocab_size": 64,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    module = importlib.import_module("benchmarks.tokens")
+    monkeypatch.setattr(module, "restart_in_clean_environment", lambda threads: None)
+    monkeypatch.setattr(module, "SHAPES", {"tiny": module.CONFIG | TINY})
+    monkeypatch.setattr(module, "CODES", ("int4:g32",))
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    return module
+
+
+def test_every_method_is_timed(bench, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    bench.tokens(shape="tiny", count=2, n_rounds=1, json_file=tmp_path / "tokens.json")
+    rows = json.loads((tmp_path / "tokens.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == [
+        *("torch float32", "torch bfloat16", "ours float32", "ours bfloat16", "ours int4:g32")
+    ]
+    assert all(row["tokens a second"] > 0 and row["bytes"] > 0 for row in rows)
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+def test_wrong_logits_are_found(bench):
+    with pytest.raises(SystemExit, match="not those of the same weights"):
+        bench._compare("ours float32", np.array([1.0, 2.0]), np.array([1.0, 2.1]))
+    bench._compare("ours bfloat16", np.array([1.0, 2.0]), np.array([1.0, 2.1]))
+
+
+def test_the_file_for_llama_cpp_has_the_weights(bench, tmp_path):
+    """What stands in one half of a head and the other here are neighbours there."""
+    pytest.importorskip("gguf")
+    config = bench.SHAPES["tiny"]
+    dense = bench._made_up(config, 0.5, np.random.default_rng(0))
+    bench._write_gguf(tmp_path / "a.gguf", config, dense, "F16")
+    stored = open_gguf(tmp_path / "a.gguf").tensors
+    assert len(stored) == len(dense)
+    down = formats.to_dense(stored["blk.1.ffn_down.weight"])
+    assert np.array_equal(down, dense["model.layers.1.mlp.down_proj.weight"].astype(np.float16))
+    query, want = formats.to_dense(stored["blk.0.attn_q.weight"]), dense["model.layers.0.self_attn.q_proj.weight"]
+    for head in range(4):
+        for pair in range(8):
+            for half in range(2):
+                row = want[head * 16 + half * 8 + pair].astype(np.float16)
+                assert np.array_equal(query[head * 16 + 2 * pair + half], row)
