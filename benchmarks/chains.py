@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""Loops of the instructions of a product and of zero else, for `bounds`: tasks of `panels.run`."""
+"""Loops of the instructions of a product and of nothing else, for `bounds`: tasks of `panels.run`."""
 
 from typing import Any
 

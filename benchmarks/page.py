@@ -107,6 +107,9 @@ def tables(name: str, told: dict[str, Any]) -> str:
         "memory": _memory,
         "generate": _generate,
         "growth": _growth,
+        "bounds": _bounds,
+        "held": _held,
+        "tokens": _tokens,
     }[kind](told)
 
 
@@ -253,6 +256,36 @@ def _growth(told: dict[str, Any]) -> str:
     ]
     head = ["shape", "tokens", "ms", "numpy", "torch", "product", "numpy / ours", "torch / ours"]
     return _table([*head, "peak MiB, ours and numpy"], rows, 1)
+
+
+def _bounds(told: dict[str, Any]) -> str:
+    rows = [
+        [row["what"], f"{row['billions']:.1f} ({row['range'][0]:.1f}..{row['range'][1]:.1f})"] for row in told["rows"]
+    ]
+    return _table(["what", "billion operations a second"], rows, 1)
+
+
+def _held(told: dict[str, Any]) -> str:
+    tokens = list(dict.fromkeys(row["tokens"] for row in told["rows"]))
+    cells = {(row["form"], row["product"], row["tokens"]): row for row in told["rows"]}
+    rows = []
+    for form, product in dict.fromkeys((row["form"], row["product"]) for row in told["rows"]):
+        of = [cells[form, product, n] for n in tokens]
+        rows.append([form, product, f"{of[0]['bytes']:.2f}", *(_ratio(r["ratio"], r["least"], r["most"]) for r in of)])
+    return _table(["held as", "product", "bytes a stored weight", *(str(n) for n in tokens)], rows, 2)
+
+
+def _tokens(told: dict[str, Any]) -> str:
+    rows = [
+        [
+            row["method"],
+            f"{row['bytes'] / 1e6:.0f}",
+            f"{row['tokens a second']:.1f}",
+            _ratio(row["ratio"], *row["range"]),
+        ]
+        for row in told["rows"]
+    ]
+    return _table(["program", "MB of weights", "tokens a second", "against PyTorch in float32"], rows, 1)
 
 
 def _pictures(name: str) -> Sequence[Callable[[dict[str, Any]], Any]]:

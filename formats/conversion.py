@@ -151,8 +151,8 @@ def convert(
     if verify:
         _compare(Path(out), to, checkpoint, dtype, limit)
     names = ", ".join(sorted(left_out))
-    told = [f"{to} has no place for {names}: left out"] if names else []
-    return [*told, *_of_nothing(checkpoint, source_name), *remarks, *checkpoint.remarks]
+    lost = [f"{to} has no place for {names}: left out"] if names else []
+    return [*lost, *_of_nothing(checkpoint, source_name), *remarks, *checkpoint.remarks]
 
 
 def _of_nothing(checkpoint: Checkpoint, source_name: str) -> list[str]:

@@ -67,14 +67,14 @@ def grid_of(attributes: Mapping[str, JSON]) -> str:
     Raises:
         FormatError: QNT-009 if the attribute is missing or no object of grid and rounding, QNT-001 for the grid.
     """
-    told = attributes.get(ATTRIBUTE)
-    if not isinstance(told, dict) or set(told) != {"grid", "rounding"} or told["rounding"] not in _ROUNDINGS:
+    record = attributes.get(ATTRIBUTE)
+    if not isinstance(record, dict) or set(record) != {"grid", "rounding"} or record["rounding"] not in _ROUNDINGS:
         raise FormatError(
             "QNT-009",
-            f"the attribute {ATTRIBUTE!r} of the checkpoint is {str(told)[:80]}, expected an object of "
+            f"the attribute {ATTRIBUTE!r} of the checkpoint is {str(record)[:80]}, expected an object of "
             "grid and rounding; take a model that seft prune --quantize has made",
         )
-    grid = str(told["grid"])
+    grid = str(record["grid"])
     if not _GRID.fullmatch(grid):
         raise FormatError("QNT-001", f"grid {grid[:40]!r} of the checkpoint is unknown; quantise the model again")
     return grid

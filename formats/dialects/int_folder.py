@@ -244,11 +244,11 @@ def codes_in(folder: Path) -> str | None:
     source = open_hf(folder)
     descriptions: list[Json] = []
     without_descriptions(foreign_object(source.files.get(CONFIG, b"{}")), descriptions)
-    told = _CODES if descriptions or OWN_CONFIGS.keys() & source.files.keys() else _CODES_ALONE
+    parts = _CODES if descriptions or OWN_CONFIGS.keys() & source.files.keys() else _CODES_ALONE
     for name in source:
         stem, _, part = name.rpartition(".")
-        codes = f"{stem}.{told.get(part)}"
-        if part in told and codes in source and source.section(codes).dtype in ("I32", "I8"):
+        codes = f"{stem}.{parts.get(part)}"
+        if part in parts and codes in source and source.section(codes).dtype in ("I32", "I8"):
             return f"{stem}.weight"
     return None
 

@@ -125,8 +125,8 @@ def _openers(*, expand_quantised: bool, keep_codes: bool, limit: int | None) -> 
         checkpoint = delta.verified(reader)
         if path.is_dir() and (names := unlisted(path, checkpoint.files)):
             # FMT-154: what a checkpoint does not list is no part of it
-            told = f"left out, because the checkpoint does not list it: {', '.join(names)}"
-            checkpoint = replace(checkpoint, remarks=(*checkpoint.remarks, told))
+            remark = f"left out, because the checkpoint does not list it: {', '.join(names)}"
+            checkpoint = replace(checkpoint, remarks=(*checkpoint.remarks, remark))
         if not expand_quantised:
             return checkpoint
         check_limit(sum(8 * reader.info(name).nnz for name in reader.scales), limit, str(path))

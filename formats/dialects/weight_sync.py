@@ -241,8 +241,8 @@ def refuse_version(folder: Path) -> None:
         )
 
 
-def _error(told: str) -> FormatError:
-    return FormatError("FMT-168", told)
+def _error(message: str) -> FormatError:
+    return FormatError("FMT-168", message)
 
 
 def _number(digits: str) -> str:
@@ -369,7 +369,7 @@ def _index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     metadata, weight_map = (index.get(key) if isinstance(index, dict) else None for key in ("metadata", "weight_map"))
     if not isinstance(metadata, dict) or not isinstance(weight_map, dict) or not weight_map:
         raise _error(f"{INDEX} lacks metadata or a weight_map with tensors")
-    told = {key: value for key, value in metadata.items() if isinstance(value, str)}
+    texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
     number = r"\d{6,}", "six digits or more"
     expected = {
         "version": number,
@@ -379,16 +379,16 @@ def _index(folder: Path) -> tuple[dict[str, str], dict[str, str]]:
         "checksum_format": ("|".join(CHECKSUMS), ", ".join(CHECKSUMS)),
     }
     for key, (form, words) in expected.items():
-        if not re.fullmatch(form, told.get(key, ""), re.ASCII):
+        if not re.fullmatch(form, texts.get(key, ""), re.ASCII):
             raise _error(f"{INDEX} has {key} = {metadata.get(key)!r:.80}, expected {words}")
-    if (named := FOLDER.fullmatch(folder.name)) and _number(named[1]) != _number(told["version"]):
-        raise _error(f"{folder.name} holds version {told['version']}")
+    if (named := FOLDER.fullmatch(folder.name)) and _number(named[1]) != _number(texts["version"]):
+        raise _error(f"{folder.name} holds version {texts['version']}")
     files = {}
     for name, file_name in weight_map.items():
         if not isinstance(file_name, str) or not _FILE.fullmatch(file_name):
             raise _error(f"{INDEX} puts {name!r:.80} into {file_name!r:.80}, expected a safetensors file of the folder")
         files[name] = file_name
-    return told, files
+    return texts, files
 
 
 def _checksums(file: MappedFile, file_name: str) -> dict[str, str]:

@@ -52,8 +52,8 @@ def main(
     else:
         console.say(f"{path}: no rule is broken")
         if names := _unlisted(path):
-            told = f"the checkpoint does not list {', '.join(names)}"
-            console.err.print(f"{told}; seft convert and seft apply leave it out")
+            remark = f"the checkpoint does not list {', '.join(names)}"
+            console.err.print(f"{remark}; seft convert and seft apply leave it out")
     if broken:
         raise SystemExit(1)
 
@@ -82,5 +82,5 @@ def _advice(path: Path) -> str:
         if held := sorted(inner for inner in path.iterdir() if _looks_sparse(inner)):
             return f"{path} is no checkpoint but holds {len(held)}; name one, such as {held[-1]}"
         return f"{path} holds no checkpoint; name a folder or file that seft convert wrote"
-    told = _ADVICE.get(kind, f"of the format {kind}; seft convert {{}} DST --to delta --base MODEL reads it strictly")
-    return f"{path} is {told.format(path)}"
+    what = _ADVICE.get(kind, f"of the format {kind}; seft convert {{}} DST --to delta --base MODEL reads it strictly")
+    return f"{path} is {what.format(path)}"

@@ -156,8 +156,8 @@ def _quantise(
     """Write a pruned model as codes, and tell what it became."""
     require_input(folder)
     if calibration is None:
-        told = {"--samples": samples, "--length": length, "--seed": seed}
-        console.refuse_unused(f"--quantize {grid} without --calibration", (), told)
+        options = {"--samples": samples, "--length": length, "--seed": seed}
+        console.refuse_unused(f"--quantize {grid} without --calibration", (), options)
     else:
         require_input(calibration, "text file")
     with interrupts() as check, console.progress("quantising") as advance:

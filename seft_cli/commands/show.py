@@ -107,18 +107,18 @@ def of_hf(source: HfFolder) -> dict[str, Any]:
     return {"kind": "Hugging Face folder", "tensors": tensors, "files": sorted(source.files)}
 
 
-def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
-    sparse = "spec" in told
-    title = f"{path}: {told['kind']}" + (f", format {told['spec']}" if sparse else "")
+def _print(path: Path, summary: Mapping[str, Any], *, digests: bool) -> None:
+    sparse = "spec" in summary
+    title = f"{path}: {summary['kind']}" + (f", format {summary['spec']}" if sparse else "")
     table = Table(title=title)
     left, right = ("tensor", "dtype", "shape"), ("bytes",)
     columns = (*left, "encoding", "support", "sparsity", *right, "content") if sparse else (*left, *right)
     for heading in columns:
         side: Any = "right" if heading in ("support", "sparsity", "bytes") else "left"
         # fold long names, because a cut name cannot be used
-        least = min(24, max(map(len, told["tensors"]), default=0)) if heading == "tensor" else None
+        least = min(24, max(map(len, summary["tensors"]), default=0)) if heading == "tensor" else None
         table.add_column(heading, justify=side, no_wrap=heading != "tensor", overflow="fold", min_width=least)
-    for name, t in told["tensors"].items():
+    for name, t in summary["tensors"].items():
         row = [name, t["dtype"], "x".join(map(str, t["shape"])) or "scalar"]
         if sparse:
             row += [t["encoding"], f"{t['nnz']:,}", f"{1 - t['nnz'] / max(t['numel'], 1):.4f}"]
@@ -127,7 +127,7 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
             row.append(t["content_sha256"] if digests else t["content_sha256"][:12])
         table.add_row(*row)
     table.add_section()
-    every = list(told["tensors"].values())
+    every = list(summary["tensors"].values())
     parts = [t for t in every if sparse and t["encoding"] != "dense"]
     for kind, tensors in (("sparse ", parts), ("", every)):
         # the sparsity of a model is that of its sparse tensors: embeddings and norms are not pruned
@@ -135,15 +135,15 @@ def _print(path: Path, told: Mapping[str, Any], *, digests: bool) -> None:
             table.add_row(*_total(tensors, kind, sparse=sparse))
     console.show(table)
     if sparse:
-        _print_rest(told)
-    if "version" in told:
-        v = told["version"]
+        _print_rest(summary)
+    if "version" in summary:
+        v = summary["version"]
         console.out.print(
             f"leads from version {v['base_version']} to {v['version']}: "
             f"{v['delta_encoding']}, {v['compression_format']}, {v['checksum_format']}"
         )
-    if told["files"]:
-        console.out.print("files: " + ", ".join(told["files"]))
+    if summary["files"]:
+        console.out.print("files: " + ", ".join(summary["files"]))
 
 
 def _total(tensors: Sequence[Mapping[str, Any]], kind: str, *, sparse: bool) -> list[str]:
@@ -155,17 +155,17 @@ def _total(tensors: Sequence[Mapping[str, Any]], kind: str, *, sparse: bool) -> 
     return [*row, f"{sum(t['bytes'] for t in tensors):,}"]
 
 
-def _print_rest(told: Mapping[str, Any]) -> None:
-    for name, t in told["tensors"].items():
+def _print_rest(summary: Mapping[str, Any]) -> None:
+    for name, t in summary["tensors"].items():
         for role, digest in t.get("sections", {}).items():
             console.out.print(f"{name}#{role}: {digest}")
-    console.out.print(f"digest of the whole: {told['root_sha256']}")
-    console.out.print(f"digest of what the tensors say: {told['state_sha256']}")
-    if "delta" in told:
-        console.out.print(f"from {told['delta']['base_sha256']} to {told['delta']['target_sha256']}")
-    for alias, target in sorted(told["tied"].items()):
+    console.out.print(f"digest of the whole: {summary['root_sha256']}")
+    console.out.print(f"digest of what the tensors say: {summary['state_sha256']}")
+    if "delta" in summary:
+        console.out.print(f"from {summary['delta']['base_sha256']} to {summary['delta']['target_sha256']}")
+    for alias, target in sorted(summary["tied"].items()):
         console.out.print(f"{alias} is {target}")
-    for name, roles in sorted(told["scales"].items()):
+    for name, roles in sorted(summary["scales"].items()):
         console.out.print(f"{name} has " + ", ".join(f"{role} {target}" for role, target in sorted(roles.items())))
-    for key, value in sorted(told["attributes"].items()):
+    for key, value in sorted(summary["attributes"].items()):
         console.out.print(f"{key}: {value}")

@@ -38,9 +38,9 @@ def best_kept(out: str | Path, step: int, measure: Mapping[str, object]) -> Best
     for folder in _folders(out):
         with open_folder(folder) as source:
             assert isinstance(source, formats.Reader)
-            told = json.loads(str(source.attributes[_KEY]))
-        best = Best(told.pop("step"), told.pop("loss"))
-        if different := [name for name in measure if told.get(name) != measure[name]]:
+            record = json.loads(str(source.attributes[_KEY]))
+        best = Best(record.pop("step"), record.pop("loss"))
+        if different := [name for name in measure if record.get(name) != measure[name]]:
             raise CheckpointError(
                 "CKP-006",
                 f"{folder} was measured with other {' and '.join(_IN_WORDS[name] for name in different)}; resume with "
@@ -62,8 +62,8 @@ def keep(
     folder, before = _folder(out, best), _folders(out)
     if folder in before:  # from before an interruption, and the same
         return
-    told = {"step": best.step, "loss": best.loss, **measure}
-    save_model(model, folder, final, {**attributes, _KEY: json.dumps(told)})
+    record = {"step": best.step, "loss": best.loss, **measure}
+    save_model(model, folder, final, {**attributes, _KEY: json.dumps(record)})
     for other in before:
         shutil.rmtree(other)
 

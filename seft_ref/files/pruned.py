@@ -83,10 +83,10 @@ class Kept:
 
     def remarks(self) -> tuple[str, ...]:
         """Return what a converter remarks on the folder (FMT-154) and, once written, how many zeros stay."""
-        told = list(self._model.source.checkpoint().remarks)
+        lines = list(self._model.source.checkpoint().remarks)
         if zeros := sum(self._zeros.values()):
-            told.append(f"{zeros:,} weights that stay were 0 in the model that was read: was it pruned already?")
-        return tuple(told)
+            lines.append(f"{zeros:,} weights that stay were 0 in the model that was read: was it pruned already?")
+        return tuple(lines)
 
     def config_text(self) -> bytes:
         """Return the content of config.json."""

@@ -98,8 +98,8 @@ class LastModel:
         """Write what the last step leaves, and return its targets."""
         final = left()
         if self.out is not None and ranks.rank == 0:  # TRN-015
-            told = {"seft.settings": settings_text(self.settings)}
-            self.merged = save_model(folder_of(self.model), self.out, final, told, merge=self.merge)
+            attributes = {"seft.settings": settings_text(self.settings)}
+            self.merged = save_model(folder_of(self.model), self.out, final, attributes, merge=self.merge)
         return final
 
     @property

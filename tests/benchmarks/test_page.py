@@ -161,3 +161,23 @@ def test_wrong_use_is_told_without_a_traceback(bench, tmp_path, line, said):
     status, out, err = bench(*(word.format(tmp=tmp_path) for word in line))
     assert (status, out, said in err) == (2, "", True), err
     assert (tmp_path / "page.md").read_text() == PAGE
+
+
+def test_tables_of_bounds_of_what_is_held_and_of_tokens(bench, tmp_path):
+    page = tmp_path / "page.md"
+    names = ("bounds", "held", "tokens-135m-1")
+    page.write_text("".join(f"<!-- table {name} -->\n<!-- end -->\n" for name in names))
+    row = {"form": "int8:g64", "product": "dx", "bytes": 1.25}
+    held = [row | {"tokens": n, "ratio": n / 2, "least": n / 4, "most": float(n)} for n in (1, 128)]
+    tokens = {"method": "ours float32", "bytes": 2_400_000, "tokens a second": 12.34, "ratio": 2.5, "range": [2.0, 3.0]}
+    folder = results(
+        tmp_path / "results",
+        bounds={"rows": [{"what": "multiply-adds", "billions": 172.04, "range": [169.0, 175.0]}]},
+        held={"rows": held},
+        tokens_135m_1={"rows": [tokens]},
+    )
+    assert bench("page", page, folder)[0] == 0
+    lines = page.read_text().splitlines()
+    assert "| multiply-adds | 172.0 (169.0..175.0) |" in lines
+    assert "| int8:g64 | dx | 1.25 | 0.50 (0.25..1.00) | 64.00 (32.00..128.00) |" in lines
+    assert "| ours float32 | 2 | 12.3 | 2.50 (2.00..3.00) |" in lines

@@ -57,7 +57,7 @@ class Scratch:
 
     def take(self, shape, dtype):
         there = self.fence.empty(shape, dtype)
-        there[...] = 0
+        there.view(np.uint8)[...] = 0xFF  # NaN of floats: nobody may count on zeros
         return there
 
 
@@ -125,7 +125,7 @@ def walk():
 
 
 def walk_attention():
-    """Compare attention with the plain one, on arrays and memory of its own behind which there is nothing."""
+    """Compare attention with the plain one, on inputs and scratch memory behind which there is nothing."""
     fence = Fence()
     all_fenced(fence)
     rng = np.random.default_rng(0)
@@ -136,11 +136,12 @@ def walk_attention():
         s = t + earlier
         q, dy = (fence.copy(rng.standard_normal((2, h, t, d)).astype(dtype)) for _ in range(2))
         k, v = (fence.copy(rng.standard_normal((2, kv, s, d)).astype(dtype)) for _ in range(2))
-        seen = fence.copy(rng.random((2, t, s)) < 0.1)
+        causal = np.tril(np.ones((1, t, s), dtype=bool), earlier)
+        seen = fence.copy(causal if h == 1 else rng.random((2, t, s)) < 0.1)
         y, cache = compiled.attention_forward(q, k, v, seen)
         wanted, plain_cache = attention.attention_forward(q, k, v, seen)
-        fenced = replace(cache, **{n: fence.copy(getattr(cache, n)) for n in ("q", "k", "v", "probabilities")})
-        found = (y, *compiled.attention_backward(dy, fenced))
+        held = replace(cache, **{n: fence.copy(getattr(cache, n)) for n in ("q", "k", "v", "probabilities")})
+        found = (y, *compiled.attention_backward(dy, held))
         for one, other in zip(found, (wanted, *attention.attention_backward(dy, plain_cache)), strict=True):
             assert np.allclose(one, other, rtol=1e-4, atol=1e-5)
         fence.pages.clear()

@@ -11,6 +11,7 @@ from seft_ref.kernels import cpu, reference
 from seft_ref.layers import compiled as layers
 from seft_ref.layers import plain
 from seft_ref.layers.attention import visible_keys
+from seft_ref.layers.compiled.attention import FEW
 from seft_ref.layers.compiled.exp import exp
 from seft_ref.layers.compiled.products import add_product
 from seft_ref.layers.compiled.rows import over_rows, over_tasks
@@ -93,8 +94,9 @@ def test_LYR_018_a_compiled_layer_is_the_plain_one(run, rows, width, dtype):
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("earlier", [0, 9])
-def test_LYR_018_attention_of_any_shape(heads, window, masked, earlier, dtype):
-    given = {"window": window, "masked": masked, "heads": heads, "earlier": earlier, "rows": 21, "width": 6}
+@pytest.mark.parametrize("rows", [5, 21])
+def test_LYR_018_attention_of_any_shape(heads, window, masked, earlier, rows, dtype):
+    given = {"window": window, "masked": masked, "heads": heads, "earlier": earlier, "rows": rows, "width": 6}
     got, want = run_attention(layers, dtype, **given), run_attention(plain, dtype, **given)
     near(got, want, dtype)
     if masked:
@@ -181,15 +183,16 @@ def test_LYR_015_a_norm_refuses_what_the_plain_one_refuses(wrong):
             of.rmsnorm_forward(np.zeros((2, 30), F32), np.ones(30, F32), 0.0)
 
 
+@pytest.mark.parametrize("rows", [8, 20])
 @pytest.mark.parametrize("where", ["q", "k", "score"])
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_LYR_016_attention_refuses_what_the_plain_one_refuses(where, wrong):
-    q, k, v = (drawn(seed, 1, 2, 20, 8, dtype=F32) for seed in (1, 2, 3))
-    seen = visible_keys(20, None, None, q)
+def test_LYR_016_attention_refuses_what_the_plain_one_refuses(where, wrong, rows):
+    q, k, v = (drawn(seed, 1, 2, rows, 8, dtype=F32) for seed in (1, 2, 3))
+    seen = visible_keys(rows, None, None, q)
     if where == "score":
-        q[0, 1, 17], k[0, 1, 3] = 1e20, 1e20 * (np.sign(wrong) if wrong == wrong else 1)
+        q[0, 1, 7], k[0, 1, 3] = 1e20, 1e20 * (np.sign(wrong) if wrong == wrong else 1)
     else:
-        {"q": q, "k": k}[where][0, 1, 17, 2] = wrong
+        {"q": q, "k": k}[where][0, 1, 7, 2] = wrong
 
     def outcome(of):
         try:
@@ -302,19 +305,23 @@ def _product_of(kind):
     return task_of
 
 
-def test_attention_that_sees_a_stretch_in_the_middle(dtype):
-    """Neither the first nor the last keys: products with them are left out, and gradients there are exactly 0."""
-    q = drawn(1, 2, 6, 40, 20, dtype=dtype)
-    k, v = (drawn(seed, 2, 2, 90, 20, dtype=dtype) for seed in (2, 3))
-    seen = np.zeros((2, 40, 90), dtype=bool)
-    seen[0, :, 37:51] = np.random.default_rng(4).random((40, 14)) < 0.5
-    seen[1, 5:9, 88:] = True
+@pytest.mark.parametrize("rows", [5, 40])
+def test_attention_that_sees_a_stretch_in_the_middle(rows, dtype):
+    """Keys of views; with 16 queries and more those outside the stretch are not read, and their gradients are 0."""
+    q = drawn(1, 2, 6, rows, 20, dtype=dtype)
+    k, v = (strided(drawn(seed, 2, 2, 90, 20, dtype=dtype)) for seed in (2, 3))
+    seen = np.zeros((2, rows, 90), dtype=bool)
+    seen[0, :, 37:47] = np.random.default_rng(4).random((rows, 10)) < 0.5
+    seen[1, 1:4, 88:] = True
     dy = drawn(5, *q.shape, dtype=dtype)
+    wanted, cache = plain.attention_forward(q, k, v, seen)
+    wanted = (wanted, *plain.attention_backward(dy, cache))
+    if rows >= FEW:
+        k[0, :, :32] = v[0, :, :32] = v[0, :, 64:] = v[1, :, :80] = np.nan
     found, cache = layers.attention_forward(q, k, v, seen)
-    wanted, wanted_cache = plain.attention_forward(q, k, v, seen)
-    got = (found, *layers.attention_backward(dy, cache))
-    near(got, (wanted, *plain.attention_backward(dy, wanted_cache)), dtype)
-    for gradient in got[2:]:
-        assert not gradient[0, :, :37].any()
-        assert not gradient[0, :, 51:].any()
+    found = (found, *layers.attention_backward(dy, cache))
+    near(found, wanted, dtype)
+    for gradient in found[2:]:
+        assert not gradient[0, :, :36].any()
+        assert not gradient[0, :, 48:].any()
         assert not gradient[1, :, :88].any()

@@ -356,7 +356,7 @@ def call(typing_context: Any, address: Any, arguments: Any, task: Any, worker: A
 
 @intrinsic
 def in_whole_registers(typing_context: Any) -> Any:
-    """Let LLVM's loop vectoriser use whole registers in the task that calls this; no result depends on it.
+    """Let LLVM's loop vectoriser use whole registers in the function that calls this; no result depends on it.
 
     For Intel's processors it takes halves by itself, and loops with `exp` then take 1.2 to 1.4 times as long.
     """

@@ -3,7 +3,8 @@
     rmsnorm, rope, swiglu, attention, cross_entropy     a forward, and directly below it its backward
     exp         exponentials, a register at a time
     sums        sums and the largest number of a row, a register at a time
-    rows        runs a loop over rows on numba's threads
+    products    products of small dense matrices, four rows at a time
+    rows        runs loops over rows, or tasks, on numba's threads
 
 Caches are those of the plain layers. Start with `swiglu.py`.
 """

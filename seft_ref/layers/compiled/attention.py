@@ -3,8 +3,9 @@
 """Attention, four queries at a time while their scores are in the cache (LYR-007 to LYR-009, LYR-016);
 `layers/attention.py` defines it.
 
-Queries are multiplied with no keys but those from the first to the last that one of the four sees. Few queries, as in
-generation, are multiplied by BLAS: keys that are turned into lines have to serve many.
+Queries are multiplied with no keys but those from the first to the last that one of the four sees. What stands at the
+others is not read, so that infinity or NaN there, which make NaN in the plain layer, do not reach these queries.
+A forward of few queries, as in generation, goes to BLAS: keys that are turned into lines have to serve many.
 """
 
 import math
@@ -27,15 +28,15 @@ from seft_ref.layers.compiled.rows import contiguous, over_rows, over_tasks, wor
 from seft_ref.layers.compiled.sums import largest_of, sum_of, sum_of_products
 
 FEW = 16
-"""Queries of a head below which BLAS multiplies."""
+"""Queries of a head below which BLAS multiplies, in the forward; the backward never uses it."""
 
 
 @compiled()
 def seen_span(marks, base, n_rows, n_columns, lanes):
     """Return where the nonzero marks of some rows begin, rounded down to lanes, and where they end; (0, 0) for none."""
     low, high = n_columns, 0
-    for i in range(base, base + n_rows * n_columns, n_columns):
-        first, last = 0, n_columns
+    for row in range(n_rows):
+        i, first, last = base + row * n_columns, 0, n_columns
         while first < last and marks[i + first] == 0:
             first += 1
         while first < last and marks[i + last - 1] == 0:
@@ -95,9 +96,10 @@ def _forward(kind: Any) -> Any:
         task,
         worker,
     ):
-        """Write y and probabilities (length, keys) of one query head, the task, and fault (rows,) as `softmax` does.
+        """Write y (length, depth) and probabilities (length, keys) of one query head, the task, and fault (rows,).
 
-        `visible` is (batch, length, keys) of bytes, or (1, length, keys) if the batch shares it.
+        q and y are (batch, heads, length, depth), k and v (batch, heads / group, keys, depth), all dense. `visible` is
+        (batch, length, keys) of bytes, or (1, length, keys) if the batch shares it. `softmax` says what fault gets.
         """
         in_whole_registers()
         batch, pair = task // heads, task // group
@@ -158,8 +160,11 @@ def attention_forward(
     """
     b, h, t, d = q.shape
     kv, s = k.shape[1:3]
+    # the loops read as many numbers as these shapes and this dtype say
+    assert k.shape == v.shape, f"keys are {k.shape}, values {v.shape}"
+    assert visible.shape in ((b, t, s), (1, t, s)), f"visible is {visible.shape}, expected {(b, t, s)}"
+    assert q.dtype == k.dtype == v.dtype, f"queries are {q.dtype}, keys {k.dtype}, values {v.dtype}"
     q = contiguous(q * (1.0 / math.sqrt(d))).reshape(b, kv, -1, d)
-    k, v = contiguous(k), contiguous(v)
     y = np.empty((b, h, t, d), dtype=q.dtype)
     probabilities = np.empty((b, kv, h // kv * t, s), dtype=q.dtype)
     fault = np.empty(b * h * t, dtype=q.dtype)
@@ -175,7 +180,7 @@ def attention_forward(
         keys, wide = (-(-n // lanes) * lanes for n in (s, d))
         work_size = d * keys + s * wide + ROWS * (keys + wide)
         work = scratch.take((workers_of(b * h) * work_size,), q.dtype)
-        flat = (a.reshape(-1) for a in (q, k, v, seen, y, probabilities))
+        flat = (contiguous(a).reshape(-1) for a in (q, k, v, seen, y, probabilities))
         over_tasks(_forward, b * h, *flat, fault, h, h // kv, t, s, d, shared, work, work_size, lanes)
     if not bool(not np.any(np.isnan(fault)) and np.all(np.isfinite(k[:, :, s - t :, :]))):
         raise LayerOverflow(
@@ -186,7 +191,7 @@ def attention_forward(
 
 @compiled()
 def through_softmax(work, base, keys, probabilities, there, n_keys, n_rows, low, high, end, spare):
-    """Turn the gradients of probabilities, rows of `work`, into those of scores; rows that see nothing stay 0.
+    """Turn the gradients of probabilities, rows of `work`, into those of scores; rows that see nothing become 0.
 
     `spare` is a place of `work` that rounds a mean to its dtype.
     """
@@ -224,7 +229,9 @@ def _backward(kind: Any) -> Any:
     ):
         """Write dq of the query heads that share one key/value head, the task, and its dk and dv.
 
-        `since` and `until` have, for each worker and four keys, the first query that sees one of them and the end.
+        dy, q and dq are (tasks, group, length, depth), k, v, dk and dv (tasks, keys, depth), probabilities
+        (tasks, group, length, keys), all dense; scale is (1,). `since` and `until` (workers * fours,) have, for each
+        worker and four keys, the first query that sees one of them and the end.
         """
         rows = group * length
         keys, wide = rounded_up(n_keys, lanes), rounded_up(depth, lanes)
@@ -289,6 +296,8 @@ def attention_backward(
     q, k, v, probabilities = (contiguous(a) for a in (cache.q, cache.k, cache.v, cache.probabilities))
     b, h, t, d = dy.shape
     kv, s = k.shape[1:3]
+    assert dy.size == q.size, f"gradients {dy.shape} are not those of queries {q.shape}"
+    assert dy.dtype == q.dtype, f"gradients are {dy.dtype}, queries {q.dtype}"
     dy, group = contiguous(dy), h // kv
     dq, dk, dv = np.empty_like(dy), np.empty_like(k), np.empty_like(v)
     lanes, workers = REGISTER_BYTES // dy.itemsize, workers_of(b * kv)

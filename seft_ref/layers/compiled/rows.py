@@ -1,4 +1,4 @@
-"""Runs a compiled loop over the rows of arrays, some rows a task, on numba's threads."""
+"""Runs compiled loops on numba's threads: over the rows of arrays, some rows a task, or over tasks of any kind."""
 
 from collections.abc import Callable
 from functools import cache
