@@ -29,7 +29,7 @@ from conformance.fuzz.judge import LIMIT, Verdict, bound_memory, traced
 from conformance.fuzz.loop import Tally
 from formats.errors import FormatError
 
-READERS = ("versions", "patches", "codes", "adapters", "steps", "packed")
+READERS = ("versions", "patches", "codes", "adapters", "seft_adapters", "steps", "packed")
 """The readers, each a module of this folder with an object `READER`."""
 
 BLOCK, POOL = 4000, 80

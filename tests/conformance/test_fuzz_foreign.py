@@ -11,14 +11,22 @@ from conformance.fuzz.foreign import Cases, ForeignJudge, execute, reader_of, st
 from conformance.fuzz.loop import Tally
 from conformance.gen.files import on
 from formats import compress, step_files
-from formats.dialects import int_codes, shira, super_tuning, weight_sync
+from formats.dialects import int_codes, seft_adapter, shira, super_tuning, weight_sync
 from formats.records import from_flat
 
 for library in ("blake3", "torch", "xxhash", "zstandard"):
     pytest.importorskip(library)
 from formats.dialects import vllm_patch  # noqa: E402
 
-NUMBERS = {"versions": 300, "patches": 300, "codes": 200, "adapters": 300, "steps": 60, "packed": 300}
+NUMBERS = {
+    "versions": 300,
+    "patches": 300,
+    "codes": 200,
+    "adapters": 300,
+    "seft_adapters": 300,
+    "steps": 60,
+    "packed": 300,
+}
 """Executions of each reader, fewer of those that take long."""
 
 NAMED = {
@@ -26,6 +34,7 @@ NAMED = {
     "patches": {"FMT-154", "FMT-169"},
     "codes": {"FMT-120", "FMT-121", "FMT-172", "FMT-173", "FMT-175"},
     "adapters": {"FMT-121", "FMT-151", "FMT-170"},
+    "seft_adapters": {"FMT-121", "FMT-171"},
     "steps": {"FMT-176"},
     "packed": {"FMT-177", "FMT-020", "FMT-021"},
 }
@@ -91,6 +100,8 @@ BROKEN = {
     "numbers are not in range": ("codes", int_codes, "check_values", lambda matrix, name: None),
     "positions of an adapter come twice": ("adapters", super_tuning, "sorted_support", unchecked_support),
     "positions of rows and columns come twice": ("adapters", shira, "sorted_support", unchecked_support),
+    "positions of a SEFT adapter come twice": ("seft_adapters", seft_adapter, "sorted_support", unchecked_support),
+    "as many amounts as positions": ("seft_adapters", seft_adapter, "_check_sections", lambda sections: None),
     "padding is kept": ("adapters", super_tuning, "without_padding", lambda amounts: amounts),
     "a frame is followed by something": ("packed", compress, "unpack_file", unpacked_with_a_rest),
     "a file may be of another version": ("steps", step_files, "_check_version", lambda *given: given[-1] or "run-7"),
