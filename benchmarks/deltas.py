@@ -8,7 +8,6 @@ Memory is that of processes of their own, which make and take the first delta on
 """
 
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -23,6 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.memory import largest_resident
 from benchmarks.rounds import JsonFile, machine, restart_in_clean_environment
 from seft_cli.output import write_json
 
@@ -246,7 +246,8 @@ def _alone(what: str, root: Path) -> int:
         send_delta(root, sent)
     else:
         receive_deltas(root / "before", [sent], root / "made alone")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # ru_maxrss of a new process begins with what its parent held
+    return largest_resident()
 
 
 def deltas(
@@ -298,7 +299,7 @@ def deltas(
     for half in ("send", "receive"):
         more = memory[half] - memory["import"]
         print(f"{half}: {more:,} bytes of memory beyond imports, {more / largest:.2f} of the largest tensor")
-    about = {"bytes": total, "steps": steps, "share": share, "sparsity": sparsity}
+    about: dict[str, Any] = {"bytes": total, "steps": steps, "share": share, "sparsity": sparsity}
     about |= {"memory": memory, "largest tensor": largest}
     content = {"machine": machine(1), **about, "ways": dict(told)}
     write_json(json_file, content | {"at once": at_once})

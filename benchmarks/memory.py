@@ -140,7 +140,7 @@ def _ours(sparsity: float, blocks: int, *, compact: bool, transposed: bool) -> d
         run.step(tokens)
         transient[name] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        peak = max(peak, _peak())
+        peak = max(peak, largest_resident())
     return {
         "held": sizes,
         "formula": formula | {"a step": step_formula, "with an event": step_formula + formula["event"]},
@@ -170,7 +170,7 @@ def _torch(sparsity: float, blocks: int) -> dict[str, Any]:
     peer.step(tokens)
     before = _forget_peak()
     peer.step(tokens)
-    peak = _peak()
+    peak = largest_resident()
     return {
         "held": sizes,
         "transient": {"a step": peak - before},
@@ -188,10 +188,10 @@ def _forget_peak() -> int:
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
+    return largest_resident()
 
 
-def _peak() -> int:
+def largest_resident() -> int:
     """Return the largest resident size since the last reset, in bytes (Linux only)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024

@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
@@ -166,8 +167,8 @@ def _ours(config: dict[str, Any], dense: dict[str, Any]) -> Iterator[tuple[str, 
     def of(packing: Callable[[Any, Any], Any]) -> tuple[Callable[[], Reader], int]:
         packed = {"lm_head.weight": cpu.pack_dense(head)}
         for matrix in model.targets():
-            stored = np.flatnonzero(dense[matrix.name])
-            packed[matrix.name] = packing(from_flat(matrix.shape, stored), dense[matrix.name])
+            weight = dense[matrix.name]
+            packed[matrix.name] = packing(from_flat(matrix.shape, np.flatnonzero(weight)), weight)
         weights = assemble(model, dense, packed)
 
         def begin() -> Reader:
@@ -182,15 +183,19 @@ def _ours(config: dict[str, Any], dense: dict[str, Any]) -> Iterator[tuple[str, 
 
         return begin, sum(one.nbytes for one in packed.values())
 
-    def at(topology: Any, weight: Any) -> Any:
+    def stored(weight: Any) -> Any:
         return weight.reshape(-1)[np.flatnonzero(weight)]
 
-    yield "ours float32", *of(lambda t, w: cpu.pack(t, at(t, w))), None
-    yield "ours bfloat16", *of(lambda t, w: cpu.compact(t, at(t, w).astype(ml_dtypes.bfloat16))), None
+    def rounded(form: str, topology: Any, weight: Any) -> Any:
+        return cpu.compact(topology, nearest(weight, topology, parse_grid(form)))
+
+    def widened(form: str, topology: Any, weight: Any) -> Any:
+        return cpu.pack(topology, weights_of(nearest(weight, topology, parse_grid(form)), np.dtype(np.float32)))
+
+    yield "ours float32", *of(lambda t, w: cpu.pack(t, stored(w))), None
+    yield "ours bfloat16", *of(lambda t, w: cpu.compact(t, stored(w).astype(ml_dtypes.bfloat16))), None
     for form in CODES:
-        grid = parse_grid(form)
-        same, _ = of(lambda t, w, g=grid: cpu.pack(t, weights_of(nearest(w, t, g), np.dtype(np.float32))))
-        yield f"ours {form}", *of(lambda t, w, g=grid: cpu.compact(t, nearest(w, t, g))), same
+        yield f"ours {form}", *of(partial(rounded, form)), of(partial(widened, form))[0]
 
 
 def _torch(
