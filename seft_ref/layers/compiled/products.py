@@ -20,7 +20,8 @@ from seft_ref.kernels.cpu.vectors import Emitter
 ROWS = 4
 """Rows of c that are summed at once."""
 VECTORS = 4
-"""Registers of a row of c that are; 16 sums keep a processor busy whose multiply-add takes four cycles."""
+"""Registers of 64 bytes of a row of c that are, with AVX512; 16 sums keep a processor busy whose multiply-add takes
+four cycles. Without AVX512 such a register takes two or four of the processor's, and there is room for one."""
 _I64 = ir.IntType(64)
 
 
@@ -51,21 +52,26 @@ def _make_tile(n_rows: int, n_vectors: int) -> Any:
 
             rows, results = ([row_of(*of, i) for i in range(n_rows)] for of in ((a_base_, a_row_), (c_base_, c_row_)))
 
-            def step(k: Any, sums: list[Any]) -> list[Any]:
-                there = builder.add(b_base_, builder.mul(k, b_step_))
-                columns = [e.load(b_, there, v) for v in range(n_vectors)]
-                at = builder.mul(k, a_step_)
-                factors = [e.broadcast(a_, builder.add(row, at)) for row in rows]
-                return [
-                    e.fma(factor, column, sums[i * n_vectors + v])
-                    for i, factor in enumerate(factors)
-                    for v, column in enumerate(columns)
-                ]
+            def add(registers: range) -> None:
+                """Add the product with these registers of columns."""
 
-            first = [e.load(c_, result, v) for result in results for v in range(n_vectors)]
-            _, sums = e.loop(ir.Constant(_I64, 0), n_steps_, 1, first, step)
-            for n, total in enumerate(sums):
-                e.store(total, c_, results[n // n_vectors], n % n_vectors)
+                def step(k: Any, sums: list[Any]) -> list[Any]:
+                    there = builder.add(b_base_, builder.mul(k, b_step_))
+                    columns = [e.load(b_, there, v) for v in registers]
+                    at = builder.mul(k, a_step_)
+                    factors = [e.broadcast(a_, builder.add(row, at)) for row in rows]
+                    terms = [(factor, column) for factor in factors for column in columns]
+                    return [e.fma(*term, total) for term, total in zip(terms, sums, strict=True)]
+
+                places = [(result, v) for result in results for v in registers]
+                _, sums = e.loop(ir.Constant(_I64, 0), n_steps_, 1, [e.load(c_, *place) for place in places], step)
+                for place, total in zip(places, sums, strict=True):
+                    e.store(total, c_, *place)
+
+            _, _, features = context.codegen().magic_tuple()
+            at_once = n_vectors if "+avx512f" in features.split(",") else 1
+            for first in range(0, n_vectors, at_once):
+                add(range(first, first + at_once))
             return context.get_dummy_value()
 
         return types.void(a, a_base, a_row, a_step, n_steps, b, b_base, b_step, c, c_base, c_row), emit
