@@ -3,7 +3,7 @@
 The threads are numba's: `numba.set_num_threads` sets their number, and results do not depend on it (KRN-008).
 
 A process that mixes this set with NumPy's own products should set OPENBLAS_THREAD_TIMEOUT=4, OMP_WAIT_POLICY=PASSIVE
-and GOMP_SPINCOUNT=2000 before importing either. Otherwise idle workers of one pool spin on the cores that the other
+and GOMP_SPINCOUNT=20000 before importing either. Otherwise idle workers of one pool spin on the cores that the other
 needs, or they sleep between two short products, and waking them takes longer than the products.
 """
 
