@@ -1,8 +1,8 @@
 """Thread settings, which libraries read when they are loaded, so this is imported before NumPy.
 
-Two thread pools compete for the cores unless idle workers sleep. They stay awake for about a millisecond first, because
-waking a worker takes as long as a short product, and products come in a row: with a tenth of that two threads generate
-text no faster than one.
+Two thread pools compete for the cores unless idle workers sleep. OpenBLAS's sleep at once. OpenMP's stay awake for
+about a millisecond, because waking a worker takes as long as a short product, and products come in a row. With a tenth
+of that, two threads generated text no faster than one.
 """
 
 import os
