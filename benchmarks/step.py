@@ -5,10 +5,12 @@
     ours           sparse weight, gradient at the update's positions only, AdamW, new values stored
     transposed     ours with a second, transposed copy of the sparse weight
 
-Before anything is timed, the losses of the model and the gradients of the layer must agree.
+Before anything is timed, the losses of the model and the gradients of the layer must agree. PyTorch's model has a
+process of its own (`beside`).
 """
 
 import json
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.beside import Beside
 from benchmarks.goals import missed
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment, rounds
 from seft_cli.output import write_json
@@ -161,21 +164,33 @@ def _layer(shape: tuple[int, int], sparsity: float) -> dict[str, Callable[[], An
 
 
 def _model(json_config: dict[str, Any], sparsity: float) -> dict[str, Callable[[], Any]]:
-    from benchmarks.torch_step import TorchRun
     from seft_ref.kernels import cpu
     from seft_ref.kernels.cpu import transposed
 
-    ours, tokens, positions, dense, config = made_up_run(json_config, sparsity, cpu)
+    ours, tokens, *_ = made_up_run(json_config, sparsity, cpu)
     twice, *_ = made_up_run(json_config, sparsity, transposed)
-    peer = TorchRun(config, json_config, dense, positions, lr=ours.settings.lr, max_norm=ours.settings.max_norm)
+    peer = Beside(_torch_step, json_config, sparsity)
     for _ in range(2):
         losses = np.asarray([ours.step(tokens), twice.step(tokens)])
-        _check(losses, np.asarray([peer.step(tokens)]), "the loss")
+        _check(losses, np.asarray([peer(tokens)]), "the loss")
     return {
-        "torch": lambda: peer.step(tokens),
+        "torch": lambda: peer(tokens),
         "ours": lambda: ours.step(tokens),
         "transposed": lambda: twice.step(tokens),
     }
+
+
+def _torch_step(json_config: dict[str, Any], sparsity: float) -> Callable[[Any], float]:
+    """Return a step of the peer on the same weights and positions, on as many threads as OMP_NUM_THREADS says."""
+    import torch
+
+    from benchmarks.torch_step import TorchRun
+    from seft_ref.kernels import cpu
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    ours, _, positions, dense, config = made_up_run(json_config, sparsity, cpu)
+    peer = TorchRun(config, json_config, dense, positions, lr=ours.settings.lr, max_norm=ours.settings.max_norm)
+    return lambda tokens: float(peer.step(tokens))
 
 
 class OurRun:
