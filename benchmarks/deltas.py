@@ -229,7 +229,12 @@ def _compare(made: Path, model: Shipped, way: str) -> None:
 
 
 def peaks(root: Path) -> dict[str, int]:
-    """Return the largest resident size, in bytes, of a process that imports, that sends and that receives."""
+    """Return the largest resident size, in bytes, of a process that imports, that sends and that receives.
+
+    Nothing is measured where there is no /proc.
+    """
+    if not Path("/proc/self/status").exists():
+        return {}
     return {
         what: int(subprocess.check_output([sys.executable, "-m", __name__, what, str(root)], text=True))
         for what in ("import", "send", "receive")
@@ -296,7 +301,7 @@ def deltas(
         told_halves = (f"{statistics.median(x):.2f} ({x[0]:.2f}..{x[-1]:.2f})" for x in halves)
         print(f"{way:18} {size:>12,.0f} bytes  {'  '.join(told_halves)}")
     print(f"all {steps} deltas at once: {at_once['receive cpu'] / total * 1e9:.2f}")
-    for half in ("send", "receive"):
+    for half in ("send", "receive") if memory else ():
         more = memory[half] - memory["import"]
         print(f"{half}: {more:,} bytes of memory beyond imports, {more / largest:.2f} of the largest tensor")
     about: dict[str, Any] = {"bytes": total, "steps": steps, "share": share, "sparsity": sparsity}

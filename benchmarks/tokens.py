@@ -10,6 +10,9 @@
 The weights are made up, because the pace does not depend on them. Before anything is timed, every method reads a
 prompt and one token more, and the logits behind them must agree: with PyTorch's in float32, and of codes with those of
 the weights that they stand for.
+
+All methods share this process. With more than one thread that slows PyTorch, and perhaps llama.cpp (`beside`), so only
+one thread compares them fairly.
 """
 
 import statistics
@@ -25,22 +28,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks import large
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment
 from benchmarks.step import CONFIG
 from seft_cli.output import write_json
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "135m": CONFIG,
-    "1b": CONFIG
-    | {
-        "vocab_size": 32000,
-        "hidden_size": 2048,
-        "intermediate_size": 5632,
-        "num_hidden_layers": 22,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-    },
-}
+SHAPES: dict[str, dict[str, Any]] = {"135m": CONFIG, "1b": large.SHAPES["1b"] | {"tie_word_embeddings": True}}
 """SmolLM2-135M, and TinyLlama-1.1B with its embedding as its head."""
 PROMPT = 16
 MOST = 240

@@ -26,15 +26,15 @@ __all__ = ["ADAPT", "DROP", "GROW", "USE_ADAPT", "USE_DROP", "USE_END", "USE_GRO
 Known = Mapping[str, Tensor]
 Score = Callable[[Known], Tensor]
 
-_EXACT = (torch.float32, torch.float64)
-"""Dtypes that NumPy has."""
+_BY_MKL = (torch.float32, torch.float64)
+"""Dtypes whose roots MKL takes."""
 USE_DROP, USE_GROW, USE_ADAPT, USE_END = 1, 2, 3, 4
 """The last word of the key of random scores (RNG-003)."""
 
 
 def root(x: Tensor) -> Tensor:
     """Return the square root, rounded once; torch's own goes to MKL, which is an ulp off on some Intel processors."""
-    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" and x.dtype in _EXACT else x.sqrt()
+    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" and x.dtype in _BY_MKL else x.sqrt()
 
 
 def _curvature(k: Known) -> Tensor:

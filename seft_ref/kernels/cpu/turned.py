@@ -22,7 +22,7 @@ FROM = 2
 SHARE = 0.08
 """Share of stored positions from which they may be."""
 WORK = 0.4
-"""Blocks of tokens, times the share of stored positions, from which they are: sorting has costs for every row."""
+"""Least product of blocks of tokens and share of stored positions: a sort has to serve enough multiplications."""
 GROUP = 8
 """Most blocks of tokens that one sorted tile is multiplied with."""
 LINES = 1024

@@ -64,7 +64,7 @@ def softmax(scores, base, visible, there, n, fault, row, one, lowest):
     most = largest_of(scores, base, n)
     for j in range(n):
         scores[base + j] = exp(scores[base + j] - most)
-    # an array rounds what it holds to its dtype
+    # written to `fault` first, which rounds the binary64 sum to the dtype of scores
     fault[row] = sum_of(scores, base, n)
     share = one / fault[row]
     # 0 times infinity or NaN is NaN

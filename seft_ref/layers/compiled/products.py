@@ -4,8 +4,8 @@
 
     c[i, j]  +=  sum over k of a[i, k] · b[k, j]
 
-Every sum has its own order, that of k. BLAS has no part in it, because one product of attention is too small for its
-threads, and because rows that see few keys need only a part of one.
+Each sum adds its terms in the order of k. BLAS is not used, for two reasons. One product of attention is too small for
+its threads. And rows that see few keys need only a part of a product.
 """
 
 from typing import Any
