@@ -2,6 +2,7 @@
 
     numpy           dW = dyᵀ x, |dW|, np.partition for the k-th, the positions above it
     torch           torch.topk of |dyᵀ x|
+                    in a process of its own (`beside`)
     ours            seft_ref.matrix.evidence.evidence, some rows at a time
     product         dyᵀ x alone, a lower bound
 
@@ -20,6 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.beside import Beside
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment, rounds
 from seft_cli.output import write_json
 
@@ -90,9 +92,18 @@ def _measure(shape: tuple[int, int], tokens: int, threads: int, n_rounds: int) -
     )
 
 
-def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Callable[[], Any]]:
-    import torch
+def _made_up(shape: tuple[int, int], tokens: int) -> tuple[Any, Any, Any, Any, int]:
+    """Return dy, x, the positions that are stored and those of the update, and how many positions grow."""
+    rng = np.random.default_rng(0)
+    n = shape[0] * shape[1]
+    dy = rng.standard_normal((tokens, shape[0]), dtype=np.float32)
+    x = rng.standard_normal((tokens, shape[1]), dtype=np.float32)
+    stored = np.flatnonzero(rng.random(n) < 0.3)
+    own = np.sort(rng.choice(stored, n // 100, replace=False))
+    return dy, x, stored, own, int(GROWN * n)
 
+
+def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Callable[[], Any]]:
     from seft_ref.kernels import cpu
     from seft_ref.layers.linear import WeightGradient
     from seft_ref.matrix.evidence import View, evidence
@@ -101,19 +112,13 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
     from seft_ref.update.delta import Base, new_delta
     from seft_ref.update.rules import Rule
 
-    torch.set_num_threads(threads)
-    rng = np.random.default_rng(0)
-    n = shape[0] * shape[1]
-    dy = rng.standard_normal((tokens, shape[0]), dtype=np.float32)
-    x = rng.standard_normal((tokens, shape[1]), dtype=np.float32)
-    stored = np.flatnonzero(rng.random(n) < 0.3)
+    dy, x, stored, own, k = _made_up(shape, tokens)
     base = Base(from_flat(shape, stored), np.ones(stored.size, dtype=np.float32))
-    own = np.sort(rng.choice(stored, n // 100, replace=False))
     # the gradient as its two factors, because a backward pass has those
     window = Window(shape, latest=Accumulated(shape, (WeightGradient(dy, x),)))
     view = View(window, base, new_delta(shape, own, base.values))
     # without adaptation, because its evidence costs the same whatever method finds the candidates
-    rule, k = Rule(adapts="end"), int(GROWN * n)
+    rule = Rule(adapts="end")
 
     def ours() -> Any:
         (scored,) = evidence([view], rule, np.array([k]), kernels=cpu)
@@ -122,16 +127,25 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
     def numpy() -> Any:
         scores = np.abs(dy.T @ x).reshape(-1)
         scores[own] = -1
-        return np.flatnonzero(scores >= np.partition(scores, n - k)[n - k])
+        return np.flatnonzero(scores >= np.partition(scores, scores.size - k)[scores.size - k])
 
+    peer = Beside(_torch_growth, shape, tokens, threads)
+    return {"ours": ours, "numpy": numpy, "torch": peer, "product": partial(np.matmul, dy.T, x)}
+
+
+def _torch_growth(shape: tuple[int, int], tokens: int, threads: int) -> Callable[[], Any]:
+    import torch
+
+    torch.set_num_threads(threads)
+    dy, x, _, own, k = _made_up(shape, tokens)
     torch_dy, torch_x, torch_own = (torch.from_numpy(a) for a in (dy, x, own))
 
-    def top() -> Any:
+    def growth() -> Any:
         scores = (torch_dy.T @ torch_x).abs_().reshape(-1)
         scores[torch_own] = -1
-        return torch.topk(scores, k, sorted=False).indices
+        return torch.topk(scores, k, sorted=False).indices.numpy()
 
-    return {"ours": ours, "numpy": numpy, "torch": top, "product": partial(np.matmul, dy.T, x)}
+    return growth
 
 
 def _peak(method: Callable[[], Any]) -> int:

@@ -11,8 +11,7 @@ The weights are made up, because the pace does not depend on them. Before anythi
 prompt and one token more, and the logits behind them must agree: with PyTorch's in float32, and of codes with those of
 the weights that they stand for.
 
-All methods share this process. With more than one thread that slows PyTorch, and perhaps llama.cpp (`beside`), so only
-one thread compares them fairly.
+PyTorch and llama.cpp have a process each, which rests while another method is timed (`beside`).
 """
 
 import statistics
@@ -29,6 +28,7 @@ import numpy as np
 import typer
 
 from benchmarks import large
+from benchmarks.beside import Beside
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment
 from benchmarks.step import CONFIG
 from seft_cli.output import write_json
@@ -43,15 +43,19 @@ LLAMA = ("F16", "Q8_0")
 WITHIN = {
     "ours float32": 1e-3,
     "ours bfloat16": 0.1,
-    "torch float32": 0.0,
     "torch bfloat16": 0.1,
     "llama.cpp F16": 0.02,
     "llama.cpp Q8_0": 0.1,
 }
 """Largest difference of a logit from PyTorch's in float32, as a share of the largest logit."""
 
+SAME_WEIGHTS = "weights of "
+"""Begins the name of a method that is not timed: codes must agree with the weights in float32 that they stand for."""
+
 Reader = Callable[[list[int]], Any]
 """Reads tokens behind those that it has read, and returns the logits (V,) behind the last."""
+Methods = Iterator[tuple[str, Callable[[], Reader], int]]
+"""By name: what begins a text anew, and the bytes of weights that a token reads."""
 
 
 def tokens(
@@ -67,25 +71,57 @@ def tokens(
     restart_in_clean_environment(threads)
     config = SHAPES[shape] | ({"num_hidden_layers": blocks} if blocks else {})
     prompt = [int(t) for t in np.random.default_rng(1).integers(0, config["vocab_size"], PROMPT)]
-    with tempfile.TemporaryDirectory() as folder:
-        methods = dict(_methods(config, sparsity, threads, Path(folder), prompt))
-        paces: dict[str, list[float]] = {name: [] for name in methods}
-        for _ in range(n_rounds):
-            for name, (begin, _) in methods.items():
-                paces[name].append(_pace(begin(), prompt, count))
+    peers = [_torch, _llama] if find_spec("llama_cpp") else [_torch]
+    asks: list[Callable[..., Any]] = [Beside(answers, peer, config, sparsity, threads) for peer in peers]
+    asks.append(answers(_ours, config, sparsity, threads))
+    method_asks, sizes = {}, {}
+    for ask in asks:
+        for name, n_bytes in ask().items():
+            method_asks[name], sizes[name] = ask, n_bytes
+    logits = {name: ask(name, prompt) for name, ask in method_asks.items()}
+    timed = [name for name in logits if not name.startswith(SAME_WEIGHTS)]
+    for name in timed:
+        same = SAME_WEIGHTS + name
+        _compare(name, logits[name], logits[same if same in logits else "torch float32"])
+    paces: dict[str, list[float]] = {name: [] for name in timed}
+    for _ in range(n_rounds):
+        for name in timed:
+            paces[name].append(method_asks[name](name, prompt, count))
     rows = []
-    for name, (_, n_bytes) in methods.items():
+    for name in timed:
         ratios = [a / b for a, b in zip(paces[name], paces["torch float32"], strict=True)]
-        row = {"method": name, "bytes": n_bytes, "tokens a second": statistics.median(paces[name])}
+        row = {"method": name, "bytes": sizes[name], "tokens a second": statistics.median(paces[name])}
         row |= {"ratio": statistics.median(ratios), "range": (min(ratios), max(ratios))}
         rows.append(row)
         print(
-            f"{name:16} {n_bytes / 1e6:8.1f} MB {row['tokens a second']:8.2f} tokens/s  "
+            f"{name:16} {sizes[name] / 1e6:8.1f} MB {row['tokens a second']:8.2f} tokens/s  "
             f"{row['ratio']:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) times PyTorch in float32",
             flush=True,
         )
     about = {"shape": shape, "sparsity": sparsity, "tokens": count, "rounds": n_rounds, "versions": _versions()}
     write_json(json_file, {"machine": machine(threads), **about, "rows": rows})
+
+
+def answers(
+    methods: Callable[[dict[str, Any], dict[str, Any], int], Methods],
+    config: dict[str, Any],
+    sparsity: float,
+    threads: int,
+) -> Callable[..., Any]:
+    """Return what asks the methods of one process, for the same weights in every process."""
+    dense = _made_up(config, sparsity, np.random.default_rng(0))
+    begins, sizes = {}, {}
+    for name, begin, n_bytes in methods(config, dense, threads):
+        begins[name], sizes[name] = begin, n_bytes
+
+    def ask(name: str | None = None, prompt: list[int] | None = None, count: int = 0) -> Any:
+        """Return the sizes by name; or of a method the logits behind a prompt; or its pace over `count` tokens."""
+        if name is None:
+            return sizes
+        read = begins[name]()
+        return _pace(read, prompt or [], count) if count else _logits(read, prompt or [])
+
+    return ask
 
 
 def _pace(read: Reader, prompt: list[int], count: int) -> float:
@@ -97,25 +133,8 @@ def _pace(read: Reader, prompt: list[int], count: int) -> float:
     return count / (time.perf_counter() - start)
 
 
-def _methods(
-    config: dict[str, Any], sparsity: float, threads: int, folder: Path, prompt: list[int]
-) -> Iterator[tuple[str, tuple[Callable[[], Reader], int]]]:
-    """Yield every method: what begins a text anew, and the bytes of weights that a token reads."""
-    rng = np.random.default_rng(0)
-    dense = _made_up(config, sparsity, rng)
-    for name, (begin, n_bytes) in (*_torch(config, dense, threads), *_llama(config, dense, threads, folder)):
-        if name == "torch float32":
-            wanted = _logits(begin, prompt)
-        _compare(name, _logits(begin, prompt), wanted)
-        yield name, (begin, n_bytes)
-    for name, begin, n_bytes, same in _ours(config, dense):
-        _compare(name, _logits(begin, prompt), wanted if same is None else _logits(same, prompt))
-        yield name, (begin, n_bytes)
-
-
-def _logits(begin: Callable[[], Reader], prompt: list[int]) -> Any:
+def _logits(read: Reader, prompt: list[int]) -> Any:
     """Return the logits behind a prompt whose last token is read alone, as tokens are that follow it."""
-    read = begin()
     read(prompt)
     return read(prompt[-1:])
 
@@ -143,8 +162,7 @@ def _made_up(config: dict[str, Any], sparsity: float, rng: np.random.Generator) 
     return dense
 
 
-def _ours(config: dict[str, Any], dense: dict[str, Any]) -> Iterator[tuple[str, Callable[[], Reader], int, Any]]:
-    """Yield our methods, each with a method of the weights that codes stand for, or None."""
+def _ours(config: dict[str, Any], dense: dict[str, Any], threads: int) -> Methods:
     import ml_dtypes
 
     from seft_ref.kernels import cpu
@@ -185,15 +203,14 @@ def _ours(config: dict[str, Any], dense: dict[str, Any]) -> Iterator[tuple[str, 
     def widened(form: str, topology: Any, weight: Any) -> Any:
         return cpu.pack(topology, weights_of(nearest(weight, topology, parse_grid(form)), np.dtype(np.float32)))
 
-    yield "ours float32", *of(lambda t, w: cpu.pack(t, stored(w))), None
-    yield "ours bfloat16", *of(lambda t, w: cpu.compact(t, stored(w).astype(ml_dtypes.bfloat16))), None
+    yield "ours float32", *of(lambda t, w: cpu.pack(t, stored(w)))
+    yield "ours bfloat16", *of(lambda t, w: cpu.compact(t, stored(w).astype(ml_dtypes.bfloat16)))
     for form in CODES:
-        yield f"ours {form}", *of(partial(rounded, form)), of(partial(widened, form))[0]
+        yield f"ours {form}", *of(partial(rounded, form))
+        yield f"{SAME_WEIGHTS}ours {form}", *of(partial(widened, form))
 
 
-def _torch(
-    config: dict[str, Any], dense: dict[str, Any], threads: int
-) -> Iterator[tuple[str, tuple[Callable[[], Reader], int]]]:
+def _torch(config: dict[str, Any], dense: dict[str, Any], threads: int) -> Methods:
     import torch
     import transformers
 
@@ -222,24 +239,19 @@ def _torch(
             return following
 
         n_bytes = sum(array.size * dtype.itemsize for array in dense.values())
-        yield f"torch {str(dtype).removeprefix('torch.')}", (begin, n_bytes)
+        yield f"torch {str(dtype).removeprefix('torch.')}", begin, n_bytes
 
 
-def _llama(
-    config: dict[str, Any], dense: dict[str, Any], threads: int, folder: Path
-) -> Iterator[tuple[str, tuple[Callable[[], Reader], int]]]:
-    if find_spec("llama_cpp") is None:
-        return
+def _llama(config: dict[str, Any], dense: dict[str, Any], threads: int) -> Methods:
     import llama_cpp
 
+    sizes = {"n_ctx": PROMPT + MOST, "n_threads": threads, "n_threads_batch": threads}
     for form in LLAMA:
-        file = folder / f"{form}.gguf"
-        _write_gguf(file, config, dense, form)
-        model = llama_cpp.Llama(
-            str(file), n_ctx=PROMPT + MOST, n_threads=threads, n_threads_batch=threads, use_mmap=False, verbose=False
-        )
-        n_bytes = file.stat().st_size
-        file.unlink()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / f"{form}.gguf"
+            _write_gguf(file, config, dense, form)
+            n_bytes = file.stat().st_size
+            model = llama_cpp.Llama(str(file), **sizes, use_mmap=False, verbose=False)
 
         def begin(model: Any = model) -> Reader:
             model.reset()
@@ -250,7 +262,7 @@ def _llama(
 
             return following
 
-        yield f"llama.cpp {form}", (begin, n_bytes)
+        yield f"llama.cpp {form}", begin, n_bytes
 
 
 def _write_gguf(file: Path, config: dict[str, Any], dense: dict[str, Any], form: str) -> None:

@@ -55,8 +55,9 @@ ELSEWHERE = {
 """Files of the repository and the page of the manual that shows them."""
 CODE = "_code"
 """The folder of the built manual that holds pages of source files and of cases."""
-IMPLEMENTS = ("seft_ref", "formats", "seft_cli", "conformance/judge", "conformance/protocol", "conformance/command")
-"""Folders whose lines implement clauses. The kit implements those of chapter 16, so its folders are here too."""
+KIT = ("conformance/cases", "conformance/judge", "conformance/protocol", "conformance/command")
+IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *KIT)
+"""Folders whose lines implement clauses; those of chapters 14 and 16 the kit implements."""
 ENTRIES = 64
 """Entries of an array of a case that are shown."""
 _ID = r"[A-Z]{3,4}-\d{3}(?:\.\d+)?"
@@ -147,6 +148,9 @@ def spec() -> str:
     source = file("SPEC.md").splitlines()
     lines, clause = [], ""
     for number, line in enumerate(source):
+        # what GitHub shows links to these; the manual has an anchor for each part
+        if line.startswith("<a id="):
+            continue
         found = _PART_STARTS.match(line)
         if not line and clause and not _goes_on(clause, source[number:]):
             lines += ["", shown(clause), ""]

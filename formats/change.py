@@ -66,8 +66,8 @@ def _same_support(a: Dense | Sparse, b: Dense | Sparse) -> bool:
 def _unequal(old: Array, new: Array) -> NDArray[np.int64]:
     """Return the indices at which two arrays of one size hold other bits, in order, one block at a time."""
     blocks = range(0, old.size, BLOCK)
-    found = [np.flatnonzero(bits(old[i : i + BLOCK]) != bits(new[i : i + BLOCK])) + i for i in blocks]
-    return np.concatenate([np.empty(0, dtype=np.int64), *found])
+    positions = [np.flatnonzero(bits(old[i : i + BLOCK]) != bits(new[i : i + BLOCK])) + i for i in blocks]
+    return np.concatenate([np.empty(0, dtype=np.int64), *positions])
 
 
 def _position_of(tensor: Dense | Sparse, slots: NDArray[np.int64]) -> NDArray[np.int64]:

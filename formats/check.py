@@ -18,7 +18,7 @@ from formats.dialects.coded import is_coded, read_coded
 from formats.errors import FormatError
 from formats.header import MANIFEST_KEY, MAX_HEAD, parse_entry
 from formats.index import INDEX, expected_files, parse_index
-from formats.reader import Companions, Reader, checkpoint_of, read_index
+from formats.reader import Reader, checkpoint_of, companions, read_index
 from formats.regular import open_regular
 from formats.v1 import PartReader
 from formats.validate import check_limit
@@ -90,7 +90,7 @@ def _companions(folder: Path, first: Path) -> Iterator[Violation]:
         entries = PartReader(first).manifest.files
     except (FormatError, OSError):
         return
-    files = Companions(folder, entries)
+    files = companions(folder, entries)
     for name in files:
         yield from _try(name, partial(files.__getitem__, name))
 

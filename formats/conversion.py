@@ -241,17 +241,17 @@ def _check_kept(
         )
 
 
-def _check_own_codes(found: Checkpoint, source: str, to: str, dtype: str | None, *, expand: bool) -> None:
+def _check_own_codes(checkpoint: Checkpoint, source: str, to: str, dtype: str | None, *, expand: bool) -> None:
     """Refuse to write codes of this format where they would be read as weights (QNT-009.4), and to expand none."""
     from formats.dialects.coded import is_coded
 
-    has_codes = is_coded(found) or bool(found.delta and found.delta.scales)
-    if expand and not is_coded(found):
+    has_codes = is_coded(checkpoint) or bool(checkpoint.delta and checkpoint.delta.scales)
+    if expand and not is_coded(checkpoint):
         raise FormatError("FMT-084", f"expand_quantised is for quantised models, and {source} is none; leave it out")
     if not has_codes or expand:
         return
     if to not in ("sparse", "compressed-tensors"):
-        advice = "apply the delta first" if found.delta else "pass expand_quantised=True, or --expand-quantised"
+        advice = "apply the delta first" if checkpoint.delta else "pass expand_quantised=True, or --expand-quantised"
         raise FormatError("QNT-009", f"{source} is quantised, and {to} would take its codes for weights; {advice}")
     if dtype is not None:
         raise FormatError(
@@ -265,21 +265,21 @@ def _needed(base: str | os.PathLike[str] | None, to: str) -> str | os.PathLike[s
     return base
 
 
-def _as_sparse(found: Checkpoint, kind: str, encoding: str, dtype: str | None, zeros: str) -> Checkpoint:
+def _as_sparse(checkpoint: Checkpoint, kind: str, encoding: str, dtype: str | None, zeros: str) -> Checkpoint:
     """Return the checkpoint to write: foreign tensors made sparse, those of this format as they are (FMT-161)."""
     from formats.dialects.sparsify import sparsified, with_cast
 
     if kind != "sparse":
-        return sparsified(found, encoding, dtype, zeros)
-    if dtype is not None and found.kind != "model":
-        raise FormatError("FMT-084", f"dtype casts models; this is a {found.kind}")
-    return with_cast(found, dtype)
+        return sparsified(checkpoint, encoding, dtype, zeros)
+    if dtype is not None and checkpoint.kind != "model":
+        raise FormatError("FMT-084", f"dtype casts models; this is a {checkpoint.kind}")
+    return with_cast(checkpoint, dtype)
 
 
 def _write_changes(
     out: Path,
     to: str,
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     base: str | os.PathLike[str] | None,
     limit: int | None,
     given: dict[str, str | None],
@@ -289,7 +289,7 @@ def _write_changes(
     Args:
         out: the folder or file to write.
         to: ``"peft"``, ``"super-tuning"``, ``"seft"``, ``"trl-delta"`` or ``"weight-sync"``.
-        found: the delta.
+        checkpoint: the delta.
         base: the model that it changes.
         limit: as in `convert`.
         given: options of `write_weight_sync`, None for those that were not given.
@@ -306,70 +306,70 @@ def _write_changes(
     from formats.dialects.trl_delta import write_trl_delta
     from formats.dialects.weight_sync import write_weight_sync
 
-    if found.delta is None:
+    if checkpoint.delta is None:
         raise FormatError("FMT-084", f"{to} takes a delta; make one with `diff`, or convert an adapter")
     if to == "weight-sync":
         before = open_source(_needed(base, to), limit=limit)
         chosen = {option: value for option, value in given.items() if value is not None}
-        write_weight_sync(out, before, delta.apply(before, [found]), **chosen)
-        return [*_named(found), *found.files]
+        write_weight_sync(out, before, delta.apply(before, [checkpoint]), **chosen)
+        return [*_named(checkpoint), *checkpoint.files]
     if to == "seft":
         before = open_source(_needed(base, to), limit=limit)
-        delta.apply(before, [found])  # refuses another base (FMT-137)
-        write_seft(out, found, before.tensors)
-        return [*_named(found), *found.files]
+        delta.apply(before, [checkpoint])  # refuses another base (FMT-137)
+        write_seft(out, checkpoint, before.tensors)
+        return [*_named(checkpoint), *checkpoint.files]
     write_adapter = {"peft": write_shira, "super-tuning": write_super_tuning}.get(to)
     wanted: Literal["add", "replace"] = "add" if write_adapter else "replace"
-    others = sorted(name for name in found.tensors if not name.startswith(f"{wanted}:"))
-    others += [f"{name} going" for name, (_, after) in found.delta.tensors.items() if after is None]
+    others = sorted(name for name in checkpoint.tensors if not name.startswith(f"{wanted}:"))
+    others += [f"{name} going" for name, (_, after) in checkpoint.delta.tensors.items() if after is None]
     if others:
         raise CannotHold("FMT-154", f"{to} holds {wanted} only, the delta has {others[0]!r}")
     # no masks, because remove and whole are refused above
-    stored = {name.split(":", 1)[1]: cast("Dense | Sparse", found.tensors[name]) for name in found.tensors}
-    changes = Changes(wanted, {name: listed(tensor) for name, tensor in stored.items()}, found.attributes)
+    stored = {name.split(":", 1)[1]: cast("Dense | Sparse", checkpoint.tensors[name]) for name in checkpoint.tensors}
+    changes = Changes(wanted, {name: listed(tensor) for name, tensor in stored.items()}, checkpoint.attributes)
     if write_adapter:
         before = open_source(_needed(base, to), limit=limit)
-        delta.apply(before, [found])  # refuses another base (FMT-137)
+        delta.apply(before, [checkpoint])  # refuses another base (FMT-137)
         write_adapter(out, changes, before.tensors)
     else:
-        write_trl_delta(out, changes, {"target_sha256": found.delta.target_sha256})
-    return [*_named(found), *found.files]
+        write_trl_delta(out, changes, {"target_sha256": checkpoint.delta.target_sha256})
+    return [*_named(checkpoint), *checkpoint.files]
 
 
 def _write_foreign(
-    out: Path, to: str, found: Checkpoint, dtype: str | None, shard_bytes: int, limit: int | None
+    out: Path, to: str, checkpoint: Checkpoint, dtype: str | None, shard_bytes: int, limit: int | None
 ) -> tuple[list[str], list[str]]:
     """Write a model in a foreign format; return names of attributes and files that are left out, and remarks."""
     from formats.dialects import hf
     from formats.dialects.sparsify import with_cast
 
-    if found.delta is not None:
-        raise CannotHold("FMT-154", f"{to} holds models, {found.kind} is none; apply the delta first")
+    if checkpoint.delta is not None:
+        raise CannotHold("FMT-154", f"{to} holds models, {checkpoint.kind} is none; apply the delta first")
     if to == "hf":
-        hf.checkpoint_to_hf(out, found, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
-        return _named(found), []
+        hf.checkpoint_to_hf(out, checkpoint, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
+        return _named(checkpoint), []
     if to == "compressed-tensors":
         from formats.dialects.bitmasks import READERS, write_bitmasks
         from formats.dialects.coded import without_grid
         from formats.dialects.pack_quantized import write_pack_quantized
 
-        write_folder = write_pack_quantized if found.scales else write_bitmasks
-        lost = write_folder(out, found, shard_bytes=shard_bytes, limit=limit)
-        names = _named(replace(found, attributes=without_grid(found.attributes)))
-        return [*names, *lost], [] if found.scales else [READERS]
-    bare = replace(found, attributes={}, files={})
+        write_folder = write_pack_quantized if checkpoint.scales else write_bitmasks
+        lost = write_folder(out, checkpoint, shard_bytes=shard_bytes, limit=limit)
+        names = _named(replace(checkpoint, attributes=without_grid(checkpoint.attributes)))
+        return [*names, *lost], [] if checkpoint.scales else [READERS]
+    bare = replace(checkpoint, attributes={}, files={})
     if to == "torch-csr":
         _writer("torch_file", "write_torch_csr")(out, replace(with_cast(bare, dtype), attributes={}))
     elif to == "scipy":
         _writer("scipy_files", "write_scipy")(out, bare, dtype=dtype)
     else:
         _writer("binsparse", "write_binsparse")(out, bare, dtype=dtype)
-    return [*_named(found), *found.files], []
+    return [*_named(checkpoint), *checkpoint.files], []
 
 
-def _named(found: Checkpoint) -> list[str]:
+def _named(checkpoint: Checkpoint) -> list[str]:
     """Return the attributes as a remark names them."""
-    return [f"attribute {name}" for name in found.attributes]
+    return [f"attribute {name}" for name in checkpoint.attributes]
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:
@@ -378,16 +378,16 @@ def _writer(module: str, function: str) -> Callable[..., None]:
     return writer
 
 
-def _compare(out: Path, to: str, found: Checkpoint, dtype: str | None, limit: int | None) -> None:
+def _compare(out: Path, to: str, checkpoint: Checkpoint, dtype: str | None, limit: int | None) -> None:
     """Read the result back, and compare each tensor with the one that was to be written (FMT-094)."""
     from formats.dialects import checks
     from formats.dialects.sources import open_source
 
     written = open_source(out, READ_BACK[to], limit=limit)
-    if sorted(written.tensors) != sorted(found.tensors):
+    if sorted(written.tensors) != sorted(checkpoint.tensors):
         raise FormatError("FMT-094", f"{out} does not have the tensors of its source")
-    for name in sorted(found.tensors):
-        wanted = found.tensors[name]
+    for name in sorted(checkpoint.tensors):
+        wanted = checkpoint.tensors[name]
         if to == "hf":
             wanted = Dense(to_dense(wanted, limit=LIMIT if limit is None else limit))
         if to in ("hf", "torch-csr"):

@@ -96,7 +96,7 @@ def pays(dtype: str, shape: tuple[int, ...], nnz: int) -> bool:
 
 
 def fits_dense(tensor: Tensor) -> bool:
-    """Tell whether `dense` can hold a tensor: it has values, and one at every position."""
+    """Tell whether `dense` can hold a tensor (FMT-060): it has values, and one at every position."""
     return not isinstance(tensor, Mask) and tensor.nnz == prod(tensor.shape)
 
 

@@ -286,7 +286,7 @@ def _delta(value: dict[str, JSON]) -> DeltaOf:
 
 
 def check_version(spec: str, what: str) -> str:
-    """Return spec, after verifying that it is a version 1.x (FMT-042)."""
+    """Return spec, after verifying that it is a version 1.x (FMT-042); all of these are read (FMT-160)."""
     if not _VERSION.fullmatch(spec):
         raise FormatError(
             "FMT-042",

@@ -95,11 +95,11 @@ def unlisted(folder: Path, listed: Collection[str]) -> list[str]:
     return [n for n in names if n not in listed and not n.startswith(".") and not n.lower().startswith("model.sparse")]
 
 
-def expected_files(found: Collection[str], roots: Sequence[str] | None) -> list[str]:
+def expected_files(names: Collection[str], roots: Sequence[str] | None) -> list[str]:
     """Return the checkpoint files of a folder in part order, after comparing them with what is there.
 
     Args:
-        found: the file names of the folder.
+        names: the file names of the folder.
         roots: the root digests of the index, None where there is no index.
 
     Raises:
@@ -107,7 +107,7 @@ def expected_files(found: Collection[str], roots: Sequence[str] | None) -> list[
     """
     parts = [WHOLE] if roots is None else [part_name(i, len(roots)) for i in range(1, len(roots) + 1)]
     expected = set(parts) if roots is None else {*parts, INDEX}
-    ours = {name for name in found if name.lower().startswith("model.sparse")}
+    ours = {name for name in names if name.lower().startswith("model.sparse")}
     if expected - ours:
         raise FormatError(
             "FMT-102",

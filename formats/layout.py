@@ -58,7 +58,7 @@ def layout(tensors: Mapping[str, Entry]) -> Iterator[Section]:
 
 
 def compare(
-    tensors: Mapping[str, Entry], found: Mapping[str, Section], data_bytes: int, name: str
+    tensors: Mapping[str, Entry], actual_sections: Mapping[str, Section], data_bytes: int, name: str
 ) -> dict[str, Section]:
     """Return the sections by name after comparing a header with the one layout that its manifest allows.
 
@@ -67,7 +67,7 @@ def compare(
     """
     expected = {section.name: section for section in layout(tensors)}
     for section in expected.values():
-        actual = found.get(section.name)
+        actual = actual_sections.get(section.name)
         if actual is None:
             raise FormatError("FMT-031", f"{name} has no section {section.name!r}")
         if (actual.dtype, actual.shape) != (section.dtype, section.shape):
@@ -82,7 +82,7 @@ def compare(
                 f"section {section.name!r} stands at {actual.begin} to {actual.end}, "
                 f"expected {section.begin} to {section.end}",
             )
-    unowned = sorted(set(found) - set(expected))
+    unowned = sorted(set(actual_sections) - set(expected))
     if unowned:
         raise FormatError("FMT-032", f"{name} has the section {unowned[0]!r}, which belongs to no tensor")
     end = max((section.end for section in expected.values()), default=0)

@@ -7,7 +7,7 @@ T = TypeVar("T", covariant=True)
 
 
 class Lazy(Mapping[str, T]):
-    """Name -> tensor, in sorted order. A function makes the tensor on every access; nothing is cached."""
+    """Name -> tensor or bytes, in sorted order, which a function makes on every access; nothing is cached."""
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from formats.delta_rules import check_delta
 from formats.errors import FormatError
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
+from formats.lazy import Lazy
 from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
 from formats.regular import read_bounded
 from formats.strict_json import JSON
@@ -91,7 +92,7 @@ class Reader(Mapping[str, Tensor]):
         validate.check_tied(self._first.tied, self._owner)
         validate.check_scales(self._first.scales, self._owner)
         check_delta(self.kind, self._first.delta, self._owner, {**self._first.tied, **self._first.scales})
-        self.files: Mapping[str, bytes] = Companions(path if path.is_dir() else path.parent, self._first.files)
+        self.files: Mapping[str, bytes] = companions(path if path.is_dir() else path.parent, self._first.files)
         self.root_sha256 = self._parts[0].root if index is None else digest.of_bytes(index)
 
     @property
@@ -202,21 +203,14 @@ class Reader(Mapping[str, Tensor]):
         self.close()
 
 
-class Companions(Mapping[str, bytes]):
-    """Companion name -> bytes; each access reads the file and compares it with its digest."""
+def companions(folder: Path, entries: Mapping[str, Companion]) -> Lazy[bytes]:
+    """Return companion name -> bytes; each access reads the file and compares it with its digest.
 
-    def __init__(self, folder: Path, entries: Mapping[str, Companion]) -> None:
-        self._folder = folder
-        self._entries = entries
+    An access raises FormatError: FMT-102 if the file is not there, FMT-094 if its size or digest is another.
+    """
 
-    def __getitem__(self, name: str) -> bytes:
-        """Return the bytes of a companion.
-
-        Raises:
-            FormatError: FMT-102 if it is not there, FMT-094 if its size or digest is another.
-        """
-        entry = self._entries[name]
-        path = self._folder / name
+    def content(name: str) -> bytes:
+        path, entry = folder / name, entries[name]
         if not path.is_file():
             raise FormatError("FMT-102", f"companion {name!r} is not there")
         data = read_bounded(path, entry.nbytes)
@@ -224,11 +218,7 @@ class Companions(Mapping[str, bytes]):
             raise FormatError("FMT-094", f"companion {name!r} is not the one that was written with the checkpoint")
         return data
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
-
-    def __len__(self) -> int:
-        return len(self._entries)
+    return Lazy(entries, content)
 
 
 def read_index(folder: Path) -> bytes:
@@ -244,13 +234,13 @@ def _check_whole(manifest: Manifest, name: str) -> None:
         raise FormatError("FMT-048", f"{name} is part {manifest.part} of a checkpoint; open its folder")
 
 
-def _check_parts(manifests: list[Manifest], found: list[str], roots: list[str]) -> None:
+def _check_parts(manifests: list[Manifest], digests: list[str], roots: list[str]) -> None:
     """Verify that the parts are those of the index, in order, and agree with part 1 (FMT-104)."""
     first = manifests[0]
     last = ""
     for i, manifest in enumerate(manifests, start=1):
-        if found[i - 1] != roots[i - 1]:
-            raise FormatError("FMT-104", f"part {i} has the manifest {found[i - 1]}, the index names {roots[i - 1]}")
+        if digests[i - 1] != roots[i - 1]:
+            raise FormatError("FMT-104", f"part {i} has the manifest {digests[i - 1]}, the index names {roots[i - 1]}")
         if manifest.part != i:
             raise FormatError("FMT-104", f"part {i} says that it is part {manifest.part}")
         if (manifest.kind, manifest.spec) != (first.kind, first.spec):

@@ -283,11 +283,12 @@ def check_gap_length(nbytes: int, least: int, most: int, name: str) -> None:
         raise FormatError("FMT-057", f"gaps of {name!r} take {nbytes} bytes, expected {least} to {most}")
 
 
-def check_gap_count(found: int, nnz: int, *, ends: bool, name: str) -> None:
+def check_gap_count(n_gaps: int, nnz: int, *, ends: bool, name: str) -> None:
     """Verify that there are nnz gaps, and that the last byte ends one (FMT-058)."""
-    if found != nnz or not ends:
+    if n_gaps != nnz or not ends:
         raise FormatError(
-            "FMT-058", f"{name!r} has {found} gaps{'' if ends else ' and bytes that end none'}, its manifest says {nnz}"
+            "FMT-058",
+            f"{name!r} has {n_gaps} gaps{'' if ends else ' and bytes that end none'}, its manifest says {nnz}",
         )
 
 

@@ -30,7 +30,7 @@ def write(
     compress: str | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write a checkpoint as a new folder, or as a new packed file.
+    """Write a checkpoint as a new folder, or as a new packed file; the same options give the same bytes (FMT-080).
 
     Args:
         path: the folder to make, or the file; its parent must exist.

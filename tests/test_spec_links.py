@@ -21,6 +21,9 @@ MOST_SENTENCES, MOST_WORDS = 3, 60
 FOREIGN = {"SHA-256", "SHA-512", "SHA-384", "FMT-000"}
 TEXT = {".py", ".cu", ".md", ".json", ".jsonl", ".toml", ".txt"}
 CODE = ("seft_ref", "formats", "seft_cli", "conformance")
+KIT = ("conformance/cases", "conformance/judge", "conformance/protocol", "conformance/command")
+IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *KIT)
+"""Where a clause is implemented: those of chapters 14 and 16 by the kit."""
 PROOF = ("tests", "conformance")
 
 
@@ -61,6 +64,12 @@ def test_every_bold_id_is_a_clause_or_part_with_a_level():
     assert re.findall(r"^\*\*([A-Z]{2,4}-[\d.]+)\*\*", SPEC, re.MULTILINE) == [*PARTS]
 
 
+def test_a_link_can_lead_to_every_clause():
+    """The anchor stands alone on the line above, so that a clause still begins its line."""
+    anchored = re.findall(r'^<a id="([\w-]+)"></a>\n\*\*([A-Z]{3,4}-\d{3})\*\*', SPEC, re.MULTILINE)
+    assert anchored == [(clause.lower(), clause) for clause in CLAUSES]
+
+
 def test_parts_follow_their_clause_in_order_without_gaps():
     number = 1
     for part in PARTS:
@@ -90,7 +99,7 @@ def test_every_cited_clause_exists(folder):
     assert unknown == {}
 
 
-@pytest.mark.parametrize(("where", "folders"), [("code", CODE), ("a test or a conformance case", PROOF)])
+@pytest.mark.parametrize(("where", "folders"), [("code", IMPLEMENTS), ("a test or a conformance case", PROOF)])
 def test_every_clause_is_cited_by(where, folders):
     # a part that is cited cites its clause
     known = {part.partition(".")[0] for part in cited(folders)}

@@ -1,4 +1,8 @@
-"""Compares an output with the expected one: only ``error <= bound`` passes (NUM-001 to NUM-005)."""
+"""Compares an output with the expected one: only ``error <= bound`` passes (NUM-005).
+
+Integers are compared exactly (NUM-001), products within the bound of their sums (NUM-002), which is 0 where no sum is
+rounded (NUM-003), and layers by a relative error (NUM-004).
+"""
 
 import math
 from dataclasses import dataclass

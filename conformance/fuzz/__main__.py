@@ -111,12 +111,12 @@ def report(tally: Tally) -> None:
     print("\n".join(tally.lines()), flush=True)
 
 
-def tell(found: Disagreement, raw: bytes, save: Path) -> int:
+def tell(disagreement: Disagreement, raw: bytes, save: Path) -> int:
     """Save an input that the readers disagree on; return the exit status 1."""
     save.mkdir(parents=True, exist_ok=True)
     path = save / f"{sha256(raw).hexdigest()[:16]}.safetensors"
     path.write_bytes(raw)
-    print(f"FOUND: {found}\nsaved as {path}", flush=True)
+    print(f"FOUND: {disagreement}\nsaved as {path}", flush=True)
     return 1
 
 

@@ -70,10 +70,10 @@ class Keeper:
         return kept
 
 
-def _smallest(found: dict[Any, bytes], key: Any, raw: bytes) -> None:
-    old = found.get(key)
+def _smallest(smallest: dict[Any, bytes], key: Any, raw: bytes) -> None:
+    old = smallest.get(key)
     if old is None or (len(raw), raw) < (len(old), old):
-        found[key] = raw
+        smallest[key] = raw
 
 
 def features(raw: bytes) -> set[Any]:

@@ -88,8 +88,8 @@ class Reader(Protocol):
 
 def reader_of(name: str) -> Reader:
     """Return a reader of `READERS`, whose module is only loaded now, because one of them needs torch."""
-    found: Reader = import_module(f"conformance.fuzz.{name}").READER
-    return found
+    reader: Reader = import_module(f"conformance.fuzz.{name}").READER
+    return reader
 
 
 class Cases:
@@ -234,14 +234,14 @@ def lay(case: Case, place: Path) -> None:
 
 def listing(place: Path) -> list[str]:
     """Return the paths of all files and folders in a folder."""
-    found, waiting = [], [str(place)]
+    paths, waiting = [], [str(place)]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
-                found.append(entry.path)
+                paths.append(entry.path)
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-    return sorted(found)
+    return sorted(paths)
 
 
 # the loop ----------------------------------------------------------------------------------------

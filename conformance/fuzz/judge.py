@@ -214,8 +214,8 @@ def _second(path: Path) -> Content:
     return Content((checkpoint.kind, checkpoint.state_sha256, *texts), tensors)
 
 
-def _short(found: Any, wanted: Content) -> str:
-    if not isinstance(found, Content):
-        return str(found)
-    answer, expected = (found.about, found.tensors), (wanted.about, wanted.tensors)
+def _short(read: Any, wanted: Content) -> str:
+    if not isinstance(read, Content):
+        return str(read)
+    answer, expected = (read.about, read.tensors), (wanted.about, wanted.tensors)
     return f"something else: {answer!s:.300} for {expected!s:.300}"

@@ -161,17 +161,17 @@ def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
         raise Disagreement(f"{who} raises {type(error).__name__}: {error!s:.300}") from error
 
 
-def content_of(found: Any) -> Content:
+def content_of(read: Any) -> Content:
     """Return what the second reader read as a Content, so that it can be compared."""
     tensors = {}
-    for name, t in found.tensors.items():
+    for name, t in read.tensors.items():
         support = [None if a is None else integers(a) for a in (t.row_pointers, t.columns)]
         tensors[name] = (t.dtype, tuple(t.shape), *support, sha256(t.bits).hexdigest())
-    return Content(second_folder.spelled(found), tensors)
+    return Content(second_folder.spelled(read), tensors)
 
 
-def _short(found: Any) -> str:
-    return f"{found!s:.400}"
+def _short(read: Any) -> str:
+    return f"{read!s:.400}"
 
 
 def save(given: Scenario, where: Path) -> Path:

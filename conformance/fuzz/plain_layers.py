@@ -40,13 +40,13 @@ def define(tree: Tree) -> dict[str, Any]:
     if _states_sparsity(config):
         config = without_sparsity(config, formats)
     masks, pieces = _unmasked(pieces, formats)
-    found = [*described(config)]
+    descriptions = [*described(config)]
     for file_name, method in OWN.items():
         if tree.get(file_name) is not None:
             own = parsed(tree[file_name], constants=True)
-            found += [] if found or not isinstance(own, dict) else [{"quant_method": method} | own]
-    need(found and all(one == found[0] for one in found), "one quantisation")
-    schemes = schemes_of(found[0])
+            descriptions += [] if descriptions or not isinstance(own, dict) else [{"quant_method": method} | own]
+    need(descriptions and all(one == descriptions[0] for one in descriptions), "one quantisation")
+    schemes = schemes_of(descriptions[0])
     need(schemes, "a scheme")
     matrices = {f"{module}.weight": _chosen(pieces, module, schemes, masks) for module in _modules(pieces, schemes)}
     need(matrices, "a matrix")
@@ -178,9 +178,9 @@ def _library(parts: dict[str, Piece], scheme: Scheme, mask: Grid | None) -> Matr
         own = _less_half([unpacked(row, out, bits, straddling=fitting[0]) for row in turned(words, groups)], bits)
         read_zeros = turned(own, out)
     elif zero is not None:
-        found = integers(_is(zero, ("I8",), *shapes))
-        read_zeros = grid(found, out, groups) if scheme.strategy != "tensor" else [found] * out
-        need(not scheme.symmetric or not any(found), "FMT-172.7")
+        stored_zeros = integers(_is(zero, ("I8",), *shapes))
+        read_zeros = grid(stored_zeros, out, groups) if scheme.strategy != "tensor" else [stored_zeros] * out
+        need(not scheme.symmetric or not any(stored_zeros), "FMT-172.7")
         read_zeros = None if scheme.symmetric else read_zeros
     if codes is None:
         rows = grid(integers(parts["weight_packed"]), out, parts["weight_packed"].shape[1])
@@ -239,14 +239,14 @@ def _awq(parts: dict[str, Piece], scheme: Scheme) -> Matrix:
     _is(parts["scales"], SCALES, [groups, out])
 
     def ordered(piece: Piece, rows: int) -> Grid:
-        found = []
+        rows_of_codes = []
         for row in grid(integers(piece), rows, words):
             codes = unpacked(row, out, 4, straddling=False)
             placed = [0] * out
             for i, code in enumerate(codes):
                 placed[8 * (i // 8) + AWQ_COLUMNS[i % 8]] = code
-            found.append(placed)
-        return turned(_less_half(found, 4), out)
+            rows_of_codes.append(placed)
+        return turned(_less_half(rows_of_codes, 4), out)
 
     of_column = [c // size for c in range(columns)]
     scales = turned(grid(_raws(parts["scales"]), groups, out), out)

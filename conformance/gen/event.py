@@ -100,9 +100,9 @@ def given_part(part: Part, seen: Evidence) -> dict[str, Any]:
     return inputs | {"steps": seen.steps, "optimizer": part.optimizer, "first": int(part.first)}
 
 
-def answered(found: list[Outcome]) -> dict[str, Any]:
+def answered(outcomes: list[Outcome]) -> dict[str, Any]:
     """Return the outputs of `update.event`, one entry for each matrix."""
-    parts = [one.part for one in found]
+    parts = [one.part for one in outcomes]
     answer: dict[str, Any] = {"base": [ids(p.base) for p in parts]}
     answer |= {"base_values": [reals(p.base.values()) for p in parts], "delta": [ids(p.phi) for p in parts]}
     answer["delta_values"] = [reals(p.phi.values()) for p in parts]
@@ -110,9 +110,9 @@ def answered(found: list[Outcome]) -> dict[str, Any]:
         make = ids if name == "age" else reals
         answer[name] = [make(p.kept[name].values()) if name in p.kept else None for p in parts]
     for name in ("dropped", "grown", "cancelled", "pruned"):
-        answer[name] = [ids(getattr(one, name)) for one in found]
+        answer[name] = [ids(getattr(one, name)) for one in outcomes]
     answer["records"] = [
-        one.record | {name: reals(near or ()) for name, near in one.boundaries.items()} for one in found
+        one.record | {name: reals(near or ()) for name, near in one.boundaries.items()} for one in outcomes
     ]
     return answer
 

@@ -11,9 +11,9 @@ from conformance.oracle.select import binary64
 from conformance.oracle.update_scores import binary32
 
 
-def ratios_of(parts: list[Made], chosen: Rule, found: list[Outcome]) -> dict[str, Any]:
+def ratios_of(parts: list[Made], chosen: Rule, outcomes: list[Outcome]) -> dict[str, Any]:
     """Return the outputs of `event.ratios`, one entry for each matrix."""
-    records = [event_ratios.ratios(part, seen, chosen, one) for (part, seen), one in zip(parts, found, strict=True)]
+    records = [event_ratios.ratios(part, seen, chosen, one) for (part, seen), one in zip(parts, outcomes, strict=True)]
     return {name: [one[name] for one in records] for name in ("churn", "overlap", "gradient_norm")}
 
 

@@ -108,7 +108,7 @@ def whole() -> Area:
     return cases.area
 
 
-def _plain(found: Files) -> None:
+def _plain(cases: Files) -> None:
     empty = Tensor("F32", (0, 4), b"", ())
     bare = Tensor("F64", (3, 2), b"", ())
     nan = Tensor("F32", (2, 2), b"\x01\x00\xc0\x7f\x00\x00\x00\x80\x00\x00\x80\xff", ((0, 0), (0, 1), (1, 1)))
@@ -141,7 +141,7 @@ def _plain(found: Files) -> None:
         ),
         ("deep-attributes", "FMT-027", "a level too few", {}, {"attributes": {"a": _nested(14)}}),
     ):
-        found.add(name, clauses, purpose, tensors, **more)
+        cases.add(name, clauses, purpose, tensors, **more)
 
 
 def _nested(levels: int) -> list[Any]:
@@ -151,7 +151,7 @@ def _nested(levels: int) -> list[Any]:
     return value
 
 
-def _dtypes(found: Files) -> None:
+def _dtypes(cases: Files) -> None:
     """Add every dtype, dense and sparse; counts are odd, so that the last byte of a packed dtype is partly filled."""
     numbers = Numbers(41)
     for dtype, width in BITS.items():
@@ -163,12 +163,12 @@ def _dtypes(found: Files) -> None:
             bits[-1] &= (1 << 5 * width % 8) - 1
         sparse = on(dtype, (3, 5), support, bytes(bits))
         purpose = f"bits of {dtype} changed on the way"
-        found.add(f"sparse-{dtype}", "FMT-006 FMT-071", purpose, {"w": sparse}, "bitmask")
+        cases.add(f"sparse-{dtype}", "FMT-006 FMT-071", purpose, {"w": sparse}, "bitmask")
         if width:
-            found.add(f"dense-{dtype}", "FMT-006 FMT-071", purpose, {"w": Tensor(dtype, (5,), bytes(bits))})
+            cases.add(f"dense-{dtype}", "FMT-006 FMT-071", purpose, {"w": Tensor(dtype, (5,), bytes(bits))})
 
 
-def _encodings(found: Files) -> None:
+def _encodings(cases: Files) -> None:
     clause = {"bitmask": "FMT-061", "csr": "FMT-065", "gap8": "FMT-054", "varint": "FMT-055"}
     shapes: dict[str, tuple[tuple[int, ...], list[int]]] = {
         "vector": ((11,), [0, 10]),
@@ -183,21 +183,21 @@ def _encodings(found: Files) -> None:
         for name, (shape, at) in shapes.items():
             text = "one content read differently from another encoding"
             tensors = {"b": FLAGS, "w": on("F16", shape, at)}
-            found.add(f"{encoding}-{name}", f"FMT-005 {number}", text, tensors, encoding)
+            cases.add(f"{encoding}-{name}", f"FMT-005 {number}", text, tensors, encoding)
         mask = on("NONE", (3, 50), [0, 49, 50, 149])
-        found.add(
+        cases.add(
             f"{encoding}-mask", f"FMT-017 {number}", "a mask with values, or without its support", {"w": mask}, encoding
         )
     for encoding in ("csr", "gap8", "varint"):
         number = clause[encoding]
-        found.add(f"{encoding}-no-columns", number, "rows of no columns", {"w": on("F32", (3, 0), [])}, encoding)
+        cases.add(f"{encoding}-no-columns", number, "rows of no columns", {"w": on("F32", (3, 0), [])}, encoding)
     for columns in (65536, 65537):
         last = on("U8", (1, columns), [columns - 1])
-        found.add(f"csr-{columns}", "FMT-065", "columns in another width", {"w": last}, "csr")
+        cases.add(f"csr-{columns}", "FMT-065", "columns in another width", {"w": last}, "csr")
     gaps = [0, 1, 126, 127, 128, 254, 255, 256, 509, 510, 16383, 16384]
     at = [sum(gaps[: i + 1]) + i for i in range(len(gaps))]
     for encoding in ("gap8", "varint"):
-        found.add(
+        cases.add(
             f"{encoding}-edges",
             clause[encoding],
             "gaps at the edges of a byte",
@@ -205,11 +205,11 @@ def _encodings(found: Files) -> None:
             encoding,
         )
     far = on("U8", (16, 2**31 - 1), [2**31 - 2, 2**31 - 1, 2**34, 16 * (2**31 - 1) - 1])
-    found.add("varint-far", "FMT-055 FMT-056", "positions beyond 32 bits", {"w": far}, "varint")
-    _winners(found)
+    cases.add("varint-far", "FMT-055 FMT-056", "positions beyond 32 bits", {"w": far}, "varint")
+    _winners(cases)
 
 
-def _winners(found: Files) -> None:
+def _winners(cases: Files) -> None:
     """Add a support for each encoding that `auto` can choose."""
     spread = [65535 - 300 * i for i in range(50)][::-1]
     for name, purpose, shape, at in (
@@ -220,9 +220,9 @@ def _winners(found: Files) -> None:
         ("nm", "a pattern not seen", (2, 8), [0, 2, 6, 7, 9, 10, 12, 15]),
         ("one-of-two", "not the smallest m", (4, 16), [2 * i + i % 2 for i in range(32)]),
     ):
-        found.add(f"auto-{name}", "FMT-081 FMT-052", purpose, {"w": on("U8", shape, at)})
+        cases.add(f"auto-{name}", "FMT-081 FMT-052", purpose, {"w": on("U8", shape, at)})
     full = on("NONE", (2, 3), list(range(6)))
-    found.add("auto-mask", "FMT-081 FMT-017", "a full mask as dense", {"w": full})
+    cases.add("auto-mask", "FMT-081 FMT-017", "a full mask as dense", {"w": full})
 
 
 def regular(shape: tuple[int, ...], n: int, m: int, axis: int, seed: int) -> Tensor:
@@ -234,7 +234,7 @@ def regular(shape: tuple[int, ...], n: int, m: int, axis: int, seed: int) -> Ten
     return replace(on("NONE", shape, at), pattern=(n, m, axis))
 
 
-def _patterns(found: Files) -> None:
+def _patterns(cases: Files) -> None:
     for i, (n, m, axis, shape) in enumerate(
         (
             (1, 2, 1, (3, 10)),
@@ -256,16 +256,16 @@ def _patterns(found: Files) -> None:
         size = len(mask.support or ())
         tensors = {"w": replace(mask, dtype="U8", bits=bytes(x % 251 for x in range(size)))}
         clauses, purpose = "FMT-051 FMT-052", "ranks counted or packed in another order"
-        found.add(f"nm-{n}-{m}-axis-{axis}", clauses, purpose, tensors, f"nm:{n}:{m}:{axis}")
-    found.add("nm-mask", "FMT-017 FMT-052", "values of a mask", {"w": regular((2, 8), 2, 4, 1, 50)}, "nm:2:4")
+        cases.add(f"nm-{n}-{m}-axis-{axis}", clauses, purpose, tensors, f"nm:{n}:{m}:{axis}")
+    cases.add("nm-mask", "FMT-017 FMT-052", "values of a mask", {"w": regular((2, 8), 2, 4, 1, 50)}, "nm:2:4")
 
 
-def _described(found: Files) -> None:
+def _described(cases: Files) -> None:
     codes = Tensor("I8", (2, 4), b"\x01\xff", ((0, 1), (1, 3)))
     scale = Tensor("F32", (2, 1), struct.pack("<2f", 0.5, 0.25))
     scales = {"w": {"scale": "w_scale", "zero_point": "z"}}
     tensors = {"w": codes, "w_scale": scale, "z": Tensor("I8", (), b"\3")}
-    found.add("scales", "FMT-016", "scales lost", tensors, scales=scales)
+    cases.add("scales", "FMT-016", "scales lost", tensors, scales=scales)
     d1, d2, d3 = ("1" * 64, "2" * 64, "3" * 64)
     delta = {
         "base_sha256": d1,
@@ -288,27 +288,27 @@ def _described(found: Files) -> None:
         "whole:new": FLAGS,
     }
     clauses = "FMT-130 FMT-131 FMT-132"
-    found.add("delta", clauses, "what a delta is for lost", stored, kind="delta", delta=delta)
+    cases.add("delta", clauses, "what a delta is for lost", stored, kind="delta", delta=delta)
     none = delta | {"tensors": {"gone": {"base": d1, "target": None}}, "tied": {}}
-    found.add("delta-of-nothing", clauses, "a delta that stores nothing", {}, kind="delta", delta=none)
+    cases.add("delta-of-nothing", clauses, "a delta that stores nothing", {}, kind="delta", delta=none)
     ones = on("F32", (4, 300), [7 * i for i in range(60)], b"\1" * 240)
     for encoding in ("bitmask", "gap8"):
         frames = {"w#values": files.rle_frame(240, 1)}
         text = "planes in another order, or a frame that is not expanded"
-        found.add(f"zstd-{encoding}", "FMT-140 FMT-141 FMT-142", text, {"w": ones}, encoding, frames=frames)
+        cases.add(f"zstd-{encoding}", "FMT-140 FMT-141 FMT-142", text, {"w": ones}, encoding, frames=frames)
     full = {"w#mask": files.rle_frame(240, 255), "w#values": files.rle_frame(3840, 1)}
     everything = on("F16", (8, 240), list(range(1920)), b"\1" * 3840)
-    found.add(
+    cases.add(
         "zstd-both", "FMT-140 FMT-049", "sections of one byte in planes", {"w": everything}, "bitmask", frames=full
     )
     # different bytes, because planes do not show in sections of one repeated byte
     low, high = bytes([1, 3, 5, 7]), bytes([2, 4, 6, 8])
     halves = on("F32", (4, 300), [7 * i for i in range(60)], low * 30 + high * 30)
     planes = {"w#values": files.runs_frame([(byte, 30) for byte in range(1, 9)])}
-    found.add("zstd-planes", "FMT-140", "planes left apart", {"w": halves}, "bitmask", frames=planes)
+    cases.add("zstd-planes", "FMT-140", "planes left apart", {"w": halves}, "bitmask", frames=planes)
 
 
-def _tolerated(found: Files) -> None:
+def _tolerated(cases: Files) -> None:
     for name, change, clause in (
         ("later-minor", {"spec": "1.7"}, "FMT-042 FMT-160"),
         ("optional-feature", {"optional": ["a-thing", "b-thing"]}, "FMT-044"),
@@ -317,10 +317,10 @@ def _tolerated(found: Files) -> None:
         pieces.manifest |= change
         text = "a file refused for what a reader may ignore"
         answer = content({"w": F16}) | {"state": state({"w": F16})}
-        found.area.add(f"read-{name}", "file.read", clause, text, {"raw": raw_array(pieces.pack())}, answer)
+        cases.area.add(f"read-{name}", "file.read", clause, text, {"raw": raw_array(pieces.pack())}, answer)
 
 
-def _refused_options(found: Files) -> None:
+def _refused_options(cases: Files) -> None:
     checkpoint = content({"w": F16})
     described = files.text(
         {"base_sha256": "1" * 64, "scales": {}, "target_sha256": "2" * 64, "tensors": {}, "tied": {}}
@@ -340,7 +340,7 @@ def _refused_options(found: Files) -> None:
     ):
         inputs = checkpoint | {"encoding": "auto"} | change
         purpose = "it is written all the same"
-        found.area.add(f"write-refuse-{name}", "file.write", clause.split()[0], purpose, inputs, refused=clause)
+        cases.area.add(f"write-refuse-{name}", "file.write", clause.split()[0], purpose, inputs, refused=clause)
 
 
 AREAS = (whole,)

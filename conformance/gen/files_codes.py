@@ -159,8 +159,8 @@ def codes() -> Area:
     return cases.area
 
 
-def _gptq(found: Cases) -> None:
-    n = found.numbers
+def _gptq(cases: Cases) -> None:
+    n = cases.numbers
     for source, less, description in (("gptq", 1, GPTQ), ("gptq_v2", 0, V2)):
         purpose = "zero points that are one off, codes of another width, or words read in another direction"
         for bits, shape in ((2, (16, 16)), (3, (32, 32)), (4, (8, 16)), (8, (4, 8))):
@@ -168,7 +168,7 @@ def _gptq(found: Cases) -> None:
             m = drawn(n, shape, bits, size, "BF16" if bits == 8 else "F16", zeros=less - (1 << bits - 1))
             parts = named("a.q", oracle.gptq(m, less=less, index="I32" if less else ""))
             told = description | {"bits": bits, "group_size": size}
-            found.add(
+            cases.add(
                 f"{source}-{bits}",
                 purpose,
                 Folder(told, {"a.q": m}, parts, source),
@@ -177,24 +177,24 @@ def _gptq(found: Cases) -> None:
         m = shuffled(n, drawn(n, (8, 24), 4, 8, "F32", zeros=less - 8))
         parts = named("q", oracle.gptq(m, less=less, index="I64"))
         purpose = "groups that are runs of columns whatever g_idx says"
-        found.add(f"{source}-order", purpose, Folder(description | {"desc_act": True}, {"q": m}, parts, source))
+        cases.add(f"{source}-order", purpose, Folder(description | {"desc_act": True}, {"q": m}, parts, source))
     m = drawn(n, (8, 24), 4, 16, zeros=-7)
     parts = named("q", oracle.gptq(m, less=1, index=""))
     purpose = "a last group with fewer columns"
-    found.add("gptq-short-group", purpose, Folder(GPTQ | {"group_size": 16}, {"q": m}, parts, "gptq"))
+    cases.add("gptq-short-group", purpose, Folder(GPTQ | {"group_size": 16}, {"q": m}, parts, "gptq"))
     m = drawn(n, (8, 16), 4, zeros=-7)
     parts = named("q", oracle.gptq(m, less=1, index=""))
     purpose = "a group size of −1"
-    found.add("gptq-row", purpose, Folder(GPTQ | {"group_size": -1}, {"q": m}, parts, "gptq"))
+    cases.add("gptq-row", purpose, Folder(GPTQ | {"group_size": -1}, {"q": m}, parts, "gptq"))
     two, four = drawn(n, (16, 16), 2, 8, zeros=-1), drawn(n, (8, 16), 4, 8, zeros=-7)
     parts = named("a", oracle.gptq(two, less=1)) | named("b", oracle.gptq(four, less=1))
     purpose = "bits of the description where shapes say others"
     told = GPTQ | {"dynamic": {"+:a": {"bits": 2}}}
-    found.add("gptq-dynamic", purpose, Folder(told, {"a": two, "b": four}, parts, "gptq"))
+    cases.add("gptq-dynamic", purpose, Folder(told, {"a": two, "b": four}, parts, "gptq"))
 
 
-def _awq(found: Cases) -> None:
-    n = found.numbers
+def _awq(cases: Cases) -> None:
+    n = cases.numbers
     for name, size, told in (
         ("awq", 8, {}),
         ("awq-row", 0, {"group_size": -1}),
@@ -203,11 +203,11 @@ def _awq(found: Cases) -> None:
         a, b = drawn(n, (16, 16), 4, size, zeros=-8), drawn(n, (8, 8), 4, size, "BF16", zeros=-8)
         parts = named("a", oracle.awq(a)) | named("b", oracle.awq(b))
         purpose = "columns of a word in another order, in codes or in zero points"
-        found.add(name, purpose, Folder(AWQ | told, {"a": a, "b": b}, parts, "awq"))
+        cases.add(name, purpose, Folder(AWQ | told, {"a": a, "b": b}, parts, "awq"))
 
 
-def _packed(found: Cases) -> None:
-    n = found.numbers
+def _packed(cases: Cases) -> None:
+    n = cases.numbers
     for bits in range(1, 9):
         m = drawn(n, (3, 64), bits, 32, zeros=-(1 << bits - 1))
         told = library(scheme(bits, "group", 32, symmetric=False))
@@ -215,14 +215,14 @@ def _packed(found: Cases) -> None:
         for name, straddling in (("packed", True), ("packed-words", False)):
             if straddling or 32 % bits:
                 parts = named("q", oracle.pack_quantized(m, straddling=straddling, junk=0x5A5A_5A5A))
-                found.add(f"{name}-{bits}", purpose, Folder(told, {"q": m}, parts, "pack-quantized"))
+                cases.add(f"{name}-{bits}", purpose, Folder(told, {"q": m}, parts, "pack-quantized"))
     for name, shape, straddling in (("told-by-zeros", (32, 10), True), ("told-by-zeros-words", (32, 10), False),
                                     ("either-way", (9, 10), True)):  # fmt: skip
         m = drawn(n, shape, 3, 5, zeros=-4)
         parts = named("q", oracle.pack_quantized(m, straddling=straddling))
         told = library(scheme(3, "group", 5, symmetric=False))
         purpose = "a way of packing that the words of codes alone do not tell"
-        found.add(f"packed-{name}", purpose, Folder(told, {"q": m}, parts, "pack-quantized"))
+        cases.add(f"packed-{name}", purpose, Folder(told, {"q": m}, parts, "pack-quantized"))
     for name, size, told, zeros in (
         ("group", 8, scheme(4, "group", 8), None),
         ("channel", 0, scheme(4, "channel"), None),
@@ -234,15 +234,15 @@ def _packed(found: Cases) -> None:
         m = drawn(n, (5, 24), 4, size, "BF16", zeros=zeros)
         parts = named("q", oracle.pack_quantized(m))
         purpose = "a zero point where there is none, or groups of another width"
-        found.add(f"packed-{name}", purpose, Folder(library(told), {"q": m}, parts, "pack-quantized"))
+        cases.add(f"packed-{name}", purpose, Folder(library(told), {"q": m}, parts, "pack-quantized"))
     m = shuffled(n, drawn(n, (5, 20), 4, 8, "F32", zeros=-8))
     parts = named("q", oracle.pack_quantized(m, index="I32"))
     told = library(scheme(4, "group", 8, symmetric=False, actorder="group"))
-    found.add("packed-order", "groups that are runs of columns", Folder(told, {"q": m}, parts, "pack-quantized"))
+    cases.add("packed-order", "groups that are runs of columns", Folder(told, {"q": m}, parts, "pack-quantized"))
 
 
-def _plain(found: Cases) -> None:
-    n = found.numbers
+def _plain(cases: Cases) -> None:
+    n = cases.numbers
     rows: tuple[tuple[str, int, dict[str, Any], int | None], ...] = (
         ("channel", 0, scheme(8, "channel"), None),
         ("channel-zeros", 0, scheme(8, "channel", symmetric=False), -128),
@@ -256,22 +256,22 @@ def _plain(found: Cases) -> None:
         folder = Folder(
             library(told, form="int-quantized"), {"q": m}, named("q", oracle.int_quantized(m)), "int-quantized"
         )
-        found.add(f"plain-{name}", "codes taken for weights, or a zero point that is forgotten", folder, encoding="csr")
+        cases.add(f"plain-{name}", "codes taken for weights, or a zero point that is forgotten", folder, encoding="csr")
     m = shuffled(n, drawn(n, (3, 10), 8, 4, zeros=-128))
     told = library(scheme(8, "group", 4, symmetric=False), form="naive-quantized")
     folder = Folder(told, {"q": m}, named("q", oracle.int_quantized(m, index="I64")), "int-quantized")
-    found.add("plain-order", "groups that are runs of columns, or an old name refused", folder)
-    _of_tensor(found)
+    cases.add("plain-order", "groups that are runs of columns, or an old name refused", folder)
+    _of_tensor(cases)
     m = drawn(n, (3, 6), 8)
     parts = named("q", oracle.int_quantized(m) | {"weight_zero_point": oracle.int8([[0]] * 3)})
     folder = Folder(library(scheme(8, "channel"), form="int-quantized"), {"q": m}, parts, "int-quantized")
-    found.add("plain-zeros-of-zero", "zero points of 0 refused in a symmetric matrix", folder)
-    _stored_mask(found)
+    cases.add("plain-zeros-of-zero", "zero points of 0 refused in a symmetric matrix", folder)
+    _stored_mask(cases)
 
 
-def _of_tensor(found: Cases) -> None:
+def _of_tensor(cases: Cases) -> None:
     """Add one scale for a whole matrix, in each of its shapes."""
-    n = found.numbers
+    n = cases.numbers
     for source, form in (("packed", "pack-quantized"), ("plain", "int-quantized")):
         matrices: dict[str, Codes] = {}
         parts: dict[str, Tensor] = {}
@@ -286,10 +286,10 @@ def _of_tensor(found: Cases) -> None:
             matrices[name] = m
         told = library(scheme(8, "tensor", symmetric=False), form=form)
         purpose = "a scale of the whole matrix, in one of its shapes, that is refused or taken for that of a row"
-        found.add(f"{source}-tensor", purpose, Folder(told, matrices, parts, form))
+        cases.add(f"{source}-tensor", purpose, Folder(told, matrices, parts, form))
 
 
-def _stored_mask(found: Cases) -> None:
+def _stored_mask(cases: Cases) -> None:
     """Add codes that are stored with a bitmask: one equals the zero point, and a scale is 0 or negative."""
     support = ((0, 0), (0, 1), (0, 4), (0, 8), (1, 3), (1, 6))
     for name, first, zeros, scale in (
@@ -312,10 +312,10 @@ def _stored_mask(found: Cases) -> None:
         told = library(scheme(8, "channel", symmetric=zeros is None), form="int-quantized")
         told |= {"sparsity_config": {"format": "sparse-bitmask"}}
         purpose = "a kept weight of 0 taken for a pruned one, a zero that is −0.0, or an absent weight that overflows"
-        found.add(name, purpose, Folder(told, {"q": m}, named("q", parts), "int-quantized"), encoding="csr")
+        cases.add(name, purpose, Folder(told, {"q": m}, named("q", parts), "int-quantized"), encoding="csr")
 
 
-def _scales(found: Cases) -> None:
+def _scales(cases: Cases) -> None:
     """Add scales of 0, below 0, the smallest and the largest, and products that lie between two numbers."""
     special = {
         "F16": [0, 0x8000, 0xB123, 1, 0x03FF, 0x7BFF, 0x3001, 0x2FFF],
@@ -330,24 +330,24 @@ def _scales(found: Cases) -> None:
         folder = Folder(told, {"q": m}, named("q", oracle.int_quantized(m)), "int-quantized")
         purpose = "products rounded twice, towards zero or in the dtype of the scale, or zeros with a sign"
         for encoding in ("csr", "dense"):
-            found.add(f"scales-{dtype}-{encoding}", purpose, folder, encoding=encoding)
+            cases.add(f"scales-{dtype}-{encoding}", purpose, folder, encoding=encoding)
 
 
-def _described(found: Cases) -> None:
+def _described(cases: Cases) -> None:
     """Add other files that describe a quantisation, several descriptions, schemes, and tensors that are left out."""
-    n = found.numbers
+    n = cases.numbers
     m = drawn(n, (8, 16), 4, 8, zeros=-7)
     older = {"bits": 4, "group_size": 8, "desc_act": False}
     parts = named("q", oracle.gptq(m, less=1))
     beside = {"quantize_config.json": json.dumps(older).encode(), "vocab.json": b"{}"}
     folder = Folder(None, {"q": m}, parts, "gptq", beside=beside)
     purpose = "a description in a file of its own that is not read, or that travels"
-    found.add("older-gptq", purpose, folder, gone=("quantize_config.json",))
+    cases.add("older-gptq", purpose, folder, gone=("quantize_config.json",))
     for name, keys in (("older-awq", {"w_bit": 4, "q_group_size": 8}), ("newer-awq", {"bits": 4, "group_size": 8})):
         m = drawn(n, (8, 16), 4, 8, zeros=-8)
         beside = {"quant_config.json": json.dumps(keys | {"zero_point": True}).encode()}
         folder = Folder(None, {"q": m}, named("q", oracle.awq(m)), "awq", beside=beside)
-        found.add(name, purpose, folder, gone=("quant_config.json",))
+        cases.add(name, purpose, folder, gone=("quant_config.json",))
     m = drawn(n, (8, 16), 4, 8, zeros=-8)
     inner = {"text_config": {"layers": None}, "list": [{"b": 1}], "quantization_config": 7}
     whole = {
@@ -356,8 +356,8 @@ def _described(found: Cases) -> None:
         "quantization_config": 7,
     }
     folder = Folder(V2, {"q": m}, named("q", oracle.gptq(m, less=0)), "gptq_v2", config=inner, whole_config=whole)
-    found.add("alike", "a description that stays, or that counts once only at the top", folder)
-    _schemes(found)
+    cases.add("alike", "a description that stays, or that counts once only at the top", folder)
+    _schemes(cases)
     m = drawn(n, (5, 12), 8)
     told = library(scheme(8, "channel"), form="int-quantized")
     names = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
@@ -366,21 +366,21 @@ def _described(found: Cases) -> None:
     parts = named("q", oracle.int_quantized(m))
     folder = Folder(told, {"q": m}, parts, "int-quantized", others, dropped)
     purpose = "scales of activations that stay, those of other tensors that go, or a format of dense weights refused"
-    found.add("activations", purpose, folder)
+    cases.add("activations", purpose, folder)
     whole = folder.config | {"quantization_config": told, "sparsity_config": {"format": "dense-sparsity"}}
     sparsity = replace(folder, whole_config=whole)
-    found.add("dense-sparsity", "a format of dense weights refused, or a description of it that stays", sparsity)
+    cases.add("dense-sparsity", "a format of dense weights refused, or a description of it that stays", sparsity)
     folder = Folder(
         None, {}, {}, "", {"norm.weight": NORM, "a.weight": dense("I8", (2, 4), range(8)), "b.scales": NORM}
     )
     inputs, answer = asked(folder.tree(), expand=False), answered(folder, "dense")
     answer |= {"attributes": text({})}
-    found.area.add("unasked-none", OP, "FMT-175", "a folder without codes that is refused", inputs, answer)
+    cases.area.add("unasked-none", OP, "FMT-175", "a folder without codes that is refused", inputs, answer)
 
 
-def _schemes(found: Cases) -> None:
+def _schemes(cases: Cases) -> None:
     """Add matrices of several schemes: one is named, the others are told by their shapes."""
-    n = found.numbers
+    n = cases.numbers
     a, b, c = drawn(n, (3, 16), 4, 8), drawn(n, (3, 16), 8), drawn(n, (3, 16), 8, 8)
     # a group of 8 columns and 4 bits would fit as well
     d = drawn(n, (3, 4), 8)
@@ -393,7 +393,7 @@ def _schemes(found: Cases) -> None:
     parts = named("a", oracle.pack_quantized(a)) | named("b", oracle.pack_quantized(b))
     parts |= named("c", oracle.int_quantized(c)) | named("x.d", oracle.pack_quantized(d))
     folder = Folder(library(*groups), {"a": a, "b": b, "c": c, "x.d": d}, parts, "int-quantized and pack-quantized")
-    found.add("schemes", "the first scheme for every matrix, or a source that is not named", folder)
+    cases.add("schemes", "the first scheme for every matrix, or a source that is not named", folder)
 
 
 AREAS = (codes,)

@@ -61,17 +61,17 @@ class Refusals:
 
 def refused(area: Area, asked: Asked) -> None:
     """Add the cases of folders that are refused."""
-    found = Refusals(area, asked)
-    _unasked(found)
-    _descriptions(found)
-    _descriptions_of_library(found)
-    _parts(found)
-    _parts_of_gptq(found)
-    _parts_of_library(found)
-    _numbers(found)
+    cases = Refusals(area, asked)
+    _unasked(cases)
+    _descriptions(cases)
+    _descriptions_of_library(cases)
+    _parts(cases)
+    _parts_of_gptq(cases)
+    _parts_of_library(cases)
+    _numbers(cases)
 
 
-def _unasked(found: Refusals) -> None:
+def _unasked(cases: Refusals) -> None:
     """Add folders that nobody asked to expand, and folders without anything to expand."""
     v2, plain = oracle.gptq(M, less=0), oracle.int_quantized(M)
     every = {
@@ -82,20 +82,20 @@ def _unasked(found: Refusals) -> None:
         "undescribed": (v2, None),
     }
     for name, (parts, description) in every.items():
-        found.add(f"unasked-{name}", "FMT-175", parts, description, expand=False)
+        cases.add(f"unasked-{name}", "FMT-175", parts, description, expand=False)
     beside = {"quantize_config.json": json.dumps(GPTQ).encode()}
-    found.add("unasked-older", "FMT-175", v2, None, beside, expand=False)
+    cases.add("unasked-older", "FMT-175", v2, None, beside, expand=False)
     norm = {"q.bias": dense("F16", (2,), [1, 2])}
     either = "FMT-175 FMT-084"
-    found.add("nothing", "FMT-175", norm, V2, refused=either)
-    found.add("nothing-described", "FMT-175", norm, None, refused=either)
-    found.add("undescribed", "FMT-175 FMT-172", v2, None)
+    cases.add("nothing", "FMT-175", norm, V2, refused=either)
+    cases.add("nothing-described", "FMT-175", norm, None, refused=either)
+    cases.add("undescribed", "FMT-175 FMT-172", v2, None)
     two = {"text_config": {"quantization_config": V2 | {"desc_act": True}}, "quantization_config": V2}
     config = {"config.json": json.dumps(two).encode()}
-    found.add("differing", "FMT-175 FMT-172", v2, None, config)
+    cases.add("differing", "FMT-175 FMT-172", v2, None, config)
 
 
-def _descriptions(found: Refusals) -> None:
+def _descriptions(cases: Refusals) -> None:
     """Add descriptions of GPTQ and AWQ that are not read."""
     v2, awq = oracle.gptq(M, less=0), oracle.awq(M)
     for name, description in (
@@ -110,7 +110,7 @@ def _descriptions(found: Refusals) -> None:
         ("gptq-other-size", V2 | {"group_size": 4}),
         ("gptq-other-bits", V2 | {"bits": 8}),
     ):
-        found.add(name, "FMT-172", v2, description)
+        cases.add(name, "FMT-172", v2, description)
     for name, description in (
         ("awq-layout", AWQ | {"version": "gemv"}),
         ("awq-bits", AWQ | {"bits": 8}),
@@ -118,13 +118,13 @@ def _descriptions(found: Refusals) -> None:
         ("awq-other-size", AWQ | {"group_size": 4}),
         ("awq-as-gptq", V2),
     ):
-        found.add(name, "FMT-172", awq, description)
+        cases.add(name, "FMT-172", awq, description)
     assert M.zeros is not None
     one = replace(M, scales=[row[:1] for row in M.scales], zeros=[row[:1] for row in M.zeros], groups=[0] * 16)
-    found.add("awq-long-group", "FMT-172", oracle.awq(one), AWQ | {"group_size": 32})
+    cases.add("awq-long-group", "FMT-172", oracle.awq(one), AWQ | {"group_size": 32})
 
 
-def _descriptions_of_library(found: Refusals) -> None:
+def _descriptions_of_library(cases: Refusals) -> None:
     """Add descriptions of compressed-tensors that are not read."""
     packed = oracle.pack_quantized(M)
     other = {"targets": ["Linear"], "weights": WEIGHTS | {"num_bits": 4, "actorder": None, "symmetric": True}}
@@ -145,12 +145,12 @@ def _descriptions_of_library(found: Refusals) -> None:
         ("no-targets", described(more={"config_groups": {"a": {"weights": WEIGHTS}}})),
         ("no-scheme-fits", described(more={"config_groups": {"a": other, "b": same}})),
     ):
-        found.add(name, "FMT-172", packed, description)
+        cases.add(name, "FMT-172", packed, description)
     # four columns of either width take one word, and nothing but a name would tell the schemes apart
     m = Codes(4, [row[:4] for row in M.codes], "F16", [[0x3C00]] * 8, None, [0] * 4)
     schemes = {b: {"targets": ["Linear"], "weights": {"num_bits": b, "strategy": "channel"}} for b in (4, 8)}
     groups = {f"group_{b}": one for b, one in schemes.items()}
-    found.add("two-schemes-fit", "FMT-172", oracle.pack_quantized(m), described(more={"config_groups": groups}))
+    cases.add("two-schemes-fit", "FMT-172", oracle.pack_quantized(m), described(more={"config_groups": groups}))
 
 
 def _without(parts: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -162,7 +162,7 @@ def _beside(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"k.{part}": t for part, t in parts.items()}
 
 
-def _parts(found: Refusals) -> None:
+def _parts(cases: Refusals) -> None:
     """Add matrices that lack a part, or have one too many."""
     sources = {
         "gptq": (oracle.gptq(M, less=0), V2, ("qweight", "qzeros", "scales")),
@@ -173,16 +173,16 @@ def _parts(found: Refusals) -> None:
     }  # fmt: skip
     for name, (parts, description, needed) in sources.items():
         for part in needed:
-            found.add(f"{name}-no-{part}", "FMT-172", _without(parts, part) | _beside(parts), description)
+            cases.add(f"{name}-no-{part}", "FMT-172", _without(parts, part) | _beside(parts), description)
         if name != "plain":
             beside_codes = parts | {"weight": dense("F16", (8, 16), [0] * 128)}
-            found.add(f"{name}-weight", "FMT-172", beside_codes, description)
+            cases.add(f"{name}-weight", "FMT-172", beside_codes, description)
     packed = oracle.pack_quantized(M)
-    found.add("packed-more", "FMT-172", packed | {"weight_global_scale": dense("F32", (1,), [1])}, described())
-    found.add("packed-qzeros", "FMT-172", packed | {"qzeros": packed["weight_packed"]}, described())
+    cases.add("packed-more", "FMT-172", packed | {"weight_global_scale": dense("F32", (1,), [1])}, described())
+    cases.add("packed-qzeros", "FMT-172", packed | {"qzeros": packed["weight_packed"]}, described())
 
 
-def _parts_of_gptq(found: Refusals) -> None:
+def _parts_of_gptq(cases: Refusals) -> None:
     """Add parts of GPTQ and AWQ with other dtypes and shapes."""
     v2, awq = oracle.gptq(M, less=0), oracle.awq(M)
 
@@ -200,19 +200,19 @@ def _parts_of_gptq(found: Refusals) -> None:
         ("g-idx-length", {"g_idx": vector([0] * 15)}),
         ("g-idx-dtype", {"g_idx": dense("F32", (16,), [0] * 16)}),
     ):
-        found.add(f"gptq-{name}", "FMT-172", v2 | change, V2)
-    found.add("gptq-no-g-idx", "FMT-172", oracle.gptq(M, less=0, index=""), V2 | {"desc_act": True})
+        cases.add(f"gptq-{name}", "FMT-172", v2 | change, V2)
+    cases.add("gptq-no-g-idx", "FMT-172", oracle.gptq(M, less=0, index=""), V2 | {"desc_act": True})
     narrow = Codes(4, M.codes[:4], "F16", M.scales[:4], (M.zeros or [])[:4], M.groups)
-    found.add("gptq-unfilled", "FMT-172", oracle.gptq(narrow, less=0), V2)
+    cases.add("gptq-unfilled", "FMT-172", oracle.gptq(narrow, less=0), V2)
     for name, change in (
         ("qweight", {"qweight": oracle.int32([[1, 1]] * 16)}),
         ("qzeros", {"qzeros": oracle.int32([[1]] * 3)}),
         ("scales", {"scales": dense("F16", (8, 2), [0x3C00] * 16)}),
     ):
-        found.add(f"awq-{name}-shape", "FMT-172", awq | change, AWQ)
+        cases.add(f"awq-{name}-shape", "FMT-172", awq | change, AWQ)
 
 
-def _parts_of_library(found: Refusals) -> None:
+def _parts_of_library(cases: Refusals) -> None:
     """Add parts of compressed-tensors with other dtypes and shapes."""
     packed, plain = oracle.pack_quantized(M), oracle.int_quantized(M)
     for name, change in (
@@ -231,25 +231,25 @@ def _parts_of_library(found: Refusals) -> None:
         ("zeros-shape", {"weight_zero_point": oracle.int32([[1, 1]] * 2)}),
         ("g-idx-length", {"weight_g_idx": oracle.integers([0] * 17)}),
     ):
-        found.add(f"packed-{name}", "FMT-172", packed | change, described())
+        cases.add(f"packed-{name}", "FMT-172", packed | change, described())
     odd = Codes(4, [row[:12] for row in M.codes], "F16", M.scales, M.zeros, M.groups[:12])
-    found.add("packed-uneven", "FMT-172", oracle.pack_quantized(odd), described())
-    found.add("plain-uneven", "FMT-172", oracle.int_quantized(odd), described("int-quantized"))
+    cases.add("packed-uneven", "FMT-172", oracle.pack_quantized(odd), described())
+    cases.add("plain-uneven", "FMT-172", oracle.int_quantized(odd), described("int-quantized"))
     three = Codes(3, [[0] * 20] * 2, "F16", [[0x3C00]] * 2, None, [0] * 20)
     told = described(num_bits=3, strategy="channel", group_size=None, symmetric=True)
-    found.add("packed-either-way", "FMT-172", oracle.pack_quantized(three), told)
-    found.add("packed-two-ways", "FMT-172", *_two_ways())
+    cases.add("packed-either-way", "FMT-172", oracle.pack_quantized(three), told)
+    cases.add("packed-two-ways", "FMT-172", *_two_ways())
     for name, change in (
         ("codes-dtype", {"weight": Tensor("U8", (8, 16), plain["weight"].bits)} | _beside(plain)),
         ("zeros-shape", {"weight_zero_point": oracle.int8([[1]] * 8)}),
         ("zeros-dtype", {"weight_zero_point": packed["weight_zero_point"]}),
         ("scales-dtype", {"weight_scale": dense("F64", (8, 2), [0x3FF << 52] * 16)}),
     ):
-        found.add(f"plain-{name}", "FMT-172", plain | change, described("int-quantized"))
+        cases.add(f"plain-{name}", "FMT-172", plain | change, described("int-quantized"))
     told = described("int-quantized", symmetric=True)
-    found.add("plain-symmetric-zeros", "FMT-172", plain, told)
+    cases.add("plain-symmetric-zeros", "FMT-172", plain, told)
     other = {"k.weight": oracle.int8(M.codes)}
-    found.add("plain-codes-alone", "FMT-172", plain | other, described("int-quantized"))
+    cases.add("plain-codes-alone", "FMT-172", plain | other, described("int-quantized"))
 
 
 def _two_ways() -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -260,7 +260,7 @@ def _two_ways() -> tuple[dict[str, Tensor], dict[str, Any]]:
     return parts, described(num_bits=3, strategy="channel", group_size=None)
 
 
-def _numbers(found: Refusals) -> None:
+def _numbers(cases: Refusals) -> None:
     """Add scales, weights, groups, codes and zero points that no weight can be made of."""
     v2, plain = oracle.gptq(M, less=0), oracle.int_quantized(M)
     for name, dtype, pattern in (
@@ -273,23 +273,23 @@ def _numbers(found: Refusals) -> None:
         ("overflow-f32", "F32", 0x7F7F_FFFF),
     ):
         scales = dense(dtype, (8, 2), [pattern] + [0x1000] * 15)
-        found.add(f"scale-{name}", "FMT-173", plain | {"weight_scale": scales}, described("int-quantized"))
+        cases.add(f"scale-{name}", "FMT-173", plain | {"weight_scale": scales}, described("int-quantized"))
     pruned = oracle.int8([[-4] * 8 + M.codes[0][8:], *M.codes[1:]])
     infinite = {"weight": pruned, "weight_scale": dense("F16", (8, 2), [0x7C00] + [0x1000] * 15)}
-    found.add("scale-of-pruned", "FMT-173", plain | infinite, described("int-quantized"))
+    cases.add("scale-of-pruned", "FMT-173", plain | infinite, described("int-quantized"))
     for name, index, dtype in (
         ("outside", [0] * 15 + [2], "I32"),
         ("negative", [0] * 15 + [-1], "I32"),
         ("wraps", [0] * 15 + [1 << 32], "I64"),
         ("wraps-below", [0] * 15 + [-(1 << 32)], "I64"),
     ):
-        found.add(f"g-idx-{name}", "FMT-173", v2 | {"g_idx": oracle.integers(index, dtype)}, V2)
+        cases.add(f"g-idx-{name}", "FMT-173", v2 | {"g_idx": oracle.integers(index, dtype)}, V2)
     # stored zero points of 15, one of them in the last word
     stored = oracle.int32([oracle.words([7] * 8, 4, straddling=True), oracle.words([7] * 7 + [15], 4, straddling=True)])
-    found.add("gptq-zero-wraps", "FMT-173", v2 | {"qzeros": stored}, GPTQ)
+    cases.add("gptq-zero-wraps", "FMT-173", v2 | {"qzeros": stored}, GPTQ)
     for name, code in (("above", 8), ("below", -9)):
         rows = [[code, *M.codes[0][1:]], *M.codes[1:]]
-        found.add(f"code-{name}", "FMT-173", plain | {"weight": oracle.int8(rows)}, described("int-quantized"))
+        cases.add(f"code-{name}", "FMT-173", plain | {"weight": oracle.int8(rows)}, described("int-quantized"))
         zero = [[code, 0], *(M.zeros or [])[1:]]
         beyond = plain | {"weight_zero_point": oracle.int8(zero)}
-        found.add(f"zero-{name}", "FMT-173", beyond, described("int-quantized"))
+        cases.add(f"zero-{name}", "FMT-173", beyond, described("int-quantized"))

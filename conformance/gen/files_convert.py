@@ -109,16 +109,16 @@ def floats() -> dict[str, Tensor]:
     return out
 
 
-def _zeros(found: Folders) -> None:
+def _zeros(cases: Folders) -> None:
     """Add every float dtype with either option for zeros, encoded by `auto` or as a bitmask."""
     for zeros, encoding in (("any", "auto"), ("positive", "bitmask")):
         clauses = f"{CLAUSES} FMT-125 FMT-127 FMT-129"
         purpose = "a −0.0 or a NaN taken for what it is not, or bits changed on the way"
-        found.add(f"zeros-{zeros}", clauses, purpose, floats(), zeros=zeros, encoding=encoding)
+        cases.add(f"zeros-{zeros}", clauses, purpose, floats(), zeros=zeros, encoding=encoding)
     none = {"w": dense("F32", (2, 40), [0] * 79 + [5])}
-    found.add("no-negative-zero", "FMT-127 FMT-122", "an attribute that counts nothing", none)
+    cases.add("no-negative-zero", "FMT-127 FMT-122", "an attribute that counts nothing", none)
     flat = {"w": dense("F16", (6,), [1 << 15] * 6), "x": dense("F16", (1, 9), [1 << 15, *range(1, 9)])}
-    found.add("negative-zeros-kept", "FMT-127", "a −0.0 counted that a dense tensor keeps", flat)
+    cases.add("negative-zeros-kept", "FMT-127", "a −0.0 counted that a dense tensor keeps", flat)
 
 
 def _row(n_zero: int, n_negative: int, dtype: str, columns: int) -> Tensor:
@@ -127,7 +127,7 @@ def _row(n_zero: int, n_negative: int, dtype: str, columns: int) -> Tensor:
     return dense(dtype, (1, columns), [0] * n_zero + [SIGNS[dtype]] * n_negative + rest)
 
 
-def _choices(found: Folders) -> None:
+def _choices(cases: Folders) -> None:
     """Add rows around the number of zeros at which `auto` makes a tensor sparse."""
     rows = {
         "tie": _row(1, 0, "F8_E4M3", 8),
@@ -140,14 +140,14 @@ def _choices(found: Folders) -> None:
     }
     for zeros in ("any", "positive"):
         purpose = "a tensor that is made sparse although it gains nothing, or by another support"
-        found.add(f"auto-{zeros}", "FMT-122 FMT-127", purpose, rows, zeros=zeros)
+        cases.add(f"auto-{zeros}", "FMT-122 FMT-127", purpose, rows, zeros=zeros)
     cast = {"F16": _row(1, 0, "F16", 9), "F32": _row(1, 0, "F32", 9), "F64": _row(1, 0, "F64", 9)}
     for new in ("F16", "F32"):
         purpose = "sizes compared before the cast"
-        found.add(f"auto-cast-{new}", "FMT-122 FMT-126 FMT-129", purpose, cast, cast=new)
+        cases.add(f"auto-cast-{new}", "FMT-122 FMT-126 FMT-129", purpose, cast, cast=new)
 
 
-def _kinds(found: Folders) -> None:
+def _kinds(cases: Folders) -> None:
     """Add tensors that stay dense, and tensors of many dimensions."""
     n = Numbers(48, 1)
 
@@ -171,12 +171,12 @@ def _kinds(found: Folders) -> None:
     }
     for encoding in ("auto", "csr"):
         purpose = "a tensor made sparse that is to stay dense, or the other way round"
-        found.add(f"kinds-{encoding}", f"{CLAUSES} FMT-129 FMT-083", purpose, tensors, encoding=encoding)
+        cases.add(f"kinds-{encoding}", f"{CLAUSES} FMT-129 FMT-083", purpose, tensors, encoding=encoding)
     pairs = {"w": dense("F16", (2, 8), [0, 7] * 8), "b": dense("F16", (3,), [0] * 3)}
-    found.add("pattern", "FMT-122 FMT-084", "an option that is not handed on", pairs, encoding="nm:1:2")
+    cases.add("pattern", "FMT-122 FMT-084", "an option that is not handed on", pairs, encoding="nm:1:2")
 
 
-def _companions(found: Folders) -> None:
+def _companions(cases: Folders) -> None:
     """Add folders with other files: companions that are kept, and files that are left out."""
     tensors = {"w": dense("F16", (1, 9), [0] * 8 + [1])}
     beside = {
@@ -203,13 +203,13 @@ def _companions(found: Folders) -> None:
         "x.msgpack": b"",
         "x.onnx": b"",
     }
-    found.add("companions", "FMT-123 FMT-013 FMT-120", "an entry that is lost without a word", tensors, beside)
+    cases.add("companions", "FMT-123 FMT-013 FMT-120", "an entry that is lost without a word", tensors, beside)
     large = {"most": files_convert.LARGEST, "more.json": files_convert.LARGEST + 1}
     purpose = "a companion that may not be so large, or a limit one off"
-    found.add("large", "FMT-123", purpose, tensors, {"config.json": b"{}"}, large=large)
+    cases.add("large", "FMT-123", purpose, tensors, {"config.json": b"{}"}, large=large)
 
 
-def _shards(found: Folders) -> None:
+def _shards(cases: Folders) -> None:
     """Add several files with an index, and headers in other spellings."""
     a, b = dense("F16", (1, 9), [0] * 8 + [1]), dense("I32", (1,), [3])
     parts = {"model-00001-of-00002.safetensors": {"b": b}, "_2.safetensors": {"a": a, "c": b}}
@@ -220,37 +220,37 @@ def _shards(found: Folders) -> None:
     beside = {"other.safetensors": stock({"d": b}), "config.json": b"{}"}
     read = (*parts, INDEX)
     purpose = "a shard that is not read, or one that the index does not name"
-    found.add("shards", "FMT-120 FMT-123", purpose, tensors, beside, tree=tree, shards=read)
+    cases.add("shards", "FMT-120 FMT-123", purpose, tensors, beside, tree=tree, shards=read)
     purpose = "shards read beside a whole file"
     both = tree | {WHOLE: stock({"a": a})}
-    found.add("whole-before-shards", "FMT-120 FMT-123", purpose, {"a": a}, tree=both)
+    cases.add("whole-before-shards", "FMT-120 FMT-123", purpose, {"a": a}, tree=both)
     bare = {"y": dense("U8", (1,), [255]), "x": dense("F32", (1,), [0x3FC0_0000])}
     places = '"x" : {"shape":[1],"dtype":"F32","data_offsets":[1,5]},'
     places += '"y":{"data_offsets":[0,1],"dtype":"\\u00558","shape":[ 1 ]}'
     odd = f' \n{{"__metadata__":{{"é":"\\u00e9","format":"tf"}},{places}}}\t '
     raw = files_convert.framed(odd.encode(), b"\xff" + struct.pack("<f", 1.5))
     purpose = "spaces, escapes, order or alignment that are taken for faults"
-    found.add("spelling", "FMT-121", purpose, bare, tree={WHOLE: raw})
-    _empty_between(found)
+    cases.add("spelling", "FMT-121", purpose, bare, tree={WHOLE: raw})
+    _empty_between(cases)
     nulls = {"w": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}, "__metadata__": None}
     raw = files_convert.framed(json.dumps(nulls).encode(), b"abcd")
-    found.add("no-metadata", "FMT-121", purpose, {"w": Tensor("U8", (4,), b"abcd")}, tree={WHOLE: raw})
-    found.add(
+    cases.add("no-metadata", "FMT-121", purpose, {"w": Tensor("U8", (4,), b"abcd")}, tree={WHOLE: raw})
+    cases.add(
         "nothing", "FMT-121 FMT-122", "a folder without tensors", {}, tree={WHOLE: files_convert.framed(b"{}", b"")}
     )
 
 
-def _empty_between(found: Folders) -> None:
+def _empty_between(cases: Folders) -> None:
     """Add tensors without bytes, named in the header after or before one with the same start."""
     places = {"b": (4, 3, 7), "after": (0, 7, 7), "behind": (0, 3, 3), "first": (0, 0, 0), "a": (3, 0, 3)}
     header = {n: {"dtype": "U8", "shape": [size], "data_offsets": at} for n, (size, *at) in places.items()}
     tensors = {n: Tensor("U8", (size,), b"abcdefg"[begin:end]) for n, (size, begin, end) in places.items()}
     raw = files_convert.framed(json.dumps(header).encode(), b"abcdefg")
     purpose = "a hole seen where two begin at one byte, one of them empty, in the order of the header"
-    found.add("empty-behind", "FMT-121", purpose, tensors, tree={WHOLE: raw})
+    cases.add("empty-behind", "FMT-121", purpose, tensors, tree={WHOLE: raw})
 
 
-def _casts(found: Folders) -> None:
+def _casts(cases: Folders) -> None:
     """Add casts of values at ties and beside them, the smallest and the largest, from each of the four dtypes."""
 
     def of(dtype: str, values: list[float]) -> list[int]:
@@ -281,15 +281,15 @@ def _casts(found: Folders) -> None:
     for new in ("F16", "BF16", "F32"):
         purpose = "values rounded twice, or towards zero; a support judged behind the cast; another dtype cast as well"
         clauses = "FMT-126 FMT-129 FMT-127"
-        found.add(f"cast-{new}", clauses, purpose, tensors, cast=new)
+        cases.add(f"cast-{new}", clauses, purpose, tensors, cast=new)
     few = {name: tensors[name] for name in ("F32", "F16")}
-    found.add("cast-positive", "FMT-126 FMT-127", purpose, few, cast="F16", zeros="positive")
-    found.add("cast-dense", "FMT-122 FMT-126 FMT-129", purpose, few, cast="BF16", encoding="dense")
+    cases.add("cast-positive", "FMT-126 FMT-127", purpose, few, cast="F16", zeros="positive")
+    cases.add("cast-dense", "FMT-122 FMT-126 FMT-129", purpose, few, cast="BF16", encoding="dense")
     payload = {"w": dense("F32", (2, 20), [0x7FA1_2345, 0xFFC0_0001] + [0] * 38)}
-    found.add("cast-own", "FMT-126 FMT-125", "a NaN changed by a cast to its own dtype", payload, cast="F32")
+    cases.add("cast-own", "FMT-126 FMT-125", "a NaN changed by a cast to its own dtype", payload, cast="F32")
 
 
-def _quantised(found: Folders) -> None:
+def _quantised(cases: Folders) -> None:
     """Add configs that describe a quantisation, and configs that do not."""
     packed: dict[str, Any] = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {}}}
     cache = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8}}
@@ -309,9 +309,9 @@ def _quantised(found: Folders) -> None:
     ):
         raw = b"[" if config is None else json.dumps(config).encode()
         purpose = "a quantisation that nobody is told of, or told of where there is none"
-        found.add(f"quantised-{name}", "FMT-128", purpose, codes, {"config.json": raw}, quantised=quantised)
+        cases.add(f"quantised-{name}", "FMT-128", purpose, codes, {"config.json": raw}, quantised=quantised)
     purpose = "another file looked at for a quantisation"
-    found.add("quantised-elsewhere", "FMT-128", purpose, codes, {"quantize.json": json.dumps(gptq).encode()})
+    cases.add("quantised-elsewhere", "FMT-128", purpose, codes, {"quantize.json": json.dumps(gptq).encode()})
 
 
 AREAS = (

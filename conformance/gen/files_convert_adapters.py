@@ -45,9 +45,9 @@ def asked(kind: str, tree: Mapping[str, bytes], base: dict[str, Tensor]) -> dict
     return {"kind": kind, "files": files, "tensors": content(base)["tensors"]}
 
 
-def answered(how: str, found: dict[str, Tensor], left_out: dict[str, int] | None = None) -> dict[str, Any]:
+def answered(how: str, tensors: dict[str, Tensor], left_out: dict[str, int] | None = None) -> dict[str, Any]:
     """Return the outputs of `convert.adapter`."""
-    return {"how": how, "tensors": content(found)["tensors"], "left_out": left_out or {}}
+    return {"how": how, "tensors": content(tensors)["tensors"], "left_out": left_out or {}}
 
 
 def adapters() -> Area:

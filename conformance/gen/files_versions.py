@@ -97,7 +97,7 @@ def versions() -> Area:
     return cases.area
 
 
-def _encodings(found: Versions) -> None:
+def _encodings(cases: Versions) -> None:
     base, after = drawn(168, 1)
     for encoding, payload in (("xor", xor), ("overwrite", overwriting)):
         frames = {n: raw_frame(payload(base[n].bits, raw)) for n, raw in after.items()}
@@ -105,13 +105,13 @@ def _encodings(found: Versions) -> None:
         split = {FILE: {n: frames[n] for n in names[::2]}, OTHER: {n: frames[n] for n in names[1::2]}}
         purpose = "one encoding taken for the other, a file that is not read, or bytes of another order"
         told = TOLD | {"delta_encoding": encoding}
-        found.add(encoding, purpose, base, after, split, told)
+        cases.add(encoding, purpose, base, after, split, told)
         few = {n: frames[n] for n in names[:2]}
         purpose = "tensors that the folder does not name changed or answered"
-        found.add(f"{encoding}-some", purpose, base, {n: after[n] for n in few}, {FILE: few}, told)
+        cases.add(f"{encoding}-some", purpose, base, {n: after[n] for n in few}, {FILE: few}, told)
 
 
-def _frames(found: Versions) -> None:
+def _frames(cases: Versions) -> None:
     """Add forms of a frame: raw blocks, a run, a window, a size of one byte, and a compressed block."""
     base = {n: on("F32", (2, 5), [0, 3, 9]) for n in ("blocks", "compressed", "empty", "run", "window")}
     base["empty"] = Tensor("F16", (0, 4), b"")
@@ -127,10 +127,10 @@ def _frames(found: Versions) -> None:
     }
     after = {"blocks": bytes(40), "compressed": compressed, "empty": b"", "window": bytes(40)}
     after["run"] = xor(old, b"\x81" * 40)
-    found.add("frames", "a legal form of a zstd frame that is not read", base, after, {FILE: frames})
+    cases.add("frames", "a legal form of a zstd frame that is not read", base, after, {FILE: frames})
 
 
-def _bits(found: Versions) -> None:
+def _bits(cases: Versions) -> None:
     """Add values that compare equal and have other bits, changes that are none, and a base with a support."""
     zeros = dense("F32", (2, 2), [0, 1 << 31, 0x7FC0_0000, 0x3F80_0000])
     new = dense("F32", (2, 2), [1 << 31, 0, 0x7FC0_0001, 0x3F80_0000]).bits
@@ -142,11 +142,11 @@ def _bits(found: Versions) -> None:
     ):
         purpose = "values compared as numbers, or bytes that stay taken for a change"
         own = {FILE: {n: raw_frame(raw) for n, raw in frames.items()}}
-        found.add(f"bits-{encoding}", purpose, base, after, own, TOLD | {"delta_encoding": encoding})
+        cases.add(f"bits-{encoding}", purpose, base, after, own, TOLD | {"delta_encoding": encoding})
     none = raw_frame(overwrite([], b""))
     told = TOLD | {"delta_encoding": "overwrite", "version": "1000000", "base_version": "999999"}
     purpose = "a number of 0 refused, or a version of seven digits"
-    found.add("nothing-changes", purpose, {"still": still}, {"still": still.bits}, {FILE: {"still": none}}, told)
+    cases.add("nothing-changes", purpose, {"still": still}, {"still": still.bits}, {FILE: {"still": none}}, told)
     sparse = on("F16", (3, 4), [0, 2, 11])
     old = dense_bytes(sparse)
     # a change on the support, one off it, and a stored value that becomes +0.0
@@ -155,11 +155,11 @@ def _bits(found: Versions) -> None:
     for encoding, payload in (("xor", xor), ("overwrite", overwriting)):
         frames = {"w": raw_frame(payload(old, new))}
         told = TOLD | {"delta_encoding": encoding}
-        found.add(f"sparse-base-{encoding}", purpose, {"w": sparse}, {"w": new}, {FILE: frames}, told)
-    _far(found)
+        cases.add(f"sparse-base-{encoding}", purpose, {"w": sparse}, {"w": new}, {FILE: frames}, told)
+    _far(cases)
 
 
-def _far(found: Versions) -> None:
+def _far(cases: Versions) -> None:
     """Add offsets of more than two bytes, and more changes than a byte counts."""
     wide = on("F32", (2, 17_000), [5])
     old = dense_bytes(wide)
@@ -170,7 +170,7 @@ def _far(found: Versions) -> None:
     frames = {"w": raw_frame(overwrite(offsets, bytes(new[at] for at in offsets)))}
     told = TOLD | {"delta_encoding": "overwrite"}
     purpose = "numbers or offsets of two bytes"
-    found.add("far", purpose, {"w": wide}, {"w": bytes(new)}, {FILE: frames}, told)
+    cases.add("far", purpose, {"w": wide}, {"w": bytes(new)}, {FILE: frames}, told)
 
 
 # refusals ----------------------------------------------------------------------------------------

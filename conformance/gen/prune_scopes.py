@@ -66,10 +66,10 @@ def _owl(area: Area) -> None:
         ("equal", flat, 5.0, 0.08, "0 divided by 0 where blocks are alike"),
         ("exact", [[np.array([[1.0, 1.0, 1.0, 5.0]])], [np.array([[1.0, 1.0, 1.0, 1.0]])]], 2.5, 0.1, "≥ for >"),
     ):
-        found, nearest = prune.owl(scores, 0.6, outlier, spread)
+        sparsities, nearest = prune.owl(scores, 0.6, outlier, spread)
         assert name == "exact" or nearest > 1e-6
         inputs = {"scores": scores, "sparsity": 0.6, "outlier": outlier, "spread": spread}
-        area.add(f"owl-{name}", "prune.owl", "PRN-018", purpose, inputs, {"sparsities": found})
+        area.add(f"owl-{name}", "prune.owl", "PRN-018", purpose, inputs, {"sparsities": sparsities})
     usual = {"scores": blocks, "sparsity": 0.6, "outlier": 5.0, "spread": 0.08}
     for name, change in (
         ("outlier", {"outlier": 0.0}),

@@ -155,8 +155,8 @@ def _found(settings: dict[str, Any], tells: Tells, *, zeros: bool) -> tuple[int,
         for name, at in world[1].items() if zeros else ():
             world[0][name].reshape(-1)[at[:3]] = 0.0
         mine = settings | {"seed": seed}
-        before, losses, found, moves = train.before_finish(tiny.CONFIG, *world, mine)
-        run = train.finished(deepcopy(before), losses, found, moves)
+        before, losses, kept, moves = train.before_finish(tiny.CONFIG, *world, mine)
+        run = train.finished(deepcopy(before), losses, kept, moves)
         if run.gap >= GAP and run.moves["grown"] and tells(before, run.final):
             return seed, world, run
     msg = f"no seed for {tells.__name__}"

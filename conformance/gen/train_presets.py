@@ -209,14 +209,14 @@ WRONG: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
 def _certified(name: str, settings: dict[str, Any], want: tuple[str, ...]) -> tuple[int, train.Run, Any]:
     """Return the first seed whose run depends on no gap below GAP, makes the moves `want`, and differs from WRONG."""
     for seed in range(100):
-        found = world(Numbers(61, seed), CONFIG, pattern="pattern" in settings)
+        drawn = world(Numbers(61, seed), CONFIG, pattern="pattern" in settings)
         mine = settings | {"seed": seed}
-        run = train.run(CONFIG, *found, mine)
+        run = train.run(CONFIG, *drawn, mine)
         if run.gap < GAP or not all(run.moves[kind] for kind in want):
             continue
         wrong = (mine | setting | {"rule": mine["rule"] | choice} for choice, setting in WRONG[name])
-        if all(_differ(train.run(CONFIG, *found, other), run) for other in wrong):
-            return seed, run, found
+        if all(_differ(train.run(CONFIG, *drawn, other), run) for other in wrong):
+            return seed, run, drawn
     msg = f"no seed for {name}"
     raise AssertionError(msg)
 

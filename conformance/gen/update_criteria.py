@@ -168,11 +168,11 @@ def of_weights() -> Area:
     sums = {name: abs(x) for name, x in (("absolute", g), ("square", np.roll(g, 4)), ("tokens", np.roll(g, 9)))}
 
     def scored(name: str, r: Round) -> list[float]:
-        found = []
+        scores = []
         for k, p in enumerate(at):
             known = {key: float(x[k]) for key, x in sums.items()}
-            found.append(update_scores.of_weight(name, float(w[k]), g=float(g[k]), h=float(h[p % 8]), **known, r=r))
-        return found
+            scores.append(update_scores.of_weight(name, float(w[k]), g=float(g[k]), h=float(h[p % 8]), **known, r=r))
+        return scores
 
     for name, clauses, purpose in (
         ("sensitivity", "ADPT-002 ADPT-005", "g · W with its sign, |g|, or a product kept wider"),

@@ -83,9 +83,9 @@ def _both(one: Any, two: Any) -> tuple[tuple[set[Any], set[Any]], tuple[set[Any]
     return (first, second), (second, first)
 
 
-def _attributes(found: Content, want: dict[str, Any], dtype: str) -> str:
+def _attributes(actual: Content, want: dict[str, Any], dtype: str) -> str:
     """Return what is wrong with the attributes; empty if nothing is."""
-    attributes = dict(found.attributes)
+    attributes = dict(actual.attributes)
     expected: dict[str, Any] = json.loads(want["attributes"]) | {"dtype": dtype}
     text = attributes.pop("settings", None)
     for key in [*expected, *attributes]:

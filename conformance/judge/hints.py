@@ -32,7 +32,7 @@ def alike(results: Iterable[Result], refused: Mapping[str, Sequence[str]]) -> di
     left out if more than three mistakes fit equally well. It is a place to look first: of the mutants themselves, each
     held against all others, three in ten break no clause that what is named breaks.
     """
-    found: dict[str, list[str]] = {}
+    alike_by_op: dict[str, list[str]] = {}
     for op, members in _judged(results).items():
         failed = {r.case.id for r in members if r.failures}
         if len(failed) < LEAST or len(failed) == len(members):
@@ -45,8 +45,8 @@ def alike(results: Iterable[Result], refused: Mapping[str, Sequence[str]]) -> di
         best = max(share.values(), default=0.0)
         names = sorted(name for name, one in share.items() if one == best)
         if best >= NEAR and len(names) <= MOST:
-            found[op] = names
-    return found
+            alike_by_op[op] = names
+    return alike_by_op
 
 
 def _judged(results: Iterable[Result]) -> dict[str, list[Result]]:

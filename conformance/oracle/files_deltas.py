@@ -18,12 +18,12 @@ def cells(t: Tensor) -> dict[int, bytes]:
     return {at: t.bits[i * size : (i + 1) * size] for i, at in enumerate(flat)}
 
 
-def tensor(dtype: str, shape: tuple[int, ...], found: dict[int, bytes]) -> Tensor:
+def tensor(dtype: str, shape: tuple[int, ...], bits_at: dict[int, bytes]) -> Tensor:
     """Return the tensor with these values, by flat position; the inverse of `cells`."""
-    bits = b"".join(found[at] for at in sorted(found))
-    if len(found) == prod(shape) and dtype != "NONE":
+    bits = b"".join(bits_at[at] for at in sorted(bits_at))
+    if len(bits_at) == prod(shape) and dtype != "NONE":
         return Tensor(dtype, shape, bits)
-    return Tensor(dtype, shape, bits, tuple(divmod(at, shape[-1]) for at in sorted(found)))
+    return Tensor(dtype, shape, bits, tuple(divmod(at, shape[-1]) for at in sorted(bits_at)))
 
 
 def number(dtype: str, raw: bytes) -> float:

@@ -151,9 +151,9 @@ def _ratios(d: Draw, t: Trial) -> None:
     """The ratios of an event by any rule are relative to the state before it, each of its own matrix."""
 
     def answer(
-        parts: list[Part], seen: list[Evidence], chosen: update_choices.Rule, found: list[Outcome]
+        parts: list[Part], seen: list[Evidence], chosen: update_choices.Rule, outcomes: list[Outcome]
     ) -> dict[str, Any]:
-        ratios = ratios_of(list(zip(parts, seen, strict=True)), chosen, found)
+        ratios = ratios_of(list(zip(parts, seen, strict=True)), chosen, outcomes)
         t.saw("no whole gradient", None in ratios["gradient_norm"])
         t.saw("no slots before it", not all(part.phi for part in parts))
         return ratios
@@ -161,13 +161,13 @@ def _ratios(d: Draw, t: Trial) -> None:
     _asked_of_an_event(d, t, "event.ratios", answer)
 
 
-def _saw(t: Trial, parts: list[Part], chosen: update_choices.Rule, found: list[Outcome]) -> None:
+def _saw(t: Trial, parts: list[Part], chosen: update_choices.Rule, outcomes: list[Outcome]) -> None:
     t.saw("two matrices", len(parts) > 1)
     t.saw(chosen["scope"])
-    t.saw("moments of rows and columns", chosen["grow"] == "moments" and any(one.grown for one in found))
+    t.saw("moments of rows and columns", chosen["grow"] == "moments" and any(one.grown for one in outcomes))
     t.saw("candidates of a first step", chosen["candidates"] == "first-step")
     t.saw("a first event that drops all", chosen["first_event"] == "all" and parts[0].first)
-    for one, part in zip(found, parts, strict=True):
+    for one, part in zip(outcomes, parts, strict=True):
         zeros = [x for x in effective(part.base, part.phi).values() if x == 0]
         t.saw("zeros that are not counted", chosen["counts"] == "values" and chosen["adapts"] == "always" and zeros)
         t.saw("a group that stored less at load", chosen["scope"] == "group" and min(part.budget, default=2) < 2)

@@ -15,9 +15,9 @@ _LEAST = 3e-4
 """The least first moment of a slot relative to the largest, because below it AdamW divides rounding by rounding."""
 
 
-def _weakest(found: train.Run) -> float:
+def _weakest(run: train.Run) -> float:
     """Return the smallest first moment of a slot with an age, relative to the largest; 0 if all are 0."""
-    sizes = [abs(x) for part in found.states for p, x in part.kept["m"].items() if part.kept["age"][p]]
+    sizes = [abs(x) for part in run.states for p, x in part.kept["m"].items() if part.kept["age"][p]]
     return min(sizes) / max(sizes) if any(sizes) else 0.0
 
 

@@ -51,8 +51,8 @@ def _score(t: Trial, op: str, given: dict[str, Any], evidence: list[Array], scor
 def _drawn(d: Draw, t: Trial, op: str, given: dict[str, Any], at: list[int], use: int) -> None:
     """Ask for random scores."""
     seed, matrix, step = d.choice((0, 1, 2**64 - 1)), d.integer(0, 20), d.integer(0, 1000)
-    found = [update_scores.chance(seed, matrix, step, use, p) for p in at]
-    _score(t, op, given | {"seed": seed, "matrix": matrix, "step": step}, [], lambda _: found)
+    draws = [update_scores.chance(seed, matrix, step, use, p) for p in at]
+    _score(t, op, given | {"seed": seed, "matrix": matrix, "step": step}, [], lambda _: draws)
 
 
 @property_of(

@@ -58,11 +58,11 @@ def _plainest_first(failed: list[Result]) -> list[Result]:
 
 def _alike(run: Run, mistakes: Mistakes) -> list[str]:
     """Return a line for each operation whose failed cases are nearly those of known mistakes."""
-    found = alike(run.results, signatures())
-    if not found:
+    mutants = alike(run.results, signatures())
+    if not mutants:
         return []
     clauses, lines = mistakes(), []
-    for op, names in found.items():
+    for op, names in mutants.items():
         known = "; ".join(f"{name.partition(': ')[2]} ({', '.join(clauses[name])})" for name in names)
         lines.append(f"{op} fails in the cases in which known mistakes do, and may have another: {known}")
     return lines

@@ -42,10 +42,10 @@ def require_model(kind: str, target: str) -> None:
         raise _without_place("kind", kind, target)
 
 
-def _without_place(what: str, found: object, target: str) -> CannotHold:
+def _without_place(what: str, refused: object, target: str) -> CannotHold:
     return CannotHold(
         "FMT-154",
-        f"the checkpoint has {what} {found!r:.200}, which {target} cannot hold; to write the tensors alone, "
+        f"the checkpoint has {what} {refused!r:.200}, which {target} cannot hold; to write the tensors alone, "
         f'pass dataclasses.replace(checkpoint, kind="model", attributes={{}}, files={{}})',
     )
 

@@ -109,11 +109,11 @@ def read_coded(checkpoint: Checkpoint, name: str) -> Coded:
         raise FormatError("QNT-009", f"{name!r} has a scale that is not finite or not above 0; quantise it again")
     zeros = _part(checkpoint, name, roles[ZERO], groups, "I8") if zero_points else np.zeros(groups, np.int8)
     least, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    for found in (codes.values, zeros):
-        if found.size and not least <= int(found.min()) <= int(found.max()) <= most:
+    for numbers in (codes.values, zeros):
+        if numbers.size and not least <= int(numbers.min()) <= int(numbers.max()) <= most:
             raise FormatError(
                 "QNT-009",
-                f"{name!r} has numbers from {found.min()} to {found.max()}, {bits} bits have {least} to {most}",
+                f"{name!r} has numbers from {numbers.min()} to {numbers.max()}, {bits} bits have {least} to {most}",
             )
     return Coded(_sparse(codes), scales, zeros, _update(checkpoint, name, roles.get(UPDATE)))
 

@@ -57,11 +57,11 @@ def open_gguf_codes(path: str | os.PathLike[str], limit: int | None = None) -> C
         matrix, role = owner.get(name, (name, ""))
         if matrix not in coded:
             return tensors[name]
-        found = _READERS[of](tensors.blocks(matrix))
-        grid_of_matrix(found, matrix)
-        if not np.isfinite(found.scales).all():
+        matrix_codes = _READERS[of](tensors.blocks(matrix))
+        grid_of_matrix(matrix_codes, matrix)
+        if not np.isfinite(matrix_codes.scales).all():
             raise FormatError("QNT-010", f"{matrix!r} has a scale that is NaN or infinite; expand the model")
-        return part_of(found, role, matrix)
+        return part_of(matrix_codes, role, matrix)
 
     attributes: dict[str, JSON] = {"source": "gguf", ATTRIBUTE: {"grid": _GRIDS[of], "rounding": "unknown"}}
     remarks = [f"matrices of {of} that stay codes: {len(coded)}; a weight whose code stands for 0 counts as pruned"]

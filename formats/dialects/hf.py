@@ -144,9 +144,9 @@ def to_sparse(
 ) -> tuple[str, ...]:
     """Write the Hugging Face folder src as the sparse checkpoint dst, and return remarks for the user.
 
-    One tensor is in memory at a time. The remarks name every file and folder of src that is left out (FMT-123), say
-    how many entries of −0.0 are left out or stored (FMT-127), and whether config.json describes a quantisation
-    (FMT-128).
+    `to_hf` makes the same tensors of it again (FMT-125). One tensor is in memory at a time. The remarks name every
+    file and folder of src that is left out (FMT-123), say how many entries of −0.0 are left out or stored
+    (FMT-127), and whether config.json describes a quantisation (FMT-128).
 
     Args:
         src: the folder to read.

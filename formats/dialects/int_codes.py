@@ -77,11 +77,11 @@ def unpacked(words: NDArray[np.int32], n: int, bits: int, *, straddling: bool) -
     for first, last in row_blocks(len(raw), n):
         block = raw[first:last]
         if straddling and 32 % bits:
-            found = _straddling(block, n, bits)
+            numbers = _straddling(block, n, bits)
         else:
             shifts = np.arange(0, 32 - bits + 1, bits, dtype=np.uint32)
-            found = (block[:, :, None] >> shifts).reshape(len(block), -1)[:, :n]
-        codes[first:last] = ((found & lowest).astype(np.uint8) - half).view(np.int8)
+            numbers = (block[:, :, None] >> shifts).reshape(len(block), -1)[:, :n]
+        codes[first:last] = ((numbers & lowest).astype(np.uint8) - half).view(np.int8)
     return codes
 
 

@@ -132,10 +132,13 @@ class QuantisedFolder:
             matrix, role = owner.get(name, (name, ""))
             if matrix not in layers:
                 return source.tensors[name]
-            found = self.matrices[matrix]
-            if grid not in (own := grid_of_matrix(found, matrix), grid_of_matrix(found, matrix, whole=True)):
+            matrix_codes = self.matrices[matrix]
+            if grid not in (
+                own := grid_of_matrix(matrix_codes, matrix),
+                grid_of_matrix(matrix_codes, matrix, whole=True),
+            ):
                 raise FormatError("QNT-010", f"{matrix!r} is on {own}, {first!r} on {grid}; expand the model")
-            return part_of(found, role, matrix)
+            return part_of(matrix_codes, role, matrix)
 
         described: dict[str, JSON] = {ATTRIBUTE: {"grid": grid, "rounding": "unknown"}}
         return replace(
@@ -260,9 +263,9 @@ def _layers(tensors: Mapping[str, Tensor], schemes: Schemes) -> dict[str, Layer]
         module, _, part = name.rpartition(".")
         parts.setdefault(module, set()).add(part)
     telling = _OF_LIBRARY if {PACKED, PLAIN}.intersection(schemes.sources) else _OF_PROGRAMS
-    modules = sorted(module for module, found in parts.items() if found & telling)
+    modules = sorted(module for module, names in parts.items() if names & telling)
     if PLAIN in schemes.sources:
-        for module in sorted(module for module, found in parts.items() if "weight" in found and not found & telling):
+        for module in sorted(module for module, names in parts.items() if "weight" in names and not names & telling):
             weight = like(tensors, f"{module}.weight")
             if isinstance(weight, Dense) and weight.dtype == np.int8:
                 raise FormatError("FMT-172", f"{module!r} has codes and no 'weight_scale'; fetch the folder again")

@@ -189,15 +189,15 @@ def _straddling(parts: Parts, shape: tuple[int, int], groups: int, bits: int) ->
     """
     out, columns = shape
     either = (True, False)
-    found = parts.expect(
+    packed_shape = parts.expect(
         "weight_packed", ("I32",), *((out, words_of(columns, bits, straddling=option)) for option in either)
     )
-    counts = [(columns, found[1])]
+    counts = [(columns, packed_shape[1])]
     if groups:
-        found = parts.expect(
+        packed_shape = parts.expect(
             "weight_zero_point", ("I32",), *((words_of(out, bits, straddling=option), groups) for option in either)
         )
-        counts.append((out, found[0]))
+        counts.append((out, packed_shape[0]))
     fitting = [option for option in either if all(words_of(n, bits, straddling=option) == w for n, w in counts)]
     if not fitting:
         parts.refuse("its codes and its zero points are packed in two ways, expected one")

@@ -101,18 +101,18 @@ def read_schemes(files: Mapping[str, bytes]) -> tuple[Schemes, dict[str, bytes |
     return _schemes(descriptions[0]), changed
 
 
-def without_descriptions(value: Any, found: list[Json]) -> Any:
-    """Return JSON without its descriptions of a quantisation, at any depth; add them to found."""
+def without_descriptions(value: Any, descriptions: list[Json]) -> Any:
+    """Return JSON without its descriptions of a quantisation, at any depth; add them to `descriptions`."""
     if isinstance(value, list):
-        return [without_descriptions(inner, found) for inner in value]
+        return [without_descriptions(inner, descriptions) for inner in value]
     if not isinstance(value, dict):
         return value
     kept: Json = {}
     for key, inner in value.items():
         if key in DESCRIPTIONS and isinstance(inner, dict) and quantises(inner):
-            found.append(inner)
+            descriptions.append(inner)
         else:
-            kept[key] = without_descriptions(inner, found)
+            kept[key] = without_descriptions(inner, descriptions)
     return kept
 
 

@@ -144,15 +144,15 @@ def open_version(path: str | os.PathLike[str]) -> Version:
     for file_name in sorted(set(weight_map.values())):
         if not (folder / file_name).is_file():
             raise _error(f"{folder} lacks {file_name}, which its index names")
-        file, found = open_stock(folder / file_name)
+        file, stored = open_stock(folder / file_name)
         sums = _checksums(file, file_name)
         mapped = {name for name, of in weight_map.items() if of == file_name}
         # other writers of safetensors add the entry `format`
         summed = set(sums) - ({"format"} - mapped)
-        if set(found) != mapped or summed != mapped:
-            wrong = min((set(found) ^ mapped) | (summed ^ mapped))
+        if set(stored) != mapped or summed != mapped:
+            wrong = min((set(stored) ^ mapped) | (summed ^ mapped))
             raise _error(f"{wrong!r} is not in the index, the file {file_name} and its checksums alike")
-        for name, section in found.items():
+        for name, section in stored.items():
             check_vector(section, frozenset({"U8"}), "FMT-168")
             sections[name] = file, section, sums[name]
     return Version(metadata, sections)

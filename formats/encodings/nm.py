@@ -43,13 +43,13 @@ def packed_shape(shape: tuple[int, ...], pattern: Pattern) -> tuple[int, int]:
 def find(support: Supported) -> Pattern | None:
     """Return the pattern along the last axis that a support keeps in the fewest bytes, then the smallest m; or None."""
     numel = prod(support.shape)
-    found = []
+    patterns = []
     for m in AUTO_M:
         n, rest = divmod(support.nnz * m, max(numel, 1))
         pattern = Pattern(n, m, len(support.shape) - 1)
         if not rest and 1 <= n < m and numel and support.shape[-1] % m == 0 and keeps(support, pattern):
-            found.append(pattern)
-    return min(found, key=lambda p: size_of(support.shape, p), default=None)
+            patterns.append(pattern)
+    return min(patterns, key=lambda p: size_of(support.shape, p), default=None)
 
 
 def keeps(support: Supported, pattern: Pattern) -> bool:

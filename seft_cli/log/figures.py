@@ -176,8 +176,10 @@ def _loss(axes: Any, log: Log) -> None:
         color = FAINT if len(log.events) <= MANY_EVENTS else QUIET
         axes.plot([], [], "|", color=color, markersize=9, markeredgewidth=1.3, label="event")
     if log.measured:
-        found = [max(-HIGHEST, min(one.loss, HIGHEST)) for one in log.measured]
-        axes.plot([one.step for one in log.measured], found, color=GREEN, marker="s", markersize=4, label="validation")
+        heights = [max(-HIGHEST, min(one.loss, HIGHEST)) for one in log.measured]
+        axes.plot(
+            [one.step for one in log.measured], heights, color=GREEN, marker="s", markersize=4, label="validation"
+        )
         best = log.measured[-1].best
         axes.axvline(best, color=GREEN, linewidth=1, linestyle="--", label=f"kept: step {best}")
     _marks(axes, log, steps, losses)

@@ -37,8 +37,8 @@ TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 
 def targets_of(model: nn.Module) -> dict[str, nn.Module]:
     """Return the projections of all blocks by name, in the order of matrix indices."""
-    found = {name: module for name, module in model.named_modules() if place_of(name) is not None}
-    return dict(sorted(found.items(), key=lambda one: place_of(one[0]) or ()))
+    modules = {name: module for name, module in model.named_modules() if place_of(name) is not None}
+    return dict(sorted(modules.items(), key=lambda one: place_of(one[0]) or ()))
 
 
 def place_of(name: str) -> tuple[int, int] | None:

@@ -54,8 +54,8 @@ def _pools(g: Given) -> Answer:
     size = max(map(abs, ends))
     gap = abs(ends[0] - ends[1]) / size if size else 0.0
     inside, outside = (0.0 - end if g["largest"] else end for end in ends)
-    found = {"inside": inside, "outside": outside, "gap": gap}
-    return answer | {name: torch.tensor([x], dtype=scores.dtype) for name, x in found.items()}
+    levels = {"inside": inside, "outside": outside, "gap": gap}
+    return answer | {name: torch.tensor([x], dtype=scores.dtype) for name, x in levels.items()}
 
 
 def _scores(of: dict[str, criteria.Score], names: tuple[str, ...], use: int) -> Callable[[Given], Answer]:

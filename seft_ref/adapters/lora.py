@@ -41,7 +41,7 @@ class Lora:
 
 
 def lora_initial(shape: tuple[int, int], *, rank: int, alpha: float, seed: int, matrix: int, like: Array) -> Lora:
-    """Return factors that change nothing yet, in the dtype and on the device of `like` (ADP-002).
+    """Return factors that change nothing yet (ADP-003), in the dtype and on the device of `like` (ADP-002).
 
     Raises:
         AdapterError: ADP-009 for a rank or an alpha that gives no scale.

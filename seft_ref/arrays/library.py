@@ -96,7 +96,7 @@ def binary64(x: Array) -> NumpyArray:
 def overflow_allowed() -> np.errstate:
     """Return a context, or decorator, in which an overflow becomes infinity without a warning of NumPy.
 
-    The caller refuses such a result under a clause, because NumPy warns on some processors and not on others.
+    The caller refuses such a result under a clause (TRN-019), because NumPy warns on some processors and not on others.
     Do not put a `yield` into the context, because it would stay on in the caller of the generator.
     """
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")

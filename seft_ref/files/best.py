@@ -34,7 +34,7 @@ def best_kept(out: str | Path, step: int, measure: Mapping[str, object]) -> Best
 
     What was measured after a later step is left out, because the resumed run measures it again (TRN-022.4).
     """
-    found = []
+    kept_models = []
     for folder in _folders(out):
         with open_folder(folder) as source:
             assert isinstance(source, formats.Reader)
@@ -46,8 +46,10 @@ def best_kept(out: str | Path, step: int, measure: Mapping[str, object]) -> Best
                 f"{folder} was measured with other {' and '.join(_IN_WORDS[name] for name in different)}; resume with "
                 "the same validation",
             )
-        found.append(best)
-    return min((best for best in found if best.step <= step), key=lambda best: (best.loss, best.step), default=None)
+        kept_models.append(best)
+    return min(
+        (best for best in kept_models if best.step <= step), key=lambda best: (best.loss, best.step), default=None
+    )
 
 
 def keep(

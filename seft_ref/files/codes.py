@@ -25,9 +25,11 @@ def read_quantised(reader: formats.Reader, name: str) -> tuple[Quantised, format
     Raises:
         FormatError: QNT-009 for parts that do not fit each other or the grid, QNT-001 for the grid.
     """
-    found = coded.read_coded(checkpoint_of(reader), name)
+    coded_matrix = coded.read_coded(checkpoint_of(reader), name)
     grid = parse_grid(coded.grid_of(reader.attributes))
-    return Quantised(grid, _topology(found.codes), found.codes.values, found.scales, found.zeros), found.update
+    return Quantised(
+        grid, _topology(coded_matrix.codes), coded_matrix.codes.values, coded_matrix.scales, coded_matrix.zeros
+    ), coded_matrix.update
 
 
 def placed(matrix: Quantised, like: Array) -> Quantised:

@@ -285,10 +285,10 @@ def _few(names: list[str]) -> str:
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
-def check_shape(name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int, ...]) -> None:
     """Refuse a tensor whose shape the config does not give (CKP-002)."""
-    if tuple(found) != expected:
-        raise CheckpointError("CKP-002", f"{name} is {_by(found)}, the config needs {_by(expected)}")
+    if tuple(actual) != expected:
+        raise CheckpointError("CKP-002", f"{name} is {_by(actual)}, the config needs {_by(expected)}")
 
 
 def _by(shape: tuple[int, ...]) -> str:

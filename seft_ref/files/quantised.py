@@ -51,29 +51,29 @@ class StoredModel:
             tensor = formats.from_dense(tensor.values)
         return topology_and_values(name, tensor)[0]
 
-    def write(self, destination: str | Path, found: Mapping[str, Quantised], rounding: str) -> None:
+    def write(self, destination: str | Path, matrices: Mapping[str, Quantised], rounding: str) -> None:
         """Write a quantised checkpoint; everything but its targets leaves bit for bit (CKP-005, QNT-009).
 
-        found     for each target its codes; their positions are those of the folder, whatever the topology says
+        matrices  for each target its codes; their positions are those of the folder, whatever the topology says
         rounding  how they were found, ``"nearest"`` or ``"gptq"``
         """
-        source, grid = self.checkpoint, next(iter(found.values())).grid
+        source, grid = self.checkpoint, next(iter(matrices.values())).grid
         parts = (SCALE,) if grid.symmetric else (SCALE, ZERO)
-        owner = {f"{name}.{part}": (name, part) for name in found for part in parts}
+        owner = {f"{name}.{part}": (name, part) for name in matrices for part in parts}
 
         def make(name: str) -> formats.Tensor:
             if name in owner:
                 matrix, part = owner[name]
-                return tensors_of(matrix, found[matrix], None)[part][1]
-            if name not in found:
+                return tensors_of(matrix, matrices[matrix], None)[part][1]
+            if name not in matrices:
                 return source.tensors[name]
-            return tensors_of(name, replace(found[name], topology=self.topology(name)), None)[""][1]
+            return tensors_of(name, replace(matrices[name], topology=self.topology(name)), None)[""][1]
 
         made = replace(
             source,
             tensors=Lazy([*source.tensors, *owner], make),
             attributes={**source.attributes, ATTRIBUTE: {"grid": str(grid), "rounding": rounding}},
-            scales={name: {part: f"{name}.{part}" for part in parts} for name in found},
+            scales={name: {part: f"{name}.{part}" for part in parts} for name in matrices},
         )
         formats.write(destination, made)
 

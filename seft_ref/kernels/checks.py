@@ -51,8 +51,8 @@ def check_compact(topology: Topology, values: Stored, *, codes: bool = True) -> 
             )
         wanted = (topology.shape[0], topology.shape[1] // values.columns)
         if tuple(values.scales.shape) != wanted or tuple(values.zeros.shape) != wanted:
-            found = f"{tuple(values.scales.shape)} and {tuple(values.zeros.shape)}"
-            raise KernelError("KRN-009", f"scales and zero points have shapes {found}, the matrix needs {wanted}")
+            shapes = f"{tuple(values.scales.shape)} and {tuple(values.zeros.shape)}"
+            raise KernelError("KRN-009", f"scales and zero points have shapes {shapes}, the matrix needs {wanted}")
         return
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float16, ml_dtypes.bfloat16):
         kind = getattr(values, "dtype", type(values).__name__)

@@ -1,4 +1,8 @@
-"""The kernel set that defines the others, on any array library and device: it makes W dense, then multiplies."""
+"""The kernel set that defines the others, on any array library and device: it makes W dense, then multiplies.
+
+A stored zero takes part like any other value (KRN-004), what stores nothing gives exactly 0 (KRN-005), and sums of
+small integers are exact (KRN-007).
+"""
 
 from dataclasses import dataclass, replace
 

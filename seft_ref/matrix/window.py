@@ -207,15 +207,15 @@ class Window:
         latest = None
         if self.latest is not None and self.asked & OF_GRADIENTS:
             latest = self.latest.rows(start, stop)
-        found: dict[str, Array] = {}
+        means: dict[str, Array] = {}
         for name in sorted(self.asked & OF_GRADIENTS):
             total = None if getattr(self, name) is None else getattr(self, name)[start:stop, :]
             if latest is not None:
                 term = _term(name, latest)
                 total = term if total is None else total + term
             assert total is not None, "the window holds no step"
-            found[name] = total if self.steps == 1 else total / self.steps
-        return Known(**found)
+            means[name] = total if self.steps == 1 else total / self.steps
+        return Known(**means)
 
     def of_tokens(
         self, kernels: KernelSet = definition, support: Callable[[], Topology] | None = None

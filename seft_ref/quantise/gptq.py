@@ -52,7 +52,7 @@ def gptq(
     # whole groups, so that a scale is found behind the errors of all columns before it
     width = grid.group * max(1, block // grid.group) if grid.group else max(1, block)
     codes: list[Array] = []
-    found: list[tuple[Array, Array]] = []
+    groups: list[tuple[Array, Array]] = []
     for first in range(0, n_in, width):
         n = min(width, n_in - first)
         kept, u = stored[:, first:], factor[first : first + n, first:]
@@ -60,14 +60,14 @@ def gptq(
         for i in range(n):
             if (first + i) % size == 0:
                 # QNT-005.2
-                found.append(scales_of((panel if grid.group else rest)[:, :size], grid, size))
-            code, error = _rounded(panel[:, 0], *found[-1], grid)
+                groups.append(scales_of((panel if grid.group else rest)[:, :size], grid, size))
+            code, error = _rounded(panel[:, 0], *groups[-1], grid)
             error = error / u[i, i]
             panel = _less(panel[:, 1:], error[:, None] * u[i, i + 1 : n][None, :], kept[:, i + 1 : n])
             codes.append(code)
             errors.append(error)
         rest = _less(rest[:, n:], xp.stack(errors, axis=1) @ u[:, n:], kept[:, n:])
-    scales, zeros = (xp.concat(parts, axis=1) for parts in zip(*found, strict=True))
+    scales, zeros = (xp.concat(parts, axis=1) for parts in zip(*groups, strict=True))
     return Quantised(grid, topology, at_slots(xp.stack(codes, axis=1), topology), declared(scales), zeros)
 
 

@@ -62,12 +62,12 @@ def parse_grid(text: str) -> Grid:
     Raises:
         QuantiseError: QNT-001.
     """
-    found = _TEXT.fullmatch(text)
-    if not found:
+    match = _TEXT.fullmatch(text)
+    if not match:
         raise QuantiseError(
             "QNT-001", f"grid {text!r} is unknown; write int4 or int8, then :g64 for groups of 64 columns, then :asym"
         )
-    return Grid(int(found[1]), int(found[2] or 0), not found[3])
+    return Grid(int(match[1]), int(match[2] or 0), not match[3])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,15 +38,15 @@ def quantise_gptq(
 
     batches  calibration tokens, each (B, T)
     """
-    found: list[Quantised] = []
+    rounded_now: list[Quantised] = []
 
     def rounded(name: str, weight: Array, hessian: Array) -> tuple[Array, Array]:
         stored = topology(name)
         matrix = gptq(weight, stored, hessian, grid)
-        found.append(matrix)
+        rounded_now.append(matrix)
         xp, positions = array_namespace(weight), flat(stored)
         values = spread(weights_of(matrix, weight.dtype), positions, stored.numel)
         return xp.reshape(mask_at(stored.numel, positions), weight.shape), xp.reshape(values, weight.shape)
 
     for name, _, _ in block_by_block(config, read, batches, kernels, hessian_of, rounded):
-        yield name, found.pop()
+        yield name, rounded_now.pop()

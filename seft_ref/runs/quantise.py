@@ -69,12 +69,12 @@ def quantise(
             windows = windows_of(tokens_of(text, model), source.config, samples, length, seed)
             batches = [from_numpy(window, source.read("model.norm.weight")) for window in windows]
             rounded = quantise_gptq(source.config, source.read, source.topology, asked, batches, kernels)
-        found: dict[str, Quantised] = {}
+        quantised: dict[str, Quantised] = {}
         stored = zeros = 0
         for name, made in rounded:
             stored, zeros = stored + made.topology.nnz, zeros + zeros_among(made)
             # the folder has the positions, which are most of the memory
-            found[name] = replace(made, topology=from_flat(made.topology.shape, flat(made.topology)[:0]))
+            quantised[name] = replace(made, topology=from_flat(made.topology.shape, flat(made.topology)[:0]))
             progress(name, total)
-        source.write(out, found, "nearest" if text is None else "gptq")
+        source.write(out, quantised, "nearest" if text is None else "gptq")
         return QuantisedModel(stored, zeros, tuple(source.checkpoint.remarks))

@@ -27,10 +27,10 @@ class Filter:
 
     def extracted(self, text: str) -> str:
         """Return the answer in a text without white space around it, INVALID if there is none."""
-        found = list(re.finditer(self.pattern, text))
-        if not found:
+        matches = list(re.finditer(self.pattern, text))
+        if not matches:
             return INVALID
-        return next((group for group in found[self.which].groups() if group), INVALID).strip()
+        return next((group for group in matches[self.which].groups() if group), INVALID).strip()
 
 
 _NUMBER = Filter(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", -1)

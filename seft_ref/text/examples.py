@@ -173,7 +173,7 @@ def examples_of(
     if longer not in get_args(Longer):
         raise TextError("TRN-020", f"longer is {longer!r}, must be one of {', '.join(get_args(Longer))}")
     reader = _Reader(Path(model_dir), read_tokenizer(Path(model_dir)), end)
-    found: list[Example] = []
+    examples: list[Example] = []
     left_out = cut = 0
     for file in map(Path, files):
         for where, line in _lines(file):
@@ -192,10 +192,10 @@ def examples_of(
                 example = Example(example.tokens[:length], example.labels[:length])
             if not example.targets():
                 raise TextError("TRN-020", f"{where}: {_why_nothing(example, length)}")
-            found.append(example)
-    if not found:
+            examples.append(example)
+    if not examples:
         raise TextError("TRN-020", f"{', '.join(map(str, files))}: no example is left; give at least one")
-    return Examples(found, packed, left_out, cut)
+    return Examples(examples, packed, left_out, cut)
 
 
 def _why_nothing(example: Example, length: int) -> str:
@@ -309,10 +309,10 @@ class _Reader:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object, refusing a key that stands twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         raise ValueError("a key stands twice in one object")
-    return found
+    return members
 
 
 def _messages(given: Any, where: str) -> list[Message]:

@@ -22,7 +22,8 @@ class Topology:
     """Stored positions of an (out, in) matrix, sorted by row and then column, without repeats (TOP-001, TOP-002).
 
     The constructor checks nothing: `formats` checks files, `from_flat` checks its positions, and the functions here
-    make valid topologies from valid ones. `check` verifies every rule, for tests and ports.
+    make valid topologies from valid ones. `check` verifies every rule, for tests and ports. A matrix may be of any size
+    (PRT-019).
     """
 
     shape: tuple[int, int]

@@ -84,8 +84,8 @@ class FactorSums:
 
     def plus(self, gradient: WeightGradient, kernels: KernelSet) -> "FactorSums":
         """Return the sums with one more micro-batch."""
-        found = self.adapter.gradients(gradient, self.target.base, self.factors, kernels)
-        return replace(self, gradients={n: self.gradients[n] + g if self.gradients else g for n, g in found.items()})
+        of_parts = self.adapter.gradients(gradient, self.target.base, self.factors, kernels)
+        return replace(self, gradients={n: self.gradients[n] + g if self.gradients else g for n, g in of_parts.items()})
 
     def joined(self, step: "FactorSums", ranks: Ranks, kernels: KernelSet) -> "FactorSums":
         """Return the sums of all ranks (TRN-013)."""
@@ -133,13 +133,13 @@ def train_step(
     adapter, step = adapter_of(settings), state.step + 1
     sums = {name: FactorSums(adapter, target, target.arrays()) for name, target in state.targets.items()}
     with overflow_ends(f"step {step}", LOWER_RATE):
-        found = loss_and_gradients(state.weights, config, batches, kernels, {}, sums, recompute=recompute, ranks=ranks)
+        grads = loss_and_gradients(state.weights, config, batches, kernels, {}, sums, recompute=recompute, ranks=ranks)
     gradients = {
         (name, part): array_namespace(gradient).reshape(gradient, (-1,))
-        for name, of in found.kept.items()
+        for name, of in grads.kept.items()
         for part, gradient in of.gradients.items()
     }
-    norm = gradient_norm(step, found.loss, {f"{name}.{part}": g for (name, part), g in gradients.items()})
+    norm = gradient_norm(step, grads.loss, {f"{name}.{part}": g for (name, part), g in gradients.items()})
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
     factor, optimize = clip_factor(norm * norm, settings.max_norm), settings.optimizer.step
     targets = {}
@@ -149,7 +149,7 @@ def train_step(
             refuse_spoilt(step, f"{name}.{part}", {"values": of.values, **of.kept, **of.shared})
         targets[name] = replace(target, factors=moved)
     weights = placed(state.weights, targets, settings, kernels, reuse=state.step > 0)
-    return FactorState(step, targets, weights), StepRecord(step, found.loss, lr, norm)
+    return FactorState(step, targets, weights), StepRecord(step, grads.loss, lr, norm)
 
 
 def train(

@@ -148,11 +148,11 @@ def train_step(
     slots = {name: target.delta.topology for name, target in state.targets.items()}
     window = _window(state, step, settings)
     with overflow_ends(f"step {step}", LOWER_RATE):
-        found = loss_and_gradients(
+        grads = loss_and_gradients(
             state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks
         )
-    norm = gradient_norm(step, found.loss, found.at)
-    kept = found.kept
+    norm = gradient_norm(step, grads.loss, grads.at)
+    kept = grads.kept
     wanted = settings.event_batches - 1 if has_event and kept else 0
     if len(more) != wanted:
         raise ConfigError(
@@ -169,7 +169,7 @@ def train_step(
         factor = clip_factor(norm * norm, settings.max_norm)
         optimize = settings.optimizer.step
         targets = {
-            name: replace(target, delta=optimize(target.delta, found.at[name] * factor, lr))
+            name: replace(target, delta=optimize(target.delta, grads.at[name] * factor, lr))
             for name, target in targets.items()
         }
         check_targets(targets, step, state.weights.limits)
@@ -177,7 +177,7 @@ def train_step(
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
         open_window = {name: sums.settled(kernels) for name, sums in kept.items()}
-        return TrainState(step, targets, weights, open_window), StepRecord(step, found.loss, lr, norm)
+        return TrainState(step, targets, weights, open_window), StepRecord(step, grads.loss, lr, norm)
 
     targets, packed, records = evolve_all(targets, kept, step, settings, kernels)
     check_targets(targets, step, state.weights.limits)
@@ -185,7 +185,7 @@ def train_step(
     total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
     return (
         TrainState(step, targets, with_matrices(state.weights, packed), {}),
-        StepRecord(step, found.loss, lr, norm, total, records),
+        StepRecord(step, grads.loss, lr, norm, total, records),
     )
 
 

@@ -57,7 +57,8 @@ def evolve(
 ) -> list[Event]:
     """Return what one event makes of each part: drop, grow, adapt (chapter 8).
 
-    Positions that are not dropped, grown or pruned keep their bits, and a base only loses positions (EVT-006).
+    Positions that are not dropped, grown or pruned keep their bits, and a base only loses positions (EVT-006). With the
+    preset seft at most as many positions store a weight as before, and each at most once (EVT-003).
 
     pools   which scores are compared with each other, and the budgets
     n_drop  slots to drop of each pool (SCH-002)
@@ -113,7 +114,7 @@ def _check_finite(evidence: Evidence) -> None:
 
 
 def _move(part: Part, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | None) -> Moved:
-    """Return a matrix after drop and grow (GROW-003, DROP-004, DLT-006)."""
+    """Return a matrix after drop and grow (GROW-003, DROP-002, DROP-004, DLT-006)."""
     slots = flat(part.delta.topology)
     xp = array_namespace(slots)
     # GROW-003: a position that is both dropped and grown keeps its slot

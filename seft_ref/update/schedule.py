@@ -83,8 +83,8 @@ class Timetable:
 
     def in_window(self, step: int) -> bool:
         """Tell whether the gradient of a step belongs to the window of an event (TRN-005)."""
-        found = self.event_after(step)
-        return found is not None and step > found[0] - found[1]
+        event = self.event_after(step)
+        return event is not None and step > event[0] - event[1]
 
 
 def learning_rate_at(

@@ -13,7 +13,7 @@ from seft_ref.errors import KernelError
 from seft_ref.kernels import cpu, reference
 from seft_ref.kernels.cpu import packed as layout
 from seft_ref.kernels.cpu import transposed
-from seft_ref.kernels.cpu.panels import TOKEN_ROWS
+from seft_ref.kernels.cpu.token import TOKEN_ROWS
 from seft_ref.quantise.grid import Quantised, nearest, parse_grid, weights_of
 from seft_ref.topology.csr import flat, from_flat
 from tests.kernels.sets import NAMED

@@ -5,13 +5,14 @@ import os
 import subprocess
 import sys
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from seft_ref.kernels import cpu
 from seft_ref.kernels.cpu import packed as layout
-from seft_ref.kernels.cpu import panels
-from seft_ref.kernels.cpu.panels import TOKEN_ROWS
+from seft_ref.kernels.cpu import panels, token
+from seft_ref.kernels.cpu.token import TOKEN_ROWS, can_spread
 from seft_ref.topology.csr import from_flat
 
 
@@ -30,15 +31,44 @@ def by_rows(topology, values, x):
     return np.array([wide[a:b].sum() for a, b in zip(topology.indptr[:-1], topology.indptr[1:], strict=True)])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.fixture(params=["by-index", "by-mask"])
+def way(request, monkeypatch):
+    """Both ways to find the columns of a row, whatever its length."""
+    monkeypatch.setattr(token, "LONG", 0 if request.param == "by-mask" else panels.WIDTH + 1)
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("n_in", [1, 15, 63, 64, 65, 130])
 @pytest.mark.parametrize("share", [0.02, 0.25, 0.5])
 def test_KRN_001_007_one_token_and_every_length_of_a_row(dtype, n_in, share):
     rng = np.random.default_rng(n_in)
-    topology, values, x = make(rng, 400, n_in, share, dtype, integers=True)
-    np.testing.assert_array_equal(cpu.matmul(x, cpu.pack(topology, values))[0], by_rows(topology, values, x))
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    pack = cpu.pack if kind.itemsize > 2 else cpu.compact
+    topology, values, x = make(rng, 400, n_in, share, kind, integers=True)
+    x = x.astype(kind if kind.itemsize > 2 else np.float32)
+    np.testing.assert_array_equal(cpu.matmul(x, pack(topology, values))[0], by_rows(topology, values, x))
 
 
+def test_KRN_016_values_that_change_keep_the_masks(way):
+    """A mask says which columns are stored, whatever stands there; memory that is packed anew has other masks."""
+    rng = np.random.default_rng(5)
+    topology, values, x = make(rng, 90, 150, 0.4, np.float32, integers=True)
+    packed = cpu.pack(topology, values)
+    bare = packed.nbytes
+    np.testing.assert_array_equal(cpu.matmul(x, packed)[0], by_rows(topology, values, x))
+    assert packed.nbytes - bare == (3 * 90 * 8 if way == "by-mask" and can_spread() else 0)
+    places = cpu.locate(packed, topology, np.arange(topology.nnz))
+    packed = cpu.store(packed, places, -values)
+    np.testing.assert_array_equal(cpu.matmul(x, packed)[0], by_rows(topology, -values, x))
+    np.testing.assert_array_equal(cpu.matmul(x, cpu.clear(packed, places))[0], np.zeros(90))
+    fewer, others, _ = make(rng, 90, 150, 0.3, np.float32, integers=True)
+    packed = cpu.pack(fewer, others, packed)
+    np.testing.assert_array_equal(cpu.matmul(x, packed)[0], by_rows(fewer, others, x))
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_KRN_001_006_more_rows_than_sums_are_kept_of(dtype):
     topology, values, x = make(np.random.default_rng(0), 2 * TOKEN_ROWS + 77, 70, 0.3, dtype, integers=False)
@@ -49,6 +79,7 @@ def test_KRN_001_006_more_rows_than_sums_are_kept_of(dtype):
     assert np.all(np.abs(found - by_rows(topology, values, x)) <= bound)
 
 
+@pytest.mark.usefixtures("way")
 def test_KRN_004_what_lies_behind_a_row_is_not_read():
     # the last row is shorter than a register, and behind it there is nothing of this matrix
     topology = from_flat((2, 64), np.array([0, 5, 64, 70, 127]))
@@ -75,12 +106,12 @@ def in_this_thread():
 
 _ELSEWHERE = """
 import numpy as np
-from numba.core.registry import cpu_target
 from seft_ref.kernels import cpu
 from seft_ref.kernels.cpu import token
 from tests.kernels.test_token import by_rows, in_this_thread, make
 in_this_thread()
-assert not token.has_permutes(cpu_target.target_context)
+assert not token.can_spread()
+token.LONG = 0
 for dtype in ("float32", "float64"):
     topology, values, x = make(np.random.default_rng(1), 301, 130, 0.3, dtype, integers=True)
     np.testing.assert_array_equal(cpu.matmul(x, cpu.pack(topology, values))[0], by_rows(topology, values, x))

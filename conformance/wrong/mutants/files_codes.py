@@ -150,8 +150,12 @@ _DESCRIPTIONS: list[Mutant] = [
     *of_op(
         "FMT-175",
         int_schemes.without_descriptions,
-        ("found.append(inner)", "found.append(inner)\n            kept[key] = inner", "descriptions stay"),
-        ("[without_descriptions(inner, found) for inner in value]", "value", "descriptions in lists stay"),
+        (
+            "descriptions.append(inner)",
+            "descriptions.append(inner)\n            kept[key] = inner",
+            "descriptions stay",
+        ),
+        ("[without_descriptions(inner, descriptions) for inner in value]", "value", "descriptions in lists stay"),
     ),
 ]
 

@@ -105,8 +105,8 @@ _VERSIONS: list[Mutant] = [
     *of_versions(
         weight_sync.open_version,
         (
-            "set(found) != mapped or summed != mapped",
-            "mapped - set(found) or mapped - summed",
+            "set(stored) != mapped or summed != mapped",
+            "mapped - set(stored) or mapped - summed",
             "tensors not in the index",
         ),
         ('check_vector(section, frozenset({"U8"}), "FMT-168")', "pass", "frames of any dtype and shape"),

@@ -41,24 +41,24 @@ def summed(a: Array, b: Array, dtype: str, add: Add) -> Array:
         return add(terms).astype(np.float32)
 
 
-def kept(found: Array) -> Array:
-    return found
+def kept(sums: Array) -> Array:
+    return sums
 
 
 def cut(dtype: str) -> Change:
     """Return a change that cuts float32 numbers to a 16-bit dtype."""
     mask = np.uint32(0xFFFF0000 if dtype == "bfloat16" else 0xFFFFE000)
-    return lambda found: (np.ascontiguousarray(found).view(np.uint32) & mask).view(np.float32)
+    return lambda sums: (np.ascontiguousarray(sums).view(np.uint32) & mask).view(np.float32)
 
 
 def away_from_zero(dtype: str) -> Change:
     """Return a change that rounds float32 numbers away from zero to a 16-bit dtype."""
     down, one = cut(dtype), np.uint32(0x10000 if dtype == "bfloat16" else 0x2000)
 
-    def change(found: Array) -> Array:
-        less = down(found)
+    def change(sums: Array) -> Array:
+        less = down(sums)
         more = (less.view(np.uint32) + one).view(np.float32)
-        return np.where(less == found, less, more).astype(np.float32)
+        return np.where(less == sums, less, more).astype(np.float32)
 
     return change
 
@@ -66,7 +66,7 @@ def away_from_zero(dtype: str) -> Change:
 def flushed(dtype: str) -> Change:
     """Return a change that sets subnormal numbers of a 16-bit dtype to 0."""
     least = 2.0**-126 if dtype == "bfloat16" else 2.0**-14
-    return lambda found: np.where(np.abs(found) < least, np.float32(0), found).astype(np.float32)
+    return lambda sums: np.where(np.abs(sums) < least, np.float32(0), sums).astype(np.float32)
 
 
 def products(op: str, dtype: str, add: Add, change: Change = kept) -> Operation:

@@ -58,9 +58,9 @@ def refuses_nothing(a: Values) -> Values:
 def exchanged(one: str, two: str) -> Operation:
     """Return a model with two matrices of the same shape exchanged."""
 
-    def swapped(found: Values) -> Values:
+    def swapped(values: Values) -> Values:
         mark = "\0"
-        return {k.replace(one, mark).replace(two, one).replace(mark, two): v for k, v in found.items()}
+        return {k.replace(one, mark).replace(two, one).replace(mark, two): v for k, v in values.items()}
 
     def f(a: Values) -> Values:
         out = right("model.step")(a | {"tensors": swapped(a["tensors"])})

@@ -29,7 +29,7 @@ _APART = "[[name] for name in over]"
 _OVER = "bool(array_namespace(*sizes).any(pools.excess(sizes) > 0))"
 _OVER_IN_ALL = "sum(int(size.sum()) for size in sizes) > sum(target.budget for target in held)"
 _STEP = training.train_step
-_CLIPPED = "optimize(target.delta, found.at[name] * factor, lr)"
+_CLIPPED = "optimize(target.delta, grads.at[name] * factor, lr)"
 _NORM = "clip_factor(norm * norm, settings.max_norm)"
 
 _RUNS: Rows = (
@@ -39,7 +39,7 @@ _RUNS: Rows = (
         "OPT-004",
         _STEP,
         _CLIPPED,
-        _CLIPPED.replace("factor", "clip_factor(float((found.at[name] ** 2).sum()), settings.max_norm)"),
+        _CLIPPED.replace("factor", "clip_factor(float((grads.at[name] ** 2).sum()), settings.max_norm)"),
         "the norm of each matrix",
     ),
     *(
@@ -177,8 +177,8 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "train.run",
         "TRN-005",
         schedule.Timetable.in_window,
-        "step > found[0] - found[1]",
-        "step >= found[0] - found[1]",
+        "step > event[0] - event[1]",
+        "step >= event[0] - event[1]",
         "a window a step too long",
     ),
     (

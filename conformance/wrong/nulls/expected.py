@@ -193,22 +193,22 @@ def exceeding(child: Child, seed: str, examples: int = 20) -> PropertyResult:
     return result
 
 
-def complaints(mode: str, found: Judged) -> list[str]:
+def complaints(mode: str, judged: Judged) -> list[str]:
     """Return how the judgement of a null port differs from what is expected, empty if it does not."""
-    outcomes = {result.outcome for result in found.results}
+    outcomes = {result.outcome for result in judged.results}
     differences = []
     if outcomes != EXPECTED[mode] and not (mode == "unasked" and outcomes <= EXPECTED[mode]):
         differences.append(f"{mode}: outcomes {sorted(outcomes)}, expected {sorted(EXPECTED[mode])}")
-    if found.verdict.conformant != (mode in CONFORMANT):
-        differences.append(f"{mode}: {found.verdict.line}")
-    if mode == "unsteady-and-says-so" and "not deterministic" not in found.verdict.line:
-        differences.append(f"{mode}: {found.verdict.line}")
-    if mode == "no-zstd-and-says-so" and "kernels, ckpt-read without zstd in" not in found.verdict.line:
-        differences.append(f"{mode}: {found.verdict.line}")
+    if judged.verdict.conformant != (mode in CONFORMANT):
+        differences.append(f"{mode}: {judged.verdict.line}")
+    if mode == "unsteady-and-says-so" and "not deterministic" not in judged.verdict.line:
+        differences.append(f"{mode}: {judged.verdict.line}")
+    if mode == "no-zstd-and-says-so" and "kernels, ckpt-read without zstd in" not in judged.verdict.line:
+        differences.append(f"{mode}: {judged.verdict.line}")
     broken = {"crashes-on-what-it-lacks": "PRT-007"} | dict.fromkeys(lines.ENDS[1:], "PRT-008")
-    if broken.get(mode, "") not in found.verdict.line:
-        differences.append(f"{mode}: {found.verdict.line}")
-    if found.left:
+    if broken.get(mode, "") not in judged.verdict.line:
+        differences.append(f"{mode}: {judged.verdict.line}")
+    if judged.left:
         differences.append(f"{mode}: a process is left behind")
     return differences
 

@@ -9,7 +9,7 @@
     turned       the loop of dx = dy W for many tokens
     exceeding    the loop that compares entries with a number
     vectors      the innermost loops as LLVM vectors
-    token        the innermost loop of a product with one token
+    token        the loops of a product with one token
     decode       the innermost loops that turn codes into weights
     scratch      memory that calls reuse
     compiled     the decorators by which numba compiles the loops

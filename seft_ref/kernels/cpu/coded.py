@@ -24,6 +24,7 @@ from seft_ref.errors import KernelError
 from seft_ref.kernels.checks import check_places
 from seft_ref.kernels.cpu import coded_loops, coded_rows, panels, turned
 from seft_ref.kernels.cpu.scratch import scratch
+from seft_ref.kernels.cpu.token import TOKEN_ROWS
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
 from seft_ref.kernels.held import Coded
 from seft_ref.topology.csr import Topology, flat
@@ -160,7 +161,7 @@ def multiply_rows(x: Float[NumpyArray, "n in"], packed: PackedCodes) -> Float[Nu
     if x.shape[0] > 1:
         return _multiply(coded_loops.gather_task, x, packed, y, panels.ROW_BLOCK)
     workers = numba.get_num_threads()
-    rows = min(panels.TOKEN_ROWS, -(-n_out // coded_rows.ROWS) * coded_rows.ROWS)
+    rows = min(TOKEN_ROWS, -(-n_out // coded_rows.ROWS) * coded_rows.ROWS)
     work_size = -(-n_in // panels.WIDTH) * panels.WIDTH + rows * _LANES
     work = scratch.take((workers * work_size,), x.dtype)
     arguments = (*packed.arguments, x.reshape(-1), y.reshape(-1), workers, work, work_size, _LANES)

@@ -14,13 +14,12 @@ from seft_ref.kernels.cpu.panels import (
     LINE_VECTORS,
     ROW_BLOCK,
     SHORT,
-    TOKEN_ROWS,
     WIDTH,
     from_lines,
     to_lines,
     vectors_for,
 )
-from seft_ref.kernels.cpu.token import sum_register
+from seft_ref.kernels.cpu.token import TOKEN_ROWS, sum_register
 from seft_ref.kernels.cpu.turned import ENDS, add_tile, rows_of_band, turn_tile
 from seft_ref.kernels.cpu.vectors import (
     gather_row_1,

@@ -107,14 +107,14 @@ class _Row(Emitter):
         b = self.builder
         columns = self.by_mask("expand", self.bytes_of_codes(), self.mask)
         by = [self.weights_by(part) for part in range(len(self.scale_at))]
-        found = []
+        panel = []
         for k in range(_REGISTERS):
             weights = by[k if len(by) > 1 else 0](columns, 16 * k)
             if not self.symmetric:
                 bits = b.bitcast(self.part_of_mask(k), ir.VectorType(_I1, 16))
                 weights = b.select(bits, weights, self.zero)
-            found.append(weights)
-        return found
+            panel.append(weights)
+        return panel
 
     def write_row(self, index: Any, index_at: Any, values: Any, values_at: Any) -> None:
         """Write the weights of the row in order, and their columns."""

@@ -59,18 +59,19 @@ def lowest(typing_context: Any, bits: Any) -> Any:
 
 
 @compiled()
-def fill(values, start, least, found):
-    """Write the indices that exceed, from `start` on, while `found` has room for 64 more; return how many they are, and
-    the index to go on from.
+def fill(values, start, least, positions):
+    """Write the indices that exceed, from `start` on, while `positions` has room for 64 more.
+
+    Return how many they are, and the index to go on from.
 
     A separate function, because numba would count references in the loop to an array that the caller may replace.
     """
     address, size = np.uint64(values.ctypes.data), np.uint64(values.itemsize)
     n_found = 0
-    while start + BITS <= values.shape[0] and n_found + BITS <= found.shape[0]:
+    while start + BITS <= values.shape[0] and n_found + BITS <= positions.shape[0]:
         bits = above(address + np.uint64(start) * size, least)
         while bits != 0:
-            found[n_found] = start + lowest(bits)
+            positions[n_found] = start + lowest(bits)
             n_found += 1
             bits &= bits - np.uint64(1)
         start += BITS

@@ -1,6 +1,6 @@
 """The layouts of a matrix in this kernel set: dense, column panels with values in 16, 32 or 64 bits, or `coded`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import ml_dtypes
@@ -19,7 +19,7 @@ from seft_ref.kernels.checks import (
     check_shape,
     check_values,
 )
-from seft_ref.kernels.cpu import panels
+from seft_ref.kernels.cpu import panels, token
 from seft_ref.kernels.cpu.coded import PackedCodes, clear_codes, pack_codes, places_of, unpack_codes
 from seft_ref.kernels.held import Coded, Stored, held_alike
 from seft_ref.kernels.split import as_own, live_part, with_live_part
@@ -45,6 +45,9 @@ class PackedPanels:
     pointer: Int[Array, " rows"] | None = None
     """(panels * out + 1,): the first entry of each row of each panel, int32 if that suffices, else int64; None where
     the matrix is dense."""
+    masks: list[NumpyArray] = field(default_factory=list)
+    """What products with one token read in place of `index`: (panels * out,), uint64, a bit for each stored column.
+    Made for the first of these products; empty before, where rows are short, and where the processor has no use."""
 
     @property
     def held_in(self) -> Dtype | None:
@@ -64,7 +67,17 @@ class PackedPanels:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(a.nbytes for a in (self.values, self.index, self.pointer) if a is not None)
+        return sum(a.nbytes for a in (self.values, self.index, self.pointer, *self.masks) if a is not None)
+
+    def with_masks(self) -> NumpyArray | None:
+        """Return the masks, which are made if need be, or None where `index` is read."""
+        assert self.pointer is not None
+        n_rows = self.pointer.size - 1
+        if not self.masks and self.values.size >= token.LONG * n_rows and token.can_spread():
+            masks = np.empty(n_rows, dtype=np.uint64)
+            token.fill_masks(self.index, self.pointer, masks)
+            self.masks.append(masks)
+        return self.masks[0] if self.masks else None
 
 
 PackedOnCpu: TypeAlias = PackedPanels | PackedCodes
@@ -175,7 +188,7 @@ def clear(packed: Packed, where: Int[Array, " m"]) -> PackedOnCpu:
     check_places("where", where, own.values.shape[0])
     values = own.values.copy()
     values[where] = 0
-    return PackedPanels(own.shape, values, own.index, own.pointer)
+    return PackedPanels(own.shape, values, own.index, own.pointer, own.masks)
 
 
 def pack_dense(weight: Float[Array, "out in"]) -> PackedPanels:
@@ -225,7 +238,7 @@ def store_into(held: PackedPanels, where: Int[Array, " m"], values: Float[Array,
     # copy if need be, because the memory of a mapped file may be read-only
     stored = held.values if held.values.flags.writeable else held.values.copy()
     stored[where] = values
-    return PackedPanels(held.shape, stored, held.index, held.pointer)
+    return PackedPanels(held.shape, stored, held.index, held.pointer, held.masks)
 
 
 def check_operand(name: str, a: Array, n_columns: int, packed: Packed) -> None:

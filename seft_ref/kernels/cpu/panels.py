@@ -30,7 +30,6 @@ import numpy as np
 from numba import from_dtype, prange, types
 
 from seft_ref.kernels.cpu.compiled import compiled, compiled_task
-from seft_ref.kernels.cpu.token import gather_panel, sum_register
 from seft_ref.kernels.cpu.vectors import (
     call,
     dot_row,
@@ -51,7 +50,6 @@ LINE_VECTORS = 8
 ROW_BLOCK = 1024  # rows of y that are kept as lines: 512 KiB, which fit the second-level cache
 SHORT = 10  # mean entries of a panel's row below which it is too short to take eight at a time
 DY_ROWS = 256  # rows of dyᵀ that `sample` makes into lines at a time
-TOKEN_ROWS = 8192  # rows of y with a register of sums each, for one token: they fill half the second-level cache
 SAMPLE_VECTORS = 4  # registers of a line in `sample`, few because lines of all columns of x have to fit a cache
 
 
@@ -202,30 +200,6 @@ def gather_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, wor
                 else:
                     gather_row_1(values, index, start, stop, work, x_line, work, y_line)
         from_lines(work, y_lines, width, y, n_out, first_token, n_tokens, top, bottom, lanes)
-        top = bottom
-
-
-def token_task(values, index, pointer, n_out, n_in, x, y, n, n_parts, work, work_size, lanes, task, worker):
-    """Compute y = x Wᵀ for one token and one of n_parts parts of the rows of W."""
-    first_row, last_row = task * n_out // n_parts, (task + 1) * n_out // n_parts
-    n_panels = (n_in + WIDTH - 1) // WIDTH
-    x_line = worker * work_size
-    y_lines = x_line + n_panels * WIDTH
-    for c in range(n_in):
-        work[x_line + c] = x[c]
-    for c in range(n_in, n_panels * WIDTH):
-        work[x_line + c] = 0
-    top = first_row
-    while top < last_row:
-        bottom = min(top + TOKEN_ROWS, last_row)
-        for i in range(y_lines, y_lines + (bottom - top) * lanes):
-            work[i] = 0
-        for p in range(n_panels):
-            first, last = p * n_out + top, p * n_out + bottom
-            following = pointer[first + n_out] if p + 1 < n_panels else pointer[last]
-            gather_panel(values, index, pointer, first, last, work, x_line + p * WIDTH, work, y_lines, following)
-        for r in range(top, bottom):
-            y[r] = sum_register(work, y_lines + (r - top) * lanes)
         top = bottom
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from seft_ref.arrays.library import Array, NumpyArray
 from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import check_factors, check_vector
-from seft_ref.kernels.cpu import coded, panels, turned
+from seft_ref.kernels.cpu import coded, panels, token, turned
 from seft_ref.kernels.cpu.exceeding import indices_above
 from seft_ref.kernels.cpu.packed import (
     LAYOUTS,
@@ -217,21 +217,22 @@ def _multiply_token(x: NumpyArray, packed: PackedPanels) -> NumpyArray:
     result = np.empty((1, n_out), dtype=x.dtype)
     if not result.size:
         return result
-    lanes = REGISTER_BYTES // x.itemsize
+    lanes, masks = REGISTER_BYTES // x.itemsize, packed.with_masks()
     workers = numba.get_num_threads()
-    work_size = -(-n_in // panels.WIDTH) * panels.WIDTH + min(panels.TOKEN_ROWS, n_out) * lanes
+    work_size = -(-n_in // panels.WIDTH) * panels.WIDTH + min(token.TOKEN_ROWS, n_out) * lanes
     work = scratch.take((workers * work_size,), x.dtype)
     panels.run(
-        panels.token_task,
+        token.token_task,
         (
             packed.values,
             packed.index,
             packed.pointer,
+            np.empty(0, dtype=np.uint64) if masks is None else masks,
+            int(masks is not None),
             n_out,
             n_in,
             x.reshape(-1),
             result.reshape(-1),
-            1,
             workers,
             work,
             work_size,

@@ -1,24 +1,37 @@
-# mypy: allow-untyped-decorators, allow-untyped-calls
-"""The innermost loop of a product with one token, which keeps a panel of x in registers and looks entries up there.
+# ruff: noqa: ANN001, ANN201
+# mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
+"""The loops of a product with one token, which keep a panel of x in registers (`panels` draws the layout).
 
     gather_panel   y[r, :]  +=  values[j] * x[index[j]]     for every stored j of each row r of a panel
+    spread_panel   the same; masks[r] says in place of `index` which columns of the row are stored
 
 Every entry of W is used once, so reading it should be the only cost. A panel of x has 64 columns, which fill four
-registers of float32 or eight of float64. AVX512 looks up a register of indices in two of them at once. Each row has a
-register of sums, with a lane for each of its entries in turn, and `sum_register` adds the lanes at the end. Without
-AVX512 entries are added one by one, in the first lanes. Neither order depends on which worker computes a row (KRN-008).
+registers of float32 or eight of float64. Each row has a register of sums, and `sum_register` adds its lanes at the end.
+
+AVX512 looks up a register of indices in two registers of x at once; an entry goes to the lane of its place in the row.
+That suits short rows. Or it spreads the next entries over the lanes of their columns, by a bit for each; that takes as
+long for one entry as for 64. Without AVX512 entries are added one by one, in the first lanes. No order depends on which
+worker computes a row (KRN-008).
 """
 
+from functools import partial
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
+from seft_ref.kernels.cpu.compiled import compiled
+from seft_ref.kernels.cpu.panels import WIDTH
 from seft_ref.kernels.cpu.vectors import Emitter, _i64, _widen
 
-_PANEL = 64
+LONG = 14
+"""Mean entries of a panel's row from which on they are spread by a mask."""
+TOKEN_ROWS = 8192
+"""Rows of y with a register of sums each: they fill half the second-level cache."""
 _AHEAD = 2048
 """How many entries ahead of the sums memory is prefetched: two pages of float32 values."""
 _SUMS = 4
@@ -27,13 +40,18 @@ _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 
 
 def has_permutes(context: Any) -> bool:
-    """Tell whether code is compiled for a processor with AVX512 instructions that look up lanes in two registers."""
+    """Tell whether code is compiled for a processor with AVX512 instructions that look lanes up, or spread them."""
     _, _, features = context.codegen().magic_tuple()
     return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
 
 
-class _Lookup(Emitter):
-    """An emitter of loops that look entries up in a panel of x in registers."""
+def can_spread() -> bool:
+    """Tell whether this processor can take masks (`spread_panel`)."""
+    return has_permutes(cpu_target.target_context)
+
+
+class _Panel(Emitter):
+    """An emitter of loops over rows of W and a panel of x in registers."""
 
     def __init__(self, context: Any, builder: ir.IRBuilder, signature: Any, args: tuple[Any, ...]) -> None:
         super().__init__(context, builder, signature, args, 1)
@@ -78,19 +96,28 @@ class _Lookup(Emitter):
         name = f"llvm.masked.load.v{self.lanes}{'i' if integer else 'f'}{8 * size}.p0"
         return self.intrinsic(name, vector, [at, ir.Constant(_I32, size), mask, ir.Constant(vector, None)])
 
+    def below(self, count: Any) -> Any:
+        """Return the mask of the first `count` lanes."""
+        b = self.builder
+        count = b.trunc(count, _I32) if self.integer is _I32 else count
+        lanes = ir.Constant(self.indices, list(range(self.lanes)))
+        return b.icmp_unsigned("<", lanes, self.in_every_lane(count))
+
     def place(self, pointer: Any, row: Any) -> Any:
         """Return the first entry of a row, as 64 bits; pointers have 32 or 64."""
         return _widen(self.builder, self.builder.load(self.builder.gep(pointer, [row])))
 
-    def ask(self, values: Any, index: Any, j: Any, end: Any, gap: Any) -> None:
-        """Prefetch the entry that is read _AHEAD entries after j, because the processor's own prefetcher stops at the
-        end of a page. Reading goes on `gap` entries further once it reaches `end`.
+    def ask(self, arrays: list[Any], j: Any, end: Any, gap: Any) -> None:
+        """Prefetch what is read _AHEAD entries after j, because the processor's own prefetcher stops at the end of a
+        page. Reading goes on `gap` entries further once it reaches `end`. An array that is named twice is prefetched
+        two registers long.
         """
         b = self.builder
         later = b.add(j, _i64(_AHEAD))
         later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, _i64(0)))
-        for array in (values, index):
-            at = b.bitcast(b.gep(array, [later]), _I8.as_pointer())
+        for k, array in enumerate(arrays):
+            at = b.add(later, _i64(self.lanes)) if array in arrays[:k] else later
+            at = b.bitcast(b.gep(array, [at]), _I8.as_pointer())
             self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])
 
     def row(
@@ -100,22 +127,17 @@ class _Lookup(Emitter):
         b = self.builder
 
         def add(j: Any, total: Any, mask: Any = None) -> Any:
-            self.ask(values, index, j, end, gap)
+            self.ask([values, index], j, end, gap)
             value, columns = self.entries(values, index, j, mask)
             return self.fma(value, self.look_up(panel, columns), total)
 
         j, (total,) = self.loop(start, stop, self.lanes, [total], lambda j, t: [add(j, t[0])])
-        rest = b.trunc(b.sub(stop, j), self.integer) if self.integer is _I32 else b.sub(stop, j)
+        rest = b.sub(stop, j)
         before = b.block
         inside, after = b.append_basic_block("rest"), b.append_basic_block("whole")
-        b.cbranch(b.icmp_signed(">", rest, ir.Constant(self.integer, 0)), inside, after)
+        b.cbranch(b.icmp_signed(">", rest, _i64(0)), inside, after)
         b.position_at_end(inside)
-        first = b.insert_element(ir.Constant(self.indices, ir.Undefined), rest, ir.Constant(_I32, 0))
-        undefined = ir.Constant(self.indices, ir.Undefined)
-        zeros = ir.Constant(ir.VectorType(_I32, self.lanes), None)
-        lanes = ir.Constant(self.indices, list(range(self.lanes)))
-        mask = b.icmp_unsigned("<", lanes, b.shuffle_vector(first, undefined, zeros))
-        more = add(j, total, mask)
+        more = add(j, total, self.below(rest))
         inside = b.block
         b.branch(after)
         b.position_at_end(after)
@@ -124,12 +146,30 @@ class _Lookup(Emitter):
         out.add_incoming(more, inside)
         return out
 
+    def spread_row(self, panel: list[Any], values: Any, j: Any, masks: Any, total: Any, *, last: bool) -> Any:
+        """Return where the next row begins, and total + the products of the row at j, lane by lane.
+
+        last  whether fewer values than the panel has columns may be left from j on
+        """
+        b, bits_of = self.builder, ir.IntType(self.lanes)
+        masks = b.bitcast(masks, bits_of.as_pointer())
+        for k, x in enumerate(panel):
+            bits = b.load(b.gep(masks, [_i64(k)]), align=self.lanes // 8)
+            count = self.intrinsic("llvm.ctpop.i64", _I64, [b.zext(bits, _I64)])
+            value = self.read(values, j, self.below(count) if last else None)
+            value = value if self.halves is None else self.widened(value)
+            name = f"llvm.x86.avx512.mask.expand.v{self.lanes}f{8 * self.align}"
+            lanes = b.bitcast(bits, ir.VectorType(ir.IntType(1), self.lanes))
+            total = self.fma(self.intrinsic(name, self.vector, [value, self.zero, lanes]), x, total)
+            j = b.add(j, count)
+        return j, total
+
     def row_one_by_one(
         self, x: Any, x_base: Any, values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
     ) -> Any:
         """Return total + the products of a row's entries, added one by one to the first lanes in turn."""
         b = self.builder
-        self.ask(values, index, start, end, gap)
+        self.ask([values, index], start, end, gap)
         numbers = [ir.Constant(_I32, k) for k in range(_SUMS)]
 
         def add(j: Any, total: Any) -> Any:
@@ -169,12 +209,12 @@ def gather_panel(
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = _Lookup(context, builder, signature, args)
+        e = _Panel(context, builder, signature, args)
         values_, index_, pointer_, first_, last_, x_, x_base_, y_, y_base_, following_ = e.args
         end = e.place(pointer_, last_)
         gap = builder.sub(following_, end)
         permutes = has_permutes(context)
-        panel = [e.load(x_, x_base_, k) for k in range(_PANEL // e.lanes)] if permutes else []
+        panel = [e.load(x_, x_base_, k) for k in range(WIDTH // e.lanes)] if permutes else []
 
         def of_a_row(r: Any, carried: list[Any]) -> list[Any]:
             start, line = carried
@@ -195,6 +235,51 @@ def gather_panel(
 
 
 @intrinsic
+def spread_panel(
+    typing_context: Any,
+    values: Any,
+    masks: Any,
+    start: Any,
+    end: Any,
+    first: Any,
+    inside: Any,
+    last: Any,
+    x: Any,
+    x_base: Any,
+    y: Any,
+    y_base: Any,
+    following: Any,
+) -> Any:
+    """Do what `gather_panel` does with entries start to end, by the masks of rows first to last.
+
+    Before row `inside` as many values are left from the first of a row on as a panel has columns.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = _Panel(context, builder, signature, args)
+        values_, masks_, start_, end_, first_, inside_, last_, x_, x_base_, y_, y_base_, following_ = e.args
+        if not has_permutes(context):
+            # such a processor is not asked, and cannot be compiled for
+            return context.get_dummy_value()
+        gap = builder.sub(following_, end_)
+        panel = [e.load(x_, x_base_, k) for k in range(WIDTH // e.lanes)]
+
+        def of_a_row(r: Any, carried: list[Any], *, last: bool) -> list[Any]:
+            j, line = carried
+            # a row of half as many values as the panel has columns fills two lines of the cache
+            e.ask([values_, values_], j, end_, gap)
+            j, total = e.spread_row(panel, values_, j, builder.gep(masks_, [r]), e.load(y_, line), last=last)
+            e.store(total, y_, line)
+            return [j, builder.add(line, _i64(e.lanes))]
+
+        _, carried = e.loop(first_, inside_, 1, [start_, y_base_], partial(of_a_row, last=False))
+        e.loop(inside_, last_, 1, carried, partial(of_a_row, last=True))
+        return context.get_dummy_value()
+
+    return types.void(values, masks, start, end, first, inside, last, x, x_base, y, y_base, following), emit
+
+
+@intrinsic
 def sum_register(typing_context: Any, y: Any, y_base: Any) -> Any:
     """Return the sum of the lanes of the register at y[y_base], added by halves."""
 
@@ -205,3 +290,47 @@ def sum_register(typing_context: Any, y: Any, y_base: Any) -> Any:
         return builder.extract_element(sums, ir.Constant(ir.IntType(32), 0))
 
     return y.dtype(y, y_base), emit
+
+
+@compiled()
+def fill_masks(index, pointer, masks):
+    """Fill masks (panels * out,), uint64: a bit for each stored column of each row of each panel."""
+    for i in range(masks.shape[0]):
+        mask = np.uint64(0)
+        for entry in range(pointer[i], pointer[i + 1]):
+            mask |= np.uint64(1) << np.uint64(index[entry])
+        masks[i] = mask
+
+
+def token_task(
+    values, index, pointer, masks, by_mask, n_out, n_in, x, y, n_parts, work, work_size, lanes, task, worker
+):
+    """Compute y = x Wᵀ for one token and one of n_parts parts of the rows of W, by masks or by index."""
+    first_row, last_row = task * n_out // n_parts, (task + 1) * n_out // n_parts
+    n_panels = (n_in + WIDTH - 1) // WIDTH
+    n_values = pointer[n_panels * n_out]
+    x_line = worker * work_size
+    y_lines = x_line + n_panels * WIDTH
+    for c in range(n_in):
+        work[x_line + c] = x[c]
+    for c in range(n_in, n_panels * WIDTH):
+        work[x_line + c] = 0
+    top = first_row
+    while top < last_row:
+        bottom = min(top + TOKEN_ROWS, last_row)
+        for i in range(y_lines, y_lines + (bottom - top) * lanes):
+            work[i] = 0
+        for p in range(n_panels):
+            first, last = p * n_out + top, p * n_out + bottom
+            following = pointer[first + n_out] if p + 1 < n_panels else pointer[last]
+            x_panel = x_line + p * WIDTH
+            if not by_mask:
+                gather_panel(values, index, pointer, first, last, work, x_panel, work, y_lines, following)
+                continue
+            inside, start, end = last, pointer[first], pointer[last]
+            while inside > first and pointer[inside - 1] + WIDTH > n_values:
+                inside -= 1
+            spread_panel(values, masks, start, end, first, inside, last, work, x_panel, work, y_lines, following)
+        for r in range(top, bottom):
+            y[r] = sum_register(work, y_lines + (r - top) * lanes)
+        top = bottom
