@@ -25,9 +25,10 @@
     python -m benchmarks readers-page JSON PAGE    its page
     python -m benchmarks page PAGE RESULTS    tables and pictures from what --json wrote
 
-Every comparison is made in one process: each round runs every method, so that whatever disturbs the machine
-disturbs all of them, and each timed block follows an untimed call of the same method, so that its memory is
-warm. A ratio is dense NumPy's time over the method's within a round; the table shows their median and range.
+Every comparison is made in one process, or beside others that rest meanwhile (`beside`). Each round runs every
+method, so that whatever disturbs the machine disturbs all of them, and each timed block follows an untimed call of
+the same method, so that its memory is warm. A ratio is dense NumPy's time over the method's within a round; the table
+shows their median and range.
 """
 
 import json

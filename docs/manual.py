@@ -55,9 +55,9 @@ ELSEWHERE = {
 """Files of the repository and the page of the manual that shows them."""
 CODE = "_code"
 """The folder of the built manual that holds pages of source files and of cases."""
-KIT = ("conformance/cases", "conformance/judge", "conformance/protocol", "conformance/command")
+KIT = ("conformance/cases/compare.py", "conformance/judge", "conformance/protocol", "conformance/command")
 IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *KIT)
-"""Folders whose lines implement clauses; those of chapters 14 and 16 the kit implements."""
+"""Folders and files whose lines implement clauses; those of chapters 14 and 16 the kit implements."""
 ENTRIES = 64
 """Entries of an array of a case that are shown."""
 _ID = r"[A-Z]{3,4}-\d{3}(?:\.\d+)?"
@@ -246,7 +246,8 @@ def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[Case]],
     cases = defaultdict[str, list[Case]](list)
     mutants = defaultdict[str, list[tuple[str, str, int]]](list)
     for folder in IMPLEMENTS:
-        for source in sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".cu")):
+        paths = (ROOT / folder).rglob("*") if (ROOT / folder).is_dir() else [ROOT / folder]
+        for source in sorted(path for path in paths if path.suffix in (".py", ".cu")):
             name = source.relative_to(ROOT).as_posix()
             for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
                 for clause in clauses().intersection(re.findall(r"\b[A-Z]{3,4}-\d{3}\b", line)):

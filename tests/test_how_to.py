@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import conformance
 import experiments.app
 import formats
 from formats.delta import diff
@@ -22,6 +23,7 @@ from tests.seft_ref.folders import CONFIG, TEXT, hf_folder
 from tests.seft_ref.task_files import data_folder
 
 PAGES = sorted((Path(__file__).resolve().parents[1] / "docs" / "how-to").glob("*.md"))
+SECOND_READER = Path(conformance.__file__).parent / "oracle"
 CODES = FIXTURES.parent / "int_codes" / "compressed-tensors-0.20.0-pack-quantized"
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 512}
 
@@ -30,24 +32,27 @@ SHORTER = {"--steps": "2", "--epochs": "1", "--limit": "2", "--length": "128", "
 """Option -> what it is given in place of what the page says, so that a page takes seconds."""
 SHORTER_PYTHON = {"steps=80": "steps=2", "lines[20:]": "lines[2:]", "lines[:20]": "lines[:2]"}
 STAND_FOR = {"FORMAT": "hf", "PATH": "pruned"}
-ELSEWHERE = ("--device cuda", "-m benchmarks gpu", "-m examples.rl_sync", "pip install")
+ELSEWHERE = ("-m benchmarks gpu", "-m examples.rl_sync", "pip install")
 """What needs a GPU or the network, or runs in tests of its own."""
-FOREIGN = ("import vllm", "from vllm", "import lm_eval", "import second_reader")
-"""Python that other tests run, beside the program that it is about."""
+FOREIGN = ("from vllm", "import lm_eval")
+"""Python that needs another program, and is not run here."""
+LANGUAGES = ("", "sh", "py", "python", "json")
+"""Of blocks; `test_readme` runs those of python, which print what they say."""
 OUTPUT = {"prune": 1, "convert": 1, "finetune": 1, "diff": 2, "apply": -1}
 """Command -> which of its arguments is written; a page may write a name twice."""
 
 
 def commands(block):
-    """Return the commands of a block, each as its words: bash reads loops, comments and quotes."""
-    tell = "".join(f"{name}() {{ printf '%s\\n' \"$(printf '%q ' {name} \"$@\")\"; }}\n" for name in PROGRAMS)
-    done = subprocess.run(["bash", "-uec", tell + block], capture_output=True, text=True, check=True)
+    """Return the commands of a block, each as its words: bash reads loops, comments and quotes, and has no programs."""
+    tell = "".join(f"{name}() {{ printf '%s\\n' \"$(printf '%q ' {name} \"$@\")\" >&3; }}\n" for name in PROGRAMS)
+    line = f"PATH=; exec 3>&1\n{tell}{block}"
+    done = subprocess.run(["bash", "-uec", line], capture_output=True, text=True, check=True)
     return [shlex.split(line) for line in done.stdout.splitlines()]
 
 
 def adapted(words):
     """Return the words with short options, and with what the names of a page stand for."""
-    words = [STAND_FOR.get(word, word) for word in words]
+    words = [STAND_FOR.get(word, word) for word in words if word not in ("--device", "cuda")]
     return [SHORTER.get(before, word) for before, word in zip(["", *words], words, strict=False)]
 
 
@@ -122,7 +127,9 @@ def test_what_a_page_says_to_type_runs(page, tmp_path, monkeypatch, capsys):
     for _, language, block in re.findall(
         r"^( *)```(\w*)\n(.*?)^\1```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     ):
+        assert language in LANGUAGES
         if language == "py" and not any(words in block for words in FOREIGN):
+            monkeypatch.syspath_prepend(SECOND_READER)
             for place in written:
                 remove(place)
             for long, short in SHORTER_PYTHON.items():
@@ -146,4 +153,4 @@ def test_what_a_page_says_to_type_runs(page, tmp_path, monkeypatch, capsys):
                     written.add(place)
                 seft(*words[1:])
             ran += 1
-    assert bool(ran) == (page.stem not in ("gpu", "ship-steps"))
+    assert bool(ran) == (page.stem != "ship-steps")

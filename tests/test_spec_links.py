@@ -21,14 +21,15 @@ MOST_SENTENCES, MOST_WORDS = 3, 60
 FOREIGN = {"SHA-256", "SHA-512", "SHA-384", "FMT-000"}
 TEXT = {".py", ".cu", ".md", ".json", ".jsonl", ".toml", ".txt"}
 CODE = ("seft_ref", "formats", "seft_cli", "conformance")
-KIT = ("conformance/cases", "conformance/judge", "conformance/protocol", "conformance/command")
+KIT = ("conformance/cases/compare.py", "conformance/judge", "conformance/protocol", "conformance/command")
 IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *KIT)
 """Where a clause is implemented: those of chapters 14 and 16 by the kit."""
 PROOF = ("tests", "conformance")
 
 
 def files(folders):
-    return (p for folder in folders for p in sorted((ROOT / folder).rglob("*")) if p.suffix in TEXT and p.is_file())
+    paths = (p for name in folders for p in (sorted((ROOT / name).rglob("*")) or [ROOT / name]))
+    return (p for p in paths if p.suffix in TEXT and p.is_file())
 
 
 def cited(folders):

@@ -225,19 +225,19 @@ def explore(
     return explored
 
 
-def _seeded(prop: Property, trial: Trial, trials: Explored, seed: str, examples: int) -> None:
+def _seeded(prop: Property, trial: Trial, explored: Explored, seed: str, examples: int) -> None:
     """Try the examples of a seeded property, which the seed of the run alone decides."""
     # no time limit over all, because a slow port must answer them too; each call has its own (PRT-009)
     trial.new, trial.until = True, math.inf
     for number in range(examples):
-        trials.examples += 1
+        explored.examples += 1
         example = _made(prop, seed, number)
-        trials.saw.update(example.saw_)
+        explored.saw.update(example.saw_)
         try:
             for case in example.cases:
                 trial.ask(case)
         except Found:
-            trials.seen = trial.failing
+            explored.seen = trial.failing
             return
 
 
@@ -251,24 +251,24 @@ def _made(prop: Property, seed: str, number: int) -> Made:
     return example
 
 
-def _directed(prop: Property, trial: Trial, trials: Explored) -> bool:
+def _directed(prop: Property, trial: Trial, explored: Explored) -> bool:
     """Try the examples that are the same in every run; tell whether one failed."""
     word = int.from_bytes(sha256(prop.name.encode()).digest()[:7], "big")
-    trial.new, before, trial.saw_ = False, trial.saw_, trials.always
+    trial.new, before, trial.saw_ = False, trial.saw_, explored.always
     try:
         for number in range(max(DIRECTED // prop.cost, LEAST)):
-            trials.examples += 1
+            explored.examples += 1
             prop.body(Counted(word, number), trial)
     except Found:
         return True
     finally:
         trial.saw_ = before
-        before.update(trials.always)
+        before.update(explored.always)
     return False
 
 
 def _random(
-    prop: Property, trial: Trial, trials: Explored, seed: str, examples: int, seconds: float, size: int | None = None
+    prop: Property, trial: Trial, explored: Explored, seed: str, examples: int, seconds: float, size: int | None = None
 ) -> None:
     """Try examples that hypothesis makes; shrink one that fails until nothing smaller fails or the time is over."""
     if not examples:
@@ -279,14 +279,14 @@ def _random(
     def tried(data: Any) -> None:
         nonlocal smaller, first
         if not smaller:
-            trials.examples += 1
+            explored.examples += 1
         # the first is not new, because hypothesis begins with the simplest example whatever the seed
         trial.new, first = not first, False
         try:
             prop.body(Chosen(data, strategies, size), trial)
         except Found:
             # the last failing one is kept, because hypothesis goes on with smaller ones only
-            trials.seen = trial.failing
+            explored.seen = trial.failing
             if not smaller:
                 smaller, trial.until = True, time.monotonic() + min(seconds, SHRINKING)
             raise
@@ -309,10 +309,10 @@ def _random(
     except Found:
         pass
     except Enough:
-        trials.late = trials.seen is None
-        if trials.seen is None:
+        explored.late = explored.seen is None
+        if explored.seen is None:
             raise
     except (hypothesis.errors.HypothesisException, BaseExceptionGroup):
         # hypothesis complains if an example failed once and not again; that failure counts all the same
-        if trials.seen is None:
+        if explored.seen is None:
             raise

@@ -34,6 +34,8 @@ def by_rows(topology, values, x):
 @pytest.fixture(params=["by-index", "by-mask"])
 def way(request, monkeypatch):
     """Both ways to find the columns of a row, whatever its length."""
+    if request.param == "by-mask" and not can_spread():
+        pytest.skip("this processor spreads no numbers by a mask")
     monkeypatch.setattr(token, "LONG", 0 if request.param == "by-mask" else panels.WIDTH + 1)
     return request.param
 
@@ -58,7 +60,7 @@ def test_KRN_016_values_that_change_keep_the_masks(way):
     packed = cpu.pack(topology, values)
     bare = packed.nbytes
     np.testing.assert_array_equal(cpu.matmul(x, packed)[0], by_rows(topology, values, x))
-    assert packed.nbytes - bare == (3 * 90 * 8 if way == "by-mask" and can_spread() else 0)
+    assert packed.nbytes - bare == (3 * 90 * 8 if way == "by-mask" else 0)
     places = cpu.locate(packed, topology, np.arange(topology.nnz))
     packed = cpu.store(packed, places, -values)
     np.testing.assert_array_equal(cpu.matmul(x, packed)[0], by_rows(topology, -values, x))

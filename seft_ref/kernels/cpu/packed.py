@@ -73,11 +73,14 @@ class PackedPanels:
         """Return the masks, which are made if need be, or None where `index` is read."""
         assert self.pointer is not None
         n_rows = self.pointer.size - 1
-        if not self.masks and self.values.size >= token.LONG * n_rows and token.can_spread():
+        if not token.can_spread() or self.values.size < token.LONG * n_rows:
+            return None
+        if not self.masks:
             masks = np.empty(n_rows, dtype=np.uint64)
             token.fill_masks(self.index, self.pointer, masks)
-            self.masks.append(masks)
-        return self.masks[0] if self.masks else None
+            # not appended, because another thread may have made them meanwhile
+            self.masks[:] = [masks]
+        return self.masks[0]
 
 
 PackedOnCpu: TypeAlias = PackedPanels | PackedCodes

@@ -14,7 +14,7 @@ long for one entry as for 64. Without AVX512 entries are added one by one, in th
 worker computes a row (KRN-008).
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ def has_permutes(context: Any) -> bool:
     return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
 
 
+@cache
 def can_spread() -> bool:
     """Tell whether this processor can take masks (`spread_panel`)."""
     return has_permutes(cpu_target.target_context)
