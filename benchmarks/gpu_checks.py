@@ -58,6 +58,8 @@ MATRICES = (
     ((1100, 1300), "70%"),
 )
 """Shapes and patterns of products that are compared."""
+TOKENS = (0, 1, 3, 16, 17, 128, 300)
+"""Tokens that these products have."""
 TERMS = (512, 4096)
 """Numbers of equal terms whose sums are compared."""
 HALVES = ("float16", "bfloat16")
@@ -92,15 +94,15 @@ def check_kit(backend: str, examples: int) -> Iterator[Checked]:
     )
 
 
-def check_kernels(gpu: Gpu, tokens: tuple[int, ...] = (0, 1, 3, 16, 17, 128, 300)) -> Iterator[Checked]:
+def check_kernels(gpu: Gpu) -> Iterator[Checked]:
     """Compare products of small integers, which are exact, with the reference kernels on NumPy arrays."""
     for dtype in ("float32", "float64"):
         for shape, pattern in MATRICES:
-            wrong = [what for n in tokens for what in _wrong(gpu, shape, pattern, n, dtype)]
+            wrong = [what for n in TOKENS for what in _wrong(gpu, shape, pattern, n, dtype)]
             what = f"products, {shape[0]} x {shape[1]}, {pattern} away, {dtype}"
             yield Checked(what, not wrong, "exact" if not wrong else f"differ: {', '.join(wrong[:6])}")
     for shape, pattern in MATRICES:
-        differ = [what for n in tokens if n for what in _restless(gpu, shape, pattern, n)]
+        differ = [what for n in TOKENS if n for what in _restless(gpu, shape, pattern, n)]
         what = f"bits of a second launch, {shape[0]} x {shape[1]}, {pattern} away (KRN-008)"
         yield Checked(what, not differ, "the same" if not differ else f"differ: {', '.join(differ[:6])}")
     for n in TERMS:

