@@ -17,7 +17,7 @@ from conformance.judge.judgement import cases_of
 from conformance.properties import PROPERTIES
 from tests.mpirun import MPIRUN, OPEN_MPI, needs_mpi
 from tests.seft_cli.calling import call
-from tests.seft_ref.folders import CONFIG, TEXT, hf_folder
+from tests.seft_ref.folders import BF16, CONFIG, TEXT, hf_folder, parameters, pruned
 
 ROOT = Path(__file__).resolve().parents[1]
 TUTORIALS = ROOT / "docs" / "tutorials"
@@ -43,6 +43,15 @@ def before_repairing(folder, command):
             (folder / name).write_text(TEXT)
 
 
+def before_training(folder, command):
+    """Leave a pruned folder in bfloat16, and the texts."""
+    if not (folder / "pruned-hf").exists():
+        config = CONFIG | {"max_position_embeddings": 256}
+        hf_folder(folder / "pruned-hf", config, pruned(parameters(config, dtype=BF16), config), dtype=BF16)
+        for name in ("train.txt", "valid.txt"):
+            (folder / name).write_text(TEXT)
+
+
 def before_judging(folder, command):
     """Break the port where the page says so, and name an issue for every known failure."""
     port, known = folder / "myport" / "my_port.py", folder / "myport" / "seft-expect.toml"
@@ -59,12 +68,14 @@ BEFORE = {
     "rescue": before_shipping,
     "repair": before_repairing,
     "judge": before_judging,
+    "peft": before_training,
 }
 ELSEWHERE = ("--port ./seft-port", "--profile core")
 """Commands that tests of the ports run."""
 FAILURE = re.compile(r"^error: |1 rule is broken$|, [1-9]\d* failed,|^  WRONG", re.MULTILINE)
 """What a command prints that exits with another status than 0."""
 SHORTER = ("--steps 300", "--steps 2")
+SHORTER_PYTHON = ("max_steps=300", "max_steps=25")
 
 
 def typed(block):
@@ -93,7 +104,7 @@ def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
     text = (ROOT / "README.md" if page == "README" else TUTORIALS / f"{page}.md").read_text(encoding="utf-8")
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         if language == "python":
-            exec(compile(block, f"{page}.md", "exec"), names)
+            exec(compile(block.replace(*SHORTER_PYTHON), f"{page}.md", "exec"), names)
             capsys.readouterr()
             continue
         for command, shown in typed(block):
