@@ -324,35 +324,40 @@ def by_hand(page: Path) -> str:
 def markdown(told: dict[str, Any]) -> str:
     """Return the Markdown page: the machine, the run, and the tables."""
     size, check, machine = Size(**told["size"]), told["transformers"], told["machine"]
-    about = f"""
-        `make demo` on {told["date"]}: {machine["cpu"]}, {machine["cores"]} cores, Python {machine["python"]}.
-
-        SmolLM2-135M-Instruct (a 4-bit GGUF, read back to float32) is pruned by Wanda to {SPARSITY:.0%} of each row on
-        {size.samples} x {CALIBRATION_LENGTH} tokens, then fine-tuned with the preset `{told["preset"]}`: {size.steps}
-        steps of 4 x {LENGTH} tokens, density 0.02, an event every {size.evolve_every} steps, a learning rate that falls
-        linearly from {LR:g} to 0, everything else at its default.
-        The text is the State of the Union addresses from 1946 on, every seventh year held out.
-        Perplexity is over {size.windows} windows of {EVALUATION_LENGTH} tokens of the held-out years.
-        Stored weights and sparsity count the target matrices.
-    """
-    check_line = f"""
-        Converted back to a Hugging Face folder and opened by transformers {check["transformers"]}, the repaired model
-        predicts the first window with {check["nats_transformers"]:.4f} nats a token, here
-        {check["nats_seft_ref"]:.4f}.
-        Peak memory is the largest resident size of the evaluating process, for the repaired model of the fine-tuning
-        one.
-        The perplexities behind pruning are one draw: computed in float32, they spread by 5 % and more between programs
-        and processors ([why](pruning.md)).
-    """
+    about = prose(
+        f"`make demo` on {told['date']}: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}.",
+        "",
+        f"SmolLM2-135M-Instruct (a 4-bit GGUF, read back to float32) is pruned by Wanda to {SPARSITY:.0%} of each row "
+        f"on {size.samples} x {CALIBRATION_LENGTH} tokens.",
+        f"Then it is fine-tuned with the preset `{told['preset']}`: {size.steps} steps of 4 x {LENGTH} tokens, density "
+        f"0.02, an event every {size.evolve_every} steps, a learning rate that falls linearly from {LR:g} to 0, "
+        "everything else at its default.",
+        "The text is the State of the Union addresses from 1946 on, every seventh year held out.",
+        f"Perplexity is over {size.windows} windows of {EVALUATION_LENGTH} tokens of the held-out years.",
+        "Stored weights and sparsity count the target matrices.",
+    )
+    below = prose(
+        f"Converted back to a Hugging Face folder and opened by transformers {check['transformers']}, the repaired "
+        f"model predicts the first window with {check['nats_transformers']:.4f} nats a token, here "
+        f"{check['nats_seft_ref']:.4f}.",
+        "Peak memory is the largest resident size of the evaluating process, for the repaired model of the fine-tuning "
+        "one.",
+        "The perplexities behind pruning are one draw: computed in float32, they spread by 5 % and more between "
+        "programs and processors ([why](pruning.md)).",
+    )
     counts = ("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support")
     event_rows = [[event[count] for count in ("step", *counts)] for event in told["events"]]
     lines = [
         "# The demo: a pruned model, repaired",
-        textwrap.dedent(about),
+        "",
+        about,
+        "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "|".join("---" if h == "model" else "---:" for h in HEADINGS) + "|",
         *("| " + " | ".join(cells(row)) + " |" for row in told["rows"]),
-        textwrap.dedent(check_line),
+        "",
+        below,
+        "",
         "## Events",
         "",
         "| step | dropped | grown | of them reactivated | cancelled | pruned | slots | support |",
@@ -361,6 +366,11 @@ def markdown(told: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def prose(*sentences: str) -> str:
+    """Return Markdown in which a sentence begins a line."""
+    return "\n".join(textwrap.fill(sentence, 120) for sentence in sentences)
 
 
 def processor() -> str:
