@@ -290,12 +290,24 @@ def test_KRN_015_a_stored_weight_takes_what_the_pages_say():
     told = [plain, twice - plain, compact[0].nbytes, compact[1].nbytes - compact[0].nbytes]
     assert [round(n / topology.nnz, 1) for n in told] == [5.2, 5.2, 3.2, 3.2]
     root = TOOLS.parent
-    texts = {name: (root / name).read_text(encoding="utf-8") for name in ("README.md", "SPEC.md", "CHANGELOG.md")}
+    texts = {name: (root / name).read_text(encoding="utf-8") for name in ("SPEC.md", "CHANGELOG.md")}
     texts |= {module.__name__: module.__doc__ for module in (bases, two_copies)}
     for name, text in texts.items():
         said = re.findall(r"([\d.]+) (?:more )?bytes (?:more )?a (?:stored )?weight", text)
         assert "5.2" in said, name
         assert not {"5", "3"} & {*said}, name
+
+
+def test_KRN_015_a_position_takes_what_the_readme_says():
+    plain, compact = [], []
+    for share in (0.3, 0.5):
+        topology = from_flat((1024, 1024), np.flatnonzero(np.random.default_rng(0).random(1024 * 1024) < share))
+        values = np.ones(topology.nnz, dtype=np.float32)
+        plain.append(f"{cpu.pack(topology, values).nbytes / topology.numel:.1f}")
+        compact.append(f"{cpu.compact(topology, values.astype(BF16)).nbytes / topology.numel:.1f}")
+    readme = (TOOLS.parent / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in readme.splitlines() if "bytes a position at 70 %, 50 %" in line)
+    assert row.endswith(f" {', '.join(plain)}; `--compact` {', '.join(compact)} |")
 
 
 def test_TRN_012_the_estimate_knows_how_the_compiled_kernels_hold_a_matrix():
