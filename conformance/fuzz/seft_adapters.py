@@ -82,7 +82,8 @@ class SeftAdapters:
         parts = {f"{module}{SUFFIX}": _parts(module, pieces, base[f"{module}{SUFFIX}"]) for module in modules}
         if not any(gone for _, _, gone in parts.values()):
             return "add", {n: (NUMPY[of], base[n].shape, amounts) for n, (of, amounts, _) in parts.items()}, {}
-        values = {n: (NUMPY[base[n].dtype], base[n].shape, _values(base[n], *part)) for n, part in parts.items()}
+        made = {n: _values(base[n], *part) for n, part in parts.items()}
+        values = {n: (NUMPY[base[n].dtype], base[n].shape, new) for n, new in made.items()}
         removed = {n: sorted(gone - set(a)) for n, (_, a, gone) in parts.items() if base[n].sparse}
         return "replace", values, removed
 

@@ -91,6 +91,10 @@ def read_seft(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
 
     def values(name: str) -> Sparse:
         amounts, pruned, tensor = parts(name)
+        if dtype_name(tensor.dtype) not in change.SUMMED:
+            raise FormatError(
+                "FMT-171", f"{name!r} of the base is {dtype_name(tensor.dtype)}, to which no amounts are added"
+            )
         at = flat(amounts)
         old = change.values_at(tensor, at)
         # ADPT-004: the base of a pruned position that grew again is 0

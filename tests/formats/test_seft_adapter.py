@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields, replace
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -158,3 +159,12 @@ def test_FMT_171_a_value_that_no_amount_reaches_takes_the_place_of_the_base(tmp_
         == 1
     )
     assert bits_of(delta.apply(base, [open_changes(tmp_path / "a", base)])) == bits_of(target)
+
+
+def test_FMT_171_no_amounts_are_added_to_floats_of_8_bits(tmp_path):
+    """An adapter that prunes makes values of the base's dtype; the fuzzer found that those of F8 were made too."""
+    trained(tmp_path / "a", prunes=2)
+    base = sparse(pruned())
+    narrow = {name: replace(t, values=t.values.astype(ml_dtypes.float8_e4m3fn)) for name, t in base.tensors.items()}
+    with pytest.raises(formats.FormatError, match=r"FMT-171: .* is F8_E4M3, to which no amounts are added"):
+        open_changes(tmp_path / "a", Checkpoint("model", narrow))
