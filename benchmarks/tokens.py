@@ -108,7 +108,7 @@ def answers(
     sparsity: float,
     threads: int,
 ) -> Callable[..., Any]:
-    """Return what asks the methods of one process, for the same weights in every process."""
+    """Return a function that answers for the methods of one process; every process makes the same weights."""
     dense = _made_up(config, sparsity, np.random.default_rng(0))
     begins, sizes = {}, {}
     for name, begin, n_bytes in methods(config, dense, threads):
@@ -118,7 +118,7 @@ def answers(
         """Return the sizes by name; or of a method the logits behind a prompt; or its pace over `count` tokens."""
         if name is None:
             return sizes
-        # what is only compared takes no memory while others are timed
+        # a method that is only compared is let go, so that its memory is free while others are timed
         read = (begins.pop(name) if name.startswith(SAME_WEIGHTS) else begins[name])()
         return _pace(read, prompt or [], count) if count else _logits(read, prompt or [])
 

@@ -148,7 +148,7 @@ def spec() -> str:
     source = file("SPEC.md").splitlines()
     lines, clause = [], ""
     for number, line in enumerate(source):
-        # what GitHub shows links to these; the manual has an anchor for each part
+        # these anchors are for readers on GitHub; the manual makes its own, one for each part
         if line.startswith("<a id="):
             continue
         found = _PART_STARTS.match(line)

@@ -1,5 +1,6 @@
 """Every clause id that is written anywhere exists in SPEC.md, and every clause lives in code and in a test."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -21,9 +22,9 @@ MOST_SENTENCES, MOST_WORDS = 3, 60
 FOREIGN = {"SHA-256", "SHA-512", "SHA-384", "FMT-000"}
 TEXT = {".py", ".cu", ".md", ".json", ".jsonl", ".toml", ".txt"}
 CODE = ("seft_ref", "formats", "seft_cli", "conformance")
-KIT = ("conformance/cases/compare.py", "conformance/judge", "conformance/protocol", "conformance/command")
-IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *KIT)
-"""Where a clause is implemented: those of chapters 14 and 16 by the kit."""
+KIT = re.search(r"^KIT = (.+)$", (ROOT / "docs" / "manual.py").read_text(encoding="utf-8"), re.MULTILINE)
+IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *ast.literal_eval(KIT[1]))
+"""Where a clause is implemented, as the manual has it: those of chapters 14 and 16 by the kit."""
 PROOF = ("tests", "conformance")
 
 

@@ -19,7 +19,7 @@ from seft_ref.kernels.cpu.panels import (
     to_lines,
     vectors_for,
 )
-from seft_ref.kernels.cpu.token import TOKEN_ROWS, sum_register
+from seft_ref.kernels.cpu.token import TOKEN_ROWS, lay_out_token, sum_register
 from seft_ref.kernels.cpu.turned import ENDS, add_tile, rows_of_band, turn_tile
 from seft_ref.kernels.cpu.vectors import (
     gather_row_1,
@@ -219,10 +219,7 @@ def token_task(
     n_panels = (n_in + WIDTH - 1) // WIDTH
     x_line = worker * work_size
     y_lines = x_line + n_panels * WIDTH
-    for c in range(n_in):
-        work[x_line + c] = x[c]
-    for c in range(n_in, n_panels * WIDTH):
-        work[x_line + c] = 0
+    lay_out_token(x, n_in, n_panels * WIDTH, work, x_line)
     top = first_row
     while top < last_row:
         bottom = min(top + TOKEN_ROWS, last_row)

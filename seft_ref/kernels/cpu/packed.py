@@ -47,7 +47,8 @@ class PackedPanels:
     the matrix is dense."""
     masks: list[NumpyArray] = field(default_factory=list)
     """What products with one token read in place of `index`: (panels * out,), uint64, a bit for each stored column.
-    Made for the first of these products; empty before, where rows are short, and where the processor has no use."""
+    The list is empty until the first of these products makes them. It stays empty where rows are short, or where the
+    processor cannot spread numbers by masks."""
 
     @property
     def held_in(self) -> Dtype | None:

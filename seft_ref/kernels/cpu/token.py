@@ -29,7 +29,7 @@ from seft_ref.kernels.cpu.panels import WIDTH
 from seft_ref.kernels.cpu.vectors import Emitter, _i64, _widen
 
 LONG = 14
-"""Mean entries of a panel's row from which on they are spread by a mask."""
+"""A matrix that stores as many entries in a row of a panel, on average, is spread by masks; others are looked up."""
 TOKEN_ROWS = 8192
 """Rows of y with a register of sums each: they fill half the second-level cache."""
 _AHEAD = 2048
@@ -253,21 +253,22 @@ def spread_panel(
 ) -> Any:
     """Do what `gather_panel` does with entries start to end, by the masks of rows first to last.
 
-    Before row `inside` as many values are left from the first of a row on as a panel has columns.
+    Rows before `inside` are read without a mask: behind the first value of each of them the array has at least as many
+    values as a panel has columns.
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = _Panel(context, builder, signature, args)
         values_, masks_, start_, end_, first_, inside_, last_, x_, x_base_, y_, y_base_, following_ = e.args
         if not has_permutes(context):
-            # such a processor is not asked, and cannot be compiled for
+            # this processor lacks the instructions, and `with_masks` gives it no masks
             return context.get_dummy_value()
         gap = builder.sub(following_, end_)
         panel = [e.load(x_, x_base_, k) for k in range(WIDTH // e.lanes)]
 
         def of_a_row(r: Any, carried: list[Any], *, last: bool) -> list[Any]:
             j, line = carried
-            # a row of half as many values as the panel has columns fills two lines of the cache
+            # two lines of the cache are prefetched, because a row of 32 values in float32 fills two
             e.ask([values_, values_], j, end_, gap)
             j, total = e.spread_row(panel, values_, j, builder.gep(masks_, [r]), e.load(y_, line), last=last)
             e.store(total, y_, line)
@@ -303,6 +304,15 @@ def fill_masks(index, pointer, masks):
         masks[i] = mask
 
 
+@compiled()
+def lay_out_token(x, n_in, n_padded, work, base):
+    """Copy x (n_in,) to work[base:], and fill it up with zeros to n_padded numbers, which are whole panels."""
+    for c in range(n_in):
+        work[base + c] = x[c]
+    for c in range(n_in, n_padded):
+        work[base + c] = 0
+
+
 def token_task(
     values, index, pointer, masks, by_mask, n_out, n_in, x, y, n_parts, work, work_size, lanes, task, worker
 ):
@@ -312,10 +322,7 @@ def token_task(
     n_values = pointer[n_panels * n_out]
     x_line = worker * work_size
     y_lines = x_line + n_panels * WIDTH
-    for c in range(n_in):
-        work[x_line + c] = x[c]
-    for c in range(n_in, n_panels * WIDTH):
-        work[x_line + c] = 0
+    lay_out_token(x, n_in, n_panels * WIDTH, work, x_line)
     top = first_row
     while top < last_row:
         bottom = min(top + TOKEN_ROWS, last_row)
