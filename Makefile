@@ -12,7 +12,7 @@ SEED ?= 1
 # tests start hundreds of processes, and each would compile every module anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup verify test lint types contracts tests tests-engine tests-rest shaped checked wheel docs demo bench fuzz clean
+.PHONY: setup verify verify-cases verify-properties test lint types contracts tests tests-engine tests-rest shaped checked wheel docs demo bench fuzz clean
 
 setup: $(VENV)/.done
 
@@ -26,11 +26,18 @@ verify: setup
 	$(VENV)/bin/seft verify $(addprefix --backend ,$(BACKENDS)) $(addprefix --examples ,$(EXAMPLES)) $(addprefix --seed ,$(DRAWS))
 
 # The suite often waits for processes and time limits, and what runs beside it takes that time. `verify` begins last, when
-# the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already. It
-# draws a twentieth of the examples of `make verify`, and the same in every run: `make verify` draws others each time.
+# the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already. The
+# other two answer every case, and NumPy a few examples of every property, the same in every run: `make verify` asks all
+# three more of them, and draws others each time.
 # Every job has one thread: threads that wait spin on a core that another job needs. Tests about threads ask for two.
 test: lint
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests-engine tests-rest checked wheel shaped types contracts verify BACKENDS="numpy numba" EXAMPLES=5 DRAWS=1
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests-engine tests-rest checked wheel shaped types contracts verify-properties verify-cases
+
+verify-properties: setup
+	$(VENV)/bin/seft verify --backend numpy --examples 5 --seed 1
+
+verify-cases: setup
+	$(VENV)/bin/seft verify --backend numba --examples 0
 
 lint: setup
 	$(PY) -m ruff check .
@@ -45,15 +52,17 @@ contracts: setup
 SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_gptq_torch.py)
 LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_coded.py test_exceeding.py test_bounds.py) $(addprefix tests/seft_ref/,test_compact.py test_sorted.py)
 
-# Two processes for two cores, each with about half of the work; a process collects and imports only what it runs.
+# Two processes for two cores, each with about half of the work; a process collects and imports only what it runs. The
+# second runs benchmarks last, because they need loops that the first compiles meanwhile.
 ENGINE := tests/kernels tests/ports tests/seft_ref
+REST := $(filter-out $(ENGINE) tests/benchmarks,$(patsubst %/,%,$(filter-out tests/__pycache__/,$(wildcard tests/*/)))) $(wildcard tests/test_*.py) tests/benchmarks
 tests: tests-engine tests-rest
 
 tests-engine: setup
 	$(PY) -m pytest $(ENGINE) $(addprefix --ignore=,$(SHAPED))
 
 tests-rest: setup
-	$(PY) -m pytest tests $(addprefix --ignore=,$(ENGINE))
+	$(PY) -m pytest $(REST)
 
 # The loops of compiled layers must not be wrapped, or numba refuses them.
 PLAIN := seft_ref.layers.attention,seft_ref.layers.attention_blocks,seft_ref.layers.cross_entropy,seft_ref.layers.embedding,seft_ref.layers.linear,seft_ref.layers.past,seft_ref.layers.rmsnorm,seft_ref.layers.rope,seft_ref.layers.swiglu
@@ -65,10 +74,10 @@ shaped: setup
 
 # Compiled loops check the bounds of arrays. Whole runs, and arrays behind which there is nothing, are looked at once. So
 # are older processors, for whom all is compiled anew: the vectors differ, which are not checked, and the loops are the
-# same. A kernel_set is the GPU's, which g++ compiles; a fence is tried without loops. NUMBA_OPT=1, because compiling
-# takes longer than running.
+# same. Those of float64 are those of float32. A kernel_set is the GPU's, which g++ compiles; a fence is tried without
+# loops. NUMBA_OPT=1, because compiling takes longer than running.
 checked: setup
-	NUMBA_OPT=1 NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -k "not is_the_run and not nothing_behind and not kernels.reference and not float32_weights and not every_code and not a_processor and not kernel_set and not a_fence" $(LOOPS)
+	NUMBA_OPT=1 NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -k "not is_the_run and not run_resumes and not float64 and not nothing_behind and not kernels.reference and not float32_weights and not every_code and not a_processor and not kernel_set and not a_fence" $(LOOPS)
 
 # What a stranger installs, in an environment of its own.
 wheel: setup
