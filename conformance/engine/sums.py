@@ -19,11 +19,14 @@ __all__ = ["fused", "permuted", "reduced", "split"]
 
 
 def _whole(packed: Any) -> Array:
-    """Return a packed matrix as one dense array, by its product with the identity, which is exact."""
-    values = live_part(packed, reference.PackedEntries).values
-    xp, n_in = array_namespace(values), packed.shape[1]
-    eye = xp.eye(n_in, dtype=packed.dtype, device=device(values))
-    return reference.matmul(eye, packed).T
+    """Return a packed matrix as one dense array."""
+    stored = live_part(packed, reference.PackedEntries)
+    xp, (n_out, n_in) = array_namespace(stored.values), packed.shape
+    if stored.positions is None:
+        return xp.reshape(stored.values, (n_out, n_in))
+    whole = xp.zeros(n_out * n_in, dtype=packed.dtype, device=device(stored.values))
+    whole[stored.positions] = stored.values
+    return xp.reshape(whole, (n_out, n_in))
 
 
 def _set(product: Any) -> Any:

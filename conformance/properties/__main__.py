@@ -4,6 +4,9 @@ python -m conformance.properties --runs 100 --variants numpy,numba,strict,permut
 """
 
 import argparse
+import json
+import os
+import platform
 import secrets
 import sys
 import time
@@ -53,12 +56,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", help="hexadecimal; for one run that is to be repeated")
     parser.add_argument("--only", help="a glob of names of properties")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where failing examples go")
+    parser.add_argument("--json", type=Path, help="where the counts go, for the page of false failures")
     asked = parser.parse_args(arguments)
     names = asked.variants.split(",")
     unknown = [name for name in names if name not in RIGHT]
     if unknown:
         parser.error(f"there is no program {unknown[0]}; there are {', '.join(RIGHT)}")
     wrong = 0
+    told: list[dict[str, object]] = []
     for name in names:
         variants, bad = variants_of(name), 0
         begun, examples, tried = time.monotonic(), 0, 0
@@ -83,6 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for what, n in counts.items():
             print(f"    {what}: {n}", flush=True)
         wrong += bad
+        told.append(
+            {"program": name, "runs": asked.runs, "properties": tried, "examples": examples, "false failures": bad,
+             "seconds": round(seconds), "counts": counts}
+        )  # fmt: skip
+    if asked.json:
+        about = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "python": platform.python_version()}
+        asked.json.write_text(json.dumps(about | {"examples": asked.examples, "programs": told}, indent=1) + "\n")
     return 1 if wrong else 0
 
 
