@@ -5,22 +5,15 @@ up to `<!-- filled -->`: they tell a reader of the file itself where that text i
 taken from elsewhere in the repository are turned into links of the manual; a link to a source file becomes its name.
 """
 
-import ast
 import html
-import inspect
 import posixpath
 import re
-import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from functools import cache
-from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-import typer
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import CudaLexer, PythonLexer
@@ -31,12 +24,6 @@ from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import read_clauses
 from conformance.report.shown import whole_text
 from conformance.wrong.mutants import MUTANTS
-from seft_cli.app import COMMANDS
-from seft_ref.adapters.methods import ADAPTERS, settings_of_adapter
-from seft_ref.train.settings import METHODS, TrainSettings
-from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
-from seft_ref.update.presets import PRESETS
-from seft_ref.update.rules import CLAUSE_OF, Rule
 
 LOG = logging.getLogger(__name__)
 ROOT = Path(__file__).resolve().parents[1]
@@ -268,105 +255,7 @@ def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[Case]],
     return code, cases, mutants
 
 
-def commands() -> str:
-    """Return arguments and options of every command as tables, from what `--help` prints."""
-    parts = []
-    for name, (where, _) in COMMANDS.items():
-        module, _, function = where.partition(":")
-        if module.startswith("conformance"):
-            from conformance.command.app import app as group
-
-            command = typer.main.get_command(group)
-        else:
-            app = typer.Typer(add_completion=False)
-            app.command()(getattr(import_module(f"seft_cli.{module}"), function))
-            command = typer.main.get_command(app)
-        parts.append(command_page(f"seft {name}", command, "##"))
-        for sub, inner in getattr(command, "commands", {}).items():
-            parts.append(command_page(f"seft {name} {sub}", inner, "###"))
-    return "\n\n".join(parts)
-
-
-def command_page(title: str, command: Any, heading: str) -> str:
-    """Return one command: what it does, its arguments, its options."""
-    context = command.make_context(title, [], resilient_parsing=True)
-    records = (parameter.get_help_record(context) for parameter in command.params)
-    rows = [(f"`{names}`", " ".join(told.split())) for names, told in filter(None, records)]
-    about = "\n\n".join(" ".join(part.split()) for part in (command.help or "").replace("\b", "").split("\n\n"))
-    parts = [f"{heading} {title}", about]
-    if rows:
-        parts.append(table(("argument or option", "what it does"), rows))
-    return "\n\n".join(parts)
-
-
-def presets() -> str:
-    """Return what each preset sets, and the choices that it leaves at their default."""
-    rows = [
-        (f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in choices.items()) or "the default of every choice")
-        for name, choices in PRESETS.items()
-    ]
-    return table(("preset", "what it sets"), rows)
-
-
-def methods() -> str:
-    """Return the other methods that a run can train, and the settings that they set or have."""
-    rows = [(f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in of.items())) for name, of in METHODS.items()]
-    for name, adapter in ADAPTERS.items():
-        own = settings_of_adapter(adapter)
-        rows.append((f"`{name}`", ", ".join(f"`{key}` {value:g}" for key, value in own.items())))
-    return table(("method", "its settings"), rows)
-
-
-def choices() -> str:
-    """Return every choice of a rule: its values, its default, its clause."""
-    hints = get_type_hints(Rule)
-    rows = []
-    for one in fields(Rule):
-        values = get_args(hints[one.name]) or {bool: ("true", "false"), float: ("above 0, at most 1",)}[hints[one.name]]
-        clause = CLAUSE_OF[one.name]
-        told = ", ".join(f"`{value}`" for value in values)
-        rows.append((f"`{one.name}`", told, f"`{str(one.default).lower()}`", f"[{clause}](#{clause.lower()})"))
-    return table(("choice", "values", "default", "clause"), rows)
-
-
-def settings() -> str:
-    """Return every other setting of a run, its default and its meaning."""
-    meaning_of = read_meanings(TrainSettings)
-    rows = [
-        (f"`{one.name}`", "" if one.default is None else f"`{one.default}`", meaning_of[one.name])
-        for one in fields(TrainSettings)
-        if one.name not in ("label", "rule", "optimizer", "adapter")
-    ]
-    for kind in (AdamW, SpielAdamW, Sgd, Sm3):
-        meaning_of = read_meanings(kind)
-        of_kind = f" of `{kind.__name__.lower()}`"
-        rows += [(f"`{one.name}`{of_kind}", f"`{one.default}`", meaning_of[one.name]) for one in fields(kind)]
-    return table(("setting", "default", "what it is"), rows)
-
-
-def read_meanings(kind: type) -> dict[str, str]:
-    """Return by field of a dataclass the text that stands below it in the source, empty if there is none."""
-    (of_class,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(of_class, ast.ClassDef)
-    meaning_of: dict[str, str] = defaultdict(str)
-    for line, below in pairwise(of_class.body):
-        if isinstance(line, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-            meaning_of[ast.unparse(line.target)] = " ".join(str(below.value.value).split())
-    return meaning_of
-
-
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
-
-
 FILLED: dict[str, Callable[..., str]] = {
     "file": file,
     "spec": spec,
-    "commands": commands,
-    "presets": presets,
-    "methods": methods,
-    "choices": choices,
-    "settings": settings,
 }

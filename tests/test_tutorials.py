@@ -163,6 +163,13 @@ def test_figures_of_the_manual_are_drawn(program, names, tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {f"{name}.svg" for name in names}
 
 
+@pytest.mark.parametrize("page", ["command-line", "presets"])
+def test_tables_of_a_reference_page_are_those_of_the_code(page):
+    filled = runpy.run_path(str(ROOT / "docs" / "tables.py"))["filled"]
+    text = (ROOT / "docs" / "reference" / f"{page}.md").read_text(encoding="utf-8")
+    assert filled(text) == text, "run `python docs/tables.py`"
+
+
 def test_the_counts_of_the_page_on_judging_are_those_of_the_kit():
     text = (TUTORIALS / "judge.md").read_text(encoding="utf-8")
     cases = len(cases_of(("core",), load_all()))
