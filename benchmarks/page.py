@@ -9,7 +9,7 @@ table `goals` is of all of them. So are the pictures in the folder beside the pa
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +17,11 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.goals import GOALS, THREADS
+from benchmarks.pictures import PARTS, pictures_of
 from seft_cli.output import Refused
 
 PEERS = ("torch", "torch csr", "scipy csr", "mkl csr")
 """Columns of the table of products; a peer without results is left out."""
-PARTS = ("weights", "base", "delta", "moments")
 WHO = {
     "ours": "this project",
     "compact": "this project, `--compact`",
@@ -29,6 +29,22 @@ WHO = {
     "torch": "PyTorch",
 }
 GOALS_TABLE = "goals"
+RIGHT = {
+    "numpy": "reference on NumPy",
+    "numba": "compiled kernels (numba)",
+    "strict": "array-api-strict, foreign device",
+    "permuted": "sums in another order",
+    "split": "sums in two halves",
+    "fma": "products added in one rounding",
+}
+"""What `python -m conformance.properties` calls the right programs: its name for one -> the page's."""
+ANCHORED = {
+    "steps": "steps",
+    "events of matrices": "events of matrices",
+    "too close to decide": "events with two scores too close to decide within the tolerance",
+    "decided otherwise": "of these, decided otherwise than by the oracle",
+}
+"""What the property `train.anchored` counts: its name for a count -> the page's."""
 TABLE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -48,18 +64,23 @@ def page(
     missing = sorted(names - set(by_name))
     if missing:
         raise typer.BadParameter(f"{results} lacks {', '.join(f'{name}.json' for name in missing)}")
-
-    def table_of(name: str) -> str:
-        return _goals(by_name) if name == GOALS_TABLE else tables(name, by_name[name])
-
-    written = TABLE.sub(lambda m: f"{m[1]}\n{table_of(m[2])}\n\n{m[3]}", markdown.read_text())
-    pictures = {f"{name}.svg": partial(draw, result) for name, result in by_name.items() for draw in _pictures(name)}
+    written = filled(markdown.read_text(), by_name)
+    pictures = {f"{name}.svg": partial(draw, result) for name, result in by_name.items() for draw in pictures_of(name)}
     beside = markdown.parent / markdown.stem
     beside.mkdir(exist_ok=True)
     for name, draw in pictures.items():
         (beside / name).write_bytes(rendered(draw, "svg"))
     markdown.write_text(written)
     print(f"{markdown}: {len(by_name)} results, {len(pictures)} pictures")
+
+
+def filled(text: str, by_name: Mapping[str, dict[str, Any]]) -> str:
+    """Return the text of a page with the table of each result between its marks."""
+
+    def table_of(name: str) -> str:
+        return _goals(by_name) if name == GOALS_TABLE else tables(name, by_name[name])
+
+    return TABLE.sub(lambda m: f"{m[1]}\n{table_of(m[2])}\n\n{m[3]}", text)
 
 
 def _goals(by_name: Mapping[str, Mapping[str, Any]]) -> str:
@@ -97,7 +118,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def tables(name: str, told: dict[str, Any]) -> str:
-    """Return the result of a benchmark as Markdown tables."""
+    """Return the result of a benchmark as Markdown tables, and a result with `columns` as the table that it is."""
+    if "columns" in told:
+        return _as_it_is(told)
     kind = name.partition("-")[0]
     return {
         "kernels": _kernels,
@@ -110,7 +133,25 @@ def tables(name: str, told: dict[str, Any]) -> str:
         "bounds": _bounds,
         "held": _held,
         "tokens": _tokens,
+        "large": _large,
+        "programs": _programs,
     }[kind](told)
+
+
+def _as_it_is(told: dict[str, Any]) -> str:
+    """Return rows of texts and numbers as a table; whole numbers get commas, and columns without letters lean right."""
+    rows = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in told["rows"]]
+    columns = zip(*rows, strict=True)
+    rule = ["---" if any(re.search("[A-Za-z]", cell) for cell in column) else "---:" for column in columns]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (told["columns"], rule, *rows))
+
+
+def _large(told: dict[str, Any]) -> str:
+    rows = [
+        [s["stage"], f"{s['seconds']:.{0 if s['seconds'] > 20 else 1}f}", f"{s['peak_bytes'] / 2**30:.2f} GiB"]
+        for s in told["stages"]
+    ]
+    return _table(["stage", "seconds", "peak so far"], rows, 1)
 
 
 def _table(head: list[str], rows: list[list[str]], n_text: int) -> str:
@@ -120,6 +161,24 @@ def _table(head: list[str], rows: list[list[str]], n_text: int) -> str:
 
 def _ratio(middle: float, lowest: float, highest: float) -> str:
     return f"{middle:.2f} ({lowest:.2f}..{highest:.2f})"
+
+
+def _programs(told: dict[str, Any]) -> str:
+    """Return two tables: right programs that the kit judged, and the choices of compiled kernels that are too close."""
+    keys = ("runs", "properties", "examples", "false failures")
+    programs = [[RIGHT[one["program"]], *(f"{one[key]:,}" for key in keys)] for one in told["programs"]]
+    counts = next(one["counts"] for one in told["programs"] if one["program"] == "numba")
+    close = [[what, f"{counts[f'train.anchored: {key}']:,}"] for key, what in ANCHORED.items()]
+    return "\n\n".join(
+        (
+            _table(["program", "runs", "properties passed", "examples", "false failures"], programs, 1),
+            (
+                "The property `train.anchored` re-anchors a run after every step.\n"
+                "It counts choices that were too close to decide, and they are no failures:"
+            ),
+            _table(["`train.anchored`, compiled kernels", "count"], close, 1),
+        )
+    )
 
 
 def _kernels(told: dict[str, Any]) -> str:
@@ -286,69 +345,3 @@ def _tokens(told: dict[str, Any]) -> str:
         for row in told["rows"]
     ]
     return _table(["program", "MB of weights", "tokens a second", "against PyTorch in float32"], rows, 1)
-
-
-def _pictures(name: str) -> Sequence[Callable[[dict[str, Any]], Any]]:
-    kind = name.partition("-")[0]
-    return {"kernels": [_picture_of_kernels], "memory": [_picture_of_memory]}.get(kind, [])
-
-
-def _picture_of_kernels(told: dict[str, Any]) -> Any:
-    """Return a figure of our speed against dense NumPy by sparsity, with a line for each number of tokens."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullLocator
-
-    from seft_cli.log.figures import BLUE, GREEN, ORANGE, PURPLE, QUIET, VERMILLION
-
-    shapes = [(2048, 2048), (5632, 2048), (4096, 4096)]
-    shares = {"50%": 0.5, "70%": 0.7, "80%": 0.8, "90%": 0.9}
-    rows = [r for r in told["rows"] if r["method"] == "ours" and r["pattern"] in shares]
-    shapes = [shape for shape in shapes if any(tuple(r["shape"]) == shape for r in rows)]
-    figure = Figure(figsize=(9.6, 0.6 + 2.8 * len(shapes)), layout="constrained")
-    axes = figure.subplots(len(shapes), 3, sharex=True, sharey=True, squeeze=False)
-    for i, shape in enumerate(shapes):
-        for j, product in enumerate(("forward", "dx", "sample")):
-            ax = axes[i, j]
-            ax.axhline(1, color=QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
-            for n, color in zip((1, 16, 128, 512, 2048), (PURPLE, ORANGE, GREEN, BLUE, VERMILLION), strict=True):
-                line = {
-                    shares[r["pattern"]]: r["ratio"]
-                    for r in rows
-                    if r["product"] == product and tuple(r["shape"]) == shape and r["tokens"] == n
-                }
-                ax.plot(list(line), list(line.values()), marker="o", markersize=3, color=color, label=f"{n}")
-            ax.set_yscale("log")
-            ax.set_yticks([0.25, 0.5, 1, 2, 4, 8], ["0.25", "0.5", "1", "2", "4", "8"], minor=False)
-            ax.yaxis.set_minor_locator(NullLocator())
-            ax.grid(visible=True)
-            ax.set_title(f"{product}, {shape[0]} x {shape[1]}")
-            ax.set_xticks(list(shares.values()), list(shares))
-        axes[i, 0].set_ylabel("times as fast as dense NumPy")
-    for ax in axes[-1]:
-        ax.set_xlabel("positions not stored")
-    axes[0, 0].legend(title="tokens", ncols=2)
-    return figure
-
-
-def _picture_of_memory(told: dict[str, Any]) -> Any:
-    """Return a figure of memory: a bar for each program and sparsity, split into parts and the rest at the peak."""
-    from matplotlib.figure import Figure
-
-    from seft_cli.log.figures import BLUE, FAINT, GREEN, ORANGE, SKY
-
-    rows = sorted(told["rows"], key=lambda row: -row["sparsity"])
-    names = {"ours": "this project", "compact": "--compact", "transposed": "--transposed", "torch": "PyTorch"}
-    figure = Figure(figsize=(8.4, 0.42 * len(rows) + 1.4), layout="constrained")
-    ax = figure.subplots()
-    labels = [f"{names[row['who']]}, {row['sparsity']:.0%}" for row in rows]
-    left = [0.0] * len(rows)
-    for part, color in zip(PARTS, (BLUE, SKY, GREEN, ORANGE), strict=True):
-        sizes = [row["held"].get(part, 0) / 2**20 for row in rows]
-        ax.barh(labels, sizes, left=left, color=color, label=part)
-        left = [a + b for a, b in zip(left, sizes, strict=True)]
-    rest = [max(0.0, row["peak"] / 2**20 - total) for row, total in zip(rows, left, strict=True)]
-    ax.barh(labels, rest, left=left, color=FAINT, label="rest of the process at its peak")
-    ax.set_xlabel("MiB")
-    ax.grid(visible=True, axis="x")
-    ax.legend(loc="lower right")
-    return figure

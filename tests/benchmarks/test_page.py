@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.page import filled, tables
+from benchmarks.peft_methods import peft_page
+
 BENCH = Path(__file__).resolve().parents[2] / "tools" / "bench.py"
 PAGE = "# A page\n\n<!-- table kernels-1 -->\nold\n<!-- end -->\n\n<!-- table memory -->\n<!-- end -->\n\nkept\n"
 ROW = {"product": "dx", "shape": [2048, 2048], "pattern": "70%", "tokens": 16, "seconds": 0.5, "core": 1.0}
@@ -181,3 +184,42 @@ def test_tables_of_bounds_of_what_is_held_and_of_tokens(bench, tmp_path):
     assert "| multiply-adds | 172.0 (169.0..175.0) |" in lines
     assert "| int8:g64 | dx | 1.25 | 0.50 (0.25..1.00) | 64.00 (32.00..128.00) |" in lines
     assert "| ours float32 | 2 | 12.3 | 2.50 (2.00..3.00) |" in lines
+
+
+RESULTS = BENCH.parents[1] / "docs" / "results"
+
+
+def of_results(name):
+    return {path.stem: json.loads(path.read_text()) for path in (RESULTS / name).glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    "name", sorted({p.stem for p in RESULTS.glob("*.md") if "<!-- table" in p.read_text()} - {"peft"})
+)
+def test_a_page_shows_the_results_beside_it(name):
+    text = (RESULTS / f"{name}.md").read_text()
+    assert filled(text, of_results(name)) == text
+
+
+def test_the_page_of_peft_shows_the_results_beside_it(tmp_path):
+    page = tmp_path / "peft.md"
+    page.write_text((RESULTS / "peft.md").read_text())
+    peft_page(RESULTS / "peft" / "peft.json", RESULTS / "peft" / "peft-speed.json", page)
+    assert page.read_text() == (RESULTS / "peft.md").read_text()
+
+
+def test_the_runs_of_a_fuzzer_add_up():
+    for told in of_results("fuzzing").values():
+        if "executions" in told["columns"]:
+            runs = {row[0]: row[told["columns"].index("executions")] for row in told["rows"]}
+            last = runs.pop("without the first run", None)
+            total = runs.pop("together")
+            assert sum(runs.values()) == total
+            assert last is None or total - next(iter(runs.values())) == last
+
+
+def test_a_result_with_columns_is_the_table_that_it_is():
+    told = {"columns": ["what", "n", "share"], "rows": [["a", 12345, "0.5 %"], ["b", 7, ""]]}
+    assert tables("made-up", told).splitlines() == [
+        "| what | n | share |", "| --- | ---: | ---: |", "| a | 12,345 | 0.5 % |", "| b | 7 |  |",
+    ]  # fmt: skip
