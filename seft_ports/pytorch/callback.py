@@ -1,6 +1,6 @@
 """SEFT inside `transformers.Trainer`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -31,9 +31,31 @@ class SeftCallback(TrainerCallback, ExportableState):
     Attributes:
         settings: those the model was wrapped with; without them, those that the model names when training begins.
         events: for each event its step and how many weights were dropped, grown and pruned.
+
+    event_batches  steps whose data an event looks at, its own included (TRN-023)
+    start_batches  steps whose data chooses the first slots (DLT-004.3)
+    batches_of     step -> the micro-batches of its data in this process, each the arguments of the model by name; the
+                   Trainer cannot look ahead. Asked for steps 1 to `start_batches`, for the `event_batches` - 1 steps
+                   after one with an event, and, where the last pass needs them, after the last. A resumed run is the
+                   same if every call with a step returns the same
+
+    Raises:
+        SeftError: TRN-008 for a number below 1; TRN-023 for numbers above 1 without `batches_of`.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        event_batches: int = 1,
+        start_batches: int = 1,
+        batches_of: Callable[[int], Iterable[dict[str, Any]]] | None = None,
+    ) -> None:
+        if min(event_batches, start_batches) < 1:
+            raise SeftError("TRN-008", f"event_batches {event_batches} or start_batches {start_batches} is below 1")
+        if max(event_batches, start_batches) > 1 and batches_of is None:
+            raise SeftError("TRN-023", "event_batches and start_batches above 1 need batches_of: step -> its batches")
+        self._event_batches, self._start_batches, self._batches_of = event_batches, start_batches, batches_of
         self._given = settings
         self._may_be_split = True
         self.events: list[dict[str, int]] = []
@@ -60,7 +82,8 @@ class SeftCallback(TrainerCallback, ExportableState):
     def state(self) -> dict[str, Any]:
         """Return the settings for the Trainer to write into its checkpoints."""
         # the Trainer asks before it shows the model, too
-        return {"args": {}, "attributes": {"settings": asdict(self._given) if self._given else None}}
+        settings = asdict(self._given) if self._given else None
+        return {"args": {}, "attributes": {"settings": settings, "event_batches": self._event_batches}}
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Refuse FSDP options that this port cannot run under, before anything is split."""
@@ -83,6 +106,12 @@ class SeftCallback(TrainerCallback, ExportableState):
             pairs = [(f.name, getattr(was, f.name), getattr(self.settings, f.name)) for f in fields(Settings)]
             other = ", ".join(f"{name} {then!r} and not {now!r}" for name, then, now in pairs if then != now)
             raise SeftError("CKP-006", f"the checkpoint is of a run with {other}")
+        # a checkpoint of an earlier version has no such number
+        if saved is not None and (number := saved["attributes"].get("event_batches", 1)) != self._event_batches:
+            # CKP-006
+            raise SeftError(
+                "CKP-006", f"the checkpoint is of a run with event_batches {number} and not {self._event_batches}"
+            )
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)
         if args.label_smoothing_factor and self.settings.ends_by_pruning:
@@ -99,12 +128,18 @@ class SeftCallback(TrainerCallback, ExportableState):
                 "SFTTrainer takes a model of get_peft_model, and no peft_config",
             )
         once = 1 if args.gradient_accumulation_steps == 1 else None
-        self._evolution = Evolution(given["model"], optimizer, self.settings, state.max_steps, micro_batches=once)
+        self._evolution = Evolution(
+            *(given["model"], optimizer, self.settings, state.max_steps),
+            micro_batches=once,
+            event_batches=self._event_batches,
+        )
+        if self._start_batches > 1 and state.global_step == 0:
+            self._evolution.start(self._losses_of(given["model"], range(1, 1 + self._start_batches)))
         max_norm = args.max_grad_norm or 0.0
         self._hooks = [
             given["model"].register_forward_pre_hook(self._remember, with_kwargs=True),
             # not on_pre_optimizer_step, because DeepSpeed has stepped by then
-            optimizer.register_step_pre_hook(lambda *_: self._before_optimizer(max_norm)),
+            optimizer.register_step_pre_hook(lambda *_: self._before_optimizer(given["model"], max_norm)),
         ]
 
     def _remember(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -120,13 +155,25 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._evolution.before_step(self._step)
         self._batches = [] if self._step == state.max_steps else None
 
-    def _before_optimizer(self, max_norm: float) -> None:
-        """Choose the first slots, at the first step of a run whose gradient does that."""
+    def _before_optimizer(self, model: nn.Module, max_norm: float) -> None:
+        """Let an event look further, and choose the first slots at the step whose gradient does that."""
         assert self._evolution is not None
         if self.settings.ends_by_pruning and not self._forwards:
             # EVT-004: said now, and not after the last step
             raise SeftError("EVT-004", f"{REPLAYED}; the loss does not come from a call of the model here")
+        for further in range(1, 1 + self._evolution.looks(self._step)):
+            self._evolution.look(self._losses_of(model, [self._step + further]))
         self._evolution.before_optimizer(self._step, max_norm)
+
+    def _losses_of(self, model: nn.Module, steps: Iterable[int]) -> Iterator[Tensor]:
+        """Yield the losses of the batches of some steps, so that their sum is the loss of all that data."""
+        assert self._batches_of is not None
+        batches = [batch for step in steps for batch in self._batches_of(step)]
+        device = next(model.parameters()).device
+        # not remembered, because the Trainer did not make these forwards
+        remembered, self._batches = self._batches, None
+        yield from _losses(model, [{name: x.to(device) for name, x in batch.items()} for batch in batches])
+        self._batches = remembered
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Make the event that follows the step, or the last adapt pass."""
@@ -140,7 +187,11 @@ class SeftCallback(TrainerCallback, ExportableState):
             self.events.append({"step": step, **counts})
         if step == state.max_steps:
             batches, self._batches = self._batches or [], None
-            self._evolution.finish(lambda: _losses(given["model"], batches))
+            model = given["model"]
+            further = [state.max_steps + i for i in range(1, self._event_batches)]
+            self._evolution.finish(
+                lambda: _losses(model, batches), *(lambda step=step: self._losses_of(model, [step]) for step in further)
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Remove the hooks and drop the reference to the model."""

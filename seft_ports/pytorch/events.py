@@ -191,6 +191,10 @@ class Evolution:
         """Tell whether an event follows a step."""
         return step in self._windows
 
+    def looks(self, step: int) -> int:
+        """Return how many times the event of a step is to look at more data, 0 without an event or without evidence."""
+        return self._looks.wanted if step in self._windows and self._settings.asks() else 0
+
     def attach(self, max_norm: float = 0.0, step: int = 1) -> None:
         """Let the optimizer's own `step` make what this class does around a step, from the next one on.
 

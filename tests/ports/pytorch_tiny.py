@@ -91,7 +91,7 @@ class Watcher(TrainerCallback):
         self.bases.append([torch.nonzero(layer.base().view(-1)).flatten() for layer in layers])
 
 
-def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, **other):
+def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, seft=None, **other):
     given = {
         "max_steps": STEPS,
         "per_device_train_batch_size": ROWS,
@@ -112,7 +112,7 @@ def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, **other
         **{"optimizers": optimizers}
         if optimizers
         else {"optimizer_cls_and_kwargs": (SeftOptimizer, {"model": made, "lr": 0.01})},
-        callbacks=[SeftCallback(settings), Watcher()],
+        callbacks=[seft or SeftCallback(settings), Watcher()],
     )
 
 

@@ -28,7 +28,7 @@ from seft_ports.pytorch.schedule import learning_rate  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
 
 PROJECTIONS = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in ("gate", "up", "down")]
-RUNS = {case.id: case for case in load_all() if case.id.startswith("train.") and not case.refused}
+RUNS = {case.id: case for case in load_all() if case.id.startswith(("train.", "looks.")) and not case.refused}
 
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -38,9 +38,15 @@ def same_bits(a, b):
     return [name for name in a if not torch.equal(a[name], b[name])]
 
 
-@pytest.mark.parametrize("case", ["seft", "window", "start-gradient", "no-adapt", "active-only"])
+OF_THE_KIT = [
+    *("train.seft", "train.window", "train.start-gradient", "train.no-adapt", "train.active-only"),
+    *("looks.event", "looks.event-and-window", "looks.event-tokens", "looks.last-pass", "looks.start"),
+]
+
+
+@pytest.mark.parametrize("case", OF_THE_KIT)
 def test_a_trainer_gives_the_supports_and_weights_of_the_kit(case, tmp_path):
-    given, want = RUNS[f"train.{case}"].inputs, RUNS[f"train.{case}"].expected
+    given, want = RUNS[case].inputs, RUNS[case].expected
     s, text = given["settings"], torch.from_numpy(given["text"])
     settings = settings_of(s, len(text))
     plain = model_of(given["config"], {n: torch.from_numpy(x).float() for n, x in given["tensors"].items()})
@@ -48,10 +54,16 @@ def test_a_trainer_gives_the_supports_and_weights_of_the_kit(case, tmp_path):
     for name, mask in masks.items():
         mask.view(-1)[torch.from_numpy(given["stored"][f"{name}.weight"])] = True
     made = wrap(plain, settings, masks)
-    starts = [
-        x for t in range(s["steps"]) for x in training_starts(len(text), s["length"], s["seed"], t + 1, s["rows"])
-    ]
-    data = [{"input_ids": text[at : at + s["length"]], "labels": text[at : at + s["length"]]} for at in starts]
+
+    def rows_of(step):
+        starts = training_starts(len(text), s["length"], s["seed"], step, s["rows"])
+        return torch.stack([text[at : at + s["length"]] for at in starts])
+
+    def batches_of(step):
+        return [{"input_ids": rows, "labels": rows} for rows in rows_of(step).tensor_split(s["micro_batches"])]
+
+    data = [{"input_ids": row, "labels": row} for t in range(s["steps"]) for row in rows_of(t + 1)]
+    looks = {name: s.get(name, 1) for name in ("event_batches", "start_batches")}
     optimizer = SeftOptimizer(made, lr=s["lr"], weight_decay=s["weight_decay"])
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: learning_rate(s["schedule"], 1.0, min(t + 1, s["steps"]), s["steps"], s["warmup"])
@@ -67,6 +79,7 @@ def test_a_trainer_gives_the_supports_and_weights_of_the_kit(case, tmp_path):
         gradient_accumulation_steps=s["micro_batches"],
         max_grad_norm=s["max_norm"],
         learning_rate=s["lr"],
+        seft=SeftCallback(settings, **looks, batches_of=batches_of),
     )
     run.train()
     seen, at = tiny.watched(run), range(s["evolve_every"] - 1, s["steps"] - 1, s["evolve_every"])
@@ -138,6 +151,33 @@ def test_trn_004_a_resumed_run_gives_the_same_bits(at, tmp_path):
         kept, other = (r.optimizer.optimizer.kept(x) for r, x in ((whole, a), (again, b)))
         assert kept["age"].dtype == other["age"].dtype == torch.int64
         assert same_bits(kept, other) == []
+
+
+def looking(n=2):
+    rows = torch.stack([row["input_ids"] for row in tiny.texts(40)]).split(4)
+    return SeftCallback(
+        tiny.SETTINGS, event_batches=n, batches_of=lambda t: [{"input_ids": rows[t], "labels": rows[t]}]
+    )
+
+
+def test_trn_004_023_a_resumed_run_looks_as_far_and_another_is_refused(tmp_path):
+    whole = tiny.trainer(tiny.wrapped(), tmp_path, seft=looking(), save_strategy="steps", save_steps=4)
+    whole.train()
+    checkpoint = str(tmp_path / "checkpoint-4")
+    again = tiny.trainer(tiny.wrapped(), tmp_path / "again", seft=looking())
+    again.train(resume_from_checkpoint=checkpoint)
+    assert same_bits(whole.model.state_dict(), again.model.state_dict()) == []
+    with pytest.raises(SeftError, match="CKP-006: the checkpoint is of a run with event_batches 2 and not 3"):
+        tiny.trainer(tiny.wrapped(), tmp_path / "other", seft=looking(3)).train(resume_from_checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("looks", "said"),
+    [({"event_batches": 2}, "TRN-023: .* need batches_of"), ({"start_batches": 0}, "TRN-008: .* is below 1")],
+)
+def test_trn_023_looks_that_cannot_be_are_refused(looks, said):
+    with pytest.raises(SeftError, match=said):
+        SeftCallback(tiny.SETTINGS, **looks)
 
 
 def test_trn_007_a_run_stops_at_a_gradient_that_is_not_finite_and_changes_nothing(tmp_path):
