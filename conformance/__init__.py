@@ -5,7 +5,7 @@
 What lives where:
 
     cases/       what is asked: clauses, operations, profiles, frozen cases, how an output is compared
-    vectors/     the frozen cases, one JSON file an area
+    vectors/     the frozen cases, a JSON file for each group that a generator writes
     oracle/      expected answers, worked out from SPEC.md alone; the second reader of files
     gen/         the generators of the vectors
     protocol/    the interface of a port, and messages to and from it

@@ -7,6 +7,8 @@ of that, two threads generated text no faster than one.
 
 import os
 
+NAMES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Environment variables from which libraries read the number of threads."""
 PASSIVE = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "20000"}
 
 for _name, _value in PASSIVE.items():

@@ -2,10 +2,8 @@
 
 import os
 
+from conformance.threads import NAMES as NAMES
 from conformance.threads import PASSIVE as PASSIVE
-
-NAMES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""Environment variables from which libraries read the number of threads."""
 
 _NEIGHBOURS = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or os.environ.get("MPI_LOCALNRANKS") or "1"
 if _NEIGHBOURS.isdigit() and int(_NEIGHBOURS) > 1:

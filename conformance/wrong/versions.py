@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from conformance.threads import NAMES
 from formats.atomic import write_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +70,7 @@ def judged(record: Record, seconds: float = 900) -> Record:
         (root / "conformance").symlink_to(ROOT / "conformance")
         edited(record, root)
         words = [sys.executable, "-m", "conformance.wrong.versions", "--child", record["clauses"]]
-        environment = os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"PYTHONPATH": folder} | dict.fromkeys(NAMES, "1")
         try:
             child = subprocess.run(
                 words, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds, check=False

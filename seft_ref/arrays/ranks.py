@@ -81,6 +81,30 @@ class Alone:
 ALONE = Alone()
 
 
+class Communicator(Protocol):
+    """What `Mpi` asks of a communicator of mpi4py; buffers are arrays, or lists of one and its counts."""
+
+    def Get_rank(self) -> int:  # noqa: N802
+        """Return the number of this process, from 0."""
+        ...
+
+    def Get_size(self) -> int:  # noqa: N802
+        """Return how many processes there are."""
+        ...
+
+    def Alltoallv(self, sent: list[object], received: list[object]) -> object:  # noqa: N802
+        """Send each process a part of an array, and receive a part of each."""
+        ...
+
+    def Allgatherv(self, sent: list[object], received: list[object]) -> object:  # noqa: N802
+        """Send an array to all processes, and receive those of all."""
+        ...
+
+    def allgather(self, value: Value) -> list[Value]:
+        """Return the values of all processes, in the order of their ranks."""
+        ...
+
+
 class Mpi:
     """The processes that an MPI launcher started.
 
@@ -89,7 +113,7 @@ class Mpi:
     device of the arrays, so that the route they take changes no bit.
     """
 
-    def __init__(self, communicator: Any, *, direct: bool = False) -> None:
+    def __init__(self, communicator: Communicator, *, direct: bool = False) -> None:
         self._all = communicator
         self._direct = direct
         self.rank: int = communicator.Get_rank()

@@ -2,6 +2,8 @@
 
 tokens     text to tokens and back, and which windows of a text are used
 batch      rows of tokens and their labels
+chat       messages to text, by the template of a model
+examples   prompts with answers: reading, packing, batches
 evaluate   perplexity
 generate   tokens that follow a prompt
 sampling   how the next token is picked
