@@ -7,11 +7,20 @@ from collections.abc import Sequence
 
 
 def prose(text: str, indent: str = "") -> str:
-    """Return a paragraph wrapped at 120 characters; all lines but the first are indented."""
+    """Return a paragraph, a sentence a line, wrapped at 120 characters; all lines but the first are indented."""
     # keep | and % off the start of a line, because they would begin a table there, and a comment of the manual
     flow = re.sub(r" (?=[|%])", "\N{NO-BREAK SPACE}", " ".join(text.split()))
-    lines = textwrap.fill(flow, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-    return lines.replace("\N{NO-BREAK SPACE}", " ")
+    lines: list[str] = []
+    for sentence in re.split(r"(?<=[.?!]) (?=[A-Z`*]|[0-9]+ [a-z])", flow):
+        lines += textwrap.wrap(
+            sentence,
+            120,
+            initial_indent=indent if lines else "",
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")
 
 
 def bullets(sentences: Sequence[str]) -> str:

@@ -1,9 +1,11 @@
 """The result page of an experiment; it depends on its runs and its command line, and on nothing else."""
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -98,7 +100,8 @@ def markdown(report: Report) -> str:
     experiment = report.experiment
     parts = [
         f"# {experiment.title}",
-        prose(experiment.question),
+        prose(arms_told(report.command) or experiment.question),
+        prose(f"In short: {in_short(report)}"),
         f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",
         "## What came out",
         bullets(sentences(report)),
@@ -264,6 +267,18 @@ def advice(report: Report) -> list[str]:
     return [_advice(report, rows) for rows in groups.values() if len(rows) > 1]
 
 
+def arms_told(command: str) -> str:
+    """Return what each arm of a command line is, empty if it names none."""
+    arms = [word.partition(":") for option, word in pairwise(shlex.split(command)) if option == "--arm"]
+    told = [f"*{label}* is {', '.join(f'`{one}`' for one in choices.split(','))}" for label, _, choices in arms]
+    return f"{'; '.join(told)}." if told else ""
+
+
+def in_short(report: Report) -> str:
+    """Return which row ended lowest and which may be as good, of the first group of rows that are compared."""
+    return next(iter(advice(report)), "one arm was run.").partition(" Choose among them")[0]
+
+
 def _advice(report: Report, rows: Sequence[Row]) -> str:
     """Return which row ended lowest, which others may be as good, and how many minutes those took."""
     values = {row.label: report.values(row, perplexity) for row in rows}
@@ -308,8 +323,8 @@ def settings_tables(report: Report) -> list[str]:
     """Return a table of the settings that all arms share, and one of the settings that differ."""
     each = {arm: _flat(next(iter(runs.values()))["settings"]) for arm, runs in report.runs.items()}
     first = next(iter(each.values()))
-    names = [name for name in first if name != "seed"]
-    apart = [name for name in names if any(of.get(name) != first[name] for of in each.values())]
+    names = [name for name in dict.fromkeys(name for of in each.values() for name in of) if name != "seed"]
+    apart = [name for name in names if any(of.get(name) != first.get(name) for of in each.values())]
     shared = [[f"`{name}`", _text(first[name])] for name in names if name not in apart]
     arms = [[label, *(_text(each[arm].get(name)) for name in apart)] for arm, label in report.labels().items()]
     return [
