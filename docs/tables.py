@@ -68,7 +68,7 @@ def command_page(title: str, command: Any, heading: str) -> str:
 def presets() -> str:
     """Return what each preset sets, and the choices that it leaves at their default."""
     rows = [
-        (f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in choices.items()) or "the default of every choice")
+        (f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in choices.items()) or "nothing: every choice has its default")
         for name, choices in PRESETS.items()
     ]
     return table(("preset", "what it sets"), rows)
