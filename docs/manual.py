@@ -155,8 +155,9 @@ def _goes_on(clause: str, lines: Sequence[str]) -> bool:
 
 
 def shown(clause: str) -> str:
-    """Return which lines implement a clause, which cases show it and which mutants break it, folded."""
+    """Return which lines implement a clause, which cases show it, which mutants break it and which tests name it."""
     all_code, all_cases, all_mutants = evidence()
+    tests = [f"{file}:{number}" for file, number in tests_of()[clause].items()]
     code, cases, mutants = all_code[clause], all_cases[clause], all_mutants[clause]
     lines = [f'<a href="../{CODE}/{file}.html#line-{number}">{file}:{number}</a>' for file, number in code]
     asked = [f'<a href="../{CODE}/cases/{case.op}.html#{case.id}"><code>{case.id}</code></a>' for case in cases]
@@ -164,11 +165,12 @@ def shown(clause: str) -> str:
         f'<a href="../{CODE}/{file}.html#line-{number}"><code>{html.escape(name)}</code></a>'
         for name, file, number in mutants
     ]
-    parts = zip(("Code", "Cases", "Mutants that it refuses"), (lines, asked, wrong), strict=True)
+    headings = ("Code", "Cases", "Mutants that it refuses", "Tests that name it, the first line of each file")
+    parts = zip(headings, (lines, asked, wrong, tests), strict=True)
     told = "".join(f"<dt>{name}</dt><dd>{', '.join(listed)}</dd>" for name, listed in parts if listed)
     if not told:
         return ""
-    summary = f"{len(code)} lines of code, {len(cases)} cases, {len(mutants)} mutants"
+    summary = f"{len(code)} lines of code, {len(cases)} cases, {len(mutants)} mutants, {len(tests)} files of tests"
     return f'<details class="clause-shown"><summary>{summary}</summary><dl>{told}</dl></details>'
 
 
@@ -209,6 +211,22 @@ def case_shown(case: Case) -> str:
         f'<section id="{case.id}"><h2>{case.id}</h2><p>{links}. Meant to catch: {html.escape(case.purpose)}.</p>'
         f'<pre style="white-space: pre-wrap; overflow-wrap: anywhere">{html.escape(told)}</pre></section>'
     )
+
+
+@cache
+def tests_of() -> dict[str, dict[str, int]]:
+    """Return by clause the files of tests that name it, as FMT-177 or in a function's name, and the first such line."""
+    tests = defaultdict[str, dict[str, int]](dict)
+    for source in sorted((ROOT / "tests").rglob("*.py")):
+        name = source.relative_to(ROOT).as_posix()
+        for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), 1):
+            named = re.findall(r"\b[A-Z]{3,4}-\d{3}\b", line)
+            if line.lstrip().startswith("def test_"):
+                chains = re.findall(r"_([A-Z]{3,4})((?:_\d{3})+)", line.upper())
+                named += [f"{letters}-{digits}" for letters, chain in chains for digits in chain.split("_") if digits]
+            for clause in clauses().intersection(named):
+                tests[clause].setdefault(name, number)
+    return tests
 
 
 @cache

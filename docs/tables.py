@@ -67,8 +67,9 @@ def command_page(title: str, command: Any, heading: str) -> str:
 
 def presets() -> str:
     """Return what each preset sets, and the choices that it leaves at their default."""
+    nothing = "nothing: every choice has its default"
     rows = [
-        (f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in choices.items()) or "nothing: every choice has its default")
+        (f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in choices.items()) or nothing)
         for name, choices in PRESETS.items()
     ]
     return table(("preset", "what it sets"), rows)
