@@ -43,9 +43,21 @@ def test_examples_print_what_they_say(page, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_links_lead_to_files_that_are_there(page):
     text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text)]
-    files = [target for target in targets if target and not re.match(r"[a-z]+:", target)]
-    assert [target for target in files if not (ROOT / page.parent / target).exists()] == []
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"[a-z]+:", target)]
+    for target in targets:
+        file, _, anchor = target.partition("#")
+        there = (ROOT / page.parent / file) if file else ROOT / page
+        assert there.exists(), target
+        assert not anchor or anchor in anchors(there), target
+
+
+@cache
+def anchors(page):
+    """What a link to a place in a page may name: headings as GitHub spells them, and anchors."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    spelt = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    return spelt | set(re.findall(r'<a id="([^"]+)">', text))
 
 
 def test_the_readme_can_be_read_in_a_minute_or_three():

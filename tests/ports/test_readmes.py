@@ -90,7 +90,12 @@ def test_the_readme_of_the_tuner_of_peft(names, capsys):
 
 
 def test_the_readme_of_the_jax_port(capsys):
-    pytest.importorskip("jax")
+    jax = pytest.importorskip("jax")
     (only,) = blocks("jax")
-    run(only, {})
+    # compiling takes longer than running
+    jax.config.update("jax_disable_most_optimizations", val=True)
+    try:
+        run(only, {})
+    finally:
+        jax.config.update("jax_disable_most_optimizations", val=False)
     assert len(capsys.readouterr().out.split("]")) == 3
