@@ -25,7 +25,7 @@ $(VENV)/.done: pyproject.toml
 verify: setup
 	$(VENV)/bin/seft verify $(addprefix --backend ,$(BACKENDS)) $(addprefix --examples ,$(EXAMPLES)) $(addprefix --seed ,$(DRAWS))
 
-# The suite often waits for processes and time limits, and what runs beside it takes that time. `verify` begins last, when
+# The suite often waits for processes and time limits, and what runs beside it takes that time. The kit begins last, when
 # the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already. The
 # other two answer every case, and NumPy a few examples of every property, the same in every run: `make verify` asks all
 # three more of them, and draws others each time.
@@ -74,8 +74,8 @@ shaped: setup
 
 # Compiled loops check the bounds of arrays. Whole runs, and arrays behind which there is nothing, are looked at once. So
 # are older processors, for whom all is compiled anew: the vectors differ, which are not checked, and the loops are the
-# same. Those of float64 are those of float32. A kernel_set is the GPU's, which g++ compiles; a fence is tried without
-# loops. NUMBA_OPT=1, because compiling takes longer than running.
+# same. Loops of float64 are the source of float32 compiled anew. A kernel_set is the GPU's, which g++ compiles; a fence is
+# tried without loops. NUMBA_OPT=1, because compiling takes longer than running.
 checked: setup
 	NUMBA_OPT=1 NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=build/checked $(PY) -m pytest -k "not is_the_run and not run_resumes and not float64 and not nothing_behind and not kernels.reference and not float32_weights and not every_code and not a_processor and not kernel_set and not a_fence" $(LOOPS)
 

@@ -58,7 +58,8 @@ def command_page(title: str, command: Any, heading: str) -> str:
     context = command.make_context(title, [], resilient_parsing=True)
     records = (parameter.get_help_record(context) for parameter in command.params)
     rows = [(f"`{names}`", " ".join(told.split())) for names, told in filter(None, records)]
-    about = "\n\n".join(textwrap.fill(part, 120) for part in (command.help or "").replace("\b", "").split("\n\n"))
+    parts = (command.help or "").replace("\b", "").split("\n\n")
+    about = "\n\n".join(textwrap.fill(part, 120, break_on_hyphens=False, break_long_words=False) for part in parts)
     parts = [f"{heading} {title}", about]
     if rows:
         parts.append(table(("argument or option", "what it does"), rows))

@@ -11,7 +11,8 @@ def prose(text: str, indent: str = "") -> str:
     # keep | and % off the start of a line, because they would begin a table there, and a comment of the manual
     flow = re.sub(r" (?=[|%])", "\N{NO-BREAK SPACE}", " ".join(text.split()))
     lines: list[str] = []
-    for sentence in re.split(r"(?<=[.?!]) (?=[A-Z`*]|[0-9]+ [a-z])", flow):
+    # not behind an initial or an abbreviation
+    for sentence in re.split(r"(?<=[.?!])(?<!\b[A-Z]\.)(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.) (?=[A-Z`*]|[0-9]+ [a-z])", flow):
         lines += textwrap.wrap(
             sentence,
             120,

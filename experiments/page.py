@@ -275,8 +275,12 @@ def arms_told(command: str) -> str:
 
 
 def in_short(report: Report) -> str:
-    """Return which row ended lowest and which may be as good, of the first group of rows that are compared."""
-    return next(iter(advice(report)), "one arm was run.").partition(" Choose among them")[0]
+    """Return which row of each group that is compared ended lowest, and which may be as good."""
+    groups = [one.partition(" Choose among them")[0] for one in advice(report)]
+    if len(groups) == 1:
+        return groups[0]
+    # one sentence a group; the page has the others
+    return " ".join(f"{one.partition('. ')[0]}." for one in groups) or "one arm was run."
 
 
 def _advice(report: Report, rows: Sequence[Row]) -> str:
@@ -325,7 +329,7 @@ def settings_tables(report: Report) -> list[str]:
     first = next(iter(each.values()))
     names = [name for name in dict.fromkeys(name for of in each.values() for name in of) if name != "seed"]
     apart = [name for name in names if any(of.get(name) != first.get(name) for of in each.values())]
-    shared = [[f"`{name}`", _text(first[name])] for name in names if name not in apart]
+    shared = [[f"`{name}`", _text(first.get(name))] for name in names if name not in apart]
     arms = [[label, *(_text(each[arm].get(name)) for name in apart)] for arm, label in report.labels().items()]
     return [
         table(["the same in all arms", ""], shared),

@@ -2,12 +2,13 @@
 
 growth.svg       times as fast as NumPy and PyTorch, by shape and machine
 large.svg        seconds and memory of the stages of a 7B run
-fuzzing.svg      inputs of every run, accepted and refused
+fuzzing.svg      inputs of every kind, accepted and refused
 kill-matrix.svg  mutants by operation, and how many cases refuse each
 
-Each is drawn from the tables of the page of its name in docs/results.
+Each is drawn from the tables of the page of its name in docs/results, or from the JSON beside it.
 """
 
+import json
 import re
 import sys
 from collections import defaultdict
@@ -29,11 +30,6 @@ def rows_of(page: str, heading: str = "") -> list[list[str]]:
         text = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-
-
-def whole(cell: str) -> int:
-    """Return the number of a cell, 0 for an empty one."""
-    return int(cell.replace(",", "") or 0)
 
 
 def draw_growth() -> Any:
@@ -81,23 +77,25 @@ def draw_large() -> Any:
 
 
 def draw_fuzzing() -> Any:
-    """Draw the inputs of every run."""
-    runs = []
-    for cells in rows_of("fuzzing", "What was run"):
-        if re.match(r"`(--|make)", cells[0]):
-            single = len(cells) == 6
-            runs.append((single, cells[0].replace("`", ""), whole(cells[1]), whole(cells[3 if single else 2])))
-    figure, panel = plt.subplots(figsize=(8, 3.2))
-    for y, (single, name, executions, accepted) in enumerate(runs):
-        panel.barh(y, executions / 1000, color=BLUE if single else GREEN, alpha=0.55)
-        panel.barh(y, accepted / 1000, color=BLUE if single else GREEN)
-        panel.text(executions / 1000 + 4, y, f"{executions:,}", va="center", color=INK)
-        panel.text(-5, y, name.split(",")[0], va="center", ha="right", color=INK, size=6.5)
-    panel.set(yticks=(), xlim=(0, 480), xlabel="thousand inputs; the dark part was accepted by all readers")
+    """Draw the inputs of every kind, all runs together, and how many were accepted."""
+    kinds: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for file, kind in (("singles", "single files"), ("folders", "folders and chains"), ("foreign", "")):
+        told = json.loads((RESULTS / "fuzzing" / f"{file}.json").read_text(encoding="utf-8"))
+        executions, accepted = (told["columns"].index(name) for name in ("executions", "accepted"))
+        for row in told["rows"]:
+            if "`" in row[0]:
+                reader = re.search(r"--reader (\w+)", row[0])
+                count = kinds[reader[1].replace("_", " ") if reader else kind]
+                count[0] += row[executions]
+                count[1] += row[accepted] or 0
+    figure, panel = plt.subplots(figsize=(8, 2.6))
+    for y, (executions, accepted) in enumerate(kinds.values()):
+        panel.barh(y, executions / 1e6, color=BLUE, alpha=0.45)
+        panel.barh(y, accepted / 1e6, color=BLUE)
+        panel.text(executions / 1e6 + 0.01, y, f"{executions:,}", va="center", color=INK)
+    panel.set_yticks(range(len(kinds)), list(kinds))
+    panel.set(xlim=(0, 2.4), xlabel="million inputs; the dark part was accepted")
     panel.invert_yaxis()
-    panel.barh(0, 0, color=BLUE, label="single files")
-    panel.barh(0, 0, color=GREEN, label="folders and chains")
-    panel.legend(loc="center right", frameon=False)
     return figure
 
 

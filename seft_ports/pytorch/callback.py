@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
@@ -16,11 +17,13 @@ from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.refused import FSDP1, SPLIT_ADAPTER, ZERO, check_split
 from seft_ports.pytorch.settings import Settings
+from seft_ports.pytorch.split import processes
 
 __all__ = ["SeftCallback"]
 
 REPLAYED = "after the last step this rule prunes by the loss of that step, which is asked anew: model(**batch).loss"
-"""How the error messages begin that concern the last pass."""
+LOOKED = "events and first slots look at the data of batches_of by model(**batch).loss"
+"""How the error messages begin that concern the last pass, and looks."""
 
 
 class SeftCallback(TrainerCallback, ExportableState):
@@ -35,12 +38,15 @@ class SeftCallback(TrainerCallback, ExportableState):
     event_batches  steps whose data an event looks at, its own included (TRN-023)
     start_batches  steps whose data chooses the first slots (DLT-004.3)
     batches_of     step -> the micro-batches of its data in this process, each the arguments of the model by name; the
-                   Trainer cannot look ahead. Asked for steps 1 to `start_batches`, for the `event_batches` - 1 steps
+                   Trainer cannot look ahead. Their losses are `model(**batch).loss`, and count alike unless the batches
+                   name `num_items_in_batch`. Asked for steps 1 to `start_batches`, for the `event_batches` - 1 steps
                    after one with an event, and, where the last pass needs them, after the last. A resumed run is the
-                   same if every call with a step returns the same
+                   same if `batches_of` returns the same for a step at every call
 
     Raises:
-        SeftError: TRN-008 for a number below 1; TRN-023 for numbers above 1 without `batches_of`.
+        SeftError: TRN-008 for a number below 1; TRN-023 for numbers above 1 without `batches_of`, and for
+            `batches_of` without them. When training begins, EVT-012 for `start_batches` where the first slots are not
+            chosen by the gradient.
     """
 
     def __init__(
@@ -55,7 +61,10 @@ class SeftCallback(TrainerCallback, ExportableState):
             raise SeftError("TRN-008", f"event_batches {event_batches} or start_batches {start_batches} is below 1")
         if max(event_batches, start_batches) > 1 and batches_of is None:
             raise SeftError("TRN-023", "event_batches and start_batches above 1 need batches_of: step -> its batches")
-        self._event_batches, self._start_batches, self._batches_of = event_batches, start_batches, batches_of
+        if max(event_batches, start_batches) == 1 and batches_of is not None:
+            raise SeftError("TRN-023", "batches_of is for event_batches or start_batches above 1; leave it out")
+        self._looks = {"event_batches": event_batches, "start_batches": start_batches}
+        self._batches_of = batches_of
         self._given = settings
         self._may_be_split = True
         self.events: list[dict[str, int]] = []
@@ -63,6 +72,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._batches: list[dict[str, Any]] | None = None
         self._forwards = 0
         self._step = 0
+        self._device: torch.device | None = None
         self._hooks: list[Any] = []
 
     @property
@@ -80,10 +90,9 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._given = self._given or (named[0] if named else None)
 
     def state(self) -> dict[str, Any]:
-        """Return the settings for the Trainer to write into its checkpoints."""
+        """Return the settings, and how far events look, for the Trainer to write into its checkpoints."""
         # the Trainer asks before it shows the model, too
-        settings = asdict(self._given) if self._given else None
-        return {"args": {}, "attributes": {"settings": settings, "event_batches": self._event_batches}}
+        return {"args": {}, "attributes": {"settings": asdict(self._given) if self._given else None, **self._looks}}
 
     def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Refuse FSDP options that this port cannot run under, before anything is split."""
@@ -106,17 +115,18 @@ class SeftCallback(TrainerCallback, ExportableState):
             pairs = [(f.name, getattr(was, f.name), getattr(self.settings, f.name)) for f in fields(Settings)]
             other = ", ".join(f"{name} {then!r} and not {now!r}" for name, then, now in pairs if then != now)
             raise SeftError("CKP-006", f"the checkpoint is of a run with {other}")
-        # a checkpoint of an earlier version has no such number
-        if saved is not None and (number := saved["attributes"].get("event_batches", 1)) != self._event_batches:
-            # CKP-006
-            raise SeftError(
-                "CKP-006", f"the checkpoint is of a run with event_batches {number} and not {self._event_batches}"
-            )
+        for name, number in self._looks.items() if saved is not None else ():
+            # a checkpoint of an earlier version has no such numbers
+            if (then := saved["attributes"].get(name, 1)) != number:
+                # CKP-006
+                raise SeftError("CKP-006", f"the checkpoint is of a run with {name} {then} and not {number}")
+        if self._looks["start_batches"] > 1 and self.settings.initial_positions != "gradient":
+            raise SeftError("EVT-012", "start_batches is for initial_positions gradient")
         optimizer = given["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)
-        if args.label_smoothing_factor and self.settings.ends_by_pruning:
+        if args.label_smoothing_factor and (asked := self._asks_losses()):
             # EVT-004
-            msg = f"{REPLAYED}; leave out label_smoothing_factor"
+            msg = f"{asked}; leave out label_smoothing_factor"
             raise NotImplementedError(msg)
         if type(optimizer).__module__.startswith("deepspeed"):
             raise NotImplementedError(ZERO)
@@ -131,10 +141,15 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._evolution = Evolution(
             *(given["model"], optimizer, self.settings, state.max_steps),
             micro_batches=once,
-            event_batches=self._event_batches,
+            event_batches=self._looks["event_batches"],
         )
-        if self._start_batches > 1 and state.global_step == 0:
-            self._evolution.start(self._losses_of(given["model"], range(1, 1 + self._start_batches)))
+        self._device = args.device
+        # a model that was trained already goes on with its slots
+        fresh = state.global_step == 0 and not any(layer.slots for layer in self._evolution.layers.values())
+        if self._looks["start_batches"] > 1 and fresh:
+            # the Trainer does so in a step, which has not come yet
+            given["model"].train()
+            self._evolution.start(self._losses_of(given["model"], range(1, 1 + self._looks["start_batches"])))
         max_norm = args.max_grad_norm or 0.0
         self._hooks = [
             given["model"].register_forward_pre_hook(self._remember, with_kwargs=True),
@@ -158,22 +173,27 @@ class SeftCallback(TrainerCallback, ExportableState):
     def _before_optimizer(self, model: nn.Module, max_norm: float) -> None:
         """Let an event look further, and choose the first slots at the step whose gradient does that."""
         assert self._evolution is not None
-        if self.settings.ends_by_pruning and not self._forwards:
+        if (asked := self._asks_losses()) and not self._forwards:
             # EVT-004: said now, and not after the last step
-            raise SeftError("EVT-004", f"{REPLAYED}; the loss does not come from a call of the model here")
+            raise SeftError("EVT-004", f"{asked}; the loss does not come from a call of the model here")
         for further in range(1, 1 + self._evolution.looks(self._step)):
             self._evolution.look(self._losses_of(model, [self._step + further]))
         self._evolution.before_optimizer(self._step, max_norm)
 
     def _losses_of(self, model: nn.Module, steps: Iterable[int]) -> Iterator[Tensor]:
-        """Yield the losses of the batches of some steps, so that their sum is the loss of all that data."""
+        """Yield the losses of the batches of some steps, each as its share of the mean over all of them."""
         assert self._batches_of is not None
-        batches = [batch for step in steps for batch in self._batches_of(step)]
-        device = next(model.parameters()).device
+        batches = [send_to_device(batch, self._device) for step in steps for batch in self._batches_of(step)]
         # not remembered, because the Trainer did not make these forwards
         remembered, self._batches = self._batches, None
-        yield from _losses(model, [{name: x.to(device) for name, x in batch.items()} for batch in batches])
-        self._batches = remembered
+        try:
+            yield from _losses(model, batches, LOOKED)
+        finally:
+            self._batches = remembered
+
+    def _asks_losses(self) -> str:
+        """Return how a message begins if the rule asks the model for losses beside those of the Trainer, else empty."""
+        return REPLAYED if self.settings.ends_by_pruning else LOOKED if self._batches_of is not None else ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Make the event that follows the step, or the last adapt pass."""
@@ -188,9 +208,12 @@ class SeftCallback(TrainerCallback, ExportableState):
         if step == state.max_steps:
             batches, self._batches = self._batches or [], None
             model = given["model"]
-            further = [state.max_steps + i for i in range(1, self._event_batches)]
+            # the Trainer divides by the targets of all processes, and multiplies by their number
+            factor = processes() if args.average_tokens_across_devices else 1
+            further = [state.max_steps + i for i in range(1, self._looks["event_batches"])]
             self._evolution.finish(
-                lambda: _losses(model, batches), *(lambda step=step: self._losses_of(model, [step]) for step in further)
+                lambda: _losses(model, batches, REPLAYED, factor),
+                *(lambda step=step: self._losses_of(model, [step]) for step in further),
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
@@ -242,12 +265,16 @@ def _longest_window(settings: Settings) -> int:
     return settings.gradient_window + (settings.events == "phases")
 
 
-def _losses(model: Any, batches: list[dict[str, Any]]) -> Iterator[Tensor]:
-    """Yield the losses of batches, so that their sum is the loss of the step."""
+def _losses(model: Any, batches: list[dict[str, Any]], begins: str, factor: int = 1) -> Iterator[Tensor]:
+    """Yield the losses of batches, so that their sum is the loss of the step.
+
+    begins  the beginning of an error message
+    factor  by what the loss of a batch with num_items_in_batch is multiplied
+    """
     for batch in batches:
         loss = model(**batch).loss
         if loss is None:
             # EVT-004
-            raise SeftError("EVT-004", f"{REPLAYED}; it gives none for these batches")
+            raise SeftError("EVT-004", f"{begins}; it gives none for these batches")
         # without num_items_in_batch the loss is a mean over the batch, so batches count alike
-        yield loss if batch.get("num_items_in_batch") is not None else loss / len(batches)
+        yield loss * factor if batch.get("num_items_in_batch") is not None else loss / len(batches)

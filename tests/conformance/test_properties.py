@@ -16,7 +16,7 @@ from conformance.cases.clauses import read_clauses
 from conformance.cases.ops import OPS
 from conformance.cases.profiles import PROFILES
 from conformance.engine import sums
-from conformance.engine.port import EnginePort
+from conformance.engine.port import EnginePort, compiled
 from conformance.judge.harness import Variant
 from conformance.properties import PROPERTIES, freeze, replay, run_properties, running
 from conformance.properties.artifacts import read, save
@@ -77,13 +77,13 @@ def test_choices_that_rounding_can_turn_are_few_and_told(tmp_path):
     assert f"{run.counts['too close to decide']} too close to decide" in run.told
 
 
-@pytest.mark.parametrize("make", [sums.permuted, sums.split, sums.fused])
+@pytest.mark.parametrize("make", [compiled, sums.permuted, sums.split, sums.fused])
 def test_sums_in_another_order_are_right_too(make, tmp_path):
     port = make()
     variants = [Variant(port, dtype, ("layer", "whole")) for dtype in ("float64", "float32")]
     names = [n for n in PROPERTIES if n.split(".")[0] in ("kernel", "gradient")]
-    # the other two add up term by term, which takes seconds where rows are long
-    names = [n for n in names if make is sums.split or not n.endswith("large")]
+    # two of them add up term by term, which takes seconds where rows are long
+    names = [n for n in names if make in (compiled, sums.split) or not n.endswith("large")]
     found = [r for n in names for r in tried(variants, SEED, tmp_path, examples=10, only=n)]
     assert [(r.name, r.failure, r.skipped) for r in found if r.failure or "fault" in r.skipped] == []
     assert sum(r.status == "passed" for r in found) >= 8

@@ -63,7 +63,10 @@ def test_a_trainer_gives_the_supports_and_weights_of_the_kit(case, tmp_path):
         return [{"input_ids": rows, "labels": rows} for rows in rows_of(step).tensor_split(s["micro_batches"])]
 
     data = [{"input_ids": row, "labels": row} for t in range(s["steps"]) for row in rows_of(t + 1)]
-    looks = {name: s.get(name, 1) for name in ("event_batches", "start_batches")}
+    looks = {name: s[name] for name in ("event_batches", "start_batches") if s.get(name, 1) > 1}
+    looks |= {"batches_of": batches_of} if looks else {}
+    # as from_pretrained leaves a model
+    made.eval()
     optimizer = SeftOptimizer(made, lr=s["lr"], weight_decay=s["weight_decay"])
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: learning_rate(s["schedule"], 1.0, min(t + 1, s["steps"]), s["steps"], s["warmup"])
@@ -79,7 +82,7 @@ def test_a_trainer_gives_the_supports_and_weights_of_the_kit(case, tmp_path):
         gradient_accumulation_steps=s["micro_batches"],
         max_grad_norm=s["max_norm"],
         learning_rate=s["lr"],
-        seft=SeftCallback(settings, **looks, batches_of=batches_of),
+        seft=SeftCallback(settings, **looks),
     )
     run.train()
     seen, at = tiny.watched(run), range(s["evolve_every"] - 1, s["steps"] - 1, s["evolve_every"])
@@ -167,17 +170,46 @@ def test_trn_004_023_a_resumed_run_looks_as_far_and_another_is_refused(tmp_path)
     again = tiny.trainer(tiny.wrapped(), tmp_path / "again", seft=looking())
     again.train(resume_from_checkpoint=checkpoint)
     assert same_bits(whole.model.state_dict(), again.model.state_dict()) == []
+    alone = tiny.trainer(tiny.wrapped(), tmp_path / "alone")
+    alone.train()
+    assert same_bits(whole.model.state_dict(), alone.model.state_dict()) != []
     with pytest.raises(SeftError, match="CKP-006: the checkpoint is of a run with event_batches 2 and not 3"):
         tiny.trainer(tiny.wrapped(), tmp_path / "other", seft=looking(3)).train(resume_from_checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize(
     ("looks", "said"),
-    [({"event_batches": 2}, "TRN-023: .* need batches_of"), ({"start_batches": 0}, "TRN-008: .* is below 1")],
+    [
+        ({"event_batches": 2}, "TRN-023: .* need batches_of"),
+        ({"start_batches": 0}, "TRN-008: .* is below 1"),
+        ({"batches_of": list}, "TRN-023: batches_of is for .* above 1"),
+    ],
 )
 def test_trn_023_looks_that_cannot_be_are_refused(looks, said):
     with pytest.raises(SeftError, match=said):
         SeftCallback(tiny.SETTINGS, **looks)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "EVT-012: start_batches is for initial_positions gradient"),
+        ({"label_smoothing_factor": 0.1}, "leave out label_smoothing_factor"),
+    ],
+)
+def test_looks_that_a_run_cannot_make_are_refused_before_a_step(given, said, tmp_path):
+    settings = tiny.BY_GRADIENT if given else tiny.SETTINGS
+    seft = SeftCallback(settings, start_batches=2, batches_of=lambda step: [])
+    run = tiny.trainer(tiny.wrapped(settings), tmp_path, settings, seft=seft, **given)
+    with pytest.raises((SeftError, NotImplementedError), match=said):
+        run.train()
+
+
+def test_batches_without_labels_cannot_be_looked_at(tmp_path):
+    row = torch.ones(1, 6, dtype=torch.int64)
+    seft = SeftCallback(tiny.SETTINGS, event_batches=2, batches_of=lambda step: [{"input_ids": row}])
+    with pytest.raises(SeftError, match=r"EVT-004: events and first slots look at .* gives none for these batches"):
+        tiny.trainer(tiny.wrapped(), tmp_path, seft=seft).train()
 
 
 def test_trn_007_a_run_stops_at_a_gradient_that_is_not_finite_and_changes_nothing(tmp_path):

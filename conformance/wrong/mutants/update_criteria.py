@@ -180,6 +180,12 @@ MUTANTS: list[Mutant] = [
         changed("preset.rule", name=lambda a: "seft" if a["name"] == "literal" else a["name"]),
         "literal taken for seft",
     ),
+    mutant(
+        "EVT-011",
+        "preset.rule",
+        changed("preset.rule", name=lambda a: "spiel-ag" if a["name"] == "spiel-adapt" else a["name"]),
+        "spiel-adapt taken for spiel-ag",
+    ),
     mutant("EVT-011", "preset.rule", after("preset.rule", another_default), "another drop fraction"),
     *unchecked("preset.rule", "EVT-011"),
     *unchecked("rule.check", *_CHECKED),
