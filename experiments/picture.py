@@ -46,7 +46,9 @@ def draw(report: Report, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     with mpl.rc_context(PLAIN):
-        figure, ((points, losses), (apart, last)) = plt.subplots(2, 2, figsize=(9, 6), layout="constrained")
+        # a row may have a label of three lines
+        height = max(6.0, 0.9 * len(report.rows()) + 1.2)
+        figure, ((points, losses), (apart, last)) = plt.subplots(2, 2, figsize=(9, height), layout="constrained")
         _points(points, report)
         _differences(apart, report)
         _losses(losses, report)
