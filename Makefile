@@ -12,7 +12,7 @@ SEED ?= 1
 # tests start hundreds of processes, and each would compile every module anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup verify verify-cases verify-properties test lint types contracts tests tests-engine tests-rest shaped checked wheel docs demo bench fuzz clean
+.PHONY: setup verify verify-cases verify-properties test lint types contracts tests tests-engine tests-ports tests-rest shaped checked wheel docs demo bench fuzz clean
 
 setup: $(VENV)/.done
 
@@ -31,7 +31,7 @@ verify: setup
 # three more of them, and draws others each time.
 # Every job has one thread: threads that wait spin on a core that another job needs. Tests about threads ask for two.
 test: lint
-	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests-engine tests-rest checked wheel shaped types contracts verify-properties verify-cases
+	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j3 tests-rest tests-engine tests-ports checked wheel shaped types contracts verify-properties verify-cases
 
 verify-properties: setup
 	$(VENV)/bin/seft verify --backend numpy --examples 5 --seed 1
@@ -52,14 +52,17 @@ contracts: setup
 SHAPED := $(addprefix tests/seft_ref/,test_pairs.py test_model_torch.py test_gptq_torch.py)
 LOOPS := $(addprefix tests/kernels/,test_kernels.py test_transposed.py test_turned.py test_token.py test_coded.py test_exceeding.py test_bounds.py) $(addprefix tests/seft_ref/,test_compact.py test_sorted.py)
 
-# Two processes for two cores, each with about half of the work; a process collects and imports only what it runs. The
-# second runs benchmarks last, because they need loops that the first compiles meanwhile.
-ENGINE := tests/kernels tests/ports tests/seft_ref
-REST := $(filter-out $(ENGINE) tests/benchmarks,$(patsubst %/,%,$(filter-out tests/__pycache__/,$(wildcard tests/*/)))) $(wildcard tests/test_*.py) tests/benchmarks
-tests: tests-engine tests-rest
+# Three processes, of which none is long: what a core has left at the end is little. A process collects and imports only
+# what it runs. The rest has benchmarks last, because they need loops that others compile meanwhile.
+ENGINE := tests/kernels tests/seft_ref
+REST := $(filter-out $(ENGINE) tests/ports tests/benchmarks,$(patsubst %/,%,$(filter-out tests/__pycache__/,$(wildcard tests/*/)))) $(wildcard tests/test_*.py) tests/benchmarks
+tests: tests-engine tests-ports tests-rest
 
 tests-engine: setup
 	$(PY) -m pytest $(ENGINE) $(addprefix --ignore=,$(SHAPED))
+
+tests-ports: setup
+	$(PY) -m pytest tests/ports
 
 tests-rest: setup
 	$(PY) -m pytest $(REST)

@@ -25,7 +25,7 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
-    # `make test` runs two of these processes on two cores; tests about threads ask for two (KRN-008: no bit changes)
+    # `make test` runs three of these processes on two cores; tests about threads ask for two (KRN-008: no bit changes)
     numba.set_num_threads(1)
 
 

@@ -78,7 +78,7 @@ def test_a_trainer_takes_the_settings_from_the_adapter(tmp_path):
     assert replace(chosen.settings(), keep_dtype=False) == Settings(
         density=0.2, evolve_every=3, drop_fraction=0.9, preset="seft"
     )
-    assert SeftCallback().state()["attributes"] == {"settings": None}
+    assert SeftCallback().state()["attributes"] == {"settings": None, "event_batches": 1, "start_batches": 1}
 
 
 def test_fsdp_is_refused_before_anything_is_split(monkeypatch):

@@ -75,7 +75,7 @@ def test_EVT_004_a_trainer_whose_loss_is_not_the_models_is_told_at_the_first_ste
     with pytest.raises(NotImplementedError, match="label_smoothing_factor"):
         tiny.trainer(tiny.wrapped(settings), tmp_path, settings, label_smoothing_factor=0.1).train()
     with pytest.raises(SeftError, match=r"EVT-004.*gives none"):
-        next(callback_file._losses(lambda **batch: SimpleNamespace(loss=None), [{}]))
+        next(callback_file._losses(lambda **batch: SimpleNamespace(loss=None), [{}], callback_file.REPLAYED))
 
 
 def test_EVT_009_a_matrix_of_an_adapter_may_lose_all_its_slots_to_others():
