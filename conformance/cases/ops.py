@@ -241,7 +241,7 @@ OPS: dict[str, Op] = {
         files="exact",
     ),
     "folder.write": _op("scalar", "kind tensors attributes tied scales delta encoding part_bytes files", files="exact"),
-    # chapters 10 and 11
+    # training, evaluation and pruning, chapters 10 and 11
     "text.training": _op("scalar", "tokens length seed step rows", starts="exact"),
     "text.calibration": _op("scalar", "tokens length seed n", starts="exact"),
     "text.evaluation": _op("scalar", "tokens length windows", starts="exact"),
@@ -295,12 +295,12 @@ OPS: dict[str, Op] = {
     "generate.fork": _op("whole", "config tensors tokens branches", logits="relative"),
     # rows is the number of rows of A, the rank or the bands; like has the wanted dtype
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
-    # one step from a state, which has one part a target and the other tensors; of a target in tensors only the shape
-    # counts
-    # a part is a dict of base, base_values, delta, delta_values, m, v, age, budget, delta_budget, window?,
-    # window_tokens?, window_steps?
-    # window is Σ g over the window_steps earlier steps of a gradient window, if its event follows this step
-    # window_tokens is Σ dy² x² over the same steps at the positions of base and delta, if the rule asks for it
+    # One step from a state, which has one part a target and the other tensors. Of a target in tensors only the shape
+    # counts. A part is a dict of base, base_values, delta, delta_values, m, v, age, budget, delta_budget, and of these
+    # where an event of a gradient window follows this step:
+    #   window_steps   the earlier steps of the window
+    #   window         Σ g over them
+    #   window_tokens  Σ dy² x² over them at the positions of base and delta, if the rule asks for it
     "train.step": _op(
         "whole",
         "config tensors parts text settings step",

@@ -28,14 +28,14 @@ class Run:
     """The results of a run.
 
     Attributes:
-        losses: of every step.
+        losses: the loss of every step.
         events: one entry an event: for each target the positions of η and B after it.
         states: the final state of each target.
         budgets: K of each target.
         delta_budgets: d_φ of each target.
         final: the effective weights on the final support of each target.
-        gap: the smallest relative distance between a chosen score and one left behind, over all selections whose
-            scores are neither both zero nor drawn.
+        gap: over all selections the smallest relative distance between the last chosen and the first rejected score.
+            Pairs that are both zero, and random scores, do not count.
         moves: how many positions were dropped, grown, cancelled and pruned, over all events.
     """
 

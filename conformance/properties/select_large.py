@@ -1,4 +1,4 @@
-"""Properties of sizes beyond every boundary of an index type: select."""
+"""Properties of `select.*` on more scores than a narrow index can count, and with ids beyond 32 bits."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""HTML as values: text that is put into a tag is escaped, unless it is `Markup` already."""
+"""HTML as values. A text that is put into a tag is escaped unless it is `Markup` already."""
 
 from html import escape
 

@@ -41,7 +41,6 @@ def drop_fraction_at(step: int, steps: int, drop_fraction: float, kind: str = "c
 
 def drop_count(fraction: float, slots: int) -> int:
     """Return n_drop, the number of slots to drop (SCH-002)."""
-    # SCH-002
     return math.floor(fraction * slots + SLACK)
 
 
