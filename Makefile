@@ -25,9 +25,10 @@ $(VENV)/.done: pyproject.toml
 verify: setup
 	$(VENV)/bin/seft verify $(addprefix --backend ,$(BACKENDS)) $(addprefix --examples ,$(EXAMPLES)) $(addprefix --seed ,$(DRAWS))
 
-# Two jobs for two cores: with three each takes more processor time. The kit begins last, when the loops are compiled. Of its backends one is left out: the suite runs every layer and rule on `strict` already. The
-# other two answer every case, and NumPy a few examples of every property, the same in every run: `make verify` asks all
-# three more of them, and draws others each time.
+# Two jobs for two cores: with three each takes more processor time. The kit begins last, when the loops are compiled. Of
+# its backends one is left out: the suite runs every layer and rule on `strict` already. The other two answer every case,
+# and NumPy a few examples of every property, the same in every run: `make verify` asks all three more of them, and draws
+# others each time.
 # Every job has one thread: threads that wait spin on a core that another job needs. Tests about threads ask for two.
 test: lint
 	OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(MAKE) -j2 tests-rest tests-engine tests-ports checked wheel shaped types contracts verify-properties verify-cases
