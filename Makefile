@@ -4,9 +4,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 QUICK ?=
 SECONDS ?= 60
-BACKENDS ?=
-EXAMPLES ?=
-DRAWS ?=
 SEED ?= 1
 
 # tests start hundreds of processes, and each would compile every module anew
@@ -23,7 +20,7 @@ $(VENV)/.done: pyproject.toml
 	touch $@
 
 verify: setup
-	$(VENV)/bin/seft verify $(addprefix --backend ,$(BACKENDS)) $(addprefix --examples ,$(EXAMPLES)) $(addprefix --seed ,$(DRAWS))
+	$(VENV)/bin/seft verify
 
 # Two jobs for two cores: with three each takes more processor time. The kit begins last, when the loops are compiled. Of
 # its backends one is left out: the suite runs every layer and rule on `strict` already. The other two answer every case,

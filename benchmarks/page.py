@@ -139,7 +139,7 @@ def tables(name: str, told: dict[str, Any]) -> str:
 
 
 def _as_it_is(told: dict[str, Any]) -> str:
-    """Return rows of texts and numbers as a table; whole numbers get commas, and columns without letters lean right."""
+    """Return rows as a table, with commas in whole numbers; columns of numbers are right-aligned."""
     rows = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in told["rows"]]
     columns = zip(*rows, strict=True)
     rule = ["---" if any(re.search("[A-Za-z]", cell) for cell in column) else "---:" for column in columns]

@@ -5,7 +5,7 @@ They stand between `<!-- table NAME -->` and `<!-- end -->`. A test compares the
 
 import ast
 import inspect
-import re
+import sys
 import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +17,9 @@ from typing import Any, get_args, get_type_hints
 
 import typer
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are not installed
+
+from benchmarks.page import TABLE
 from seft_cli.app import COMMANDS
 from seft_ref.adapters.methods import ADAPTERS, settings_of_adapter
 from seft_ref.train.settings import METHODS, TrainSettings
@@ -26,12 +29,11 @@ from seft_ref.update.rules import CLAUSE_OF, Rule
 
 PAGES = tuple(Path(__file__).with_name("reference") / name for name in ("command-line.md", "presets.md"))
 """The pages that hold the tables."""
-_MARK = re.compile(r"<!-- table (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 
 
 def filled(text: str) -> str:
     """Return the text of a page with its tables made anew."""
-    return _MARK.sub(lambda m: f"<!-- table {m[1]} -->\n\n{TABLES[m[1]]()}\n\n<!-- end -->", text)
+    return TABLE.sub(lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}", text)
 
 
 def commands() -> str:

@@ -270,7 +270,7 @@ def advice(report: Report) -> list[str]:
 def arms_told(command: str) -> str:
     """Return what each arm of a command line is, empty if it names none."""
     arms = [word.partition(":") for option, word in pairwise(shlex.split(command)) if option == "--arm"]
-    told = [f"*{label}* is {', '.join(f'`{one}`' for one in choices.split(','))}" for label, _, choices in arms]
+    told = [f"*{label}* is {', '.join(f'`{one.strip()}`' for one in choices.split(','))}" for label, _, choices in arms]
     return f"{'; '.join(told)}." if told else ""
 
 

@@ -296,8 +296,8 @@ OPS: dict[str, Op] = {
     # rows is the number of rows of A, the rank or the bands; like has the wanted dtype
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
     # One step from a state, which has one part a target and the other tensors. Of a target in tensors only the shape
-    # counts. A part is a dict of base, base_values, delta, delta_values, m, v, age, budget, delta_budget, and of these
-    # where an event of a gradient window follows this step:
+    # counts. A part is a dict of base, base_values, delta, delta_values, m, v, age, budget and delta_budget. Where an
+    # event that looks at a gradient window follows this step, it has these too:
     #   window_steps   the earlier steps of the window
     #   window         Σ g over them
     #   window_tokens  Σ dy² x² over them at the positions of base and delta, if the rule asks for it

@@ -147,7 +147,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         # a model that was trained already goes on with its slots
         fresh = state.global_step == 0 and not any(layer.slots for layer in self._evolution.layers.values())
         if self._looks["start_batches"] > 1 and fresh:
-            # the Trainer does so in a step, which has not come yet
+            # the Trainer does this in its first step, and these gradients are taken before it
             given["model"].train()
             self._evolution.start(self._losses_of(given["model"], range(1, 1 + self._looks["start_batches"])))
         max_norm = args.max_grad_norm or 0.0

@@ -82,7 +82,10 @@ ALONE = Alone()
 
 
 class Communicator(Protocol):
-    """What `Mpi` asks of a communicator of mpi4py; buffers are arrays, or lists of one and its counts."""
+    """What `Mpi` asks of a communicator of mpi4py.
+
+    What is sent or received is a list of an array and of how many entries belong to each process.
+    """
 
     def Get_rank(self) -> int:  # noqa: N802
         """Return the number of this process, from 0."""

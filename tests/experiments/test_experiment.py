@@ -78,6 +78,9 @@ def test_budgets_are_compared_with_their_own_static_arm(cli, tmp_path):
     ]
     advice = re.findall(r"^- `(.+) (.+%)` ended lowest", page, re.MULTILINE)
     assert [share for _, share in advice] == ["0.5%", "2.0%", "8.0%"]
+    # each budget has a sentence above the picture, too
+    above = page.partition("\n![")[0]
+    assert re.findall(r"^(?:In short: )?`.+ (.+%)` ended lowest", above, re.MULTILINE) == ["0.5%", "2.0%", "8.0%"]
 
 
 def check_runs(runs):
@@ -128,6 +131,7 @@ def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
     page = (tmp_path / "out" / "compare.md").read_text()
     assert "| half − still |" in page
     assert page.startswith("# Is half better?\n")
+    assert "*half* is `preset=seft`, `drop_fraction=0.5`, `grow=fisher`." in one_line(page)
     assert "--arm still:preset=static --arm 'half:preset=seft, drop_fraction=0.5,grow=fisher'" in one_line(page)
     assert max(map(len, page.split("```")[1].splitlines())) <= 153
     runs = {run["arm"]: run["settings"] for run in runs_in(tmp_path / "work")}
@@ -140,6 +144,8 @@ def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
 def test_a_label_with_a_comma_stands_whole_in_the_legend(cli, tmp_path):
     arms = ("--arm", "still, 1:preset=static", "--arm", "still, 2:preset=static,lr=0.002")
     assert cli("compare", *arms, seeds=1)[0] == 0
+    # a setting that the first arm was not asked for is told of the others
+    assert "| still, 2 | 0.002 |" in (tmp_path / "out" / "compare.md").read_text()
     drawn = (tmp_path / "out" / "compare.svg").read_text()
     # tick labels break behind a comma, so these are of the legend
     assert all(f">still, {n}</text>" in drawn for n in (1, 2))

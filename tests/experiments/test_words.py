@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from experiments import app, page, statistics, table
+from experiments import app, markup, page, statistics, table
 
 
 def test_statistics_against_an_example_by_hand():
@@ -26,6 +26,22 @@ def test_statistics_against_an_example_by_hand():
             statistics.estimate(wrong)
     with pytest.raises(ValueError, match="paired"):
         statistics.paired({0: 1.0}, {1: 1.0})
+
+
+def test_a_sentence_a_line_and_none_broken_at_an_abbreviation():
+    text = "One of D. E. Knuth's, e.g. `x` vs. Another. *Two* of 1.5 is it? 3 more follow! `four`. "
+    lines = ["One of D. E. Knuth's, e.g. `x` vs. Another.", "*Two* of 1.5 is it?", "3 more follow!", "`four`."]
+    assert markup.prose(text).splitlines() == lines
+    assert markup.bullets([text]).splitlines() == ["- " + lines[0], *("  " + line for line in lines[1:])]
+
+
+def test_settings_that_the_first_arm_lacks_are_told():
+    given = {"a": {"steps": 3, "seed": 0}, "b": {"steps": 3, "slot_warmup": 10, "seed": 0}}
+    runs = {arm: {0: {"settings": settings}} for arm, settings in given.items()}
+    two = table.Experiment("t", "q", "e", (table.Row("a", "a"), table.Row("b", "b")))
+    shared, apart = page.settings_tables(page.Report("n", two, runs, "c", "m", ("t", "v")))
+    assert "| `steps` | 3 |" in shared
+    assert apart.splitlines()[2:] == ["| a | not given |", "| b | 10 |"]
 
 
 def test_quantiles_of_t_against_scipy():

@@ -1,4 +1,8 @@
-"""The Python of the ports' READMEs runs as it stands, but for the numbers of steps, on a tiny pruned model."""
+"""The Python of the ports' READMEs runs on a tiny pruned model, with fewer steps.
+
+One block of the PyTorch port loses its pattern, which only a model of that pattern takes, and gets the wrapped model
+that the text around it speaks of.
+"""
 
 import re
 from pathlib import Path
@@ -67,7 +71,8 @@ def test_the_readme_of_the_pytorch_port(names):
     assert Path("tuned-hf").is_dir()
     again = "from seft_ports.pytorch import Evolution\n"
     again += "model = AutoModelForCausalLM.from_pretrained('pruned-hf', dtype='float32')\n"
-    # the settings of the block, without what only a model of pattern 2:4 takes
+    assert ", pattern=(2, 4)" in settings
+    assert "\noptimizer =" in settings
     again += settings.replace(", pattern=(2, 4)", "").replace(
         "optimizer =", "model = wrap(model, settings, mask_zeros(model))\noptimizer ="
     )
