@@ -17,7 +17,7 @@ PARTS = dict(
 """Each part of a clause and its text: EVT-004 is the first part of its clause, EVT-004.2 the second."""
 CLAUSES = [part for part in PARTS if "." not in part]
 UNTESTABLE = set(CLAUSES) - {part.partition(".")[0] for part, text in PARTS.items() if "[untestable:" not in text}
-MOST_SENTENCES, MOST_WORDS = 3, 60
+MOST_SENTENCES, MOST_WORDS, LONGEST_SENTENCE = 3, 60, 25
 # what looks like a clause and is none: digests, and the number 000 of a base class that is never raised
 FOREIGN = {"SHA-256", "SHA-512", "SHA-384", "FMT-000"}
 TEXT = {".py", ".cu", ".md", ".json", ".jsonl", ".toml", ".txt"}
@@ -84,6 +84,13 @@ def test_a_part_is_one_short_statement():
     sentences = {part: prose(text) for part, text in PARTS.items()}
     sizes = {part: (len(found), sum(map(len, found))) for part, found in sentences.items()}
     assert {part: size for part, size in sizes.items() if size[0] > MOST_SENTENCES or size[1] > MOST_WORDS} == {}
+
+
+def test_a_sentence_of_a_part_is_short():
+    long = {
+        part: sentence for part, text in PARTS.items() for sentence in prose(text) if len(sentence) > LONGEST_SENTENCE
+    }
+    assert long == {}
 
 
 def test_words_and_sentences_are_counted_without_tables_and_code():
