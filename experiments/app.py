@@ -71,7 +71,7 @@ def main(
         list[str] | None,
         typer.Option(metavar="LABEL:KEY=VALUE,...", help=f"An arm of {COMPARE}, e.g. wide:preset=seft,density=0.08."),
     ] = None,
-    title: Annotated[str | None, typer.Option(help=f"The question that the page of {COMPARE} asks.")] = None,
+    title: Annotated[str | None, typer.Option(help="The title of the page, in place of the experiment's own.")] = None,
     eval_length: Annotated[int, typer.Option(min=2, help="Tokens of an evaluation window.")] = 256,
     eval_windows: Annotated[int, typer.Option(min=1, help="Evaluation windows.")] = 40,
     only_arm: Annotated[list[str] | None, typer.Option(help="Run this arm only; may be repeated.")] = None,
@@ -98,14 +98,23 @@ def main(
     changes = changes_of({}, settings or [])
     given = (QUICK if quick else {}) | changes
     check_model(folder)
-    check_fitting(name, changes, of_arms=bool(arm or title or only_arm or seed or plan or any_engine))
+    check_fitting(name, changes, of_arms=bool(arm or only_arm or seed or plan or any_engine))
     if name in OWN:
         pattern_for(name, folder, patterned=False)
         print_own(
-            OWN[name], folder, train, valid, out, work, seeds, given, {"length": eval_length, "windows": eval_windows}
+            OWN[name],
+            folder,
+            train,
+            valid,
+            out,
+            work,
+            seeds,
+            given,
+            {"length": eval_length, "windows": eval_windows},
+            title,
         )
         return
-    experiment = experiment_of(name, arm or [], title)
+    experiment = experiment_of(name, arm or [])
     pattern = pattern_for(name, folder, patterned=experiment.patterned)
     for one_arm in only_arm or ():
         if one_arm not in experiment.arms():
@@ -138,7 +147,7 @@ def main(
     for cell in cells:
         runs.setdefault(cell.arm, {})[cell.seed] = finished[cell.key]
     options = {"seeds": seeds, "eval_length": eval_length, "eval_windows": eval_windows}
-    own = [*(word for text in arm or [] for word in ("--arm", text)), *(["--title", title] if title else [])]
+    own = [*(word for text in arm or [] for word in ("--arm", text)), *titled(title)]
     command = command_line(name, (folder, train, valid, out), options, given, own, scored, any_engine=any_engine)
     texts = (train.name, valid.name)
     report = Report(name, experiment, runs, command, describe(folder, runs), texts)
@@ -147,9 +156,7 @@ def main(
 
 
 def write_again(name: str | None, out: Path, title: str | None = None) -> None:
-    """Write page and picture again from the JSON of a finished experiment, which has the title too."""
-    if title:
-        raise console.Refused("--redraw takes the title from the JSON; leave --title out")
+    """Write page and picture again from the JSON of a finished experiment, which keeps a new title."""
     names = (*EXPERIMENTS, COMPARE, *OWN)
     if name not in names:
         raise console.Refused(f"--redraw needs one of {', '.join(names)}")
@@ -158,13 +165,16 @@ def write_again(name: str | None, out: Path, title: str | None = None) -> None:
         raise console.Refused(f"there is no {kept}; run the experiment first")
     library()
     data = kept.read_bytes()
+    content = json.loads(data)
+    if title:
+        words = shlex.split(content["command"])
+        at = words.index("--title") if "--title" in words else len(words)
+        command = shlex.join([*words[:at], *titled(title), *words[at + 2 :]])
+        data = data.replace(json.dumps(content["command"]).encode(), json.dumps(command).encode(), 1)
     if name in OWN:
         OWN[name].write_again(data, out)
     else:
-        content = json.loads(data)
-        words = shlex.split(content["command"])
-        title = words[words.index("--title") + 1] if "--title" in words else None
-        experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in content["runs"]}, title)
+        experiment = EXPERIMENTS.get(name) or compared({run["arm"]: {} for run in content["runs"]})
         write(Report.of(name, experiment, data), out)
     console.out.print(f"wrote {out / name}.md and .svg")
 
@@ -179,6 +189,7 @@ def print_own(
     seeds: int,
     given: dict[str, Any],
     evaluation: dict[str, int],
+    title: str | None,
 ) -> None:
     """Measure what is missing of an experiment without arms, and write its page."""
     for file in (*(out / f"{of.NAME}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
@@ -189,7 +200,7 @@ def print_own(
     before = perplexity_before(inputs, results)
     lines = of.fill(inputs, settings_of(**given), seeds, before, results, engine)
     options = {"seeds": seeds, "eval_length": evaluation["length"], "eval_windows": evaluation["windows"]}
-    command = command_line(of.NAME, (folder, train, valid, out), options, given)
+    command = command_line(of.NAME, (folder, train, valid, out), options, given, titled(title))
     model = f"The model `{folder.name}` (state {inputs.model[:12]})"
     of.write(lines, command, model, (train.name, valid.name), out)
     console.out.print(f"wrote {out / of.NAME}.md, .svg and .json")
@@ -303,6 +314,11 @@ def command_line(
     words += own
     words += ["--any-engine"] if any_engine else []
     return shlex.join(words)
+
+
+def titled(title: str | None) -> list[str]:
+    """Return the words of a command that give its page a title."""
+    return ["--title", title] if title else []
 
 
 def write(report: Report, out: Path) -> None:

@@ -54,19 +54,17 @@ def check_fitting(name: str, changes: Mapping[str, Any], *, of_arms: bool) -> No
     if "seed" in changes:
         raise console.Refused("--set seed: the seeds are 0, 1, …; choose among them by --seeds and --seed")
     if of_arms and name in OWN:
-        raise console.Refused(
-            f"{name} has no arms: leave out --arm, --title, --only-arm, --seed, --plan and --any-engine"
-        )
+        raise console.Refused(f"{name} has no arms: leave out --arm, --only-arm, --seed, --plan and --any-engine")
     takes = OWN[name].TAKES if name in OWN else None
     if takes is not None and (unused := [setting for setting in changes if setting not in takes]):
         raise console.Refused(f"{name} does not take {', '.join(unused)}; --set takes {', '.join(takes)}")
 
 
-def experiment_of(name: str, arms: list[str], title: str | None = None) -> Experiment:
+def experiment_of(name: str, arms: list[str]) -> Experiment:
     """Return an experiment of the table, or one of the arms that a command line names: LABEL:KEY=VALUE,..."""
     if name != COMPARE:
-        if arms or title:
-            raise console.Refused(f"--arm and --title are for {COMPARE}; {name} has its own")
+        if arms:
+            raise console.Refused(f"--arm is for {COMPARE}; {name} has its own")
         return EXPERIMENTS[name]
     own: dict[str, dict[str, Any]] = {}
     for text in arms:
@@ -80,7 +78,7 @@ def experiment_of(name: str, arms: list[str], title: str | None = None) -> Exper
             raise console.Refused(f"--arm {text}: every arm runs the same seeds; leave seed out")
     if not own:
         raise console.Refused(f"{COMPARE} needs --arm LABEL:preset=NAME,KEY=VALUE,... once or more")
-    return compared(own, title)
+    return compared(own)
 
 
 def check_model(folder: Path) -> None:

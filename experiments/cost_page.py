@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from experiments.markup import bullets, measured_by, prose, table
+from experiments.markup import bullets, measured_by, prose, table, title_of
 from experiments.page import Report, head, settings_tables
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.run import minutes_of
@@ -60,7 +60,7 @@ def markdown(report: Report) -> str:
     """Return the page as Markdown."""
     experiment = report.experiment
     parts = [
-        f"# {experiment.title}",
+        f"# {title_of(report.command, experiment.title)}",
         prose(experiment.question),
         f"![{report.name}: time and memory of every run]({report.name}.svg)",
         "## What came out",

@@ -40,6 +40,12 @@ def shell(command: str) -> str:
     return " \\\n".join(lines)
 
 
+def title_of(command: str, usual: str) -> str:
+    """Return the title that a command gives its page, else the usual one."""
+    words = shlex.split(command)
+    return words[words.index("--title") + 1] if "--title" in words else usual
+
+
 def measured_by(command: str, name: str) -> str:
     """Return the command that measured what a page shows, and the one that writes the page again."""
     again = f"`python -m experiments {name} --out FOLDER --redraw` writes this page again from [its JSON]({name}.json)."

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments import task_table
-from experiments.markup import bullets, measured_by, prose, table
+from experiments.markup import bullets, measured_by, prose, table, title_of
 from experiments.run import COUNTS, minutes_of, seconds_of
 from experiments.statistics import Estimate, estimate, paired, paired_percent, percent_told
 from experiments.table import Experiment, Row
@@ -99,7 +99,7 @@ def markdown(report: Report) -> str:
     """Return the page as Markdown."""
     experiment = report.experiment
     parts = [
-        f"# {experiment.title}",
+        f"# {title_of(report.command, experiment.title)}",
         prose(arms_told(report.command) or experiment.question),
         prose(f"In short: {in_short(report)}"),
         f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",

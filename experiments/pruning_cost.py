@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.markup import bullets, measured_by, prose, table
+from experiments.markup import bullets, measured_by, prose, table, title_of
 from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
@@ -40,6 +40,7 @@ from seft_ref.update.rules import ON_SUPPORT, Rule
 from seft_ref.update.select import selection
 
 NAME = "pruning-cost"
+HEADING = "What does the pruning of an event cost?"
 TITLE = "what the pruning of an event costs, by criterion and batches; no training"
 TAKES = ("batch", "micro_batches", "length")
 """Settings that a command line may change: which windows of the text a draw takes."""
@@ -212,7 +213,7 @@ def _page(
     rows = [[f"`{c}`", *(cells.get((c, n), "") for n in (0, *BATCHES))] for c in CRITERIA]
     every = [[f"`{c.criterion}`", str(c.batches), *(f"{value:+.4f}" for value in c.values)] for c in found]
     parts = [
-        "# What does the pruning of an event cost?",
+        f"# {title_of(command, HEADING)}",
         prose(QUESTION),
         f"![{NAME}: nats of every draw by criterion and batches]({NAME}.svg)",
         "## What came out",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import formats
-from experiments.markup import bullets, measured_by, prose, table
+from experiments.markup import bullets, measured_by, prose, table, title_of
 from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
@@ -33,6 +33,7 @@ from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import stream_of
 
 NAME = "quantised"
+HEADING = "What do codes of 8 and 4 bits cost a pruned model?"
 TITLE = "a pruned model in codes of 8 and 4 bits, before and after fine-tuning"
 TAKES = None
 """Every setting."""
@@ -295,7 +296,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
         f"{on['windows']} windows of {on['length']} tokens of `{texts[1]}`; {seeds} seed{'s' * (seeds > 1)}{which}."
     )
     parts = [
-        "# What do codes of 8 and 4 bits cost a pruned model?",
+        f"# {title_of(command, HEADING)}",
         prose(QUESTION),
         f"![{NAME}: perplexity of every measurement]({NAME}.svg)",
         "## What came out",

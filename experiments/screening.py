@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from experiments.design import ACTIVE, FACTORS, KINDS, SEFT, STATIC, Factor, settings_of_run, signs
-from experiments.markup import bullets, measured_by, prose, table
+from experiments.markup import bullets, measured_by, prose, table, title_of
 from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
 from experiments.results import Results, key_of
@@ -28,6 +28,7 @@ from seft_ref import TrainSettings, settings_of
 from seft_ref.files.state import settings_text
 
 NAME = "screening"
+HEADING = "Which settings decide?"
 TITLE = "which of sixteen settings decide; 96 short runs a seed, for a small model"
 TAKES = ("steps", "batch", "micro_batches", "length", "warmup_steps", "max_norm")
 """Settings that a command line may change for all runs; the design sets the others."""
@@ -202,7 +203,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
     best = [_best(lines, kind) for kind in (STATIC, ACTIVE, SEFT)]
     levels = zip(("perplexity", *(f"`{factor.name}`" for factor in FACTORS)), *best, strict=True)
     parts = [
-        "# Which settings decide?",
+        f"# {title_of(command, HEADING)}",
         prose(QUESTION),
         f"![{NAME}: the effect of every setting, with intervals]({NAME}.svg)",
         "## What came out",

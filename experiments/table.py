@@ -306,10 +306,10 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
-def compared(arms: Mapping[str, Mapping[str, Any]], title: str | None = None) -> Experiment:
-    """Return the experiment that compares the arms of a command line with the first of them, under a title."""
+def compared(arms: Mapping[str, Mapping[str, Any]]) -> Experiment:
+    """Return the experiment that compares the arms of a command line with the first of them."""
     return Experiment(
-        title or "Arms of one's own",
+        "Arms of one's own",
         "Each arm is the preset and the settings that the command names.",
         "Nothing was written down before these runs were made.",
         tuple(Row(arm, arm) for arm in arms),

@@ -27,6 +27,14 @@ WITH_EXAMPLES = [
 ]
 
 
+def test_a_page_of_the_manual_has_a_title_of_its_own():
+    texts = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES if page.parts[0] == "docs"]
+    # a page that shows another file has its title there
+    titles = [heading[0] for text in texts if (heading := re.match(r"# .+$", text, re.MULTILINE))]
+    assert len(titles) > 60
+    assert len(titles) == len(set(titles))
+
+
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=str)
 def test_examples_print_what_they_say(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

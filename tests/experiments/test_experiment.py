@@ -139,6 +139,8 @@ def test_arms_of_ones_own_are_compared_with_the_first(cli, tmp_path):
     (tmp_path / "out" / "compare.md").unlink()
     assert cli("compare", "--redraw")[0] == 0
     assert (tmp_path / "out" / "compare.md").read_text() == page
+    assert cli("compare", "--redraw", "--title", "Is it?")[0] == 0
+    assert (tmp_path / "out" / "compare.md").read_text() == page.replace("Is half better?", "Is it?")
 
 
 def test_a_label_with_a_comma_stands_whole_in_the_legend(cli, tmp_path):
@@ -237,10 +239,7 @@ REFUSALS = {
     "arms where there are none": (("pruning-cost", "--arm", "a:preset=seft"), {}, "pruning-cost has no arms"),
     "a setting that it would not use": (("pruning-cost",), {}, "pruning-cost does not take steps, evolve_every"),
     "no arms": (("compare",), {}, "compare needs --arm"),
-    "arms that are not its own": (("mask-ablation", "--arm", "a:preset=seft"), {}, "--arm and --title are for compare"),
-    "a title where there is one": (("mask-ablation", "--title", "Why?"), {}, "--arm and --title are for compare"),
-    "a title of measurements": (("pruning-cost", "--title", "Why?"), {}, "leave out --arm, --title"),
-    "a title of what is drawn again": (("compare", "--redraw", "--title", "Why?"), {}, "leave --title out"),
+    "arms that are not its own": (("mask-ablation", "--arm", "a:preset=seft"), {}, "--arm is for compare"),
     "a seed out of range": (("mask-ablation", "--seed", 2), {}, "--seeds"),
     "settings that contradict": (("gradient-reliability", "--set", "gradient_window=9"), {}, "TRN-005"),
     "an arm that the model does not fit": (("recovery", "--plan"), {}, "AD"),

@@ -42,6 +42,10 @@ def test_every_measurement_is_taken_once_and_told(cli, tmp_path):
     drawn = {end: (tmp_path / "out" / f"quantised.{end}").read_bytes() for end in ("md", "svg")}
     assert cli("quantised", "--redraw")[0] == 0
     assert {end: (tmp_path / "out" / f"quantised.{end}").read_bytes() for end in drawn} == drawn
+    # a title of one's own stays in the JSON
+    assert cli("quantised", "--redraw", "--title", "What else?")[0] == 0
+    assert cli("quantised", "--redraw")[0] == 0
+    assert (tmp_path / "out" / "quantised.md").read_text().startswith("# What else?\n")
 
 
 def test_what_was_measured_is_found_again(cli, tmp_path, monkeypatch):
