@@ -1,6 +1,7 @@
 """The second reader: what is legal, and that nothing but `Refused` comes out of anything else."""
 
 import copy
+import json
 import math
 import random
 import re
@@ -35,6 +36,9 @@ from tests.conformance.checkpoint_bytes import (
 )
 
 
+SPEC = (ROOT / "SPEC.md").read_text(encoding="utf-8")
+
+
 def test_the_reader_stays_short():
     assert len((ROOT / "conformance" / "oracle" / "second_reader.py").read_text("utf-8").splitlines()) <= 300
 
@@ -62,6 +66,32 @@ def test_the_example_of_12_13(try_read):
     digests = {"w": "4b42d561e2c38c25f526f64b3e1d367d23920dfc0e296234998ca422506b8b76"}
     assert content.state_sha256 == sha(spell({"scales": {}, "tensors": digests, "tied": {}}).encode())
     assert content.state_sha256 == "84502f1eb099dc0e16296043ffdf1f79436e7ac5124d2fb7cee7026c6c6c2264"
+
+
+def test_the_supports_of_12_13_have_the_bytes_that_stand_there():
+    (rows,) = re.findall(r"\| shape \| stored positions .*\n\|-.*\n((?:\|.*\n)+)", SPEC)
+    for row in rows.splitlines():
+        shape, positions, encoding, sections = (cell.strip() for cell in row.strip("|").split("|"))
+        shape = [int(n) for n in shape.split(" × ")]
+        flat = [int(r) * shape[1] + int(c) for r, c in re.findall(r"\((\d+), (\d+)\)", positions)]
+        n, m, axis = map(int, (re.findall(r"(\d):(\d), axis (\d)", encoding) or ["000"])[0])
+        listed = {role: bytes.fromhex(text) for role, text in re.findall(r"`(\w+)` ([0-9a-f ]+)", sections)}
+        made = support(encoding.split("`")[1], shape, flat, {"axis": axis, "m": m, "n": n})
+        assert listed == {role: data for role, (_, _, data) in made.items()}, row
+    assert len(rows.splitlines()) == 8
+
+
+def test_the_digests_of_12_13_are_those_of_their_texts():
+    texts = [text for text in re.findall(r"`(\{.*\})`", SPEC) if '"nnz"' in text]
+    assert len(texts) == 2
+    for text in texts:
+        assert SPEC.count(sha(text.encode()))
+    (described,) = re.findall(r'^\{"base_sha256".*$', SPEC, re.MULTILINE)
+    value = json.loads(described)
+    changed = {"scales": {}, "tensors": {"w": value["tensors"]["w"]["target"]}, "tied": {}}
+    assert value["target_sha256"] == sha(spell(changed).encode())
+    after = tensor("F16", [2, 3], "bitmask", [0, 2], bytes.fromhex("003e003c"))
+    assert value["tensors"]["w"]["target"] == after[0]["content_sha256"]
 
 
 def test_the_builder_writes_the_example():
