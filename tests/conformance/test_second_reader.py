@@ -35,7 +35,6 @@ from tests.conformance.checkpoint_bytes import (
     tensor,
 )
 
-
 SPEC = (ROOT / "SPEC.md").read_text(encoding="utf-8")
 
 
