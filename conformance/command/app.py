@@ -15,7 +15,18 @@ from conformance.cases.profiles import CLASSES, PROFILES
 from conformance.command import asking, listing, outputs
 from conformance.command import doctor as doctors
 from conformance.command import export as exports
-from conformance.command.runner import BACKENDS, DEFAULT, EXAMPLES, Broken, Options, Target, Unusable, judge, started
+from conformance.command.runner import (
+    BACKENDS,
+    DEFAULT,
+    EXAMPLES,
+    Broken,
+    Options,
+    Target,
+    Unusable,
+    chosen,
+    judge,
+    started,
+)
 from conformance.expect.manifest import entries
 from conformance.judge.conduct import CHECKS
 from conformance.judge.judgement import PROTOCOL, Run, Status
@@ -51,6 +62,10 @@ Backend = Annotated[
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="Our engine on cpu, or on cuda: short for --backend cupy.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(metavar="GLOB", help="Only what GLOB matches: cases by id, operation or clause; may be repeated."),
+]
 Timeout = Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a call may take.")]
 
 
@@ -69,10 +84,7 @@ def verify(
         str | None, typer.Option("--class", metavar="A,B", help=f"Numeric classes: {','.join(CLASSES)}.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Few cases, no properties: not enough for a claim.")] = False,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Only what GLOB matches: cases by id, operation or clause; may be repeated."),
-    ] = None,
+    only: Only = None,
     clause: Annotated[str | None, typer.Option(metavar="ID", help="Only cases that show this clause.")] = None,
     seed: Annotated[str | None, typer.Option(metavar="HEX", help="Seed of order and properties; else drawn.")] = None,
     expect: Annotated[Path | None, typer.Option(metavar="FILE", help="Expected failures, a seft-expect.toml.")] = None,
@@ -97,6 +109,9 @@ def verify(
     failed), 1 it is not, 2 wrong use, 3 the port did not start, 4 the kit itself is broken or nothing ran.
     """
     if context.invoked_subcommand is not None:
+        sources = {p.opts[0]: context.get_parameter_source(p.name or "") for p in context.command.params}
+        if options_of_run := " ".join(o for o, source in sources.items() if source and source.name == "COMMANDLINE"):
+            _stop(f"{options_of_run} before {context.invoked_subcommand} is of no use: write options behind it", USAGE)
         return
     target = _target(port, port_py, _on_device(device, backend))
     options = Options(
@@ -207,10 +222,17 @@ def ask(
 
 
 @app.command()
-def export(folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")]) -> None:
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")], only: Only = None
+) -> None:
     """Write every case as it goes over the line, one file each, for those who cannot start a child process."""
     _require_absent(folder)
-    console.print(f"wrote {exports.write(folder)} cases to {folder}")
+    try:
+        cases = chosen(load_all(), Options(only=tuple(only or ())))
+    except Unusable as error:
+        _stop(str(error), USAGE)
+    exports.write(folder, cases)
+    console.print(f"wrote {len(cases)} cases to {folder}")
 
 
 @app.command()

@@ -1,12 +1,13 @@
 """Writes every case as it goes over the line, for programs that cannot be a child process."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from conformance.cases.case import Case, load_all
+from conformance.cases.case import Case
 from conformance.cases.ops import OPS
 from conformance.judge.harness import prepared_inputs
 from conformance.judge.judgement import REVISION, kit_digest
@@ -17,9 +18,8 @@ from formats.atomic import new_folder
 __all__ = ["write"]
 
 
-def write(folder: Path) -> int:
-    """Write folder/OPERATION/CASE.json for every case, and an index, or nothing at all; return the number of cases."""
-    cases = load_all()
+def write(folder: Path, cases: Sequence[Case]) -> None:
+    """Write folder/OPERATION/CASE.json for every case, and an index, or nothing at all."""
     with new_folder(folder) as making:
         for case in cases:
             place = making / case.op
@@ -28,7 +28,6 @@ def write(folder: Path) -> int:
             (place / f"{case.id}.json").write_text(text + "\n", encoding="utf-8")
         index = {"spec": "1.0", "kit": REVISION, "kit_sha256": kit_digest(), "cases": {c.id: c.op for c in cases}}
         (making / "index.json").write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    return len(cases)
 
 
 def _record(case: Case) -> dict[str, Any]:

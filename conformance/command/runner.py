@@ -225,7 +225,7 @@ def judge(
         offered = port.offered
         profiles = options.profiles or tuple(p for p, ops in PROFILES.items() if offered & set(ops))
         meant = [case for case in cases_of(profiles, every) if any(v.takes(case) for v in port.lanes[0])]
-        cases = _chosen(meant, options)
+        cases = chosen(meant, options)
         if not cases and not options.filtered and not options.profiles:
             raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
         if options.filtered:
@@ -321,7 +321,7 @@ def _described(hellos: Sequence[Hello]) -> dict[str, object]:
     return port | {"host": platform.platform(), "python": platform.python_version()}
 
 
-def _chosen(cases: Sequence[Case], options: Options) -> list[Case]:
+def chosen(cases: Sequence[Case], options: Options) -> list[Case]:
     """Return the cases that filters leave.
 
     Raises:

@@ -202,6 +202,8 @@ def test_what_a_port_raises_is_a_failure_of_the_port(verify, broken):
         (["new-port", "cobol", "x"], 2, "choose one of python"),
         (["check-report", "no/such.jsonl"], 2, "no such file"),
         (["export", "."], 2, "does not"),
+        (["export", "no-folder", "--only", "nothing"], 2, "matches no case"),
+        (["--only", "file.read", "--quick", "export", "no-folder"], 2, "--quick --only before export"),
         (["extra"], 2, "--help"),
     ],
 )
@@ -262,6 +264,12 @@ def test_export_writes_every_case_as_it_goes_over_the_line(verify, tmp_path):
     assert verify("export", tmp_path / "out")[0] == 0
     files = list((tmp_path / "out").glob("*/*.json"))
     assert len(files) == len(load_all())
+    assert verify("export", tmp_path / "some", "--only", "select.largest")[0] == 0
+    some = list((tmp_path / "some").glob("*/*.json"))
+    assert [path.read_text() for path in some] == [
+        (tmp_path / "out" / path.relative_to(tmp_path / "some")).read_text() for path in some
+    ]
+    assert {path.parent.name for path in some} == {"select.largest"}
     case = json.loads((tmp_path / "out" / "select.largest" / "select.largest-example.json").read_text())
     assert decode(case["in"]["float32"]["scores"]).tolist() == [1, 3, 3, 2]
     assert decode(case["out"]["chosen"]).tolist() == [7, 9]
