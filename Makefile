@@ -86,7 +86,7 @@ wheel: setup
 # The manual, in build/docs/index.html; a dead link is an error.
 docs: setup
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[docs]"
-	$(PY) -m sphinx -W --keep-going -n -q -b html docs build/docs
+	$(PY) -m sphinx -W --keep-going -n -E -a -q -b html docs build/docs
 	@echo wrote build/docs/index.html
 
 demo: setup

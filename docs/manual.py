@@ -2,7 +2,7 @@
 
 A line `<!-- fill: NAME -->` in a page is replaced by what the function of that name returns. So are the lines after it
 up to `<!-- filled -->`: they tell a reader of the file itself where that text is. Links of a page that is
-taken from elsewhere in the repository are turned into links of the manual; a link to a source file becomes its name.
+taken from elsewhere in the repository are turned into links of the manual; a link to a source file downloads it.
 """
 
 import html
@@ -45,13 +45,16 @@ CODE = "_code"
 KIT = ("conformance/cases/compare.py", "conformance/judge", "conformance/protocol", "conformance/command")
 IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *KIT)
 """Folders and files whose lines implement clauses; those of chapters 14 and 16 the kit implements."""
+EVIDENCE = (("line of code", "lines of code"), ("case", "cases"), ("mutant", "mutants"), ("test file", "test files"))
+"""What `evidence` and `tests_of` return by clause, one and several of each."""
 ENTRIES = 64
 """Entries of an array of a case that are shown."""
 _ID = r"[A-Z]{3,4}-\d{3}(?:\.\d+)?"
 """The id of a clause or of one of its parts."""
 _PART_STARTS = re.compile(rf"^\*\*({_ID})\*\* \((?:MUST|SHOULD|MAY)\)")
 _NAMED = re.compile(
-    rf"```.*?^```|`[^`\n]*`|!?\[[^\]]*\]\([^)]*\)|\*\*{_ID}\*\*|\({_ID}\)=|<details.*?</details>|\b({_ID})\b",
+    r"```.*?^```|`(?:[^`\n]|\n(?!\n))*`|!?\[[^\]]*\]\([^)]*\)"
+    rf"|\*\*{_ID}\*\*|\({_ID}\)=|<p class=.*?</p>|\b({_ID})\b",
     re.DOTALL | re.MULTILINE,
 )
 """The id of a clause or part, or what may hold one that is not to be a link."""
@@ -105,8 +108,9 @@ def with_links(text: str, path: str) -> str:
             return f"{label}(/{ELSEWHERE[there]}.md{mark}{anchor})"
         if there.startswith("docs/") and (ROOT / there).is_file():
             return f"{label}(/{there.removeprefix('docs/')}{mark}{anchor})"
+        name = label.strip("![]`")
         if (ROOT / there).exists():
-            return label.strip("![]") if "`" in label else f"`{label.strip('![]')}`"
+            return f"{{download}}`{name} </../{there}>`" if (ROOT / there).is_file() else f"`{name}`"
         LOG.warning("%s: there is no %s", path, target)
         return found[0]
 
@@ -155,27 +159,31 @@ def _goes_on(clause: str, lines: Sequence[str]) -> bool:
 
 
 def shown(clause: str) -> str:
+    """Return a line that says how many lines, cases, mutants and tests a clause has, and links to a page of them."""
+    counts = [(len(of[clause]), thing) for of, thing in zip((*evidence(), tests_of()), EVIDENCE, strict=True)]
+    words = ", ".join(f"{n} {thing[n != 1]}" for n, thing in counts if n)
+    return f'<p class="clause-shown"><a href="../{CODE}/clauses/{clause}.html">{words}</a></p>' if words else ""
+
+
+def evidence_page(clause: str) -> str:
     """Return which lines implement a clause, which cases show it, which mutants break it and which tests name it."""
-    all_code, all_cases, all_mutants = evidence()
-    tests = [f"{file}:{number}" for file, number in tests_of()[clause].items()]
-    code, cases, mutants = all_code[clause], all_cases[clause], all_mutants[clause]
-    lines = [f'<a href="../{CODE}/{file}.html#line-{number}">{file}:{number}</a>' for file, number in code]
-    asked = [f'<a href="../{CODE}/cases/{case.op}.html#{case.id}"><code>{case.id}</code></a>' for case in cases]
-    wrong = [
-        f'<a href="../{CODE}/{file}.html#line-{number}"><code>{html.escape(name)}</code></a>'
-        for name, file, number in mutants
-    ]
-    headings = ("Code", "Cases", "Mutants that it refuses", "Tests that name it, the first line of each file")
-    parts = zip(headings, (lines, asked, wrong, tests), strict=True)
-    told = "".join(f"<dt>{name}</dt><dd>{', '.join(listed)}</dd>" for name, listed in parts if listed)
-    if not told:
-        return ""
-    summary = f"{len(code)} lines of code, {len(cases)} cases, {len(mutants)} mutants, {len(tests)} files of tests"
-    return f'<details class="clause-shown"><summary>{summary}</summary><dl>{told}</dl></details>'
+    code, cases, mutants = (of[clause] for of in evidence())
+    lists = {
+        "Code": [f'<a href="../{file}.html#line-{number}">{file}:{number}</a>' for file, number in code],
+        "Mutants that it refuses": [
+            f'<a href="../{file}.html#line-{number}">{html.escape(name)}</a>' for name, file, number in mutants
+        ],
+        "Tests that name it, the first line of each file": [
+            f"{file}:{number}" for file, number in tests_of()[clause].items()
+        ],
+        "Cases": [f'<a href="../cases/{case.op}.html#{case.id}">{case.id}</a>' for case in cases],
+    }
+    parts = (f"<h2>{name}</h2><ul><li>{'<li>'.join(lines)}</ul>" for name, lines in lists.items() if lines)
+    return f'<p><a href="../../reference/spec.html#{clause.lower()}">What it says</a></p>{"".join(parts)}'
 
 
 def write_code(app: Sphinx, error: Exception | None) -> None:
-    """Write what the clauses of SPEC.md link to: source files with an anchor a line, and cases by operation."""
+    """Write what the clauses of SPEC.md link to: a page a clause, source files with an anchor a line, and cases."""
     if error or app.builder.format != "html":
         return
     light, dark = (HtmlFormatter(style=style, linenos="inline", linespans="line") for style in ("default", "monokai"))
@@ -193,11 +201,12 @@ def write_code(app: Sphinx, error: Exception | None) -> None:
     by_op: dict[str, dict[str, Case]] = {}
     for case in (case for of in cases.values() for case in of):
         by_op.setdefault(case.op, {})[case.id] = case
-    for op, of in by_op.items():
-        page = Path(app.outdir, CODE, "cases", f"{op}.html")
+    pages = {f"cases/{op}": (f"Cases of {op}", "".join(map(case_shown, of.values()))) for op, of in by_op.items()}
+    pages |= {f"clauses/{clause}": (clause, evidence_page(clause)) for clause in clauses()}
+    for name, (title, body) in pages.items():
+        page = Path(app.outdir, CODE, f"{name}.html")
         page.parent.mkdir(parents=True, exist_ok=True)
-        body = "".join(map(case_shown, of.values()))
-        page.write_text(f"<!doctype html>{head}<title>{op}</title><h1>Cases of {op}</h1>{body}", encoding="utf-8")
+        page.write_text(f"<!doctype html>{head}<title>{title}</title><h1>{title}</h1>{body}", encoding="utf-8")
 
 
 def case_shown(case: Case) -> str:

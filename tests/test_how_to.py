@@ -1,5 +1,6 @@
 """The commands of how-to pages run as they stand, on tiny models in the place of those that the page names."""
 
+import json
 import re
 import shlex
 import shutil
@@ -36,8 +37,8 @@ ELSEWHERE = ("-m benchmarks gpu", "-m examples.rl_sync", "pip install")
 """What needs a GPU or the network, or runs in tests of its own."""
 FOREIGN = ("from vllm", "import lm_eval")
 """Python that needs another program, and is not run here."""
-LANGUAGES = ("", "sh", "py", "python", "json")
-"""Of blocks; `test_readme` runs those of python, which print what they say."""
+LANGUAGES = ("", "sh", "py", "python", "json", "js")
+"""Of blocks; `test_readme` runs those of python, which print what they say, and one test runs that of js."""
 OUTPUT = {"prune": 1, "convert": 1, "finetune": 1, "diff": 2, "apply": -1}
 """Command -> which of its arguments is written; a page may write a name twice."""
 
@@ -154,3 +155,19 @@ def test_what_a_page_says_to_type_runs(page, tmp_path, monkeypatch, capsys):
                 seft(*words[1:])
             ran += 1
     assert bool(ran) == (page.stem != "ship-steps")
+
+
+def test_the_loop_over_the_cases_of_a_reader_finds_wrong_verdicts(tmp_path, monkeypatch, capsys):
+    if shutil.which("node") is None:
+        pytest.skip("node is not installed")
+    monkeypatch.chdir(tmp_path)
+    assert call(monkeypatch, capsys, "verify", "export", "cases", "--only", "file.read")[0] == 0
+    (page,) = (page for page in PAGES if page.stem == "read-the-format")
+    (block,) = re.findall(r"```js\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    refuses_all = 'const myReader = () => { throw new Error("FMT-063: too many bits"); };'
+    Path("loop.mjs").write_text(f"{refuses_all}\n{block}")
+    done = subprocess.run(["node", "loop.mjs"], capture_output=True, text=True, check=True)
+    cases = [json.loads(path.read_text()) for path in Path("cases", "file.read").iterdir()]
+    wrong = [case["id"] for case in cases if "FMT-063" not in case.get("rejected", ())]
+    assert sorted(re.findall(r"^(\S+) FMT-063: too", done.stdout, re.MULTILINE)) == sorted(wrong)
+    assert 0 < len(wrong) < len(cases)
