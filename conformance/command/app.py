@@ -15,18 +15,8 @@ from conformance.cases.profiles import CLASSES, PROFILES
 from conformance.command import asking, listing, outputs
 from conformance.command import doctor as doctors
 from conformance.command import export as exports
-from conformance.command.runner import (
-    BACKENDS,
-    DEFAULT,
-    EXAMPLES,
-    Broken,
-    Options,
-    Target,
-    Unusable,
-    chosen,
-    judge,
-    started,
-)
+from conformance.command.options import Backend, Device, Only, Port, PortPy, Timeout
+from conformance.command.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, chosen, judge, started
 from conformance.expect.manifest import entries
 from conformance.judge.conduct import CHECKS
 from conformance.judge.judgement import PROTOCOL, Run, Status
@@ -47,26 +37,6 @@ USAGE, NOT_STARTED = 2, 3
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 console = Terminal(keep="\n\t", soft_wrap=True)
-
-Port = Annotated[
-    str | None,
-    typer.Option(metavar="COMMAND", help="The port: a program that speaks the protocol on stdin and stdout."),
-]
-PortPy = Annotated[
-    str | None, typer.Option(metavar="pkg.mod:Class", help="A Python class as the port, run in a child process.")
-]
-Backend = Annotated[
-    list[str] | None,
-    typer.Option(
-        help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated; default {', '.join(DEFAULT)}."
-    ),
-]
-Device = Annotated[str | None, typer.Option(help="Our engine on cpu, or on cuda: short for --backend cupy.")]
-Only = Annotated[
-    list[str] | None,
-    typer.Option(metavar="GLOB", help="Only what GLOB matches: cases by id, operation or clause; may be repeated."),
-]
-Timeout = Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a call may take.")]
 
 
 @app.callback(invoke_without_command=True)

@@ -256,25 +256,6 @@ def test_the_page_of_operations_is_what_the_kit_has():
     assert page.read_text(encoding="utf-8") == operations_page(), "run python -m conformance.command.listing"
 
 
-def test_export_writes_every_case_as_it_goes_over_the_line(verify, tmp_path):
-    import json
-
-    from conformance.protocol.values import decode
-
-    assert verify("export", tmp_path / "out")[0] == 0
-    files = list((tmp_path / "out").glob("*/*.json"))
-    assert len(files) == len(load_all())
-    assert verify("export", tmp_path / "some", "--only", "select.largest")[0] == 0
-    some = list((tmp_path / "some").glob("*/*.json"))
-    assert [path.read_text() for path in some] == [
-        (tmp_path / "out" / path.relative_to(tmp_path / "some")).read_text() for path in some
-    ]
-    assert {path.parent.name for path in some} == {"select.largest"}
-    case = json.loads((tmp_path / "out" / "select.largest" / "select.largest-example.json").read_text())
-    assert decode(case["in"]["float32"]["scores"]).tolist() == [1, 3, 3, 2]
-    assert decode(case["out"]["chosen"]).tolist() == [7, 9]
-
-
 NEEDED = {"python": None, "c": "cc", "rust": "cargo", "js": "node"}
 
 
