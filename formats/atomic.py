@@ -78,8 +78,8 @@ def leftovers(path: Path) -> list[Path]:
 
 def remove_leftovers(path: Path) -> None:
     """Remove the folders of killed writers to a path, as the next writer to it would (FMT-166)."""
-    for left in leftovers(path):
-        _remove_if_dead(left)
+    for leftover in leftovers(path):
+        _remove_if_dead(leftover)
 
 
 def lock_file(path: Path) -> int:
@@ -230,13 +230,13 @@ def _lock(path: Path) -> int | None:
     return handle
 
 
-def _remove_if_dead(left: Path) -> None:
+def _remove_if_dead(leftover: Path) -> None:
     """Remove what a writer left if its lock is free, which shows that the writer is dead (FMT-166)."""
     # a file comes from a writer without locks; `_lock` fails on it, and it is left to the user
     with suppress(OSError):
-        handle = _lock(left)
+        handle = _lock(leftover)
         if handle is not None:
-            shutil.rmtree(left, ignore_errors=True)
+            shutil.rmtree(leftover, ignore_errors=True)
             os.close(handle)
 
 

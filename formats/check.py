@@ -156,8 +156,8 @@ def _lenient(path: Path) -> Any:
         return None
 
 
-def _try(where: str, check: Callable[[], object]) -> Iterator[Violation]:
+def _try(place: str, check: Callable[[], object]) -> Iterator[Violation]:
     try:
         check()
     except FormatError as error:
-        yield where, error
+        yield place, error

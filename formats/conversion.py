@@ -140,8 +140,8 @@ def convert(
         raise FormatError("FMT-084", "a delta is made of an adapter's path, or of two models by `diff`")
     elif to in ("peft", "super-tuning", "seft", "trl-delta", "weight-sync"):
         checkpoint = opened()
-        given = {"encoding": None if encoding == "auto" else encoding, "checksum": checksum}
-        left_out = _write_changes(Path(out), to, checkpoint, base, limit, given)
+        sync_options = {"encoding": None if encoding == "auto" else encoding, "checksum": checksum}
+        left_out = _write_changes(Path(out), to, checkpoint, base, limit, sync_options)
     elif to == "sparse":
         checkpoint = _as_sparse(opened(), write_kind, encoding, dtype, zeros or ANY)
         write(out, checkpoint, **write_options)
@@ -164,11 +164,11 @@ def _watched(checkpoint: Checkpoint, progress: Callable[[str, int], None] | None
     """Return the checkpoint; with `progress` one that calls it whenever a tensor is first read."""
     if progress is None:
         return checkpoint
-    tensors, seen = checkpoint.tensors, set[str]()
+    tensors, names_read = checkpoint.tensors, set[str]()
 
     def read(name: str, tensor: Tensor) -> Tensor:
-        if name not in seen:
-            seen.add(name)
+        if name not in names_read:
+            names_read.add(name)
             progress(name, len(tensors))
         return tensor
 
@@ -182,11 +182,11 @@ def _watched(checkpoint: Checkpoint, progress: Callable[[str, int], None] | None
     return replace(checkpoint, tensors=watched)
 
 
-def _check(to: str, given: dict[str, tuple[object, object]], *, verify: bool) -> None:
+def _check(to: str, options: dict[str, tuple[object, object]], *, verify: bool) -> None:
     """Refuse an unknown target, and options that the target does not use (FMT-084)."""
     if to not in USES:
         raise FormatError("FMT-084", f"target {to!r} is unknown, expected one of {', '.join(TO)}")
-    unused = [name for name, (value, default) in given.items() if value != default and name not in USES[to]]
+    unused = [name for name, (value, default) in options.items() if value != default and name not in USES[to]]
     if unused:
         raise FormatError("FMT-084", f"{to} does not use {', '.join(unused)}; leave it out")
     if verify and to not in READ_BACK:
@@ -282,7 +282,7 @@ def _write_changes(
     checkpoint: Checkpoint,
     base: str | os.PathLike[str] | None,
     limit: int | None,
-    given: dict[str, str | None],
+    sync_options: dict[str, str | None],
 ) -> list[str]:
     """Write a delta as an adapter (`add` only), a patch (`replace` only) or a version folder.
 
@@ -292,7 +292,7 @@ def _write_changes(
         checkpoint: the delta.
         base: the model that it changes.
         limit: as in `convert`.
-        given: options of `write_weight_sync`, None for those that were not given.
+        sync_options: options of `write_weight_sync`, None for those that were not given.
 
     Returns:
         The names that are left out.
@@ -310,7 +310,7 @@ def _write_changes(
         raise FormatError("FMT-084", f"{to} takes a delta; make one with `diff`, or convert an adapter")
     if to == "weight-sync":
         before = open_source(_needed(base, to), limit=limit)
-        chosen = {option: value for option, value in given.items() if value is not None}
+        chosen = {option: value for option, value in sync_options.items() if value is not None}
         write_weight_sync(out, before, delta.apply(before, [checkpoint]), **chosen)
         return [*_named(checkpoint), *checkpoint.files]
     if to == "seft":
@@ -319,14 +319,14 @@ def _write_changes(
         write_seft(out, checkpoint, before.tensors)
         return [*_named(checkpoint), *checkpoint.files]
     write_adapter = {"peft": write_shira, "super-tuning": write_super_tuning}.get(to)
-    wanted: Literal["add", "replace"] = "add" if write_adapter else "replace"
-    others = sorted(name for name in checkpoint.tensors if not name.startswith(f"{wanted}:"))
+    operation: Literal["add", "replace"] = "add" if write_adapter else "replace"
+    others = sorted(name for name in checkpoint.tensors if not name.startswith(f"{operation}:"))
     others += [f"{name} going" for name, (_, after) in checkpoint.delta.tensors.items() if after is None]
     if others:
-        raise CannotHold("FMT-154", f"{to} holds {wanted} only, the delta has {others[0]!r}")
+        raise CannotHold("FMT-154", f"{to} holds {operation} only, the delta has {others[0]!r}")
     # no masks, because remove and whole are refused above
     stored = {name.split(":", 1)[1]: cast("Dense | Sparse", checkpoint.tensors[name]) for name in checkpoint.tensors}
-    changes = Changes(wanted, {name: listed(tensor) for name, tensor in stored.items()}, checkpoint.attributes)
+    changes = Changes(operation, {name: listed(tensor) for name, tensor in stored.items()}, checkpoint.attributes)
     if write_adapter:
         before = open_source(_needed(base, to), limit=limit)
         delta.apply(before, [checkpoint])  # refuses another base (FMT-137)
@@ -387,10 +387,10 @@ def _compare(out: Path, to: str, checkpoint: Checkpoint, dtype: str | None, limi
     if sorted(written.tensors) != sorted(checkpoint.tensors):
         raise FormatError("FMT-094", f"{out} does not have the tensors of its source")
     for name in sorted(checkpoint.tensors):
-        wanted = checkpoint.tensors[name]
+        expected = checkpoint.tensors[name]
         if to == "hf":
-            wanted = Dense(to_dense(wanted, limit=LIMIT if limit is None else limit))
+            expected = Dense(to_dense(expected, limit=LIMIT if limit is None else limit))
         if to in ("hf", "torch-csr"):
-            wanted = checks.cast(wanted, dtype, name)
-        if of_content(written.tensors[name]) != of_content(wanted):
+            expected = checks.cast(expected, dtype, name)
+        if of_content(written.tensors[name]) != of_content(expected):
             raise FormatError("FMT-094", f"{name!r} in {out} is not what was to be written")

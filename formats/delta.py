@@ -43,8 +43,8 @@ def verified(reader: Reader) -> Checkpoint:
 def contents(checkpoint: Checkpoint) -> dict[str, str]:
     """Return tensor name -> content digest (FMT-091): the known ones, else of one tensor in memory at a time."""
     tensors = checkpoint.tensors
-    known = tensors.digest if isinstance(tensors, Lazy) else None
-    return {name: known(name) if known else digest.of_content(tensors[name]) for name in sorted(tensors)}
+    known_digest = tensors.digest if isinstance(tensors, Lazy) else None
+    return {name: known_digest(name) if known_digest else digest.of_content(tensors[name]) for name in sorted(tensors)}
 
 
 def _read(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, str] | None:
@@ -53,8 +53,8 @@ def _read(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, str] | None
         return None
     tensor = tensors[name]
     # one that was compared with its digest on access is not hashed again
-    known = tensors.digest if isinstance(tensors, Lazy) else None
-    return tensor, known(name) if known else digest.of_content(tensor)
+    known_digest = tensors.digest if isinstance(tensors, Lazy) else None
+    return tensor, known_digest(name) if known_digest else digest.of_content(tensor)
 
 
 # making ------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
         _refuse_delta(end)
     before: dict[str, str] = {}
     after: dict[str, str] = {}
-    kept: dict[str, dict[str, Tensor]] = {}
+    in_memory: dict[str, dict[str, Tensor]] = {}
     stored: list[str] = []
     room = KEPT
     with ThreadPoolExecutor(1 if base.tensors is target.tensors else 2) as pool:
@@ -93,15 +93,15 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
             after |= {name: new[1]} if new else {}
             if not new or before.get(name) == after[name]:
                 continue
-            made = change.between(old[0] if old else None, new[0], op, name)
-            stored += [f"{operation}:{name}" for operation in made]
-            size = sum(map(_nbytes, made.values()))
+            by_operation = change.between(old[0] if old else None, new[0], op, name)
+            stored += [f"{operation}:{name}" for operation in by_operation]
+            size = sum(map(_nbytes, by_operation.values()))
             if size <= room:
-                kept[name], room = made, room - size
+                in_memory[name], room = by_operation, room - size
 
     def operations(name: str) -> dict[str, Tensor]:
-        if name in kept:
-            return kept[name]
+        if name in in_memory:
+            return in_memory[name]
         return change.between(base.tensors[name] if name in before else None, target.tensors[name], op, name)
 
     changed = {n: (before.get(n), after.get(n)) for n in sorted({*before, *after}) if before.get(n) != after.get(n)}
@@ -151,15 +151,15 @@ def from_changes(
     def operations(name: str) -> dict[str, Tensor]:
         going = removed[name] if removed and name in removed else None
         # FMT-132: an operation that does nothing is left out where another one stands beside it
-        made: dict[str, Tensor] = {REMOVE: going} if going is not None and going.nnz else {}
+        by_operation: dict[str, Tensor] = {REMOVE: going} if going is not None and going.nnz else {}
         changed = changes[name]
-        return made if made and not changed.nnz else made | {op: changed}
+        return by_operation if by_operation and not changed.nnz else by_operation | {op: changed}
 
     stored = []
     for name in changes:
-        made = operations(name)
-        after[name] = digest.of_content(change.apply(base.tensors.get(name), made, name))
-        stored += [f"{operation}:{name}" for operation in made]
+        by_operation = operations(name)
+        after[name] = digest.of_content(change.apply(base.tensors.get(name), by_operation, name))
+        stored += [f"{operation}:{name}" for operation in by_operation]
     changed: dict[str, tuple[str | None, str | None]] = {
         name: (before[name], after[name]) for name in changes if before[name] != after[name]
     }
@@ -236,7 +236,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
             )
         if i:
             _make_what_goes(result, described)
-        result = _applied(result, delta, described, state, made=bool(i))
+        result = _applied(result, delta, described, state, from_delta=bool(i))
     return result
 
 
@@ -267,7 +267,7 @@ def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: 
 
 
 def _applied(
-    base: Checkpoint, delta: Checkpoint, described: DeltaOf, state: Mapping[str, str], *, made: bool
+    base: Checkpoint, delta: Checkpoint, described: DeltaOf, state: Mapping[str, str], *, from_delta: bool
 ) -> Checkpoint:
     """Return what a delta makes of a base, whose content digests are to be those of state.
 
@@ -279,7 +279,7 @@ def _applied(
         before = described.tensors[name][0] if name in described.tensors else state[name]
         old = None
         if before is not None:
-            old = base.tensors[name] if made else promised(base.tensors, name)[0]
+            old = base.tensors[name] if from_delta else promised(base.tensors, name)[0]
         if name not in described.tensors:
             assert old is not None
             return old

@@ -34,20 +34,20 @@ def dtype_of(tensor: Tensor) -> str:
 # choosing ----------------------------------------------------------------------------------------
 
 
-def check_option(wanted: str) -> None:
+def check_option(option: str) -> None:
     """Verify that the value of the option `encoding` exists (FMT-084)."""
-    if wanted not in ("auto", *NAMES) and not _NM.fullmatch(wanted):
+    if option not in ("auto", *NAMES) and not _NM.fullmatch(option):
         raise FormatError(
-            "FMT-084", f"encoding {wanted!r} does not exist, expected auto, {', '.join(NAMES)} or nm:N:M:AXIS"
+            "FMT-084", f"encoding {option!r} does not exist, expected auto, {', '.join(NAMES)} or nm:N:M:AXIS"
         )
 
 
-def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]:
+def choose(tensor: Tensor, option: str, name: str) -> tuple[str, Pattern | None]:
     """Return the encoding that an option selects for a tensor, and the pattern if it is `nm` (FMT-081 to FMT-083).
 
     Args:
         tensor: checked already (`validate.check_record`).
-        wanted: the option, checked already (`check_option`).
+        option: its value, checked already (`check_option`).
         name: the tensor's name in messages.
 
     Raises:
@@ -56,7 +56,7 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
     """
     if isinstance(tensor, Dense):
         return DENSE, None
-    if wanted == "auto":
+    if option == "auto":
         best = DENSE if fits_dense(tensor) else ""
         least = 0 if best else -1
         for code in CODES.values() if not best else ():
@@ -67,7 +67,7 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
             if size is not None and (least < 0 or size < least):
                 best, least = code.name, size
         return best, nm.find(tensor) if best == nm.CODE.name else None
-    if wanted == DENSE:
+    if option == DENSE:
         if not fits_dense(tensor):
             raise FormatError(
                 "FMT-082",
@@ -75,13 +75,13 @@ def choose(tensor: Tensor, wanted: str, name: str) -> tuple[str, Pattern | None]
                 f"write it in another encoding, or pass Dense(to_dense(tensor)) if the support no longer matters",
             )
         return DENSE, None
-    if wanted.startswith(nm.CODE.name):
-        return nm.CODE.name, nm.parse(wanted, tensor, name)
-    if CODES[wanted].size(tensor) is None:
-        if wanted == bitmask.CODE.name:
+    if option.startswith(nm.CODE.name):
+        return nm.CODE.name, nm.parse(option, tensor, name)
+    if CODES[option].size(tensor) is None:
+        if option == bitmask.CODE.name:
             validate.check_has_columns(tensor.shape[-1], name)
-        raise FormatError("FMT-056", f"{name!r} has {rows_of(tensor.shape)} rows, too many for {wanted}; use csr")
-    return wanted, None
+        raise FormatError("FMT-056", f"{name!r} has {rows_of(tensor.shape)} rows, too many for {option}; use csr")
+    return option, None
 
 
 def pays(dtype: str, shape: tuple[int, ...], nnz: int) -> bool:

@@ -208,13 +208,13 @@ def pack_ranks(
             rank = np.uint64(0)
             for i in range(indices.shape[1]):
                 rank += table[indices[row * per_row + group, i] - group * m, i + 1]
-            left = bits
-            while left > 0:
+            bits_left = bits
+            while bits_left > 0:
                 room = 8 - (at & 7)
                 packed[row, at >> 3] |= np.uint8((rank << np.uint64(at & 7)) & np.uint64(255))
                 rank >>= np.uint64(room)
-                at += min(room, left)
-                left -= room
+                at += min(room, bits_left)
+                bits_left -= room
 
 
 @_compiled

@@ -55,8 +55,8 @@ class Lazy(Mapping[str, T]):
 
 def like(tensors: Mapping[str, T], name: str) -> T:
     """Return a tensor of the dtype and shape of `tensors[name]`, made with as little work as the mapping knows."""
-    made: T = getattr(tensors, "like", tensors.__getitem__)(name)
-    return made
+    tensor: T = getattr(tensors, "like", tensors.__getitem__)(name)
+    return tensor
 
 
 def promised(tensors: Mapping[str, T], name: str) -> tuple[T, str | None]:

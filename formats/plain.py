@@ -164,16 +164,16 @@ def unpack_ranks(
     for run in _runs(rows, per_row * bits):
         apart = np.unpackbits(packed[run], axis=1, bitorder="little")[:, : per_row * bits]
         apart = apart.reshape(len(apart), per_row, bits).astype(np.uint64)
-        left = (apart << np.arange(bits, dtype=np.uint64)).sum(axis=2, dtype=np.uint64)
-        if (left >= limit).any():
-            return int(left.reshape(-1)[np.argmax(left.reshape(-1) >= limit)])
+        remainders = (apart << np.arange(bits, dtype=np.uint64)).sum(axis=2, dtype=np.uint64)
+        if (remainders >= limit).any():
+            return int(remainders.reshape(-1)[np.argmax(remainders.reshape(-1) >= limit)])
         starts = np.arange(per_row, dtype=np.int64) * m
         if offsets.shape[0]:
-            groups[run] = starts[:, None] + offsets[left]
+            groups[run] = starts[:, None] + offsets[remainders]
             continue
         for i in range(n, 0, -1):
-            p = np.searchsorted(table[:, i], left, side="right") - 1
-            left = left - table[p, i]
+            p = np.searchsorted(table[:, i], remainders, side="right") - 1
+            remainders = remainders - table[p, i]
             groups[run, :, i - 1] = starts + p
     return -1
 

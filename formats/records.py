@@ -245,9 +245,9 @@ def from_dense(values: Array, zeros: str = ANY) -> Sparse:
     matrix = bits(np.asarray(values, order="C")).reshape(rows, columns)
     nnz = count_stored(values, zeros)
     indptr, indices = np.zeros(rows + 1, dtype=np.int64), np.empty(nnz + 1, dtype=np.int32)
-    kept = np.empty(nnz + 1, dtype=matrix.dtype)
-    loops.gather(matrix, _counted_bits(values.dtype, zeros), indptr, indices, kept)
-    return Sparse(values.shape, indptr, indices[:nnz], kept[:nnz].view(values.dtype))
+    stored_bits = np.empty(nnz + 1, dtype=matrix.dtype)
+    loops.gather(matrix, _counted_bits(values.dtype, zeros), indptr, indices, stored_bits)
+    return Sparse(values.shape, indptr, indices[:nnz], stored_bits[:nnz].view(values.dtype))
 
 
 def from_support(present: NDArray[np.bool_]) -> Mask:
@@ -328,8 +328,8 @@ def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
             f"if you trust the file, raise the limit",
         )
     values = np.zeros((rows_of(tensor.shape), tensor.shape[-1]), dtype=dtype)
-    kept = np.ones(tensor.nnz, dtype=dtype) if isinstance(tensor, Mask) else tensor.values
-    indptr, indices, source, target = tensor.indptr, tensor.indices, bits(kept), bits(values)
+    stored_values = np.ones(tensor.nnz, dtype=dtype) if isinstance(tensor, Mask) else tensor.values
+    indptr, indices, source, target = tensor.indptr, tensor.indices, bits(stored_values), bits(values)
     loops.by_rows(len(values), tensor.nnz, lambda a, b: loops.scatter(indptr[a : b + 1], indices, source, target[a:b]))
     return values.reshape(tensor.shape)
 

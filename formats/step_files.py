@@ -158,9 +158,9 @@ def published_as(checkpoint: Checkpoint | Reader, place: Path) -> tuple[str, int
 
 def _check_version(reader: Reader, place: Path, number: int, kind: str, run: str | None) -> str:
     """Verify what a file says of itself, and return its run."""
-    actual, said = published_as(reader, place)
+    actual, version = published_as(reader, place)
     if run is not None and actual != run:
         raise FormatError("FMT-176", f"{place} belongs to run {actual!r}, not to {run!r}; name another folder or file")
-    if (said, reader.kind) != (number, kind):
-        raise FormatError("FMT-176", f"{place} holds a {reader.kind} of version {said}; it was renamed or replaced")
+    if (version, reader.kind) != (number, kind):
+        raise FormatError("FMT-176", f"{place} holds a {reader.kind} of version {version}; it was renamed or replaced")
     return actual

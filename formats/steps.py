@@ -186,11 +186,11 @@ class Publisher:
     def _remove_old(self, number: int) -> None:
         # FMT-176.6: the newest version stays reachable. The whole one before it stays for a reader that began with it.
         models, deltas = numbers_in(self.folder)
-        kept = sorted(models)[-2:]
-        for old in models - {*kept}:
+        kept_models = sorted(models)[-2:]
+        for old in models - {*kept_models}:
             (self.folder / file_name(old, MODEL)).unlink()
         for old in deltas:
-            if old <= min(kept[-1], number - self._keep):
+            if old <= min(kept_models[-1], number - self._keep):
                 (self.folder / file_name(old, DELTA)).unlink()
 
     def close(self) -> None:

@@ -140,12 +140,12 @@ def depth(value: JSON) -> int:
     return deepest
 
 
-def check_plain(value: object, where: str, level: int = 1) -> None:
+def check_plain(value: object, name: str, level: int = 1) -> None:
     """Verify that value is made of null, booleans, integers, strings, lists and objects only.
 
     Args:
         value: the value to check.
-        where: its name in messages.
+        name: its name in messages.
         level: how deep in the final JSON text value will stand, counting value itself.
 
     Raises:
@@ -153,30 +153,30 @@ def check_plain(value: object, where: str, level: int = 1) -> None:
     """
     if isinstance(value, list | dict):
         if level > MAX_DEPTH:
-            raise FormatError("FMT-011", f"{where} would be nested deeper than {MAX_DEPTH} levels")
+            raise FormatError("FMT-011", f"{name} would be nested deeper than {MAX_DEPTH} levels")
         inner = value.items() if isinstance(value, dict) else enumerate(value)
         for key, x in inner:
             if isinstance(value, dict):
                 if not isinstance(key, str):
-                    raise FormatError("FMT-011", f"{where} has the key {key!r}, expected a string")
-                _check_scalar(key, f"key {key!r} of {where}")
-            check_plain(x, f"{where}[{key!r}]", level + 1)
+                    raise FormatError("FMT-011", f"{name} has the key {key!r}, expected a string")
+                _check_scalar(key, f"key {key!r} of {name}")
+            check_plain(x, f"{name}[{key!r}]", level + 1)
     else:
-        _check_scalar(value, where)
+        _check_scalar(value, name)
 
 
-def _check_scalar(value: object, where: str) -> None:
+def _check_scalar(value: object, name: str) -> None:
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise FormatError("FMT-011", f"{where} is {value}, beyond 2^53 - 1 in size; store it as a string")
+            raise FormatError("FMT-011", f"{name} is {value}, beyond 2^53 - 1 in size; store it as a string")
     elif isinstance(value, str):
         if any("\ud800" <= c <= "\udfff" for c in value):
-            raise FormatError("FMT-011", f"{where} holds half of a surrogate pair, which UTF-8 cannot carry")
+            raise FormatError("FMT-011", f"{name} holds half of a surrogate pair, which UTF-8 cannot carry")
     elif isinstance(value, float):
         raise FormatError(
-            "FMT-011", f"{where} is the float {value!r}; store float.hex({value!r}) instead, which loses no bit"
+            "FMT-011", f"{name} is the float {value!r}; store float.hex({value!r}) instead, which loses no bit"
         )
     else:
-        raise FormatError("FMT-011", f"{where} is a {type(value).__name__}, which JSON of this format does not have")
+        raise FormatError("FMT-011", f"{name} is a {type(value).__name__}, which JSON of this format does not have")

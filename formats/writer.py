@@ -150,13 +150,14 @@ def _packed(packer: Packer, checkpoint: Checkpoint, name: str) -> Packed:
     packed = packer.pack(name, tensor)
 
     def entry() -> Entry:
-        made = packed.entry()
-        if promise not in (None, made.content_sha256):
+        manifest_entry = packed.entry()
+        if promise not in (None, manifest_entry.content_sha256):
             checkpoint.tensors[name]
             raise FormatError(
-                "FMT-091", f"{name!r} is read with content {made.content_sha256}, and then with {promise}; try again"
+                "FMT-091",
+                f"{name!r} is read with content {manifest_entry.content_sha256}, and then with {promise}; try again",
             )
-        return made
+        return manifest_entry
 
     return replace(packed, entry=entry)
 

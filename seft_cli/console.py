@@ -114,14 +114,14 @@ def progress(what: str, total: int | None = None, *, gone: bool = False) -> Iter
 
 def restart_with_threads(threads: int) -> None:
     """Restart this process with this many threads for every library, because they read the number when they load."""
-    wanted = dict.fromkeys(NAMES, str(threads))
-    if any(os.environ.get(name) != value for name, value in wanted.items()):
-        os.execve(sys.executable, sys.orig_argv, os.environ | wanted)  # noqa: S606
+    variables = dict.fromkeys(NAMES, str(threads))
+    if any(os.environ.get(name) != value for name, value in variables.items()):
+        os.execve(sys.executable, sys.orig_argv, os.environ | variables)  # noqa: S606
 
 
-def refuse_unused(what: str, used: Collection[str], given: Mapping[str, Any]) -> None:
+def refuse_unused(what: str, used: Collection[str], options: Mapping[str, Any]) -> None:
     """Raise Refused for an option that was given although `what` does not use it."""
-    for option, value in given.items():
+    for option, value in options.items():
         if value is not None and option not in used:
             raise Refused(f"{what} does not use {option}; leave it out")
 

@@ -42,8 +42,8 @@ class DataOptions:
         if self.packing and self.longer and self.valid is None:
             raise console.Refused("--longer has no use beside --packing, which divides examples among rows")
         alone = {"--packing": self.packing, "--longer": self.longer, "--epochs": self.epochs}
-        if self.text is not None and (given := [option for option, value in alone.items() if value]):
-            raise console.Refused(f"{given[0]} belongs to --data; a text is read in random windows")
+        if self.text is not None and (data_options := [option for option, value in alone.items() if value]):
+            raise console.Refused(f"{data_options[0]} belongs to --data; a text is read in random windows")
         if self.epochs is not None and self.steps is not None:
             raise console.Refused("--epochs takes the place of --steps; give one of the two")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
@@ -67,19 +67,19 @@ class DataOptions:
         if self.epochs is not None:
             rows = settings.batch * settings.micro_batches
             settings = replace(settings, steps=trained.steps(self.epochs, rows, settings.length))
-        held = None if self.valid is None else self._examples([self.valid], folder, settings.length, packed=False)
-        if held is not None and (n := len(_texts(held) & _texts(trained))):
+        valid_data = None if self.valid is None else self._examples([self.valid], folder, settings.length, packed=False)
+        if valid_data is not None and (n := len(_texts(valid_data) & _texts(trained))):
             console.err.print(f"warning: {n} of the examples of {self.valid} are trained on too, and tell nothing new")
-        return trained, held, settings
+        return trained, valid_data, settings
 
     def validation(
-        self, held: DataSource | None, on_loss: Callable[[int, float, Best], None], *, shown: bool
+        self, valid_data: DataSource | None, on_loss: Callable[[int, float, Best], None], *, shown: bool
     ) -> Validation | None:
         """Return what the run is measured on, None for nothing.
 
-        held     as `read` has returned it
-        on_loss  called with step, loss and the best so far
-        shown    whether this process prints each loss
+        valid_data  as `read` has returned it
+        on_loss     called with step, loss and the best so far
+        shown       whether this process prints each loss
         """
 
         def measured(step: int, loss: float, best: Best) -> None:
@@ -87,7 +87,7 @@ class DataOptions:
             if shown:
                 console.err.print(f"validation at step {step}: loss {loss:.4f}{', the best' * (best.step == step)}")
 
-        return None if held is None else Validation(held, self.valid_every or 20, self.patience, measured)
+        return None if valid_data is None else Validation(valid_data, self.valid_every or 20, self.patience, measured)
 
     def _examples(self, files: list[Path], folder: Path, length: int, *, packed: bool) -> Examples:
         examples = read_examples(files, folder, length, longer=self.longer or "refuse", packed=packed)

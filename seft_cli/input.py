@@ -40,10 +40,10 @@ def require_input(path: Path, what: str = "file or folder") -> Path:
 
 def tell_leftovers(path: Path) -> None:
     """Print on stderr the files that interrupted writers left beside a path (FMT-166)."""
-    for left in atomic.leftovers(path):
+    for leftover in atomic.leftovers(path):
         console.err.print(
-            f"{left} is no checkpoint: a writer left it that was killed, or that still writes. Writing to {path} again "
-            f"removes what is dead; by hand, rm -r does"
+            f"{leftover} is no checkpoint: a writer left it that was killed, or that still writes. Writing to {path} "
+            f"again removes what is dead; by hand, rm -r does"
         )
 
 

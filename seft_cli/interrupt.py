@@ -19,14 +19,14 @@ def interrupts() -> Iterator[Callable[[], None]]:
     An interrupt still raises at once. But C code that calls Python and clears its errors may swallow the exception;
     then the next call raises it again. Outside the main thread Python delivers no interrupt.
     """
-    asked = threading.Event()
+    interrupted = threading.Event()
 
     def remember(_number: int, _frame: FrameType | None) -> None:
-        asked.set()
+        interrupted.set()
         raise KeyboardInterrupt
 
     def check() -> None:
-        if asked.is_set():
+        if interrupted.is_set():
             raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
@@ -45,6 +45,6 @@ def interruptible(state: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"{state} is kept; continue with --resume" if state.exists() else "no state was saved yet"
-        console.err.print(f"interrupted; {kept}")
+        advice = f"{state} is kept; continue with --resume" if state.exists() else "no state was saved yet"
+        console.err.print(f"interrupted; {advice}")
         raise typer.Exit(130) from None

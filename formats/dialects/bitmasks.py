@@ -61,15 +61,15 @@ def write_bitmasks(
     counted = [_beyond(matrix(name)) for name in sparse]
     kind = TWO_OF_FOUR if all(n is not None for n in counted) else BITMASK
     padded = sum(n or 0 for n in counted) if kind == TWO_OF_FOUR else 0
-    made = {f"{name.removesuffix(WEIGHT)}.{part}": (name, part) for name in sparse for part in sorted(PARTS[kind])}
+    owner = {f"{name.removesuffix(WEIGHT)}.{part}": (name, part) for name in sparse for part in sorted(PARTS[kind])}
 
     def make(name: str) -> Tensor:
-        if name not in made:
+        if name not in owner:
             return checkpoint.tensors[name]
-        weight, part = made[name]
+        weight, part = owner[name]
         return Dense(_part(matrix(weight), part, kind))
 
-    names = [*(name for name in checkpoint.tensors if name not in sparse), *made]
+    names = [*(name for name in checkpoint.tensors if name not in sparse), *owner]
     stored = sum(matrix(name).values.size for name in sparse)
     share = 1 - stored / sum(rows_of(matrix(name).shape) * matrix(name).shape[-1] for name in sparse)
     files = {**checkpoint.files, CONFIG: _config(config, kind, share, checkpoint, sparse)}

@@ -127,24 +127,24 @@ def _read_config(folder: Path, clause: str) -> dict[str, JSON]:
     return config
 
 
-def check_options(config: Mapping[str, JSON], known: frozenset[str], clause: str) -> None:
+def check_options(config: Mapping[str, JSON], known_options: frozenset[str], clause: str) -> None:
     """Verify that every unknown option is off, because it may change what the adapter means.
 
     Off is null, false, 0, empty, or the word none.
     """
     for key, value in sorted(config.items()):
         off = not value or value == "none" or (isinstance(value, Fraction) and float(value) == 0)
-        if key not in ABOUT | known and not off:
+        if key not in ABOUT | known_options and not off:
             raise FormatError(
                 clause, f"{CONFIG} has {key} = {value!r:.80}, which changes what the adapter means and is not read"
             )
 
 
-def number(config: Mapping[str, JSON], key: str, clause: str, *, where: str = CONFIG) -> float:
+def number(config: Mapping[str, JSON], key: str, clause: str, *, config_name: str = CONFIG) -> float:
     """Return a number of a configuration as float64; a fraction arrives as `strict_json.Fraction`."""
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int | Fraction):
-        raise FormatError(clause, f"{where} has {key} = {value!r:.80}, expected a number")
+        raise FormatError(clause, f"{config_name} has {key} = {value!r:.80}, expected a number")
     return float(value)
 
 

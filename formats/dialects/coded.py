@@ -188,10 +188,10 @@ def beside(base: Checkpoint, trained: Checkpoint) -> Checkpoint:
         if new is None or isinstance(new, Mask) or new.shape != like(base.tensors, name).shape:
             raise FormatError("QNT-009", f"{name!r} of the base is no matrix of the trained model in its shape")
         matrix = replace(read_coded(base, name), update=None)
-        kept = {role: part for role, part in roles.items() if role != UPDATE}
-        tensors |= {part: base.tensors[part] for part in kept.values()}
+        code_parts = {role: part for role, part in roles.items() if role != UPDATE}
+        tensors |= {part: base.tensors[part] for part in code_parts.values()}
         tensors[name], tensors[f"{name}.{UPDATE}"] = _beside(matrix, _sparse(new))
-        scales[name] = {**kept, UPDATE: f"{name}.{UPDATE}"}
+        scales[name] = {**code_parts, UPDATE: f"{name}.{UPDATE}"}
     attributes = {**trained.attributes, ATTRIBUTE: base.attributes[ATTRIBUTE]}
     return replace(trained, tensors=tensors, attributes=attributes, scales=scales)
 

@@ -223,22 +223,22 @@ def _without_sparsity(config: Json, stated: set[str], quantisations: list[Json])
 
     A description that is left with nothing goes as a whole, because loaders that meet it look for packed tensors.
     """
-    kept: Json = {}
+    cleaned: Json = {}
     for key, value in config.items():
         if key == SPARSITY and isinstance(value, dict) and isinstance(value.get("format"), str):
             # compressed-tensors 0.3 puts it on the outer level
             stated.add(value["format"])
         elif not isinstance(value, dict):
-            kept[key] = value
+            cleaned[key] = value
         elif key not in DESCRIPTIONS or value.get("quant_method") not in LIBRARY:
-            kept[key] = _without_sparsity(value, stated, quantisations)
+            cleaned[key] = _without_sparsity(value, stated, quantisations)
         else:
             quantisations.append(value)
             rest = _without_sparsity(value, stated, quantisations)
             rest.pop(SPARSITY, None)
             if quantises(rest):
-                kept[key] = rest
-    return kept
+                cleaned[key] = rest
+    return cleaned
 
 
 def _check_quantisation(description: Json) -> None:

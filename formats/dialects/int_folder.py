@@ -152,8 +152,8 @@ class QuantisedFolder:
 
     def _files(self) -> Mapping[str, bytes]:
         """Return the companions, without what describes the quantisation."""
-        kept, files = {name: data for name, data in self._changed.items() if data is not None}, self._source.files
-        return Lazy(files.keys() - self._changed.keys() | kept.keys(), lambda name: kept.get(name) or files[name])
+        changed, files = {name: data for name, data in self._changed.items() if data is not None}, self._source.files
+        return Lazy(files.keys() - self._changed.keys() | changed.keys(), lambda name: changed.get(name) or files[name])
 
     def _left_out(self) -> list[str]:
         """Return the tensors that say how activations of quantised matrices are quantised."""
@@ -219,9 +219,9 @@ def refuse_taken(owner: Mapping[str, tuple[str, str]], names: Iterable[str]) -> 
     Raises:
         FormatError: QNT-010.
     """
-    if taken := sorted(set(names) & set(owner)):
+    if clashes := sorted(set(names) & set(owner)):
         raise FormatError(
-            "QNT-010", f"the name {taken[0]!r} is taken, and {owner[taken[0]][0]!r} needs it; expand the model"
+            "QNT-010", f"the name {clashes[0]!r} is taken, and {owner[clashes[0]][0]!r} needs it; expand the model"
         )
 
 

@@ -64,8 +64,8 @@ class Parts:
         self.used.add(f"{self.module}.{part}")
         tensor, name = self._like(part), dtype_name(self.dtype(part))
         if name not in dtypes or rank not in (None, len(tensor.shape)):
-            wanted = " or ".join(sorted(dtypes)) + (f" of {rank} dimensions" if rank is not None else "")
-            self.refuse(f"its part {part!r} is {name} of shape {list(tensor.shape)}, expected {wanted}")
+            expected = " or ".join(sorted(dtypes)) + (f" of {rank} dimensions" if rank is not None else "")
+            self.refuse(f"its part {part!r} is {name} of shape {list(tensor.shape)}, expected {expected}")
         return tensor.shape
 
     def expect(self, part: str, dtypes: frozenset[str] | tuple[str, ...], *shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,8 +76,8 @@ class Parts:
         """
         shape = self.shape(part, dtypes)
         if shape not in shapes:
-            wanted = " or ".join(str(list(allowed)) for allowed in dict.fromkeys(shapes))
-            self.refuse(f"its part {part!r} has shape {list(shape)}, expected {wanted} beside its other parts")
+            expected = " or ".join(str(list(allowed)) for allowed in dict.fromkeys(shapes))
+            self.refuse(f"its part {part!r} has shape {list(shape)}, expected {expected} beside its other parts")
         return shape
 
     def dtype(self, part: str) -> DType:

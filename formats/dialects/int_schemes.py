@@ -107,13 +107,13 @@ def without_descriptions(value: Any, descriptions: list[Json]) -> Any:
         return [without_descriptions(inner, descriptions) for inner in value]
     if not isinstance(value, dict):
         return value
-    kept: Json = {}
+    cleaned: Json = {}
     for key, inner in value.items():
         if key in DESCRIPTIONS and isinstance(inner, dict) and quantises(inner):
             descriptions.append(inner)
         else:
-            kept[key] = without_descriptions(inner, descriptions)
-    return kept
+            cleaned[key] = without_descriptions(inner, descriptions)
+    return cleaned
 
 
 def _parsed(data: bytes, file: str) -> Any:

@@ -158,7 +158,7 @@ def _setting(config: Mapping[str, JSON], key: str, patterns_key: str, module: st
     assert isinstance(patterns, dict)
     for pattern in patterns:
         if re.match(rf"(.*\.)?({pattern})$", module):
-            return number(patterns, pattern, "FMT-152", where=f"{patterns_key} of {CONFIG}")
+            return number(patterns, pattern, "FMT-152", config_name=f"{patterns_key} of {CONFIG}")
     return number(config, key, "FMT-152")
 
 
@@ -234,8 +234,8 @@ def _blocks(factors: Factors, name: str) -> Iterator[tuple[int, int, NDArray[np.
 def _on_support(factors: Factors, before: Sparse, name: str) -> Iterator[tuple[Array, int]]:
     """Yield for each block of rows the amounts on the support, and how many of the others have a bit set."""
     for first, last, amounts in _blocks(factors, name):
-        kept = amounts.reshape(-1)[flat_rows(before, first, last)]
-        yield kept, count_stored(amounts, POSITIVE) - count_stored(kept, POSITIVE)
+        on_support = amounts.reshape(-1)[flat_rows(before, first, last)]
+        yield on_support, count_stored(amounts, POSITIVE) - count_stored(on_support, POSITIVE)
 
 
 def _everywhere(factors: Factors, shape: tuple[int, ...], name: str) -> Sparse:

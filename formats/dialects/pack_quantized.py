@@ -50,20 +50,20 @@ def write_pack_quantized(
         raise FormatError("FMT-178", f"the model has no {CONFIG}, which has to describe its codes")
     own = {part for roles in checkpoint.scales.values() for part in roles.values()}
     zero_points = grid_of(checkpoint.attributes).endswith(":asym")
-    made = {
+    owner = {
         f"{name}_{part}": (name, part) for name in checkpoint.scales for part in _PARTS if part != ZERO or zero_points
     }
 
     def make(name: str) -> Tensor:
-        if name not in made:
+        if name not in owner:
             return checkpoint.tensors[name]
-        matrix, part = made[name]
+        matrix, part = owner[name]
         return Dense(_part(read_coded(checkpoint, matrix), part, _bits(checkpoint)))
 
     names = [name for name in checkpoint.tensors if name not in own and name not in checkpoint.scales]
     folder = replace(
         checkpoint,
-        tensors=Lazy([*names, *made], make),
+        tensors=Lazy([*names, *owner], make),
         files={**checkpoint.files, CONFIG: _config(checkpoint)},
         scales={},
     )

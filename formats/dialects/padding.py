@@ -151,8 +151,8 @@ def adds_nothing(values: Array) -> NDArray[np.bool_]:
 
 def without_padding(amounts: Sparse) -> Sparse:
     """Return amounts without those of −0.0; call it after positions are checked, those of the padding among them."""
-    kept = ~adds_nothing(amounts.values)
-    return with_values(from_flat(amounts.shape, flat(amounts)[kept]), amounts.values[kept])
+    mask = ~adds_nothing(amounts.values)
+    return with_values(from_flat(amounts.shape, flat(amounts)[mask]), amounts.values[mask])
 
 
 def write_folder(

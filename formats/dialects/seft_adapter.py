@@ -165,15 +165,15 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
     sections, needs = [], []
     for name in names:
         tensor = base[name]
-        made, shape = parts(name), tensor.shape
+        arrays, shape = parts(name), tensor.shape
         # PEFT takes the weights of a dense base for stored that are not 0
         room = int(np.count_nonzero(tensor.values)) if isinstance(tensor, Dense) else tensor.nnz
-        if made[INDICES].size > room:
+        if arrays[INDICES].size > room:
             raise CannotHold(
-                "FMT-154", f"{name!r} has {made[INDICES].size} changes; an adapter has at most {room} there"
+                "FMT-154", f"{name!r} has {arrays[INDICES].size} changes; an adapter has at most {room} there"
             )
-        needs.append((prod(shape), made[INDICES].size))
-        for role, array in made.items():
+        needs.append((prod(shape), arrays[INDICES].size))
+        for role, array in arrays.items():
             path = f"{PREFIX}{name.removesuffix(SUFFIX)}.{role}"
             sections.append(outline(path, dtype_name(array.dtype), array.shape))
     config = {
@@ -204,9 +204,9 @@ def _parts(name: str, operations: set[str], stored: Mapping[str, Tensor], tensor
     if REMOVE in operations:
         gone = change.positions(stored[f"{REMOVE}:{name}"])
     for operation in operations & {ADD, REPLACE}:
-        given = stored[f"{operation}:{name}"]
-        assert not isinstance(given, Mask), "FMT-131"
-        at, new = change.positions(given), given.values.reshape(-1)
+        operand = stored[f"{operation}:{name}"]
+        assert not isinstance(operand, Mask), "FMT-131"
+        at, new = change.positions(operand), operand.values.reshape(-1)
         amounts = new.astype(wide)
         if operation == REPLACE:
             amounts, unreached = _amounts(name, change.values_at(tensor, at), new, wide)

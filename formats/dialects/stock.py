@@ -69,9 +69,9 @@ def _check_cover(sections: Mapping[str, Section], file: MappedFile, name: str) -
             )
         at = section.end
     if at != file.size - file.data_start:
-        held = file.size - file.data_start
-        advice = "; the file is cut, copy it again" if held < at else ""
-        raise FormatError("FMT-121", f"{name} holds {held} bytes of tensors, its header describes {at}{advice}")
+        n_bytes = file.size - file.data_start
+        advice = "; the file is cut, copy it again" if n_bytes < at else ""
+        raise FormatError("FMT-121", f"{name} holds {n_bytes} bytes of tensors, its header describes {at}{advice}")
 
 
 def outline(name: str, dtype: str, shape: tuple[int, ...]) -> Section:

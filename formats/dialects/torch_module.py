@@ -160,8 +160,8 @@ def to_module(
     for names in groups.values():
         present = [name for name in names if name in sources]
         sources.update({name: sources[present[0]] for name in names if present and name not in sources})
-    wanted = dict.fromkeys(sources[name] for name in slots if name in sources)
-    records = {source: checkpoint.tensors[source] for source in wanted}
+    source_names = dict.fromkeys(sources[name] for name in slots if name in sources)
+    records = {source: checkpoint.tensors[source] for source in source_names}
     for name, record in records.items():
         validate.check_record(record, name)
         if isinstance(record, Mask):

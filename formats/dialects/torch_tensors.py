@@ -280,8 +280,8 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
             f"{sizes.sparse_min_rows} rows and {sizes.sparse_min_cols} columns",
         )
     group = 2 if dtype == torch.float32 else 4
-    kept = to_dense(with_values(sparse, np.ones(sparse.nnz, dtype=np.uint8))).reshape(rows, -1, group)
-    counts = kept.sum(axis=2)
+    mask = to_dense(with_values(sparse, np.ones(sparse.nnz, dtype=np.uint8))).reshape(rows, -1, group)
+    counts = mask.sum(axis=2)
     if int(counts.max()) > group // 2:
         row, at = (int(i) for i in np.argwhere(counts > group // 2)[0])
         raise CannotHold(
@@ -290,7 +290,7 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
             f"semi-structured tensors of {dtype} hold {group // 2}; prune it to that pattern first",
         )
     # a float32 counts as two entries, because the kernels see groups of four
-    nibbles = _NIBBLE[(kept.repeat(4 // group, axis=2) << np.arange(4, dtype=np.uint8)).sum(axis=2)]
+    nibbles = _NIBBLE[(mask.repeat(4 // group, axis=2) << np.arange(4, dtype=np.uint8)).sum(axis=2)]
     first, second = (nibbles & 3).astype(np.int64), (nibbles >> 2).astype(np.int64)
     offsets = (first // 2)[..., None] if group == 2 else np.stack([first, second], axis=2)
     dense = to_dense(sparse).reshape(rows, -1, group)

@@ -71,8 +71,8 @@ def read_trl_delta(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -> 
         return with_values(support, new[permutation])
 
     # changed_params is left out, because it repeats the names of the tensors
-    kept: dict[str, JSON] = {key: value for key, value in sorted(metadata.items()) if key != "changed_params"}
-    return Changes("replace", Lazy(pairs, fetch), {"adapter": "trl-delta", "metadata": kept})
+    kept_metadata: dict[str, JSON] = {key: value for key, value in sorted(metadata.items()) if key != "changed_params"}
+    return Changes("replace", Lazy(pairs, fetch), {"adapter": "trl-delta", "metadata": kept_metadata})
 
 
 def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Mapping[str, str]) -> None:
@@ -119,7 +119,7 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
         write_stock(temporary, outlines or [outline(EMPTY, "I32", (1,))], content, header)
 
 
-def _header(sizes: Mapping[str, int], given: Mapping[str, str]) -> dict[str, str]:
+def _header(sizes: Mapping[str, int], metadata: Mapping[str, str]) -> dict[str, str]:
     filled = {
         "sparse": "True",
         "num_changed_params": str(len(sizes)),
@@ -127,11 +127,11 @@ def _header(sizes: Mapping[str, int], given: Mapping[str, str]) -> dict[str, str
         "changed_params": json.dumps(list(sizes)),
     }
     for key, value in filled.items():
-        if key in given and given[key] != value:
+        if key in metadata and metadata[key] != value:
             raise FormatError(
-                "FMT-084", f"metadata has {key} = {given[key]!r:.80}, the changes say {value!r:.80}; leave it out"
+                "FMT-084", f"metadata has {key} = {metadata[key]!r:.80}, the changes say {value!r:.80}; leave it out"
             )
-    return {"format": "sparse_weight_patch", "version": "1", **given, **filled}
+    return {"format": "sparse_weight_patch", "version": "1", **metadata, **filled}
 
 
 def _the_file(path: Path) -> Path:

@@ -198,8 +198,8 @@ def _count_nan(values: Array) -> int:
 # reading -----------------------------------------------------------------------------------------
 
 
-def _error(told: str) -> FormatError:
-    return FormatError("FMT-169", told)
+def _error(message: str) -> FormatError:
+    return FormatError("FMT-169", message)
 
 
 def _changed(base: Mapping[str, Tensor], name: str, patches: Iterable[Patch]) -> Sparse:

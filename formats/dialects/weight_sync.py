@@ -57,9 +57,9 @@ def read_weight_sync(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -
     """
     version = open_version(path)
     check_in_base(version.sections, base, "FMT-168")
-    kept: dict[str, JSON] = dict(sorted(version.metadata.items()))
+    metadata: dict[str, JSON] = dict(sorted(version.metadata.items()))
     changes = Lazy(version.sections, lambda name: version.changes(name, base[name]))
-    return Changes("replace", changes, {"adapter": "weight-sync", "metadata": kept})
+    return Changes("replace", changes, {"adapter": "weight-sync", "metadata": metadata})
 
 
 def apply_weight_sync(base: Checkpoint, paths: Iterable[str | os.PathLike[str]]) -> Checkpoint:

@@ -206,12 +206,12 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
     _check_spare(some, per_row * width(pattern), name)
     indices = np.empty((last - first, per_row, pattern.n), dtype=np.int32)
     table, limit = binomials(pattern.m, pattern.n), comb(pattern.m, pattern.n)
-    known = _all_offsets(pattern.m, pattern.n) if limit <= _TABLE else np.empty((0, pattern.n), dtype=np.uint8)
+    offsets = _all_offsets(pattern.m, pattern.n) if limit <= _TABLE else np.empty((0, pattern.n), dtype=np.uint8)
     wrong = loops.by_rows(
         last - first,
         indices.size,
         lambda a, b: loops.unpack_ranks(
-            some[a:b], table, known, pattern.m, width(pattern), limit, indices[a:b].reshape(-1, pattern.n)
+            some[a:b], table, offsets, pattern.m, width(pattern), limit, indices[a:b].reshape(-1, pattern.n)
         ),
     )
     validate.check_rank(max(wrong), limit, name)

@@ -79,8 +79,8 @@ def _advice(path: Path) -> str:
     try:
         kind = detect(path)
     except FormatError:
-        if held := sorted(inner for inner in path.iterdir() if _looks_sparse(inner)):
-            return f"{path} is no checkpoint but holds {len(held)}; name one, such as {held[-1]}"
+        if checkpoints := sorted(inner for inner in path.iterdir() if _looks_sparse(inner)):
+            return f"{path} is no checkpoint but holds {len(checkpoints)}; name one, such as {checkpoints[-1]}"
         return f"{path} holds no checkpoint; name a folder or file that seft convert wrote"
     what = _ADVICE.get(kind, f"of the format {kind}; seft convert {{}} DST --to delta --base MODEL reads it strictly")
     return f"{path} is {what.format(path)}"

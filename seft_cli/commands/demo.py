@@ -161,9 +161,9 @@ def main(
     rows = table_rows(work, models)
     show(rows)
     if page is not None:
-        told = told_of(rows, size, work)
-        write_json(page.with_suffix(".json"), told)
-        write_file(page, (markdown(told) + by_hand(page)).encode())
+        results = told_of(rows, size, work)
+        write_json(page.with_suffix(".json"), results)
+        write_file(page, (markdown(results) + by_hand(page)).encode())
         console.out.print(f"wrote {page}")
 
 
@@ -173,10 +173,10 @@ class Stages:
     def __init__(self) -> None:
         self._count = 0
 
-    def stage(self, what: str, made: Path, make: Callable[[], None]) -> None:
-        """Run one stage unless `made` exists, and print how long it took."""
+    def stage(self, what: str, output: Path, make: Callable[[], None]) -> None:
+        """Run one stage unless `output` exists, and print how long it took."""
         self._count += 1
-        if made.exists():
+        if output.exists():
             console.err.print(f"[{self._count:2d}] {what}: kept")
             return
         console.err.print(f"[{self._count:2d}] {what}")
@@ -232,10 +232,10 @@ def split_text(wheels: Path, text: Path) -> None:
         if (date_match := re.search(r"speeches/(\d{4})-", name))
     }
     recent = {name: year for name, year in speeches.items() if year >= 1946}
-    with new_folder(text) as made:
+    with new_folder(text) as folder:
         for file, held_out in (("train.txt", False), ("valid.txt", True)):
             chosen = [name for name, year in recent.items() if (year % 7 == 0) == held_out]
-            write_file(made / file, "\n\n".join(archive.read(name).decode() for name in chosen).encode())
+            write_file(folder / file, "\n\n".join(archive.read(name).decode() for name in chosen).encode())
 
 
 def table_rows(work: Path, models: dict[str, Path]) -> list[dict[str, Any]]:
@@ -321,17 +321,17 @@ def by_hand(page: Path) -> str:
     return f"\n{mark}{rest}" if mark else ""
 
 
-def markdown(told: dict[str, Any]) -> str:
+def markdown(results: dict[str, Any]) -> str:
     """Return the Markdown page: the machine, the run, and the tables."""
-    size, check, machine = Size(**told["size"]), told["transformers"], told["machine"]
+    size, check, machine = Size(**results["size"]), results["transformers"], results["machine"]
     about = prose(
-        f"`make demo` on {told['date']}: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}.",
+        f"`make demo` on {results['date']}: {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}.",
         "",
         f"SmolLM2-135M-Instruct (a 4-bit GGUF, read back to float32) is pruned by Wanda to {SPARSITY:.0%} of each row "
         f"on {size.samples} x {CALIBRATION_LENGTH} tokens.",
-        f"Then it is fine-tuned with the preset `{told['preset']}`: {size.steps} steps of 4 x {LENGTH} tokens, density "
-        f"0.02, an event every {size.evolve_every} steps, a learning rate that falls linearly from {LR:g} to 0, "
-        "everything else at its default.",
+        f"Then it is fine-tuned with the preset `{results['preset']}`: {size.steps} steps of 4 x {LENGTH} tokens, "
+        f"density 0.02, an event every {size.evolve_every} steps, a learning rate that falls linearly from {LR:g} "
+        "to 0, everything else at its default.",
         "The text is the State of the Union addresses from 1946 on, every seventh year held out.",
         f"Perplexity is over {size.windows} windows of {EVALUATION_LENGTH} tokens of the held-out years.",
         "Stored weights and sparsity count the target matrices.",
@@ -346,7 +346,7 @@ def markdown(told: dict[str, Any]) -> str:
         "programs and processors ([why](pruning.md)).",
     )
     counts = ("dropped", "grown", "reactivated", "cancelled", "pruned", "slots", "support")
-    event_rows = [[event[count] for count in ("step", *counts)] for event in told["events"]]
+    event_rows = [[event[count] for count in ("step", *counts)] for event in results["events"]]
     lines = [
         "# The demo: a pruned model, repaired",
         "",
@@ -354,7 +354,7 @@ def markdown(told: dict[str, Any]) -> str:
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "|".join("---" if h == "model" else "---:" for h in HEADINGS) + "|",
-        *("| " + " | ".join(cells(row)) + " |" for row in told["rows"]),
+        *("| " + " | ".join(cells(row)) + " |" for row in results["rows"]),
         "",
         below,
         "",

@@ -42,10 +42,10 @@ def convert(wheels: Path, destination: Path) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    with new_folder(destination) as made:
-        model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        for file in made.iterdir():
+    with new_folder(destination) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        for file in folder.iterdir():
             with file.open("rb+") as written:
                 os.fsync(written.fileno())  # the folder must appear complete, whatever happens to the machine
     gguf.unlink()

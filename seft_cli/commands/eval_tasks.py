@@ -85,8 +85,8 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
         raise typer.Exit(130) from None
     seconds = at[-1] - at[0]
     console.show(_table(evaluation.tasks))
-    known = f", {resumed[0]} of them from {options.log}" if resumed[0] else ""
-    console.say(f"{len(evaluation.items)} items in {seconds:.1f} s{known}")
+    log_note = f", {resumed[0]} of them from {options.log}" if resumed[0] else ""
+    console.say(f"{len(evaluation.items)} items in {seconds:.1f} s{log_note}")
     write_json(json_file, _content(evaluation, options, seconds))
 
 

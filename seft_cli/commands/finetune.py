@@ -183,7 +183,7 @@ def main(
         raise console.Refused(f"--valid keeps the best model beside its codes; leave out --valid or --merge {merge}")
     state_file = state_beside(destination)
     _require_start(folder, state_file, resume=resume)
-    wanted = {
+    flag_values = {
         "steps": steps,
         "batch": batch,
         "micro_batches": micro_batches,
@@ -203,11 +203,11 @@ def main(
         "seed": seed,
     }
     place = place_of(device, launcher.turn_here(ranks), transposed=transposed)
-    changes = changes_of(wanted, change or [])
+    changes = changes_of(flag_values, change or [])
     settings = settings_of(_one_method(method or [DEFAULT]), pattern=pattern_of_folder(folder), **changes)
     refuse_without_use(settings, changes)
     rows_of(settings.batch * settings.micro_batches, ranks)
-    trained, held, settings = source.read(folder, settings)
+    trained, valid_data, settings = source.read(folder, settings)
     processes = launcher.sharing(ranks, place.name)
     if not ignore_memory:
         itemsize = itemsize_of(folder, dtype)
@@ -259,7 +259,7 @@ def main(
             resume=resume,
             stop_after=stop_after,
             save_every=save_every,
-            valid=source.validation(held, measured, shown=not ranks.rank),
+            valid=source.validation(valid_data, measured, shown=not ranks.rank),
             merge=merge,
             on_start=start,
             on_step=step,
@@ -278,21 +278,21 @@ def main(
         write_json(json_file, totals)
         console.out.print(f"stopped after step {done.state.step} of {settings.steps}; continue with --resume")
         return
-    kept = done.kept()
-    _warn(watch.end(done.state.step, kept), writer, shown_names)
-    writer.end(done.state.step, kept, done.stored)
+    n_stored = done.kept()
+    _warn(watch.end(done.state.step, n_stored), writer, shown_names)
+    writer.end(done.state.step, n_stored, done.stored)
     merged = {"merged": asdict(done.merged)} if done.merged is not None and done.merged.changed else {}
-    write_json(json_file, totals | {"stored_weights": kept} | merged)
-    console.out.print(f"{destination}: {kept:,} stored weights ({done.stored:,} at load)")
+    write_json(json_file, totals | {"stored_weights": n_stored} | merged)
+    console.out.print(f"{destination}: {n_stored:,} stored weights ({done.stored:,} at load)")
     for line in _summary(records, done, settings):
         console.out.print(line)
 
 
-def _one_method(given: list[str]) -> str:
+def _one_method(names: list[str]) -> str:
     """Return the method that was named; two names are refused, because one would be ignored."""
-    if len(given) > 1:
-        raise console.Refused(f"--method and --preset name one method, {' and '.join(given)} are given; leave one out")
-    return given[0]
+    if len(names) > 1:
+        raise console.Refused(f"--method and --preset name one method, {' and '.join(names)} are given; leave one out")
+    return names[0]
 
 
 def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
@@ -391,10 +391,10 @@ def _told(record: StepRecord) -> dict[str, Any]:
     return {name: getattr(record, name) for name in ("step", "loss", "lr", "gradient_norm", "event")}
 
 
-def _warn(findings: list[Finding], writer: LogWriter, told: set[str]) -> None:
-    """Log warnings and print them (TRN-011); a name in `told` was explained before, so it gets no message again."""
+def _warn(findings: list[Finding], writer: LogWriter, explained: set[str]) -> None:
+    """Log warnings and print them (TRN-011); a name in `explained` had its message before, so it gets none again."""
     for finding in findings:
-        why = "as before" if finding.name in told else finding.message
+        why = "as before" if finding.name in explained else finding.message
         console.err.print(f"warning: {finding.name} at step {finding.step}: {why}")
-        told.add(finding.name)
+        explained.add(finding.name)
         writer.warning(finding.step, finding.name, finding.message)

@@ -110,7 +110,7 @@ def _warnings(log: Log) -> str:
         parts.append(f'<div class="warning">{head}<p>{escape(same_name[0].message)}</p></div>')
     if len(parts) < len(log.warnings):
         rows = [[warned.step, warned.name, warned.message] for warned in log.warnings]
-        parts.append(_table(["step", "warning", "message"], rows, left=3, kind="table texts low"))
+        parts.append(_table(["step", "warning", "message"], rows, n_left=3, kind="table texts low"))
     return "<h2>Warnings</h2>" + "".join(parts)
 
 
@@ -163,7 +163,7 @@ def _matrices(log: Log) -> str:
         density = f"{after['support'] / max(matrix.numel, 1):.4f}"
         shape = "×".join(map(str, matrix.shape))
         rows.append([name, shape, matrix.stored, after["support"], density, after["slots"], *sums, churn, overlap])
-    return "<h2>Matrices, over the whole run</h2>" + _table(heads, rows, left=1)
+    return "<h2>Matrices, over the whole run</h2>" + _table(heads, rows, n_left=1)
 
 
 def _order(matrix: Matrix) -> tuple[Any, ...]:
@@ -173,7 +173,7 @@ def _order(matrix: Matrix) -> tuple[Any, ...]:
 
 def _settings(log: Log) -> str:
     rows = [[key, value] for key, value in _flat(log.settings)]
-    return "<h2>Settings</h2>" + _table(["setting", "value"], rows, left=2, kind="table texts")
+    return "<h2>Settings</h2>" + _table(["setting", "value"], rows, n_left=2, kind="table texts")
 
 
 def _flat(settings: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
@@ -189,9 +189,9 @@ def _plain(value: Any) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 0, kind: str = "table") -> str:
-    """Return an HTML table whose first `left` columns are aligned to the left."""
-    side: Callable[[int], str] = lambda column: " class=left" if column < left else ""  # noqa: E731
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, n_left: int = 0, kind: str = "table") -> str:
+    """Return an HTML table whose first `n_left` columns are aligned to the left."""
+    side: Callable[[int], str] = lambda column: " class=left" if column < n_left else ""  # noqa: E731
     top = "".join(f"<th{side(i)}>{escape(head)}</th>" for i, head in enumerate(heads))
     body = "".join(
         "<tr>" + "".join(f"<td{side(i)}>{escape(_cell(cell))}</td>" for i, cell in enumerate(row)) + "</tr>\n"

@@ -107,19 +107,21 @@ def drop(delta_positions: Array, delta_values: Array, n: Any) -> Array:
     return smallest(jnp.abs(delta_values), delta_positions, n, delta_positions != NOWHERE)
 
 
-def grow(gradient: Array, base: Array, kept: Array, n: Any, *, active: Any = False, size: Any = None) -> Array:
+def grow(
+    gradient: Array, base: Array, kept_positions: Array, n: Any, *, active: Any = False, size: Any = None
+) -> Array:
     """Return the n candidates with the largest |g|, best first, NOWHERE where there are no more (GROW-002).
 
-    gradient  flat, of all positions
-    base      the positions of the base
-    kept      positions of the delta that are not dropped
-    active    candidates must lie in the base (`grow_scope` `active`)
-    size      the number of positions, if the gradient has a tail
+    gradient        flat, of all positions
+    base            the positions of the base
+    kept_positions  those of the delta that are not dropped
+    active          candidates must lie in the base (`grow_scope` `active`)
+    size            the number of positions, if the gradient has a tail
     """
     everywhere = jnp.arange(gradient.shape[0])
     # GROW-001
     candidates = everywhere < (gradient.shape[0] if size is None else size)
-    candidates = candidates.at[kept].set(False, mode="drop")
+    candidates = candidates.at[kept_positions].set(False, mode="drop")
     stored = jnp.zeros(gradient.shape[0], bool).at[base].set(True, mode="drop")
     candidates &= stored | ~jnp.asarray(active)
     # GROW-002
@@ -187,10 +189,10 @@ def evolve(
     refusal = _either(refusal, trouble(delta.values, n_drop, occupied))
     # EVT-001: drop, grow, adapt, with one gradient (EVT-002)
     dropped = drop(delta.positions, delta.values, n_drop)
-    kept = jnp.where(dropped, NOWHERE, delta.positions)
+    kept_positions = jnp.where(dropped, NOWHERE, delta.positions)
     n_grow = jnp.maximum(0, n_drop + (delta_budget - slots))
-    grown = grow(gradient, base.positions, kept, n_grow, active=active, size=size)[:capacity]
-    positions = jnp.sort(jnp.concatenate([kept, grown]))[:capacity]
+    grown = grow(gradient, base.positions, kept_positions, n_grow, active=active, size=size)[:capacity]
+    positions = jnp.sort(jnp.concatenate([kept_positions, grown]))[:capacity]
     # GROW-003: a position that is dropped and grown finds its old slot; DROP-002: other dropped ones lose theirs
     moved = _moved(delta, positions)
     new = source(delta.positions, positions) < 0

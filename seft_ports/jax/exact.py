@@ -115,13 +115,13 @@ def _shifted_to_even(high: Array, low: Array, n: Array) -> Array:
     """Return the 128 bits shifted right by n, rounded to nearest, ties to even; the result fits 64 bits."""
     one = jnp.uint64(1)
     before = n - jnp.minimum(n, one)
-    kept, half = _shifted(high, low, n), (n > 0) & (_shifted(high, low, before) & one == 1)
+    truncated, half = _shifted(high, low, n), (n > 0) & (_shifted(high, low, before) & one == 1)
     below = jnp.where(
         before < 64,
         low & ((one << before) - one),
         low | (high & ((one << (before - jnp.minimum(before, jnp.uint64(64)))) - one)),
     )
-    return kept + (half & ((below > 0) | (kept & one == 1))).astype(jnp.uint64)
+    return truncated + (half & ((below > 0) | (truncated & one == 1))).astype(jnp.uint64)
 
 
 def _shifted(high: Array, low: Array, n: Array) -> Array:

@@ -223,9 +223,9 @@ def _dropped(i: Inputs) -> Outputs:
 
 
 def _grown(i: Inputs) -> Outputs:
-    kept = _positions(np.setdiff1d(i["delta"], i["dropped"]))
+    kept_positions = _positions(np.setdiff1d(i["delta"], i["dropped"]))
     options = {"active": i["scope"] == "active", "size": i["gradient"].size}
-    return {"grown": _cut(_grow(_gradient(i), _positions(i["base"]), kept, i["n"], **options))}
+    return {"grown": _cut(_grow(_gradient(i), _positions(i["base"]), kept_positions, i["n"], **options))}
 
 
 def _pruned(i: Inputs) -> Outputs:
@@ -239,11 +239,11 @@ def _evolved(i: Inputs) -> Outputs:
     # room for all d_φ slots, because growth may add to a delta that has fewer
     room = max(0, i["delta_budget"] - len(i["delta"]))
     longer = (np.concatenate([i[n], np.zeros(room, i[n].dtype)]) for n in ("delta_values", "m", "v", "age"))
-    kept = [_pad(x) for x in longer]
+    arrays = [_pad(x) for x in longer]
     positions = _positions(np.concatenate([i["delta"], np.full(room, NOWHERE)]))
     done = _evolve(
         _base(i),
-        event.Delta(positions, *kept),
+        event.Delta(positions, *arrays),
         _gradient(i),
         i["n_drop"],
         i["delta_budget"],

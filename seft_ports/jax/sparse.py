@@ -140,8 +140,8 @@ def _forward(x: Array, base: Base, delta_positions: Array, delta_values: Array, 
     return sparse_linear(x, base, delta_positions, delta_values, shape), (x, base, delta_positions, delta_values)
 
 
-def _backward(shape: Shape, kept: Any, dy: Array) -> tuple[Array, None, None, Array]:
-    x, base, delta_positions, delta_values = kept
+def _backward(shape: Shape, residuals: Any, dy: Array) -> tuple[Array, None, None, Array]:
+    x, base, delta_positions, delta_values = residuals
     weight = effective(base, delta_positions, delta_values)
     dx = matmul_transposed(dy, weight.positions, weight.values, shape)
     # W = b + φ at the delta, so the gradient by φ is that by W there, and no matrix is formed

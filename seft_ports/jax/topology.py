@@ -54,9 +54,9 @@ def source(old: Array, new: Array) -> Array:
     return jnp.where((old[slot] == new) & (new != NOWHERE), slot, -1).astype(jnp.int64)
 
 
-def holds(positions: Array, asked: Array) -> Array:
-    """Return for each asked position whether it is one of `positions`."""
-    return source(positions, asked) >= 0
+def holds(positions: Array, queries: Array) -> Array:
+    """Return for each query whether it is one of `positions`."""
+    return source(positions, queries) >= 0
 
 
 def realign(values: Array, source: Array, fill: Any = 0) -> Array:

@@ -57,8 +57,8 @@ class SeftModel(BaseTuner):
             target.update_layer(adapter_name, peft_config)
             return
         layer = target.get_base_layer() if isinstance(target, BaseTunerLayer) else target
-        given = get_quantization_kwargs(self)
-        backend = resolve_quantization_backend(layer, **given)
+        quantization_kwargs = get_quantization_kwargs(self)
+        backend = resolve_quantization_backend(layer, **quantization_kwargs)
         if isinstance(backend, ForwardOnlyQuantizationBackend):
             kind = type(layer).__name__
             msg = f"{current_key} is a {kind}, which hides its weights; load the model dequantised, or by bitsandbytes"
@@ -67,17 +67,17 @@ class SeftModel(BaseTuner):
             kind = type(layer).__name__
             msg = f"{current_key} is a {kind}; SEFT adapts torch.nn.Linear, name other layers in exclude_modules"
             raise TypeError(msg)
-        adapted = SeftLinear(target, adapter_name, peft_config, **given)
+        adapted = SeftLinear(target, adapter_name, peft_config, **quantization_kwargs)
         if adapter_name not in self.active_adapters:
             # PEFT's rule: an adapter that is added is not trained before it is made active
             adapted.requires_grad_(requires_grad=False)
         self._replace_module(parent, target_name, adapted, target)
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *given: Any, **named: Any) -> None:
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **named: Any) -> None:
         """Add an adapter, number its matrices, and choose their first positions if no gradient is needed for that."""
         config = self.peft_config[adapter_name]
         check_kept(model, config.settings())
-        super().inject_adapter(model, adapter_name, *given, **named)
+        super().inject_adapter(model, adapter_name, *args, **named)
         updates = [
             (name, module.seft_delta[adapter_name])
             for name, module in model.named_modules()

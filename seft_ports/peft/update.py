@@ -112,14 +112,14 @@ class SeftUpdate(SparseUpdate):
 
     @torch.no_grad()
     def apply_decision(
-        self, decision: Decision, kept: dict[str, Tensor], seeds: dict[str, Tensor] | None = None
+        self, decision: Decision, state: dict[str, Tensor], seeds: dict[str, Tensor] | None = None
     ) -> None:
-        """Drop, grow and prune in place; values and the optimizer's state (`kept`) move with their slots.
+        """Drop, grow and prune in place; values and the optimizer's `state` move with their slots.
 
-        seeds  what new slots start with, by the names of `kept`, each aligned to `decision.grown`; 0 without
+        seeds  what new slots start with, by the names of `state`, each aligned to `decision.grown`; 0 without
         """
         self.pruned = torch.cat([self.pruned, decision.left]).sort().values
-        self.move(decision, kept, seeds)
+        self.move(decision, state, seeds)
         self.hold()
 
     @torch.no_grad()

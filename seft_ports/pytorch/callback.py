@@ -94,15 +94,15 @@ class SeftCallback(TrainerCallback, ExportableState):
         # the Trainer asks before it shows the model, too
         return {"args": {}, "attributes": {"settings": asdict(self._given) if self._given else None, **self._looks}}
 
-    def on_init_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse FSDP options that this port cannot run under, before anything is split."""
-        self._take(given["model"])
+        self._take(kwargs["model"])
         _check_fsdp(args, self.settings, may_be_split=self._may_be_split)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
         # again, because a callback that was added later got no on_init_end
-        self._take(given["model"])
+        self._take(kwargs["model"])
         _check_fsdp(args, self.settings, may_be_split=self._may_be_split)
         if args.fp16:
             # the loss scale changes between steps, so the gradients of a window could not be summed
@@ -122,11 +122,11 @@ class SeftCallback(TrainerCallback, ExportableState):
                 raise SeftError("CKP-006", f"the checkpoint is of a run with {name} {then} and not {number}")
         if self._looks["start_batches"] > 1 and self.settings.initial_positions != "gradient":
             raise SeftError("EVT-012", "start_batches is for initial_positions gradient")
-        optimizer = given["optimizer"]
+        optimizer = kwargs["optimizer"]
         optimizer = getattr(optimizer, "optimizer", optimizer)
-        if args.label_smoothing_factor and (asked := self._asks_losses()):
+        if args.label_smoothing_factor and (reason := self._asks_losses()):
             # EVT-004
-            msg = f"{asked}; leave out label_smoothing_factor"
+            msg = f"{reason}; leave out label_smoothing_factor"
             raise NotImplementedError(msg)
         if type(optimizer).__module__.startswith("deepspeed"):
             raise NotImplementedError(ZERO)
@@ -139,7 +139,7 @@ class SeftCallback(TrainerCallback, ExportableState):
             )
         once = 1 if args.gradient_accumulation_steps == 1 else None
         self._evolution = Evolution(
-            *(given["model"], optimizer, self.settings, state.max_steps),
+            *(kwargs["model"], optimizer, self.settings, state.max_steps),
             micro_batches=once,
             event_batches=self._looks["event_batches"],
         )
@@ -148,13 +148,13 @@ class SeftCallback(TrainerCallback, ExportableState):
         fresh = state.global_step == 0 and not any(layer.slots for layer in self._evolution.layers.values())
         if self._looks["start_batches"] > 1 and fresh:
             # the Trainer does this in its first step, and these gradients are taken before it
-            given["model"].train()
-            self._evolution.start(self._losses_of(given["model"], range(1, 1 + self._looks["start_batches"])))
+            kwargs["model"].train()
+            self._evolution.start(self._losses_of(kwargs["model"], range(1, 1 + self._looks["start_batches"])))
         max_norm = args.max_grad_norm or 0.0
         self._hooks = [
-            given["model"].register_forward_pre_hook(self._remember, with_kwargs=True),
+            kwargs["model"].register_forward_pre_hook(self._remember, with_kwargs=True),
             # not on_pre_optimizer_step, because DeepSpeed has stepped by then
-            optimizer.register_step_pre_hook(lambda *_: self._before_optimizer(given["model"], max_norm)),
+            optimizer.register_step_pre_hook(lambda *_: self._before_optimizer(kwargs["model"], max_norm)),
         ]
 
     def _remember(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -163,7 +163,7 @@ class SeftCallback(TrainerCallback, ExportableState):
             if self._batches is not None:
                 self._batches.append(kwargs)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open a gradient window where the step needs one, and collect the batches of the last step for `finish`."""
         assert self._evolution is not None
         self._step = state.global_step + 1
@@ -173,9 +173,9 @@ class SeftCallback(TrainerCallback, ExportableState):
     def _before_optimizer(self, model: nn.Module, max_norm: float) -> None:
         """Let an event look further, and choose the first slots at the step whose gradient does that."""
         assert self._evolution is not None
-        if (asked := self._asks_losses()) and not self._forwards:
+        if (reason := self._asks_losses()) and not self._forwards:
             # EVT-004: said now, and not after the last step
-            raise SeftError("EVT-004", f"{asked}; the loss does not come from a call of the model here")
+            raise SeftError("EVT-004", f"{reason}; the loss does not come from a call of the model here")
         for further in range(1, 1 + self._evolution.looks(self._step)):
             self._evolution.look(self._losses_of(model, [self._step + further]))
         self._evolution.before_optimizer(self._step, max_norm)
@@ -195,7 +195,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         """Return how a message begins if the rule asks the model for losses beside those of the Trainer, else empty."""
         return REPLAYED if self.settings.ends_by_pruning else LOOKED if self._batches_of is not None else ""
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make the event that follows the step, or the last adapt pass."""
         assert self._evolution is not None
         step = state.global_step
@@ -207,7 +207,7 @@ class SeftCallback(TrainerCallback, ExportableState):
             self.events.append({"step": step, **counts})
         if step == state.max_steps:
             batches, self._batches = self._batches or [], None
-            model = given["model"]
+            model = kwargs["model"]
             # the Trainer divides by the targets of all processes, and multiplies by their number
             factor = processes() if args.average_tokens_across_devices else 1
             further = [state.max_steps + i for i in range(1, self._looks["event_batches"])]
@@ -216,7 +216,7 @@ class SeftCallback(TrainerCallback, ExportableState):
                 *(lambda step=step: self._losses_of(model, [step]) for step in further),
             )
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Remove the hooks and drop the reference to the model."""
         for hook in self._hooks:
             hook.remove()

@@ -1,10 +1,10 @@
 """The scores of drop, grow and adapt, a function for each name; every operation is rounded once (NUM-006).
 
-DROP["fisher"](known)         the score of each slot; the smallest are dropped
-GROW["curvature"](known)      the score of each candidate; the largest are grown
-ADAPT["activation"](known)    the score of each weight; the smallest are pruned
+DROP["fisher"](evidence)       the score of each slot; the smallest are dropped
+GROW["curvature"](evidence)    the score of each candidate; the largest are grown
+ADAPT["activation"](evidence)  the score of each weight; the smallest are pruned
 
-`known` has, by name and aligned with each other, what a criterion looks at:
+`evidence` has, by name and aligned with each other, what a criterion looks at:
 
 gradient, absolute, square, tokens  ḡ, mean |g|, mean g², and the squared gradients of tokens (GRD-004 to GRD-008)
 inputs                              mean square of the layer's input at the column

@@ -118,10 +118,10 @@ EVENT_GRADIENT = (
 """The error message of EVT-005 for evidence that is not finite."""
 
 
-def check_evidence(seen: Iterable[Tensor]) -> None:
+def check_evidence(tensors: Iterable[Tensor]) -> None:
     """Raise SeftError (EVT-005) for evidence with a NaN or infinite entry."""
     # EVT-005
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in seen):
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise SeftError("EVT-005", EVENT_GRADIENT)
 
 
@@ -188,13 +188,13 @@ def _tell(
 
 def _drop_scores(part: Part, rule: Settings, step: int) -> Tensor:
     # DROP-003
-    known = part.known(part.positions)
-    known["value"] = part.values
+    evidence = part.known(part.positions)
+    evidence["value"] = part.values
     if rule.drop == "change":
-        known["origin"] = part.evidence["origin"]
+        evidence["origin"] = part.evidence["origin"]
     if rule.drop == "random":
-        known["uniform"] = uniform(rule.seed, part.matrix, step, USE_DROP, part.positions)
-    return DROP[rule.drop](known)
+        evidence["uniform"] = uniform(rule.seed, part.matrix, step, USE_DROP, part.positions)
+    return DROP[rule.drop](evidence)
 
 
 def drop(parts: Sequence[Part], rule: Settings, n: Tensor, step: int = 0, note: Note | None = None) -> list[Tensor]:
@@ -238,10 +238,10 @@ def grow(
         at, scores = [at[0][best]], [scores[0][best]]
     # GROW-002
     most = torch.stack([part.most for part in parts]).sum(0)
-    wanted = (n_drop + most - pools.sizes([part.positions for part in parts])).clamp(min=0)
+    n_grow = (n_drop + most - pools.sizes([part.positions for part in parts])).clamp(min=0)
     # SEL-001: negation is exact
     scores = [-one for one in scores]
-    chosen = pools.smallest(scores, at, torch.minimum(wanted, pools.sizes(at)))
+    chosen = pools.smallest(scores, at, torch.minimum(n_grow, pools.sizes(at)))
     _tell(note, "grow", pools, at, scores, chosen)
     return [positions[best] for positions, best in zip(at, chosen, strict=True)]
 
@@ -260,10 +260,10 @@ def _candidates(part: Part, dropped: Tensor, rule: Settings) -> Tensor:
 
 def _grow_scores(part: Part, at: Tensor, rule: Settings, step: int) -> Tensor:
     # GROW-004
-    known = part.known(at)
+    evidence = part.known(at)
     if rule.grow == "random":
-        known["uniform"] = uniform(rule.seed, part.matrix, step, USE_GROW, at)
-    return GROW[rule.grow](known)
+        evidence["uniform"] = uniform(rule.seed, part.matrix, step, USE_GROW, at)
+    return GROW[rule.grow](evidence)
 
 
 def _best_of_groups(part: Part, at: Tensor, scores: Tensor, rule: Settings) -> Tensor:
@@ -281,16 +281,16 @@ def _move(part: Part, dropped: Tensor, grown: Tensor, rule: Settings) -> _Moved:
     weight, base = part.weight.clone(), part.base
     # DROP-002: the weight of a slot that goes is b
     weight[gone] = part.held[among(gone, part.positions)].to(weight.dtype)
-    left = gone[:0]
+    removed = gone[:0]
     if rule.drops == "weight":
         # DROP-004
-        left, base = gone[base[gone]], base.clone()
-        base[left] = False
-        weight[left] = 0
+        removed, base = gone[base[gone]], base.clone()
+        base[removed] = False
+        weight[removed] = 0
     occupied = _mask(part, part.positions)
     occupied[gone] = False
     occupied[fresh] = True
-    return _Moved(part, weight, base | occupied, occupied, _mask(part, fresh), left)
+    return _Moved(part, weight, base | occupied, occupied, _mask(part, fresh), removed)
 
 
 # adapt ---------------------------------------------------------------------------------------------
@@ -328,8 +328,8 @@ def _prune(
 
 def _adapt_scores(m: _Moved, at: Tensor, rule: Settings, key: tuple[int, int]) -> Tensor:
     # ADPT-005
-    known = m.part.known(at)
-    known["weight"] = m.weight[at]
+    evidence = m.part.known(at)
+    evidence["weight"] = m.weight[at]
     if rule.adapt == "random":
-        known["uniform"] = uniform(rule.seed, m.part.matrix, *key, at)
-    return ADAPT[rule.adapt](known)
+        evidence["uniform"] = uniform(rule.seed, m.part.matrix, *key, at)
+    return ADAPT[rule.adapt](evidence)

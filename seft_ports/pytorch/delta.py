@@ -33,12 +33,12 @@ def budgets(s: Settings, shapes: Sequence[tuple[int, int]], stored: Sequence[int
         return [budget(s.density, shape, k) for shape, k in zip(shapes, stored, strict=True)]
     # DLT-002
     if s.budget_by == "nnz":
-        wanted = [math.floor(s.density * k + SLACK) for k in stored]
+        counts = [math.floor(s.density * k + SLACK) for k in stored]
     elif s.budget_by == "count":
-        wanted = [s.slots * n // sum(sizes) for n in sizes]
+        counts = [s.slots * n // sum(sizes) for n in sizes]
     else:
-        wanted = [s.rank * (out + width) for out, width in shapes]
-    return [min(n, k) for n, k in zip(wanted, stored, strict=True)]
+        counts = [s.rank * (out + width) for out, width in shapes]
+    return [min(n, k) for n, k in zip(counts, stored, strict=True)]
 
 
 def source(old: Tensor, new: Tensor) -> Tensor:
@@ -55,12 +55,12 @@ def among(old: Tensor, new: Tensor) -> Tensor:
     return source(old, new) >= 0
 
 
-def realign(array: Tensor, where: Tensor, fill: float = 0.0) -> Tensor:
+def realign(array: Tensor, sources: Tensor, fill: float = 0.0) -> Tensor:
     """Return the entries of the source slots, bit for bit, and `fill` where the source is -1 (CHG-002)."""
     # CHG-002
-    aligned = torch.full(where.shape, fill, dtype=array.dtype, device=array.device)
-    kept = where >= 0
-    aligned[kept] = array[where[kept]]
+    aligned = torch.full(sources.shape, fill, dtype=array.dtype, device=array.device)
+    has_source = sources >= 0
+    aligned[has_source] = array[sources[has_source]]
     return aligned
 
 

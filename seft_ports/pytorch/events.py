@@ -114,27 +114,27 @@ class Evolution:
             SeftError: TRN-004 if the step lies in an open window whose earlier gradients are missing.
         """
         inside, opened = self._in_window(step), self._in_window(step - 1) and step - 1 not in self._windows
-        asked, first_step = self._settings.asks(), self._settings.candidates == "first-step"
-        self._looks.begin(step, has_event=bool(asked) and step in self._windows)
+        evidence_names, first_step = self._settings.asks(), self._settings.candidates == "first-step"
+        self._looks.begin(step, has_event=bool(evidence_names) and step in self._windows)
         streams = self._streams_may and not (self._looks.wanted and step in self._windows)
         for name, layer in self.layers.items():
             # TRN-004
-            if inside and opened and asked and not layer.sums():
+            if inside and opened and evidence_names and not layer.sums():
                 raise SeftError(
                     "TRN-004",
                     f"step {step} lies in an open gradient window, of which {name} has no gradients; resume from a "
                     "checkpoint outside windows",
                 )
             starts = self._starts(step, layer)
-            wanted = (asked if inside else set()) | ({"gradient"} if starts else set())
+            needed_names = (evidence_names if inside else set()) | ({"gradient"} if starts else set())
             if streams and inside != starts and self._one_backward:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
             elif streams and inside != starts:
-                self._factors[name] = Factors(layer, wanted)
+                self._factors[name] = Factors(layer, needed_names)
                 layer.observe(self._factors[name].see)
             elif inside or starts:
-                layer.watch(wanted, first_step=first_step)
+                layer.watch(needed_names, first_step=first_step)
             else:
                 layer.unwatch()
 
@@ -298,12 +298,12 @@ class Evolution:
                 decisions[names[0]] = stream.decide(drop_count(fraction, self.layers[names[0]].slots))
                 continue
             # EVT-002, GRD-004
-            seen = {name: self._evidence(self.layers[name], window, self._settings.asks()) for name in names}
-            parts = [self.layers[name].part(seen[name] | self._of_optimizer(self.layers[name])) for name in names]
-            made = decide(parts, self._settings, drop_counts(parts, self._settings, fraction), step)
-            decisions |= zip(names, made, strict=True)
+            evidence = {name: self._evidence(self.layers[name], window, self._settings.asks()) for name in names}
+            parts = [self.layers[name].part(evidence[name] | self._of_optimizer(self.layers[name])) for name in names]
+            new_decisions = decide(parts, self._settings, drop_counts(parts, self._settings, fraction), step)
+            decisions |= zip(names, new_decisions, strict=True)
             if self._settings.moments == "seeded":
-                seeded |= {name: self._seeds(seen[name], decisions[name].grown, window) for name in names}
+                seeded |= {name: self._seeds(evidence[name], decisions[name].grown, window) for name in names}
         # EVT-005: nothing is changed before everything is decided
         for name, layer in self.layers.items():
             layer.apply_decision(decisions[name], self._optimizer.kept(layer), seeded.get(name))
@@ -318,14 +318,14 @@ class Evolution:
 
     def _of_optimizer(self, layer: SparseUpdate) -> dict[str, Tensor]:
         """Return what the optimizer knows that the rule asks for, by the names of `criteria`."""
-        known = self._optimizer.accumulators(layer) if self._settings.grow == "moments" else {}
-        kept = self._optimizer.kept(layer)
-        return known | ({"origin": whole(kept["origin"])[: layer.slots]} if "origin" in kept else {})
+        accumulators = self._optimizer.accumulators(layer) if self._settings.grow == "moments" else {}
+        state = self._optimizer.kept(layer)
+        return accumulators | ({"origin": whole(state["origin"])[: layer.slots]} if "origin" in state else {})
 
-    def _seeds(self, seen: dict[str, Tensor], grown: Tensor, window: int) -> dict[str, Tensor]:
+    def _seeds(self, evidence: dict[str, Tensor], grown: Tensor, window: int) -> dict[str, Tensor]:
         # DLT-006
-        check_evidence(seen.values())
-        return self._optimizer.seeds(seen["gradient"].flatten()[grown], seen["square"].flatten()[grown], window)
+        check_evidence(evidence.values())
+        return self._optimizer.seeds(evidence["gradient"].flatten()[grown], evidence["square"].flatten()[grown], window)
 
     def _check_sums(self, step: int) -> None:
         sums = [local(total) for layer in self.layers.values() for total in layer.sums()]
@@ -353,10 +353,10 @@ class Evolution:
         s = self._settings
         if s.adapts == "never":
             # EVT-008
-            held = sum(int(layer.support().sum()) for layer in self.layers.values())
+            n_stored = sum(int(layer.support().sum()) for layer in self.layers.values())
             loaded = sum(layer.budget for layer in self.layers.values())
-            if held > loaded:
-                message = f"denser-at-end: {held} weights are stored, {loaded} at load; adapts is never"
+            if n_stored > loaded:
+                message = f"denser-at-end: {n_stored} weights are stored, {loaded} at load; adapts is never"
                 warnings.warn(message, stacklevel=2)
         lists = self._together(self.layers) if s.adapts != "never" else []
         over = [names for names in lists if is_over([self.layers[name] for name in names], s)]
@@ -392,9 +392,9 @@ class Evolution:
         for layer in self.layers.values():
             layer.unwatch()
 
-    def _evidence(self, layer: SparseUpdate, steps: int, asked: Iterable[str]) -> dict[str, Tensor]:
+    def _evidence(self, layer: SparseUpdate, steps: int, evidence_names: Iterable[str]) -> dict[str, Tensor]:
         """Return the means of a window by name, the same in every process."""
-        seen = layer.evidence(steps)
-        if not seen.keys() >= set(asked):
+        means = layer.evidence(steps)
+        if not means.keys() >= set(evidence_names):
             raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")
-        return seen
+        return means

@@ -109,13 +109,13 @@ def _read(model: nn.Module) -> formats.Checkpoint:
 
 def _companions(model: nn.Module) -> dict[str, bytes]:
     """Return the files beside the weights of a model: those that it came with, and its config and record of pruning."""
-    kept: dict[str, bytes] | None = getattr(model, _COMPANIONS, None)
-    if kept is None:
+    companions: dict[str, bytes] | None = getattr(model, _COMPANIONS, None)
+    if companions is None:
         path = getattr(model, "name_or_path", None)
         there = [Path(str(path)) / name for name in _TRAVEL] if path else []
-        kept = {file.name: file.read_bytes() for file in there if file.is_file()}
+        companions = {file.name: file.read_bytes() for file in there if file.is_file()}
     config, record = getattr(model, "config", None), record_of(model)
-    files = kept | ({} if config is None else {"config.json": config.to_json_string().encode()})
+    files = companions | ({} if config is None else {"config.json": config.to_json_string().encode()})
     return files | ({} if record is None else {"pruning.json": record})
 
 
@@ -149,13 +149,13 @@ def _gathered(model: nn.Module) -> nn.Module:
     """Return bare modules with the whole tensors of a split model, on the CPU; they are empty except in process 0."""
     bare, first = nn.Module(), dist.get_rank() == 0
     bare.config = getattr(model, "config", None)
-    made: dict[object, Tensor] = {}
+    copies: dict[object, Tensor] = {}
 
     def gathered(tensor: Tensor, key: object) -> Tensor:
         """Gather a tensor once, in every process, so that tied tensors stay tied."""
-        if key not in made:
-            made[key] = whole(tensor).detach().cpu() if first else whole(tensor).new_zeros(0)
-        return made[key]
+        if key not in copies:
+            copies[key] = whole(tensor).detach().cpu() if first else whole(tensor).new_zeros(0)
+        return copies[key]
 
     for path, module in model.named_modules(remove_duplicate=False):
         at = bare
@@ -163,16 +163,16 @@ def _gathered(model: nn.Module) -> nn.Module:
             if name not in at._modules:
                 at.add_module(name, nn.Module())
             at = at.get_submodule(name)
-        kept = dict(module.named_parameters(recurse=False))
+        tensors = dict(module.named_parameters(recurse=False))
         if isinstance(module, SeftLinear):
             at.register_buffer(MASK, gathered(module.support(), (id(module), MASK)), persistent=False)
             at.register_buffer("weight", gathered(module.refresh(), (id(module), "weight")))
-            kept.pop("values")
-            kept.pop("weight")
+            tensors.pop("values")
+            tensors.pop("weight")
         else:
             lasting = dict(module.named_buffers(recurse=False))
-            kept |= {name: x for name, x in lasting.items() if name not in module._non_persistent_buffers_set}
-        for name, tensor in kept.items():
+            tensors |= {name: x for name, x in lasting.items() if name not in module._non_persistent_buffers_set}
+        for name, tensor in tensors.items():
             at.register_buffer(name, gathered(tensor, id(tensor)))
     return bare
 

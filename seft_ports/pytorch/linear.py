@@ -133,11 +133,11 @@ class SeftLinear(SparseUpdate):
 
     @torch.no_grad()
     def apply_decision(
-        self, decision: Decision, kept: dict[str, Tensor], seeds: dict[str, Tensor] | None = None
+        self, decision: Decision, state: dict[str, Tensor], seeds: dict[str, Tensor] | None = None
     ) -> None:
-        """Drop, grow and prune in place; values and the optimizer's state (`kept`) move with their slots.
+        """Drop, grow and prune in place; values and the optimizer's `state` move with their slots.
 
-        seeds  what new slots start with, by the names of `kept`, each aligned to `decision.grown`; 0 without
+        seeds  what new slots start with, by the names of `state`, each aligned to `decision.grown`; 0 without
         """
         weight, base = whole(self.weight), whole(self.mask)
         flat, mask, n = weight.view(-1), base.view(-1), self.slots
@@ -146,7 +146,7 @@ class SeftLinear(SparseUpdate):
         # ADPT-004, DROP-004
         mask[decision.left] = False
         flat[decision.left] = 0
-        self.move(decision, kept, seeds)
+        self.move(decision, state, seeds)
         self.held.zero_()[: self.slots] = flat[self.positions[: self.slots]]
         put(self.weight, weight)
         put(self.mask, base)

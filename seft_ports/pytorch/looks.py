@@ -50,14 +50,14 @@ class Looks:
 
 
 @contextmanager
-def watching(layers: Sequence[SparseUpdate], asked: Iterable[str]) -> Iterator[None]:
+def watching(layers: Sequence[SparseUpdate], evidence_names: Iterable[str]) -> Iterator[None]:
     """Make every layer sum, from zero, the evidence of the backwards in the context.
 
-    asked  names of `update.SUMS`
+    evidence_names  names of `update.SUMS`
     """
     for layer in layers:
         layer.unwatch()
-        layer.watch(asked)
+        layer.watch(evidence_names)
     yield
     for layer in layers:
         layer.unwatch(forget=False)

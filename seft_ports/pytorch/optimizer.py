@@ -169,26 +169,26 @@ class SeftOptimizer(torch.optim.Optimizer):
         positions = part(layer.positions, values)
         n = int((positions < layer.out_features * layer.in_features).sum())
         state = self._state(values, layer.shape)
-        kept = {name: local(one)[:n] for name, one in state.items() if name not in ("rows", "columns")}
-        kept |= {name: one for name, one in state.items() if name in ("rows", "columns")}
+        local_state = {name: local(one)[:n] for name, one in state.items() if name not in ("rows", "columns")}
+        local_state |= {name: one for name, one in state.items() if name in ("rows", "columns")}
         phi, gradient = local(values)[:n], local(values.grad)[:n]
-        STEPS[self.kind](phi, kept, gradient, _hyper(group), self._place(positions[:n], layer.in_features))
+        STEPS[self.kind](phi, local_state, gradient, _hyper(group), self._place(positions[:n], layer.in_features))
         # DLT-003
         weight = (part(layer.held, values)[:n].to(phi.dtype) + phi).to(layer.held.dtype)
-        return [torch.isfinite(x).all() for x in (phi, *kept.values(), weight)]
+        return [torch.isfinite(x).all() for x in (phi, *local_state.values(), weight)]
 
     def _step_all(self, group: dict[str, Any], x: Tensor) -> list[Tensor]:
         """Take a step of a parameter that is trained whole."""
         rows = x.shape[0] if x.ndim else 1
         width = x.numel() // max(rows, 1)
         # one age for the whole tensor, because no part of it is younger
-        kept = {name: local(one) for name, one in self._state(x, (rows, width), one_age=True).items()}
+        local_state = {name: local(one) for name, one in self._state(x, (rows, width), one_age=True).items()}
         values, gradient = local(x), local(x.grad)
         place = self._place(torch.arange(values.numel() if self.kind == "sm3" else 0, device=x.device), width)
         if self.kind == "sm3":
             values, gradient = values.view(-1), gradient.reshape(-1)
-        STEPS[self.kind](values, kept, gradient, _hyper(group), place)
-        return [torch.isfinite(one).all() for one in (values, *kept.values())]
+        STEPS[self.kind](values, local_state, gradient, _hyper(group), place)
+        return [torch.isfinite(one).all() for one in (values, *local_state.values())]
 
     def _place(self, positions: Tensor, width: int) -> Place:
         """Return the places of slots; they are empty but for `sm3`, because they take more memory than the slots."""

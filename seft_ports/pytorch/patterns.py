@@ -37,9 +37,9 @@ def record_of(model: nn.Module) -> bytes | None:
 
     `load_sparse` keeps it, and a folder that from_pretrained loaded has it beside the weights.
     """
-    kept: bytes | None = getattr(model, RECORD, None)
-    if kept is not None:
-        return kept
+    record: bytes | None = getattr(model, RECORD, None)
+    if record is not None:
+        return record
     file = Path(str(getattr(model, "name_or_path", None) or "")) / "pruning.json"
     return file.read_bytes() if file.is_file() else None
 
@@ -84,9 +84,9 @@ def keep_pattern(scores: Tensor, pattern: Sequence[int]) -> Tensor:
         raise SeftError("PRN-004", f"a row of {scores.shape[1]} weights has no groups of {group}")
     pools = torch.arange(scores.numel(), device=scores.device) // group
     counts = torch.full((scores.numel() // group,), most, device=scores.device)
-    kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    kept[smallest_of_pools(-scores.reshape(-1), pools, counts)] = True
-    return kept.view(scores.shape)
+    mask = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
+    mask[smallest_of_pools(-scores.reshape(-1), pools, counts)] = True
+    return mask.view(scores.shape)
 
 
 def to_semi_structured(model: nn.Module, names: Sequence[str] | None = None) -> list[str]:

@@ -225,15 +225,15 @@ def _first_step(g: Given) -> Answer:
         # dyᵀ x is the gradient of the step if dy is the identity
         layer.see(torch.eye(len(gradient), dtype=gradient.dtype), gradient)
         layer.settle()
-    at, seen = layer.candidates, layer.evidence(len(g["gradients"]))
-    return {"candidates": at} | {name: one.flatten()[at] for name, one in seen.items()}
+    at, evidence = layer.candidates, layer.evidence(len(g["gradients"]))
+    return {"candidates": at} | {name: one.flatten()[at] for name, one in evidence.items()}
 
 
 def _part(g: Given, evidence: Answer, most: int, **changed: Any) -> decide.Part:
     """Return the matrix of a case, as its layer gives it to an event."""
     none, no_values = g["base"][:0], evidence["gradient"].flatten()[:0]
-    held = {"base_values": evidence["gradient"].new_zeros(len(g["base"])), "delta": none, "delta_values": no_values} | g
-    layer = _layer(g, g["base"], held["base_values"], held["delta"], held["delta_values"], most)
+    case = {"base_values": evidence["gradient"].new_zeros(len(g["base"])), "delta": none, "delta_values": no_values} | g
+    layer = _layer(g, g["base"], case["base_values"], case["delta"], case["delta_values"], most)
     return replace(layer.part(evidence), most=torch.tensor([most]), **changed)
 
 
@@ -261,12 +261,12 @@ def _adapt(g: Given) -> Answer:
 def _evolve(g: Given) -> Answer:
     layer = _layer(g, g["base"], g["base_values"], g["delta"], g["delta_values"], g["delta_budget"])
     layer.budgets, layer.delta_budget = torch.tensor([g["budget"]]), g["delta_budget"]
-    kept = {name: torch.zeros(layer.values.shape, dtype=g[name].dtype) for name in ("m", "v", "age")}
-    for name, array in kept.items():
+    state = {name: torch.zeros(layer.values.shape, dtype=g[name].dtype) for name in ("m", "v", "age")}
+    for name, array in state.items():
         array[: layer.slots] = g[name]
     rule = Settings(preset="sensitivity", grow_scope=_GROWN_FROM[g["scope"]], adapts="always" if g["adapts"] else "end")
     part = layer.part({"gradient": g["gradient"]})
-    layer.apply_decision(decide.decide([part], rule, torch.tensor([g["n_drop"]]))[0], kept)
+    layer.apply_decision(decide.decide([part], rule, torch.tensor([g["n_drop"]]))[0], state)
     n, base = layer.slots, layer.mask.view(-1)
     values = layer.weight.view(-1).clone()
     values[layer.positions[:n]] = layer.held[:n]
@@ -275,19 +275,19 @@ def _evolve(g: Given) -> Answer:
         "base_values": values[base],
         "delta": layer.positions[:n],
         "delta_values": layer.values[:n],
-        **{name: array[:n] for name, array in kept.items()},
+        **{name: array[:n] for name, array in state.items()},
         **_support(layer),
     }
 
 
 def _adamw(g: Given) -> Answer:
     names = {"m": "first_moment", "v": "second_moment", "age": "age"}
-    values, kept = g["values"].clone(), {long: g[short].clone() for short, long in names.items()}
+    values, state = g["values"].clone(), {long: g[short].clone() for short, long in names.items()}
     # OPT-003
     numbers = {name: g[name] for name in ("beta1", "beta2", "eps", "weight_decay") if g[name] is not None}
-    place = slot_step.Place(kept["age"], kept["age"])
-    slot_step.STEPS["adamw"](values, kept, g["gradient"], slot_step.Hyper(g["lr"], **numbers), place)
-    return {"values": values} | {short: kept[long] for short, long in names.items()}
+    place = slot_step.Place(state["age"], state["age"])
+    slot_step.STEPS["adamw"](values, state, g["gradient"], slot_step.Hyper(g["lr"], **numbers), place)
+    return {"values": values} | {short: state[long] for short, long in names.items()}
 
 
 _OPERATIONS: dict[str, Callable[[Given], Answer]] = {

@@ -26,13 +26,13 @@ _SHORT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentu
 
 def _ends(scores: Tensor, chosen: Tensor, pools: Tensor) -> tuple[float, float] | None:
     """Return the scores on both sides of the tightest end of a selection of the smallest (SEL-008), or None."""
-    taken = torch.zeros(len(scores), dtype=torch.bool)
-    taken[chosen] = True
+    is_chosen = torch.zeros(len(scores), dtype=torch.bool)
+    is_chosen[chosen] = True
     scores = scores.double() + 0.0
     numbers, at = pools.unique(return_inverse=True)
     nothing = scores.new_full((len(numbers),), torch.inf)
-    inside = (-nothing).scatter_reduce(0, at[taken], scores[taken], "amax")
-    outside = nothing.scatter_reduce(0, at[~taken], scores[~taken], "amin")
+    inside = (-nothing).scatter_reduce(0, at[is_chosen], scores[is_chosen], "amax")
+    outside = nothing.scatter_reduce(0, at[~is_chosen], scores[~is_chosen], "amin")
     bounded = inside.isfinite() & outside.isfinite()
     if not bounded.any():
         return None
@@ -63,16 +63,16 @@ def _scores(of: dict[str, criteria.Score], names: tuple[str, ...], use: int) -> 
 
     def operation(g: Given) -> Answer:
         at, width = g["positions"], max(g.get("in") or 1, 1)
-        known = {name: g[name] for name in names if g.get(name) is not None}
-        for name, where in (("inputs", at % width), ("row_moments", at // width), ("column_moments", at % width)):
+        evidence = {name: g[name] for name in names if g.get(name) is not None}
+        for name, index in (("inputs", at % width), ("row_moments", at // width), ("column_moments", at % width)):
             if g.get(name) is not None:
-                known[name.removesuffix("_moments")] = g[name][where]
+                evidence[name.removesuffix("_moments")] = g[name][index]
         if use == criteria.USE_GROW:
             for name in ("gradient", "absolute", "square"):
-                known |= {} if g[name] is None else {name: g[name].flatten()[at]}
+                evidence |= {} if g[name] is None else {name: g[name].flatten()[at]}
         if g["criterion"] == "random":
-            known["uniform"] = criteria.uniform(g["seed"], g["matrix"], g["step"], g.get("use") or use, at)
-        scores = of[g["criterion"]](known)
+            evidence["uniform"] = criteria.uniform(g["seed"], g["matrix"], g["step"], g.get("use") or use, at)
+        scores = of[g["criterion"]](evidence)
         decide.check_evidence([scores])
         return {"scores": scores}
 
@@ -88,11 +88,11 @@ def _tokens(g: Given) -> Answer:
     return {"tokens": _window(g, ["tokens"]).evidence(len(g["dy"]))["tokens"].flatten()[g["support"]]}
 
 
-def _window(g: Given, asked: list[str]) -> SeftLinear:
+def _window(g: Given, evidence_names: list[str]) -> SeftLinear:
     """Return a layer that has seen the backwards of a case."""
     zeros = g["dy"][0][0].new_zeros(g["out"], g["in"])
     layer = SeftLinear(zeros, zeros != 0, 0)
-    layer.watch(asked)
+    layer.watch(evidence_names)
     for dys, xs in zip(g["dy"], g["x"], strict=True):
         for dy, x in zip(dys, xs, strict=True):
             layer.see(dy, x)
@@ -162,14 +162,14 @@ def _optimizer(g: Given) -> Answer:
     values = g["values"].clone()
     short = {name: long for name, long in _SHORT.items() if long in slot_step.KEEPS[kind]}
     short |= {name: name for name in ("rows", "columns") if kind == "sm3"}
-    kept = {long: g[name].clone() for name, long in short.items()}
+    state = {long: g[name].clone() for name, long in short.items()}
     names = ("beta1", "beta2", "eps", "weight_decay", "momentum", "slot_warmup")
     numbers = {name: g[name] for name in names if g.get(name) is not None}
     place = slot_step.Place.of(g["positions"], g["in"])
-    slot_step.STEPS[kind](values, kept, g["gradient"], slot_step.Hyper(g["lr"], **numbers), place)
+    slot_step.STEPS[kind](values, state, g["gradient"], slot_step.Hyper(g["lr"], **numbers), place)
     answer: Answer = dict.fromkeys((*_SHORT, "rows", "columns"))
     del answer["origin"]
-    return answer | {"values": values} | {name: kept[long] for name, long in short.items()}
+    return answer | {"values": values} | {name: state[long] for name, long in short.items()}
 
 
 # a whole event -------------------------------------------------------------------------------------
@@ -182,8 +182,8 @@ def _event(g: Given) -> Answer:
     numbers = list(range(len(g["parts"])))
     answer: Answer = {name: [None] * len(numbers) for name in _OUTPUTS}
     for together in [numbers] if rule.scope == "model" else [[i] for i in numbers]:
-        given = [g["parts"][i] for i in together]
-        parts = [_part(one, rule) for one in given]
+        inputs = [g["parts"][i] for i in together]
+        parts = [_part(one, rule) for one in inputs]
         fraction = 1.0 if rule.first_event == "all" and g["parts"][0]["first"] else g["fraction"]
         ends: dict[str, Any] = dict.fromkeys(("drop", "grow", "adapt"))
 
@@ -193,12 +193,12 @@ def _event(g: Given) -> Answer:
             ends[name] = _ends(torch.cat(scores), joined, torch.cat(pools))  # noqa: B023
 
         counts = decide.drop_counts(parts, rule, fraction)
-        for i, one, part, made in zip(
-            together, given, parts, decide.decide(parts, rule, counts, g["step"], note), strict=True
+        for i, one, part, decision in zip(
+            together, inputs, parts, decide.decide(parts, rule, counts, g["step"], note), strict=True
         ):
-            for name, value in _after(one, rule, part, made, g).items():
+            for name, value in _after(one, rule, part, decision, g).items():
                 answer[name][i] = value
-            answer["records"][i] = _record(one, part, made, answer["base"][i], answer["delta"][i]) | {
+            answer["records"][i] = _record(one, part, decision, answer["base"][i], answer["delta"][i]) | {
                 name: one["base_values"].new_tensor([] if x is None else _turned(name, x)) for name, x in ends.items()
             }
     return answer
@@ -220,8 +220,8 @@ def _part(g: Given, rule: Settings) -> decide.Part:
     base = torch.zeros(len(flat), dtype=torch.bool)
     base[g["base"]] = True
     flat[g["base"]] = g["base_values"]
-    held = flat[g["delta"]]
-    flat[g["delta"]] = held + g["delta_values"]
+    base_values = flat[g["delta"]]
+    flat[g["delta"]] = base_values + g["delta_values"]
     evidence = {name: g[name].flatten() for name in rule.asks()}
     if rule.grow == "moments":
         evidence |= {"row": g["row_moments"], "column": g["column_moments"]}
@@ -231,7 +231,7 @@ def _part(g: Given, rule: Settings) -> decide.Part:
         shape=(g["out"], g["in"]),
         weight=flat,
         base=base,
-        held=held,
+        held=base_values,
         positions=g["delta"],
         values=g["delta_values"],
         evidence=evidence,
@@ -242,7 +242,7 @@ def _part(g: Given, rule: Settings) -> decide.Part:
     )
 
 
-def _after(g: Given, rule: Settings, part: decide.Part, made: decide.Decision, case: Given) -> Answer:
+def _after(g: Given, rule: Settings, part: decide.Part, decision: decide.Decision, case: Given) -> Answer:
     """Return base and delta after a decision, by the layer that trains."""
     weight = part.weight.clone()
     weight[part.positions] = part.held
@@ -250,17 +250,17 @@ def _after(g: Given, rule: Settings, part: decide.Part, made: decide.Decision, c
     layer = SeftLinear(weight.view(shape), part.base.view(shape), int(part.most.sum()) + len(part.positions))
     layer.place(part.positions)
     layer.values.data[: layer.slots] = part.values
-    kept = {}
+    state = {}
     for short, name in _SHORT.items():
         if g.get(short) is not None:
-            kept[name] = torch.zeros(layer.delta_budget, dtype=g[short].dtype)
-            kept[name][: layer.slots] = g[short]
+            state[name] = torch.zeros(layer.delta_budget, dtype=g[short].dtype)
+            state[name][: layer.slots] = g[short]
     seeds = None
     if rule.moments == "seeded":
         numbers = {name: case["rule"][name] for name in ("beta1", "beta2", "momentum")}
-        mean, square = (part.evidence[name][made.grown] for name in ("gradient", "square"))
+        mean, square = (part.evidence[name][decision.grown] for name in ("gradient", "square"))
         seeds = slot_step.seeds(g["optimizer"], mean, square, g["steps"], slot_step.Hyper(0.0, **numbers))
-    layer.apply_decision(made, kept, seeds)
+    layer.apply_decision(decision, state, seeds)
     n, stored = layer.slots, torch.nonzero(layer.mask.view(-1)).flatten()
     values = layer.weight.detach().view(-1).clone()
     values[layer.positions[:n]] = layer.held[:n]
@@ -269,23 +269,23 @@ def _after(g: Given, rule: Settings, part: decide.Part, made: decide.Decision, c
         "base_values": values[stored],
         "delta": layer.positions[:n],
         "delta_values": layer.values[:n],
-        **{short: kept[name][:n] for short, name in _SHORT.items() if name in kept},
-        "dropped": made.dropped,
-        "grown": made.grown[~delta.among(part.positions, made.grown)],
-        "cancelled": made.dropped[delta.among(made.grown, made.dropped)],
-        "pruned": made.pruned,
+        **{short: state[name][:n] for short, name in _SHORT.items() if name in state},
+        "dropped": decision.dropped,
+        "grown": decision.grown[~delta.among(part.positions, decision.grown)],
+        "cancelled": decision.dropped[delta.among(decision.grown, decision.dropped)],
+        "pruned": decision.pruned,
     }
 
 
-def _record(g: Given, part: decide.Part, made: decide.Decision, base: Tensor, slots: Tensor) -> Answer:
+def _record(g: Given, part: decide.Part, decision: decide.Decision, base: Tensor, slots: Tensor) -> Answer:
     """Return the counts of TRN-009."""
-    fresh = made.grown[~delta.among(part.positions, made.grown)]
+    fresh = decision.grown[~delta.among(part.positions, decision.grown)]
     at_load = torch.cat([g["base"], g["lost"]]).unique()
     return {
-        "dropped": len(made.dropped),
+        "dropped": len(decision.dropped),
         "grown": len(fresh),
-        "cancelled": int(delta.among(made.grown, made.dropped).sum()),
-        "pruned": len(made.pruned),
+        "cancelled": int(delta.among(decision.grown, decision.dropped).sum()),
+        "pruned": len(decision.pruned),
         "reactivated": int((~part.base[fresh]).sum()),
         "refilled": max(0, int(part.most.sum()) - len(part.positions)),
         "slots": len(slots),

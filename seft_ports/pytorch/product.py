@@ -71,7 +71,12 @@ def _forward(x: Tensor, matrix: Matrix, dtype: torch.dtype, values: Sequence[Ten
 
 
 def _backward(
-    dy: Tensor, x: Tensor, matrix: Matrix, dtype: torch.dtype, values: Sequence[Tensor], wanted: Sequence[bool]
+    dy: Tensor,
+    x: Tensor,
+    matrix: Matrix,
+    dtype: torch.dtype,
+    values: Sequence[Tensor],
+    needs_input_grad: Sequence[bool],
 ) -> list[Tensor | None]:
     """Return the gradients by x and by the values of each update, where they are wanted (KRN-002, KRN-003)."""
     out, width = matrix.shape
@@ -79,13 +84,13 @@ def _backward(
     gradients: list[Tensor | None] = [None]
     # y = x Wᵀ
     dy = dy.reshape(len(rows), out).to(dtype)
-    if wanted[0]:
+    if needs_input_grad[0]:
         # written again, because FSDP gathered the weight anew, without what the forward wrote into it
         with matrix.written(values) as weight:
             gradients[0] = kernels.matmul_transposed(dy, weight.to(dtype)).reshape(x.shape).to(x.dtype)
-    for update, phi, asked in zip(matrix.updates, values, wanted[1:], strict=True):
+    for update, phi, needs_grad in zip(matrix.updates, values, needs_input_grad[1:], strict=True):
         gradient = None
-        if asked:
+        if needs_grad:
             gradient = torch.zeros_like(phi)
             gradient[: update.slots] = kernels.sample(dy, rows, update.positions[: update.slots]).to(phi.dtype)
         if update.watched:
@@ -107,8 +112,8 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, *values = ctx.saved_tensors
-        wanted = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
-        dx, *gradients = _backward(dy, x, ctx.matrix, ctx.dtype, values, wanted)
+        needs_input_grad = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+        dx, *gradients = _backward(dy, x, ctx.matrix, ctx.dtype, values, needs_input_grad)
         return dx, None, None, *gradients
 
 
@@ -132,8 +137,8 @@ def _in_graph(x: Tensor, number: int, out: int, dtype: torch.dtype, values: Sequ
 
 @torch.library.custom_op("seft::product_backward", mutates_args=())
 def _gradients(dy: Tensor, x: Tensor, number: int, dtype: torch.dtype, values: Sequence[Tensor]) -> list[Tensor]:
-    made = _backward(dy, x, _MATRICES[number], dtype, values, [True] * (1 + len(values)))
-    return [one for one in made if one is not None]
+    gradients = _backward(dy, x, _MATRICES[number], dtype, values, [True] * (1 + len(values)))
+    return [one for one in gradients if one is not None]
 
 
 @_in_graph.register_fake

@@ -52,10 +52,10 @@ def check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: Any, set
             f"SeftOptimizer(model, kind={settings.optimizer!r})",
         )
     _check_made(layers, settings)
-    for made in [layer.settings for layer in layers.values() if layer.settings is not None]:
-        names = [name for name in (*CHOICES, "pattern") if getattr(made, name) != getattr(settings, name)]
+    for layer_settings in [layer.settings for layer in layers.values() if layer.settings is not None]:
+        names = [name for name in (*CHOICES, "pattern") if getattr(layer_settings, name) != getattr(settings, name)]
         if names:
-            was, now = getattr(made, names[0]), getattr(settings, names[0])
+            was, now = getattr(layer_settings, names[0]), getattr(settings, names[0])
             raise SeftError(
                 "EVT-011",
                 f"the model was wrapped or adapted for {names[0]} {was}, the settings have {now}; give both the same "

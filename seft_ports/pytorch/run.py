@@ -51,12 +51,12 @@ def settings_of(s: dict[str, Any], tokens: int) -> Settings:
     return settings
 
 
-def settings_named(given: dict[str, Any]) -> dict[str, Any]:
+def settings_named(settings: dict[str, Any]) -> dict[str, Any]:
     """Return what is given of settings and choices by the names of `Settings`.
 
     The kit calls `initial_positions` `start`, writes true and false as 1 and 0, and a rule as an object of its own.
     """
-    flat = given | (given.get("rule") or {})
+    flat = settings | (settings.get("rule") or {})
     if "start" in flat:
         flat["initial_positions"] = flat["start"]
     booleans = [name for name, value in CHOICES.items() if isinstance(value, bool)]
@@ -214,9 +214,9 @@ def train_step(g: dict[str, Any]) -> dict[str, Any]:
         answer["base_values"].append(values[base])
         answer["delta"].append(layer.positions[:n])
         answer["delta_values"].append(layer.values[:n])
-        kept = run.optimizer.kept(layer)
+        state = run.optimizer.kept(layer)
         for short, name in _KEPT.items():
-            answer[short].append(kept[name][:n])
+            answer[short].append(state[name][:n])
     return answer
 
 
@@ -230,9 +230,9 @@ def _restore(layer: SparseUpdate, part: dict[str, Any], run: _Run) -> None:
     n = layer.slots
     layer.values.data[:n] = part["delta_values"]
     layer.effective()
-    kept = run.optimizer.kept(layer)
+    state = run.optimizer.kept(layer)
     for short, name in _KEPT.items():
-        kept[name][:n] = part[short]
+        state[name][:n] = part[short]
     # a part without sums begins its window with this step
     layer.watch(run.settings.asks())
     if "window" in part and layer.sum_gradient.numel():

@@ -176,14 +176,14 @@ class Settings:
 
     def asks(self) -> frozenset[str]:
         """Return the evidence of an event: gradient, absolute, square, tokens, inputs (chapter 6)."""
-        wanted = _ASKS.get(self.grow, set())
+        evidence_names = _ASKS.get(self.grow, set())
         if self.prunes:
-            wanted = wanted | _ADAPT_ASKS.get(self.adapt, set())
+            evidence_names = evidence_names | _ADAPT_ASKS.get(self.adapt, set())
         if self.drop == "fisher":
-            wanted = wanted | {"square"}
+            evidence_names = evidence_names | {"square"}
         if self.moments == "seeded":
-            wanted = wanted | {"gradient", "square"}
-        return frozenset(wanted)
+            evidence_names = evidence_names | {"gradient", "square"}
+        return frozenset(evidence_names)
 
     def asks_at_end(self) -> frozenset[str]:
         """Return the evidence that the last adapt pass looks at."""
@@ -234,10 +234,14 @@ def _contradictions(s: Settings) -> Iterator[tuple[str, bool, str]]:
         (s.budget_by != "rank" and s.rank != 0, f"rank is not used with budget_by {s.budget_by}; set budget_by rank"),
     ):
         yield "EVT-012", wrong, why
-    held = s.pattern is not None
-    yield "EVT-007", held and s.initial_scope == "anywhere", "initial_scope anywhere breaks an N:M pattern; use active"
+    has_pattern = s.pattern is not None
     yield (
         "EVT-007",
-        held and s.evolves and not group and s.grow_scope != "active",
+        has_pattern and s.initial_scope == "anywhere",
+        "initial_scope anywhere breaks an N:M pattern; use active",
+    )
+    yield (
+        "EVT-007",
+        has_pattern and s.evolves and not group and s.grow_scope != "active",
         "growth anywhere breaks an N:M pattern; use grow_scope active or scope group, and candidates all",
     )

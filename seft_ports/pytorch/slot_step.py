@@ -1,8 +1,8 @@
 """One step of the slots of a matrix, for each optimizer, and what a seeded slot starts with (chapter 9, DLT-006).
 
-    STEPS["adamw"](values, kept, gradient, Hyper(lr=1e-3), place)
+    STEPS["adamw"](values, state, gradient, Hyper(lr=1e-3), place)
 
-A step changes its arrays in place. `kept` has the arrays of the optimizer by name; KEEPS names those with an entry for
+A step changes its arrays in place. `state` has the arrays of the optimizer by name; KEEPS names those with an entry for
 each slot.
 """
 
@@ -46,46 +46,46 @@ class Place:
         return cls(positions // max(width, 1), positions % max(width, 1))
 
 
-def _moments(kept: Kept, gradient: Tensor, h: Hyper) -> Tensor:
+def _moments(state: Kept, gradient: Tensor, h: Hyper) -> Tensor:
     """Take age, m and v one gradient on, and return the ages in binary64."""
     # OPT-001
-    kept["age"].add_(1)
-    kept["first_moment"].mul_(h.beta1).add_(gradient, alpha=1 - h.beta1)
-    kept["second_moment"].mul_(h.beta2).addcmul_(gradient, gradient, value=1 - h.beta2)
-    return kept["age"].to(torch.float64)
+    state["age"].add_(1)
+    state["first_moment"].mul_(h.beta1).add_(gradient, alpha=1 - h.beta1)
+    state["second_moment"].mul_(h.beta2).addcmul_(gradient, gradient, value=1 - h.beta2)
+    return state["age"].to(torch.float64)
 
 
-def _adamw(values: Tensor, kept: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
+def _adamw(values: Tensor, state: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
     values.mul_(1 - h.lr * h.weight_decay)
     # OPT-002, OPT-009
-    ages = _moments(kept, gradient, h)
+    ages = _moments(state, gradient, h)
     rise = (ages / max(h.slot_warmup, 1)).clamp(max=1.0)
     # OPT-010
     rate = (h.lr * rise / (1 - h.beta1**ages)).to(values.dtype)
     root = torch.sqrt(1 - h.beta2**ages).to(values.dtype)
     # OPT-001
-    values.sub_(rate * (kept["first_moment"] / (kept["second_moment"].sqrt() / root + h.eps)))
+    values.sub_(rate * (state["first_moment"] / (state["second_moment"].sqrt() / root + h.eps)))
 
 
-def _spiel_adamw(values: Tensor, kept: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
+def _spiel_adamw(values: Tensor, state: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
     # OPT-002, OPT-009
-    ages = _moments(kept, gradient, h)
+    ages = _moments(state, gradient, h)
     c1 = (1 - h.beta1**ages).to(values.dtype)
     c2 = torch.sqrt(1 - h.beta2**ages).to(values.dtype)
     # OPT-006: eps is divided by c₂ too, and decay takes the new φ
-    values.sub_(h.lr * (kept["first_moment"] / ((kept["second_moment"].sqrt() + h.eps) * c1 / c2)))
+    values.sub_(h.lr * (state["first_moment"] / ((state["second_moment"].sqrt() + h.eps) * c1 / c2)))
     values.sub_((h.lr * h.weight_decay) * values)
 
 
-def _sgd(values: Tensor, kept: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
+def _sgd(values: Tensor, state: Kept, gradient: Tensor, h: Hyper, _: Place) -> None:
     # OPT-007
     values.mul_(1 - h.lr * h.weight_decay)
-    kept["momentum"].mul_(h.momentum).add_(gradient)
-    values.sub_(h.lr * kept["momentum"])
+    state["momentum"].mul_(h.momentum).add_(gradient)
+    values.sub_(h.lr * state["momentum"])
 
 
-def _sm3(values: Tensor, kept: Kept, gradient: Tensor, h: Hyper, place: Place) -> None:
-    rows, columns = kept["rows"], kept["columns"]
+def _sm3(values: Tensor, state: Kept, gradient: Tensor, h: Hyper, place: Place) -> None:
+    rows, columns = state["rows"], state["columns"]
     # OPT-008
     nu = torch.minimum(rows[place.row], columns[place.column]) + gradient * gradient
     rows.scatter_reduce_(0, place.row, nu, "amax")

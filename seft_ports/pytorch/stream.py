@@ -81,14 +81,14 @@ class _Best:
 class Factors:
     """The factors of the gradients of a step; once they are as large as the gradient, the update sums it up.
 
-    asked  what the update is to sum then, of `update.SUMS`
+    evidence_names  what the update is to sum then, of `update.SUMS`
 
     Attributes:
         kept: dy, (n, out), and x, (n, in), of each backward; empty once the update sums up.
     """
 
-    def __init__(self, update: SparseUpdate, asked: Iterable[str]) -> None:
-        self._update, self._asked = update, asked
+    def __init__(self, update: SparseUpdate, evidence_names: Iterable[str]) -> None:
+        self._update, self._asked = update, evidence_names
         self.kept: list[tuple[Tensor, Tensor]] = []
 
     def see(self, dy: Tensor, x: Tensor) -> None:
@@ -181,24 +181,24 @@ class Stream:
         self._grow.offer(grows, start, gradient, base)
         if self._adapt is None:
             return
-        seen = gradient
+        evidence = gradient
         if self._adapt not in ("sensitivity", "magnitude"):
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
-            seen = _summed(kernels.tokens, factors) if self._adapt == "token-fisher" else whole[self._adapt]()
-            self._check(seen)
-        self._seen[begin:end] = seen[inside]
-        prunes = self._scores(seen, weight)
+            evidence = _summed(kernels.tokens, factors) if self._adapt == "token-fisher" else whole[self._adapt]()
+            self._check(evidence)
+        self._seen[begin:end] = evidence[inside]
+        prunes = self._scores(evidence, weight)
         prunes.masked_fill_(~base, torch.inf)
         prunes[inside] = torch.inf
         self._prune.offer(prunes, start)
 
-    def _scores(self, seen: Tensor, weight: Tensor) -> Tensor:
+    def _scores(self, evidence: Tensor, weight: Tensor) -> Tensor:
         """Return what the event prunes by (ADPT-005)."""
         assert self._adapt is not None
         # ADPT-005
-        known = dict.fromkeys(("gradient", "absolute", "square", "tokens"), seen)
-        return ADAPT[self._adapt](known | {"weight": weight.to(seen.dtype)})
+        by_name = dict.fromkeys(("gradient", "absolute", "square", "tokens"), evidence)
+        return ADAPT[self._adapt](by_name | {"weight": weight.to(evidence.dtype)})
 
     def _check(self, evidence: Tensor) -> None:
         """Note whether evidence that is not negative has a NaN or infinite entry (EVT-005, TRN-007)."""
@@ -231,12 +231,12 @@ class Stream:
         # DROP-001, GROW-002
         leaving = smallest(phi.abs(), n_drop)
         dropped = at[leaving]
-        wanted = max(0, n_drop + update.delta_budget - n)
+        n_grow = max(0, n_drop + update.delta_budget - n)
         back = leaving[self._on_base[leaving]] if self._active else leaving
         positions, order = torch.cat([self._grow.positions, at[back]]).sort()
         scores = torch.cat([self._grow.scores, -self._gradient[back].abs()])[order]
         on_base = torch.cat([self._grow.beside[:, 1] == 1, self._on_base[back]])[order]
-        chosen = smallest(scores, min(wanted, scores.numel()))
+        chosen = smallest(scores, min(n_grow, scores.numel()))
         grown = positions[chosen]
         if self._adapt is None:
             return Decision(dropped, grown, grown[:0], grown[:0])
@@ -248,8 +248,8 @@ class Stream:
         # ADPT-001
         excess = max(0, self._stored + off - update.budget)
         # DROP-002: the weight of a slot that goes is b
-        held = update.held[:n]
-        weight = torch.where(stays, (held.to(phi.dtype) + phi).to(held.dtype), held)
+        base_values = update.held[:n]
+        weight = torch.where(stays, (base_values.to(phi.dtype) + phi).to(base_values.dtype), base_values)
         # ADPT-003: new slots are exempt
         others = ~among(grown[new], self._prune.positions)
         mine = torch.nonzero(stays | self._on_base).flatten()

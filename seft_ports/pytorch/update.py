@@ -121,10 +121,10 @@ class SparseUpdate(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseUpdate":  # noqa: FBT001, FBT002, torch's own
         """Move to another device or dtype; φ keeps its own, because a cast is of the base (DLT-003.4)."""
-        kept = self.values.detach()
+        values = self.values.detach()
         super()._apply(fn, recurse)
         if self.values.dtype in (torch.bfloat16, torch.float16):
-            self.values.data = kept.to(self.values.device)
+            self.values.data = values.to(self.values.device)
         return self
 
     @property
@@ -149,11 +149,11 @@ class SparseUpdate(nn.Module):
         raise NotImplementedError
 
     def apply_decision(
-        self, decision: Decision, kept: dict[str, Tensor], seeds: dict[str, Tensor] | None = None
+        self, decision: Decision, state: dict[str, Tensor], seeds: dict[str, Tensor] | None = None
     ) -> None:
-        """Drop, grow and prune in place; values and the optimizer's state (`kept`) move with their slots.
+        """Drop, grow and prune in place; values and the optimizer's `state` move with their slots.
 
-        seeds  what new slots start with, by the names of `kept`, each aligned to `decision.grown`; 0 without
+        seeds  what new slots start with, by the names of `state`, each aligned to `decision.grown`; 0 without
         """
         raise NotImplementedError
 
@@ -194,8 +194,8 @@ class SparseUpdate(nn.Module):
             matrix=self.matrix,
         )
 
-    def move(self, decision: Decision, kept: dict[str, Tensor], seeds: dict[str, Tensor] | None) -> None:
-        """Give slots the positions that a decision leaves, in place, and move values and `kept` with them."""
+    def move(self, decision: Decision, state: dict[str, Tensor], seeds: dict[str, Tensor] | None) -> None:
+        """Give slots the positions that a decision leaves, in place, and move values and `state` with them."""
         n = self.slots
         old = self.positions[:n].clone()
         # GROW-003: a position that is dropped and grown in one event stays
@@ -204,16 +204,16 @@ class SparseUpdate(nn.Module):
         new = torch.cat([old[stays], decision.grown[~among(old, decision.grown)]]).sort().values
         # ADPT-004
         new = new[~among(decision.pruned, new)]
-        if "origin" in kept:
+        if "origin" in state:
             # DROP-003: a slot that stays so counts as entering again, with the value that it has now
-            origin = whole(kept["origin"])
+            origin = whole(state["origin"])
             origin[:n][again] = whole(self.values.data)[:n][again]
-            put(kept["origin"], origin)
+            put(state["origin"], origin)
         moved = source(old, new)
-        self.make_room(len(new), kept)
+        self.make_room(len(new), state)
         self.slots = len(new)
         # GROW-003, EVT-006: every array with an entry for each slot moves in the same way
-        for name, array in {"values": self.values.data, **kept}.items():
+        for name, array in {"values": self.values.data, **state}.items():
             gathered = whole(array)
             gathered[: self.slots] = realign(gathered[:n], moved)
             gathered[self.slots :] = 0
@@ -224,31 +224,31 @@ class SparseUpdate(nn.Module):
             put(array, gathered)
         self.positions.fill_(self.out_features * self.in_features)[: self.slots] = new
 
-    def make_room(self, n: int, kept: Mapping[str, Tensor]) -> None:
+    def make_room(self, n: int, state: Mapping[str, Tensor]) -> None:
         """Give the arrays of slots n places if they have fewer; with `scope` model a matrix may get slots of others."""
         if n > self.values.numel():
             # by half as much again, so that compiled graphs see few sizes
-            self._set_room(max(n, self.values.numel() * 3 // 2), kept)
+            self._set_room(max(n, self.values.numel() * 3 // 2), state)
 
-    def _set_room(self, n: int, kept: Mapping[str, Tensor]) -> None:
+    def _set_room(self, n: int, state: Mapping[str, Tensor]) -> None:
         """Give the arrays of slots n places; those at the end come or go."""
         more = n - self.values.numel()
         # another parameter, because autograd keeps the size of one; `SeftOptimizer.follow` takes it
         self.values = nn.Parameter(nn.functional.pad(self.values.detach(), (0, more)), self.values.requires_grad)
         self.positions = nn.functional.pad(self.positions, (0, more), value=self.out_features * self.in_features)
         self.held = nn.functional.pad(self.held, (0, more))
-        for array in kept.values():
+        for array in state.values():
             array.data = nn.functional.pad(array, (0, more))
 
-    def watch(self, asked: Iterable[str], *, first_step: bool = False) -> None:
+    def watch(self, evidence_names: Iterable[str], *, first_step: bool = False) -> None:
         """Open a window if none is open: backwards then add to its sums.
 
-        asked       which of SUMS
-        first_step  keep them at the candidates of the window's first step and on the support only (GRD-007)
+        evidence_names  which of SUMS
+        first_step      keep them at the candidates of the window's first step and on the support only (GRD-007)
         """
-        asked = frozenset(asked)
+        evidence_names = frozenset(evidence_names)
         self.watched, self.first_step = True, first_step
-        self._asked = tuple(name for name in SUMS if name in asked)
+        self._asked = tuple(name for name in SUMS if name in evidence_names)
         weight = self.like()
         for name in self._asked:
             total = getattr(self, f"sum_{name}")
@@ -259,8 +259,8 @@ class SparseUpdate(nn.Module):
 
     def sums(self) -> list[Tensor]:
         """Return the sums that the window has."""
-        held = [getattr(self, f"sum_{name}") for name in SUMS]
-        return [total for total in held if total.numel()]
+        totals = [getattr(self, f"sum_{name}") for name in SUMS]
+        return [total for total in totals if total.numel()]
 
     def observe(self, observer: Callable[[Tensor, Tensor], None]) -> None:
         """Let each backward give dy and x to `observer`, and sum nothing, until `unwatch`."""
@@ -327,9 +327,9 @@ class SparseUpdate(nn.Module):
             check_evidence([step])
             # GRD-007
             self.candidates = largest(step.abs().flatten(), self.delta_budget)
-        kept = self.support()
-        kept.view(-1)[self.candidates] = True
-        return torch.where(kept, step, 0)
+        mask = self.support()
+        mask.view(-1)[self.candidates] = True
+        return torch.where(mask, step, 0)
 
     def split(self) -> None:
         """Split what FSDP does not, as it splits the weight."""

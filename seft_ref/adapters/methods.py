@@ -98,8 +98,8 @@ class LoraAdapter:
 
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
         """Return A and B, as `Adapter.initial`."""
-        made = lora_initial(shape, rank=self.rank, alpha=self.alpha, seed=seed, matrix=matrix, like=like)
-        return {"a": made.a, "b": made.b}
+        factors = lora_initial(shape, rank=self.rank, alpha=self.alpha, seed=seed, matrix=matrix, like=like)
+        return {"a": factors.a, "b": factors.b}
 
     def gradients(self, gradient: WeightGradient, base: Held, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
         """Return dA and dB (ADP-001)."""
@@ -173,8 +173,8 @@ class SppAdapter:
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
         """Return A and c, as `Adapter.initial`."""
         settings = {"rank": self.rank, "alpha": self.alpha, "seed": seed, "matrix": matrix, "bands": self.bands}
-        made = spp_initial(shape, **settings, like=like)  # type: ignore[arg-type]
-        return {"a": made.a, "c": made.c[:, None]}
+        factors = spp_initial(shape, **settings, like=like)  # type: ignore[arg-type]
+        return {"a": factors.a, "c": factors.c[:, None]}
 
     def gradients(self, gradient: WeightGradient, base: Held, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
         """Return dA and dc (ADP-006)."""

@@ -12,13 +12,13 @@ __all__ = ["fill_merged", "fill_positions", "fill_seek", "fill_without"]
 
 
 @njit(cache=True, nogil=True)
-def fill_seek(a: Array, wanted: Array, before: Array, present: Array) -> None:
-    """Write how many entries of sorted `a` lie below each wanted one, and whether `a` has it."""
+def fill_seek(a: Array, queries: Array, before: Array, present: Array) -> None:
+    """Write how many entries of sorted `a` lie below each query, and whether `a` has it."""
     n, at = a.size, 0
-    for i in range(wanted.size):
-        one = wanted[i]
+    for i in range(queries.size):
+        one = queries[i]
         if at > 0 and a[at - 1] >= one:
-            at = 0  # wanted need not be sorted, it is only faster then
+            at = 0  # queries need not be sorted, it is only faster then
         # steps that double from where the last one lay, because the next one is seldom far
         high, step = at, 1
         while high < n and a[high] < one:
@@ -50,15 +50,15 @@ def fill_merged(a: Array, extra: Array, places: Array, whole: Array) -> None:
 
 
 @njit(cache=True, nogil=True)
-def fill_without(a: Array, gone: Array, kept: Array) -> None:
-    """Write the entries of `a` at all indices but the ascending `gone` into `kept`."""
+def fill_without(a: Array, gone: Array, kept_entries: Array) -> None:
+    """Write the entries of `a` at all indices but the ascending `gone` into `kept_entries`."""
     place = 0
     for i in range(gone.size):
         for j in range(place, gone[i]):
-            kept[j - i] = a[j]
+            kept_entries[j - i] = a[j]
         place = gone[i] + 1
     for j in range(place, a.size):
-        kept[j - gone.size] = a[j]
+        kept_entries[j - gone.size] = a[j]
 
 
 @njit(cache=True, nogil=True)

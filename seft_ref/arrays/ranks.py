@@ -227,13 +227,13 @@ def digest_of(arrays: Iterable[Array]) -> str:
     return digest.hexdigest()
 
 
-def refuse_different(ranks: Ranks, when: str, held: Mapping[str, object]) -> None:
+def refuse_different(ranks: Ranks, when: str, values: Mapping[str, object]) -> None:
     """Refuse to go on if a rank holds other values than rank 0; every rank raises the same error (TRN-014).
 
-    held    small values that must be the same on all ranks, by name
+    values  small values that must be the same on all ranks, by name
     Raises  UpdateError TRN-014
     """
-    first, *others = ranks.every(dict(held))
+    first, *others = ranks.every(dict(values))
     # TRN-014
     for rank, other in enumerate(others, start=1):
         wrong = [name for name in first if other.get(name) != first[name]]

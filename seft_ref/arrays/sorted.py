@@ -1,11 +1,11 @@
 """Look-ups and merges of sorted integers, such as positions in a matrix and places in an array.
 
-    before, present = seek(a, wanted)           # where each wanted one lies among a
-    union = merged(a, extra, places)            # a with more entries
-    some = merged_at(a, extra, places, wanted)  # a few entries of the same, whose whole is not made
-    rest = without(a, gone)                     # a with fewer
-    indices = places_before(gone, indices)      # where entries of the rest stood in a
-    last, next_one = edge(scores, k)            # what the k-th place of sorted scores holds, and the place behind it
+    before, present = seek(a, queries)           # where each query lies among a
+    union = merged(a, extra, places)             # a with more entries
+    some = merged_at(a, extra, places, indices)  # a few entries of the same, whose whole is not made
+    rest = without(a, gone)                      # a with fewer
+    indices = places_before(gone, indices)       # where entries of the rest stood in a
+    last, next_one = edge(scores, k)             # what the k-th place of sorted scores holds, and the place behind it
 
 Beside each function that passes over whole arrays stands its definition for arrays of any library. Arrays of NumPy take
 a compiled loop that returns the same, because an event does little else: one pass over an array takes a third of the
@@ -76,24 +76,24 @@ def edge_by_sort(scores: Array, k: int) -> tuple[Array, Array]:
     return in_order[k - 1], in_order[k]
 
 
-def seek(a: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
-    """Return for each wanted integer how many of the sorted a lie before it, int64, and whether it is among them."""
-    if not _on_host(a, wanted):
-        return seek_by_search(a, wanted)
-    before, present = np.empty(wanted.shape, dtype=np.int64), np.empty(wanted.shape, dtype=np.bool_)
-    _loops().fill_seek(a, wanted, before, present)
+def seek(a: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+    """Return for each query how many of the sorted a lie before it, int64, and whether it is among them."""
+    if not _on_host(a, queries):
+        return seek_by_search(a, queries)
+    before, present = np.empty(queries.shape, dtype=np.int64), np.empty(queries.shape, dtype=np.bool_)
+    _loops().fill_seek(a, queries, before, present)
     return before, present
 
 
-def seek_by_search(a: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+def seek_by_search(a: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
     """Return what `seek` does, by binary searches."""
-    xp = array_namespace(a, wanted)
+    xp = array_namespace(a, queries)
     n = a.shape[0]
     if n == 0:
-        nothing = xp.zeros(wanted.shape, dtype=xp.int64, device=device(wanted))
+        nothing = xp.zeros(queries.shape, dtype=xp.int64, device=device(queries))
         return nothing, nothing != nothing
-    before = xp.astype(xp.searchsorted(a, wanted), xp.int64)
-    return before, xp.take(a, xp.where(before < n, before, xp.zeros_like(before))) == wanted
+    before = xp.astype(xp.searchsorted(a, queries), xp.int64)
+    return before, xp.take(a, xp.where(before < n, before, xp.zeros_like(before))) == queries
 
 
 def merged(a: Array, extra: Array, places: Int[Array, " m"]) -> Array:
@@ -128,16 +128,16 @@ def merged_by_masks(a: Array, extra: Array, places: Array) -> Array:
     return xp.where(of_a, xp.take(a, xp.where(of_a, order, xp.zeros_like(order))), spread(extra, places, n))
 
 
-def merged_at(a: Array, extra: Array, places: Int[Array, " m"], wanted: Int[Array, " k"]) -> Array:
-    """Return the entries of merged(a, extra, places) at the indices `wanted`; a and extra have one dtype."""
-    xp = array_namespace(a, extra, places, wanted)
+def merged_at(a: Array, extra: Array, places: Int[Array, " m"], indices: Int[Array, " k"]) -> Array:
+    """Return the entries of merged(a, extra, places) at the `indices`; a and extra have one dtype."""
+    xp = array_namespace(a, extra, places, indices)
     if not places.shape[0]:
-        return xp.take(a, wanted)
-    before, is_extra = seek(places, wanted)
+        return xp.take(a, indices)
+    before, is_extra = seek(places, indices)
     if not a.shape[0]:
         return xp.take(extra, before)
-    zeros = xp.zeros_like(wanted)
-    of_a = xp.take(a, xp.where(is_extra, zeros, wanted - before))
+    zeros = xp.zeros_like(indices)
+    of_a = xp.take(a, xp.where(is_extra, zeros, indices - before))
     return xp.where(is_extra, xp.take(extra, xp.where(is_extra, before, zeros)), of_a)
 
 
@@ -147,9 +147,9 @@ def without(a: Array, gone: Int[Array, " m"]) -> Array:
         return a
     if not _on_host(a, gone):
         return without_by_mask(a, gone)
-    kept = np.empty(a.size - gone.size, dtype=a.dtype)
-    _loops().fill_without(_bits(a), gone, _bits(kept))
-    return kept
+    kept_entries = np.empty(a.size - gone.size, dtype=a.dtype)
+    _loops().fill_without(_bits(a), gone, _bits(kept_entries))
+    return kept_entries
 
 
 def without_by_mask(a: Array, gone: Int[Array, " m"]) -> Array:

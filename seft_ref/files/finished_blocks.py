@@ -72,8 +72,8 @@ class FinishedBlocks:
                     mask = formats.Mask(tensor.shape, tensor.indptr, tensor.indices)
                     results[name] = formats.to_dense(mask), formats.to_dense(tensor)
                 else:
-                    kept, weight = formats.to_dense(tensor), parameters[name]
-                    results[name] = kept, np.where(kept, weight, np.zeros_like(weight))
+                    dense_mask, weight = formats.to_dense(tensor), parameters[name]
+                    results[name] = dense_mask, np.where(dense_mask, weight, np.zeros_like(weight))
         if missing := sorted(set(targets) ^ results.keys()):
             raise PruneError("PRN-019", f"{self._file(layer)} does not fit the block at {missing[0]}; remove it")
         return results

@@ -305,9 +305,9 @@ def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: Kern
     """Return the base of a target, held in the 16 bits of its file (CKP-008)."""
     topology, values = topology_and_values(name, tensor)
     if values.dtype not in SIXTEEN_BIT or dtype == "float64":
-        wanted = f"computed with in {dtype}" if dtype == "float64" else f"stored as {values.dtype}"
+        description = f"computed with in {dtype}" if dtype == "float64" else f"stored as {values.dtype}"
         raise CheckpointError(
-            "CKP-008", f"{name} is {wanted}; only weights of 16 bits computed with in float32 can be held compact"
+            "CKP-008", f"{name} is {description}; only weights of 16 bits computed with in float32 can be held compact"
         )
     computable(name, values, dtype)  # refuses NaN and infinity
     return compact_base(placed_like(topology, like), values, kernels)

@@ -69,13 +69,13 @@ class StoredModel:
                 return source.tensors[name]
             return tensors_of(name, replace(matrices[name], topology=self.topology(name)), None)[""][1]
 
-        made = replace(
+        checkpoint = replace(
             source,
             tensors=Lazy([*source.tensors, *owner], make),
             attributes={**source.attributes, ATTRIBUTE: {"grid": str(grid), "rounding": rounding}},
             scales={name: {part: f"{name}.{part}" for part in parts} for name in matrices},
         )
-        formats.write(destination, made)
+        formats.write(destination, checkpoint)
 
 
 @contextmanager

@@ -147,9 +147,9 @@ def load_factors(
             for factor, new in target.factors.items():
                 parts = _Parts(reader, f"{name}.{factor}", new.topology.shape, dtype, start.weights.norm)
                 slots = (new.topology.nnz,)
-                values, kept = parts.dense("values", slots), _kept_of(parts, slots, settings, step)
+                values, slot_state = parts.dense("values", slots), _kept_of(parts, slots, settings, step)
                 shared = {part: parts.dense(part, tuple(array.shape)) for part, array in new.shared.items()}
-                factors[factor] = Delta(new.topology, values, kept, shared)
+                factors[factor] = Delta(new.topology, values, slot_state, shared)
             targets[name] = Adapted(target.base, factors)
     return FactorState(step, targets, placed(start.weights, targets, settings, kernels, reuse=False))
 
@@ -255,14 +255,14 @@ def _target_of(
     if settings.pattern is not None:
         base = Base(in_groups(base.topology, settings.pattern), base.values)
     topology, values = parts.sparse("delta")
-    kept = _kept_of(parts, (topology.nnz,), settings, step, "delta.")
+    slot_state = _kept_of(parts, (topology.nnz,), settings, step, "delta.")
     shares = shares_of(settings.optimizer, topology.shape)
     shared = {part: parts.dense(f"delta.{part}", (n,)) for part, n in shares.items()}
     nothing = flat(topology)[:0]
     names = ("row_budget", "row_delta_budget")
     rows = [parts.dense(name, parts.shape[:1], np.int64) if settings.rule.by_row else None for name in names]
     lost = parts.positions("lost") if "lost" in parts else nothing
-    delta = Delta(topology, values, kept, shared)
+    delta = Delta(topology, values, slot_state, shared)
     beside = None if held_in is None else not_held(base, held_in)
     placed, packed, places, under = place(base, delta, kernels, held_in, beside)
     return Target(placed, delta, budget, delta_budget, places, under, lost, rows[0], rows[1]), packed
@@ -272,13 +272,13 @@ def _kept_of(
     parts: _Parts, slots: tuple[int], settings: TrainSettings, step: int, prefix: str = ""
 ) -> dict[str, Array]:
     """Return what the optimizer keeps of every slot, as it was saved."""
-    kept = {
+    slot_state = {
         part: parts.dense(f"{prefix}{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()
     }
     # the optimizer makes a table up to the largest age, which a damaged file could make huge
-    if "age" in kept and int(to_numpy(kept["age"]).max(initial=0)) > step:
+    if "age" in slot_state and int(to_numpy(slot_state["age"]).max(initial=0)) > step:
         raise _damaged(f"{parts.name}.{prefix}age exceeds step {step}")
-    return kept
+    return slot_state
 
 
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:
@@ -324,16 +324,18 @@ def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: R
             gradient=gradient,
             square=square,
         )
-    asked = rule.asks()
-    sums: dict[str, Any] = {part: parts.dense(f"window.{part}", shape) for part in sorted(asked & OF_GRADIENTS)}
-    if "tokens" in asked:
+    evidence_names = rule.asks()
+    sums: dict[str, Any] = {
+        part: parts.dense(f"window.{part}", shape) for part in sorted(evidence_names & OF_GRADIENTS)
+    }
+    if "tokens" in evidence_names:
         topology, sums["tokens"] = parts.sparse("window.tokens")
         sums["support"] = partial(support_of, target.base, target.delta.topology)
         if not np.array_equal(to_numpy(flat(topology)), to_numpy(flat(sums["support"]()))):
             raise _damaged(f"the sums of the window of {parts.name} are not those of its support")
-    if "inputs" in asked:
+    if "inputs" in evidence_names:
         sums["input_squares"] = parts.dense("window.input_squares", shape[1:])
-    return Window(shape, asked, steps, n_inputs=_told(counts, "inputs", int), **sums)
+    return Window(shape, evidence_names, steps, n_inputs=_told(counts, "inputs", int), **sums)
 
 
 def settings_text(settings: TrainSettings) -> str:
@@ -341,10 +343,10 @@ def settings_text(settings: TrainSettings) -> str:
     return json.dumps(settings.described(), sort_keys=True)
 
 
-def _difference(held: str, given: str) -> str:
+def _difference(saved_text: str, current_text: str) -> str:
     """Return what differs between two settings texts, empty if nothing; the preset's name does not count."""
     try:
-        old, new = json.loads(held), json.loads(given)
+        old, new = json.loads(saved_text), json.loads(current_text)
         if old.get("adapter") != new.get("adapter"):  # then nearly all of them differ
             return f"it is a run of {old['preset']}, not of {new['preset']}"
         names = [key for key in {**old, **new} if key != "preset" and old.get(key) != new.get(key)]
@@ -353,9 +355,9 @@ def _difference(held: str, given: str) -> str:
     return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in names)
 
 
-def _told(held: Mapping[str, Any], key: str, kind: type) -> Any:
+def _told(attributes: Mapping[str, Any], key: str, kind: type) -> Any:
     """Return an attribute, refusing one that is not of type `kind` or is a negative integer (CKP-007)."""
-    value = held.get(key)
+    value = attributes.get(key)
     fits = isinstance(value, kind) and not isinstance(value, bool)
     if not fits or (isinstance(value, int) and value < 0):
         raise _damaged(f"the attribute {key} is {str(value)[:40]!r}, must be {kind.__name__}")

@@ -49,10 +49,10 @@ def check_compact(topology: Topology, values: Stored, *, codes: bool = True) -> 
             raise KernelError(
                 "KRN-009", f"codes have shape {tuple(values.codes.shape)}, the topology needs ({topology.nnz},)"
             )
-        wanted = (topology.shape[0], topology.shape[1] // values.columns)
-        if tuple(values.scales.shape) != wanted or tuple(values.zeros.shape) != wanted:
+        group_shape = (topology.shape[0], topology.shape[1] // values.columns)
+        if tuple(values.scales.shape) != group_shape or tuple(values.zeros.shape) != group_shape:
             shapes = f"{tuple(values.scales.shape)} and {tuple(values.zeros.shape)}"
-            raise KernelError("KRN-009", f"scales and zero points have shapes {shapes}, the matrix needs {wanted}")
+            raise KernelError("KRN-009", f"scales and zero points have shapes {shapes}, the matrix needs {group_shape}")
         return
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float16, ml_dtypes.bfloat16):
         kind = getattr(values, "dtype", type(values).__name__)
@@ -65,8 +65,8 @@ def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:
     """Refuse what is not a float matrix, or has another number of columns than n_columns (KRN-009, KRN-010)."""
     check_float(name, a)
     if len(a.shape) != 2 or (n_columns is not None and a.shape[1] != n_columns):
-        wanted = "(n, any)" if n_columns is None else f"(n, {n_columns})"
-        raise KernelError("KRN-009", f"{name} has shape {tuple(a.shape)}, expected {wanted}")
+        expected_shape = "(n, any)" if n_columns is None else f"(n, {n_columns})"
+        raise KernelError("KRN-009", f"{name} has shape {tuple(a.shape)}, expected {expected_shape}")
 
 
 def check_vector(name: str, a: Array) -> None:
@@ -99,12 +99,12 @@ def check_places(name: str, places: Array, n: int) -> None:
             raise KernelError("KRN-012", f"{name} run from {lowest} to {highest}, outside 0 to {n - 1}")
 
 
-def check_new_values(where: Array, values: Array, stored: Array) -> None:
-    """Refuse values that cannot replace those stored at `where` (KRN-009, KRN-010, KRN-012)."""
-    check_places("where", where, stored.shape[0])
+def check_new_values(places: Array, values: Array, stored: Array) -> None:
+    """Refuse values that cannot replace those stored at `places` (KRN-009, KRN-010, KRN-012)."""
+    check_places("where", places, stored.shape[0])
     check_alike("values", values, "the packed matrix", stored)
-    if tuple(values.shape) != tuple(where.shape):
-        raise KernelError("KRN-009", f"values have shape {tuple(values.shape)}, where has {tuple(where.shape)}")
+    if tuple(values.shape) != tuple(places.shape):
+        raise KernelError("KRN-009", f"values have shape {tuple(values.shape)}, where has {tuple(places.shape)}")
 
 
 def check_shape(packed_shape: tuple[int, int], topology: Topology) -> None:

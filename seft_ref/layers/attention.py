@@ -33,10 +33,10 @@ def visible_keys(
     xp = array_namespace(like)
     position = xp.arange(length, dtype=xp.int64, device=device(like))
     age = position[first:, None] - position[None, :]
-    seen = age >= 0
+    visible = age >= 0
     if window is not None:
-        seen = seen & (age < window)
-    return seen[None, :, :] if mask is None else seen[None, :, :] & mask[:, None, :]
+        visible = visible & (age < window)
+    return visible[None, :, :] if mask is None else visible[None, :, :] & mask[:, None, :]
 
 
 def attention_forward(

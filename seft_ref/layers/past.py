@@ -77,12 +77,12 @@ def rows_of(past: Past, rows: Int[Array, " n"]) -> Past:
 
 
 def _roomy(
-    held: Float[Array, "B K S D"] | None, like: Float[Array, "B K T D"], length: int
+    cached: Float[Array, "B K S D"] | None, like: Float[Array, "B K T D"], length: int
 ) -> Float[Array, "B K room D"]:
-    """Return memory for `length` tokens, rounded up to whole chunks, that starts with a copy of `held`."""
+    """Return memory for `length` tokens, rounded up to whole chunks, that starts with a copy of `cached`."""
     xp = array_namespace(like)
     b, kv, _, d = like.shape
     room = xp.empty((b, kv, -(-length // CHUNK) * CHUNK, d), dtype=like.dtype, device=device(like))
-    if held is not None:
-        room[:, :, : held.shape[2], :] = held
+    if cached is not None:
+        room[:, :, : cached.shape[2], :] = cached
     return room

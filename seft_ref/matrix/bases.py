@@ -77,12 +77,12 @@ class PackedBase:
             return Base(topology, values)
         positions = flat(topology)
         topology = Located(topology, positions)
-        where, present = find(positions, eta)
+        base_slots, present = find(positions, eta)
         # `unpack` returned fresh arrays, so writing into them is safe
-        values = with_values(values, where[present & self.inside], self.under[present & self.inside])
+        values = with_values(values, base_slots[present & self.inside], self.under[present & self.inside])
         if topology.nnz == self.nnz:
             return Base(topology, values)
-        off = where[present & ~self.inside]
+        off = base_slots[present & ~self.inside]
         return Base(topology.without_slots(off), without(values, off))
 
 
@@ -123,11 +123,11 @@ def coded_base(base: Base, codes: Coded, kernels: KernelSet) -> tuple[PackedBase
     """
     beside = not_held(base, codes)
     if not beside.shape[0]:
-        held = compact_base(base.topology, codes.holding(base.topology, base.values), kernels)
-        return held, held.packed
+        packed_base = compact_base(base.topology, codes.holding(base.topology, base.values), kernels)
+        return packed_base, packed_base.packed
     nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
-    held, packed, _, _ = compacted(base, nothing, codes, kernels, beside=beside)
-    return held, packed
+    packed_base, packed, _, _ = compacted(base, nothing, codes, kernels, beside=beside)
+    return packed_base, packed
 
 
 def not_held(base: Base, held_in: Held) -> Int[Array, " n"]:
@@ -135,9 +135,9 @@ def not_held(base: Base, held_in: Held) -> Int[Array, " n"]:
     xp, positions, values = array_namespace(base.values), flat(base.topology), base.values
     if not isinstance(held_in, Coded):
         return positions[:0]  # all values of such a base came from 16 bits
-    held = widened(narrowed(values, held_in, base.topology), base.topology)
+    rounded = widened(narrowed(values, held_in, base.topology), base.topology)
     # no code stands for −0.0
-    return positions[(held != values) | ((values == 0) & xp.signbit(values))]
+    return positions[(rounded != values) | ((values == 0) & xp.signbit(values))]
 
 
 def merged(
@@ -155,12 +155,12 @@ def merged(
         packed = kernels.pack(support, over.weight, spent)
     else:
         support, packed = base.topology, loaded
-    where = kernels.locate(packed, support, over.slots)
+    places = kernels.locate(packed, support, over.slots)
     if not packed.opens:
         if isinstance(base.topology, Located):
             base = Base(base.topology.plain(), base.values)
-        return base, packed, where, over.under
-    return PackedBase(packed, base.nnz, delta.topology, over.under, over.inside, kernels), packed, where, over.under
+        return base, packed, places, over.under
+    return PackedBase(packed, base.nnz, delta.topology, over.under, over.inside, kernels), packed, places, over.under
 
 
 def compacted(
@@ -195,14 +195,14 @@ def compacted(
         positions, loaded = union(eta, beside), None
         slots = from_flat(base.topology.shape, positions)
         of_eta, _ = find(positions, eta)
-    where, inside = find(stored, flat(slots))
-    under_slots = values_where(base.values, where, inside)
+    base_slots, inside = find(stored, flat(slots))
+    under_slots = values_where(base.values, base_slots, inside)
     under = under_slots if beside is None else xp.take(under_slots, of_eta)
     if loaded is not None:
-        frozen = kernels.clear(loaded, kernels.locate(loaded, base.topology, where[inside]))
+        frozen = kernels.clear(loaded, kernels.locate(loaded, base.topology, base_slots[inside]))
     else:
         copy = xp.asarray(base.values, copy=True)
-        values = with_values(copy, where[inside], xp.zeros_like(under_slots[inside]))
+        values = with_values(copy, base_slots[inside], xp.zeros_like(under_slots[inside]))
         frozen = kernels.compact(base.topology, narrowed(values, held_in, base.topology), spent)
     effective = as_multiplied(under + delta.values, held_in, delta.topology)
     # a copy, because `with_values` may overwrite its argument

@@ -92,14 +92,14 @@ class _Block:
     """evidence that is kept of a candidate besides its score, one value an entry"""
 
 
-def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernels: KernelSet) -> Evidence:
-    """Return the evidence on the support, and offer each block to `held`, which keeps the best candidates."""
+def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, kernels: KernelSet) -> Evidence:
+    """Return the evidence on the support, and offer each block to `strongest`, which keeps the best candidates."""
     n_out, n_in = view.base.topology.shape
     xp = array_namespace(view.base.values)
     window = view.window if isinstance(view.window, Window) else None
     inputs = None if window is None else window.inputs()
-    asked = sorted(frozenset[str]() if window is None else window.asked & OF_GRADIENTS)
-    wanted = rule.asks_on_support() & OF_GRADIENTS
+    evidence_names = sorted(frozenset[str]() if window is None else window.asked & OF_GRADIENTS)
+    support_names = rule.asks_on_support() & OF_GRADIENTS
     tokens = None
     if window is not None and "tokens" in window.asked:
         tokens = window.of_tokens(kernels, partial(support_of, view.base, view.delta.topology))
@@ -112,28 +112,28 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernel
         low = start * n_in
         of_block = Known() if window is None else window.rows(start, stop)
         whole: dict[str, Array] = {}
-        for name in asked:
+        for name in evidence_names:
             whole[name] = xp.reshape(getattr(of_block, name), (-1,))
             # EVT-005: evidence must be finite everywhere, not only where it is used
             if name == "gradient":
                 norm = math.hypot(norm, finite_norm(whole[name]))
             else:
                 refuse_infinite(whole[name])
-        active = held is not None and rule.grow_scope == "active"
-        taken = view.delta.topology.positions(start, stop)
-        stored = view.base.topology.positions(start, stop) if wanted or active else taken
-        support = union(stored, taken) if wanted else taken
-        for name in wanted:
+        active = strongest is not None and rule.grow_scope == "active"
+        slots = view.delta.topology.positions(start, stop)
+        stored = view.base.topology.positions(start, stop) if support_names or active else slots
+        support = union(stored, slots) if support_names else slots
+        for name in support_names:
             parts[name].append(xp.take(whole[name], support))
-        if held is not None:
+        if strongest is not None:
             of_block = _with_rest(of_block, rule, view, inputs, chance, (start, stop))
             # ḡ stays signed, because its magnitude is needed at few entries of the block
             signed = of_block.gradient if rule.grow == "gradient" else GROW[rule.grow](of_block)
             values = xp.reshape(signed, (-1,))
-            parts["slots"].append(taken + low)
-            parts["scores"].append(xp.abs(xp.take(values, taken)))
+            parts["slots"].append(slots + low)
+            parts["scores"].append(xp.abs(xp.take(values, slots)))
             more = {n: v for n, v in whole.items() if rule.moments == "seeded" and n in ("gradient", "square")}
-            held.offer(_Block(number, low, n_in, values, taken, stored if active else None, more))
+            strongest.offer(_Block(number, low, n_in, values, slots, stored if active else None, more))
             del signed, values, more
         del of_block, whole  # free them before the next block takes as much memory
     zero, nothing = view.base.values[:0], xp.zeros((0,), dtype=xp.int64, device=device(view.base.values))
@@ -146,8 +146,8 @@ def _look(view: View, number: int, rule: Rule, held: Any, chance: Chance, kernel
         inputs=inputs,
         tokens=tokens,
         steps=1 if view.window is None else view.window.steps,
-        gradient_norm=norm if "gradient" in asked else None,
-        **{n: xp.concat(parts[n]) if parts[n] else zero for n in sorted(wanted)},
+        gradient_norm=norm if "gradient" in evidence_names else None,
+        **{n: xp.concat(parts[n]) if parts[n] else zero for n in sorted(support_names)},
     )
 
 
@@ -158,20 +158,22 @@ def _rows_at_once(n_out: int, n_in: int) -> int:
 
 
 def _with_rest(
-    known: Known, rule: Rule, view: View, inputs: Array | None, chance: Chance, block: tuple[int, int]
+    block_evidence: Known, rule: Rule, view: View, inputs: Array | None, chance: Chance, block: tuple[int, int]
 ) -> Known:
-    """Return `known` with what the growth criterion reads besides gradients, for a block of rows."""
+    """Return `block_evidence` with what the growth criterion reads besides gradients, for a block of rows."""
     start, stop = block
     if rule.grow == "curvature":
-        return replace(known, inputs=inputs)
+        return replace(block_evidence, inputs=inputs)
     if rule.grow == "moments":
-        return replace(known, row=view.delta.shared["rows"][start:stop, None], column=view.delta.shared["columns"])
+        return replace(
+            block_evidence, row=view.delta.shared["rows"][start:stop, None], column=view.delta.shared["columns"]
+        )
     if rule.grow == "random":
         n_in = view.base.topology.shape[1]
         xp = array_namespace(view.base.values)
         positions = xp.arange(start * n_in, stop * n_in, dtype=xp.int64, device=device(view.base.values))
-        return replace(known, uniform=chance.scores(view.matrix, positions, USE_GROW))
-    return known
+        return replace(block_evidence, uniform=chance.scores(view.matrix, positions, USE_GROW))
+    return block_evidence
 
 
 class _Strongest:
@@ -195,9 +197,9 @@ class _Strongest:
         n, start = block.values.shape[0], 0
         while start < n:
             stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, 2 * self.seen))
-            taken = _between(block.taken, start, stop) - start
+            slots = _between(block.taken, start, stop) - start
             more = {name: array[start:stop] for name, array in block.more.items()}
-            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=taken, more=more)
+            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=slots, more=more)
             self._look_at(part)
             self.seen += stop - start
             start = stop
@@ -240,12 +242,12 @@ class _Strongest:
         starts = [0, *accumulate(sizes)]
         edges = xp.searchsorted(chosen, xp.asarray(starts, dtype=chosen.dtype, device=device(chosen)))
         edges = [int(edges[i]) for i in range(len(starts))]
-        kept = []
+        pieces = []
         for piece, start, low, high in zip(self.pieces, starts, edges, edges[1:], strict=False):
             if high > low:
                 within = chosen[low:high] - start
-                kept.append({k: v if k == "number" else xp.take(v, within) for k, v in piece.items()})
-        self.pieces, self.held = kept, chosen.shape[0]
+                pieces.append({k: v if k == "number" else xp.take(v, within) for k, v in piece.items()})
+        self.pieces, self.held = pieces, chosen.shape[0]
 
     def result(self, n_matrices: int) -> list[dict[str, Array]]:
         """Return the candidates of each matrix as fields of its Evidence."""

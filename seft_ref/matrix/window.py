@@ -194,8 +194,8 @@ class Window:
         if self.asked & OF_GRADIENTS:
             whole = self.latest.whole()
             for name in sorted(self.asked & OF_GRADIENTS):
-                term, held = _term(name, whole), getattr(self, name)
-                sums[name] = term if held is None else held + term
+                term, total = _term(name, whole), getattr(self, name)
+                sums[name] = term if total is None else total + term
         if "tokens" in self.asked:
             sums["tokens"] = self._all_tokens(kernels)
         inputs = {} if self.input_squares is None else {"input_squares": self.input_squares}
@@ -332,10 +332,10 @@ class FirstStepWindow:
 AnyWindow = Window | FirstStepWindow
 
 
-def opened(base: AnyBase, slots: Topology, asked: frozenset[str]) -> Window:
+def opened(base: AnyBase, slots: Topology, evidence_names: frozenset[str]) -> Window:
     """Return an empty window over a matrix with this base and these slots."""
-    support = partial(support_of, base, slots) if "tokens" in asked else None
-    return Window(base.shape, asked, support=support)
+    support = partial(support_of, base, slots) if "tokens" in evidence_names else None
+    return Window(base.shape, evidence_names, support=support)
 
 
 def support_of(base: AnyBase, slots: Topology) -> Topology:

@@ -236,8 +236,8 @@ def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int |
         if not isinstance(first, int) or isinstance(first, bool) or first < 0:
             raise ConfigError("MDL-006", f"max_window_layers is {first!r}, must be a number of layers")
         return tuple(window if layer >= first else None for layer in range(layers))
-    known = ("full_attention", "sliding_attention")
-    if not isinstance(kinds, list | tuple) or len(kinds) != layers or any(kind not in known for kind in kinds):
+    allowed = ("full_attention", "sliding_attention")
+    if not isinstance(kinds, list | tuple) or len(kinds) != layers or any(kind not in allowed for kind in kinds):
         raise ConfigError(
             "MDL-006", f"layer_types must name full_attention or sliding_attention for each of {layers} layers"
         )

@@ -305,11 +305,11 @@ def decoder_backward(dx: Float[Array, "B T C"], cache: DecoderCache) -> Iterator
     del cache  # so that the cache of a block is freed once it is used
     yield "model.norm.weight", dnorm
     while blocks:
-        kept = blocks.pop()
+        block_cache = blocks.pop()
         dx, gradients = block_backward(
-            dx, kept.cache() if isinstance(kept, BlockInput) else kept, block_prefix(len(blocks))
+            dx, block_cache.cache() if isinstance(block_cache, BlockInput) else block_cache, block_prefix(len(blocks))
         )
-        del kept
+        del block_cache
         yield from gradients
         del gradients
     dx = xp.reshape(dx, (-1, dx.shape[-1]))

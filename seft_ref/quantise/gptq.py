@@ -55,7 +55,7 @@ def gptq(
     groups: list[tuple[Array, Array]] = []
     for first in range(0, n_in, width):
         n = min(width, n_in - first)
-        kept, u = stored[:, first:], factor[first : first + n, first:]
+        mask, u = stored[:, first:], factor[first : first + n, first:]
         panel, errors = rest[:, :n], []
         for i in range(n):
             if (first + i) % size == 0:
@@ -63,10 +63,10 @@ def gptq(
                 groups.append(scales_of((panel if grid.group else rest)[:, :size], grid, size))
             code, error = _rounded(panel[:, 0], *groups[-1], grid)
             error = error / u[i, i]
-            panel = _less(panel[:, 1:], error[:, None] * u[i, i + 1 : n][None, :], kept[:, i + 1 : n])
+            panel = _less(panel[:, 1:], error[:, None] * u[i, i + 1 : n][None, :], mask[:, i + 1 : n])
             codes.append(code)
             errors.append(error)
-        rest = _less(rest[:, n:], xp.stack(errors, axis=1) @ u[:, n:], kept[:, n:])
+        rest = _less(rest[:, n:], xp.stack(errors, axis=1) @ u[:, n:], mask[:, n:])
     scales, zeros = (xp.concat(parts, axis=1) for parts in zip(*groups, strict=True))
     return Quantised(grid, topology, at_slots(xp.stack(codes, axis=1), topology), declared(scales), zeros)
 
@@ -80,7 +80,7 @@ def _rounded(column: Array, scale: Array, zero: Array, grid: Grid) -> tuple[Int8
     return code, column - weights_at(code, scale, zero, xp.float64)
 
 
-def _less(weights: Array, errors: Array, kept: Bool[Array, "out n"]) -> Array:
+def _less(weights: Array, errors: Array, mask: Bool[Array, "out n"]) -> Array:
     """Return stored weights less errors that are carried to them, and 0 where nothing is stored (QNT-005)."""
     xp = array_namespace(weights)
-    return xp.where(kept, weights - errors, xp.zeros_like(weights))
+    return xp.where(mask, weights - errors, xp.zeros_like(weights))

@@ -61,12 +61,12 @@ def beside(
     # bit for bit: no code stands for −0.0
     differs = ~coded | (stand_for != values) | ((values == 0) & xp.signbit(values))
     _, stays = find(flat(support), flat(matrix.topology))
-    kept = replace(
+    remaining_codes = replace(
         matrix,
         topology=matrix.topology.without_slots(xp.nonzero(~stays)[0]),
         codes=matrix.codes[stays],
     )
-    return kept, differs, Counts(_sum(differs))
+    return remaining_codes, differs, Counts(_sum(differs))
 
 
 def in_grid(matrix: Quantised, support: Topology, values: Float[Array, " n"]) -> tuple[Quantised, Counts]:
@@ -89,10 +89,10 @@ def _codes_at(matrix: Quantised, support: Topology) -> tuple[Array, Bool[Array, 
     """Return the code at each slot of a support, the zero point where there is none, and whether there is one."""
     xp = array_namespace(matrix.codes)
     _, zeros = matrix.parts_at(support)
-    where, coded = find(flat(matrix.topology), flat(support))
+    indices, coded = find(flat(matrix.topology), flat(support))
     if not matrix.codes.shape[0] or not support.nnz:
         return zeros, coded
-    return xp.where(coded, xp.take(matrix.codes, where), zeros), coded
+    return xp.where(coded, xp.take(matrix.codes, indices), zeros), coded
 
 
 def _sum(mask: Bool[Array, " n"]) -> int:

@@ -148,8 +148,8 @@ def finetune(
         # a separate function, so that afterwards only the state holds the model
         # a loaded model was loaded so already
         exactly = exact and not isinstance(model, Model)
-        held = {"compact": compact or exactly, "exact": exactly}
-        loaded = model_of(model, kernels, dtype=dtype, like=like, limit=limit, **held)
+        options = {"compact": compact or exactly, "exact": exactly}
+        loaded = model_of(model, kernels, dtype=dtype, like=like, limit=limit, **options)
         check_data(data, chosen.length, loaded.config)
         outcome.check(loaded.config)
         if resume and file is not None:
@@ -171,14 +171,14 @@ def finetune(
     began = time.perf_counter()
     steps = loop.steps(state, config, data, recompute=recompute, ranks=ranks)
 
-    def left() -> Final:
+    def finish() -> Final:
         return loop.finish(state, config, data, folder, ranks)
 
     over = False
     for state, record in steps if state.step < last else ():  # noqa: B020 - a state is used once
         on_step(state, record, time.perf_counter() - began)
         # before the state is saved, so that a run resumed from it has measured what came before
-        over = outcome.is_over(state, config, left, ranks)
+        over = outcome.is_over(state, config, finish, ranks)
         due = state.step == last or state.step % save_every == 0 or outcome.is_due(state.step)
         if file is not None and writes and due:
             loop.save(file.path, state, file.origin)
@@ -187,7 +187,7 @@ def finetune(
         began = time.perf_counter()
     if not over and state.step < chosen.steps:
         return Finetuned(config, state, chosen, stored, None)
-    final = outcome.write(left, ranks)
+    final = outcome.write(finish, ranks)
     if file is not None and writes and out is not None:
         file.path.unlink(missing_ok=True)
     return Finetuned(config, state, chosen, stored, final, outcome.best, outcome.merged)

@@ -104,11 +104,11 @@ class SeftLM(LM):
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Return what greedy generation gives behind each request's context, up to its first stop word."""
         answers = [""] * len(requests)
-        asked: dict[tuple[str | None, int, tuple[str, ...]], list[int]] = {}
+        groups: dict[tuple[str | None, int, tuple[str, ...]], list[int]] = {}
         prompts: list[list[int]] = []
         for number, request in enumerate(requests):
-            context, given = request.args
-            settings = normalize_gen_kwargs(given, self._max_gen_toks)
+            context, gen_kwargs = request.args
+            settings = normalize_gen_kwargs(gen_kwargs, self._max_gen_toks)
             # TSK-013
             if settings.get("do_sample") or settings.get("temperature"):
                 raise TaskError("TSK-013", "answers are generated greedily here; take do_sample out of the task")
@@ -116,8 +116,8 @@ class SeftLM(LM):
             most = settings["max_gen_toks"]
             check_prompt(prompts[number], most, self._model.config, "a prompt of lm-eval")
             until = tuple(word for word in handle_stop_sequences(settings["until"], eos=None) if word)
-            asked.setdefault((request.task_name, most, until), []).append(number)
-        for (_, most, until), mine in asked.items():
+            groups.setdefault((request.task_name, most, until), []).append(number)
+        for (_, most, until), mine in groups.items():
             for block in blocks_of_prompts([prompts[number] for number in mine], self._batch):
                 numbers = [mine[i] for i in block]
                 texts = generate_until(

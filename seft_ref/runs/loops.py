@@ -173,12 +173,14 @@ class AdapterLoop:
 
     def finish(self, state: RunState, config: ModelConfig, data: Data, folder: Path | None, ranks: Ranks) -> Final:
         """Return the merged weights, of LoRA* pruned as the base was (ADP-004, ADP-008, ADP-012)."""
-        held = _of_factors(state)
-        merged = factors.finish(held, self.settings, self.kernels)
+        factor_state = _of_factors(state)
+        merged = factors.finish(factor_state, self.settings, self.kernels)
         if not factors.adapter_of(self.settings).prunes:
             return merged
         assert folder is not None, "checked before the first step"
-        return prune_again(folder, config, held.targets, merged, stream_of(data), self.kernels, held.weights.norm)
+        return prune_again(
+            folder, config, factor_state.targets, merged, stream_of(data), self.kernels, factor_state.weights.norm
+        )
 
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
         """Return digests of what the run changes."""

@@ -55,10 +55,10 @@ class Outcome(Protocol):
     def is_due(self, step: int) -> bool:
         """Return whether a state is measured after this step."""
 
-    def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
-        """Look at the state after a step, and tell whether the run ends; `left` is what it would leave now."""
+    def is_over(self, state: RunState, config: ModelConfig, finish: Callable[[], Final], ranks: Ranks) -> bool:
+        """Look at the state after a step, and tell whether the run ends; `finish` returns what it would leave now."""
 
-    def write(self, left: Callable[[], Final], ranks: Ranks) -> Final:
+    def write(self, finish: Callable[[], Final], ranks: Ranks) -> Final:
         """Write what the run leaves, and return its targets."""
 
     @property
@@ -90,13 +90,13 @@ class LastModel:
         """Return False: nothing is measured."""
         return False
 
-    def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
+    def is_over(self, state: RunState, config: ModelConfig, finish: Callable[[], Final], ranks: Ranks) -> bool:
         """Return False: the run goes on to its last step."""
         return False
 
-    def write(self, left: Callable[[], Final], ranks: Ranks) -> Final:
+    def write(self, finish: Callable[[], Final], ranks: Ranks) -> Final:
         """Write what the last step leaves, and return its targets."""
-        final = left()
+        final = finish()
         if self.out is not None and ranks.rank == 0:  # TRN-015
             attributes = {"seft.settings": settings_text(self.settings)}
             self.merged = save_model(folder_of(self.model), self.out, final, attributes, merge=self.merge)
@@ -142,7 +142,7 @@ class BestModel:
         """Return whether a state is measured after this step (TRN-022)."""
         return step % self.validation.every == 0 or step == self.settings.steps
 
-    def is_over(self, state: RunState, config: ModelConfig, left: Callable[[], Final], ranks: Ranks) -> bool:
+    def is_over(self, state: RunState, config: ModelConfig, finish: Callable[[], Final], ranks: Ranks) -> bool:
         """Measure a state if it is time to, keep what it would leave if it is the best, and tell whether the run ends.
 
         Every rank measures all data, so that all decide alike.
@@ -152,7 +152,7 @@ class BestModel:
             return False
         loss = self._loss(state.weights, config)
         if self.best is None or loss < self.best.loss:
-            self.best, final = Best(step, loss), left()
+            self.best, final = Best(step, loss), finish()
             if ranks.rank == 0:  # TRN-015
                 attributes = {"seft.settings": settings_text(self.settings)}
                 keep(self.model, self.out, self.best, self.measure, final, attributes)
@@ -160,7 +160,7 @@ class BestModel:
         # TRN-022.3
         return patience is not None and step // every - self.best.step // every >= patience
 
-    def write(self, left: Callable[[], Final], ranks: Ranks) -> Final:
+    def write(self, finish: Callable[[], Final], ranks: Ranks) -> Final:
         """Move the best model to where it was to be written, and return its targets in the dtype of its file."""
         assert self.best is not None, "a run measures after its last step"
         if ranks.rank == 0:  # TRN-015

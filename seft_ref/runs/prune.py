@@ -92,16 +92,16 @@ class _Asked:
             record["layers"] = {"rule": "owl", "outlier": outlier, "spread": spread, "sparsity": rates}
         return record
 
-    def run(self, kept: Kept, windows: Sequence[NumpyArray]) -> dict[str, Any]:
+    def run(self, pruning: Kept, windows: Sequence[NumpyArray]) -> dict[str, Any]:
         """Return what finished blocks depend on but for their weights: settings, and digests of what is read."""
         return {
             **self.described(),
             "layers": ["owl", *self.owl] if self.owl else "uniform",
             "calibration": self.calibration,
-            "dtype": kept.read("model.norm.weight").dtype.name,
-            "config": sha256(kept.config_text()).hexdigest(),
+            "dtype": pruning.read("model.norm.weight").dtype.name,
+            "config": sha256(pruning.config_text()).hexdigest(),
             "windows": digest_of({str(number): window for number, window in enumerate(windows)}),
-            "embedding": digest_of({"": kept.read("model.embed_tokens.weight")}),
+            "embedding": digest_of({"": pruning.read("model.embed_tokens.weight")}),
         }
 
 
@@ -154,7 +154,7 @@ def prune(
     if out is not None:
         refuse_existing(out)
     _check_given(method, layers, out, has_text=text is not None, resume=resume)
-    asked = _Asked(
+    request = _Asked(
         method,
         sparsity,
         pattern,
@@ -167,34 +167,34 @@ def prune(
     removed_count(sparsity, 1)
     kernels = kernels_or_cpu(kernels)
     with ExitStack() as stack:
-        kept: Kept | KeptInMemory
+        pruning: Kept | KeptInMemory
         if out is None:
-            kept = KeptInMemory(model_of(model, kernels, dtype=dtype), kernels)
+            pruning = KeptInMemory(model_of(model, kernels, dtype=dtype), kernels)
         else:
-            kept = Kept(stack.enter_context(open_dense(folder_of(model), _dtype_of(model, dtype, kernels))))
-        windows = [] if text is None else windows_of(tokens_of(text, model), kept.config, samples, length, seed)
-        batches = [from_numpy(window, kept.read("model.norm.weight")) for window in windows]
+            pruning = Kept(stack.enter_context(open_dense(folder_of(model), _dtype_of(model, dtype, kernels))))
+        windows = [] if text is None else windows_of(tokens_of(text, model), pruning.config, samples, length, seed)
+        batches = [from_numpy(window, pruning.read("model.norm.weight")) for window in windows]
         blocks: Blocks = NoBlocks()
-        if isinstance(kept, Kept) and method in CALIBRATED:
-            run, folder = asked.run(kept, windows), state_beside(str(out))
+        if isinstance(pruning, Kept) and method in CALIBRATED:
+            run, folder = request.run(pruning, windows), state_beside(str(out))
             blocks = FinishedBlocks(folder, run, changes=method == "sparsegpt", resume=resume)
         rates: Sparsity = sparsity
-        if asked.owl:
-            measure = partial(owl_sparsities, kept.config, kept.read, batches, kernels, sparsity, *asked.owl)
+        if request.owl:
+            measure = partial(owl_sparsities, pruning.config, pruning.read, batches, kernels, sparsity, *request.owl)
             rates = blocks.sparsities(measure)
         masks = masks_of(
-            method, kept.config, kept.read, batches, kernels, rates, groups, asked.scope, seed, blocks=blocks
+            method, pruning.config, pruning.read, batches, kernels, rates, groups, request.scope, seed, blocks=blocks
         )
-        targets = kept.config.targets()
+        targets = pruning.config.targets()
         for name, mask, *weight in masks:
-            kept.add(name, mask, *weight)
+            pruning.add(name, mask, *weight)
             progress(name, len(targets))
         total = sum(n_out * n_in for n_out, n_in in (matrix.shape for matrix in targets))
-        if isinstance(kept, KeptInMemory):
-            return Pruned(kept.removed(), total, model=kept.model())
-        kept.write(str(out), asked.record(kept.removed(), total, rates))
+        if isinstance(pruning, KeptInMemory):
+            return Pruned(pruning.removed(), total, model=pruning.model())
+        pruning.write(str(out), request.record(pruning.removed(), total, rates))
         blocks.remove()
-        return Pruned(kept.removed(), total, kept.remarks())
+        return Pruned(pruning.removed(), total, pruning.remarks())
 
 
 def masks_of(

@@ -57,10 +57,10 @@ class KeptInMemory:
         xp = array_namespace(values)
         flat = np.flatnonzero(to_numpy(mask))
         topology = placed_like(from_flat(mask.shape, flat), values)
-        kept = xp.take(xp.reshape(values, (-1,)), from_numpy(flat, values))
+        stored_values = xp.take(xp.reshape(values, (-1,)), from_numpy(flat, values))
         self._removed += topology.shape[0] * topology.shape[1] - topology.nnz
-        self._packed[name] = self._kernels.pack(topology, kept)
-        self._bases[name] = in_packed(Base(topology, kept), self._packed[name], self._kernels)
+        self._packed[name] = self._kernels.pack(topology, stored_values)
+        self._bases[name] = in_packed(Base(topology, stored_values), self._packed[name], self._kernels)
 
     def removed(self) -> int:
         """Return how many weights are removed."""

@@ -57,24 +57,24 @@ def quantise(
               a model that is quantised already; CheckpointError, ConfigError, PruneError, TextError for model and text
     """
     refuse_existing(out)
-    asked = parse_grid(grid)
+    parsed_grid = parse_grid(grid)
     with open_stored(model, dtype) as source:
         for matrix in source.config.targets():
-            asked.columns(matrix.shape[1])
+            parsed_grid.columns(matrix.shape[1])
         total = len(source.config.targets())
         if text is None:
-            rounded = quantise_nearest(source.config, source.read, source.topology, asked)
+            rounded = quantise_nearest(source.config, source.read, source.topology, parsed_grid)
         else:
             kernels = kernels_or_cpu(kernels)
             windows = windows_of(tokens_of(text, model), source.config, samples, length, seed)
             batches = [from_numpy(window, source.read("model.norm.weight")) for window in windows]
-            rounded = quantise_gptq(source.config, source.read, source.topology, asked, batches, kernels)
+            rounded = quantise_gptq(source.config, source.read, source.topology, parsed_grid, batches, kernels)
         quantised: dict[str, Quantised] = {}
         stored = zeros = 0
-        for name, made in rounded:
-            stored, zeros = stored + made.topology.nnz, zeros + zeros_among(made)
+        for name, codes in rounded:
+            stored, zeros = stored + codes.topology.nnz, zeros + zeros_among(codes)
             # the folder has the positions, which are most of the memory
-            quantised[name] = replace(made, topology=from_flat(made.topology.shape, flat(made.topology)[:0]))
+            quantised[name] = replace(codes, topology=from_flat(codes.topology.shape, flat(codes.topology)[:0]))
             progress(name, total)
         source.write(out, quantised, "nearest" if text is None else "gptq")
         return QuantisedModel(stored, zeros, tuple(source.checkpoint.remarks))

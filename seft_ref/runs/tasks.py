@@ -80,9 +80,9 @@ class _Prepared:
     def blocks(self, batch: int) -> list[Block]:
         """Return the items that are computed together: prompts of one length, or choices of one part of the task."""
         name = self.task.name
-        asked = list(self.prompts)
+        prompt_numbers = list(self.prompts)
         divided = blocks_of_prompts(list(self.prompts.values()), batch)
-        blocks: list[Block] = [(name, tuple(asked[i] for i in block)) for block in divided]
+        blocks: list[Block] = [(name, tuple(prompt_numbers[i] for i in block)) for block in divided]
         for part in dict.fromkeys(self.items[number].part for number in self.pairs):
             mine = [number for number in self.pairs if self.items[number].part == part]
             divided = blocks_of([self.pairs[number] for number in mine], batch)
@@ -149,22 +149,22 @@ def evaluate_tasks(
     ]
     blocks = [block for one in prepared for block in one.blocks(batch)]
     total = sum(len(numbers) for _, numbers in blocks)
-    kept = None
+    opened_log = None
     if log is not None:
         settings = {"batch": batch, "max_tokens": max_tokens, "compact": compact}
         header = _header(folder, prepared, settings | {"dtype": to_numpy(ready.weights.norm).dtype.name})
-        kept = Log(Path(log), header, blocks, {task.name: metrics_of(task) for task in chosen})
+        opened_log = Log(Path(log), header, blocks, {task.name: metrics_of(task) for task in chosen})
     # not earlier, so that an error is printed alone
     for one in prepared:
         for remark in one.remarks:
             on_remark(f"{one.task.name}: {remark}")
-    results = list(kept.results) if kept else []
+    results = list(opened_log.results) if opened_log else []
     on_item(len(results), total, None)
     by_name = {one.task.name: one for one in prepared}
-    for name, numbers in blocks[kept.n_blocks if kept else 0 :]:
+    for name, numbers in blocks[opened_log.n_blocks if opened_log else 0 :]:
         block = _computed(by_name[name], numbers, ready, kernels, tokenizer, max_tokens, stops)
-        if kept is not None:
-            kept.append(block)
+        if opened_log is not None:
+            opened_log.append(block)
         for result in block:
             results.append(result)
             on_item(len(results), total, result)

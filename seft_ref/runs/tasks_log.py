@@ -105,11 +105,11 @@ class Log:
         self.n_blocks = 0
         self._first = (json.dumps({"schema": SCHEMA, **header}) + "\n").encode()
         content = path.read_bytes() if path.exists() else b""
-        kept = self._take(content, header, blocks) if content else 0
+        n_bytes = self._take(content, header, blocks) if content else 0
         # nothing is written before the first block, so that a run that fails at once leaves no file
-        self._begun = kept > 0
-        if self._begun and kept < len(content):
-            os.truncate(path, kept)
+        self._begun = n_bytes > 0
+        if self._begun and n_bytes < len(content):
+            os.truncate(path, n_bytes)
 
     def _take(self, content: bytes, header: Mapping[str, object], blocks: Sequence[Block]) -> int:
         """Take over the whole blocks of a log, and return how many bytes they have together with its first line."""
@@ -122,7 +122,7 @@ class Log:
                 return 0
             raise self._refused("is no log of an evaluation")
         self._check_header(lines[0], header)
-        kept, rest = len(lines[0]), iter(lines[1:])
+        n_bytes, rest = len(lines[0]), iter(lines[1:])
         for task, items in blocks:
             block = list(islice(rest, len(items)))
             if len(block) < len(items):
@@ -134,10 +134,10 @@ class Log:
                 raise self._refused(f"has other metrics of {task} than this evaluation")
             self.results += results
             self.n_blocks += 1
-            kept += sum(map(len, block))
+            n_bytes += sum(map(len, block))
         if next(rest, None) is not None:
             raise self._refused("has more items than this evaluation")
-        return kept
+        return n_bytes
 
     def _parsed(self, block: Sequence[bytes]) -> Iterator[ItemResult]:
         for line in block:

@@ -37,25 +37,25 @@ _TRUE_FALSE = "Please answer the following question with true or false, question
 def behind(template: str) -> Format:
     """Return the format that puts the question into a template, and a space and a choice behind it."""
 
-    def formatted(asked: Asked) -> Choices:
-        context = template.format(question=asked.question)
-        n = len(asked.choices)
-        return Choices((context,) * n, tuple(f" {c}" for c in asked.choices), asked.choices, asked.gold)
+    def formatted(item: Asked) -> Choices:
+        context = template.format(question=item.question)
+        n = len(item.choices)
+        return Choices((context,) * n, tuple(f" {c}" for c in item.choices), item.choices, item.gold)
 
     return formatted
 
 
-def fill_in(asked: Asked) -> Choices:
+def fill_in(item: Asked) -> Choices:
     """Return the format of WinoGrande: what follows the blank is scored behind each way to fill it.
 
     Raises:
         ValueError: if the sentence has no blank "_", or nothing behind it.
     """
-    before, blank, after = asked.question.partition("_")
+    before, blank, after = item.question.partition("_")
     if not blank or not after.strip():
         raise ValueError("has no blank _ with words behind it")
-    filled = tuple(before + choice for choice in asked.choices)
-    return Choices(filled, (f" {after.strip()}",) * len(filled), filled, asked.gold)
+    filled = tuple(before + choice for choice in item.choices)
+    return Choices(filled, (f" {after.strip()}",) * len(filled), filled, item.gold)
 
 
 def read_instructions(file: Path, formatted: Format, label: str) -> list[Choices]:
@@ -87,28 +87,28 @@ def _asked(record: Record, label: str, file: Path, number: int) -> Asked:
     labels = form["labels"].split("/")
     if answer not in labels:
         raise ValueError(f"has the answer {answer!r}, which is none of {', '.join(labels)}")
-    asked = instruction[: form.start()]
+    text = instruction[: form.start()]
     if not label:
-        return _true_or_false(asked, labels, answer)
+        return _true_or_false(text, labels, answer)
     if labels != [f"{label.lower()}{i}" for i in range(1, len(labels) + 1)]:
         raise ValueError(f"has the answers {', '.join(labels)}; they must be {label.lower()}1, {label.lower()}2, ...")
-    return Asked(*_split(asked, label, len(labels)), labels.index(answer))
+    return Asked(*_split(text, label, len(labels)), labels.index(answer))
 
 
-def _true_or_false(asked: str, labels: list[str], answer: str) -> Asked:
-    question = asked.removeprefix(_TRUE_FALSE).strip()
-    if labels != ["true", "false"] or question == asked or not question:
+def _true_or_false(text: str, labels: list[str], answer: str) -> Asked:
+    question = text.removeprefix(_TRUE_FALSE).strip()
+    if labels != ["true", "false"] or question == text or not question:
         raise ValueError("is no question of true or false")
     return Asked(question, ("no", "yes"), int(answer == "true"))
 
 
-def _split(asked: str, label: str, n: int) -> tuple[str, tuple[str, ...]]:
+def _split(text: str, label: str, n: int) -> tuple[str, tuple[str, ...]]:
     """Return the question and the choices of an instruction without its answer format.
 
     The marks of choices must stand there once each and in order, else the split would be a guess.
     """
     marks = [f"{label}{i}:" for i in range(1, n + 1)]
-    _, colon, rest = asked.partition(": ")
+    _, colon, rest = text.partition(": ")
     pieces = re.split(rf"\s+({label}\d+:)(?=\s)", rest)
     if not colon or pieces[1::2] != marks:
         raise ValueError(f"must have {' '.join(marks)} once each and in this order")

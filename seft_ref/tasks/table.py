@@ -144,8 +144,8 @@ def load_items(task: Task, data: Path, *, skip_trained: bool = False) -> Loaded:
     read, remarks = task.read(folder if task.split is None else folder / task.split)
     train = folder / task.train if task.train is not None else None
     training = tuple(task.read(train)[0]) if train is not None and train.is_file() else ()
-    known = {item.question() for item in training}
-    trained = [number for number, item in enumerate(read) if item.question() in known]
+    training_questions = {item.question() for item in training}
+    trained = [number for number, item in enumerate(read) if item.question() in training_questions]
     # TSK-007
     if trained and not skip_trained:
         more = f" and {len(trained) - 1} more stand" if len(trained) > 1 else " stands"

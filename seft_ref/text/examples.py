@@ -103,7 +103,7 @@ class Examples:
     def _packed_rows(self, numbers: range, length: int, seed: int) -> list[Example]:
         """Return consecutive rows of `length` tokens of all epochs laid end to end."""
         epoch, skipped = divmod(numbers.start * length, sum(len(example.tokens) for example in self.items))
-        wanted = len(numbers) * length
+        n_tokens = len(numbers) * length
         tokens: list[int] = []
         labels: list[int] = []
         for example in self._from_epoch(epoch, seed):
@@ -114,9 +114,9 @@ class Examples:
             # the first token of an example is no target, because what stands before it is another example
             labels += [IGNORE, *example.labels[1:]][skipped:]
             skipped = 0
-            if len(tokens) >= wanted:
+            if len(tokens) >= n_tokens:
                 break
-        return [Example(tokens[i : i + length], labels[i : i + length]) for i in range(0, wanted, length)]
+        return [Example(tokens[i : i + length], labels[i : i + length]) for i in range(0, n_tokens, length)]
 
 
 Data = Sequence[int] | Examples
@@ -176,13 +176,13 @@ def examples_of(
     examples: list[Example] = []
     left_out = cut = 0
     for file in map(Path, files):
-        for where, line in _lines(file):
-            example = reader.example(line, where)
+        for place, line in _lines(file):
+            example = reader.example(line, place)
             if len(example.tokens) > length and not packed:
                 if longer == "refuse":
                     raise TextError(
                         "TRN-020",
-                        f"{where} has {len(example.tokens)} tokens and a row {length}; raise length, or take longer "
+                        f"{place} has {len(example.tokens)} tokens and a row {length}; raise length, or take longer "
                         "drop to leave such examples out",
                     )
                 cut += longer == "cut"
@@ -191,7 +191,7 @@ def examples_of(
                     continue
                 example = Example(example.tokens[:length], example.labels[:length])
             if not example.targets():
-                raise TextError("TRN-020", f"{where}: {_why_nothing(example, length)}")
+                raise TextError("TRN-020", f"{place}: {_why_nothing(example, length)}")
             examples.append(example)
     if not examples:
         raise TextError("TRN-020", f"{', '.join(map(str, files))}: no example is left; give at least one")
@@ -216,24 +216,24 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         what = "is a folder; name the file in it" if file.is_dir() else "is not there"
         raise TextError("TRN-020", f"the file of examples {file} {what}")
     for number, raw in enumerate(file.read_bytes().split(b"\n"), 1):
-        where = f"{file} line {number}"
+        place = f"{file} line {number}"
         try:
             text = raw.decode()
             line = json.loads(text, object_pairs_hook=_object) if text.strip() else None
         except UnicodeDecodeError as error:
             raise TextError(
-                "TRN-020", f"{where} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
+                "TRN-020", f"{place} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
             ) from None
         except json.JSONDecodeError as error:
-            raise TextError("TRN-020", f"{where} is not JSON: {_why_not_json(error, text, number)}") from None
+            raise TextError("TRN-020", f"{place} is not JSON: {_why_not_json(error, text, number)}") from None
         except (ValueError, RecursionError) as error:
             why = "a number has too many digits" if "digits" in str(error) else error
-            raise TextError("TRN-020", f"{where} is not JSON that can be read: {why}") from None
+            raise TextError("TRN-020", f"{place} is not JSON that can be read: {why}") from None
         if line is None and text.strip() == "":
             continue
         if not isinstance(line, dict):
-            raise TextError("TRN-020", f"{where} is not a JSON object with prompt and completion, or messages")
-        yield where, line
+            raise TextError("TRN-020", f"{place} is not a JSON object with prompt and completion, or messages")
+        yield place, line
 
 
 def _why_not_json(error: json.JSONDecodeError, text: str, number: int) -> str:
@@ -253,29 +253,29 @@ class _Reader:
     end: int | None
     _writer: Writer | None = None
 
-    def example(self, line: Mapping[str, Any], where: str) -> Example:
+    def example(self, line: Mapping[str, Any], place: str) -> Example:
         kinds = {"messages"} & line.keys(), {"prompt", "completion"} & line.keys()
         if all(kinds) or not any(kinds):
             raise TextError(
                 "TRN-020",
-                f"{where} must have either messages, or prompt and completion; it has {', '.join(line) or 'no key'}",
+                f"{place} must have either messages, or prompt and completion; it has {', '.join(line) or 'no key'}",
             )
-        return self._conversation(line, where) if kinds[0] else self._completion(line, where)
+        return self._conversation(line, place) if kinds[0] else self._completion(line, place)
 
-    def _completion(self, line: Mapping[str, Any], where: str) -> Example:
-        prompt, completion = (_text(line, key, where) for key in ("prompt", "completion"))
+    def _completion(self, line: Mapping[str, Any], place: str) -> Example:
+        prompt, completion = (_text(line, key, place) for key in ("prompt", "completion"))
         if not completion:
-            raise TextError("TRN-020", f"{where} has an empty completion; give one or leave the line out")
+            raise TextError("TRN-020", f"{place} has an empty completion; give one or leave the line out")
         whole = self._ids(prompt + completion, special=True)
         learned = whole[_shared(whole, self._ids(prompt, special=True)) :]
         # TRN-020.4
         added = [] if self.end is None or whole[-1] == self.end else [self.end]
         return Example([*whole, *added], [*[IGNORE] * (len(whole) - len(learned)), *learned, *added])
 
-    def _conversation(self, line: Mapping[str, Any], where: str) -> Example:
+    def _conversation(self, line: Mapping[str, Any], place: str) -> Example:
         if used := [key for key in _WITH_MESSAGES if line.get(key)]:
-            raise TextError("TRN-020", f"{where} has {', '.join(used)}, which no template is given here; leave it out")
-        messages = _messages(line["messages"], where)
+            raise TextError("TRN-020", f"{place} has {', '.join(used)}, which no template is given here; leave it out")
+        messages = _messages(line["messages"], place)
         self._writer = self._writer or chat_writer(self.folder)
 
         def write(n: int, *, opens_answer: bool = False) -> str:
@@ -283,7 +283,7 @@ class _Reader:
             try:
                 return self._writer(messages[:n], opens_answer=opens_answer)
             except TextError as error:
-                raise TextError(error.clause, f"{where}: {error.message}") from None
+                raise TextError(error.clause, f"{place}: {error.message}") from None
 
         whole_text = write(len(messages))
         whole = self._ids(whole_text, special=False)
@@ -296,7 +296,7 @@ class _Reader:
             if not (after.startswith(before) and whole_text.startswith(after)):
                 raise TextError(
                     "TRN-020",
-                    f"{where}: the chat template writes message {i + 1} otherwise than alone, so its answer cannot be "
+                    f"{place}: the chat template writes message {i + 1} otherwise than alone, so its answer cannot be "
                     "told from the rest; give prompt and completion instead",
                 )
             first, last = (_shared(whole, self._ids(text, special=False)) for text in (before, after))
@@ -315,19 +315,19 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _messages(given: Any, where: str) -> list[Message]:
+def _messages(value: Any, place: str) -> list[Message]:
     """Return the messages of a line, of which one at least is an answer with something in it."""
-    if not isinstance(given, list) or not all(isinstance(message, dict) for message in given):
-        raise TextError("TRN-020", f"{where}: messages must be a list of objects with role and content")
-    for message in given:
+    if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
+        raise TextError("TRN-020", f"{place}: messages must be a list of objects with role and content")
+    for message in value:
         if isinstance(role := message.get("role"), str) and role not in ROLES:
-            raise TextError("TRN-020", f"{where} has the role {role!r}, must be one of {', '.join(ROLES)}")
-    messages: list[Message] = [{key: _text(message, key, where) for key in ("role", "content")} for message in given]
+            raise TextError("TRN-020", f"{place} has the role {role!r}, must be one of {', '.join(ROLES)}")
+    messages: list[Message] = [{key: _text(message, key, place) for key in ("role", "content")} for message in value]
     answers = [message["content"] for message in messages if message["role"] == "assistant"]
     if not answers or not all(answers):
         raise TextError(
             "TRN-020",
-            f"{where} has {'an empty' if answers else 'no'} answer of the role assistant; give one, or take it out",
+            f"{place} has {'an empty' if answers else 'no'} answer of the role assistant; give one, or take it out",
         )
     return messages
 
@@ -343,13 +343,13 @@ def _unlearned(labels: Sequence[int]) -> list[int]:
     return counts
 
 
-def _text(line: Mapping[str, Any], key: str, where: str) -> str:
+def _text(line: Mapping[str, Any], key: str, place: str) -> str:
     value = line.get(key)
     if not isinstance(value, str):
         kind = "missing" if key not in line else "null" if value is None else f"of type {type(value).__name__}"
-        raise TextError("TRN-020", f"{where}: {key} is {kind}, must be a text")
+        raise TextError("TRN-020", f"{place}: {key} is {kind}, must be a text")
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-        raise TextError("TRN-020", f"{where}: {key} holds half of a surrogate pair, which is no character; take it out")
+        raise TextError("TRN-020", f"{place}: {key} holds half of a surrogate pair, which is no character; take it out")
     return value
 
 

@@ -157,13 +157,13 @@ def generate_rows(
             block = xp.stack([int64_like(row[first : first + n_at_once], weights.norm) for row in following])
             logits, context = read(block, context, weights, config, kernels)
         picked = [pick(logits[i, :], GREEDY, context.length) for i in range(len(rows))]
-        kept = [i for i, (row, token) in enumerate(zip(rows, picked, strict=True)) if goes_on(row, token)]
+        ongoing_rows = [i for i, (row, token) in enumerate(zip(rows, picked, strict=True)) if goes_on(row, token)]
         # GEN-007
-        if not kept or context.length == config.max_position_embeddings:
+        if not ongoing_rows or context.length == config.max_position_embeddings:
             return
-        if len(kept) < len(rows):
-            rows, context = [rows[i] for i in kept], context.rows(int64_like(kept, weights.norm))
-        following = [[picked[i]] for i in kept]
+        if len(ongoing_rows) < len(rows):
+            rows, context = [rows[i] for i in ongoing_rows], context.rows(int64_like(ongoing_rows, weights.norm))
+        following = [[picked[i]] for i in ongoing_rows]
 
 
 def _check_room(length: int, config: ModelConfig) -> None:

@@ -157,13 +157,13 @@ def _predicted(
     xp = array_namespace(x)
     rows = xp.reshape(x, (-1, x.shape[-1]))
     at = int64_like(places, weights.norm)
-    wanted = int64_like(targets, weights.norm)
+    target_ids = int64_like(targets, weights.norm)
     step = max(1, rows_at_once(len(places), weights.lm_head.weight.shape[0]))
     nats: list[float] = []
     greedy: list[bool] = []
     for first, last in pairwise([*range(0, len(places), step), len(places)]):
         logits, _ = linear_forward(xp.take(rows, at[first:last], axis=0), weights.lm_head, kernels)
-        of_targets, are_largest = _log_probabilities(logits, wanted[first:last])
+        of_targets, are_largest = _log_probabilities(logits, target_ids[first:last])
         nats += binary64(of_targets).tolist()
         greedy += [bool(flag) for flag in are_largest]
     return nats, greedy

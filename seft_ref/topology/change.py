@@ -36,8 +36,8 @@ def realign(array: Array, moved: TopologyChange, fill: float = 0) -> Array:
     xp = array_namespace(array, moved.source)
     if array.shape[0] != moved.old.nnz:
         raise UpdateError("CHG-002", f"the array has {array.shape[0]} entries, the old topology {moved.old.nnz} slots")
-    kept = moved.source >= 0
+    has_source = moved.source >= 0
     filled = xp.full(moved.source.shape, fill, dtype=array.dtype, device=device(array))
     if array.shape[0] == 0:
         return filled
-    return xp.where(kept, xp.take(array, xp.where(kept, moved.source, xp.zeros_like(moved.source))), filled)
+    return xp.where(has_source, xp.take(array, xp.where(has_source, moved.source, xp.zeros_like(moved.source))), filled)

@@ -200,9 +200,9 @@ def check(topology: Topology) -> None:
         )
 
 
-def find(sorted_positions: Int[Array, " n"], wanted: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
-    """Return for each wanted position its index in the sorted ones (0 where absent), and whether it is among them."""
-    before, present = seek(sorted_positions, wanted)
+def find(sorted_positions: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+    """Return for each query its index in the sorted positions (0 where absent), and whether it is among them."""
+    before, present = seek(sorted_positions, queries)
     xp = array_namespace(before)
     return xp.where(present, before, xp.zeros_like(before)), present
 

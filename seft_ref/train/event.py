@@ -28,7 +28,7 @@ __all__ = ["adapt_last", "evolve_all", "over_budget"]
 
 def evolve_all(
     targets: Mapping[str, Target],
-    kept: Mapping[str, AnyWindow],
+    windows: Mapping[str, AnyWindow],
     step: int,
     settings: TrainSettings,
     kernels: KernelSet,
@@ -42,7 +42,7 @@ def evolve_all(
     records: dict[str, EventRecord] = {}
     for names in together(settings.rule, list(targets)):
         # a separate function, so that its arrays are freed before the next matrices are looked at
-        for name, (target, weight, record) in _evolve_pool(targets, names, kept, step, settings, kernels).items():
+        for name, (target, weight, record) in _evolve_pool(targets, names, windows, step, settings, kernels).items():
             after[name], packed[name], records[name] = target, weight, record
     return after, packed, records
 
@@ -50,7 +50,7 @@ def evolve_all(
 def _evolve_pool(
     targets: Mapping[str, Target],
     names: Sequence[str],
-    kept: Mapping[str, AnyWindow],
+    windows: Mapping[str, AnyWindow],
     step: int,
     settings: TrainSettings,
     kernels: KernelSet,
@@ -59,7 +59,9 @@ def _evolve_pool(
     numbers = {name: i for i, name in enumerate(targets)}
     pool = [replace(targets[name], base=targets[name].base.open()) for name in names]
     pools = _pools(pool, settings)
-    views = [View(kept.get(name), t.base.open(), t.delta, numbers[name]) for name, t in zip(names, pool, strict=True)]
+    views = [
+        View(windows.get(name), t.base.open(), t.delta, numbers[name]) for name, t in zip(names, pool, strict=True)
+    ]
     drops, grows = _counts(pool, pools, settings.timetable().fraction(step))
     chance = Chance(settings.seed, step)
     gathered = evidence(views, settings.rule, grows, pools=pools, chance=chance, kernels=kernels)
@@ -96,7 +98,7 @@ def over_budget(targets: Mapping[str, Target], settings: TrainSettings) -> list[
 def adapt_last(
     targets: Mapping[str, Target],
     over: Sequence[str],
-    kept: Mapping[str, AnyWindow],
+    windows: Mapping[str, AnyWindow],
     settings: TrainSettings,
     kernels: KernelSet,
 ) -> dict[str, tuple[Base, Delta]]:
@@ -108,7 +110,7 @@ def adapt_last(
     adapted: dict[str, tuple[Base, Delta]] = {}
     for names in together(settings.rule, over):
         pruned = [targets[name] for name in names]
-        views = [View(kept.get(n), t.base.open(), t.delta, numbers[n]) for n, t in zip(names, pruned, strict=True)]
+        views = [View(windows.get(n), t.base.open(), t.delta, numbers[n]) for n, t in zip(names, pruned, strict=True)]
         gathered = evidence(views, at_end, None, kernels=kernels)
         parts = [Part(view.base, view.delta, e, view.matrix) for view, e in zip(views, gathered, strict=True)]
         events = final_adapt(parts, _pools(pruned, settings), rule=settings.rule, chance=chance)
@@ -116,31 +118,31 @@ def adapt_last(
     return adapted
 
 
-def _is_over(held: Sequence[Target], settings: TrainSettings) -> bool:
+def _is_over(targets: Sequence[Target], settings: TrainSettings) -> bool:
     """Tell whether a pool of matrices that are compared with each other holds more weights than its budget."""
-    pools = _pools(held, settings)
+    pools = _pools(targets, settings)
     # with one pool the size of the support is enough, so do not build the support
     if pools.weights.is_one:
-        sizes = [int64_like([target.support_size()], target.lost) for target in held]
+        sizes = [int64_like([target.support_size()], target.lost) for target in targets]
     else:
-        sizes = [pools.weights.sizes([union(flat(t.base.topology), flat(t.delta.topology))]) for t in held]
+        sizes = [pools.weights.sizes([union(flat(t.base.topology), flat(t.delta.topology))]) for t in targets]
     return bool(array_namespace(*sizes).any(pools.excess(sizes) > 0))
 
 
-def _counts(held: Sequence[Target], pools: Pools, fraction: float) -> tuple[Counts, Counts]:
+def _counts(targets: Sequence[Target], pools: Pools, fraction: float) -> tuple[Counts, Counts]:
     """Return how many slots each pool drops (SCH-002), and how many positions it grows at most (GROW-002)."""
-    at = [flat(target.delta.topology) for target in held]
+    at = [flat(target.delta.topology) for target in targets]
     slots = pools.slots.sizes(at)
     drops = int64_like([n_drop(fraction, n) for n in to_numpy(slots).tolist()], slots)
     return drops, pools.growth(drops, at)
 
 
-def _pools(held: Sequence[Target], settings: TrainSettings) -> Pools:
+def _pools(targets: Sequence[Target], settings: TrainSettings) -> Pools:
     """Return the pools of targets that are compared with each other (EVT-009)."""
     rule = settings.rule
-    deltas = [t.row_delta_budget if rule.by_row else int64_like([t.delta_budget], t.lost) for t in held]
-    budgets = [_budget(target, settings) for target in held]
-    return pools_of(rule, held[0].base.shape, budgets, deltas, settings.pattern)
+    deltas = [t.row_delta_budget if rule.by_row else int64_like([t.delta_budget], t.lost) for t in targets]
+    budgets = [_budget(target, settings) for target in targets]
+    return pools_of(rule, targets[0].base.shape, budgets, deltas, settings.pattern)
 
 
 def _budget(target: Target, settings: TrainSettings) -> Counts:

@@ -108,8 +108,8 @@ def initial_state(
     adapter.check_shapes({matrix.name: matrix.shape for matrix in config.targets()})
     targets = {}
     for number, matrix in enumerate(config.targets()):
-        made = adapter.initial(matrix.shape, seed=settings.seed, matrix=number, like=weights.norm)
-        factors = {name: factor_of(array, settings) for name, array in made.items()}
+        arrays = adapter.initial(matrix.shape, seed=settings.seed, matrix=number, like=weights.norm)
+        factors = {name: factor_of(array, settings) for name, array in arrays.items()}
         targets[matrix.name] = Adapted(bases[matrix.name], factors)
     return FactorState(0, targets, weights)
 

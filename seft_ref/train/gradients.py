@@ -101,8 +101,8 @@ def loss_and_gradients(
         loss += share
     entries = {name: ranks.sum(values) for name, values in entries.items()}
     # pop, so that the sums of this rank alone are freed one matrix after the other
-    kept = {name: window.joined(in_step.pop(name), ranks, kernels) for name, window in keep.items()}
-    return StepGradients(loss, entries, kept)
+    sums = {name: window.joined(in_step.pop(name), ranks, kernels) for name, window in keep.items()}
+    return StepGradients(loss, entries, sums)
 
 
 @overflow_allowed()

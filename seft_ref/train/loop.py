@@ -152,15 +152,16 @@ def train_step(
             state.weights, config, batches, kernels, slots, window, recompute=recompute, ranks=ranks
         )
     norm = gradient_norm(step, grads.loss, grads.at)
-    kept = grads.kept
-    wanted = settings.event_batches - 1 if has_event and kept else 0
-    if len(more) != wanted:
+    windows = grads.kept
+    n_further = settings.event_batches - 1 if has_event and windows else 0
+    if len(more) != n_further:
         raise ConfigError(
-            "TRN-023", f"step {step} looks at the data of {wanted} further steps, not {len(more)}; pass further_batches"
+            "TRN-023",
+            f"step {step} looks at the data of {n_further} further steps, not {len(more)}; pass further_batches",
         )
     if more:
         with overflow_ends(f"step {step}", LOWER_RATE):
-            kept = _with_steps_added(kept, state.weights, more, config, kernels, recompute=recompute, ranks=ranks)
+            windows = _with_steps_added(windows, state.weights, more, config, kernels, recompute=recompute, ranks=ranks)
 
     lr = learning_rate_at(step, settings.steps, settings.lr, settings.warmup_steps, settings.lr_schedule)
     targets = dict(state.targets)
@@ -176,10 +177,10 @@ def train_step(
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
         # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
-        open_window = {name: sums.settled(kernels) for name, sums in kept.items()}
+        open_window = {name: sums.settled(kernels) for name, sums in windows.items()}
         return TrainState(step, targets, weights, open_window), StepRecord(step, grads.loss, lr, norm)
 
-    targets, packed, records = evolve_all(targets, kept, step, settings, kernels)
+    targets, packed, records = evolve_all(targets, windows, step, settings, kernels)
     check_targets(targets, step, state.weights.limits)
     refuse_different(ranks, f"after the event of step {step}", moving_parts(targets, ranks))
     total = {key: sum(getattr(record, key) for record in records.values()) for key in EventRecord.COUNTS}
@@ -264,22 +265,22 @@ def finish(
 
     The pass looks at the gradient of the last step's data at the final weights, and at what TRN-023.2 adds.
     """
-    over, asked = over_budget(state.targets, settings), settings.rule.asks_at_end()
-    kept: dict[str, AnyWindow] = {}
-    if over and asked:
+    over, evidence_names = over_budget(state.targets, settings), settings.rule.asks_at_end()
+    windows: dict[str, AnyWindow] = {}
+    if over and evidence_names:
         batches = step_batches(settings, data, settings.steps, state.weights, ranks)
-        empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], asked) for n in over}
+        empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], evidence_names) for n in over}
         more = _batches_of_later_steps(settings, data, settings.steps + 1, state.weights, ranks)
         with overflow_ends("the last adapt pass", LOWER_RATE):
-            kept = _with_steps_added(empty, state.weights, [batches, *more], config, kernels, ranks=ranks)
+            windows = _with_steps_added(empty, state.weights, [batches, *more], config, kernels, ranks=ranks)
     final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
-    held = final | adapt_last(state.targets, over, kept, settings, kernels)
+    adapted = final | adapt_last(state.targets, over, windows, settings, kernels)
 
-    def left(name: str) -> tuple[Topology, Array]:
-        base, delta = held[name]
+    def weight_of(name: str) -> tuple[Topology, Array]:
+        base, delta = adapted[name]
         return effective(base.open(), delta)
 
-    return Lazy(held, left)
+    return Lazy(adapted, weight_of)
 
 
 def _batches_of_later_steps(
@@ -290,7 +291,7 @@ def _batches_of_later_steps(
 
 
 def _with_steps_added(
-    kept: dict[str, AnyWindow],
+    windows: dict[str, AnyWindow],
     weights: Weights,
     steps: Sequence[Sequence[Batch]],
     config: ModelConfig,
@@ -301,9 +302,11 @@ def _with_steps_added(
 ) -> dict[str, AnyWindow]:
     """Return windows with the gradients of further steps' data added, all at the same weights (TRN-023)."""
     for batches in steps:
-        settled = {name: sums.settled(kernels) for name, sums in kept.items()}
-        kept = loss_and_gradients(weights, config, batches, kernels, {}, settled, recompute=recompute, ranks=ranks).kept
-    return kept
+        settled = {name: sums.settled(kernels) for name, sums in windows.items()}
+        windows = loss_and_gradients(
+            weights, config, batches, kernels, {}, settled, recompute=recompute, ranks=ranks
+        ).kept
+    return windows
 
 
 def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
@@ -331,20 +334,20 @@ def _in_groups(base: AnyBase, pattern: tuple[int, int]) -> AnyBase:
 def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, AnyWindow]:
     """Return the windows to which the gradients of this step are added; none outside a gradient window (TRN-005)."""
     rule = settings.rule
-    asked = rule.asks()
-    if not asked or not settings.timetable().in_window(step):
+    evidence_names = rule.asks()
+    if not evidence_names or not settings.timetable().in_window(step):
         return {}
     if state.window:
         return state.window
     windows: dict[str, AnyWindow] = {}
     for name, target in state.targets.items():
         if rule.candidates == "all":
-            windows[name] = _opened(target, asked)
+            windows[name] = _opened(target, evidence_names)
         else:
             support = union(flat(target.base.topology), flat(target.delta.topology))
             windows[name] = FirstStepWindow(target.delta_budget, support, Window(target.base.shape))
     return windows
 
 
-def _opened(target: Target, asked: frozenset[str]) -> Window:
-    return opened(target.base, target.delta.topology, asked)
+def _opened(target: Target, evidence_names: frozenset[str]) -> Window:
+    return opened(target.base, target.delta.topology, evidence_names)

@@ -137,7 +137,7 @@ def _event(
     if settings.adapter is not None:
         # one base is open at a time, and one merged matrix
         return AT_AN_EVENT * max(extent.nnz for extent in extents) + itemsize * max(extent.numel for extent in extents)
-    asked = settings.rule.asks() - {"inputs"}
+    evidence_names = settings.rule.asks() - {"inputs"}
     start, tokens = 0, settings.batch * settings.micro_batches * settings.length
     if settings.initial_positions == "gradient" and (compact or settings.initial_scope == "anywhere"):
         start = itemsize * _numbers_of_gradients(config, settings.start_batches * tokens)
@@ -149,16 +149,18 @@ def _event(
     largest = max(sum(extent.nnz for extent in one) for one in together(settings.rule, extents))
     at_an_event = IN_POOLS if settings.rule.by_row or settings.rule.by_group else AT_AN_EVENT
     working = at_an_event * largest + itemsize * max(extent.numel for extent in extents) // 8
-    if not asked:
+    if not evidence_names:
         return max(start, working)
     # TRN-005, TRN-023: sums over several steps are as large as the matrices
     several = settings.gradient_window > 1 or settings.event_batches > 1
-    if "tokens" in asked:
+    if "tokens" in evidence_names:
         # GRD-008: columns of one support, and a sum for each position: of every support if the window has several steps
         stored = [extent.nnz for extent in extents]
         working += 4 * max(stored) + itemsize * (sum(stored) if several else 2 * max(stored))
     if several:
-        return max(start, working + itemsize * len(asked & OF_GRADIENTS) * sum(extent.numel for extent in extents))
+        return max(
+            start, working + itemsize * len(evidence_names & OF_GRADIENTS) * sum(extent.numel for extent in extents)
+        )
     return max(start, working + itemsize * _numbers_of_gradients(config, tokens))
 
 

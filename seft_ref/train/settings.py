@@ -242,25 +242,25 @@ def settings_of(preset: str = DEFAULT, **changes: object) -> TrainSettings:
         return _settings_of_adapter(preset, changes)
     if preset not in NAMES:
         raise ConfigError("EVT-011", f"unknown preset or method {preset!r}; choose one of {', '.join(NAMES)}")
-    wanted: dict[str, Any] = {**(METHODS.get(preset) or preset_named(preset)), **changes}
-    rule = {name: wanted.pop(name) for name in CHOICES if name in wanted}
-    optimizer = _optimizer_taken(wanted)
+    settings: dict[str, Any] = {**(METHODS.get(preset) or preset_named(preset)), **changes}
+    rule = {name: settings.pop(name) for name in CHOICES if name in settings}
+    optimizer = _optimizer_taken(settings)
     allowed = [f.name for f in fields(TrainSettings) if f.name not in _NOT_FLAT]
-    for name in wanted:
+    for name in settings:
         if name not in allowed:
             names = sorted({*allowed, *CHOICES, *_OPTIMIZER_SETTINGS, "optimizer"})
             raise ConfigError("EVT-011", f"there is no setting {name!r}; known are {', '.join(names)}")
-    return TrainSettings(label=preset, rule=rule_of(rule, wanted.get("pattern")), optimizer=optimizer, **wanted)
+    return TrainSettings(label=preset, rule=rule_of(rule, settings.get("pattern")), optimizer=optimizer, **settings)
 
 
-def _optimizer_taken(wanted: dict[str, Any]) -> Optimizer:
+def _optimizer_taken(settings: dict[str, Any]) -> Optimizer:
     """Return the optimizer that settings ask for, and take its name and its settings out of them.
 
     Raises:
         ConfigError: EVT-011 for settings beside an optimizer that is whole; else as `optimizer_named`.
     """
-    optimizer = wanted.pop("optimizer", "adamw")
-    own = {name: wanted.pop(name) for name in _OPTIMIZER_SETTINGS if name in wanted}
+    optimizer = settings.pop("optimizer", "adamw")
+    own = {name: settings.pop(name) for name in _OPTIMIZER_SETTINGS if name in settings}
     if isinstance(optimizer, str):
         return optimizer_named(optimizer, own)
     if own:
@@ -279,14 +279,14 @@ def _settings_of_adapter(name: str, changes: Mapping[str, Any]) -> TrainSettings
     Raises:
         ConfigError: ADP-010 for a setting of slots or events, which an adapter does not have.
     """
-    wanted = dict(changes)
-    optimizer = _optimizer_taken(wanted)
+    settings = dict(changes)
+    optimizer = _optimizer_taken(settings)
     of_run = [f.name for f in fields(TrainSettings) if f.name not in (*_NOT_FLAT, *_OF_SLOTS)]
-    own = {key: wanted.pop(key) for key in list(wanted) if key not in of_run}
+    own = {key: settings.pop(key) for key in list(settings) if key not in of_run}
     return TrainSettings(
         label=name,
         rule=Rule(evolves=False),
         optimizer=optimizer,
         adapter=adapter_named(name, **own),
-        **wanted,
+        **settings,
     )

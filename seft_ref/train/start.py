@@ -88,20 +88,20 @@ def _by_gradient(
     with overflow_ends(_FIRST, START_ADVICE):
         step = loss_and_gradients(weights, config, batches, kernels, {}, windows, ranks=ranks)
     refuse_spoilt_start(step.loss, {})
-    kept = step.kept
+    filled_windows = step.kept
     for (name, any_base), size in zip(bases.items(), sizes, strict=True):
         base = any_base.open()
         if not anywhere:
             # one matrix at a time, because gradients at all stored weights would take as much memory as these
             positions = flat(base.topology)
             xp = array_namespace(positions)
-            gradient = _latest(kept[name]).at(base.topology, kernels)
+            gradient = _latest(filled_windows[name]).at(base.topology, kernels)
             refuse_spoilt_start(step.loss, {name: gradient})
             chosen[name] = xp.take(positions, largest(xp.abs(gradient), size))
             continue
         nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
         (gathered,) = evidence(
-            [View(kept[name], base, nothing)], Rule(), int64_like([size], base.values), kernels=kernels
+            [View(filled_windows[name], base, nothing)], Rule(), int64_like([size], base.values), kernels=kernels
         )
         best = largest(gathered.candidate_scores, min(size, gathered.candidates.shape[0]))
         chosen[name] = array_namespace(best).take(gathered.candidates, best)

@@ -115,14 +115,14 @@ def _scores(m: Moved, pools: Pools, prunable: _Prunable, rule: Rule, chance: Cha
     return ADAPT[rule.adapt](operands)
 
 
-def _evidence_at(m: Moved, pools: Pools, prunable: _Prunable, rule: Rule, known: Array | None) -> Array:
+def _evidence_at(m: Moved, pools: Pools, prunable: _Prunable, rule: Rule, evidence: Array | None) -> Array:
     """Return one entry of evidence per weight, 0 where the support before the event had no such position.
 
     Such a position has just come back: its weight is 0, and so is its score whatever the entry.
     """
     if rule.exempt != "new" or rule.counts != "support" or not pools.weights.is_one:
-        return on_support(m.part, known, prunable.positions())
-    assert known is not None, "the rule asks for evidence that was not gathered"
+        return on_support(m.part, evidence, prunable.positions())
+    assert evidence is not None, "the rule asks for evidence that was not gathered"
     # prunable = old support − dropped − new. Both are few, so look them up instead of every prunable position
     gone = difference(m.dropped, m.cancelled)
     if rule.drops == "slot":
@@ -131,4 +131,4 @@ def _evidence_at(m: Moved, pools: Pools, prunable: _Prunable, rule: Rule, known:
     stored, slots = flat(m.part.base.topology), flat(m.part.delta.topology)
     extra = difference(slots, stored)
     (before, in_base), (more, in_delta) = seek(stored, off), seek(extra, off)
-    return without(known, (before + more)[in_base | in_delta])
+    return without(evidence, (before + more)[in_base | in_delta])

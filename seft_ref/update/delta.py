@@ -138,14 +138,16 @@ def move_delta(delta: Delta, positions: Int[Array, " n"], seeds: Mapping[str, Ar
     """
     moved = change(delta.topology, from_flat(delta.topology.shape, positions))
     xp = array_namespace(moved.source)
-    kept = {name: realign(array, moved) for name, array in delta.kept.items()}
+    slot_state = {name: realign(array, moved) for name, array in delta.kept.items()}
     if seeds:
         (new,) = xp.nonzero(moved.source < 0)
         n = moved.source.shape[0]
         fresh = mask_at(n, new)
         for name, values in seeds.items():
-            kept[name] = xp.where(fresh, spread(xp.astype(values, kept[name].dtype), new, n), kept[name])
-    return Delta(moved.new, realign(delta.values, moved), kept, delta.shared)
+            slot_state[name] = xp.where(
+                fresh, spread(xp.astype(values, slot_state[name].dtype), new, n), slot_state[name]
+            )
+    return Delta(moved.new, realign(delta.values, moved), slot_state, delta.shared)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

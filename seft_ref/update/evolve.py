@@ -125,8 +125,8 @@ def _move(part: Part, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | N
     if "origin" in delta.kept:
         # DROP-003: a cancelled slot counts as entering again, with the value that it has now
         again = ~outside(slots, cancelled)
-        kept = {**delta.kept, "origin": xp.where(again, delta.values, delta.kept["origin"])}
-        delta = replace(delta, kept=kept)
+        slot_state = {**delta.kept, "origin": xp.where(again, delta.values, delta.kept["origin"])}
+        delta = replace(delta, kept=slot_state)
     start = None
     if rule.moments == "seeded" and fresh.shape[0]:
         evidence = part.evidence
@@ -139,15 +139,15 @@ def _move(part: Part, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | N
             evidence.steps,
         )
     delta = move_delta(delta, union(difference(slots, gone), fresh), start)
-    base, left = part.base, gone[:0]
+    base, removed = part.base, gone[:0]
     if rule.drops == "weight":
-        base, left = base_without(base, gone)
-    return Moved(part, base, delta, dropped, fresh, cancelled, left)
+        base, removed = base_without(base, gone)
+    return Moved(part, base, delta, dropped, fresh, cancelled, removed)
 
 
 def _event(m: Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
     """Return the event, with the pruned positions taken out of base and delta (ADPT-004)."""
-    base, left = base_without(m.base, pruned)
+    base, removed = base_without(m.base, pruned)
     after = move_delta(m.delta, difference(flat(m.delta.topology), pruned)) if pruned.shape[0] else m.delta
     return Event(
         base=base,
@@ -156,6 +156,6 @@ def _event(m: Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -
         grown=m.fresh,
         cancelled=m.cancelled,
         pruned=pruned,
-        left=union(m.left, left),
+        left=union(m.left, removed),
         boundaries=boundaries,
     )

@@ -222,16 +222,16 @@ def _per_age(
     return arrays
 
 
-def _raised(held: Float[Array, " n"], index: Int[Array, " d"], values: Float[Array, " d"]) -> Float[Array, " n"]:
-    """Return held with entry i raised to the largest value whose index is i; values are not negative."""
-    xp = array_namespace(held, index, values)
+def _raised(accumulator: Float[Array, " n"], index: Int[Array, " d"], values: Float[Array, " d"]) -> Float[Array, " n"]:
+    """Return accumulator with entry i raised to the largest value whose index is i; values are not negative."""
+    xp = array_namespace(accumulator, index, values)
     # sorted by value within index, the last of each run is the largest
     order = xp.argsort(values, stable=True)
     order = xp.take(order, xp.argsort(xp.take(index, order), stable=True))
     index, values = xp.take(index, order), xp.take(values, order)
-    n = held.shape[0]
+    n = accumulator.shape[0]
     numbers = xp.arange(n, dtype=index.dtype, device=device(index))
     ends = xp.astype(xp.searchsorted(index, numbers, side="right"), xp.int64)
     last = xp.where(ends > 0, ends - 1, xp.zeros_like(ends))
     present = xp.take(index, last) == numbers
-    return xp.where(present, xp.maximum(held, xp.take(values, last)), held)
+    return xp.where(present, xp.maximum(accumulator, xp.take(values, last)), accumulator)

@@ -98,9 +98,9 @@ class Pools:
         """
         return _at_least_zero(n_drop + sum(self.delta_budgets) - self.slots.sizes(at))
 
-    def excess(self, held: Sequence[Counts]) -> Counts:
-        """Return how many weights each pool holds above its budget (ADPT-001); `held` are the sizes in each matrix."""
-        return _at_least_zero(sum(held) - sum(self.budgets))
+    def excess(self, sizes: Sequence[Counts]) -> Counts:
+        """Return how many weights each pool holds above its budget (ADPT-001); `sizes` are those in each matrix."""
+        return _at_least_zero(sum(sizes) - sum(self.budgets))
 
 
 def pools_of(

@@ -138,24 +138,24 @@ class Rule:
 
     def asks(self) -> frozenset[str]:
         """Return the evidence that the criteria of an event look at: gradient, absolute, square, tokens, inputs."""
-        wanted = {
+        evidence_names = {
             "gradient": {"gradient"},
             "absolute": {"absolute"},
             "fisher": {"square"},
             "curvature": {"gradient", "inputs"},
         }.get(self.grow, set())
         if self.adapts == "always":
-            wanted = wanted | _ADAPT_ASKS[self.adapt]
+            evidence_names = evidence_names | _ADAPT_ASKS[self.adapt]
         if self.drop == "fisher":
-            wanted = wanted | {"square"}
+            evidence_names = evidence_names | {"square"}
         if self.moments == "seeded":
-            wanted = wanted | {"gradient", "square"}
-        return frozenset(wanted)
+            evidence_names = evidence_names | {"gradient", "square"}
+        return frozenset(evidence_names)
 
     def asks_on_support(self) -> frozenset[str]:
         """Return the evidence that an event looks at on the support: that of adapt, and g² if drop is fisher."""
-        wanted = _ADAPT_ASKS[self.adapt] - {"inputs"} if self.adapts == "always" else set[str]()
-        return frozenset(wanted | ({"square"} if self.drop == "fisher" else set()))
+        evidence_names = _ADAPT_ASKS[self.adapt] - {"inputs"} if self.adapts == "always" else set[str]()
+        return frozenset(evidence_names | ({"square"} if self.drop == "fisher" else set()))
 
     def asks_at_end(self) -> frozenset[str]:
         """Return the evidence that the last adapt pass looks at."""

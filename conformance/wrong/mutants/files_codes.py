@@ -152,7 +152,7 @@ _DESCRIPTIONS: list[Mutant] = [
         int_schemes.without_descriptions,
         (
             "descriptions.append(inner)",
-            "descriptions.append(inner)\n            kept[key] = inner",
+            "descriptions.append(inner)\n            cleaned[key] = inner",
             "descriptions stay",
         ),
         ("[without_descriptions(inner, descriptions) for inner in value]", "value", "descriptions in lists stay"),

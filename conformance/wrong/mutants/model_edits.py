@@ -53,7 +53,7 @@ _CONFIG: tuple[tuple[str, Any, str, str, str], ...] = (
     ("MDL-003", _WINDOWS, '"max_window_layers", 28', '"max_window_layers", layers', "no layer slides unless told"),
     ("MDL-003", _WINDOWS, " or first < 0", "", "a first layer below 0"),
     ("MDL-006", _WINDOWS, " or len(kinds) != layers", "", "layer_types of another length"),
-    ("MDL-006", _WINDOWS, " or any(kind not in known for kind in kinds)", "", "any layer type"),
+    ("MDL-006", _WINDOWS, " or any(kind not in allowed for kind in kinds)", "", "any layer type"),
     ("MDL-006", _WINDOWS, 'window is None and "sliding_attention" in kinds', "False", "a window of nothing"),
     ("MDL-003", _WINDOWS, 'if family == "llama"', "if False", "windows for llama"),
     (

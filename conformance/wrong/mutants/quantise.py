@@ -57,7 +57,7 @@ _EDITS: Rows = (
     (_ROUND, "QNT-005", gptq.gptq, "xp.where(dead[None, :], xp.zeros_like(rest), rest)", "rest", "dead inputs weigh"),
     (_ROUND, "QNT-005", gptq.gptq, "(panel if grid.group else rest)[:, :size]",
      "only_stored(weight, topology)[:, (first + i) // size * size :][:, :size]", "scales from before any error"),
-    (_ROUND, "QNT-005", gptq._less, "xp.where(kept, weights - errors, xp.zeros_like(weights))", "weights - errors",
+    (_ROUND, "QNT-005", gptq._less, "xp.where(mask, weights - errors, xp.zeros_like(weights))", "weights - errors",
      "errors carried to pruned weights"),
     (_MERGE, "QNT-006", merge.beside, " | ((values == 0) & xp.signbit(values))", "", "−0 for the weight of a code"),
     (_MERGE, "QNT-006", merge.beside, "codes=matrix.codes[stays]", "codes=matrix.codes[: int(xp.sum(stays))]",

@@ -27,7 +27,7 @@ from conformance.wrong.mutants.base import (
 _SUMS = "sums = np.cumsum(weights)"
 _APART = "[[name] for name in over]"
 _OVER = "bool(array_namespace(*sizes).any(pools.excess(sizes) > 0))"
-_OVER_IN_ALL = "sum(int(size.sum()) for size in sizes) > sum(target.budget for target in held)"
+_OVER_IN_ALL = "sum(int(size.sum()) for size in sizes) > sum(target.budget for target in targets)"
 _STEP = training.train_step
 _CLIPPED = "optimize(target.delta, grads.at[name] * factor, lr)"
 _NORM = "clip_factor(norm * norm, settings.max_norm)"

@@ -125,7 +125,7 @@ _RULES: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "optimizer.step",
         "OPT-008",
         optimizers._raised,
-        "xp.maximum(held, xp.take(values, last))",
+        "xp.maximum(accumulator, xp.take(values, last))",
         "xp.take(values, last)",
         "accumulators that fall",
     ),

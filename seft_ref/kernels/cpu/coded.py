@@ -82,8 +82,8 @@ class PackedCodes:
         """The first arguments of all tasks."""
         scales = self.held_in.scales
         columns, n_groups = self.held_in.columns, max(1, scales.shape[1])
-        held = (self.codes, self.masks, self.starts, scales.T.reshape(-1), self.zeros)
-        return (*held, columns, n_groups, int(self.halves), *self.shape)
+        arrays = (self.codes, self.masks, self.starts, scales.T.reshape(-1), self.zeros)
+        return (*arrays, columns, n_groups, int(self.halves), *self.shape)
 
 
 def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = None) -> PackedCodes:
@@ -111,14 +111,14 @@ def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = Non
     coded_rows.fill_masks(topology.indptr, topology.indices, masks)
     n_bytes = coded_rows.fill_starts(masks, n_out, halves, starts) + _BEHIND
     if into is not None and into.codes.size >= n_bytes and into.codes.flags.writeable:
-        held = into.codes[:n_bytes]
+        packed_codes = into.codes[:n_bytes]
     else:
-        held = np.empty(n_bytes, dtype=np.uint8 if halves else np.int8)
-    coded_rows.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, held)
+        packed_codes = np.empty(n_bytes, dtype=np.uint8 if halves else np.int8)
+    coded_rows.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, packed_codes)
     # of a symmetric grid a view without memory, since all zero points are 0
     zeros = np.broadcast_to(np.zeros((), np.int8), zeros.shape) if stored.symmetric else np.asfortranarray(zeros)
     bare = stored.bare(np.asfortranarray(scales), zeros)
-    return PackedCodes(topology.shape, topology.nnz, bare, held, masks, starts)
+    return PackedCodes(topology.shape, topology.nnz, bare, packed_codes, masks, starts)
 
 
 def unpack_codes(packed: PackedCodes) -> tuple[Topology, Coded]:
@@ -136,18 +136,18 @@ def places_of(topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
     return flat(topology)[slots]
 
 
-def clear_codes(packed: PackedCodes, where: Int[Array, " m"]) -> PackedCodes:
-    """Return a matrix with codes that stand for 0 at the flat positions `where` (KRN-016, KRN-018).
+def clear_codes(packed: PackedCodes, positions: Int[Array, " m"]) -> PackedCodes:
+    """Return a matrix with codes that stand for 0 at the flat `positions` (KRN-016, KRN-018).
 
     Raises:
         KernelError: KRN-012 if a place is out of range or not stored.
     """
     n_out, n_in = packed.shape
-    check_places("where", where, n_out * n_in)
+    check_places("where", positions, n_out * n_in)
     codes, columns = packed.codes.copy(), packed.held_in.columns
     zeros = packed.zeros[:0] if packed.held_in.symmetric else packed.zeros
-    held = (codes, packed.masks, packed.starts, zeros)
-    if coded_rows.clear_codes(*held, columns, n_out, n_in, packed.halves, where):
+    arrays = (codes, packed.masks, packed.starts, zeros)
+    if coded_rows.clear_codes(*arrays, columns, n_out, n_in, packed.halves, positions):
         raise KernelError("KRN-012", "where names positions that the matrix does not store")
     return PackedCodes(packed.shape, packed.nnz, packed.held_in, codes, packed.masks, packed.starts)
 

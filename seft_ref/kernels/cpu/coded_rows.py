@@ -87,16 +87,16 @@ def open_codes(codes, masks, starts, n_in, in_halves, indptr, indices, opened):
     for r in range(n_out):
         indptr[r] = slot
         for p in range((n_in + WIDTH - 1) // WIDTH):
-            left = masks[p * n_out + r]
+            remaining_bits = masks[p * n_out + r]
             j = 0
-            while left:
+            while remaining_bits:
                 # the lowest bit that is set, and the number of bits below it
-                lowest = left & -left
+                lowest = remaining_bits & -remaining_bits
                 indices[slot] = p * WIDTH + popcount(lowest - 1)
                 opened[slot] = take(codes, following[p], j, in_halves)
                 slot += 1
                 j += 1
-                left ^= lowest
+                remaining_bits ^= lowest
             following[p] += n_bytes(j, in_halves)
     indptr[n_out] = slot
 
@@ -112,11 +112,11 @@ def row_start(masks, starts, n_out, p, r, in_halves):
 
 
 @compiled()
-def clear_codes(codes, masks, starts, zeros, size, n_out, n_in, in_halves, where):
+def clear_codes(codes, masks, starts, zeros, size, n_out, n_in, in_halves, positions):
     """Write the zero point of its group at each flat position (m,); return how many positions are not stored."""
     absent = 0
-    for i in range(where.shape[0]):
-        r, c = where[i] // n_in, where[i] % n_in
+    for i in range(positions.shape[0]):
+        r, c = positions[i] // n_in, positions[i] % n_in
         p = c // WIDTH
         mask = masks[p * n_out + r]
         if not (mask >> (c - p * WIDTH)) & 1:

@@ -142,8 +142,8 @@ class _Row(Emitter):
         trailing = cgutils.get_or_insert_function(b.module, low, "llvm.cttz.i64")
 
         def entry(j: Any, all_carried: list[Any]) -> list[Any]:
-            left, *own = all_carried
-            column = b.call(trailing, [left, ir.Constant(_I1, 1)])
+            remaining_bits, *own = all_carried
+            column = b.call(trailing, [remaining_bits, ir.Constant(_I1, 1)])
             if self.in_halves:
                 byte = b.load(b.gep(self.codes, [b.add(self.at, b.lshr(j, _i64(1)))]))
                 shift = b.trunc(b.shl(b.and_(j, _i64(1)), _i64(2)), _I8)
@@ -159,7 +159,7 @@ class _Row(Emitter):
             if not self.symmetric:
                 code = b.sub(code, b.sext(b.load(b.gep(self.zeros, [place])), _I32))
             weight = b.fmul(b.sitofp(code, self.scalar), b.load(b.gep(self.scales, [place])))
-            return [b.and_(left, b.sub(left, _i64(1))), *body(j, column, weight, own)]
+            return [b.and_(remaining_bits, b.sub(remaining_bits, _i64(1))), *body(j, column, weight, own)]
 
         _, (_, *carried) = self.loop(_i64(0), count(b, self.mask), 1, [self.mask, *carried], entry)
         return carried

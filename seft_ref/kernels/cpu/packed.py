@@ -236,13 +236,13 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
     return with_live_part(packed, store_into(live_part(packed, PackedPanels), where, values))
 
 
-def store_into(held: PackedPanels, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
+def store_into(own: PackedPanels, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
     """Return what `store` does for a matrix in this set's own layout, which is not split; raises what `store` does."""
-    check_new_values(where, values, held.values)
+    check_new_values(places, values, own.values)
     # copy if need be, because the memory of a mapped file may be read-only
-    stored = held.values if held.values.flags.writeable else held.values.copy()
-    stored[where] = values
-    return PackedPanels(held.shape, stored, held.index, held.pointer, held.masks)
+    stored = own.values if own.values.flags.writeable else own.values.copy()
+    stored[places] = values
+    return PackedPanels(own.shape, stored, own.index, own.pointer, own.masks)
 
 
 def check_operand(name: str, a: Array, n_columns: int, packed: Packed) -> None:

@@ -92,8 +92,8 @@ def open_panels(values, index, pointer, n_in, indptr, indices, opened):
 
 
 @compiled()
-def find_places(indptr, indices, pointer, slots, row_of_slot, where):
-    """Fill where (m,) with the entry in panels of each CSR slot (m,), of which row_of_slot names the row."""
+def find_places(indptr, indices, pointer, slots, row_of_slot, places):
+    """Fill places (m,) with the entry in panels of each CSR slot (m,), of which row_of_slot names the row."""
     n_out = indptr.shape[0] - 1
     for i in range(slots.shape[0]):
         r = row_of_slot[i]
@@ -101,7 +101,7 @@ def find_places(indptr, indices, pointer, slots, row_of_slot, where):
         first = slots[i]
         while first > indptr[r] and indices[first - 1] >= p * WIDTH:
             first -= 1
-        where[i] = pointer[p * n_out + r] + slots[i] - first
+        places[i] = pointer[p * n_out + r] + slots[i] - first
 
 
 @compiled()

@@ -181,12 +181,12 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
     return with_live_part(packed, _store_into(live_part(packed, PackedTwice), where, values))
 
 
-def _store_into(held: PackedTwice, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedTwice:
-    rows = as_own(held.rows, PackedPanels)
-    if held.columns is None:
-        return PackedTwice(store_into(rows, where, values), None)
-    columns = as_own(held.columns, PackedPanels)
-    in_rows, in_columns = _parts(where)
+def _store_into(own: PackedTwice, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedTwice:
+    rows = as_own(own.rows, PackedPanels)
+    if own.columns is None:
+        return PackedTwice(store_into(rows, places, values), None)
+    columns = as_own(own.columns, PackedPanels)
+    in_rows, in_columns = _parts(places)
     check_new_values(in_rows, values, rows.values)
     check_places("where", in_columns, columns.values.shape[0])
     return PackedTwice(store_into(rows, in_rows, values), store_into(columns, in_columns, values))
@@ -232,11 +232,11 @@ def _memory(into: Packed | None) -> tuple[PackedOnCpu | None, PackedOnCpu | None
     return own.rows, own.columns
 
 
-def _parts(where: Int[Array, " m"]) -> tuple[Int[Array, " m"], Int[Array, " m"]]:
+def _parts(places: Int[Array, " m"]) -> tuple[Int[Array, " m"], Int[Array, " m"]]:
     """Return the places in the matrix and in its copy; what is no int64 array stays as it is, for callers to refuse."""
-    if not isinstance(where, np.ndarray) or where.dtype != np.int64:
-        return where, where
-    return np.where(where < 0, where, where & (2**32 - 1)), where >> 32
+    if not isinstance(places, np.ndarray) or places.dtype != np.int64:
+        return places, places
+    return np.where(places < 0, places, places & (2**32 - 1)), places >> 32
 
 
 def _moved(values: NumpyArray, to: NumpyArray) -> NumpyArray:

@@ -286,15 +286,15 @@ class OnDevice:
         n_result: int,
         stored: tuple[Array | None, ...],
         more: tuple[int, ...],
-        held: str | None = None,
+        stored_dtype: str | None = None,
     ) -> Array:
         """Return (n, n_result), the product of src and a transposed matrix, by the kernels for few or many tokens.
 
-        layout  first part of their names; `held` names a 16-bit dtype of the values, None the dtype of src
+        layout  first part of their names; `stored_dtype` names a 16-bit dtype of the values, None the dtype of src
         stored  their first arguments: the arrays of the matrix
         more    their integer arguments behind the number of rows
         """
-        n, name = src.shape[0], held or str(src.dtype)
+        n, name = src.shape[0], stored_dtype or str(src.dtype)
         if n > FEW:
             return self._many(
                 f"{layout}_product_{name}",

@@ -112,14 +112,14 @@ def _forward(kind: Any) -> Any:
         padded(v, pair * n_keys * depth, n_keys, depth, work, values, wide)
         for top in range(0, length, ROWS):
             n, row = min(ROWS, length - top), task * length + top
-            seen = ((0 if shared else batch * length) + top) * n_keys
-            low, high = seen_span(visible, seen, n, n_keys, lanes)
+            offset = ((0 if shared else batch * length) + top) * n_keys
+            low, high = seen_span(visible, offset, n, n_keys, lanes)
             end = rounded_up(high, lanes)
             zeroed(work, scores, n * keys)
             add_product(q, row * depth, depth, 1, n, depth, work, k_lines, keys, work, scores, keys, low, end, lanes)
             for i in range(n):
                 base, target = scores + i * keys, (row + i) * n_keys
-                softmax(work, base + low, visible, seen + i * n_keys + low, high - low, fault, row + i, one, lowest)
+                softmax(work, base + low, visible, offset + i * n_keys + low, high - low, fault, row + i, one, lowest)
                 zeroed(probabilities, target, low)
                 for j in range(low, high):
                     probabilities[target + j] = work[base + j]
@@ -168,19 +168,19 @@ def attention_forward(
     y = np.empty((b, h, t, d), dtype=q.dtype)
     probabilities = np.empty((b, kv, h // kv * t, s), dtype=q.dtype)
     fault = np.empty(b * h * t, dtype=q.dtype)
-    seen = contiguous(visible).view(np.uint8)
-    shared = int(seen.shape[0] == 1)
+    visible_bytes = contiguous(visible).view(np.uint8)
+    shared = int(visible_bytes.shape[0] == 1)
     if t < FEW:
         with overflow_allowed():
             np.matmul(q, np.matrix_transpose(k), out=probabilities)
-            over_rows(_softmax_of_rows, fault.size, probabilities, seen, fault, s, t, h, shared)
+            over_rows(_softmax_of_rows, fault.size, probabilities, visible_bytes, fault, s, t, h, shared)
             np.matmul(probabilities, v, out=y.reshape(q.shape))
     else:
         lanes = REGISTER_BYTES // q.itemsize
         keys, wide = (-(-n // lanes) * lanes for n in (s, d))
         work_size = d * keys + s * wide + ROWS * (keys + wide)
         work = scratch.take((workers_of(b * h) * work_size,), q.dtype)
-        flat = (contiguous(a).reshape(-1) for a in (q, k, v, seen, y, probabilities))
+        flat = (contiguous(a).reshape(-1) for a in (q, k, v, visible_bytes, y, probabilities))
         over_tasks(_forward, b * h, *flat, fault, h, h // kv, t, s, d, shared, work, work_size, lanes)
     if not bool(not np.any(np.isnan(fault)) and np.all(np.isfinite(k[:, :, s - t :, :]))):
         raise LayerOverflow(
