@@ -87,11 +87,11 @@ def encode(value: Value) -> Value:
     return value
 
 
-def _encode_dict(held: dict[str, Value]) -> dict[str, Value]:
-    first = next(iter(held.values()), None)
-    if len(held) >= _MANY and all(v == first for v in held.values()):
-        return {"names": list(held), "each": first}
-    return {"dict": held}
+def _encode_dict(entries: dict[str, Value]) -> dict[str, Value]:
+    first = next(iter(entries.values()), None)
+    if len(entries) >= _MANY and all(v == first for v in entries.values()):
+        return {"names": list(entries), "each": first}
+    return {"dict": entries}
 
 
 def _encode_array(x: NDArray[Any]) -> dict[str, Any]:

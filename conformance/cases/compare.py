@@ -60,7 +60,7 @@ def tau(terms: int) -> float:
 
 
 def compare(
-    got: Any,
+    answer: Any,
     want: Any,
     how: Class,
     dtype: str = "float64",
@@ -76,18 +76,18 @@ def compare(
     keep_zeros  where 0 is expected, 0 must come back
     """
     if isinstance(want, dict | list):
-        return _compare_many(got, want, how, dtype, keep_zeros=keep_zeros)
+        return _compare_many(answer, want, how, dtype, keep_zeros=keep_zeros)
     if want is None or isinstance(want, str):
-        same = type(got) is type(want) and got == want
+        same = type(answer) is type(want) and answer == want
         return Verdict(
             same,
-            "" if same else f"expected {want!r}, got {type(got).__name__} {got!r}",
+            "" if same else f"expected {want!r}, got {type(answer).__name__} {answer!r}",
             0.0 if same else math.inf,
         )
     is_scalar = isinstance(want, int | float)
-    if got is None or isinstance(got, dict | list | str):
-        return Verdict(passed=False, detail=f"expected numbers, got {type(got).__name__}", ratio=math.inf)
-    a, b = np.asarray(got), np.asarray(want)
+    if answer is None or isinstance(answer, dict | list | str):
+        return Verdict(passed=False, detail=f"expected numbers, got {type(answer).__name__}", ratio=math.inf)
+    a, b = np.asarray(answer), np.asarray(want)
     if a.shape != b.shape:
         return Verdict(passed=False, detail=f"expected shape {b.shape}, got {a.shape}", ratio=math.inf)
     if a.dtype == float_type("bfloat16") and dtype == "bfloat16":
@@ -116,15 +116,15 @@ def compare_reduced(
     return _within(wide, b, sums + ROUNDING[dtype] * _at_least(np.abs(b) + sums, dtype), keep_zeros=keep_zeros)
 
 
-def _compare_many(got: Any, want: Any, how: Class, dtype: str, *, keep_zeros: bool) -> Verdict:
+def _compare_many(answer: Any, want: Any, how: Class, dtype: str, *, keep_zeros: bool) -> Verdict:
     pairs: dict[Any, Any] = want if isinstance(want, dict) else dict(enumerate(want))
-    if type(got) is not type(want) or len(got) != len(want):
+    if type(answer) is not type(want) or len(answer) != len(want):
         return Verdict(passed=False, detail=f"expected {len(want)} entries", ratio=math.inf)
     worst = Verdict(passed=True)
     for key, value in pairs.items():
-        if isinstance(got, dict) and key not in got:
+        if isinstance(answer, dict) and key not in answer:
             return Verdict(passed=False, detail=f"{key} is missing", ratio=math.inf)
-        one = compare(got[key], value, how, dtype, keep_zeros=keep_zeros)
+        one = compare(answer[key], value, how, dtype, keep_zeros=keep_zeros)
         if not one.passed:
             return Verdict(passed=False, detail=f"{key}: {one.detail}", ratio=one.ratio)
         worst = Verdict(passed=True, ratio=max(worst.ratio, one.ratio))

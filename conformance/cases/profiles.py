@@ -183,13 +183,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 def blocking(ops: Iterable[str], bad: Collection[str]) -> str:
     """Return an operation of `bad` that one of the operations is, or rests on; empty if there is none (PRT-012)."""
-    left, looked_at = list(ops), set[str]()
-    while left:
-        op = left.pop()
+    pending, looked_at = list(ops), set[str]()
+    while pending:
+        op = pending.pop()
         if op in bad:
             return op
         looked_at.add(op)
-        left += [need for need in NEEDS.get(op, ()) if need not in looked_at]
+        pending += [need for need in NEEDS.get(op, ()) if need not in looked_at]
     return ""
 
 
@@ -248,11 +248,11 @@ def requires_zstd(raw: bytes) -> bool:
 
 def in_order(ops: Iterable[str]) -> list[list[str]]:
     """Return operations in groups, each resting on those before it only."""
-    left = dict.fromkeys(ops)
+    pending = dict.fromkeys(ops)
     groups: list[list[str]] = []
-    while left:
-        ready = [op for op in left if not any(need in left for need in NEEDS.get(op, ()))]
+    while pending:
+        ready = [op for op in pending if not any(need in pending for need in NEEDS.get(op, ()))]
         groups.append(ready)
         for op in ready:
-            del left[op]
+            del pending[op]
     return groups

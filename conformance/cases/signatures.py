@@ -33,12 +33,12 @@ def covering(cases: Sequence[Case], table: Mapping[str, Sequence[str]]) -> list[
     """
     kills = {case.id: set(table.get(case.id, ())) for case in cases}
     ordered = sorted(cases, key=lambda case: case.id)
-    left = refused_by(cases, table)
+    uncovered = refused_by(cases, table)
     chosen: dict[str, Case] = {}
-    while left:
-        best = max(ordered, key=lambda case: len(kills[case.id] & left))
+    while uncovered:
+        best = max(ordered, key=lambda case: len(kills[case.id] & uncovered))
         chosen[best.id] = best
-        left -= kills[best.id]
+        uncovered -= kills[best.id]
     shown = {name for case in chosen.values() for name in case.clauses}
     for case in cases:
         if set(case.clauses) - shown:

@@ -21,9 +21,9 @@ __all__ = ["INPUTS", "OF", "OUTPUTS", "RECORDS", "type_of"]
 Types = Mapping[str, str]
 
 
-def _each(names: str, told: str) -> dict[str, str]:
+def _each(names: str, wire_type: str) -> dict[str, str]:
     """Return the same type for several names."""
-    return dict.fromkeys(names.split(), told)
+    return dict.fromkeys(names.split(), wire_type)
 
 
 INPUTS: Types = {

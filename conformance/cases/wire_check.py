@@ -38,55 +38,55 @@ def disagreements(case: Case) -> list[str]:
     return differences
 
 
-def _against(value: Any, told: str, lengths: Lengths | None, where: str) -> list[str]:
+def _against(value: Any, wire_type: str, lengths: Lengths | None, path: str) -> list[str]:
     """Return how a value differs from a type; binds the lengths that are not known yet."""
     for kind, python in (("list of ", list), ("dict of ", dict)):
-        if told.startswith(kind):
+        if wire_type.startswith(kind):
             if not isinstance(value, python):
-                return [f"{where} is {type(value).__name__}, not {told}"]
+                return [f"{path} is {type(value).__name__}, not {wire_type}"]
             pairs = value.items() if isinstance(value, dict) else enumerate(value)
-            inside = told.removeprefix(kind)
+            inside = wire_type.removeprefix(kind)
             return [
                 text
                 for key, one in pairs
-                for text in _against(one, inside, None if lengths is None else dict(lengths), f"{where}[{key}]")
+                for text in _against(one, inside, None if lengths is None else dict(lengths), f"{path}[{key}]")
             ]
     reasons: list[str] = []
-    for alternative in told.split(" or "):
-        reasons = _against_one(value, alternative, lengths, where)
+    for alternative in wire_type.split(" or "):
+        reasons = _against_one(value, alternative, lengths, path)
         if not reasons:
             return []
     return reasons
 
 
-def _against_one(value: Any, told: str, lengths: Lengths | None, where: str) -> list[str]:
-    if told in RECORDS:
-        return _against_record(value, told, lengths, where)
-    if told == "value":
-        return [f"{where} is an array, not a value"] if isinstance(value, np.ndarray) else []
-    array = _ARRAY.fullmatch(told)
+def _against_one(value: Any, wire_type: str, lengths: Lengths | None, path: str) -> list[str]:
+    if wire_type in RECORDS:
+        return _against_record(value, wire_type, lengths, path)
+    if wire_type == "value":
+        return [f"{path} is an array, not a value"] if isinstance(value, np.ndarray) else []
+    array = _ARRAY.fullmatch(wire_type)
     if array is None:
-        return [] if type(value) is _PLAIN[told] else [f"{where} is {type(value).__name__}, not {told}"]
+        return [] if type(value) is _PLAIN[wire_type] else [f"{path} is {type(value).__name__}, not {wire_type}"]
     kind = _KINDS[array[1]]
     if not isinstance(value, np.ndarray) or not value.dtype.str[1:].startswith(kind):
         have = value.dtype.name if isinstance(value, np.ndarray) else type(value).__name__
-        return [f"{where} is {have}, not {told}"]
+        return [f"{path} is {have}, not {wire_type}"]
     if lengths is None:
         return []
     fits = _fits(value.shape, [one.strip() for one in array[2].split(",")], lengths)
-    return [] if fits else [f"{where} has the shape {value.shape}, not {told} with {lengths}"]
+    return [] if fits else [f"{path} has the shape {value.shape}, not {wire_type} with {lengths}"]
 
 
-def _against_record(value: Any, told: str, lengths: Lengths | None, where: str) -> list[str]:
+def _against_record(value: Any, wire_type: str, lengths: Lengths | None, path: str) -> list[str]:
     if not isinstance(value, dict):
-        return [f"{where} is {type(value).__name__}, not a {told}"]
-    strange = [f"{where} has {name}, which no {told} has" for name in value if name not in RECORDS[told]]
+        return [f"{path} is {type(value).__name__}, not a {wire_type}"]
+    strange = [f"{path} has {name}, which no {wire_type} has" for name in value if name not in RECORDS[wire_type]]
     inner_lengths = None if lengths is None else dict(lengths) | {k: v for k, v in value.items() if type(v) is int}
     return strange + [
         text
         for name, one in value.items()
-        if name in RECORDS[told]
-        for text in _against(one, RECORDS[told][name], inner_lengths, f"{where}.{name}")
+        if name in RECORDS[wire_type]
+        for text in _against(one, RECORDS[wire_type][name], inner_lengths, f"{path}.{name}")
     ]
 
 

@@ -175,19 +175,19 @@ def ask(
 
     Exit status: 0 the answer is right, 1 it is not, 2 wrong use, 3 the port did not start, 4 it was not asked.
     """
-    asked = next((one for one in load_all() if one.id == case), None)
-    if asked is None:
+    kit_case = next((one for one in load_all() if one.id == case), None)
+    if kit_case is None:
         _stop(f"no case is called {case!r}; `list --cases` names them", USAGE)
     options = Options(classes=_names(classes, CLASSES, "--class"), timeout=timeout)
     try:
         with started(_target(port, port_py, backend), options) as running:
-            result = asking.ask(asked, running.lanes[0], lambda line: console.print(line))
+            result = asking.ask(kit_case, running.lanes[0], lambda line: console.print(line))
     except StartError as error:
         _stop(f"the port did not start: {error}", NOT_STARTED)
     except Unusable as error:
         _stop(str(error), USAGE)
     if not result.ran and not result.failures:
-        _stop(f"{case} was not asked: the port does not offer {asked.op} in a class of the case", KIT)
+        _stop(f"{case} was not asked: the port does not offer {kit_case.op} in a class of the case", KIT)
     raise typer.Exit(NOT_MET if result.failures else MET)
 
 
@@ -220,8 +220,8 @@ def replay(
     except ValueError as error:
         _stop(str(error), USAGE)
     try:
-        with started(_target(port, port_py, backend), Options(timeout=timeout)) as asked:
-            result = replay_case(folder, asked.lanes[0])
+        with started(_target(port, port_py, backend), Options(timeout=timeout)) as running:
+            result = replay_case(folder, running.lanes[0])
     except StartError as error:
         _stop(f"the port did not start: {error}", NOT_STARTED)
     for line in report.explain(result, read_clauses()) if result.failures else ():
@@ -318,11 +318,11 @@ def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None
     return Target.of_engine(backend or ())
 
 
-def _names(given: str | None, known: dict[str, Any], option: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in given.split(",")) if given else ()
+def _names(text: str | None, choices: dict[str, Any], option: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",")) if text else ()
     for name in names:
-        if name not in known:
-            _stop(f"{option} {name} is not known; choose from {', '.join(known)}", USAGE)
+        if name not in choices:
+            _stop(f"{option} {name} is not known; choose from {', '.join(choices)}", USAGE)
     return names
 
 

@@ -50,23 +50,23 @@ def ask(case: Case, variants: Sequence[Variant], say: Say) -> Result:
         port = _Kept(variant.port)
         variant.port.on_line = lambda arrow, raw: say(f"  {arrow} {_line(raw)}")
         say(f"{variant.name}:")
-        asked = Variant(port, variant.dtype, variant.kinds, variant.offers, variant.deterministic)
-        (result,) = run([case], [asked])
+        recording = Variant(port, variant.dtype, variant.kinds, variant.offers, variant.deterministic)
+        (result,) = run([case], [recording])
         variant.port.on_line = lambda arrow, raw: None
         _tell(result, port.last, say)
         last = result if result.failures or not last.failures else last
     return last
 
 
-def _tell(result: Result, got: dict[str, Any], say: Say) -> None:
+def _tell(result: Result, answer: dict[str, Any], say: Say) -> None:
     case = result.case
     wrong = {failure.output: failure for failure in result.failures}
     if case.refused:
         say(f"  expected a refusal by {' or '.join(case.refused)}")
     for name, value in case.expected.items():
         say(f"  expected {name} = {whole_text(value, ARRAYS)}")
-        if name in got:
-            say(f"  got      {name} = {whole_text(got[name], ARRAYS)}")
+        if name in answer:
+            say(f"  got      {name} = {whole_text(answer[name], ARRAYS)}")
         if name in wrong:
             say(f"  WRONG    {name}{_where(wrong[name])}: {wrong[name].detail}")
     for failure in result.failures:

@@ -60,10 +60,10 @@ def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
         good = _introduce(hello, say)
         good &= _greets_again(child, say)
         tried = 0
-        for op, inputs, wanted in CALLS:
+        for op, inputs, expected in CALLS:
             if op in hello.ops:
                 tried += 1
-                good &= _tries(child, hello, op, inputs, wanted, say)
+                good &= _tries(child, hello, op, inputs, expected, say)
         if "file.read" in hello.ops:
             tried += len(FILES)
             good &= _reads(child, say)
@@ -87,8 +87,8 @@ def _introduce(hello: Hello, say: Say) -> bool:
         offered = [op for op in ops if op in hello.ops]
         if offered:
             missing = [op for op in ops if op not in hello.ops]
-            left = f"; not {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}" if missing else ": all of it"
-            say(f"  {profile}: {len(offered)} of {len(ops)}{left}")
+            rest = f"; not {', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}" if missing else ": all of it"
+            say(f"  {profile}: {len(offered)} of {len(ops)}{rest}")
     good = True
     for op, classes in hello.ops.items():
         if op not in OPS:
@@ -116,18 +116,20 @@ def _greets_again(child: Child, say: Say) -> bool:
     return True
 
 
-def _tries(child: Child, hello: Hello, op: str, given: dict[str, Any], wanted: dict[str, Any] | str, say: Say) -> bool:
+def _tries(
+    child: Child, hello: Hello, op: str, arguments: dict[str, Any], expected: dict[str, Any] | str, say: Say
+) -> bool:
     dtype = "float32" if "fp32" in hello.ops[op] and OPS[op].kind != "scalar" else "float64"
     say(f"{op} ({profile_of(op)}), {dtype}")
-    inputs = _cast(given, dtype)
-    wanted = wanted if isinstance(wanted, str) else _cast(wanted, dtype)
+    inputs = _cast(arguments, dtype)
+    expected = expected if isinstance(expected, str) else _cast(expected, dtype)
     try:
-        got = child.call(op, inputs, dtype)
+        answer = child.call(op, inputs, dtype)
     except Refused as refusal:
-        if refusal.clause == wanted:
-            say(f"  right: it refuses by {wanted}")
+        if refusal.clause == expected:
+            say(f"  right: it refuses by {expected}")
             return True
-        say(f"  WRONG: it refuses by {refusal.clause}; expected {_told(wanted)}")
+        say(f"  WRONG: it refuses by {refusal.clause}; expected {_told(expected)}")
         return False
     except Unsupported:
         say("  WRONG: its hello offers this operation, its answer does not")
@@ -135,16 +137,20 @@ def _tries(child: Child, hello: Hello, op: str, given: dict[str, Any], wanted: d
     except (PortFault, StartError) as fault:
         say(f"  WRONG: {fault}")
         return False
-    if isinstance(wanted, dict) and set(got) == set(wanted) and all(_equal(got[k], wanted[k]) for k in wanted):
-        say(f"  right: {_told(got)}")
+    if (
+        isinstance(expected, dict)
+        and set(answer) == set(expected)
+        and all(_equal(answer[k], expected[k]) for k in expected)
+    ):
+        say(f"  right: {_told(answer)}")
         return True
     kinds = ""
-    if isinstance(wanted, dict):
-        for name in wanted.keys() & got.keys():
-            here, there = np.asarray(got[name]), np.asarray(wanted[name])
-            if here.dtype != there.dtype or here.shape != there.shape:
-                kinds += f"; {name} is {here.dtype} {here.shape}, expected {there.dtype} {there.shape}"
-    say(f"  WRONG: got {_told(got)}, expected {_told(wanted)}{kinds}")
+    if isinstance(expected, dict):
+        for name in expected.keys() & answer.keys():
+            actual, want = np.asarray(answer[name]), np.asarray(expected[name])
+            if actual.dtype != want.dtype or actual.shape != want.shape:
+                kinds += f"; {name} is {actual.dtype} {actual.shape}, expected {want.dtype} {want.shape}"
+    say(f"  WRONG: got {_told(answer)}, expected {_told(expected)}{kinds}")
     return False
 
 

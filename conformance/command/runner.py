@@ -306,11 +306,11 @@ def _properties(
 def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[PropertyResult]:
     """Return the results of the checks of the protocol; the port does not run afterwards."""
     children = port.children
-    checks = [declining(children, every), ending(children, asked=True)]
+    checks = [declining(children, every), ending(children, by_stop=True)]
     if options.filtered:
         # a filtered run shows faults only, and saves the time of one more start of the port
         return [one for one in checks if one.failure]
-    return [*checks, ending(children, asked=False)]
+    return [*checks, ending(children, by_stop=False)]
 
 
 def _described(hellos: Sequence[Hello]) -> dict[str, object]:
@@ -327,24 +327,26 @@ def chosen(cases: Sequence[Case], options: Options) -> list[Case]:
     Raises:
         Unusable: a filter matches nothing.
     """
-    left = list(cases)
+    selected = list(cases)
     if options.only:
-        left = [c for c in left if any(fnmatchcase(n, p) for p in options.only for n in (c.id, c.op, *c.clauses))]
-        if not left:
+        selected = [
+            c for c in selected if any(fnmatchcase(n, p) for p in options.only for n in (c.id, c.op, *c.clauses))
+        ]
+        if not selected:
             if any(fnmatchcase(name, pattern) for name in PROPERTIES for pattern in options.only):
                 return []
             raise Unusable(
                 f"--only {' '.join(options.only)} matches no case, operation or clause of these profiles; see list"
             )
     if options.clause:
-        left = [c for c in left if options.clause in c.clauses]
-        if not left:
+        selected = [c for c in selected if options.clause in c.clauses]
+        if not selected:
             raise Unusable(
                 f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what is known of it"
             )
     if options.quick:
-        left = covering(left, signatures())
-    return left
+        selected = covering(selected, signatures())
+    return selected
 
 
 def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:
@@ -367,7 +369,7 @@ def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
     return plan
 
 
-def _tried(held: Sequence[PropertyResult], profiles: Sequence[str], options: Options) -> dict[str, int]:
+def _tried(results: Sequence[PropertyResult], profiles: Sequence[str], options: Options) -> dict[str, int]:
     """Return the names of the properties and checks that a run needs: all of its profiles, or those a filter left."""
     whole = [p.name for p in PROPERTIES.values() if p.profile in profiles] + list(CHECKS)
-    return dict.fromkeys([one.name for one in held] if options.filtered else whole, 0)
+    return dict.fromkeys([one.name for one in results] if options.filtered else whole, 0)

@@ -47,13 +47,13 @@ def comparators() -> list[str]:
             (math.nan, False),
             (math.inf, False),
         ):
-            got = np.array([error], dtype=dtype)
-            if compare(got, want, "gauge", dtype, bound).passed != passes:
+            answer = np.array([error], dtype=dtype)
+            if compare(answer, want, "gauge", dtype, bound).passed != passes:
                 faults.append(f"gauge {dtype}: an error of {error!r} where {limit!r} is allowed")
         relative = 1e-9 if dtype == "float64" else 1e-4
         for error, passes in ((relative * 0.99, True), (relative * 1.01, False), (math.nan, False)):
-            got = np.array([1.0 + error], dtype=dtype)
-            if compare(got, np.ones(1), "relative", dtype).passed != passes:
+            answer = np.array([1.0 + error], dtype=dtype)
+            if compare(answer, np.ones(1), "relative", dtype).passed != passes:
                 faults.append(f"relative {dtype}: an error of {error!r}")
         faults += _exactly(dtype)
     return faults
@@ -80,9 +80,9 @@ def _exactly(dtype: str) -> list[str]:
         ("exact", None, np.zeros(0), False),
     ]
     return [
-        f"{how} {dtype}: {got!r} beside {want!r}"
-        for how, got, want, passes in rows
-        if compare(got, want, how, dtype).passed != passes  # type: ignore[arg-type]
+        f"{how} {dtype}: {answer!r} beside {want!r}"
+        for how, answer, want, passes in rows
+        if compare(answer, want, how, dtype).passed != passes  # type: ignore[arg-type]
     ]
 
 

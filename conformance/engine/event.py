@@ -23,8 +23,8 @@ from seft_ref.update.rules import CHOICES, Rule
 from seft_ref.update.schedule import n_drop
 
 
-def _rule(given: Mapping[str, Any]) -> Rule:
-    return Rule(**{key: value for key, value in choices_of(given).items() if key in CHOICES})
+def _rule(choices: Mapping[str, Any]) -> Rule:
+    return Rule(**{key: value for key, value in choices_of(choices).items() if key in CHOICES})
 
 
 def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstStepWindow:
@@ -32,15 +32,15 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
     shape = (part["out"], part["in"])
     if rule.candidates == "all":
         # a window takes only the sums that its rule asks for
-        asked = rule.asks()
-        sums: Values = {n: part[n] for n in ("gradient", "absolute", "square") if n in asked}
-        h = part["inputs"] if "inputs" in asked else None
-        if "tokens" in asked:
+        kinds = rule.asks()
+        sums: Values = {n: part[n] for n in ("gradient", "absolute", "square") if n in kinds}
+        h = part["inputs"] if "inputs" in kinds else None
+        if "tokens" in kinds:
             support = union(flat(base.topology), flat(delta.topology))
             xp = array_namespace(support)
             sums["tokens"] = xp.take(xp.reshape(part["tokens"], (-1,)), support)
             sums["support"] = partial(from_flat, shape, support)
-        return Window(shape, asked, 1, **sums, input_squares=h, n_inputs=1)
+        return Window(shape, kinds, 1, **sums, input_squares=h, n_inputs=1)
     support = union(flat(base.topology), flat(delta.topology))
     positions = union(part["candidates"], support)
     xp = array_namespace(positions)
@@ -54,19 +54,19 @@ def _events(a: Values) -> list[Any]:
     rule = _rule(a["rule"])
     names = ("beta1", "beta2", "momentum")
     views, steps = [], []
-    for given in a["parts"]:
-        kind = OPTIMIZERS[given["optimizer"]]
-        xp = array_namespace(given["base"])
-        shape = (given["out"], given["in"])
-        kept = {name: given[short] for short, name in KEPT.items() if given.get(short) is not None}
+    for entry in a["parts"]:
+        kind = OPTIMIZERS[entry["optimizer"]]
+        xp = array_namespace(entry["base"])
+        shape = (entry["out"], entry["in"])
+        kept = {name: entry[short] for short, name in KEPT.items() if entry.get(short) is not None}
         if "age" in kept:
             kept["age"] = xp.astype(kept["age"], xp.int32)
-        base = Base(from_flat(shape, given["base"]), given["base_values"])
-        shared = {"rows": given["row_moments"], "columns": given["column_moments"]}
-        delta = Delta(from_flat(shape, given["delta"]), given["delta_values"], kept, shared)
-        views.append(View(_seen(given, base, delta, rule), base, delta, given["matrix"]))
+        base = Base(from_flat(shape, entry["base"]), entry["base_values"])
+        shared = {"rows": entry["row_moments"], "columns": entry["column_moments"]}
+        delta = Delta(from_flat(shape, entry["delta"]), entry["delta_values"], kept, shared)
+        views.append(View(_seen(entry, base, delta, rule), base, delta, entry["matrix"]))
         optimizer = kind(**{n: a["rule"][n] for n in names if n in kind.__dataclass_fields__})
-        steps.append(given["steps"])
+        steps.append(entry["steps"])
     fraction = 1.0 if rule.first_event == "all" and a["parts"][0]["first"] else a["fraction"]
     chance = Chance(a["seed"], a["step"])
     pattern = None if a["pattern"] is None else (int(a["pattern"][0]), int(a["pattern"][1]))

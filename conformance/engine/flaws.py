@@ -20,9 +20,9 @@ REFUSALS = (SeftError, FormatError)
 """What an operation of the engine raises where a clause refuses; each has a `clause`."""
 
 
-def attended(q: Any, k: Any, v: Any, dy: Any, seen: Any) -> tuple[Any, ...]:
-    """Return y, dq, dk, dv of attention, heads first; `seen` may be any pattern of visible keys."""
-    y, cache = attention_forward(q, k, v, seen)
+def attended(q: Any, k: Any, v: Any, dy: Any, visible: Any) -> tuple[Any, ...]:
+    """Return y, dq, dk, dv of attention, heads first; `visible` may be any pattern of visible keys."""
+    y, cache = attention_forward(q, k, v, visible)
     return (y, *attention_backward(dy, cache))
 
 

@@ -35,12 +35,12 @@ def _linear(a: Values) -> Values:
     return {"y": y, "dx": dx, "dweight": dweight, "dbias": dbias}
 
 
-def _rope_of(given: Values) -> Rope:
+def _rope_of(settings: Values) -> Rope:
     names = {"factor": "factor", "low": "low_freq_factor", "high": "high_freq_factor"}
-    more = {new: given[old] for old, new in names.items() if given.get(old) is not None}
-    if given.get("original") is not None:
-        more["original_max_position_embeddings"] = given["original"]
-    return Rope(given["type"], given["base"], **more)
+    more = {new: settings[old] for old, new in names.items() if settings.get(old) is not None}
+    if settings.get("original") is not None:
+        more["original_max_position_embeddings"] = settings["original"]
+    return Rope(settings["type"], settings["base"], **more)
 
 
 def _frequencies(a: Values) -> Values:

@@ -132,7 +132,7 @@ def _argument(kind: str, a: Any) -> Any:
         return np.asarray(a, dtype=NUMBERS[kind])
     if a is None:
         return np.zeros(1, dtype=np.uintp)
-    wanted = _KINDS[kind.removeprefix("const ").removesuffix("*")]
-    assert a.dtype == wanted, f"{a.dtype} where the kernel reads {wanted}"
+    dtype = _KINDS[kind.removeprefix("const ").removesuffix("*")]
+    assert a.dtype == dtype, f"{a.dtype} where the kernel reads {dtype}"
     assert a.flags.c_contiguous, "kernels walk contiguous arrays"
     return np.asarray(a.ctypes.data, dtype=np.uintp)

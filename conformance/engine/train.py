@@ -65,9 +65,9 @@ def _candidates(a: Values) -> Values:
 
 
 def _window(a: Values) -> Values:
-    asked = frozenset({"gradient", "absolute", "square", "inputs"})
+    kinds = frozenset({"gradient", "absolute", "square", "inputs"})
     shape = (a["out"], a["in"])
-    window = Window(shape, asked)
+    window = Window(shape, kinds)
     for number, (dys, xs) in enumerate(zip(a["dy"], a["x"], strict=True)):
         if number:
             window = window.settled()
@@ -112,15 +112,19 @@ _OPTIMIZERS_OWN = ("beta1", "beta2", "eps", "momentum", "weight_decay")
 _NAMES = {"start": "initial_positions", "warmup": "warmup_steps", "schedule": "lr_schedule"}
 
 
-def settings_of_case(given: Values) -> TrainSettings:
+def settings_of_case(case_settings: Values) -> TrainSettings:
     """Return the engine's settings of a run: those of the case, and the choices of its rule."""
-    settings = {_NAMES.get(key, key): value for key, value in given.items() if key not in ("rule", "rows", "preset")}
-    settings |= {key: _choice(key, value) for key, value in (given.get("rule") or {}).items()}
+    settings = {
+        _NAMES.get(key, key): value for key, value in case_settings.items() if key not in ("rule", "rows", "preset")
+    }
+    settings |= {key: _choice(key, value) for key, value in (case_settings.get("rule") or {}).items()}
     if settings.get("pattern") is not None:
         settings["pattern"] = tuple(int(n) for n in settings["pattern"])
     has = OPTIMIZERS[settings.get("optimizer", "adamw")].__dataclass_fields__
     settings = {key: value for key, value in settings.items() if key not in _OPTIMIZERS_OWN or key in has}
-    return settings_of(given.get("preset") or "seft", batch=given["rows"] // given["micro_batches"], **settings)
+    return settings_of(
+        case_settings.get("preset") or "seft", batch=case_settings["rows"] // case_settings["micro_batches"], **settings
+    )
 
 
 def _choice(name: str, value: Any) -> Any:
@@ -217,11 +221,11 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
     }
 
 
-def _open_window(target: Target, part: Values, asked: frozenset[str]) -> AnyWindow:
+def _open_window(target: Target, part: Values, kinds: frozenset[str]) -> AnyWindow:
     """Return the window of a part of a step, as the steps before have left it."""
     sums = {"gradient": part["window"], "tokens": part.get("window_tokens")}
-    empty = opened(target.base, target.delta.topology, asked)
-    return replace(empty, settled_steps=part["window_steps"], **{name: sums[name] for name in asked})
+    empty = opened(target.base, target.delta.topology, kinds)
+    return replace(empty, settled_steps=part["window_steps"], **{name: sums[name] for name in kinds})
 
 
 def _dtype(a: Values) -> Values:

@@ -140,9 +140,9 @@ _BOOLEAN = ("evolves", "regrow", "event_replaces_step")
 KEPT = {"age": "age", "m": "first_moment", "v": "second_moment", "u": "momentum", "origin": "origin"}
 
 
-def choices_of(given: Mapping[str, Any]) -> dict[str, Any]:
+def choices_of(kit_choices: Mapping[str, Any]) -> dict[str, Any]:
     """Return choices as the engine takes them: the kit writes true and false as 1 and 0, patterns as lists."""
-    choices: dict[str, Any] = {key: bool(value) if key in _BOOLEAN else value for key, value in given.items()}
+    choices: dict[str, Any] = {key: bool(value) if key in _BOOLEAN else value for key, value in kit_choices.items()}
     if choices.get("pattern") is not None:
         choices["pattern"] = tuple(int(n) for n in choices["pattern"])
     return choices
@@ -165,8 +165,8 @@ def _grow_scores(a: Values) -> Values:
     xp = array_namespace(positions)
     row, column = positions // max(a["in"], 1), positions % max(a["in"], 1)
 
-    def at(name: str, where: Array) -> Array | None:
-        return None if a[name] is None else xp.take(xp.reshape(a[name], (-1,)), where)
+    def at(name: str, indices: Array) -> Array | None:
+        return None if a[name] is None else xp.take(xp.reshape(a[name], (-1,)), indices)
 
     operands = Known(
         gradient=at("gradient", positions),

@@ -58,12 +58,12 @@ def write(path: Path, results: Sequence[Judged], classes: Sequence[str] = tuple(
     old = _text(path)
     end = "\r\n" if "\r\n" in old else "\n"
     before, blocks = _blocks(old.replace("\r\n", "\n"), path.name)
-    wanted = [dict(block.row) for block in blocks]
+    rows = [dict(block.row) for block in blocks]
     out = list(before)
     new: list[dict[str, Any]] = []
     for result in results:
-        new += _settle(result, blocks, wanted, classes)
-    for block, row in zip(blocks, wanted, strict=True):
+        new += _settle(result, blocks, rows, classes)
+    for block, row in zip(blocks, rows, strict=True):
         out += _edited(block, row, path.name)
     for row in new:
         if out and out[-1].strip():
@@ -71,7 +71,7 @@ def write(path: Path, results: Sequence[Judged], classes: Sequence[str] = tuple(
         out += ["[[expect]]", *(f"{key} = {_quoted(value)}" for key, value in row.items())]
         out += ['issue = ""  # the URL of the issue that tracks it']
     text = "\n".join(out).rstrip("\n") + "\n"
-    right = [row for row in wanted if row] + [row | {"issue": ""} for row in new]
+    right = [row for row in rows if row] + [row | {"issue": ""} for row in new]
     if entries(text, path.name) != right:
         msg = f"{path.name}: it cannot be updated line by line; write each key of an entry on a line of its own"
         raise ManifestError(msg)
@@ -119,40 +119,40 @@ def _blocks(text: str, name: str) -> tuple[list[str], list[_Block]]:
 
 
 def _settle(
-    result: Judged, blocks: Sequence[_Block], wanted: list[dict[str, Any]], classes: Sequence[str]
+    result: Judged, blocks: Sequence[_Block], rows: list[dict[str, Any]], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Update `wanted` in place to the findings of one case or property; return the entries to add."""
+    """Update `rows` in place to the findings of one case or property; return the entries to add."""
     mine = [at for at, block in enumerate(blocks) if _is_for(block.row, result)]
     globs = [block.row for block in blocks if _is_glob_for(block.row, result)]
     tracked = [one for one in findings(result) if one[0] in STATUSES]
-    left = [one for one in tracked if not any(_expects(row, one) for row in [*globs, *(wanted[at] for at in mine)])]
-    stale = [at for at in mine if _reached(wanted[at], result, classes) and not _tells(tracked, wanted[at])]
+    unexpected = [one for one in tracked if not any(_expects(row, one) for row in [*globs, *(rows[at] for at in mine)])]
+    stale = [at for at in mine if _reached(rows[at], result, classes) and not _tells(tracked, rows[at])]
     new = []
-    for row in _rows(result, left, classes):
+    for row in _rows(result, unexpected, classes):
         # an entry whose case now fails in another way keeps its place, its issue and its comments
-        at = next((at for at in stale if wanted[at].get("class") == row.get("class")), None)
+        at = next((at for at in stale if rows[at].get("class") == row.get("class")), None)
         if at is None:
             new.append(row)
         else:
             stale.remove(at)
-            wanted[at] = wanted[at] | row | ({"match": row.get("match", "")} if "match" in wanted[at] else {})
+            rows[at] = rows[at] | row | ({"match": row.get("match", "")} if "match" in rows[at] else {})
     for at in stale:
-        wanted[at] = {}
+        rows[at] = {}
     return new
 
 
-def _rows(result: Judged, told: Sequence[Finding], classes: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(result: Judged, unexpected: Sequence[Finding], classes: Sequence[str]) -> list[dict[str, Any]]:
     """Return entries that expect these findings; they name a class unless it is so in every class that was asked."""
     if isinstance(result, PropertyResult):
-        return [{"property": result.name, "status": status} for status, _, _ in told]
+        return [{"property": result.name, "status": status} for status, _, _ in unexpected]
     by_failure: dict[tuple[str, str], list[str]] = {}
-    for status, detail, in_class in told:
+    for status, detail, in_class in unexpected:
         by_failure.setdefault((status, _beginning(status, detail)), []).append(in_class)
-    asked = set(classes_of(result.case, classes))
+    case_classes = set(classes_of(result.case, classes))
     rows = []
     for (status, match), failing in by_failure.items():
         row = {"id": result.name, "status": status} | ({"match": match} if match else {})
-        some = [] if "" in failing or asked <= set(failing) else list(dict.fromkeys(failing))
+        some = [] if "" in failing or case_classes <= set(failing) else list(dict.fromkeys(failing))
         rows += [row | {"class": name} for name in some] or [row]
     return rows
 
@@ -173,12 +173,12 @@ def _reached(row: dict[str, Any], result: Judged, classes: Sequence[str]) -> boo
     return not given_up and row.get("class") in (None, *classes)
 
 
-def _tells(told: Sequence[Finding], row: dict[str, Any]) -> bool:
-    return any(_expects(row, one) for one in told)
+def _tells(tracked: Sequence[Finding], row: dict[str, Any]) -> bool:
+    return any(_expects(row, one) for one in tracked)
 
 
-def _expects(row: dict[str, Any], told: Finding) -> bool:
-    status, detail, in_class = told
+def _expects(row: dict[str, Any], finding: Finding) -> bool:
+    status, detail, in_class = finding
     fits = row.get("status") == status and detail.startswith(str(row.get("match", "")))
     return fits and row.get("class", in_class) == in_class
 

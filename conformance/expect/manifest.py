@@ -167,12 +167,12 @@ def entries(text: str, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _checked(row: dict[str, Any], where: str) -> Expect:
+def _checked(row: dict[str, Any], place: str) -> Expect:
     if {"id", "property"} & set(row):
-        where += f" ({name_in(row)[:80]})"
+        place += f" ({name_in(row)[:80]})"
     fault = _form(row) or _content(row)
     if fault:
-        msg = f"{where}: {fault}"
+        msg = f"{place}: {fault}"
         raise ManifestError(msg)
     more = {key: row[key] for key in ("until", "max_matches") if key in row}
     return Expect(
@@ -235,13 +235,13 @@ def _is_url(text: str) -> bool:
 def apply(
     manifest: Sequence[Expect],
     results: Sequence[Judged],
-    known: Collection[str] | None = None,
+    case_ids: Collection[str] | None = None,
     properties: Collection[str] = (),
     classes: Sequence[str] = (),
 ) -> list[str]:
     """Mark the results that the manifest forgives as waived; return complaints about entries that do not hold.
 
-    known       ids of all cases of the kit: an entry for one that was not asked in this run is ignored; None if every
+    case_ids    ids of all cases of the kit: an entry for one that was not asked in this run is ignored; None if every
                 case was asked
     properties  names of all properties of the kit; the same holds for them
     classes     numeric classes of the run: an entry for another is ignored; none if all were judged
@@ -252,7 +252,7 @@ def apply(
         if entry.in_class and classes and entry.in_class not in classes:
             continue
         hits = [r for r in results if entry.means(r)]
-        wrong = _against(entry, hits, known, properties)
+        wrong = _against(entry, hits, case_ids, properties)
         complaints += wrong
         if not wrong:
             good.append(entry)
@@ -264,10 +264,10 @@ def apply(
 
 
 def _against(
-    entry: Expect, hits: Sequence[Judged], known: Collection[str] | None, properties: Collection[str]
+    entry: Expect, hits: Sequence[Judged], case_ids: Collection[str] | None, properties: Collection[str]
 ) -> list[str]:
     """Return why an entry forgives nothing."""
-    if not hits and not any(entry.names(name) for name in (properties if entry.of_property else known or ())):
+    if not hits and not any(entry.names(name) for name in (properties if entry.of_property else case_ids or ())):
         other = next((name for name in properties if entry.names(name)), None)
         more = f'; {other} is a property: write property = "{other}"' if other is not None else ""
         return [f"{entry.id} matches no {'property' if entry.of_property else 'case'}{more}"]

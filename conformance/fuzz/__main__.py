@@ -21,22 +21,22 @@ from conformance.fuzz.judge_folders import FolderJudge
 from conformance.fuzz.loop import FolderInputs, Inputs, Tally, execute
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the modes that were asked for until the time is over or a finding; return the exit status."""
-    asked = _asked(given)
-    known = [i.raw for path in asked.corpus for i in corpus.load(path)]
-    seconds = asked.seconds / (2 if asked.mode == "both" else 1)
-    if asked.mode == "foreign":
-        return of_foreign(asked)
-    if asked.mode == "folders":
-        return of_folders(asked.seed, seconds, asked.executions, asked.save)
-    if asked.mode in ("structure", "both"):
-        code = structured(Inputs(asked.seed, known), known, seconds, asked.save, asked.collect)
-        if code or asked.mode == "structure":
+    options = _asked(arguments)
+    corpus_raws = [i.raw for path in options.corpus for i in corpus.load(path)]
+    seconds = options.seconds / (2 if options.mode == "both" else 1)
+    if options.mode == "foreign":
+        return of_foreign(options)
+    if options.mode == "folders":
+        return of_folders(options.seed, seconds, options.executions, options.save)
+    if options.mode in ("structure", "both"):
+        code = structured(Inputs(options.seed, corpus_raws), corpus_raws, seconds, options.save, options.collect)
+        if code or options.mode == "structure":
             return code
     # a separate process, because atheris can only watch modules of formats that are loaded after it
-    words = ["--seconds", str(seconds), "--seed", str(asked.seed), "--save", str(asked.save)]
-    words += [word for path in asked.corpus for word in ("--corpus", str(path))]
+    words = ["--seconds", str(seconds), "--seed", str(options.seed), "--save", str(options.save)]
+    words += [word for path in options.corpus for word in ("--corpus", str(path))]
     return subprocess.run([sys.executable, "-m", "conformance.fuzz.guided", *words], check=False).returncode
 
 
@@ -56,13 +56,13 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def structured(inputs: Inputs, known: list[bytes], seconds: float, save: Path, collect: Path | None) -> int:
+def structured(inputs: Inputs, corpus_raws: list[bytes], seconds: float, save: Path, collect: Path | None) -> int:
     """Run the inputs of the corpus and then mutations until the time is over; return the exit status."""
     tally, keeper = Tally(), corpus.Keeper()
     number, end = 0, time.monotonic() + seconds
     with Judge() as judge:
-        while number < len(known) or time.monotonic() < end:
-            raw = known[number] if number < len(known) else inputs[number - len(known)]
+        while number < len(corpus_raws) or time.monotonic() < end:
+            raw = corpus_raws[number] if number < len(corpus_raws) else inputs[number - len(corpus_raws)]
             try:
                 verdict = execute(judge, tally, raw)
             except Disagreement as finding:
@@ -95,15 +95,15 @@ def of_folders(seed: int, seconds: float, executions: int | None, save: Path) ->
     return 0
 
 
-def of_foreign(asked: argparse.Namespace) -> int:
+def of_foreign(options: argparse.Namespace) -> int:
     """Run one reader of foreign formats, or each for its share of the time; return the exit status."""
-    if asked.forged:
+    if options.forged:
         from conformance.fuzz import forged  # here, because it needs the libraries of all readers
 
         return forged.table()
-    names = [asked.reader] if asked.reader else foreign.READERS
-    share = asked.seconds / len(names)
-    return max(foreign.run(name, asked.seed, share, asked.executions, asked.save) for name in names)
+    names = [options.reader] if options.reader else foreign.READERS
+    share = options.seconds / len(names)
+    return max(foreign.run(name, options.seed, share, options.executions, options.save) for name in names)
 
 
 def report(tally: Tally) -> None:

@@ -68,10 +68,10 @@ class CCommand:
         Returns None if there is no such input.
         """
         answers, errors = self._run(inputs)
-        wanted = [f"1 {clause}" if clause else "0 -" for clause in clauses]
-        if answers == wanted and not errors:
+        expected = [f"1 {clause}" if clause else "0 -" for clause in clauses]
+        if answers == expected and not errors:
             return None
-        for number, (raw, line) in enumerate(zip(inputs, wanted, strict=True)):
+        for number, (raw, line) in enumerate(zip(inputs, expected, strict=True)):
             answers, errors = self._run([raw])
             if answers != [line] or errors:
                 return number, f"{answers} for {line!r}: {errors[:1000]}"

@@ -229,8 +229,8 @@ def _description(chance: Random, shape: Shape) -> dict[str, Any]:
         return {"quant_method": "awq", "bits": 4, "group_size": size, "version": chance.choice(("gemm", "GEMM"))}
     if shape.source.startswith("gptq"):
         layout = chance.choice(("checkpoint_format", "format"))
-        told = {"quant_method": "gptq", "bits": shape.bits, "group_size": size, "desc_act": shape.listed}
-        return told | {layout: shape.source}
+        description = {"quant_method": "gptq", "bits": shape.bits, "group_size": size, "desc_act": shape.listed}
+        return description | {layout: shape.source}
     weights: dict[str, Any] = {"num_bits": shape.bits, "type": "int", "strategy": shape.strategy}
     weights |= {"group_size": size if shape.strategy == "group" else None, "symmetric": shape.symmetric}
     group = {"targets": ["Linear"], "weights": weights}

@@ -62,10 +62,10 @@ class Keeper:
             count[clauses[0]] += 1
             if count[clauses[0]] <= EACH:
                 kept.append(Input(raw, clauses[0]))
-        left, able = set(self._accepted), {raw: features(raw) for raw in self._accepted.values()}
-        while left:
-            best = max(able, key=lambda raw: (len(able[raw] & left), -len(raw), raw))
-            left -= able[best]
+        uncovered, able = set(self._accepted), {raw: features(raw) for raw in self._accepted.values()}
+        while uncovered:
+            best = max(able, key=lambda raw: (len(able[raw] & uncovered), -len(raw), raw))
+            uncovered -= able[best]
             kept.append(Input(best, ""))
         return kept
 

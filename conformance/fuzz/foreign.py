@@ -295,9 +295,9 @@ def run(name: str, seed: int, seconds: float, executions: int | None, save: Path
                 execute(judge, tally, case)
             except Disagreement as finding:
                 report(name, tally, judge)
-                where = keep(case, save)
+                folder = keep(case, save)
                 print(
-                    f"FOUND in {name}, seed {seed}, number {tally.executions}: {finding}\nsaved as {where}", flush=True
+                    f"FOUND in {name}, seed {seed}, number {tally.executions}: {finding}\nsaved as {folder}", flush=True
                 )
                 return 1
         report(name, tally, judge)
@@ -317,9 +317,9 @@ def report(name: str, tally: Tally, judge: ForeignJudge) -> None:
         print(f"    {message}", flush=True)
 
 
-def keep(case: Case, where: Path) -> Path:
-    """Write a case to a subfolder of `where` named by its digest, objects as text; return that subfolder."""
-    folder = where / sha256(repr(case).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+def keep(case: Case, parent: Path) -> Path:
+    """Write a case to a subfolder of `parent` named by its digest, objects as text; return that subfolder."""
+    folder = parent / sha256(repr(case).encode("utf-8", "surrogatepass")).hexdigest()[:16]
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     lay(case, folder)

@@ -34,10 +34,10 @@ Forged = Callable[[], tuple[str, Case]]
 
 def _version(frame: bytes, encoding: str = "xor", **metadata: Any) -> tuple[str, Case]:
     """Return a version folder that changes a tensor of 16 bytes by one frame."""
-    told = {"version": "000007", "base_version": "000006", "delta_encoding": encoding, "compression_format": "zstd"}
+    defaults = {"version": "000007", "base_version": "000006", "delta_encoding": encoding, "compression_format": "zstd"}
     sums = {"w": f"{zlib.adler32(bytes(BASE_BYTES)):08x}"}
     base = {"w": Plain("U8", (BASE_BYTES,), bytes(BASE_BYTES))}
-    version = Version("weight_v000007", told | {"checksum_format": "adler32"} | metadata, {}, {"w": frame}, sums)
+    version = Version("weight_v000007", defaults | {"checksum_format": "adler32"} | metadata, {}, {"w": frame}, sums)
     return "versions", Case({version.name: version.folder().pack()}, base)
 
 
@@ -92,8 +92,8 @@ def huge_tensor() -> tuple[str, Case]:
 def many_tensors() -> tuple[str, Case]:
     """A header lists 20,000 tensors without elements."""
     head = {f"{i}.qweight": {"dtype": "I32", "shape": [0], "data_offsets": [0, 0]} for i in range(20_000)}
-    told = {"quant_method": "awq", "bits": 4, "group_size": -1}
-    return "codes", _stock("codes", head, CONFIG, WHOLE, quantization_config=told)
+    description = {"quant_method": "awq", "bits": 4, "group_size": -1}
+    return "codes", _stock("codes", head, CONFIG, WHOLE, quantization_config=description)
 
 
 def long_header() -> tuple[str, Case]:
@@ -109,8 +109,8 @@ def _packed(*stated: int, groups: tuple[int, int] = (1, 1)) -> Case:
         Piece("a.weight_scale", "F16", [*groups], bytes(2)),
     ]
     weights = {"num_bits": 4, "strategy": "channel", "group_size": -1, "symmetric": True}
-    told = {"format": "pack-quantized", "config_groups": {"g": {"targets": [], "weights": weights}}}
-    config = {"quantization_config": {"quant_method": "compressed-tensors"} | told}
+    description = {"format": "pack-quantized", "config_groups": {"g": {"targets": [], "weights": weights}}}
+    config = {"quantization_config": {"quant_method": "compressed-tensors"} | description}
     return Case({"model": Folder({CONFIG: config}, {WHOLE: Stock(pieces)}).pack()})
 
 
@@ -134,8 +134,8 @@ def huge_bitmask() -> tuple[str, Case]:
         Piece("a.weight_scale", "F16", [1, 1], bytes(2)),
     ]
     group = {"targets": [], "weights": {"num_bits": 8, "strategy": "channel"}}
-    told = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"g": group}}
-    config = {"quantization_config": told, "sparsity_config": {"format": "sparse-bitmask"}}
+    description = {"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"g": group}}
+    config = {"quantization_config": description, "sparsity_config": {"format": "sparse-bitmask"}}
     return "codes", Case({"model": Folder({CONFIG: config}, {WHOLE: Stock(pieces)}).pack()})
 
 
@@ -222,9 +222,11 @@ def table() -> int:
     for number, forged in enumerate(FORGED):
         command = [sys.executable, "-m", "conformance.fuzz.forged", str(number)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        told = json.loads(done.stdout)
+        report = json.loads(done.stdout)
         what = (forged.__doc__ or "").rstrip(".")
-        print(f"| {told['reader']} | {what} | {told['bytes']:,} | {told['answer']} | {told['kib'] / 1024:.1f} |")
+        print(
+            f"| {report['reader']} | {what} | {report['bytes']:,} | {report['answer']} | {report['kib'] / 1024:.1f} |"
+        )
     return 0
 
 

@@ -30,35 +30,35 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--corpus", type=Path, action="append", default=[])
     parser.add_argument("--save", type=Path, required=True)
-    asked = parser.parse_args(words)
+    options = parser.parse_args(words)
     try:
         import atheris
     except ImportError:
         sys.exit("needs atheris, which is there for Linux on x86-64: pip install 'atheris>=2.3'")
     with atheris.instrument_imports(include=["formats"], exclude=_COMPILED):
         import conformance.fuzz.first_reader  # noqa: F401 - loads formats, to be watched
-    _fuzz(atheris, asked)
+    _fuzz(atheris, options)
 
 
-def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
+def _fuzz(atheris: ModuleType, options: argparse.Namespace) -> None:
     from conformance.fuzz import corpus
     from conformance.fuzz.__main__ import report, tell
     from conformance.fuzz.content import Disagreement
     from conformance.fuzz.judge import Judge
     from conformance.fuzz.loop import Inputs, Tally, execute
 
-    known = [i.raw for path in asked.corpus for i in corpus.load(path)]
-    inputs, judge, tally = Inputs(asked.seed, known), Judge(), Tally()
+    corpus_raws = [i.raw for path in options.corpus for i in corpus.load(path)]
+    inputs, judge, tally = Inputs(options.seed, corpus_raws), Judge(), Tally()
     folder = judge.path / "seeds"
     folder.mkdir()
-    end = time.monotonic() + asked.seconds
+    end = time.monotonic() + options.seconds
 
     def one(raw: bytes) -> None:
         try:
             execute(judge, tally, raw)
         except Disagreement as finding:
             report(tally)
-            _end(judge, tell(finding, finding.culprit or raw, asked.save))
+            _end(judge, tell(finding, finding.culprit or raw, options.save))
         if time.monotonic() > end:
             report(tally)
             _end(judge, 0)
@@ -66,11 +66,11 @@ def _fuzz(atheris: ModuleType, asked: argparse.Namespace) -> None:
     def mutated(raw: bytes, most: int, seed: int) -> bytes:
         return inputs.mutated(raw, seed)[:most]
 
-    for number, raw in enumerate([*known, *(inputs[n] for n in range(_SEEDS))]):
+    for number, raw in enumerate([*corpus_raws, *(inputs[n] for n in range(_SEEDS))]):
         (folder / str(number)).write_bytes(raw)
-    flags = [f"-seed={asked.seed}", f"-max_len={_LONGEST}", "-len_control=0", "-rss_limit_mb=0", "-verbosity=0"]
-    flags += [f"-artifact_prefix={asked.save}/", "-timeout=60", "-mutate_depth=1"]
-    asked.save.mkdir(parents=True, exist_ok=True)
+    flags = [f"-seed={options.seed}", f"-max_len={_LONGEST}", "-len_control=0", "-rss_limit_mb=0", "-verbosity=0"]
+    flags += [f"-artifact_prefix={options.save}/", "-timeout=60", "-mutate_depth=1"]
+    options.save.mkdir(parents=True, exist_ok=True)
     atheris.Setup(["fuzz", *flags, str(folder)], one, custom_mutator=mutated)
     atheris.Fuzz()
 

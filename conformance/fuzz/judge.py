@@ -118,9 +118,9 @@ class Judge:
         clauses = tuple("" if isinstance(answer, Content) else answer for answer in (first, second, third))
         needs_zstd = requires_zstd(raw)
         if isinstance(first, Content):
-            wanted: Any = "FMT-043" if needs_zstd else first
+            expected: Any = "FMT-043" if needs_zstd else first
             for reader, answer in (("second", second), ("third", third)):
-                if answer != wanted:
+                if answer != expected:
                     raise Disagreement(f"the first reader accepts, the {reader} says {_short(answer, first)}")
             if needs_zstd and (deep or self._count % 8 == 0):
                 self._expand(path, first)
@@ -173,8 +173,8 @@ def bound_memory(room: int) -> None:
     """Let the process take at most `room` bytes of data beyond its present ones; past them it gets a MemoryError."""
     status = Path("/proc/self/status")
     if status.exists():
-        taken = next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if "VmData" in line)
-        resource.setrlimit(resource.RLIMIT_DATA, (taken + room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+        used = next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if "VmData" in line)
+        resource.setrlimit(resource.RLIMIT_DATA, (used + room, resource.getrlimit(resource.RLIMIT_DATA)[1]))
 
 
 def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
@@ -214,8 +214,8 @@ def _second(path: Path) -> Content:
     return Content((checkpoint.kind, checkpoint.state_sha256, *texts), tensors)
 
 
-def _short(read: Any, wanted: Content) -> str:
+def _short(read: Any, content: Content) -> str:
     if not isinstance(read, Content):
         return str(read)
-    answer, expected = (read.about, read.tensors), (wanted.about, wanted.tensors)
+    answer, expected = (read.about, read.tensors), (content.about, content.tensors)
     return f"something else: {answer!s:.300} for {expected!s:.300}"

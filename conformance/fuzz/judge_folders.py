@@ -54,7 +54,7 @@ class FolderJudge:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._folder.cleanup()
 
-    def __call__(self, given: Scenario, *, deep: bool = False) -> Verdict:
+    def __call__(self, scenario: Scenario, *, deep: bool = False) -> Verdict:
         """Return the verdict on a scenario: the clauses that both readers name, empty where they accept all of it.
 
         Raises:
@@ -63,14 +63,14 @@ class FolderJudge:
         self._count += 1
         scratch = self.path / str(self._count)
         try:
-            paths = [lay(tree, scratch / str(i)) for i, tree in enumerate(given)]
-            return self._judge(given, paths, deep=deep)
+            paths = [lay(tree, scratch / str(i)) for i, tree in enumerate(scenario)]
+            return self._judge(scenario, paths, deep=deep)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _judge(self, given: Scenario, paths: list[Path], *, deep: bool) -> Verdict:
+    def _judge(self, scenario: Scenario, paths: list[Path], *, deep: bool) -> Verdict:
         contents = []
-        for tree, path in zip(given, paths, strict=True):
+        for tree, path in zip(scenario, paths, strict=True):
             clauses, content = self._read(tree, path, deep=deep)
             if any(clauses):
                 return Verdict(clauses)
@@ -174,12 +174,12 @@ def _short(read: Any) -> str:
     return f"{read!s:.400}"
 
 
-def save(given: Scenario, where: Path) -> Path:
-    """Write a scenario to a subfolder of `where` named by its digest; return that subfolder."""
-    raw = repr(given).encode()
-    folder = where / sha256(raw).hexdigest()[:16]
+def save(scenario: Scenario, parent: Path) -> Path:
+    """Write a scenario to a subfolder of `parent` named by its digest; return that subfolder."""
+    raw = repr(scenario).encode()
+    folder = parent / sha256(raw).hexdigest()[:16]
     shutil.rmtree(folder, ignore_errors=True)
-    for i, tree in enumerate(given):
+    for i, tree in enumerate(scenario):
         lay(tree, folder / (f"{i}-delta" if i else "0-base"))
 
     return folder

@@ -156,7 +156,7 @@ class FolderInputs:
         return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests want the same numbers again
 
 
-def execute(judge: Callable[..., Verdict], tally: Tally, given: bytes | Scenario) -> Verdict:
+def execute(judge: Callable[..., Verdict], tally: Tally, test_case: bytes | Scenario) -> Verdict:
     """Return the verdict on one input and count it.
 
     Raises:
@@ -164,7 +164,7 @@ def execute(judge: Callable[..., Verdict], tally: Tally, given: bytes | Scenario
     """
     deep = tally.executions % DEEP == 0
     begun = time.perf_counter()
-    verdict = judge(given, deep=deep)
+    verdict = judge(test_case, deep=deep)
     tally.slowest = max(tally.slowest, 0.0 if deep else time.perf_counter() - begun)
     tally.deep += deep
     tally.add(verdict)

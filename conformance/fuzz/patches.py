@@ -220,12 +220,12 @@ def _object(patch: Patch) -> Any:
     dtype: Any = TORCH.get(patch.dtype or "", patch.dtype)
     if patch.dtype == "complex128":
         dtype = torch.complex128
-    told = {"name": patch.name, "values": values, "indices": indices}
+    fields = {"name": patch.name, "values": values, "indices": indices}
     if patch.form == "ours":
         return WeightPatch(patch.name, patch.shape, dtype, values, indices)
     if patch.form == "sparse":
-        return SimpleNamespace(**told, full_shape=patch.shape)
-    whole = told | {"shape": patch.shape} | ({} if patch.dtype is None else {"dtype": dtype})
+        return SimpleNamespace(**fields, full_shape=patch.shape)
+    whole = fields | {"shape": patch.shape} | ({} if patch.dtype is None else {"dtype": dtype})
     return SimpleNamespace(**{key: value for key, value in whole.items() if patch.form != f"no {key}"})
 
 

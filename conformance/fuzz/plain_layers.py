@@ -52,11 +52,11 @@ def define(tree: Tree) -> dict[str, Any]:
     need(matrices, "a matrix")
     gone = {part for matrix in matrices.values() for part in matrix.used}
     gone |= {f"{name.removesuffix('.weight')}.{part}" for name in matrices for part in ACTIVATIONS}
-    left = {name: piece for name, piece in pieces.items() if name not in gone and name not in matrices}
+    others = {name: piece for name, piece in pieces.items() if name not in gone and name not in matrices}
     return {
         "matrices": {name: numbers_of(matrix) for name, matrix in matrices.items()},
         "dtypes": {name: matrix.dtype for name, matrix in matrices.items()},
-        "others": {name: (piece.dtype, tuple(piece.shape), piece.data) for name, piece in left.items()},
+        "others": {name: (piece.dtype, tuple(piece.shape), piece.data) for name, piece in others.items()},
         "source": " and ".join(sorted({scheme.source for _, scheme in schemes})),
         "config": without_descriptions(config),
     }

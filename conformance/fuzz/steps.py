@@ -174,18 +174,18 @@ def _mutate(chance: Random, part: Parts) -> None:
 def _published(chance: Random, part: Parts) -> None:
     """Change what a version says of itself."""
     attributes = part.manifest["attributes"]
-    told, kind = attributes["published"], chance.randrange(6)
+    published, kind = attributes["published"], chance.randrange(6)
     if kind == 0:
-        told["run"] = chance.choice(("run-8", "", 7, None, "run-7"))
+        published["run"] = chance.choice(("run-8", "", 7, None, "run-7"))
     elif kind < 3:
-        old = told["version"]
-        told["version"] = chance.choice((old + 1, old - 1, -1, True, str(old), None, 0, 1, 2**53 - 1))
+        old = published["version"]
+        published["version"] = chance.choice((old + 1, old - 1, -1, True, str(old), None, 0, 1, 2**53 - 1))
     elif kind == 3:
-        told[chance.choice(("x", "kind"))] = 0
+        published[chance.choice(("x", "kind"))] = 0
     elif kind == 4:
-        told.pop(chance.choice(sorted(told)))
+        published.pop(chance.choice(sorted(published)))
     else:
-        attributes["published"] = chance.choice((None, [], {}, "run-7", told))
+        attributes["published"] = chance.choice((None, [], {}, "run-7", published))
 
 
 def _spoil_files(chance: Random, tree: Tree, own: Tree) -> None:
@@ -251,7 +251,10 @@ def _says(raw: bytes | None) -> tuple[str, int]:
     assert raw is not None
     header = parsed(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     manifest = parsed(header["__metadata__"]["seft.manifest"].encode())
-    told = manifest["attributes"]["published"]
-    need(set(told) == {"run", "version"} and isinstance(told["run"], str) and is_whole(told["version"]), "FMT-176.2")
+    published = manifest["attributes"]["published"]
+    need(
+        set(published) == {"run", "version"} and isinstance(published["run"], str) and is_whole(published["version"]),
+        "FMT-176.2",
+    )
     need(manifest["kind"] == "model", "a model")
-    return told["run"], told["version"]
+    return published["run"], published["version"]

@@ -121,15 +121,15 @@ class Versions:
         base: dict[str, Plain] = case.memory
         now, before = {name: one.data for name, one in base.items()}, None
         for folder, tree in case.folders.items():
-            told, frames = _opened(folder, tree)
-            need(before is None or told["base_version"].lstrip("0") == before, "FMT-168.11")
-            before = told["version"].lstrip("0")
+            metadata, frames = _opened(folder, tree)
+            need(before is None or metadata["base_version"].lstrip("0") == before, "FMT-168.11")
+            before = metadata["version"].lstrip("0")
             for name, (frame, total) in frames.items():
                 need(name in base, "a tensor of the base")
                 need(base[name].shape and base[name].dtype not in ("F4", "F6_E2M3", "F6_E3M2"), "changes by bytes")
                 old = now[name]
-                now[name] = _applied(old, _expanded(frame), told["delta_encoding"])
-                need(total == SUMS[told["checksum_format"]](now[name]), "FMT-168.6")
+                now[name] = _applied(old, _expanded(frame), metadata["delta_encoding"])
+                need(total == SUMS[metadata["checksum_format"]](now[name]), "FMT-168.6")
                 need(base[name].dtype != "BOOL" or set(now[name]) <= {0, 1}, "FMT-006")
         if len(case.folders) > 1:
             return now
@@ -292,22 +292,22 @@ def _other_sum(chance: Random, total: str) -> Any:
 
 def _spoil_words(chance: Random, version: Version) -> None:
     """Change the name of the folder, or a text of the index."""
-    kind, told = chance.randrange(6), version.metadata
+    kind, metadata = chance.randrange(6), version.metadata
     if kind == 0:
         version.name = chance.choice(
             ("weight_v000002", "weight_v7", "weight_v0000007", "x", "weight_v\u0660\u0660\u0660\u0660\u0660\u0667")
         )
     elif kind == 1:
         key = chance.choice(("version", "base_version"))
-        told[key] = chance.choice(
+        metadata[key] = chance.choice(
             ("7", "000000", "-000001", "0000007", "\u0660" * 6, "9" * 5000, "000007\n", " 000007", 7)
         )
     elif kind == 2:
-        told["delta_encoding"] = chance.choice(("xor", "overwrite", "XOR", "add", "", None))
+        metadata["delta_encoding"] = chance.choice(("xor", "overwrite", "XOR", "add", "", None))
     elif kind == 3:
-        told["checksum_format"] = chance.choice((*SUMS, "sha256", "xxh3_128", "", None))
+        metadata["checksum_format"] = chance.choice((*SUMS, "sha256", "xxh3_128", "", None))
     elif kind == 4:
-        told["compression_format"] = chance.choice(("none", "lz4", "ZSTD", "", None))
+        metadata["compression_format"] = chance.choice(("none", "lz4", "ZSTD", "", None))
     else:
         version.parts = chance.choice((1, 2, 3))
 
@@ -318,14 +318,14 @@ def _spoil_words(chance: Random, version: Version) -> None:
 def _opened(folder: str, tree: Tree) -> tuple[dict[str, Any], dict[str, tuple[bytes, Any]]]:
     """Return the metadata of the index, and the frame and checksum of each tensor."""
     index = parsed(tree[INDEX] or b"")
-    told, weight_map = index["metadata"], index["weight_map"]
+    metadata, weight_map = index["metadata"], index["weight_map"]
     need(isinstance(weight_map, dict) and weight_map, "a weight_map")
     for key in ("version", "base_version"):
-        need(isinstance(told[key], str) and re.fullmatch("[0-9]{6,}", told[key]), key)
-    need(told["delta_encoding"] in ("xor", "overwrite") and told["compression_format"] == "zstd", "an encoding")
-    need(told["checksum_format"] in SUMS, "a checksum")
+        need(isinstance(metadata[key], str) and re.fullmatch("[0-9]{6,}", metadata[key]), key)
+    need(metadata["delta_encoding"] in ("xor", "overwrite") and metadata["compression_format"] == "zstd", "an encoding")
+    need(metadata["checksum_format"] in SUMS, "a checksum")
     named = re.fullmatch("weight_v([0-9]{6,})", folder)
-    need(named is None or named[1].lstrip("0") == told["version"].lstrip("0"), "the version of the folder's name")
+    need(named is None or named[1].lstrip("0") == metadata["version"].lstrip("0"), "the version of the folder's name")
     frames = {}
     for file_name in sorted(set(weight_map.values())):
         need(re.fullmatch(r"[A-Za-z0-9_.-]+\.safetensors", file_name), "a file of the folder")
@@ -335,7 +335,7 @@ def _opened(folder: str, tree: Tree) -> tuple[dict[str, Any], dict[str, tuple[by
         for name, piece in pieces.items():
             need(piece.dtype == "U8" and len(piece.shape) == 1, "U8 of one dimension")
             frames[name] = piece.data, sums[name]
-    return told, frames
+    return metadata, frames
 
 
 def _expanded(frame: bytes) -> bytes:

@@ -83,21 +83,21 @@ def made(
     return replace(part, **more), evidence
 
 
-def given_part(part: Part, seen: Evidence) -> dict[str, Any]:
+def given_part(part: Part, evidence: Evidence) -> dict[str, Any]:
     """Return a matrix and its evidence as an entry of the input `parts`."""
     shape = part.shape
     inputs = {"out": shape[0], "in": shape[1], "matrix": part.matrix, "base": ids(part.base)}
     inputs |= {"base_values": reals(part.base.values()), "delta": ids(part.phi)}
     inputs |= {"delta_values": reals(part.phi.values())}
     inputs |= {name: (ids if name == "age" else reals)(part.kept[name].values()) for name in KEPT if name in part.kept}
-    inputs |= {n: reals(getattr(seen, n)).reshape(shape) for n in ("gradient", "absolute", "square")}
-    inputs |= {n: reals(getattr(seen, n)) for n in ("inputs", "row_moments", "column_moments")}
-    if seen.tokens:
-        inputs["tokens"] = reals(seen.tokens).reshape(shape)
-    if seen.candidates is not None:
-        inputs["candidates"] = ids(sorted(seen.candidates))
+    inputs |= {n: reals(getattr(evidence, n)).reshape(shape) for n in ("gradient", "absolute", "square")}
+    inputs |= {n: reals(getattr(evidence, n)) for n in ("inputs", "row_moments", "column_moments")}
+    if evidence.tokens:
+        inputs["tokens"] = reals(evidence.tokens).reshape(shape)
+    if evidence.candidates is not None:
+        inputs["candidates"] = ids(sorted(evidence.candidates))
     inputs |= {"lost": ids(sorted(part.lost)), "budget": ids(part.budget), "delta_budget": ids(part.delta_budget)}
-    return inputs | {"steps": seen.steps, "optimizer": part.optimizer, "first": int(part.first)}
+    return inputs | {"steps": evidence.steps, "optimizer": part.optimizer, "first": int(part.first)}
 
 
 def answered(outcomes: list[Outcome]) -> dict[str, Any]:
@@ -144,10 +144,10 @@ def add(
     """Add an event: one case for both dtypes, or one for each if their answers differ."""
     inputs = {"parts": [given_part(*pair) for pair in parts], "rule": chosen, "fraction": fraction}
     inputs |= {"seed": seed, "step": step} | ({"pattern": list(pattern)} if pattern else {})
-    of, seen = [p for p, _ in parts], [s for _, s in parts]
+    of, evidence = [p for p, _ in parts], [s for _, s in parts]
     how: dict[str, Any] = {"seed": seed, "step": step, "pattern": pattern}
     answers = [
-        answered(event(of, seen, chosen, fraction, rounded=r, **how)) for r in (binary64, update_scores.binary32)
+        answered(event(of, evidence, chosen, fraction, rounded=r, **how)) for r in (binary64, update_scores.binary32)
     ]
     clauses = f"{clauses} EVT-006 TRN-009"
     if _same(*answers):

@@ -69,15 +69,15 @@ def _many(
     purpose: str,
     made: whole_events.Made,
     chosen: update_choices.Rule,
-    asked: tuple[str, ...],
+    kinds: tuple[str, ...],
     pattern: tuple[int, int] | None = None,
 ) -> None:
-    """Add an event over a matrix that is too large to be looked at at once, with the evidence `asked` only."""
-    part, seen = made
-    outcomes = event([part], [seen], chosen, 0.5, seed=3, step=20, pattern=pattern)
-    entry = whole_events.given_part(part, seen)
+    """Add an event over a matrix that is too large to be looked at at once, with evidence of `kinds` only."""
+    part, own_evidence = made
+    outcomes = event([part], [own_evidence], chosen, 0.5, seed=3, step=20, pattern=pattern)
+    entry = whole_events.given_part(part, own_evidence)
     evidence = {"gradient", "absolute", "square", "inputs", "row_moments", "column_moments"}
-    entry |= dict.fromkeys(sorted(evidence - set(asked)))
+    entry |= dict.fromkeys(sorted(evidence - set(kinds)))
     inputs = {"parts": [entry], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
     inputs |= {"pattern": list(pattern)} if pattern else {}
     area.add(f"many-{name}", "update.event", clauses, purpose, inputs, whole_events.answered(outcomes))

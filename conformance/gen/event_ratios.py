@@ -13,7 +13,9 @@ from conformance.oracle.update_scores import binary32
 
 def ratios_of(parts: list[Made], chosen: Rule, outcomes: list[Outcome]) -> dict[str, Any]:
     """Return the outputs of `event.ratios`, one entry for each matrix."""
-    records = [event_ratios.ratios(part, seen, chosen, one) for (part, seen), one in zip(parts, outcomes, strict=True)]
+    records = [
+        event_ratios.ratios(part, evidence, chosen, one) for (part, evidence), one in zip(parts, outcomes, strict=True)
+    ]
     return {name: [one[name] for one in records] for name in ("churn", "overlap", "gradient_norm")}
 
 
@@ -23,20 +25,20 @@ def ratios() -> Area:
 
     def add(name: str, purpose: str, parts: list[Made], chosen: Rule) -> None:
         inputs = {"parts": [given_part(*one) for one in parts], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
-        of, seen = [p for p, _ in parts], [s for _, s in parts]
-        wide, narrow = (event(of, seen, chosen, 0.5, seed=3, step=20, rounded=r) for r in (binary64, binary32))
+        of, evidence = [p for p, _ in parts], [s for _, s in parts]
+        wide, narrow = (event(of, evidence, chosen, 0.5, seed=3, step=20, rounded=r) for r in (binary64, binary32))
         answer = ratios_of(parts, chosen, wide)
         assert answer == ratios_of(parts, chosen, narrow), "a choice that hangs on a rounding"
         area.add(name, "event.ratios", "TRN-009", purpose, inputs, answer)
 
     chosen = rule(scope="model")
-    part, seen = made(50, (3, 5), 8, 4, 1, chosen=chosen, missing=2)
+    part, evidence = made(50, (3, 5), 8, 4, 1, chosen=chosen, missing=2)
     other, its = made(51, (4, 4), 9, 5, 2, chosen=chosen, matrix=1)
     bare = replace(part, base={}, phi={}, kept={name: {} for name in part.kept}, lost=frozenset(), matrix=2)
     pairs = [
-        (replace(part, budget=[part.budget[0] - 4]), seen),
+        (replace(part, budget=[part.budget[0] - 4]), evidence),
         (other, replace(its, gradient=[x * 2.0**70 for x in its.gradient])),
-        (replace(bare, budget=[0], delta_budget=[0]), replace(seen, gradient=[3 * x for x in seen.gradient])),
+        (replace(bare, budget=[0], delta_budget=[0]), replace(evidence, gradient=[3 * x for x in evidence.gradient])),
     ]
     add("model", "a ratio to what there is after the event, squares that overflow, 0 by 0", pairs, chosen)
     chosen = rule(scope="row", grow="curvature", adapt="magnitude")

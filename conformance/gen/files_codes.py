@@ -118,8 +118,8 @@ def shuffled(n: Drawn, m: Codes) -> Codes:
 
 def scheme(bits: int, strategy: str, size: int | None = None, **more: Any) -> dict[str, Any]:
     """Return a group of `config_groups`."""
-    told = {"num_bits": bits, "type": "int", "strategy": strategy, "group_size": size, "symmetric": True}
-    return {"targets": ["Linear"], "weights": told | more}
+    weights = {"num_bits": bits, "type": "int", "strategy": strategy, "group_size": size, "symmetric": True}
+    return {"targets": ["Linear"], "weights": weights | more}
 
 
 def library(*groups: dict[str, Any], form: str = "pack-quantized", **more: Any) -> dict[str, Any]:
@@ -167,11 +167,11 @@ def _gptq(cases: Cases) -> None:
             size = shape[1] // 2
             m = drawn(n, shape, bits, size, "BF16" if bits == 8 else "F16", zeros=less - (1 << bits - 1))
             parts = named("a.q", oracle.gptq(m, less=less, index="I32" if less else ""))
-            told = description | {"bits": bits, "group_size": size}
+            full_description = description | {"bits": bits, "group_size": size}
             cases.add(
                 f"{source}-{bits}",
                 purpose,
-                Folder(told, {"a.q": m}, parts, source),
+                Folder(full_description, {"a.q": m}, parts, source),
                 encoding="csr" if bits == 4 else "dense",
             )
         m = shuffled(n, drawn(n, (8, 24), 4, 8, "F32", zeros=less - 8))
@@ -189,13 +189,13 @@ def _gptq(cases: Cases) -> None:
     two, four = drawn(n, (16, 16), 2, 8, zeros=-1), drawn(n, (8, 16), 4, 8, zeros=-7)
     parts = named("a", oracle.gptq(two, less=1)) | named("b", oracle.gptq(four, less=1))
     purpose = "bits of the description where shapes say others"
-    told = GPTQ | {"dynamic": {"+:a": {"bits": 2}}}
-    cases.add("gptq-dynamic", purpose, Folder(told, {"a": two, "b": four}, parts, "gptq"))
+    dynamic = GPTQ | {"dynamic": {"+:a": {"bits": 2}}}
+    cases.add("gptq-dynamic", purpose, Folder(dynamic, {"a": two, "b": four}, parts, "gptq"))
 
 
 def _awq(cases: Cases) -> None:
     n = cases.numbers
-    for name, size, told in (
+    for name, size, keys in (
         ("awq", 8, {}),
         ("awq-row", 0, {"group_size": -1}),
         ("awq-capitals", 8, {"version": "GEMM"}),
@@ -203,27 +203,27 @@ def _awq(cases: Cases) -> None:
         a, b = drawn(n, (16, 16), 4, size, zeros=-8), drawn(n, (8, 8), 4, size, "BF16", zeros=-8)
         parts = named("a", oracle.awq(a)) | named("b", oracle.awq(b))
         purpose = "columns of a word in another order, in codes or in zero points"
-        cases.add(name, purpose, Folder(AWQ | told, {"a": a, "b": b}, parts, "awq"))
+        cases.add(name, purpose, Folder(AWQ | keys, {"a": a, "b": b}, parts, "awq"))
 
 
 def _packed(cases: Cases) -> None:
     n = cases.numbers
     for bits in range(1, 9):
         m = drawn(n, (3, 64), bits, 32, zeros=-(1 << bits - 1))
-        told = library(scheme(bits, "group", 32, symmetric=False))
+        description = library(scheme(bits, "group", 32, symmetric=False))
         purpose = "codes that begin at other bits, or bits behind the last one read"
         for name, straddling in (("packed", True), ("packed-words", False)):
             if straddling or 32 % bits:
                 parts = named("q", oracle.pack_quantized(m, straddling=straddling, junk=0x5A5A_5A5A))
-                cases.add(f"{name}-{bits}", purpose, Folder(told, {"q": m}, parts, "pack-quantized"))
+                cases.add(f"{name}-{bits}", purpose, Folder(description, {"q": m}, parts, "pack-quantized"))
     for name, shape, straddling in (("told-by-zeros", (32, 10), True), ("told-by-zeros-words", (32, 10), False),
                                     ("either-way", (9, 10), True)):  # fmt: skip
         m = drawn(n, shape, 3, 5, zeros=-4)
         parts = named("q", oracle.pack_quantized(m, straddling=straddling))
-        told = library(scheme(3, "group", 5, symmetric=False))
+        description = library(scheme(3, "group", 5, symmetric=False))
         purpose = "a way of packing that the words of codes alone do not tell"
-        cases.add(f"packed-{name}", purpose, Folder(told, {"q": m}, parts, "pack-quantized"))
-    for name, size, told, zeros in (
+        cases.add(f"packed-{name}", purpose, Folder(description, {"q": m}, parts, "pack-quantized"))
+    for name, size, group, zeros in (
         ("group", 8, scheme(4, "group", 8), None),
         ("channel", 0, scheme(4, "channel"), None),
         ("channel-zeros", 0, scheme(4, "channel", symmetric=False), -8),
@@ -234,11 +234,11 @@ def _packed(cases: Cases) -> None:
         m = drawn(n, (5, 24), 4, size, "BF16", zeros=zeros)
         parts = named("q", oracle.pack_quantized(m))
         purpose = "a zero point where there is none, or groups of another width"
-        cases.add(f"packed-{name}", purpose, Folder(library(told), {"q": m}, parts, "pack-quantized"))
+        cases.add(f"packed-{name}", purpose, Folder(library(group), {"q": m}, parts, "pack-quantized"))
     m = shuffled(n, drawn(n, (5, 20), 4, 8, "F32", zeros=-8))
     parts = named("q", oracle.pack_quantized(m, index="I32"))
-    told = library(scheme(4, "group", 8, symmetric=False, actorder="group"))
-    cases.add("packed-order", "groups that are runs of columns", Folder(told, {"q": m}, parts, "pack-quantized"))
+    description = library(scheme(4, "group", 8, symmetric=False, actorder="group"))
+    cases.add("packed-order", "groups that are runs of columns", Folder(description, {"q": m}, parts, "pack-quantized"))
 
 
 def _plain(cases: Cases) -> None:
@@ -250,16 +250,16 @@ def _plain(cases: Cases) -> None:
         ("group-zeros", 4, scheme(5, "group", 4, symmetric=False), -16),
         ("default-bits", 0, {"targets": ["Linear"], "weights": {"strategy": "channel"}}, None),
     )
-    for name, size, told, zeros in rows:
-        bits = told["weights"].get("num_bits", 8)
+    for name, size, group, zeros in rows:
+        bits = group["weights"].get("num_bits", 8)
         m = drawn(n, (5, 12), bits, size, zeros=zeros)
         folder = Folder(
-            library(told, form="int-quantized"), {"q": m}, named("q", oracle.int_quantized(m)), "int-quantized"
+            library(group, form="int-quantized"), {"q": m}, named("q", oracle.int_quantized(m)), "int-quantized"
         )
         cases.add(f"plain-{name}", "codes taken for weights, or a zero point that is forgotten", folder, encoding="csr")
     m = shuffled(n, drawn(n, (3, 10), 8, 4, zeros=-128))
-    told = library(scheme(8, "group", 4, symmetric=False), form="naive-quantized")
-    folder = Folder(told, {"q": m}, named("q", oracle.int_quantized(m, index="I64")), "int-quantized")
+    description = library(scheme(8, "group", 4, symmetric=False), form="naive-quantized")
+    folder = Folder(description, {"q": m}, named("q", oracle.int_quantized(m, index="I64")), "int-quantized")
     cases.add("plain-order", "groups that are runs of columns, or an old name refused", folder)
     _of_tensor(cases)
     m = drawn(n, (3, 6), 8)
@@ -284,9 +284,9 @@ def _of_tensor(cases: Cases) -> None:
             own["weight_zero_point"] = dense("I8", shape, [zero & 255])
             parts |= named(name, own)
             matrices[name] = m
-        told = library(scheme(8, "tensor", symmetric=False), form=form)
+        description = library(scheme(8, "tensor", symmetric=False), form=form)
         purpose = "a scale of the whole matrix, in one of its shapes, that is refused or taken for that of a row"
-        cases.add(f"{source}-tensor", purpose, Folder(told, matrices, parts, form))
+        cases.add(f"{source}-tensor", purpose, Folder(description, matrices, parts, form))
 
 
 def _stored_mask(cases: Cases) -> None:
@@ -309,10 +309,10 @@ def _stored_mask(cases: Cases) -> None:
             "compressed": Tensor("I8", (6,), oracle.int8([stored]).bits),
             "row_offsets": oracle.integers([0, 4]),
         }
-        told = library(scheme(8, "channel", symmetric=zeros is None), form="int-quantized")
-        told |= {"sparsity_config": {"format": "sparse-bitmask"}}
+        description = library(scheme(8, "channel", symmetric=zeros is None), form="int-quantized")
+        description |= {"sparsity_config": {"format": "sparse-bitmask"}}
         purpose = "a kept weight of 0 taken for a pruned one, a zero that is −0.0, or an absent weight that overflows"
-        cases.add(name, purpose, Folder(told, {"q": m}, named("q", parts), "int-quantized"), encoding="csr")
+        cases.add(name, purpose, Folder(description, {"q": m}, named("q", parts), "int-quantized"), encoding="csr")
 
 
 def _scales(cases: Cases) -> None:
@@ -326,8 +326,8 @@ def _scales(cases: Cases) -> None:
         rows = [[-1, 0, 1, 1, -1, 0]] + [[-128, -127, -77, 0, 111, 127]] * 8
         every = [[scales[5]]] + [[one if i != 5 else scales[6] ^ 2] for i, one in enumerate(scales)]
         m = Codes(8, rows, dtype, every, None, [0] * 6)
-        told = library(scheme(8, "channel"), form="int-quantized")
-        folder = Folder(told, {"q": m}, named("q", oracle.int_quantized(m)), "int-quantized")
+        description = library(scheme(8, "channel"), form="int-quantized")
+        folder = Folder(description, {"q": m}, named("q", oracle.int_quantized(m)), "int-quantized")
         purpose = "products rounded twice, towards zero or in the dtype of the scale, or zeros with a sign"
         for encoding in ("csr", "dense"):
             cases.add(f"scales-{dtype}-{encoding}", purpose, folder, encoding=encoding)
@@ -359,15 +359,15 @@ def _described(cases: Cases) -> None:
     cases.add("alike", "a description that stays, or that counts once only at the top", folder)
     _schemes(cases)
     m = drawn(n, (5, 12), 8)
-    told = library(scheme(8, "channel"), form="int-quantized")
+    description = library(scheme(8, "channel"), form="int-quantized")
     names = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
     dropped = {f"q.{part}": dense("F16", (1,), [0x3C00]) for part in names}
     others = {"k.input_scale": NORM, "q.bias": NORM}
     parts = named("q", oracle.int_quantized(m))
-    folder = Folder(told, {"q": m}, parts, "int-quantized", others, dropped)
+    folder = Folder(description, {"q": m}, parts, "int-quantized", others, dropped)
     purpose = "scales of activations that stay, those of other tensors that go, or a format of dense weights refused"
     cases.add("activations", purpose, folder)
-    whole = folder.config | {"quantization_config": told, "sparsity_config": {"format": "dense-sparsity"}}
+    whole = folder.config | {"quantization_config": description, "sparsity_config": {"format": "dense-sparsity"}}
     sparsity = replace(folder, whole_config=whole)
     cases.add("dense-sparsity", "a format of dense weights refused, or a description of it that stays", sparsity)
     folder = Folder(

@@ -30,8 +30,8 @@ M = Codes(
 
 def described(form: str = "pack-quantized", *, more: Mapping[str, Any] | None = None, **weights: Any) -> dict[str, Any]:
     """Return a description of compressed-tensors; an option of None is left out."""
-    told = {key: value for key, value in (WEIGHTS | weights).items() if value is not None}
-    groups = {"group_0": {"targets": ["Linear"], "weights": told}}
+    options = {key: value for key, value in (WEIGHTS | weights).items() if value is not None}
+    groups = {"group_0": {"targets": ["Linear"], "weights": options}}
     return {"quant_method": "compressed-tensors", "format": form, "config_groups": groups} | dict(more or {})
 
 
@@ -59,9 +59,9 @@ class Refusals:
         self.area.add(f"refuse-{name}", OP, clause, PURPOSE, self.asked(tree, **more), refused=refused)
 
 
-def refused(area: Area, asked: Asked) -> None:
+def refused(area: Area, inputs_of: Asked) -> None:
     """Add the cases of folders that are refused."""
-    cases = Refusals(area, asked)
+    cases = Refusals(area, inputs_of)
     _unasked(cases)
     _descriptions(cases)
     _descriptions_of_library(cases)
@@ -236,8 +236,8 @@ def _parts_of_library(cases: Refusals) -> None:
     cases.add("packed-uneven", "FMT-172", oracle.pack_quantized(odd), described())
     cases.add("plain-uneven", "FMT-172", oracle.int_quantized(odd), described("int-quantized"))
     three = Codes(3, [[0] * 20] * 2, "F16", [[0x3C00]] * 2, None, [0] * 20)
-    told = described(num_bits=3, strategy="channel", group_size=None, symmetric=True)
-    cases.add("packed-either-way", "FMT-172", oracle.pack_quantized(three), told)
+    description = described(num_bits=3, strategy="channel", group_size=None, symmetric=True)
+    cases.add("packed-either-way", "FMT-172", oracle.pack_quantized(three), description)
     cases.add("packed-two-ways", "FMT-172", *_two_ways())
     for name, change in (
         ("codes-dtype", {"weight": Tensor("U8", (8, 16), plain["weight"].bits)} | _beside(plain)),
@@ -246,8 +246,8 @@ def _parts_of_library(cases: Refusals) -> None:
         ("scales-dtype", {"weight_scale": dense("F64", (8, 2), [0x3FF << 52] * 16)}),
     ):
         cases.add(f"plain-{name}", "FMT-172", plain | change, described("int-quantized"))
-    told = described("int-quantized", symmetric=True)
-    cases.add("plain-symmetric-zeros", "FMT-172", plain, told)
+    description = described("int-quantized", symmetric=True)
+    cases.add("plain-symmetric-zeros", "FMT-172", plain, description)
     other = {"k.weight": oracle.int8(M.codes)}
     cases.add("plain-codes-alone", "FMT-172", plain | other, described("int-quantized"))
 

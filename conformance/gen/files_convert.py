@@ -44,15 +44,17 @@ def asked(
     return inputs | ({} if cast is None else {"cast": cast}) | ({} if large is None else {"large": dict(large)})
 
 
-def answered(tensors: Mapping[str, Tensor], given: Mapping[str, Any], read: tuple[str, ...], *, quantised: bool) -> Any:
+def answered(
+    tensors: Mapping[str, Tensor], inputs: Mapping[str, Any], read: tuple[str, ...], *, quantised: bool
+) -> Any:
     """Return the outputs of `convert.from_hf` for a folder whose files `read` hold the tensors."""
-    checkpoint = files_convert.converted(tensors, given["encoding"], given["zeros"], given.get("cast"))
-    large = given.get("large", {})
-    tree = {name: raw.size for name, raw in given["files"].items()} | large
+    checkpoint = files_convert.converted(tensors, inputs["encoding"], inputs["zeros"], inputs.get("cast"))
+    large = inputs.get("large", {})
+    tree = {name: raw.size for name, raw in inputs["files"].items()} | large
     companions, left_out = files_convert.sorted_out(tree, read)
     answer = content(checkpoint.tensors, attributes=checkpoint.attributes)
     del answer["delta"]
-    files = given["files"]
+    files = inputs["files"]
     sums = {n: files_convert.of_zeros(large[n]) if n in large else digest(files[n].tobytes()) for n in companions}
     return answer | {"companions": sums, "left_out": left_out, "quantised": int(quantised)}
 

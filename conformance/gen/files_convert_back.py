@@ -61,8 +61,8 @@ def back() -> Area:
     """Return cases of checkpoints that become folders (FMT-124 to FMT-126)."""
     area = Area("convert-back", "values one by one by 12.11")
 
-    def add(name: str, clauses: str, purpose: str, tensors: dict[str, Tensor], *given: Any, **more: Any) -> None:
-        inputs, answer = folder_of(tensors, *given, **more)
+    def add(name: str, clauses: str, purpose: str, tensors: dict[str, Tensor], *arguments: Any, **more: Any) -> None:
+        inputs, answer = folder_of(tensors, *arguments, **more)
         area.add(f"to-{name}", "convert.to_hf", clauses, purpose, inputs, answer)
 
     every = _tensors()
@@ -93,9 +93,9 @@ def _refused(area: Area) -> None:
     """Add checkpoints that a Hugging Face folder cannot hold, and folders that are no checkpoints."""
     good = {"w": on("F32", (2, 40), [3, 70])}
 
-    def refuse(name: str, clauses: str, given: dict[str, Any]) -> None:
+    def refuse(name: str, clauses: str, inputs: dict[str, Any]) -> None:
         purpose = "a checkpoint that is taken as it is"
-        area.add(f"refuse-to-{name}", "convert.to_hf", clauses, purpose, given, refused=clauses)
+        area.add(f"refuse-to-{name}", "convert.to_hf", clauses, purpose, inputs, refused=clauses)
 
     def read(tensors: dict[str, Tensor], **more: Any) -> dict[str, Any]:
         tree = files_folders.folder(tensors, **more).pack()

@@ -17,12 +17,12 @@ TINY = dense("U8", (1,), [7])
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 
 
-def refused(area: Area, asked: Asked) -> None:
+def refused(area: Area, inputs_of: Asked) -> None:
     """Add every folder that is refused."""
 
     def refuse(name: str, clauses: str, tree: Tree, **more: Any) -> None:
         purpose = "a folder that is taken as it is"
-        inputs = asked(tree, **more)
+        inputs = inputs_of(tree, **more)
         area.add(f"refuse-{name}", "convert.from_hf", clauses.split()[0], purpose, inputs, refused=clauses)
 
     for name, tree in folders().items():

@@ -147,15 +147,15 @@ def _refused(area: Area, good: Folder) -> None:
     spoilt("empty-part", "FMT-104", empty)
 
     def index(name: str, clauses: str, change: Callable[[dict[str, Any]], Any]) -> None:
-        told = good.index()
-        change(told)
-        refuse(name, clauses, tree | {INDEX: files.text(told).encode()})
+        entries = good.index()
+        change(entries)
+        refuse(name, clauses, tree | {INDEX: files.text(entries).encode()})
 
-    index("index-more", "FMT-101 FMT-040", lambda told: told.update(more=1))
-    index("index-less", "FMT-101 FMT-040", lambda told: told["metadata"].pop("manifests"))
-    index("index-place", "FMT-101", lambda told: told["weight_map"].update(a=second))
-    index("index-name", "FMT-101", lambda told: told["weight_map"].update(z=second))
-    index("index-root", "FMT-104 FMT-101", lambda told: told["metadata"]["manifests"].reverse())
+    index("index-more", "FMT-101 FMT-040", lambda entries: entries.update(more=1))
+    index("index-less", "FMT-101 FMT-040", lambda entries: entries["metadata"].pop("manifests"))
+    index("index-place", "FMT-101", lambda entries: entries["weight_map"].update(a=second))
+    index("index-name", "FMT-101", lambda entries: entries["weight_map"].update(z=second))
+    index("index-root", "FMT-104 FMT-101", lambda entries: entries["metadata"]["manifests"].reverse())
     refuse("index-spelling", "FMT-101 FMT-028", tree | {INDEX: tree[INDEX] + b"\n"})
     refuse("part-alone", "FMT-048 FMT-102 FMT-103", {WHOLE: tree[first]})
 

@@ -37,7 +37,7 @@ def index() -> dict[str, Any]:
             "refuse": "the file breaks one rule of the format, and its twin does not",
             "open": "the format does not say, or its texts contradict each other",
         },
-        "sources": {key: {"text": text, "where": where} for key, (text, where) in SOURCES.items()},
+        "sources": {key: {"text": text, "where": place} for key, (text, place) in SOURCES.items()},
         "files": [_entry(file) for file in files()],
     }
 
@@ -70,12 +70,12 @@ def content() -> dict[str, bytes]:
 
 def main() -> int:
     """Write the pack, or check it; return 1 if a file differs, is missing or is there in excess."""
-    wanted = content()
+    expected = content()
     if "--check" in sys.argv[1:]:
         there = {path.relative_to(PACK).as_posix(): path for path in PACK.rglob("*") if path.is_file()}
         there.pop("README.md", None)
-        wrong = [name for name, raw in wanted.items() if name not in there or there[name].read_bytes() != raw]
-        wrong += sorted(there.keys() - wanted.keys())
+        wrong = [name for name, raw in expected.items() if name not in there or there[name].read_bytes() != raw]
+        wrong += sorted(there.keys() - expected.keys())
         for name in wrong:
             print(
                 f"badfiles/{name} is not what the generator writes; run python -m conformance.gen.files_stock and look"
@@ -84,7 +84,7 @@ def main() -> int:
     for verdict in VERDICTS:
         shutil.rmtree(PACK / verdict, ignore_errors=True)
         (PACK / verdict).mkdir(parents=True)
-    for name, raw in wanted.items():
+    for name, raw in expected.items():
         (PACK / name).write_bytes(raw)
     return 0
 

@@ -16,8 +16,8 @@ SCHEMA = f"https://github.com/huggingface/safetensors/blob/{COMMIT}/docs/safeten
 RFC = "https://www.rfc-editor.org/rfc/rfc8259"
 
 
-def _said(text: str, where: str = README) -> tuple[str, str]:
-    return text, where
+def _said(text: str, place: str = README) -> tuple[str, str]:
+    return text, place
 
 
 SOURCES = {

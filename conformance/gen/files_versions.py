@@ -37,7 +37,7 @@ def vector(frame: bytes) -> Tensor:
 
 
 def version(
-    frames: Mapping[str, Mapping[str, bytes]], sums: Mapping[str, str], told: Mapping[str, Any] = TOLD
+    frames: Mapping[str, Mapping[str, bytes]], sums: Mapping[str, str], metadata: Mapping[str, Any] = TOLD
 ) -> dict[str, bytes]:
     """Return a version folder: file -> name -> frame, the checksum of each name, and the metadata of the index."""
     tree = {
@@ -45,7 +45,7 @@ def version(
         for file, own in frames.items()
     }
     weight_map = {name: file for file, own in frames.items() for name in own}
-    return tree | {INDEX: json.dumps({"metadata": dict(told), "weight_map": weight_map}).encode()}
+    return tree | {INDEX: json.dumps({"metadata": dict(metadata), "weight_map": weight_map}).encode()}
 
 
 def drawn(*words: int) -> tuple[dict[str, Tensor], dict[str, bytes]]:
@@ -77,10 +77,10 @@ class Versions:
         base: dict[str, Tensor],
         after: Mapping[str, bytes],
         frames: Mapping[str, Mapping[str, bytes]],
-        told: Mapping[str, Any] = TOLD,
+        metadata: Mapping[str, Any] = TOLD,
     ) -> None:
         """Add a folder whose frames make the bytes `after` of a base."""
-        tree = version(frames, {n: adler32(raw) for n, raw in after.items()}, told)
+        tree = version(frames, {n: adler32(raw) for n, raw in after.items()}, metadata)
         answer = answered("replace", {n: replaced(base[n], raw) for n, raw in after.items()})
         self.area.add(name, OP, "FMT-168", purpose, asked(KIND, tree, base), answer)
 
@@ -104,11 +104,11 @@ def _encodings(cases: Versions) -> None:
         names = sorted(frames)
         split = {FILE: {n: frames[n] for n in names[::2]}, OTHER: {n: frames[n] for n in names[1::2]}}
         purpose = "one encoding taken for the other, a file that is not read, or bytes of another order"
-        told = TOLD | {"delta_encoding": encoding}
-        cases.add(encoding, purpose, base, after, split, told)
+        metadata = TOLD | {"delta_encoding": encoding}
+        cases.add(encoding, purpose, base, after, split, metadata)
         few = {n: frames[n] for n in names[:2]}
         purpose = "tensors that the folder does not name changed or answered"
-        cases.add(f"{encoding}-some", purpose, base, {n: after[n] for n in few}, {FILE: few}, told)
+        cases.add(f"{encoding}-some", purpose, base, {n: after[n] for n in few}, {FILE: few}, metadata)
 
 
 def _frames(cases: Versions) -> None:
@@ -144,9 +144,9 @@ def _bits(cases: Versions) -> None:
         own = {FILE: {n: raw_frame(raw) for n, raw in frames.items()}}
         cases.add(f"bits-{encoding}", purpose, base, after, own, TOLD | {"delta_encoding": encoding})
     none = raw_frame(overwrite([], b""))
-    told = TOLD | {"delta_encoding": "overwrite", "version": "1000000", "base_version": "999999"}
+    metadata = TOLD | {"delta_encoding": "overwrite", "version": "1000000", "base_version": "999999"}
     purpose = "a number of 0 refused, or a version of seven digits"
-    cases.add("nothing-changes", purpose, {"still": still}, {"still": still.bits}, {FILE: {"still": none}}, told)
+    cases.add("nothing-changes", purpose, {"still": still}, {"still": still.bits}, {FILE: {"still": none}}, metadata)
     sparse = on("F16", (3, 4), [0, 2, 11])
     old = dense_bytes(sparse)
     # a change on the support, one off it, and a stored value that becomes +0.0
@@ -154,8 +154,8 @@ def _bits(cases: Versions) -> None:
     purpose = "offsets that count stored values only, or a support that is taken for all positions"
     for encoding, payload in (("xor", xor), ("overwrite", overwriting)):
         frames = {"w": raw_frame(payload(old, new))}
-        told = TOLD | {"delta_encoding": encoding}
-        cases.add(f"sparse-base-{encoding}", purpose, {"w": sparse}, {"w": new}, {FILE: frames}, told)
+        metadata = TOLD | {"delta_encoding": encoding}
+        cases.add(f"sparse-base-{encoding}", purpose, {"w": sparse}, {"w": new}, {FILE: frames}, metadata)
     _far(cases)
 
 
@@ -168,9 +168,9 @@ def _far(cases: Versions) -> None:
     for at in offsets:
         new[at] = 0x40 + at % 7
     frames = {"w": raw_frame(overwrite(offsets, bytes(new[at] for at in offsets)))}
-    told = TOLD | {"delta_encoding": "overwrite"}
+    metadata = TOLD | {"delta_encoding": "overwrite"}
     purpose = "numbers or offsets of two bytes"
-    cases.add("far", purpose, {"w": wide}, {"w": bytes(new)}, {FILE: frames}, told)
+    cases.add("far", purpose, {"w": wide}, {"w": bytes(new)}, {FILE: frames}, metadata)
 
 
 # refusals ----------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def _refused_frames(area: Area) -> None:
         ("frame-of-more", raw_frame(difference + b"\0")),
     ):
         _refuse(area, name, version({FILE: {"w": frame}}, sums))
-    told = TOLD | {"delta_encoding": "overwrite"}
+    metadata = TOLD | {"delta_encoding": "overwrite"}
     offsets = [at for at in range(12) if W.bits[at] != NEW[at]]
     assert offsets == [2, 10]
     bits = bytes(NEW[at] for at in offsets)
@@ -294,11 +294,11 @@ def _refused_frames(area: Area) -> None:
         ("overwrite-of-less", overwrite(offsets, bits[:-1])),
         ("overwrite-of-more", overwrite(offsets, bits + b"\0")),
     ):
-        _refuse(area, name, version({FILE: {"w": raw_frame(payload)}}, sums, told))
+        _refuse(area, name, version({FILE: {"w": raw_frame(payload)}}, sums, metadata))
     swapped = version({FILE: {"w": raw_frame(overwriting(W.bits, NEW))}}, sums)
     _refuse(area, "encoding-swapped", swapped)
-    told = TOLD | {"delta_encoding": "bytes"}
-    _refuse(area, "encoding-of-bytes", version({FILE: {"w": raw_frame(overwriting(W.bits, NEW))}}, sums, told))
+    metadata = TOLD | {"delta_encoding": "bytes"}
+    _refuse(area, "encoding-of-bytes", version({FILE: {"w": raw_frame(overwriting(W.bits, NEW))}}, sums, metadata))
 
 
 AREAS = (versions,)

@@ -129,11 +129,11 @@ def picks() -> Area:
     return area
 
 
-def _picked(given: dict[str, Any]) -> Array:
+def _picked(inputs: dict[str, Any]) -> Array:
     """Return the tokens that the oracle picks; no draw may be near a boundary."""
-    logits = [float(x) for x in given["logits"]]
-    how = (given["temperature"], given.get("top_k"), given.get("top_p"), given["seed"])
-    picks = [generate.picked(logits, *how, number) for number in given["numbers"]]
+    logits = [float(x) for x in inputs["logits"]]
+    how = (inputs["temperature"], inputs.get("top_k"), inputs.get("top_p"), inputs["seed"])
+    picks = [generate.picked(logits, *how, number) for number in inputs["numbers"]]
     assert all(sure for _, sure in picks), "a draw near a boundary"
     return ids(token for token, _ in picks)
 

@@ -128,10 +128,10 @@ def linear() -> Area:
         }
         answer = {"y": y, "dx": grads[0], "dweight": grads[1], "dbias": grads[2] if biased else None}
         bounds = {k: b if not exact else Bound(np.zeros_like(b.gauge), b.terms) for k, b in bounds.items()}
-        given = {"x": x, "weight": w, "bias": inputs[2] if biased else None, "dy": dy}
+        case_inputs = {"x": x, "weight": w, "bias": inputs[2] if biased else None, "dy": dy}
         clauses = "LYR-003 GRD-001 NUM-003" if exact else "LYR-003 GRD-001 NUM-002"
         text = "a transposed backward, the bias twice, low-precision products"
-        area.add(name, "layer.linear", clauses, text, given, answer, bounds=bounds)
+        area.add(name, "layer.linear", clauses, text, case_inputs, answer, bounds=bounds)
     _gradients(area, n)
     _long_gradients(area)
     return area
@@ -197,8 +197,8 @@ def _gradients(area: Area, n: Numbers) -> None:
             xs[1][:, : ins // 2] += 1
         mean = sum(np.einsum("no,ni->oi", d, x) for d, x in zip(dys, xs, strict=True)).reshape(-1) / steps
         base, eta = n.subset(size, size // 2), n.subset(size, min(15, size // 4))
-        held = set(eta)
-        open_to = [p for p in range(size) if p not in held and (scope == "all" or p in set(base))]
+        slots = set(eta)
+        open_to = [p for p in range(size) if p not in slots and (scope == "all" or p in set(base))]
         chosen = select.largest([abs(float(mean[p])) for p in open_to], open_to, min(k, len(open_to)))
         inputs = {"out": outs, "in": ins, "dy": dys, "x": xs, "steps": steps}
         inputs |= {"base": ids(base), "delta": ids(eta), "n": k, "scope": scope}
@@ -226,7 +226,7 @@ def rope() -> Area:
             f = reals(layers.frequencies(width, inputs, length))
             # 16 units, because rounding in the exponent makes a power lose a few units
             bound = {"frequencies": Bound(np.abs(f), 16)}
-            asked = {"head_dim": width, "length": length, "rope": inputs}
+            case_inputs = {"head_dim": width, "length": length, "rope": inputs}
             clause = "LYR-006" if kind == "llama3" else "LYR-005"
             text = "bands, factor or context applied at the wrong place"
             area.add(
@@ -234,7 +234,7 @@ def rope() -> Area:
                 "rope.frequencies",
                 clause,
                 text,
-                asked,
+                case_inputs,
                 {"frequencies": f},
                 bounds=bound,
             )
@@ -371,12 +371,12 @@ def cross_entropy() -> Area:
         ("one-class", 2, 1, 1.0, [0, 0], 2, "a single class"),
     ):
         logits = n.real((rows, classes), scale)
-        wanted = ids(targets)
+        target_ids = ids(targets)
         dloss = 0.5
         y, (dlogits,) = differentiate(
-            lambda a, t=wanted, c=count: layers.cross_entropy(a, t, c), [logits], np.asarray(dloss)
+            lambda a, t=target_ids, c=count: layers.cross_entropy(a, t, c), [logits], np.asarray(dloss)
         )
-        inputs = {"logits": logits, "targets": wanted, "count": count, "dloss": dloss}
+        inputs = {"logits": logits, "targets": target_ids, "count": count, "dloss": dloss}
         answer = {"loss": float(y), "dlogits": dlogits}
         ignored = ("dlogits",) if "ignored" in name or "part" in name else ()
         area.add(name, "layer.cross_entropy", "LYR-011 NUM-004", purpose, inputs, answer, zeros=ignored)

@@ -70,9 +70,9 @@ def pruning_scores(area: Area) -> None:
     )
     scores = weights.copy()
     scores[2, 5] = np.inf
-    asked = {"scores": scores, "n": 2, "m": 4}
+    pattern_inputs = {"scores": scores, "n": 2, "m": 4}
     purpose = "an infinite score ranked above all others"
-    area.add("refuse-infinite", "prune.pattern", "PRN-015 SEL-004", purpose, asked, refused="PRN-015 SEL-004")
+    area.add("refuse-infinite", "prune.pattern", "PRN-015 SEL-004", purpose, pattern_inputs, refused="PRN-015 SEL-004")
     far = {"weights": weights * 2.0**600, "inputs": np.eye(8), "sparsity": 0.5}
     purpose = "squares of weights that overflow and tie"
     area.add(

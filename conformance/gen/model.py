@@ -172,9 +172,9 @@ def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Arr
     """Check the recorded gradients of a whole model against a complex step."""
     names = list(tensors)
 
-    def loss(*held: Var) -> Var:
+    def loss(*variables: Var) -> Var:
         decoder = Decoder(config, {})
-        decoder.tensors = dict(zip(names, held, strict=True))
+        decoder.tensors = dict(zip(names, variables, strict=True))
         return decoder.loss(tokens, labels, mask)[0]
 
     differentiate(loss, [tensors[name] for name in names], np.asarray(1.0))

@@ -26,14 +26,14 @@ def sparsegpt() -> Area:
     return area
 
 
-def add(area: Area, name: str, clauses: str, purpose: str, given: dict[str, Any], **more: Any) -> None:
+def add(area: Area, name: str, clauses: str, purpose: str, inputs: dict[str, Any], **more: Any) -> None:
     """Add what SparseGPT keeps of a matrix and the new weights; fail if the choice depends on too small a gap."""
-    pattern = (given["n"], given["m"]) if "n" in given else None
-    options = {key: given[key] for key in ("damping", "block") if key in given}
-    kept, weights, gap = prune.sparsegpt(given["weights"], given["inputs"], given["sparsity"], pattern, **options)
+    pattern = (inputs["n"], inputs["m"]) if "n" in inputs else None
+    options = {key: inputs[key] for key in ("damping", "block") if key in inputs}
+    kept, weights, gap = prune.sparsegpt(inputs["weights"], inputs["inputs"], inputs["sparsity"], pattern, **options)
     assert gap > _GAP or name in _EXACT, f"{name} hangs on a relative gap of {gap}"
     answer = {"kept": ids(kept), "weights": weights}
-    area.add(name, "prune.sparsegpt", clauses, purpose, given, answer, zeros=("weights",), **more)
+    area.add(name, "prune.sparsegpt", clauses, purpose, inputs, answer, zeros=("weights",), **more)
 
 
 def _given(weights: Array, inputs: Array, sparsity: float, **more: Any) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def _round(
 ) -> None:
     """Add what a matrix is rounded to; fail if a choice of GPTQ is too near to a tie."""
     at = sorted(positions)
-    given = {"grid": grid, "weights": weights, "positions": ids(at), **more}
+    inputs = {"grid": grid, "weights": weights, "positions": ids(at), **more}
     if "inputs" in more:
         options = {key: more[key] for key in ("damping",) if key in more}
         coded, gap = quantise.gptq(weights, at, grid, more["inputs"], **options)
@@ -175,7 +175,7 @@ def _round(
         "scales": np.array(coded.scales, dtype=np.float64),
         "zeros": np.array(coded.zeros, dtype=np.int64),
     }
-    area.add(name, "quantise.matrix", clauses, purpose, given, answer)
+    area.add(name, "quantise.matrix", clauses, purpose, inputs, answer)
 
 
 def _stand_for(
@@ -191,10 +191,10 @@ def _stand_for(
     **more: Any,
 ) -> None:
     coded = quantise.given(grid, shape, dict(zip(positions, codes.tolist(), strict=True)), scales, zeros)
-    given = {"out": shape[0], "in": shape[1], "grid": grid, "positions": ids(positions), "codes": codes}
-    given |= {"scales": scales} | ({} if zeros is None else {"zeros": zeros})
+    inputs = {"out": shape[0], "in": shape[1], "grid": grid, "positions": ids(positions), "codes": codes}
+    inputs |= {"scales": scales} | ({} if zeros is None else {"zeros": zeros})
     answer = {"values": reals(float(coded.weight(p)) for p in positions)}
-    area.add(name, "quantise.weights", "QNT-001 QNT-002", purpose, given, answer, **more)
+    area.add(name, "quantise.weights", "QNT-001 QNT-002", purpose, inputs, answer, **more)
 
 
 def _merge(
@@ -203,10 +203,10 @@ def _merge(
     grid, shape, codes, scales, zeros = matrix
     dtype = np.float32 if more else np.float64
     made = quantise.merge(quantise.given(*matrix), support, mode, dtype)
-    given = {"out": shape[0], "in": shape[1], "grid": grid, "mode": mode, "scales": scales.astype(np.float64)}
-    given |= {"positions": ids(sorted(codes)), "codes": ids(codes[p] for p in sorted(codes))}
-    given |= {} if zeros is None else {"zeros": zeros}
-    given |= {"support": ids(support), "values": reals(support.values())}
+    inputs = {"out": shape[0], "in": shape[1], "grid": grid, "mode": mode, "scales": scales.astype(np.float64)}
+    inputs |= {"positions": ids(sorted(codes)), "codes": ids(codes[p] for p in sorted(codes))}
+    inputs |= {} if zeros is None else {"zeros": zeros}
+    inputs |= {"support": ids(support), "values": reals(support.values())}
     changed, vanished, saturated = made["counts"]
     answer = {
         "positions": ids(made["positions"]),
@@ -217,7 +217,7 @@ def _merge(
         "vanished": vanished,
         "saturated": saturated,
     }
-    area.add(name, "quantise.merge", clauses, purpose, given, answer, **more)
+    area.add(name, "quantise.merge", clauses, purpose, inputs, answer, **more)
 
 
 AREAS = (rounding, merging)

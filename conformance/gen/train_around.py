@@ -18,37 +18,37 @@ def answered(
     op: str,
     clauses: str,
     purpose: str,
-    given: dict[str, Any],
+    inputs: dict[str, Any],
     answer: Callable[[], dict[str, Any]],
     **more: Any,
 ) -> None:
     """Add a case with the oracle's answer, or with the clause under which it refuses."""
     try:
-        area.add(name, op, clauses, purpose, given, answer(), **more)
+        area.add(name, op, clauses, purpose, inputs, answer(), **more)
     except RefusedError as error:
         clause = str(error).split(":", 1)[0]
-        area.add(f"refuse-{name}", op, clauses, purpose, given, refused=clause, **more)
+        area.add(f"refuse-{name}", op, clauses, purpose, inputs, refused=clause, **more)
 
 
-def telling(output: str, of: Callable[..., Any], *given: Any) -> Callable[[], dict[str, Any]]:
+def telling(output: str, of: Callable[..., Any], *arguments: Any) -> Callable[[], dict[str, Any]]:
     """Return a function without arguments that computes one output."""
-    return lambda: {output: of(*given)}
+    return lambda: {output: of(*arguments)}
 
 
 def dtypes() -> Area:
     """Return cases of the compute dtype (CKP-001)."""
     area = Area("compute-dtype", "a table")
     for stored in ("BF16", "F16", "F32", "F64", "I32", "F8_E4M3", "BOOL"):
-        for asked in (None, "float32", "float64", "bfloat16"):
-            inputs = {"stored": stored} | ({} if asked is None else {"asked": asked})
+        for requested in (None, "float32", "float64", "bfloat16"):
+            inputs = {"stored": stored} | ({} if requested is None else {"asked": requested})
             answered(
                 area,
-                f"{stored}-{asked or 'own'}",
+                f"{stored}-{requested or 'own'}",
                 "checkpoint.dtype",
                 "CKP-001",
                 "16 bits computed in 16 bits, float64 narrowed, or another dtype than the one that is asked for",
                 inputs,
-                telling("dtype", train_around.compute_dtype, stored, asked),
+                telling("dtype", train_around.compute_dtype, stored, requested),
             )
     return area
 

@@ -50,15 +50,15 @@ def _rounded(area: Area) -> None:
     for name, (a, weights, inputs) in ROUNDED.items():
         dy, rows = reals([a, 1.0, 1.0, -a]).reshape(2, 2), reals([a, *inputs, 0.0, *weights]).reshape(2, 4)
         whole, bound = dy.T @ rows, product_bound(dy.T, rows, 2)
-        given: dict[str, Any] = {"dy": dy, "x": rows}
+        case_inputs: dict[str, Any] = {"dy": dy, "x": rows}
         text, clauses = "a result cut to sixteen bits, rounded to one side, or flushed to zero", "NUM-002 PRT-011"
         how: dict[str, Any] = {"bounds": {"gradient": bound}}
         answer = {"gradient": whole}
-        area.add(f"gradient-rounded-{name}", "gradient.whole", f"GRD-001 {clauses}", text, given, answer, **how)
-        given = given | {"out": 2, "in": 4, "positions": ids(range(8))}
+        area.add(f"gradient-rounded-{name}", "gradient.whole", f"GRD-001 {clauses}", text, case_inputs, answer, **how)
+        case_inputs = case_inputs | {"out": 2, "in": 4, "positions": ids(range(8))}
         how = {"bounds": {"values": Bound(bound.gauge.reshape(-1), 2)}}
         answer = {"values": whole.reshape(-1)}
-        area.add(f"at-rounded-{name}", "gradient.at", f"GRD-002 {clauses}", text, given, answer, **how)
+        area.add(f"at-rounded-{name}", "gradient.at", f"GRD-002 {clauses}", text, case_inputs, answer, **how)
 
 
 AREAS = (others,)

@@ -67,13 +67,13 @@ def _budgets_told(settings: dict[str, Any], world: World, run: train.Run) -> boo
 class _Forgetful(train.Trainer):
     """A wrong run, in which the budget of a pool is the number of base weights stored at the event."""
 
-    def event(self, step: int, seen: list[Evidence]) -> list[Outcome]:
+    def event(self, step: int, evidence: list[Evidence]) -> list[Outcome]:
         """Count K again, then evolve."""
         for i, part in enumerate(self.parts):
             width = part.shape[1] if self.pattern is None else self.pattern[1]
             budget = [sum(p // width == g for p in part.base) for g in range(len(part.budget))]
             self.parts[i] = replace(part, budget=budget)
-        return super().event(step, seen)
+        return super().event(step, evidence)
 
     def events_of(self) -> train.Events:
         """Return slots and base after every event, empty if an event is refused."""

@@ -40,10 +40,10 @@ class _After(train.Trainer):
         self.own = self.look(step)
         return [self.own]
 
-    def event(self, step: int, seen: list[Evidence]) -> list[Outcome]:
+    def event(self, step: int, evidence: list[Evidence]) -> list[Outcome]:
         """Look at the further steps now."""
         later = [self.look(step + i) for i in range(1, self.s["event_batches"])]
-        return super().event(step, [self.evidence(i, [self.own, *later]) for i in range(len(seen))])
+        return super().event(step, [self.evidence(i, [self.own, *later]) for i in range(len(evidence))])
 
 
 def runs() -> Area:

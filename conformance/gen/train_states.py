@@ -196,7 +196,7 @@ def without_targets(config: Config, tensors: dict[str, Array]) -> dict[str, Arra
 def told(saved: train_state.Saved, config: Config, settings: dict[str, Any]) -> dict[str, Any]:
     """Return a state in the form in which an answer is compared with it."""
     names = targets(config)
-    held = train_state.contents(saved, names, settings, "float64")
+    contents = train_state.contents(saved, names, settings, "float64")
     tensors = {
         name: {
             "dtype": "float" if one.dtype == "F64" else one.dtype,
@@ -204,7 +204,7 @@ def told(saved: train_state.Saved, config: Config, settings: dict[str, Any]) -> 
             "positions": None if one.at is None else ids(one.at),
             "values": (reals if one.dtype == "F64" else ids)(one.values),
         }
-        for name, one in held.items()
+        for name, one in contents.items()
     }
     attributes = files.text(train_state.attributes(saved, names, settings, ORIGIN))
     return {"attributes": attributes, "settings": train_state.settings_of(settings), "tensors": tensors}
@@ -258,19 +258,19 @@ def _certified(one: Run) -> tuple[World, dict[str, Any], train_state.Saved, Told
         saved = train_state.go_on(first, 0, [], one.stop).saved
         if first.gap < GAP or is_weak(saved):
             continue
-        held = in_binary32(saved)
-        gap, told = after(one, world, settings, held)
-        wrong = (after(one, world, settings, spoil(held))[1] for spoil in WRONG.get(one.name, ()))
-        if gap >= GAP and _prunes(one, saved, told) and all(_differ(other, told) for other in wrong):
-            return world, settings, saved, told
+        narrowed = in_binary32(saved)
+        gap, rest = after(one, world, settings, narrowed)
+        wrong = (after(one, world, settings, spoil(narrowed))[1] for spoil in WRONG.get(one.name, ()))
+        if gap >= GAP and _prunes(one, saved, rest) and all(_differ(other, rest) for other in wrong):
+            return world, settings, saved, rest
     msg = f"no seed for {one.name}"
     raise AssertionError(msg)
 
 
-def _prunes(one: Run, saved: train_state.Saved, told: Told) -> bool:
+def _prunes(one: Run, saved: train_state.Saved, rest: Told) -> bool:
     """Tell whether the last pass prunes, or steps follow the state."""
     kept = [len(part.base.keys() | part.phi.keys()) for part in saved.parts]
-    return saved.step < settings_for(one)["steps"] or sum(map(len, told[1])) < sum(kept)
+    return saved.step < settings_for(one)["steps"] or sum(map(len, rest[1])) < sum(kept)
 
 
 def _differ(one: Told, two: Told) -> bool:
@@ -342,14 +342,14 @@ def _refusals(area: Area) -> None:
     world, settings, saved = _stopped(_SMALL)
     names, config = targets(_SMALL.config), _SMALL.config
     plain = asked(world, config, settings, saved)
-    _, told = after(_SMALL, world, settings, saved)
+    _, rest = after(_SMALL, world, settings, saved)
     made = train_state.pieces(saved, names, settings | {"preset": "literal"}, ORIGIN, "float32")
     area.add("resume-preset", "state.resume", "CKP-006", "the name of a preset compared",
-             plain | {"raw": raw_array(made.pack())}, answered(*told), dtypes=("float32",))  # fmt: skip
+             plain | {"raw": raw_array(made.pack())}, answered(*rest), dtypes=("float32",))  # fmt: skip
 
     spelt = _respelt(train_state.pieces(saved, names, settings, ORIGIN, "float32"))
     area.add("resume-spelling", "state.resume", "CKP-007 CKP-006", "numbers of settings compared as they are spelled",
-             plain | {"raw": raw_array(spelt.pack())}, answered(*told), dtypes=("float32",))  # fmt: skip
+             plain | {"raw": raw_array(spelt.pack())}, answered(*rest), dtypes=("float32",))  # fmt: skip
 
     def refuse(name: str, clause: str, purpose: str, **change: Any) -> None:
         area.add(f"refuse-{name}", "state.resume", clause.split()[0], purpose, plain | change, refused=clause,
@@ -369,11 +369,11 @@ def _refusals(area: Area) -> None:
     refuse("other-kind", "CKP-006", "a model taken for a state", raw=raw_array(kind.pack()))
 
     def spoilt(name: str, change: Callable[[dict[str, Any]], None], one: train_state.Saved = saved) -> None:
-        held = train_state.contents(one, names, settings, "float32")
-        whole = {"tensors": held, "attributes": train_state.attributes(one, names, settings, ORIGIN)}
+        tensors = train_state.contents(one, names, settings, "float32")
+        whole = {"tensors": tensors, "attributes": train_state.attributes(one, names, settings, ORIGIN)}
         whole["attributes"] |= {"dtype": "float32", "settings": train_state.settings_text(settings)}
         change(whole)
-        stored = {n: t.stored() for n, t in held.items()}
+        stored = {n: t.stored() for n, t in tensors.items()}
         made = files.pieces(stored, kind="training-state", attributes=whole["attributes"])
         refuse(name, "CKP-007", "a state that is damaged", raw=raw_array(made.pack()))
 

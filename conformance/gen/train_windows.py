@@ -106,9 +106,9 @@ def candidates() -> Area:
     ):
         flat = [[float(v) for v in g.reshape(-1)] for g in gradients]
         at = train_window.candidates(flat[0], k)
-        seen = train_window.evidence(flat)
+        means = train_window.evidence(flat)
         answer: dict[str, Any] = {"candidates": ids(at)}
-        answer |= {what: reals(seen[what][p] for p in at) for what in ("gradient", "square")}
+        answer |= {what: reals(means[what][p] for p in at) for what in ("gradient", "square")}
         inputs = {"out": 3, "in": 5, "gradients": gradients, "n": k}
         clauses = "GRD-007 GRD-004 GRD-005 SEL-001"
         area.add(name, "window.candidates", clauses, purpose, inputs, answer)

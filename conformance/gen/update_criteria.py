@@ -18,7 +18,7 @@ _EXACT = reals([0.0, -0.0, 1.0, -1.5, 2.0**-70, -(2.0**-75), _TINY, 1 + 2.0**-23
 
 
 def both(
-    area: Area, name: str, op: str, clauses: str, purpose: str, given: dict[str, Any], scored: Callable[[Round], Any]
+    area: Area, name: str, op: str, clauses: str, purpose: str, inputs: dict[str, Any], scored: Callable[[Round], Any]
 ) -> None:
     """Add one case for both dtypes, or one for each if their scores differ."""
     wide, narrow = (reals(scored(r)) for r in (select.binary64, update_scores.binary32))
@@ -26,10 +26,10 @@ def both(
         msg = f"{name} overflows"
         raise AssertionError(msg)
     if np.array_equal(wide, narrow):
-        area.add(name, op, clauses, purpose, given, {"scores": wide})
+        area.add(name, op, clauses, purpose, inputs, {"scores": wide})
         return
     for dtype, answer in (("float64", wide), ("float32", narrow)):
-        area.add(f"{name}-{dtype}", op, clauses, purpose, given, {"scores": answer}, dtypes=(dtype,))
+        area.add(f"{name}-{dtype}", op, clauses, purpose, inputs, {"scores": answer}, dtypes=(dtype,))
 
 
 def of_slots() -> Area:
@@ -75,12 +75,12 @@ def of_slots() -> Area:
     return area
 
 
-def _drawn(area: Area, op: str, given: dict[str, Any], use: int, clause: str) -> None:
+def _drawn(area: Area, op: str, inputs: dict[str, Any], use: int, clause: str) -> None:
     """Add random scores; for float64 only, because draws are binary64 whatever the dtype."""
     text = "draws numbered by slot, a word of the key left out or exchanged, or another use"
     seed, matrix, step = 2**64 - 1, 13, 700
-    answer = reals(update_scores.chance(seed, matrix, step, use, int(p)) for p in given["positions"])
-    full = {"criterion": "random"} | given | {"seed": seed, "matrix": matrix, "step": step}
+    answer = reals(update_scores.chance(seed, matrix, step, use, int(p)) for p in inputs["positions"])
+    full = {"criterion": "random"} | inputs | {"seed": seed, "matrix": matrix, "step": step}
     clauses = f"{clause} RNG-003 NUM-006"
     area.add(f"random-use-{use}", op, clauses, text, full, {"scores": answer}, dtypes=("float64",))
 
@@ -100,8 +100,8 @@ def of_candidates() -> Area:
     rows, columns = abs(n.real(4)), abs(n.real(5))
     rows[2], columns[3] = 0.0, 2.0**-130
     at = n.subset(20, 14)
-    given = {"out": 4, "in": 5, "positions": ids(at)} | evidence
-    given |= {"inputs": h, "row_moments": rows, "column_moments": columns}
+    inputs = {"out": 4, "in": 5, "positions": ids(at)} | evidence
+    inputs |= {"inputs": h, "row_moments": rows, "column_moments": columns}
 
     def scored(name: str, r: Round) -> list[float]:
         return [
@@ -129,11 +129,11 @@ def of_candidates() -> Area:
             "score.grow",
             f"{clauses} NUM-006",
             purpose,
-            {"criterion": name} | given,
+            {"criterion": name} | inputs,
             partial(scored, name),
         )
     _drawn(area, "score.grow", {"out": 4, "in": 5, "positions": ids(at)}, update_scores.GROW, "GROW-004")
-    none = given | {"criterion": "curvature", "positions": ids([])}
+    none = inputs | {"criterion": "curvature", "positions": ids([])}
     area.add("empty", "score.grow", "GROW-004", "no candidates", none, {"scores": reals([])})
     for name, criterion, which, value in (
         ("nan", "gradient", "gradient", math.nan),
@@ -141,9 +141,9 @@ def of_candidates() -> Area:
         ("inputs", "curvature", "inputs", math.nan),
         ("overflow", "curvature", "gradient", _HUGE),
     ):
-        bad = np.array(given[which])
+        bad = np.array(inputs[which])
         bad.reshape(-1)[at[1] if bad.ndim == 2 else at[1] % 5] = value
-        more = {k: given[k] for k in ("out", "in", "positions", *_NEEDS[criterion])}
+        more = {k: inputs[k] for k in ("out", "in", "positions", *_NEEDS[criterion])}
         more |= {"criterion": criterion, which: bad}
         dtypes = ("float32",) if name == "overflow" else ("float64", "float32")
         text = "a candidate with such evidence is ranked"
@@ -163,15 +163,15 @@ def of_weights() -> Area:
     at = n.subset(40, 15)
     w, g = np.concatenate([_EXACT, n.real(6)]), np.concatenate([_EXACT[::-1], n.real(6)])
     h = reals([0.0, 0.5, 3.0, 2.0**-100, 1 + 2.0**-23, 7.0, _TINY * 3, 2.0])
-    given = {"out": 5, "in": 8, "positions": ids(at), "weight": w, "gradient": g, "inputs": h}
+    inputs = {"out": 5, "in": 8, "positions": ids(at), "weight": w, "gradient": g, "inputs": h}
 
     sums = {name: abs(x) for name, x in (("absolute", g), ("square", np.roll(g, 4)), ("tokens", np.roll(g, 9)))}
 
     def scored(name: str, r: Round) -> list[float]:
         scores = []
         for k, p in enumerate(at):
-            known = {key: float(x[k]) for key, x in sums.items()}
-            scores.append(update_scores.of_weight(name, float(w[k]), g=float(g[k]), h=float(h[p % 8]), **known, r=r))
+            terms = {key: float(x[k]) for key, x in sums.items()}
+            scores.append(update_scores.of_weight(name, float(w[k]), g=float(g[k]), h=float(h[p % 8]), **terms, r=r))
         return scores
 
     for name, clauses, purpose in (
@@ -189,11 +189,11 @@ def of_weights() -> Area:
             "score.adapt",
             f"{clauses} NUM-006",
             purpose,
-            {"criterion": name} | given | (sums if name in ("absolute", "fisher", "token-fisher") else {}),
+            {"criterion": name} | inputs | (sums if name in ("absolute", "fisher", "token-fisher") else {}),
             partial(scored, name),
         )
     _of_order(area)
-    plain = {k: given[k] for k in ("out", "in", "positions", "weight")}
+    plain = {k: inputs[k] for k in ("out", "in", "positions", "weight")}
     for use in (update_scores.ADAPT, update_scores.LAST):
         _drawn(area, "score.adapt", plain | {"use": use}, use, "ADPT-005")
     none = {"criterion": "curvature", "out": 5, "in": 8, "positions": ids([]), "weight": reals([]), "inputs": h}
@@ -205,9 +205,9 @@ def of_weights() -> Area:
         ("overflow", "curvature", "weight", _HUGE),
         ("tokens", "token-fisher", "tokens", math.nan),
     ):
-        bad = np.array((given | sums)[which])
+        bad = np.array((inputs | sums)[which])
         bad[at[9] % 8 if which == "inputs" else 9] = value
-        more = given | {"criterion": criterion, which: bad}
+        more = inputs | {"criterion": criterion, which: bad}
         dtypes = ("float32",) if name == "overflow" else ("float64", "float32")
         clauses, text = "EVT-005 SEL-004", "a weight with such a score is ranked"
         area.add(f"refuse-{name}", "score.adapt", clauses, text, more, refused=clauses, dtypes=dtypes)

@@ -12,20 +12,20 @@ from conformance.oracle.update_optimizers import KEEPS, Hyper, Slots
 _SHAPE = (4, 6)
 
 
-def _bounds(kind: str, given: dict[str, Any], new: Slots, hyper: Hyper, lr: float) -> dict[str, Bound]:
+def _bounds(kind: str, inputs: dict[str, Any], new: Slots, hyper: Hyper, lr: float) -> dict[str, Bound]:
     """Return a bound for each output, by the size of the terms that are added up in it."""
-    g, phi = abs(given["gradient"]), abs(given["values"])
+    g, phi = abs(inputs["gradient"]), abs(inputs["values"])
     if kind == "sgd":
-        u = hyper.momentum * abs(given["u"]) + g
+        u = hyper.momentum * abs(inputs["u"]) + g
         return {"u": Bound(u, 2), "values": Bound(phi + lr * u, 4)}
     if kind == "sm3":
-        cols = given["in"]
-        old = [min(given["rows"][p // cols], given["columns"][p % cols]) for p in given["positions"]]
+        cols = inputs["in"]
+        old = [min(inputs["rows"][p // cols], inputs["columns"][p % cols]) for p in inputs["positions"]]
         moved = lr * g / np.sqrt(reals(old) + g * g + hyper.eps)
         rows, columns = reals(new.rows), reals(new.columns)
         return {"rows": Bound(rows, 2), "columns": Bound(columns, 2), "values": Bound(phi + moved, 4)}
     age = reals(new.kept["age"].values())
-    m, v = hyper.beta1 * abs(given["m"]) + (1 - hyper.beta1) * g, reals(new.kept["v"].values())
+    m, v = hyper.beta1 * abs(inputs["m"]) + (1 - hyper.beta1) * g, reals(new.kept["v"].values())
     c1, c2 = 1 - hyper.beta1**age, np.sqrt(1 - hyper.beta2**age)
     below = np.sqrt(v) / c2 + (hyper.eps / c2 if kind == "spiel-adamw" else hyper.eps)
     return {"m": Bound(m, 2), "v": Bound(v, 2), "values": Bound(phi + lr / c1 * m / below, 4)}

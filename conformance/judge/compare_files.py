@@ -20,36 +20,36 @@ _NUMBERS = {"F64": "<f8", "F32": "<f4", "I32": "<i4", "I64": "<i8"}
 
 
 def judged(
-    got: Any, want: Any, how: Class, dtype: str, bound: Bound | None = None, *, keep_zeros: bool = False
+    answer: Any, want: Any, how: Class, dtype: str, bound: Bound | None = None, *, keep_zeros: bool = False
 ) -> Verdict:
     """Return the verdict on an output of any class; the arguments are those of `compare`."""
     if how == "state" and want is not None:
-        return state_verdict(got, want, dtype)
+        return state_verdict(answer, want, dtype)
     if how == "packed" and want is not None:
-        return packed_verdict(got, want)
+        return packed_verdict(answer, want)
     if how == "stock" and want is not None:
-        wrong = broken_folder(got, want)
+        wrong = broken_folder(answer, want)
         return _wrong(wrong) if wrong else Verdict(passed=True)
-    return compare(got, want, how, dtype, bound, keep_zeros=keep_zeros)
+    return compare(answer, want, how, dtype, bound, keep_zeros=keep_zeros)
 
 
-def packed_verdict(got: Any, want: dict[str, Any]) -> Verdict:
+def packed_verdict(answer: Any, want: dict[str, Any]) -> Verdict:
     """Return the verdict on the bytes of a compressed file (FMT-140 to FMT-142)."""
-    if not isinstance(got, np.ndarray) or got.dtype != np.uint8 or got.ndim != 1:
+    if not isinstance(answer, np.ndarray) or answer.dtype != np.uint8 or answer.ndim != 1:
         return _wrong("expected the bytes of a file, a vector of u8")
-    wrong = broken_packing(got.tobytes(), want)
+    wrong = broken_packing(answer.tobytes(), want)
     return _wrong(wrong) if wrong else Verdict(passed=True)
 
 
-def state_verdict(got: Any, want: dict[str, Any], dtype: str) -> Verdict:
+def state_verdict(answer: Any, want: dict[str, Any], dtype: str) -> Verdict:
     """Return the verdict on the bytes of a training state (CKP-007, PRT-020).
 
     want  `attributes` as JSON text, `settings` by name, and `tensors`: name → dtype, shape, positions, values
     """
-    if not isinstance(got, np.ndarray) or got.dtype != np.uint8 or got.ndim != 1:
+    if not isinstance(answer, np.ndarray) or answer.dtype != np.uint8 or answer.ndim != 1:
         return _wrong("expected the bytes of a file, a vector of u8")
     try:
-        content = read(got.tobytes())
+        content = read(answer.tobytes())
     except Refused as error:
         return _wrong(f"no file of chapter 12: {error}")
     except (ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError, RecursionError) as error:
@@ -104,11 +104,11 @@ def _attributes(actual: Content, want: dict[str, Any], dtype: str) -> str:
     return ""
 
 
-def _same_setting(got: Any, want: Any) -> bool:
+def _same_setting(answer: Any, want: Any) -> bool:
     """Tell whether two settings are the same: numbers by value, true and false apart from 1 and 0."""
-    if isinstance(got, list) and isinstance(want, list):
-        return len(got) == len(want) and all(map(_same_setting, got, want))
-    return isinstance(got, bool) == isinstance(want, bool) and bool(got == want)
+    if isinstance(answer, list) and isinstance(want, list):
+        return len(answer) == len(want) and all(map(_same_setting, answer, want))
+    return isinstance(answer, bool) == isinstance(want, bool) and bool(answer == want)
 
 
 def _short(value: Any) -> str:
@@ -116,17 +116,17 @@ def _short(value: Any) -> str:
     return text if len(text) < 100 else text[:97] + "..."
 
 
-def _tensor(name: str, got: Tensor, want: dict[str, Any], dtype: str) -> Verdict:
+def _tensor(name: str, answer: Tensor, want: dict[str, Any], dtype: str) -> Verdict:
     """Return the verdict on one tensor: positions, integers and base values exactly, other values as NUM-004."""
     kind = _FLOATS[dtype] if want["dtype"] == "float" else want["dtype"]
     shape = tuple(int(n) for n in want["shape"])
-    if (got.dtype, got.shape) != (kind, shape):
-        return _wrong(f"expected {kind} of {list(shape)}, got {got.dtype} of {list(got.shape)}")
+    if (answer.dtype, answer.shape) != (kind, shape):
+        return _wrong(f"expected {kind} of {list(shape)}, got {answer.dtype} of {list(answer.shape)}")
     numel = math.prod(shape)
-    positions = compare(_positions(got), _all_or(want["positions"], numel), "exact")
+    positions = compare(_positions(answer), _all_or(want["positions"], numel), "exact")
     if not positions.passed or kind == "NONE":
         return positions
-    values = np.frombuffer(got.bits, dtype=_NUMBERS[kind])
+    values = np.frombuffer(answer.bits, dtype=_NUMBERS[kind])
     if kind in ("I32", "I64"):
         return compare(values.astype(np.int64), want["values"], "exact")
     is_base = name.endswith(".base")

@@ -71,23 +71,23 @@ def sections_of(header: dict[str, Any], manifest: dict[str, Any], data: bytes) -
     return stored, plain
 
 
-def _implied(entry: dict[str, Any], role: str, told: dict[str, Any]) -> tuple[str, list[int]]:
+def _implied(entry: dict[str, Any], role: str, described: dict[str, Any]) -> tuple[str, list[int]]:
     """Return the dtype and shape that the manifest implies for a section (FMT-033, 12.4)."""
     rows, columns = int(np.prod(entry["shape"][:-1], dtype=np.int64)), entry["shape"][-1] if entry["shape"] else 1
     if role == "values":
         small = BITS[entry["dtype"]] < 8
         whole = entry["shape"] if entry["encoding"] == "dense" else [entry["nnz"]]
-        return ("U8", [told["raw_bytes"]]) if small else (entry["dtype"], whole)
+        return ("U8", [described["raw_bytes"]]) if small else (entry["dtype"], whole)
     if role == "mask":
         return "U8", [rows, -(-columns // 8)]
     if role == "col_idx":
         return ("U16" if columns <= 65536 else "U32"), [entry["nnz"]]
-    return ("U32", [rows + 1]) if role == "row_ptr" else ("U8", [told["raw_bytes"]])
+    return ("U32", [rows + 1]) if role == "row_ptr" else ("U8", [described["raw_bytes"]])
 
 
-def _expanded(name: str, frame: bytes, told: dict[str, Any], size: int) -> tuple[str, bytes]:
+def _expanded(name: str, frame: bytes, described: dict[str, Any], size: int) -> tuple[str, bytes]:
     """Return what is wrong with a frame, empty if nothing is, and the bytes of its section."""
-    n = told["raw_bytes"]
+    n = described["raw_bytes"]
     if not len(frame) < n <= 1024 * len(frame):
         return f"FMT-141: {name} has {len(frame)} bytes for {n}", b""
     try:

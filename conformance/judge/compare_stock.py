@@ -18,14 +18,14 @@ _SHARD = re.compile(r"model-([0-9]+)-of-([0-9]+)\.safetensors")
 Held = dict[str, tuple[str, list[int], bytes]]
 
 
-def broken_folder(got: Any, want: dict[str, Any]) -> str:
+def broken_folder(answer: Any, want: dict[str, Any]) -> str:
     """Return what is wrong with a folder, files by name; empty if nothing is.
 
     want  `tensors`, each with `dtype`, `shape` and `bits`; `files`, the companions; `part_bytes` of a shard
     """
-    if not isinstance(got, dict) or not all(_is_bytes(raw) for raw in got.values()):
+    if not isinstance(answer, dict) or not all(_is_bytes(raw) for raw in answer.values()):
         return "expected the bytes of files by name, vectors of u8"
-    tree = {name: raw.tobytes() for name, raw in got.items()}
+    tree = {name: raw.tobytes() for name, raw in answer.items()}
     companions = {name: raw.tobytes() for name, raw in want["files"].items()}
     for name, raw in companions.items():
         if tree.pop(name, None) != raw:
@@ -68,15 +68,15 @@ def read_stock(raw: bytes) -> Held:
     return tensors
 
 
-def _differing(held: Held, want: Mapping[str, Any]) -> str:
+def _differing(tensors: Held, want: Mapping[str, Any]) -> str:
     """Return how tensors differ from those that are expected; empty if they do not."""
-    if held.keys() != want.keys():
-        return f"expected the tensors {sorted(want)}, got {sorted(held)}"
+    if tensors.keys() != want.keys():
+        return f"expected the tensors {sorted(want)}, got {sorted(tensors)}"
     for name, t in want.items():
-        if held[name] != (t["dtype"], t["shape"].tolist(), t["bits"].tobytes()):
-            dtype, shape, bits = held[name]
-            wanted = f"{t['dtype']} {t['shape'].tolist()} {t['bits'].tobytes()[:16].hex()}"
-            return f"{name}: expected {wanted}, got {dtype} {shape} {bits[:16].hex()}"
+        if tensors[name] != (t["dtype"], t["shape"].tolist(), t["bits"].tobytes()):
+            dtype, shape, bits = tensors[name]
+            expected = f"{t['dtype']} {t['shape'].tolist()} {t['bits'].tobytes()[:16].hex()}"
+            return f"{name}: expected {expected}, got {dtype} {shape} {bits[:16].hex()}"
     return ""
 
 

@@ -50,8 +50,8 @@ def _not_offered(child: Child, smallest: dict[tuple[str, str], Case]) -> list[tu
     # a port that offers nothing has no class of its own, so it is asked in the first
     offered = {name: offered_in(name, ops) for name in classes_offered(ops) or list(CLASSES)[:1]}
     first = next(name for name in CLASSES if name in offered)
-    asked = [(op, name) for op, name in smallest if name in offered and (name == first or not is_scalar(op))]
-    return [(op, name) for op, name in asked if op not in offered[name]]
+    pairs = [(op, name) for op, name in smallest if name in offered and (name == first or not is_scalar(op))]
+    return [(op, name) for op, name in pairs if op not in offered[name]]
 
 
 def _declines(child: Child, case: Case, name: str) -> str:
@@ -91,13 +91,13 @@ def _bytes(value: Any) -> int:
     return sum(map(_bytes, value)) if isinstance(value, list) else 8
 
 
-def ending(children: Sequence[Child], *, asked: bool) -> PropertyResult:
+def ending(children: Sequence[Child], *, by_stop: bool) -> PropertyResult:
     """End every form of a port, by `stop` or by the end of its input, and look at how it ends (PRT-008)."""
-    result = PropertyResult("protocol.stop" if asked else "protocol.end-of-input", ("PRT-008",), PROTOCOL)
+    result = PropertyResult("protocol.stop" if by_stop else "protocol.end-of-input", ("PRT-008",), PROTOCOL)
     begun = time.monotonic()
     for child in children:
         result.examples += 1
-        fault = child.end(asked=asked)
+        fault = child.end(by_stop=by_stop)
         if fault and not result.failure:
             result.failure = f"{child.name}: {fault}"
     result.seconds = time.monotonic() - begun

@@ -296,11 +296,11 @@ def _judge(result: Result, variant: Variant, *, again: bool) -> None:
         failures.append(Failure(variant.name, "", f"it wrote to its input {changed[0]}"))
 
 
-def _ask(variant: Variant, case: Case, given: dict[str, Any]) -> Any:
+def _ask(variant: Variant, case: Case, inputs: dict[str, Any]) -> Any:
     """Return the outputs, or the exception `Refused` or `Unsupported`, or what went wrong as a `Failure`."""
     try:
         with np.errstate(all="ignore"):
-            return variant.port.call(case.op, given, variant.dtype_of(case))
+            return variant.port.call(case.op, inputs, variant.dtype_of(case))
     except (Refused, Unsupported) as answer:
         return answer
     except PortFault as fault:
@@ -334,9 +334,9 @@ def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
     """Judge a refusal: the case expects it, its code is right (PRT-006), and the port still answers (PRT-008)."""
     clauses = _refused_by(result.case, variant)
     if refusal.clause not in clauses:
-        wanted = f"a refusal by {' or '.join(clauses)}" if clauses else "an answer"
+        expected = f"a refusal by {' or '.join(clauses)}" if clauses else "an answer"
         strange = "" if _CLAUSE.fullmatch(refusal.clause) else ", whose code is no id of a clause (PRT-006)"
-        result.failures.append(Failure(variant.name, "", f"expected {wanted}, got the refusal {refusal}{strange}"))
+        result.failures.append(Failure(variant.name, "", f"expected {expected}, got the refusal {refusal}{strange}"))
     elif clauses != result.case.refused and refusal.clause == "FMT-043" and "zstd" not in str(refusal):
         text = f"expected a refusal by FMT-043 whose detail names zstd, got the refusal {refusal}"
         result.failures.append(Failure(variant.name, "", text))
@@ -375,16 +375,16 @@ def _ask_again(result: Result, variant: Variant) -> None:
     result.failures += [replace(f, detail=f"asked again: {f.detail}") for f in second.failures]
 
 
-def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:
+def _compare_outputs(result: Result, variant: Variant, answer: Any) -> None:
     case = result.case
     outputs = OPS[case.op].outputs
-    if not isinstance(got, dict) or set(got) != set(outputs):
-        have = sorted(got) if isinstance(got, dict) else type(got).__name__
+    if not isinstance(answer, dict) or set(answer) != set(outputs):
+        have = sorted(answer) if isinstance(answer, dict) else type(answer).__name__
         result.failures.append(Failure(variant.name, "", f"expected outputs {sorted(outputs)}, got {have}"))
         return
     for name, how in outputs.items():
         verdict = judged(
-            got[name],
+            answer[name],
             case.expected[name],
             how,
             variant.dtype_of(case),
@@ -394,4 +394,4 @@ def _compare_outputs(result: Result, variant: Variant, got: Any) -> None:
         if verdict.passed:
             result.ratio = max(result.ratio, verdict.ratio)
         else:
-            result.failures.append(Failure(variant.name, name, verdict.detail, verdict.ratio, got=got[name]))
+            result.failures.append(Failure(variant.name, name, verdict.detail, verdict.ratio, got=answer[name]))

@@ -293,10 +293,10 @@ class Run:
         """Return the operations, and where it matters the classes, that no property asked for new inputs (PRT-018)."""
         new = {pair for one in self.properties if one.status == "passed" for pair in one.asked_new}
         cases = [result.case for result in self.results if profiles_of_case(result.case) & set(self.profiles)]
-        asked = {asked_in(case.op, name): case.op for case in cases for name in classes_of(case, self.classes)}
-        answered = {op for pair, op in asked.items() if pair in new}
+        ops_by_pair = {asked_in(case.op, name): case.op for case in cases for name in classes_of(case, self.classes)}
+        answered = {op for pair, op in ops_by_pair.items() if pair in new}
         # an operation that no property asks at all is named once, without its classes
-        return sorted({pair if op in answered else op for pair, op in asked.items() if pair not in new})
+        return sorted({pair if op in answered else op for pair, op in ops_by_pair.items() if pair not in new})
 
     def _against(self, profile: str) -> list[str]:
         """Return why a profile cannot be claimed."""

@@ -54,8 +54,8 @@ def _number(value: Any, default: float) -> float:
     return default if value is None else float(value)
 
 
-def _is_spiel(given: dict[str, Any]) -> bool:
-    return bool(given.get("kind") == "spiel-adamw")
+def _is_spiel(inputs: dict[str, Any]) -> bool:
+    return bool(inputs.get("kind") == "spiel-adamw")
 
 
 def _of_rotation(case: Case, gauge: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -71,15 +71,15 @@ class Outcome:
     record: dict[str, int] = field(default_factory=dict)
 
 
-def check(parts: Sequence[Part], seen: Sequence[Evidence], asked: set[str]) -> None:
+def check(parts: Sequence[Part], evidence: Sequence[Evidence], kinds: set[str]) -> None:
     """Refuse evidence that is asked for and is not finite, or of which ḡ has no finite norm (EVT-005)."""
-    for part, one in zip(parts, seen, strict=True):
+    for part, one in zip(parts, evidence, strict=True):
         support = part.base.keys() | part.phi.keys()
         kept = None if one.candidates is None else one.candidates | support
-        for name in asked:
+        for name in kinds:
             values, at = getattr(one, name), support if name == "tokens" else kept
             refuse_infinite(values if at is None or name == "inputs" else [values[p] for p in sorted(at)])
-        if "gradient" in asked and kept is None:
+        if "gradient" in kinds and kept is None:
             refuse_infinite([math.hypot(*one.gradient)])
 
 
@@ -89,14 +89,14 @@ class _Event:
     def __init__(
         self,
         parts: Sequence[Part],
-        seen: Sequence[Evidence],
+        evidence: Sequence[Evidence],
         rule: Rule,
-        where: tuple[int, int],
+        chance: tuple[int, int],
         pattern: Pattern | None,
         rounded: Round,
     ) -> None:
-        self.parts, self.seen, self.rule = parts, seen, rule
-        self.seed, self.step = where
+        self.parts, self.seen, self.rule = parts, evidence, rule
+        self.seed, self.step = chance
         self.pattern, self.r = pattern, rounded
         self.scope = rule["scope"]
 
@@ -171,11 +171,11 @@ class _Event:
         room = {k: n_drop[k] + self.limit(k, "delta_budget") - slots[k] for k in there}
         return select_pools.select(scored, {k: min(max(room[k], 0), n) for k, n in there.items()}, largest=True)
 
-    def _best_of_groups(self, i: int, here: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    def _best_of_groups(self, i: int, candidates: list[tuple[float, int]]) -> list[tuple[float, int]]:
         """Return the candidates that are among the K best of their group (GROW-007)."""
         _, m = self.pattern or (0, 0)
         best: dict[int, list[tuple[float, int]]] = {}
-        for score, p in sorted(here, key=lambda pair: (-pair[0], pair[1])):
+        for score, p in sorted(candidates, key=lambda pair: (-pair[0], pair[1])):
             best.setdefault(p // m, []).append((score, p))
         return [pair for g, group in best.items() for pair in group[: self.parts[i].budget[g]]]
 
@@ -233,9 +233,9 @@ class _Event:
         return select_pools.nearest(mine)
 
 
-def seeded(part: Part, seen: Evidence, rule: Rule, p: int, rounded: Round) -> dict[str, Any]:
+def seeded(part: Part, evidence: Evidence, rule: Rule, p: int, rounded: Round) -> dict[str, Any]:
     """Return the optimizer's state for a new slot, as if it had seen the window (DLT-006)."""
-    g, square, a = seen.gradient[p], seen.square[p], seen.steps
+    g, square, a = evidence.gradient[p], evidence.square[p], evidence.steps
     if part.optimizer == "sgd":
         mu = rule["momentum"]
         return {"u": rounded(g * rounded((1 - power(mu, a)) / (1 - mu)))}
@@ -244,7 +244,7 @@ def seeded(part: Part, seen: Evidence, rule: Rule, p: int, rounded: Round) -> di
     return {"m": m, "v": v, "age": a - (part.optimizer == "spiel-adamw")}
 
 
-def _moved(part: Part, seen: Evidence, rule: Rule, out: list[int], into: list[int], rounded: Round) -> Part:
+def _moved(part: Part, evidence: Evidence, rule: Rule, out: list[int], into: list[int], rounded: Round) -> Part:
     """Return a matrix after drop and grow (DROP-002, DROP-004, GROW-003, DLT-005, DLT-006)."""
     eta = sorted((part.phi.keys() - set(out)) | set(into))
     kept: dict[str, dict[int, Any]] = {}
@@ -252,7 +252,7 @@ def _moved(part: Part, seen: Evidence, rule: Rule, out: list[int], into: list[in
         kept[name] = {p: kept_values.get(p, 0 if name == "age" else 0.0) for p in eta}
     for p in eta:
         if p not in part.phi and rule["moments"] == "seeded":
-            for name, value in seeded(part, seen, rule, p, rounded).items():
+            for name, value in seeded(part, evidence, rule, p, rounded).items():
                 kept[name][p] = value
         if "origin" in kept and p in out:
             kept["origin"][p] = part.phi[p]
@@ -264,16 +264,16 @@ def _moved(part: Part, seen: Evidence, rule: Rule, out: list[int], into: list[in
 def without(part: Part, gone: list[int]) -> Part:
     """Return a matrix after positions left base and delta (ADPT-004)."""
 
-    def cut(held: dict[int, Any]) -> dict[int, Any]:
-        return {p: x for p, x in held.items() if p not in gone}
+    def cut(values: dict[int, Any]) -> dict[int, Any]:
+        return {p: x for p, x in values.items() if p not in gone}
 
-    kept = {name: cut(held) for name, held in part.kept.items()}
+    kept = {name: cut(values) for name, values in part.kept.items()}
     return replace(part, base=cut(part.base), phi=cut(part.phi), kept=kept)
 
 
 def event(
     parts: Sequence[Part],
-    seen: Sequence[Evidence],
+    evidence: Sequence[Evidence],
     rule: Rule,
     fraction: float,
     *,
@@ -289,8 +289,8 @@ def event(
     """
     if rule["first_event"] == "all" and any(part.first for part in parts):
         fraction = 1.0
-    check(parts, seen, asked_by(rule))
-    before = _Event(parts, seen, rule, (seed, step), pattern, rounded)
+    check(parts, evidence, asked_by(rule))
+    before = _Event(parts, evidence, rule, (seed, step), pattern, rounded)
     dropped, n_drop, slots = before.drop(fraction)
     grown = before.grow(set(dropped.chosen), n_drop, slots)
 
@@ -302,9 +302,9 @@ def event(
 
     moved = [
         _moved(part, s, rule, of(dropped, i), of(grown, i), rounded)
-        for i, (part, s) in enumerate(zip(parts, seen, strict=True))
+        for i, (part, s) in enumerate(zip(parts, evidence, strict=True))
     ]
-    after = _Event(moved, seen, rule, (seed, step), pattern, rounded)
+    after = _Event(moved, evidence, rule, (seed, step), pattern, rounded)
     passed_over = {
         "new": {(i, p) for i, p in grown.chosen if p not in parts[i].phi},
         "slots": {(i, p) for i, part in enumerate(moved) for p in part.phi},
@@ -341,10 +341,18 @@ def _record(old: Part, one: Outcome) -> dict[str, int]:
 
 
 def last_pass(
-    parts: Sequence[Part], seen: Sequence[Evidence], rule: Rule, *, seed: int, step: int, pattern: Pattern | None = None
+    parts: Sequence[Part],
+    evidence: Sequence[Evidence],
+    rule: Rule,
+    *,
+    seed: int,
+    step: int,
+    pattern: Pattern | None = None,
 ) -> tuple[list[Part], list[Boundary]]:
     """Return every matrix after the pass that follows the last step, and its boundaries (EVT-004)."""
-    check(parts, seen, set(ADAPTATION.get(rule["adapt"], ())))
-    selection = _Event(parts, seen, rule, (seed, step), pattern, binary64).adapt(set(), "support", update_scores.LAST)
+    check(parts, evidence, set(ADAPTATION.get(rule["adapt"], ())))
+    selection = _Event(parts, evidence, rule, (seed, step), pattern, binary64).adapt(
+        set(), "support", update_scores.LAST
+    )
     cut = [without(part, [p for j, p in selection.chosen if j == i]) for i, part in enumerate(parts)]
     return cut, [b for _, b in selection.boundaries]

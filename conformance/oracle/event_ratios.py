@@ -7,14 +7,14 @@ from conformance.oracle.event_evidence import Evidence, asked_by
 from conformance.oracle.update_choices import Rule
 
 
-def ratios(old: Part, seen: Evidence, rule: Rule, one: Outcome) -> dict[str, float | None]:
+def ratios(old: Part, evidence: Evidence, rule: Rule, one: Outcome) -> dict[str, float | None]:
     """Return the ratios of an event's record, and the norm of ḡ where a whole one was asked for (TRN-009).
 
     old  the matrix before the event, which `one` is after it
     """
-    is_whole = seen.candidates is None and "gradient" in asked_by(rule)
+    is_whole = evidence.candidates is None and "gradient" in asked_by(rule)
     return {
         "churn": len(one.grown) / max(len(old.phi), 1),
         "overlap": one.record["start"] / max(sum(old.budget), 1),
-        "gradient_norm": math.hypot(*seen.gradient) if is_whole else None,
+        "gradient_norm": math.hypot(*evidence.gradient) if is_whole else None,
     }

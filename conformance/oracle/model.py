@@ -151,9 +151,9 @@ class Decoder:
     def loss(self, tokens: Array, labels: Array, mask: Array | None = None) -> tuple[Var, Var]:
         """Return the mean loss over the counted targets, and the logits (TRN-001)."""
         logits = self.logits(tokens, mask)
-        wanted = np.concatenate([labels[:, 1:], np.full((len(labels), 1), -100)], axis=1).reshape(-1)
+        target_ids = np.concatenate([labels[:, 1:], np.full((len(labels), 1), -100)], axis=1).reshape(-1)
         flat = logits.reshape(-1, logits.shape[-1])
-        return layers.cross_entropy(flat, wanted, int((wanted != -100).sum())), logits
+        return layers.cross_entropy(flat, target_ids, int((target_ids != -100).sum())), logits
 
     def loss_and_gradients(
         self, tokens: Array, labels: Array, mask: Array | None = None

@@ -44,16 +44,16 @@ Tensor = namedtuple("Tensor", "dtype shape row_pointers columns bits")
 class Refused(Exception):
     """A file breaks the rule `clause` (FMT-097)."""
 
-    def __init__(self, clause: str, where: str) -> None:
-        super().__init__(f"{clause} is broken by {ascii(where)[:200]}")
+    def __init__(self, clause: str, place: str) -> None:
+        super().__init__(f"{clause} is broken by {ascii(place)[:200]}")
         self.clause = clause
 
 
-def need(where: str, *rules: Any) -> None:
+def need(place: str, *rules: Any) -> None:
     """Refuse by the first clause whose condition does not hold; rules are clauses and conditions in turns."""
     for clause, holds in zip(rules[::2], rules[1::2], strict=True):
         if not holds:
-            raise Refused(clause, where)
+            raise Refused(clause, place)
 
 
 def spell(value: Any) -> str:
@@ -66,15 +66,15 @@ def sha256(content: Any) -> str:
     return hashlib.sha256(content if isinstance(content, bytes) else spell(content).encode()).hexdigest()
 
 
-def parse(raw: bytes, where: str) -> Any:
+def parse(raw: bytes, place: str) -> Any:
     """Return the value of a JSON text, after checking the JSON rules (FMT-024 to FMT-028)."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        need(where, "FMT-025", len(dict(items)) == len(items))
+        need(place, "FMT-025", len(dict(items)) == len(items))
         return dict(items)
 
     def integer(number: str) -> int:
-        need(where, "FMT-026", re.fullmatch("-?[0-9]{1,16}", number) and abs(int(number)) < 2**53)
+        need(place, "FMT-026", re.fullmatch("-?[0-9]{1,16}", number) and abs(int(number)) < 2**53)
         return int(number)
 
     def levels(value: Any) -> int:
@@ -85,29 +85,29 @@ def parse(raw: bytes, where: str) -> Any:
         text = raw.decode()
         # Python would read NaN and infinities; `int` as their parser fails, which ends as FMT-024
         value = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_float=integer, parse_constant=int)
-        need(where, "FMT-027", levels(value) <= 16)
+        need(place, "FMT-027", levels(value) <= 16)
     except (RecursionError, ValueError) as error:
-        raise Refused("FMT-027" if isinstance(error, RecursionError) else "FMT-024", where) from None
+        raise Refused("FMT-027" if isinstance(error, RecursionError) else "FMT-024", place) from None
     # an escaped lone surrogate fails here: `spell` leaves it bare, and no UTF-8 text decodes to a bare one
-    need(where, "FMT-028", spell(value) == text)
+    need(place, "FMT-028", spell(value) == text)
     return value
 
 
-def form(value: Any, wanted: Any, where: str, clause: str = "") -> None:
-    """Refuse a value without the wanted form (FMT-040, FMT-041); `clause`, if given, is named instead of others."""
-    kind: Any = wanted if isinstance(wanted, type) else str if isinstance(wanted, tuple) else type(wanted)
-    need(where, clause or "FMT-041", kind is object or (type(value) is kind and (kind is not int or value >= 0)))
-    if isinstance(wanted, tuple):
-        need(where, clause or wanted[0], re.fullmatch(wanted[1].encode(), value.encode()))
-    elif isinstance(wanted, list):
+def form(value: Any, expected: Any, place: str, clause: str = "") -> None:
+    """Refuse a value without the expected form (FMT-040, FMT-041); `clause`, if given, is named instead of others."""
+    kind: Any = expected if isinstance(expected, type) else str if isinstance(expected, tuple) else type(expected)
+    need(place, clause or "FMT-041", kind is object or (type(value) is kind and (kind is not int or value >= 0)))
+    if isinstance(expected, tuple):
+        need(place, clause or expected[0], re.fullmatch(expected[1].encode(), value.encode()))
+    elif isinstance(expected, list):
         for item in value:
-            form(item, wanted[0], where, clause)
-    elif isinstance(wanted, dict):
-        free = next((key for key in wanted if isinstance(key, tuple)), None)
-        need(where, clause or "FMT-040", free or value.keys() == wanted.keys())
+            form(item, expected[0], place, clause)
+    elif isinstance(expected, dict):
+        free = next((key for key in expected if isinstance(key, tuple)), None)
+        need(place, clause or "FMT-040", free or value.keys() == expected.keys())
         for key, item in value.items():
-            form(key, free or str, f"{where} {key}", clause)
-            form(item, wanted[free or key], f"{where} {key}", clause)
+            form(key, free or str, f"{place} {key}", clause)
+            form(item, expected[free or key], f"{place} {key}", clause)
 
 
 def read_header(raw: bytes) -> tuple[dict[str, Any], bytes, int]:

@@ -66,13 +66,13 @@ class Var:
             return self * other.inverse()
         return self * (1 / other)
 
-    def __getitem__(self, where: Any) -> Var:
+    def __getitem__(self, index: Any) -> Var:
         def pull(g: Array) -> Array:
             full = np.zeros(self.shape, dtype=g.dtype)
-            np.add.at(full, where, g)
+            np.add.at(full, index, g)
             return full
 
-        return Var(self.value[where], [(self, pull)])
+        return Var(self.value[index], [(self, pull)])
 
     def inverse(self) -> Var:
         """Return 1 / self."""

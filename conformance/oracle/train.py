@@ -236,12 +236,12 @@ class Trainer:
                         candidates=first, steps=len(recent),
                         tokens=train_window.mean([self.tokens(i, step) for step in recent]))  # fmt: skip
 
-    def event(self, step: int, seen: list[Evidence]) -> list[events.Outcome]:
+    def event(self, step: int, evidence: list[Evidence]) -> list[events.Outcome]:
         """Let all targets evolve after a step and return the outcome of each (EVT-001)."""
         s, rule = self.s, self.rule
         last = update_schedule.last_event(s["steps"], rule["evolve_until"])
         fraction = update_schedule.scheduled(rule["drop_schedule"], s["drop_fraction"], step, last)
-        outcomes = events.event(self.parts, seen, rule, fraction, seed=s["seed"], step=step, pattern=self.pattern)
+        outcomes = events.event(self.parts, evidence, rule, fraction, seed=s["seed"], step=step, pattern=self.pattern)
         for i, one in enumerate(outcomes):
             for name, boundary in one.boundaries.items():
                 self.meet([boundary] if boundary else [], drawn=rule[name] == "random")
@@ -365,9 +365,11 @@ def one_step(
     return OneStep(looked.loss, looked.gradients, tokens, moved, evidence, outcomes, trainer.parts, trainer.gap)
 
 
-def _with_earlier(seen: Evidence, earlier: Earlier, i: int) -> Evidence:
+def _with_earlier(evidence: Evidence, earlier: Earlier, i: int) -> Evidence:
     """Return evidence of a step at target i joined with that of the steps before it (GRD-004, GRD-008)."""
     steps = earlier.steps + 1
-    gradient = [(a + g) / steps for a, g in zip(earlier.sums[i], seen.gradient, strict=True)]
-    tokens = [(a + t) / steps for a, t in zip(earlier.tokens[i], seen.tokens, strict=True)] if seen.tokens else []
-    return replace(seen, gradient=gradient, tokens=tokens, steps=steps)
+    gradient = [(a + g) / steps for a, g in zip(earlier.sums[i], evidence.gradient, strict=True)]
+    tokens = (
+        [(a + t) / steps for a, t in zip(earlier.tokens[i], evidence.tokens, strict=True)] if evidence.tokens else []
+    )
+    return replace(evidence, gradient=gradient, tokens=tokens, steps=steps)

@@ -11,16 +11,16 @@ FORMATS = {"F64": (53, 1023, 8), "F32": (24, 127, 4), "BF16": (8, 127, 2), "F16"
 """For each dtype the bits of its significand with the leading one, its largest exponent, and its bytes."""
 
 
-def compute_dtype(stored: str, asked: str | None) -> str:
+def compute_dtype(stored: str, requested: str | None) -> str:
     """Return the dtype that weights are computed in (CKP-001)."""
-    if asked is not None and asked not in ("float32", "float64"):
-        msg = f"CKP-001: cannot compute in {asked}"
+    if requested is not None and requested not in ("float32", "float64"):
+        msg = f"CKP-001: cannot compute in {requested}"
         raise RefusedError(msg)
     own = {"BF16": "float32", "F16": "float32", "F32": "float32", "F64": "float64"}.get(stored)
     if own is None:
         msg = f"CKP-001: {stored} is no dtype of weights"
         raise RefusedError(msg)
-    return asked or own
+    return requested or own
 
 
 def rounded_bits(x: float, dtype: str) -> int:

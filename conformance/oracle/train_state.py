@@ -181,27 +181,27 @@ def go_on(t: Trainer, before: int, sums: Sequence[Sums], until: int) -> Passage:
     return Passage(losses, events, starts, moves, Saved(until, parts, list(t.rows), list(t.columns), window))
 
 
-def _with_step(t: Trainer, held: list[Sums], seen: Step) -> list[Sums]:
+def _with_step(t: Trainer, sums: list[Sums], step: Step) -> list[Sums]:
     """Return the sums of a window after one more step; the first step opens it (GRD-007)."""
-    if not held:
+    if not sums:
         for i, shape in enumerate(t.shapes):
-            zeros, chosen, g = [0.0] * (shape[0] * shape[1]), None, seen.gradients[i]
+            zeros, chosen, g = [0.0] * (shape[0] * shape[1]), None, step.gradients[i]
             if t.rule["candidates"] == "first-step":
                 chosen = frozenset(train_window.candidates(g, t.delta_budgets[i]))
                 order = sorted((abs(x) for x in g), reverse=True)
                 if 0 < len(chosen) < len(order):
                     t.meet([(order[len(chosen) - 1], order[len(chosen)])], drawn=False)
-            held.append(Sums(0, 0, zeros, zeros, zeros, [0.0] * shape[1], chosen))
-    columns = zip(held, seen.gradients, seen.inputs, strict=True)
-    return [one.plus(g, x, t.tokens(i, seen)) for i, (one, g, x) in enumerate(columns)]
+            sums.append(Sums(0, 0, zeros, zeros, zeros, [0.0] * shape[1], chosen))
+    columns = zip(sums, step.gradients, step.inputs, strict=True)
+    return [one.plus(g, x, t.tokens(i, step)) for i, (one, g, x) in enumerate(columns)]
 
 
-def _evidence(t: Trainer, held: list[Sums]) -> list[Evidence]:
+def _evidence(t: Trainer, sums: list[Sums]) -> list[Evidence]:
     """Return for each target the means over its window (GRD-004 to GRD-006); zeros if the rule asks for nothing."""
     means = []
     for i, shape in enumerate(t.shapes):
         zeros = [0.0] * (shape[0] * shape[1])
-        one = held[i] if held else Sums(1, 1, zeros, zeros, zeros, [0.0] * shape[1])
+        one = sums[i] if sums else Sums(1, 1, zeros, zeros, zeros, [0.0] * shape[1])
         means.append(
             Evidence(
                 gradient=[x / one.steps for x in one.gradient],
@@ -277,24 +277,24 @@ def _of_window(sums: Sums, part: Part, rule: update_choices.Rule, real: str) -> 
             "square": Held(real, part.shape, [sums.square[p] for p in at], at),
             "candidates": Held("NONE", part.shape, [], sorted(sums.candidates)),
         }
-    asked = asked_by(rule)
+    kinds = asked_by(rule)
     out: dict[str, Held] = {
-        key: Held(real, part.shape, getattr(sums, key)) for key in ("gradient", "absolute", "square") if key in asked
+        key: Held(real, part.shape, getattr(sums, key)) for key in ("gradient", "absolute", "square") if key in kinds
     }
-    if "tokens" in asked:
+    if "tokens" in kinds:
         at = sorted(part.base.keys() | part.phi.keys())
         out["tokens"] = Held(real, part.shape, [sums.tokens[p] for p in at], at)
-    return out | ({"input_squares": Held(real, part.shape[1:], sums.inputs)} if "inputs" in asked else {})
+    return out | ({"input_squares": Held(real, part.shape[1:], sums.inputs)} if "inputs" in kinds else {})
 
 
 def attributes(saved: Saved, names: Sequence[str], settings: dict[str, Any], origin: dict[str, str]) -> dict[str, Any]:
     """Return the attributes of a state but for `dtype` and `settings` (CKP-007)."""
-    asked = asked_by(rule_of(settings))
+    kinds = asked_by(rule_of(settings))
     windows: dict[str, dict[str, int]] = {}
     for name, sums in zip(names, saved.sums, strict=False):
         windows[name] = {"steps": sums.steps}
         if sums.candidates is None:
-            windows[name]["inputs"] = sums.rows if "inputs" in asked else 0
+            windows[name]["inputs"] = sums.rows if "inputs" in kinds else 0
     budgets = [len(part.base.keys() | part.lost) for part in saved.parts]
     slots = delta_budgets(settings, [part.shape for part in saved.parts], budgets)
     return {
@@ -315,33 +315,33 @@ def delta_budgets(settings: dict[str, Any], shapes: Sequence[tuple[int, int]], b
     return update_counts.delta_budgets(by, amount, list(shapes), list(budgets))
 
 
-def settings_of(given: dict[str, Any]) -> dict[str, Any]:
+def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run as a state lists them (CKP-007), numbers as they are."""
-    optimizer = given.get("optimizer", "adamw")
+    optimizer = settings.get("optimizer", "adamw")
     flags = ("evolves", "regrow", "event_replaces_step")
-    rule = {k: bool(v) if k in flags else v for k, v in rule_of(given).items() if k in update_choices.RULE}
+    rule = {k: bool(v) if k in flags else v for k, v in rule_of(settings).items() if k in update_choices.RULE}
     return {
-        **{key: given[key] for key in _PLAIN},
+        **{key: settings[key] for key in _PLAIN},
         **rule,
-        **{key: given.get(key, _HYPER[key]) for key in _OWN[optimizer]},
-        "batch": given["rows"] // given["micro_batches"],
-        "budget_by": given.get("budget_by", "numel"),
-        "density": given.get("density", 0.02),
-        "initial_positions": given["start"],
-        "initial_scope": given.get("initial_scope", "active"),
-        "lr_schedule": given["schedule"],
+        **{key: settings.get(key, _HYPER[key]) for key in _OWN[optimizer]},
+        "batch": settings["rows"] // settings["micro_batches"],
+        "budget_by": settings.get("budget_by", "numel"),
+        "density": settings.get("density", 0.02),
+        "initial_positions": settings["start"],
+        "initial_scope": settings.get("initial_scope", "active"),
+        "lr_schedule": settings["schedule"],
         "optimizer": optimizer,
-        "pattern": given.get("pattern"),
-        "preset": given.get("preset", "seft"),
-        "rank": given.get("rank", 0),
-        "slots": given.get("slots", 0),
-        "warmup_steps": given["warmup"],
+        "pattern": settings.get("pattern"),
+        "preset": settings.get("preset", "seft"),
+        "rank": settings.get("rank", 0),
+        "slots": settings.get("slots", 0),
+        "warmup_steps": settings["warmup"],
     }
 
 
-def settings_text(given: dict[str, Any]) -> str:
+def settings_text(settings: dict[str, Any]) -> str:
     """Return the attribute `settings`: JSON text whose numbers read back as the same binary64."""
-    return files.text(settings_of(given))
+    return files.text(settings_of(settings))
 
 
 def pieces(

@@ -52,9 +52,9 @@ def evidence(gradients: Sequence[Sequence[float]]) -> dict[str, list[float]]:
     }
 
 
-def inputs(cols: int, seen: Sequence[Rows]) -> list[float]:
+def inputs(cols: int, batches: Sequence[Rows]) -> list[float]:
     """Return h, the mean square of each input over all rows of a window (GRD-006)."""
-    rows = [row for batch in seen for row in batch]
+    rows = [row for batch in batches for row in batch]
     return [added(row[j] * row[j] for row in rows) / len(rows) if rows else 0.0 for j in range(cols)]
 
 

@@ -58,8 +58,8 @@ def without(state: State, gone: list[int]) -> State:
     """Return the state after positions left base and delta (ADPT-004)."""
     lost = set(gone)
 
-    def cut(held: dict[int, Any]) -> dict[int, Any]:
-        return {p: x for p, x in held.items() if p not in lost}
+    def cut(values: dict[int, Any]) -> dict[int, Any]:
+        return {p: x for p, x in values.items() if p not in lost}
 
     return State(state.size, cut(state.base), cut(state.phi), cut(state.m), cut(state.v), cut(state.age))
 

@@ -112,25 +112,27 @@ def rule_of(preset: str) -> Rule:
     return {key: PRESETS[preset].get(key, value) for key, value in RULE.items()}
 
 
-def check(given: Rule) -> None:
+def check(choices: Rule) -> None:
     """Refuse choices that are unknown, out of range or contradict each other; `pattern` is one of them."""
     for key, (names, clause) in VALUES.items():
-        if key in given and given[key] not in names:
-            msg = f"{clause}: {key} {given[key]}"
+        if key in choices and choices[key] not in names:
+            msg = f"{clause}: {key} {choices[key]}"
             raise RefusedError(msg)
-    if not 0 < given.get("evolve_until", 1.0) <= 1:
+    if not 0 < choices.get("evolve_until", 1.0) <= 1:
         msg = "SCH-007: evolve_until outside (0, 1]"
         raise RefusedError(msg)
-    has_pattern = given.get("pattern") is not None
-    scope = given.get("scope", "matrix")
-    if has_pattern and scope != "group" and given.get("grow_scope") == "anywhere":
+    has_pattern = choices.get("pattern") is not None
+    scope = choices.get("scope", "matrix")
+    if has_pattern and scope != "group" and choices.get("grow_scope") == "anywhere":
         msg = "EVT-007: growth leaves the support of a pattern"
         raise RefusedError(msg)
-    if has_pattern and given.get("initial_scope") == "anywhere":
+    if has_pattern and choices.get("initial_scope") == "anywhere":
         msg = "EVT-007: the first slots leave the support of a pattern"
         raise RefusedError(msg)
     narrow = "active" if has_pattern and scope != "group" else "anywhere"
-    full = RULE | {"grow_scope": narrow, "optimizer": "adamw", "initial_scope": "active", "budget_by": "numel"} | given
+    full = (
+        RULE | {"grow_scope": narrow, "optimizer": "adamw", "initial_scope": "active", "budget_by": "numel"} | choices
+    )
     for clash in _clashes(full):
         msg = f"EVT-012: {clash}"
         raise RefusedError(msg)

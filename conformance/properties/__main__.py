@@ -57,23 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", help="a glob of names of properties")
     parser.add_argument("--artifacts", type=Path, default=Path("artifacts"), help="where failing examples go")
     parser.add_argument("--json", type=Path, help="where the counts go, for the page of false failures")
-    asked = parser.parse_args(arguments)
-    names = asked.variants.split(",")
+    options = parser.parse_args(arguments)
+    names = options.variants.split(",")
     unknown = [name for name in names if name not in RIGHT]
     if unknown:
         parser.error(f"there is no program {unknown[0]}; there are {', '.join(RIGHT)}")
     wrong = 0
-    told: list[dict[str, object]] = []
+    programs: list[dict[str, object]] = []
     for name in names:
         variants, bad = variants_of(name), 0
         begun, examples, tried = time.monotonic(), 0, 0
         counts = Counter[str]()
-        for run in range(asked.runs):
-            seed = asked.seed or secrets.token_hex(16)
-            folder = asked.artifacts / f"{name}-{seed}"
+        for run in range(options.runs):
+            seed = options.seed or secrets.token_hex(16)
+            folder = options.artifacts / f"{name}-{seed}"
             results = run_properties(
-                variants, list(PROFILES), seed, examples=asked.examples, only=asked.only, artifacts=folder,
-                seconds=asked.seconds,
+                variants, list(PROFILES), seed, examples=options.examples, only=options.only, artifacts=folder,
+                seconds=options.seconds,
             )  # fmt: skip
             shown = [r for r in results if r.failure or r.skipped.startswith("the kit's fault")]
             for r in shown:
@@ -83,18 +83,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tried += sum(r.status == "passed" for r in results)
             examples += sum(r.examples for r in results)
         seconds = time.monotonic() - begun
-        print(f"{name}: {asked.runs} runs, {tried} properties passed, {examples} examples, {bad} false failures, "
+        print(f"{name}: {options.runs} runs, {tried} properties passed, {examples} examples, {bad} false failures, "
               f"{seconds:.0f} s", flush=True)  # fmt: skip
         for what, n in counts.items():
             print(f"    {what}: {n}", flush=True)
         wrong += bad
-        told.append(
-            {"program": name, "runs": asked.runs, "properties": tried, "examples": examples, "false failures": bad,
+        programs.append(
+            {"program": name, "runs": options.runs, "properties": tried, "examples": examples, "false failures": bad,
              "seconds": round(seconds), "counts": counts}
         )  # fmt: skip
-    if asked.json:
+    if options.json:
         about = {"date": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "python": platform.python_version()}
-        asked.json.write_text(json.dumps(about | {"examples": asked.examples, "programs": told}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps(about | {"examples": options.examples, "programs": programs}, indent=1) + "\n"
+        )
     return 1 if wrong else 0
 
 

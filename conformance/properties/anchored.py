@@ -32,25 +32,25 @@ _USES = {"drop": (update_scores.DROP, 1.0), "grow": (update_scores.GROW, -1.0), 
 _FLOATS = ("base_values", "delta_values", "m", "v", "window", "window_tokens")
 
 
-def part_of(told: dict[str, Any], shape: tuple[int, ...], matrix: int, dtype: str) -> Part:
+def part_of(target: dict[str, Any], shape: tuple[int, ...], matrix: int, dtype: str) -> Part:
     """Return a target from the arrays of an input or answer, its floats rounded to the dtype."""
-    held = {n: (x.astype(dtype) if n in _FLOATS else x) for n, x in told.items() if isinstance(x, np.ndarray)}
-    base, eta = held["base"].tolist(), held["delta"].tolist()
+    arrays = {n: (x.astype(dtype) if n in _FLOATS else x) for n, x in target.items() if isinstance(x, np.ndarray)}
+    base, eta = arrays["base"].tolist(), arrays["delta"].tolist()
 
     def column(name: str) -> dict[int, Any]:
-        return dict(zip(eta, held[name].tolist(), strict=True))
+        return dict(zip(eta, arrays[name].tolist(), strict=True))
 
     kept = {name: column(name) for name in ("m", "v", "age")}
-    values = dict(zip(base, held["base_values"].tolist(), strict=True))
-    budget, slots = [int(told["budget"])], [int(told["delta_budget"])]
+    values = dict(zip(base, arrays["base_values"].tolist(), strict=True))
+    budget, slots = [int(target["budget"])], [int(target["delta_budget"])]
     return Part((shape[0], shape[1]), matrix, values, column("delta_values"), kept, budget, slots)
 
 
-def _everywhere(told: dict[str, Any], part: Part, dtype: str) -> list[float]:
+def _everywhere(target: dict[str, Any], part: Part, dtype: str) -> list[float]:
     """Return `window_tokens` as a number for each flat position, 0 off the support; empty if the input has none."""
-    if "window_tokens" not in told:
+    if "window_tokens" not in target:
         return []
-    support, sums = sorted(part.base.keys() | part.phi.keys()), told["window_tokens"].astype(dtype).tolist()
+    support, sums = sorted(part.base.keys() | part.phi.keys()), target["window_tokens"].astype(dtype).tolist()
     at = dict(zip(support, sums, strict=True))
     return [at.get(p, 0.0) for p in range(math.prod(part.shape))]
 
@@ -93,10 +93,10 @@ class Own:
         off_tokens: how far any Σ dy² x² may be.
     """
 
-    def __init__(self, given: dict[str, Any], dtype: str) -> None:
-        names, tensors = targets(given["config"]), given["tensors"]
-        targets_given = given["parts"]
-        self.unit, self.settings = UNIT[dtype], given["settings"]
+    def __init__(self, inputs: dict[str, Any], dtype: str) -> None:
+        names, tensors = targets(inputs["config"]), inputs["tensors"]
+        targets_given = inputs["parts"]
+        self.unit, self.settings = UNIT[dtype], inputs["settings"]
         self.parts = [
             part_of(one, tensors[n].shape, i, dtype)
             for i, (n, one) in enumerate(zip(names, targets_given, strict=True))
@@ -106,15 +106,15 @@ class Own:
             sums = [one["window"].astype(dtype).reshape(-1).tolist() for one in targets_given]
             tokens = [_everywhere(one, part, dtype) for one, part in zip(targets_given, self.parts, strict=True)]
             earlier = train.Earlier(sums, int(targets_given[0]["window_steps"]), tokens)
-        text = [int(x) for x in given["text"]]
-        self.step = train.one_step(given["config"], tensors, self.parts, text, self.settings, given["step"], earlier)
+        text = [int(x) for x in inputs["text"]]
+        self.step = train.one_step(inputs["config"], tensors, self.parts, text, self.settings, inputs["step"], earlier)
         self.rule = train.rule_of(self.settings)
         gradients = [*self.step.gradients, *(one.gradient for one in self.step.evidence)]
         self.off = NOISE * self.unit * max((abs(x) for g in gradients for x in g), default=0.0)
         tokens = [*self.step.tokens, *(one.tokens for one in self.step.evidence)]
         # NOISE suffices although a square doubles a relative error: programs stayed below 128 over 1,260 matrices
         self.off_tokens = NOISE * self.unit * max((x for t in tokens for x in t), default=0.0)
-        self._number = int(given["step"])
+        self._number = int(inputs["step"])
 
     @cached_property
     def errors(self) -> list[dict[str, dict[int, float]]]:
@@ -210,16 +210,16 @@ _LAST: list[tuple[dict[str, Any], str, Own]] = []
 """The last step, kept because judging an answer and going on from it ask for the same step."""
 
 
-def own_step(given: dict[str, Any], dtype: str) -> Own:
+def own_step(inputs: dict[str, Any], dtype: str) -> Own:
     """Return the kit's own step from the inputs of `train.step`."""
-    if not _LAST or _LAST[0][0] is not given or _LAST[0][1] != dtype:
-        _LAST[:] = [(given, dtype, Own(given, dtype))]
+    if not _LAST or _LAST[0][0] is not inputs or _LAST[0][1] != dtype:
+        _LAST[:] = [(inputs, dtype, Own(inputs, dtype))]
     return _LAST[0][2]
 
 
-def broken_step(given: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
+def broken_step(inputs: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
     """Return what is wrong with an answer of `train.step`, empty if nothing."""
-    own = own_step(given, dtype)
+    own = own_step(inputs, dtype)
     verdict = compare(answer["loss"], own.step.loss, "relative", dtype)
     if not verdict.passed:
         return f"loss: {verdict.detail}"
@@ -231,16 +231,16 @@ def broken_step(given: dict[str, Any], answer: dict[str, Any], dtype: str) -> st
     return ""
 
 
-def _sets(own: Own, i: int, told: dict[str, Any]) -> str:
+def _sets(own: Own, i: int, target: dict[str, Any]) -> str:
     """Return what is wrong with the positions of target i, empty if nothing."""
     after = own.step.parts[i]
     if not own.in_doubt(i):
         for name, want in (("base", after.base), ("delta", after.phi)):
-            verdict = compare(told[name], ids(sorted(want)), "exact")
+            verdict = compare(target[name], ids(sorted(want)), "exact")
             if not verdict.passed:
                 return f"{name}: {verdict.detail}"
         return ""
-    base, eta = (told[name].tolist() for name in ("base", "delta"))
+    base, eta = (target[name].tolist() for name in ("base", "delta"))
     if any(a >= b for positions in (base, eta) for a, b in pairwise(positions)):
         return "TOP-003: positions are not strictly increasing"
     return _another(own, i, set(base), set(eta))
@@ -269,14 +269,14 @@ def _another(own: Own, i: int, base: set[int], eta: set[int]) -> str:
     return next((text for text, holds in broken.items() if holds), "")
 
 
-def _values(own: Own, i: int, told: dict[str, Any], dtype: str) -> str:
+def _values(own: Own, i: int, target: dict[str, Any], dtype: str) -> str:
     """Return what is wrong with the values of target i at the positions of the answer, empty if nothing."""
-    moved, eta = own.step.moved[i], told["delta"].tolist()
-    want = reals(own.parts[i].base[p] for p in told["base"].tolist())
-    verdict = compare(told["base_values"], want, "exact", dtype)
+    moved, eta = own.step.moved[i], target["delta"].tolist()
+    want = reals(own.parts[i].base[p] for p in target["base"].tolist())
+    verdict = compare(target["base_values"], want, "exact", dtype)
     if not verdict.passed:
         return f"base_values: {verdict.detail}"
-    verdict = compare(told["age"], ids(moved.kept["age"].get(p, 0) for p in eta), "exact")
+    verdict = compare(target["age"], ids(moved.kept["age"].get(p, 0) for p in eta), "exact")
     if not verdict.passed:
         return f"age: {verdict.detail}"
     for name, key, expected in (("delta_values", "phi", moved.phi), *((n, n, moved.kept[n]) for n in ("m", "v"))):
@@ -284,7 +284,7 @@ def _values(own: Own, i: int, told: dict[str, Any], dtype: str) -> str:
         # no error for a new slot, because it is exactly zero (DLT-005)
         gauge = reals(top + own.errors[i][key][p] / RELATIVE[dtype] if p in expected else 0.0 for p in eta)
         want = reals(expected.get(p, 0.0) for p in eta)
-        verdict = compare(told[name], want, "relative", dtype, Bound(gauge, 1))
+        verdict = compare(target[name], want, "relative", dtype, Bound(gauge, 1))
         if not verdict.passed:
             return f"{name}: {verdict.detail}"
     return ""

@@ -21,25 +21,28 @@ from conformance.protocol.values import encode
 __all__ = ["folder_of", "freeze", "read", "replay", "save"]
 
 
-def save(folder: Path, seen: Seen, port: str, seed: str) -> Path:
+def save(folder: Path, failing: Seen, port: str, seed: str) -> Path:
     """Write a failing example into a folder and return it.
 
     ``case.json`` holds the cases in the form of the frozen ones, ``got.json`` the answers, ``README.txt`` the rest.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "case.json").write_text(dump(seen.cases), encoding="utf-8", newline="\n")
-    got = {"failure": seen.failure.detail, "output": seen.failure.output, "status": seen.failure.status}
-    answers = [_sent(answer) for answer in seen.answers]
-    (folder / "got.json").write_text(json.dumps(got | {"answers": answers}, indent=1) + "\n", encoding="utf-8")
-    first = seen.cases[0]
+    (folder / "case.json").write_text(dump(failing.cases), encoding="utf-8", newline="\n")
+    failure = {"failure": failing.failure.detail, "output": failing.failure.output, "status": failing.failure.status}
+    answers = [_sent(answer) for answer in failing.answers]
+    (folder / "got.json").write_text(json.dumps(failure | {"answers": answers}, indent=1) + "\n", encoding="utf-8")
+    first = failing.cases[0]
     compared = first.oracle.removeprefix(RELATION) if _related(first) else "with what case.json expects"
     lines = [
         f"{first.id}: {first.purpose}",
         f"clauses: {' '.join(first.clauses)}",
-        f"asked: {', '.join(case.op for case in seen.cases)}",
+        f"asked: {', '.join(case.op for case in failing.cases)}",
         f"compared: {compared}",
-        f"port: {port}, asked as {seen.failure.variant}",
-        f"what is wrong ({seen.failure.status}): {' '.join(filter(None, (seen.failure.output, seen.failure.detail)))}",
+        f"port: {port}, asked as {failing.failure.variant}",
+        (
+            f"what is wrong ({failing.failure.status}): "
+            f"{' '.join(filter(None, (failing.failure.output, failing.failure.detail)))}"
+        ),
         f"kit: {kit_digest()}",
         f"seed: {seed}",
         "",

@@ -58,9 +58,9 @@ class Draw(ABC):
         """
         return self.drawn(next((room for room in ROOMS if n <= room), n), low, high)[:n]
 
-    def choice(self, given: Sequence[T]) -> T:
+    def choice(self, items: Sequence[T]) -> T:
         """Return one of several, the first being the simplest."""
-        return given[self.integer(0, len(given) - 1)]
+        return items[self.integer(0, len(items) - 1)]
 
     def flag(self, one_in: int = 2) -> bool:
         """Return true in one of `one_in` cases."""
@@ -94,11 +94,11 @@ class Draw(ABC):
         """Return a sorted subset of 0 to n − 1, each with chance 1 / one_in."""
         return [i for i, x in enumerate(self.integers(n, 0, one_in - 1)) if x == one_in - 1]
 
-    def some(self, given: Sequence[T], n: int) -> list[T]:
+    def some(self, items: Sequence[T], n: int) -> list[T]:
         """Return n of the items in their order; the first n are the simplest."""
-        keys = self.integers(len(given), 0, 2**16 - 1)
-        taken = sorted(sorted(range(len(given)), key=lambda i: (keys[i], i))[:n])
-        return [given[i] for i in taken]
+        keys = self.integers(len(items), 0, 2**16 - 1)
+        indices = sorted(sorted(range(len(items)), key=lambda i: (keys[i], i))[:n])
+        return [items[i] for i in indices]
 
     def order(self, n: int) -> list[int]:
         """Return the numbers 0 to n − 1 in some order."""

@@ -26,16 +26,16 @@ def _rule(d: Draw) -> tuple[update_choices.Rule, str, tuple[int, int] | None]:
     """Return a rule without contradictions, an optimizer, and a pattern if the rule needs one."""
     optimizer = d.choice(_OPTIMIZERS)
     inputs: update_choices.Rule = {}
-    wanted: update_choices.Rule = {"scope": d.choice(update_choices.VALUES["scope"][0])}
-    wanted |= {key: d.choice(update_choices.VALUES[key][0]) for key in d.some(_CHOSEN, d.integer(0, 6))}
+    choices: update_choices.Rule = {"scope": d.choice(update_choices.VALUES["scope"][0])}
+    choices |= {key: d.choice(update_choices.VALUES[key][0]) for key in d.some(_CHOSEN, d.integer(0, 6))}
     if optimizer == "sm3" and d.flag():
-        wanted["grow"] = "moments"
-    pattern = (2, 4) if wanted.get("scope") == "group" else None
+        choices["grow"] = "moments"
+    pattern = (2, 4) if choices.get("scope") == "group" else None
     if d.flag(4):
-        wanted["regrow"] = 0
+        choices["regrow"] = 0
     if d.flag(4):
-        wanted["adapt"] = "token-fisher"
-    for key, value in wanted.items():
+        choices["adapt"] = "token-fisher"
+    for key, value in choices.items():
         try:
             update_choices.check(
                 inputs | {key: value, "optimizer": optimizer} | ({"pattern": [2, 4]} if pattern else {})
@@ -108,7 +108,7 @@ _SEES = ("two matrices", "row", "group", "model", "a cancelled pair", "a pruned 
 )
 def _event(d: Draw, t: Trial) -> None:
     """An event by any rule is drop, grow, adapt on dictionaries, matrix by matrix or together, whatever the ties."""
-    _asked_of_an_event(d, t, "update.event", lambda parts, seen, chosen, found: answered(found))
+    _asked_of_an_event(d, t, "update.event", lambda parts, evidence, chosen, outcomes: answered(outcomes))
 
 
 def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[str, Any]]) -> None:
@@ -151,9 +151,9 @@ def _ratios(d: Draw, t: Trial) -> None:
     """The ratios of an event by any rule are relative to the state before it, each of its own matrix."""
 
     def answer(
-        parts: list[Part], seen: list[Evidence], chosen: update_choices.Rule, outcomes: list[Outcome]
+        parts: list[Part], evidence: list[Evidence], chosen: update_choices.Rule, outcomes: list[Outcome]
     ) -> dict[str, Any]:
-        ratios = ratios_of(list(zip(parts, seen, strict=True)), chosen, outcomes)
+        ratios = ratios_of(list(zip(parts, evidence, strict=True)), chosen, outcomes)
         t.saw("no whole gradient", None in ratios["gradient_norm"])
         t.saw("no slots before it", not all(part.phi for part in parts))
         return ratios

@@ -67,9 +67,9 @@ def _of_programs(d: Draw, t: Trial, source: str) -> Folder:
     order = d.flag()
     m = shuffled(d, m) if order else m
     t.saw("a stated group", order)
-    told = (GPTQ if source == "gptq" else V2) | {"bits": bits, "group_size": size, "desc_act": order}
+    description = (GPTQ if source == "gptq" else V2) | {"bits": bits, "group_size": size, "desc_act": order}
     index = d.choice(("I32", "I64")) if order or d.flag() else ""
-    return Folder(told, {"q": m}, named("q", oracle.gptq(m, less=int(source == "gptq"), index=index)), source)
+    return Folder(description, {"q": m}, named("q", oracle.gptq(m, less=int(source == "gptq"), index=index)), source)
 
 
 def _of_library(d: Draw, t: Trial, source: str) -> Folder:
@@ -85,5 +85,5 @@ def _of_library(d: Draw, t: Trial, source: str) -> Folder:
     parts = (
         oracle.pack_quantized(m, index=index) if source == "pack-quantized" else oracle.int_quantized(m, index=index)
     )
-    told = library(scheme(bits, "group", size, symmetric=zeros is None), form=source)
-    return Folder(told, {"q": m}, named("q", parts), source)
+    description = library(scheme(bits, "group", size, symmetric=zeros is None), form=source)
+    return Folder(description, {"q": m}, named("q", parts), source)

@@ -60,7 +60,7 @@ def _version(d: Draw, t: Trial) -> None:
     encoding = "overwrite" if spoil in _OF_OFFSETS else d.choice(("xor", "overwrite"))
     t.saw(encoding)
     payload = (oracle.xor if encoding == "xor" else oracle.overwriting)(old, bytes(new))
-    told, frame, total = TOLD | {"delta_encoding": encoding}, oracle.raw_frame(payload), oracle.adler32(bytes(new))
+    metadata, frame, total = TOLD | {"delta_encoding": encoding}, oracle.raw_frame(payload), oracle.adler32(bytes(new))
     bits = bytes(new[at] for at in offsets)
     if spoil == "a checksum":
         total = f"{int(total, 16) ^ 1 << d.integer(0, 31):08x}"
@@ -73,7 +73,7 @@ def _version(d: Draw, t: Trial) -> None:
             "an offset": oracle.overwrite([*offsets, len(old)], bits + b"\1"),
         }
         frame = oracle.raw_frame(wrong[spoil])
-    inputs = asked(KIND, version({FILE: {"w": frame}}, {"w": total}, told), {"w": base})
+    inputs = asked(KIND, version({FILE: {"w": frame}}, {"w": total}, metadata), {"w": base})
     if spoil:
         t.saw("a folder with a fault")
         t.case(OP, inputs, refused=["FMT-168"])

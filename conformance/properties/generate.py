@@ -59,7 +59,7 @@ def _read(d: Draw, t: Trial) -> None:
             tokens = ids(d.integers(math.prod(size), 0, config["vocab_size"] - 1)).reshape(size)
             inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": parts}
             return inputs, surely(
-                d, tensors, lambda held: {"logits": generate.logits_behind(config, held, tokens, parts)}
+                d, tensors, lambda params: {"logits": generate.logits_behind(config, params, tokens, parts)}
             )
 
         ask_until_sure(t, "generate.read", draw, kind)

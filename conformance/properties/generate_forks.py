@@ -20,5 +20,5 @@ def _fork(d: Draw, t: Trial) -> None:
     tensors, size = tensors_of(config, n), d.integer(1, 3)
     branches: list[np.ndarray] = [n.integers((size, d.integer(1, 4)), 0, 4) for _ in range(d.integer(1, 4))]
     t.saw("several branches", len(branches) > 1)
-    asked, answer = forked(config, tensors, n.integers((size, d.integer(1, 6)), 0, 4), branches)
-    t.case("generate.fork", asked, answer)
+    inputs, answer = forked(config, tensors, n.integers((size, d.integer(1, 6)), 0, 4), branches)
+    t.case("generate.fork", inputs, answer)

@@ -13,13 +13,13 @@ from conformance.properties.trial import Trial, property_of
 
 
 def _layer(
-    t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], given: dict[str, Any], scales: dict[str, float]
+    t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], case_inputs: dict[str, Any], scales: dict[str, float]
 ) -> None:
     """Ask for a layer; `scales` gives the size of the terms that are added up in each output, for its bound."""
     grads = dict(zip(inputs, gradients(y, dy, list(inputs.values())), strict=True))
     answer = {"y": y.value} | {f"d{n}": g for n, g in grads.items()}
     bounds = {n: Bound(np.asarray(max(scales[n], float(np.max(np.abs(x), initial=0.0)))), 1) for n, x in answer.items()}
-    t.case(op, given | {"dy": dy}, answer, bounds=bounds)
+    t.case(op, case_inputs | {"dy": dy}, answer, bounds=bounds)
 
 
 def _top(x: Array) -> float:
@@ -140,8 +140,8 @@ def _frequencies(d: Draw, t: Trial) -> None:
     t.saw(kind)
     t.saw("longer than its context", kind == "dynamic" and length > context)
     f = reals(layers.frequencies(width, inputs, length))
-    asked = {"head_dim": width, "length": length, "rope": inputs}
-    t.case("rope.frequencies", asked, {"frequencies": f}, bounds={"frequencies": Bound(np.abs(f), 16)})
+    case_inputs = {"head_dim": width, "length": length, "rope": inputs}
+    t.case("rope.frequencies", case_inputs, {"frequencies": f}, bounds={"frequencies": Bound(np.abs(f), 16)})
 
 
 def _turned(x: Array, off: Array) -> Bound:

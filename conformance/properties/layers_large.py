@@ -14,10 +14,10 @@ from conformance.properties.large import BEYOND, exact
 from conformance.properties.trial import Trial, property_of
 
 
-def _layer(t: Trial, op: str, y: Var, dy: Array, held: dict[str, Var], given: dict[str, Any]) -> None:
+def _layer(t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], case_inputs: dict[str, Any]) -> None:
     """Ask for a layer; each output is judged relative to its largest number."""
-    grads = dict(zip(held, gradients(y, dy, list(held.values())), strict=True))
-    t.case(op, given | {"dy": dy}, {"y": y.value} | {f"d{name}": g for name, g in grads.items()})
+    grads = dict(zip(inputs, gradients(y, dy, list(inputs.values())), strict=True))
+    t.case(op, case_inputs | {"dy": dy}, {"y": y.value} | {f"d{name}": g for name, g in grads.items()})
 
 
 @property_of(

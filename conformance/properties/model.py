@@ -35,8 +35,8 @@ def _step(d: Draw, t: Trial) -> None:
             inputs = {"config": config, "tensors": tensors, "tokens": tokens, "labels": labels}
             inputs |= {"mask": None if mask.all() else mask, "rows_at_once": d.integer(1, rows)}
 
-            def answer(held: Tensors) -> dict[str, Any]:
-                outputs = Decoder(config, held).loss_and_gradients(tokens, labels, mask)
+            def answer(params: Tensors) -> dict[str, Any]:
+                outputs = Decoder(config, params).loss_and_gradients(tokens, labels, mask)
                 return dict(zip(("loss", "logits", "gradients"), outputs, strict=True))
 
             return inputs, surely(d, tensors, answer)
@@ -57,8 +57,8 @@ def _perplexity(d: Draw, t: Trial) -> None:
         rows = np.stack([text[a : a + length] for a in train_text.evaluation_starts(len(text), length, windows)])
         inputs = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
 
-        def answer(held: Tensors) -> dict[str, Any]:
-            loss, _ = Decoder(config, held).loss(rows, rows)
+        def answer(params: Tensors) -> dict[str, Any]:
+            loss, _ = Decoder(config, params).loss(rows, rows)
             return {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
 
         return inputs, surely(d, tensors, answer)

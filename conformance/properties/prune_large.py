@@ -27,13 +27,13 @@ def _prune(d: Draw, t: Trial) -> None:
         t.saw(BEYOND, w.size > 65_536)
         kept = {"kept": ids(prune.magnitude(w, sparsity))}
         t.case("prune.magnitude", {"weights": w, "sparsity": sparsity}, kept)
-        given = {"weights": w, "square_sums": norms**2, "sparsity": sparsity}
-        t.case("prune.wanda", given, {"kept": ids(prune.wanda(w, norms.tolist(), sparsity))})
+        case_inputs = {"weights": w, "square_sums": norms**2, "sparsity": sparsity}
+        t.case("prune.wanda", case_inputs, {"kept": ids(prune.wanda(w, norms.tolist(), sparsity))})
     # inputs are the identity, because ties are exact if H is diagonal
     w, inputs = Many(d).lattice((11_000, 6), 9), np.eye(6)
     removed, weights, _ = prune.sparsegpt(w, inputs, 0.5, block=4)
-    given = {"weights": w, "inputs": inputs, "sparsity": 0.5, "block": 4}
-    t.case("prune.sparsegpt", given, {"kept": ids(removed), "weights": weights})
+    case_inputs = {"weights": w, "inputs": inputs, "sparsity": 0.5, "block": 4}
+    t.case("prune.sparsegpt", case_inputs, {"kept": ids(removed), "weights": weights})
 
 
 @property_of(
@@ -54,8 +54,8 @@ def _scope(d: Draw, t: Trial) -> None:
         t.case("prune.scope", {"scores": scores, "sparsity": sparsity, "scope": scope}, {"kept": kept})
     for shape in ((65_600, 1), (257, 260)):
         seed = d.integer(0, 9)
-        asked = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": seed, "matrix": 1}
-        t.case("prune.random", asked, {"kept": ids(prune.random_mask(shape, sparsity, seed, 1))})
+        inputs = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": seed, "matrix": 1}
+        t.case("prune.random", inputs, {"kept": ids(prune.random_mask(shape, sparsity, seed, 1))})
     # scores are integers: leave out the rare draw in which one of them lies on the limit (PRN-018.6)
     blocks = [[score] for score in scores]
     sparsities, nearest = prune.owl(blocks, 0.5, 1.75, 0.25)

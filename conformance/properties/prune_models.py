@@ -18,8 +18,8 @@ def _pruned(d: Draw, t: Trial, op: str, how: Callable[[float], prune.Prune], out
         size = (d.integer(2, 4), d.integer(4, 8))
         tokens = ids(d.integers(math.prod(size), 0, config["vocab_size"] - 1)).reshape(size)
 
-        def answer(held: Tensors) -> dict[str, Any]:
-            kept, weights, _ = prune.model(config, held, tokens, how(sparsity))
+        def answer(params: Tensors) -> dict[str, Any]:
+            kept, weights, _ = prune.model(config, params, tokens, how(sparsity))
             answers = {"kept": {name: ids(at) for name, at in kept.items()}, "weights": weights}
             return {name: answers[name] for name in outputs}
 

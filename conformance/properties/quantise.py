@@ -58,17 +58,17 @@ def _gptq(d: Draw, t: Trial) -> None:
     if d.flag(3):
         inputs[:, d.integer(0, columns - 1)] = 0.0
     at, grid = d.subset(shape[0] * columns), d.choice(("int4", "int8:g2", "int4:g4", "int8:asym", "int4:g4:asym"))
-    given: dict[str, Any] = {"grid": grid, "weights": weights, "positions": ids(at), "inputs": inputs}
-    given |= {"block": d.integer(3, 6)} if d.flag() else {}
+    case_inputs: dict[str, Any] = {"grid": grid, "weights": weights, "positions": ids(at), "inputs": inputs}
+    case_inputs |= {"block": d.integer(3, 6)} if d.flag() else {}
     damping = 0.5 if d.flag() else 0.01
-    given |= {"damping": damping} if damping == 0.5 else {}
+    case_inputs |= {"damping": damping} if damping == 0.5 else {}
     coded, gap = quantise.gptq(weights, at, grid, inputs, damping)
     if gap < _SURE:
         return
-    t.saw("blocks", given.get("block", columns) < columns)
+    t.saw("blocks", case_inputs.get("block", columns) < columns)
     t.saw("groups", ":g" in grid)
     t.saw("a dead input", not inputs.any(axis=0).all())
-    t.case("quantise.matrix", given, _rounded(coded, at))
+    t.case("quantise.matrix", case_inputs, _rounded(coded, at))
 
 
 @property_of(
@@ -96,9 +96,9 @@ def _merge(d: Draw, t: Trial) -> None:
         None if symmetric else zeros.reshape(scales.shape),
     )
     coded = quantise.given(*matrix)
-    given: dict[str, Any] = {"out": shape[0], "in": shape[1], "grid": grid, "scales": scales}
-    given |= {"positions": ids(at), "codes": ids(codes)} | ({} if symmetric else {"zeros": matrix[4]})
-    t.case("quantise.weights", given, {"values": reals(float(coded.weight(p)) for p in at)})
+    inputs: dict[str, Any] = {"out": shape[0], "in": shape[1], "grid": grid, "scales": scales}
+    inputs |= {"positions": ids(at), "codes": ids(codes)} | ({} if symmetric else {"zeros": matrix[4]})
+    t.case("quantise.weights", inputs, {"values": reals(float(coded.weight(p)) for p in at)})
     levels = d.with_specials(d.levels(len(support), 300))
     stays = d.integers(len(support), 0, 1)
     values = {
@@ -117,8 +117,8 @@ def _merge(d: Draw, t: Trial) -> None:
     answer |= {"update": ids(made["update"])}
     answer |= {"update_values": reals(made["update_values"])}
     answer |= {"changed": changed, "vanished": vanished, "saturated": saturated}
-    asked = given | {"support": ids(support), "values": reals(values.values()), "mode": mode}
-    t.case("quantise.merge", asked, answer)
+    merge_inputs = inputs | {"support": ids(support), "values": reals(values.values()), "mode": mode}
+    t.case("quantise.merge", merge_inputs, answer)
 
 
 @property_of(
@@ -138,10 +138,10 @@ def _large(d: Draw, t: Trial) -> None:
     unit = groups == 7.0
     # only groups that hold their largest weight have a scale of 1, so the others are left out
     at = ids(p for p in at if unit[p // 16])
-    given: dict[str, Any] = {"grid": "int4:g16", "weights": weights, "positions": at}
+    inputs: dict[str, Any] = {"grid": "int4:g16", "weights": weights, "positions": at}
     answer: dict[str, Any] = {"codes": weights.reshape(-1)[at].astype(np.int64)}
     answer |= {"scales": np.ones((shape[0], 17)), "zeros": np.zeros((shape[0], 17), dtype=np.int64)}
-    t.case("quantise.matrix", given, answer)
+    t.case("quantise.matrix", inputs, answer)
     wide = (70_000, 70_001)
     far = many.subset(wide[0] * wide[1], 40)
     codes, scales = many.integers(40, -128, 127), 2.0 ** -many.integers(wide[0], 0, 3).astype(np.float64)[:, None]
@@ -149,6 +149,6 @@ def _large(d: Draw, t: Trial) -> None:
     values: Array = codes * scales[far // wide[1], 0]
     t.case("quantise.weights", matrix | {"scales": scales}, {"values": values})
     half = far[::2]
-    asked = matrix | {"scales": scales, "support": half, "values": values[::2] + 0.0625, "mode": "beside"}
+    merge_inputs = matrix | {"scales": scales, "support": half, "values": values[::2] + 0.0625, "mode": "beside"}
     answer = {"positions": half, "codes": codes[::2], "update": half, "update_values": values[::2] + 0.0625}
-    t.case("quantise.merge", asked, answer | {"changed": 20, "vanished": 0, "saturated": 0})
+    t.case("quantise.merge", merge_inputs, answer | {"changed": 20, "vanished": 0, "saturated": 0})

@@ -21,12 +21,12 @@ Answer = dict[str, Any]
 Relation = Callable[[Sequence[Case], Sequence[Answer], str], str]
 
 
-def _unequal(got: Answer, want: Answer, dtype: str, skip: Sequence[str] = ()) -> str:
+def _unequal(answer: Answer, want: Answer, dtype: str, skip: Sequence[str] = ()) -> str:
     """Return the first output in which two answers differ bit for bit, empty if none."""
     for name, value in want.items():
         if name in skip:
             continue
-        verdict = compare(got[name], value, "exact", dtype)
+        verdict = compare(answer[name], value, "exact", dtype)
         if not verdict.passed:
             return f"{name}: {verdict.detail}"
     return ""

@@ -201,11 +201,11 @@ def explore(
     explored = Explored()
     trial = Trial(prop, variant, time.monotonic() + seconds, explored.saw, log=log, asked_new=explored.asked_new)
     # at least two, because the first of each lot is the simplest example and tells little
-    examples, asked = max(examples // prop.cost, min(examples, 2)), examples
+    examples, requested = max(examples // prop.cost, min(examples, 2)), examples
     small = examples // 2 if prop.cost == 1 else 0
     try:
         if prop.seeded:
-            _seeded(prop, trial, explored, seed, max(prop.seeded, prop.seeded * asked // EXAMPLES))
+            _seeded(prop, trial, explored, seed, max(prop.seeded, prop.seeded * requested // EXAMPLES))
             return explored
         # small ones first, because most mistakes show in them and they are shrunk sooner
         _random(prop, trial, explored, seed, small, seconds, SMALL[0])

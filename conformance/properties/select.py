@@ -182,8 +182,8 @@ def _pools(d: Draw, t: Trial) -> None:
     t.saw("a tie at the boundary", near and near[0] == near[1])
     t.saw("an empty pool", n and 0 in sizes)
     t.saw("a pool taken whole", any(c and c == size for c, size in zip(counts, sizes, strict=True)))
-    told = {} if near is None else {"inside": near[0], "outside": near[1], "gap": select_pools.gap(near)}
-    answer = {name: reals([told[name]] if told else []) for name in ("inside", "outside", "gap")}
+    boundary = {} if near is None else {"inside": near[0], "outside": near[1], "gap": select_pools.gap(near)}
+    answer = {name: reals([boundary[name]] if boundary else []) for name in ("inside", "outside", "gap")}
     inputs = {
         "scores": reals(scores),
         "ids": ids(range(n)),

@@ -85,7 +85,7 @@ def _anchored(d: Draw, t: Trial) -> None:
         earlier = summed(earlier, own.step) if settings["gradient_window"] > 1 else None
 
 
-def _saw(t: Trial, own: Own, told: list[dict[str, Any]], before: int, events: int) -> None:
+def _saw(t: Trial, own: Own, targets: list[dict[str, Any]], before: int, events: int) -> None:
     t.saw("steps")
     t.saw("several events", events > 1)
     t.saw("a draw of a second block", len(own.step.outcomes) > BLOCK and "rule" in own.settings)
@@ -103,6 +103,6 @@ def _saw(t: Trial, own: Own, told: list[dict[str, Any]], before: int, events: in
         ages = own.step.moved[i].kept["age"].values()
         t.saw("a slot of an earlier event", len(set(ages)) > 1)
         after = own.step.parts[i]
-        same = told[i]["delta"].tolist() == list(after.phi) and told[i]["base"].tolist() == sorted(after.base)
+        same = targets[i]["delta"].tolist() == list(after.phi) and targets[i]["base"].tolist() == sorted(after.base)
         t.saw("too close to decide", own.in_doubt(i))
         t.saw("decided otherwise", not same)

@@ -16,14 +16,14 @@ from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
 
-def ask_around(t: Trial, op: str, given: dict[str, Any], answer: Callable[[], dict[str, Any]], **more: Any) -> bool:
+def ask_around(t: Trial, op: str, inputs: dict[str, Any], answer: Callable[[], dict[str, Any]], **more: Any) -> bool:
     """Ask for the oracle's answer, or for its refusal; tell whether it was a refusal."""
     try:
         expected = answer()
     except RefusedError as error:
-        t.case(op, given, refused=[str(error).split(":", 1)[0]], **more)
+        t.case(op, inputs, refused=[str(error).split(":", 1)[0]], **more)
         return True
-    t.case(op, given, expected, **more)
+    t.case(op, inputs, expected, **more)
     return False
 
 
@@ -78,11 +78,11 @@ def _final(d: Draw, t: Trial) -> None:
 )
 def _texts(d: Draw, t: Trial) -> None:
     """Dtypes, stop tokens, records and names are what the tables of their clauses say."""
-    stored, asked = d.choice(tuple(BITS)[1:]), d.choice((None, "float32", "float64", "float16"))
-    inputs: dict[str, Any] = {"stored": stored} | ({} if asked is None else {"asked": asked})
+    stored, requested = d.choice(tuple(BITS)[1:]), d.choice((None, "float32", "float64", "float16"))
+    inputs: dict[str, Any] = {"stored": stored} | ({} if requested is None else {"asked": requested})
     t.saw(
         "a refused dtype",
-        ask_around(t, "checkpoint.dtype", inputs, lambda: {"dtype": train_around.compute_dtype(stored, asked)}),
+        ask_around(t, "checkpoint.dtype", inputs, lambda: {"dtype": train_around.compute_dtype(stored, requested)}),
     )
 
     def value() -> Any:

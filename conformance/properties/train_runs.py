@@ -63,7 +63,7 @@ def _run(d: Draw, t: Trial) -> None:
         # neighbours alone do not suffice: AdamW makes steps of nearly one size, so rounding may still turn a choice
         if _weakest(run) > _LEAST and run.gap >= GAP:
             answer = surely(
-                d, tensors, lambda held: run_answer(train.run(tiny.CONFIG, held, stored, text, settings)), 10 * OFF
+                d, tensors, lambda params: run_answer(train.run(tiny.CONFIG, params, stored, text, settings)), 10 * OFF
             )
         t.saw("events", answer is not None and answer["slots"])
         return inputs, answer

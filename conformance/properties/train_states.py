@@ -101,16 +101,16 @@ def _invented(d: Draw, part: Part, step: int) -> Part:
 
 
 def _sums(
-    d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None, asked: set[str]
+    d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None, kinds: set[str]
 ) -> train_state.Sums:
-    """Return random sums of a window of `steps` steps; squares of tokens only if `asked` has them."""
+    """Return random sums of a window of `steps` steps; squares of tokens only if `kinds` has them."""
     numel, columns = math.prod(part.shape), part.shape[1]
     g = [float(np.float32(x / 8)) for x in d.real((numel,))]
     more = [float(np.float32(abs(x) / 8)) for x in d.real((numel,))]
     absolute = [float(np.float32(abs(a) + b)) for a, b in zip(g, more, strict=True)]
     square = [float(np.float32(a * a)) for a in absolute]
     x = [float(np.float32(abs(x) + 0.5)) for x in d.real((columns,))]
-    return train_state.Sums(steps, rows, g, absolute, square, x, chosen, square[::-1] if "tokens" in asked else [])
+    return train_state.Sums(steps, rows, g, absolute, square, x, chosen, square[::-1] if "tokens" in kinds else [])
 
 
 @property_of(

@@ -187,7 +187,7 @@ class Trial:
             self._fail(Seen((case,), result.failures[0], (port.last,)))
         return port.last if result.ran and not case.refused else None
 
-    def related(self, relation: str, *asked: tuple[str, dict[str, Any]]) -> list[dict[str, Any]] | None:
+    def related(self, relation: str, *pairs: tuple[str, dict[str, Any]]) -> list[dict[str, Any]] | None:
         """Ask (operation, inputs) pairs, compare the answers by a relation, and return the answers.
 
         Raises:
@@ -197,7 +197,7 @@ class Trial:
             Case(
                 f"property.{self.prop.name}", op, self.prop.clauses, self.prop.text, inputs, oracle=RELATION + relation
             )
-            for op, inputs in asked
+            for op, inputs in pairs
         )
         self._in_time()
         if self.log is not None:
@@ -245,9 +245,9 @@ class Trial:
         if time.monotonic() > self.until:
             raise Enough
 
-    def _fail(self, seen: Seen) -> None:
-        self.failing = seen
-        raise Found(seen.failure.detail)
+    def _fail(self, failing: Seen) -> None:
+        self.failing = failing
+        raise Found(failing.failure.detail)
 
 
 @dataclass(slots=True)
@@ -270,9 +270,9 @@ def ask_all(cases: Sequence[Case], variant: Variant) -> tuple[Failure | None, li
     answers: list[dict[str, Any]] = []
     port = variant.port if isinstance(variant.port, _Lasting) else _Lasting(variant.port)
     for case in cases:
-        asked = given_to_port(case)
+        sent = given_to_port(case)
         # the comparison with None fails at the first output, so that only failures without an output count
-        (result,) = run([replace(asked, expected=dict.fromkeys(OPS[case.op].outputs))], [replace(variant, port=port)])
+        (result,) = run([replace(sent, expected=dict.fromkeys(OPS[case.op].outputs))], [replace(variant, port=port)])
         if "does not offer" in result.skipped and not result.ran:
             raise NotOffered(case.op)
         fault = next((f for f in result.failures if not f.output), None)

@@ -52,8 +52,8 @@ def _scaled(d: Draw, t: Trial) -> None:
 def _without_specials(state: State) -> State:
     """Return a state without tiny weights, because their products with a scaled gradient may underflow."""
 
-    def plain(held: dict[int, float]) -> dict[int, float]:
-        return {p: 0.0 if abs(x) < 2.0**-100 else x for p, x in held.items()}
+    def plain(values: dict[int, float]) -> dict[int, float]:
+        return {p: 0.0 if abs(x) < 2.0**-100 else x for p, x in values.items()}
 
     return replace(state, base=plain(state.base), phi=plain(state.phi))
 
@@ -86,8 +86,8 @@ def _rows_moved(d: Draw, t: Trial) -> None:
     t.saw("a pruned position", moves["pruned"])
     to = {old * shape[1] + c: new * shape[1] + c for new, old in enumerate(order) for c in range(shape[1])}
 
-    def moved(held: dict[int, Any]) -> dict[int, Any]:
-        return dict(sorted((to[p], x) for p, x in held.items()))
+    def moved(values: dict[int, Any]) -> dict[int, Any]:
+        return dict(sorted((to[p], x) for p, x in values.items()))
 
     other = State(size, *(moved(x) for x in (state.base, state.phi, state.m, state.v, state.age)))
     turned = replace(event, gradient=event.gradient[order])
@@ -109,8 +109,8 @@ def _padded(d: Draw, t: Trial) -> None:
     # no gradient is 0, because the new column has zeros and must not tie
     gradient = np.where(event.gradient == 0, 0.5, event.gradient)
     open_to = state.size - len(state.phi)
-    wanted = event.n_drop + event.delta_budget - len(state.phi)
-    if wanted > open_to:
+    n_grow = event.n_drop + event.delta_budget - len(state.phi)
+    if n_grow > open_to:
         event = replace(event, n_drop=0, delta_budget=len(state.phi))
     event = replace(event, gradient=gradient)
     _, moves = update.evolve(state, [float(x) for x in gradient.reshape(-1)], **event.how)
@@ -118,8 +118,8 @@ def _padded(d: Draw, t: Trial) -> None:
     t.saw("a grown position", set(moves["grown"]) - state.phi.keys())
     wide = (shape[0], shape[1] + 1)
 
-    def moved(held: dict[int, Any]) -> dict[int, Any]:
-        return {p // shape[1] * wide[1] + p % shape[1]: x for p, x in held.items()}
+    def moved(values: dict[int, Any]) -> dict[int, Any]:
+        return {p // shape[1] * wide[1] + p % shape[1]: x for p, x in values.items()}
 
     other = State(wide[0] * wide[1], *(moved(x) for x in (state.base, state.phi, state.m, state.v, state.age)))
     more = replace(event, gradient=np.concatenate([gradient, np.zeros((shape[0], 1))], axis=1))

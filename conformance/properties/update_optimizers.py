@@ -28,12 +28,12 @@ def _optimizer(d: Draw, t: Trial) -> None:
     lr = 2.0 ** -d.integer(1, 9)
     columns = {"m": d.levels(n, 4), "v": [abs(x) for x in d.levels(n, 4)], "u": d.levels(n, 4)}
     age = d.integers(n, 0, 50)
-    held = {k: dict(zip(at, x, strict=True)) for k, x in (columns | {"age": age}).items()}
+    by_position = {k: dict(zip(at, x, strict=True)) for k, x in (columns | {"age": age}).items()}
     phi, g = dict(zip(at, d.levels(n, 4), strict=True)), dict(zip(at, d.levels(n, 4), strict=True))
     rows, cols = ([abs(x) for x in d.levels(k, 4)] for k in shape)
     t.saw(kind)
     t.saw("two slots of a row", len({p // shape[1] for p in at}) < n)
-    own = {k: held[k] for k in KEEPS[kind]}
+    own = {k: by_position[k] for k in KEEPS[kind]}
     before = Slots(phi, own, rows, cols) if kind == "sm3" else Slots(phi, own)
     new = update_optimizers.step(kind, shape[1], before, g, lr, hyper)
     inputs: dict[str, Any] = {"kind": kind, "out": shape[0], "in": shape[1], "positions": ids(at)}
@@ -49,19 +49,19 @@ def _optimizer(d: Draw, t: Trial) -> None:
     t.case("optimizer.step", inputs, answer, bounds=gauges(kind, inputs, answer, hyper))
 
 
-def gauges(kind: str, given: dict[str, Any], new: dict[str, Any], h: Hyper) -> dict[str, Bound]:
+def gauges(kind: str, inputs: dict[str, Any], new: dict[str, Any], h: Hyper) -> dict[str, Bound]:
     """Return a bound for each output, by the size of the terms that are added up in it."""
-    g, phi, lr = abs(given["gradient"]), abs(given["values"]), given["lr"]
+    g, phi, lr = abs(inputs["gradient"]), abs(inputs["values"]), inputs["lr"]
     if kind == "sgd":
-        u = h.momentum * abs(given["u"]) + g
+        u = h.momentum * abs(inputs["u"]) + g
         return {"u": Bound(u, 2), "values": Bound(phi + lr * u, 4)}
     if kind == "sm3":
-        row, column = given["positions"] // given["in"], given["positions"] % given["in"]
-        nu = np.minimum(given["rows"][row], given["columns"][column]) + g * g
+        row, column = inputs["positions"] // inputs["in"], inputs["positions"] % inputs["in"]
+        nu = np.minimum(inputs["rows"][row], inputs["columns"][column]) + g * g
         moved = lr * g / np.sqrt(nu + h.eps)
         return {"rows": Bound(new["rows"], 2), "columns": Bound(new["columns"], 2), "values": Bound(phi + moved, 4)}
     age = new["age"].astype(float)
-    m = h.beta1 * abs(given["m"]) + (1 - h.beta1) * g
+    m = h.beta1 * abs(inputs["m"]) + (1 - h.beta1) * g
     c1, c2 = 1 - h.beta1**age, np.sqrt(1 - h.beta2**age)
     below = np.sqrt(new["v"]) / c2 + (h.eps / c2 if kind == "spiel-adamw" else h.eps)
     return {"m": Bound(m, 2), "v": Bound(new["v"], 2), "values": Bound(phi + lr / c1 * m / below, 4)}

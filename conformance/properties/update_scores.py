@@ -30,29 +30,29 @@ def _reals(d: Draw, t: Trial, n: int) -> Array:
     return numbers
 
 
-def _score(t: Trial, op: str, given: dict[str, Any], evidence: list[Array], score: Callable[[Round], Any]) -> None:
+def _score(t: Trial, op: str, inputs: dict[str, Any], evidence: list[Array], score: Callable[[Round], Any]) -> None:
     """Ask for scores, or for a refusal if one is not finite.
 
     evidence  the arrays that the scores are computed from
     """
     scores = list(score(rounded_scores(t)))
-    drawn = given["criterion"] == "random"
-    t.saw("random" if drawn else given["criterion"], scores)
+    drawn = inputs["criterion"] == "random"
+    t.saw("random" if drawn else inputs["criterion"], scores)
     if not all(map(math.isfinite, scores)):
         t.saw("a score that is not finite")
-        t.case(op, given, refused=REFUSED, dtypes=(t.dtype,))
+        t.case(op, inputs, refused=REFUSED, dtypes=(t.dtype,))
         return
     if all(np.isfinite(x).all() for x in evidence):
         t.saw("a product that is rounded", scores != list(score(update_scores.binary32)) or t.dtype == "float32")
         # draws are asked for in float64 only, because they are binary64 whatever the dtype
-        t.case(op, given, {"scores": reals(scores)}, dtypes=("float64",) if drawn else (t.dtype,))
+        t.case(op, inputs, {"scores": reals(scores)}, dtypes=("float64",) if drawn else (t.dtype,))
 
 
-def _drawn(d: Draw, t: Trial, op: str, given: dict[str, Any], at: list[int], use: int) -> None:
+def _drawn(d: Draw, t: Trial, op: str, inputs: dict[str, Any], at: list[int], use: int) -> None:
     """Ask for random scores."""
     seed, matrix, step = d.choice((0, 1, 2**64 - 1)), d.integer(0, 20), d.integer(0, 1000)
     draws = [update_scores.chance(seed, matrix, step, use, p) for p in at]
-    _score(t, op, given | {"seed": seed, "matrix": matrix, "step": step}, [], lambda _: draws)
+    _score(t, op, inputs | {"seed": seed, "matrix": matrix, "step": step}, [], lambda _: draws)
 
 
 @property_of(
@@ -101,13 +101,13 @@ def _grow_scores(d: Draw, t: Trial) -> None:
     needs = {"absolute": ("absolute",), "fisher": ("square",), "moments": ("row_moments", "column_moments")}
     needs["gradient"], needs["curvature"] = ("gradient",), ("gradient", "inputs")
     sizes = {"row_moments": rows, "column_moments": cols, "inputs": cols}
-    held = {name: _reals(d, t, sizes.get(name, rows * cols)) for name in needs[criterion]}
-    held = {name: x if name == "gradient" else abs(x) for name, x in held.items()}
-    if "inputs" in held and d.flag():
-        held["inputs"][d.integer(0, cols - 1)] = 0.0
+    arrays = {name: _reals(d, t, sizes.get(name, rows * cols)) for name in needs[criterion]}
+    arrays = {name: x if name == "gradient" else abs(x) for name, x in arrays.items()}
+    if "inputs" in arrays and d.flag():
+        arrays["inputs"][d.integer(0, cols - 1)] = 0.0
     row, column = [p // cols for p in at], [p % cols for p in at]
-    where = {"row_moments": row, "column_moments": column, "inputs": column}
-    chosen = {name: x[where.get(name, at)] for name, x in held.items()}
+    indices = {"row_moments": row, "column_moments": column, "inputs": column}
+    chosen = {name: x[indices.get(name, at)] for name, x in arrays.items()}
     t.saw("a column without input", "inputs" in chosen and 0.0 in chosen["inputs"])
     short = {"gradient": "g", "inputs": "h", "row_moments": "row", "column_moments": "column"}
 
@@ -118,9 +118,9 @@ def _grow_scores(d: Draw, t: Trial) -> None:
         ]
         return [update_scores.of_candidate(criterion, r=r, **one) for one in named]
 
-    inputs |= {name: x.reshape(shape) if name not in sizes else x for name, x in held.items()}
+    inputs |= {name: x.reshape(shape) if name not in sizes else x for name, x in arrays.items()}
     # asked only if all is finite or a used entry is not, because a port may or may not look at unused ones
-    if all(np.isfinite(x).all() for x in held.values()) or not all(np.isfinite(x).all() for x in chosen.values()):
+    if all(np.isfinite(x).all() for x in arrays.values()) or not all(np.isfinite(x).all() for x in chosen.values()):
         _score(t, "score.grow", inputs, list(chosen.values()), score)
 
 
@@ -149,12 +149,12 @@ def _adapt_scores(d: Draw, t: Trial) -> None:
     of = h[[p % shape[1] for p in at]]
     used = {"weight": w}
     key, name = _ON_SUPPORT.get(criterion, ("", ""))
-    known = abs(g) if criterion != "sensitivity" else g
-    used |= {name: known} if name else {}
+    on_support = abs(g) if criterion != "sensitivity" else g
+    used |= {name: on_support} if name else {}
     used |= {"inputs": of} if criterion in ("activation", "curvature") else {}
 
     def score(r: Round) -> list[float]:
-        rows = zip(w, known, of, strict=True)
+        rows = zip(w, on_support, of, strict=True)
         return [
             update_scores.of_weight(criterion, float(x), h=float(z), r=r, **({key: float(y)} if key else {}))
             for x, y, z in rows

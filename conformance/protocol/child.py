@@ -179,17 +179,17 @@ class Child:
         if answer != {"type": "pong", "id": number}:
             raise Breach(f"to a ping it answered {str(answer)[:200]}")
 
-    def end(self, *, asked: bool) -> str:
+    def end(self, *, by_stop: bool) -> str:
         """End the port, and return what is wrong with how it ends (PRT-008): empty if nothing is.
 
         A port that was lost is started again first.
 
-        asked  by `stop`; else by the end of its input
+        by_stop  asked by `stop`; else by the end of its input
         """
-        after = "at stop" if asked else "at the end of its input"
+        after = "at stop" if by_stop else "at the end of its input"
         try:
             self.hello()
-            status, more = self._ended(asked=asked)
+            status, more = self._ended(by_stop=by_stop)
         except (PortFault, StartError) as fault:
             return f"{after}: {fault}"
         finally:
@@ -201,7 +201,7 @@ class Child:
             return f"{after} it ends with {how}, not with status 0{self.said()}"
         return f"{after} it writes {more[:80]!r}, which nobody asked for" if more else ""
 
-    def _ended(self, *, asked: bool) -> tuple[int | None, bytes]:
+    def _ended(self, *, by_stop: bool) -> tuple[int | None, bytes]:
         """Return the exit status, None if the port does not end in time, and what it writes until then."""
         process = self._process
         assert process is not None
@@ -209,7 +209,7 @@ class Child:
         assert process.stdout is not None
         assert process.stderr is not None
         deadline = time.monotonic() + self.timeout
-        if asked:
+        if by_stop:
             # its input stays open, because a port that ends only at its end ignores `stop`
             request = line({"type": "stop"})
             self.on_line("->", request)
@@ -327,16 +327,16 @@ class Child:
         assert stdout is not None
         assert stderr is not None
         rest = memoryview(request)
-        got = bytearray()
+        answer = bytearray()
         with selectors.DefaultSelector() as ready:
             ready.register(stdin, selectors.EVENT_WRITE)
             ready.register(stdout, selectors.EVENT_READ)
             ready.register(stderr, selectors.EVENT_READ)
-            while b"\n" not in got[-(1 << 16) :]:
-                left = deadline - time.monotonic()
-                if left <= 0:
+            while b"\n" not in answer[-(1 << 16) :]:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
                     raise Late("no answer came in time; is standard output flushed after each line?")
-                for key, _ in ready.select(left):
+                for key, _ in ready.select(remaining):
                     if key.fileobj is stdin:
                         rest = self._write(stdin.fileno(), rest)
                         if not rest:
@@ -346,13 +346,13 @@ class Child:
                     else:
                         more = os.read(stdout.fileno(), 1 << 16)
                         if not more:
-                            raise Crash(self._how_it_ended(process, bool(got)))
-                        got += more
-                        if len(got) > _LONGEST_LINE:
+                            raise Crash(self._how_it_ended(process, bool(answer)))
+                        answer += more
+                        if len(answer) > _LONGEST_LINE:
                             raise Breach(f"its answer is longer than {_LONGEST_LINE} bytes")
-        end = got.index(b"\n")
-        self._buffer = bytes(got[end + 1 :])
-        return bytes(got[:end])
+        end = answer.index(b"\n")
+        self._buffer = bytes(answer[end + 1 :])
+        return bytes(answer[:end])
 
     @staticmethod
     def _write(fileno: int, rest: memoryview) -> memoryview:

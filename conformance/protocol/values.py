@@ -163,8 +163,8 @@ def parse(raw: bytes) -> dict[str, Any]:
     try:
         message = json.loads(raw.decode("utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        told = "standard output is for answers alone, standard error for anything else (PRT-001.3)"
-        raise Malformed(f"no JSON: {raw[:80]!r}; {told}") from error
+        hint = "standard output is for answers alone, standard error for anything else (PRT-001.3)"
+        raise Malformed(f"no JSON: {raw[:80]!r}; {hint}") from error
     if not isinstance(message, dict):
         raise Malformed(f"no JSON object: {raw[:80]!r}")
     return message

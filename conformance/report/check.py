@@ -93,21 +93,21 @@ def check_report(path: Path, properties: Mapping[str, str] | None = None) -> lis
     wrong = _options(header)
     if wrong:
         return wrong
-    cases, asked = [r for r in rows if r["type"] == "case"], [r for r in rows if r["type"] == "property"]
-    wrong = _twice([r["id"] for r in cases + asked])
+    cases, property_rows = [r for r in rows if r["type"] == "case"], [r for r in rows if r["type"] == "property"]
+    wrong = _twice([r["id"] for r in cases + property_rows])
     foreign = _digests(header)
     if foreign:
         # only the form can be checked, because this kit does not have the cases of another
-        return wrong + foreign + _totals(cases, asked, foot)
+        return wrong + foreign + _totals(cases, property_rows, foot)
     cases_by_id = {case.id: case for case in load_all()}
     wrong += _ids(header["options"], cases, cases_by_id)
     if properties is not None:
-        wrong += _property_ids(header["options"], asked, properties)
+        wrong += _property_ids(header["options"], property_rows, properties)
     if wrong:
         return wrong
-    run = _run(header, cases, asked, cases_by_id)
+    run = _run(header, cases, property_rows, cases_by_id)
     wrong = [text for row, result in zip(cases, run.results, strict=True) for text in _case(row, result, run.classes)]
-    wrong += [text for row, one in zip(asked, run.properties, strict=True) for text in _property(row, one, run)]
+    wrong += [text for row, one in zip(property_rows, run.properties, strict=True) for text in _property(row, one, run)]
     return wrong + _told(run, header, foot)
 
 
@@ -170,10 +170,10 @@ def _shape(row: _Row, number: int) -> list[str]:
     return wrong
 
 
-def _members(row: _Row, wanted: dict[str, tuple[type, ...]], where: str) -> list[str]:
+def _members(row: _Row, members: dict[str, tuple[type, ...]], place: str) -> list[str]:
     return [
-        f"{where} has no {name} of the right type."
-        for name, types in wanted.items()
+        f"{place} has no {name} of the right type."
+        for name, types in members.items()
         # bool is a subclass of int in Python, but true is no number in JSON
         if not isinstance(row.get(name, ...), types) or (isinstance(row[name], bool) and bool not in types)
     ]
@@ -209,12 +209,14 @@ def _twice(ids: Iterable[str]) -> list[str]:
     return [f"{name[:80]} is told {n} times." for name, n in Counter(ids).items() if n > 1]
 
 
-def _ids(options: _Row, rows: Sequence[_Row], known: dict[str, Case]) -> list[str]:
+def _ids(options: _Row, rows: Sequence[_Row], cases_by_id: dict[str, Case]) -> list[str]:
     """Return which cases are unknown, not asked for, or missing; a run that was filtered need not have all."""
     stated = {row["id"] for row in rows}
-    mine = {case.id: case for case in cases_of(options["profiles"], list(known.values()))}
-    wrong = _named("is no case of this kit", "are no cases of this kit", [name for name in stated if name not in known])
-    strange = [name for name in stated if name in known and name not in mine]
+    mine = {case.id: case for case in cases_of(options["profiles"], list(cases_by_id.values()))}
+    wrong = _named(
+        "is no case of this kit", "are no cases of this kit", [name for name in stated if name not in cases_by_id]
+    )
+    strange = [name for name in stated if name in cases_by_id and name not in mine]
     wrong += _named("belongs to no profile of the header", "belong to no profile of the header", strange)
     if not options["filtered"]:
         missing = [n for n, case in mine.items() if n not in stated and classes_of(case, options["classes"])]
@@ -222,10 +224,12 @@ def _ids(options: _Row, rows: Sequence[_Row], known: dict[str, Case]) -> list[st
     return wrong
 
 
-def _property_ids(options: _Row, rows: Sequence[_Row], known: Mapping[str, str]) -> list[str]:
+def _property_ids(options: _Row, rows: Sequence[_Row], properties: Mapping[str, str]) -> list[str]:
     stated = {row["id"] for row in rows}
-    wrong = _named("is no property of this kit", "are no properties of this kit", [n for n in stated if n not in known])
-    mine = [name for name, profile in known.items() if profile in (*options["profiles"], PROTOCOL)]
+    wrong = _named(
+        "is no property of this kit", "are no properties of this kit", [n for n in stated if n not in properties]
+    )
+    mine = [name for name, profile in properties.items() if profile in (*options["profiles"], PROTOCOL)]
     missing = [] if options["filtered"] else [name for name in mine if name not in stated]
     return wrong + _named("is a property and missing", "are properties and missing", missing)
 
@@ -238,14 +242,14 @@ def _named(one: str, many: str, names: Sequence[str]) -> list[str]:
     return [f"{shown}{more} {one if len(names) == 1 else many}."]
 
 
-def _run(header: _Row, cases: Sequence[_Row], asked: Sequence[_Row], known: dict[str, Case]) -> Run:
+def _run(header: _Row, cases: Sequence[_Row], property_rows: Sequence[_Row], cases_by_id: dict[str, Case]) -> Run:
     """Return the run that a report describes."""
     options = header["options"]
     return Run(
         port=header["port"],
         profiles=tuple(options["profiles"]),
         classes=tuple(options["classes"]),
-        results=[_result(row, known[row["id"]]) for row in cases],
+        results=[_result(row, cases_by_id[row["id"]]) for row in cases],
         coverage=[],
         clauses={},
         properties=[
@@ -259,10 +263,10 @@ def _run(header: _Row, cases: Sequence[_Row], asked: Sequence[_Row], known: dict
                 waived=row["waived"],
                 asked_new=tuple(map(str, row["asked_new"])),
             )
-            for row in asked
+            for row in property_rows
         ],
         # `_ids` and `_property_ids` have looked for missing ones already
-        chosen=dict.fromkeys([row["id"] for row in (*cases, *asked)], 0),
+        chosen=dict.fromkeys([row["id"] for row in (*cases, *property_rows)], 0),
         seed=header["seed"],
         fresh=header["fresh"],
         filtered=options["filtered"],
@@ -317,13 +321,13 @@ def _property(row: _Row, one: PropertyResult, run: Run) -> list[str]:
     return wrong
 
 
-def _totals(cases: Sequence[_Row], asked: Sequence[_Row], foot: _Row) -> list[str]:
+def _totals(cases: Sequence[_Row], property_rows: Sequence[_Row], foot: _Row) -> list[str]:
     """Return which counts of the footer differ from the lines."""
     counted = {
         "cases": len(cases),
-        "properties": len(asked),
+        "properties": len(property_rows),
         "outcomes": dict(Counter(row["outcome"] for row in cases)),
-        "property_outcomes": dict(Counter(row["outcome"] for row in asked)),
+        "property_outcomes": dict(Counter(row["outcome"] for row in property_rows)),
     }
     return [
         f"The footer tells {str(foot[name])[:120]} for {name}, the lines have {value}."

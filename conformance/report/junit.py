@@ -72,10 +72,10 @@ def _of_complaint(text: str) -> tuple[str, str, float]:
 
 
 def _test(
-    where: str, name: str, seconds: float, kind: str = "", message: str = "", body: str = "", what: str = ""
+    classname: str, name: str, seconds: float, kind: str = "", message: str = "", body: str = "", what: str = ""
 ) -> tuple[str, str, float]:
     """Return the element of a test, its kind, and how long it took."""
-    start = f'    <testcase classname={_quoted(where)} name={_quoted(name)} time="{seconds:.6f}"'
+    start = f'    <testcase classname={_quoted(classname)} name={_quoted(name)} time="{seconds:.6f}"'
     if not kind:
         return f"{start}/>", "", seconds
     short = _quoted(clip(message, _MESSAGE))

@@ -64,8 +64,8 @@ def _chapter(title: str, rows: list[ClauseRow]) -> Markup:
     counts = Counter(row.outcome for row in rows)
     outcomes = ", ".join(f"{counts[name]} {name}" for name in _SIGNS if counts[name])
     head = tag("summary", f"{title}: ", tag("span", f"{len(rows)} clauses, {outcomes}", class_="soft"))
-    asked = {"open": "open"} if set(counts) - {"not asked", "no case"} else {}
-    return tag("details", head, *(_clause(row) for row in rows), class_="group", **asked)
+    attributes = {"open": "open"} if set(counts) - {"not asked", "no case"} else {}
+    return tag("details", head, *(_clause(row) for row in rows), class_="group", **attributes)
 
 
 def _clause(row: ClauseRow) -> Markup:

@@ -82,10 +82,10 @@ def _failure(result: Result, failure: Failure) -> Markup:
         head.append(f", {failure.ratio:.3g} times the bound")
     parts = [tag("div", *head), tag("pre", detail_text(failure), class_="wrap")]
     if failure.output and failure.output in case.expected:
-        want, got = difference(failure, case.expected[failure.output])
+        want, answer = difference(failure, case.expected[failure.output])
         sides = [
             tag("div", tag("div", name, class_="k"), tag("pre", text))
-            for name, text in (("expected", want), ("got", got))
+            for name, text in (("expected", want), ("got", answer))
         ]
         parts.append(tag("div", *sides, class_="why pair"))
     return tag("div", *parts, class_="variant")

@@ -26,9 +26,9 @@ def print_run(run: Run, console: Terminal, mistakes: Mistakes) -> None:
     mistakes  returns the clauses that each known mistake breaks, by its name; called if one is to be named
     """
     _print_counts(run, console)
-    told: set[str] = set()
+    printed: set[str] = set()
     for result in _plainest_first([r for r in run.results if r.failures and not r.waived]):
-        console.print("\n".join(["", *report.explain(result, run.clauses, told)]))
+        console.print("\n".join(["", *report.explain(result, run.clauses, printed)]))
         again = f"  whole: seft verify ask {result.case.id} {' '.join(run.command)}"
         console.print(again.rstrip())
     _print_properties(run, console)
@@ -63,8 +63,8 @@ def _alike(run: Run, mistakes: Mistakes) -> list[str]:
         return []
     clauses, lines = mistakes(), []
     for op, names in mutants.items():
-        known = "; ".join(f"{name.partition(': ')[2]} ({', '.join(clauses[name])})" for name in names)
-        lines.append(f"{op} fails in the cases in which known mistakes do, and may have another: {known}")
+        flaws = "; ".join(f"{name.partition(': ')[2]} ({', '.join(clauses[name])})" for name in names)
+        lines.append(f"{op} fails in the cases in which known mistakes do, and may have another: {flaws}")
     return lines
 
 

@@ -71,15 +71,15 @@ def first_index(failure: Failure) -> str:
 
 def difference(failure: Failure, expected: Any) -> tuple[str, str]:
     """Return what was expected and what was got: whole if small, else the neighbourhood of the first difference."""
-    got, place = failure.got, first_index(failure)
-    if place and isinstance(expected, np.ndarray) and isinstance(got, np.ndarray) and expected.size > _WHOLE:
+    answer, place = failure.got, first_index(failure)
+    if place and isinstance(expected, np.ndarray) and isinstance(answer, np.ndarray) and expected.size > _WHOLE:
         index = tuple(int(i) for i in place[1:-1].split(","))
-        if expected.shape == got.shape and len(index) == expected.ndim:
-            return _near(expected, index), _near(got, index)
-    if _floats(expected) and _floats(got):
+        if expected.shape == answer.shape and len(index) == expected.ndim:
+            return _near(expected, index), _near(answer, index)
+    if _floats(expected) and _floats(answer):
         # so that both show the digits of the dtype of the call
-        expected = expected.astype(got.dtype)
-    return value_text(expected), value_text(got)
+        expected = expected.astype(answer.dtype)
+    return value_text(expected), value_text(answer)
 
 
 def _floats(x: Any) -> bool:

@@ -76,23 +76,23 @@ _NO_ANSWER = {
 """What a port did instead of answering, and the clauses of which it breaks one."""
 
 
-def explain(result: Result, clauses: dict[str, Clause], told: set[str] | None = None) -> list[str]:
+def explain(result: Result, clauses: dict[str, Clause], printed: set[str] | None = None) -> list[str]:
     """Return the lines that describe the failures of a case.
 
-    told  clauses whose text was printed before, of which only the id is; those of this case are added
+    printed  clauses whose text was printed before, of which only the id is; those of this case are added
     """
     case = result.case
     lines = [f"FAILED {case.id} ({case.op})", f"  meant to catch: {case.purpose}"]
-    told = set() if told is None else told
+    printed = set() if printed is None else printed
     named = [name for name in case.clauses if not name.startswith("NUM-")]
     if all(failure.status in _NO_ANSWER for failure in result.failures):
         # the clauses of a case say nothing of a port that does not answer
         broken = {name for failure in result.failures for name in _NO_ANSWER[failure.status]}
         named = sorted(broken & clauses.keys())
-    lines += [f"  {name} {clauses[name].text}" for name in named if name not in told]
-    if again := [name for name in named if name in told]:
+    lines += [f"  {name} {clauses[name].text}" for name in named if name not in printed]
+    if again := [name for name in named if name in printed]:
         lines.append(f"  {' '.join(again)}, as above")
-    told |= {*named}
+    printed |= {*named}
     lines += [f"  {name} = {shown_value(value)}" for name, value in case.inputs.items() if value is not None]
     for failure in result.failures:
         output = f" {failure.output}" if failure.output else ""
@@ -106,8 +106,8 @@ def _both(failure: Failure, case: Case) -> list[str]:
     """Return what was expected and what came, around the first difference where they are large."""
     if failure.got is None or failure.output not in case.expected:
         return []
-    want, got = difference(failure, case.expected[failure.output])
-    pairs = (("expected", want), ("got     ", got))
+    want, answer = difference(failure, case.expected[failure.output])
+    pairs = (("expected", want), ("got     ", answer))
     return [f"    {name} {' '.join(text.split())}" for name, text in pairs]
 
 

@@ -157,15 +157,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help="write the page")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    asked = parser.parse_args(words)
-    if asked.child is not None:
-        print(json.dumps(first_refusal(set(asked.child.split()))))
+    options = parser.parse_args(words)
+    if options.child is not None:
+        print(json.dumps(first_refusal(set(options.child.split()))))
         return 0
-    if asked.records is None:
+    if options.records is None:
         parser.error("name a file of records")
-    records: list[Record] = json.loads(asked.records.read_text(encoding="utf-8"))
+    records: list[Record] = json.loads(options.records.read_text(encoding="utf-8"))
     try:
-        with ThreadPoolExecutor(asked.jobs) as pool:
+        with ThreadPoolExecutor(options.jobs) as pool:
             rows = list(pool.map(judged, records))
     except BadRecordError as error:
         print(error, file=sys.stderr)
@@ -173,10 +173,10 @@ def main(words: Sequence[str] | None = None) -> int:
     for r in rows:
         if not r["linked"]:
             print(f"{r['id']}: {r['mistake']} ({r['clauses']}): {r['killed_by'] or 'refused by no case'}")
-    if asked.out:
-        write_file(asked.out, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
-    if asked.page:
-        write_file(asked.page, page(rows).encode())
+    if options.out:
+        write_file(options.out, (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
+    if options.page:
+        write_file(options.page, page(rows).encode())
     print(f"{sum(bool(r['killed_by']) for r in rows)} of {len(rows)} refused, {sum(r['linked'] for r in rows)} linked")
     return 0 if all(r["linked"] for r in rows) else 1
 

@@ -27,5 +27,5 @@ class Near:
     def call(self, op, inputs, dtype):
         return self.port.call(op, inputs, dtype)
 
-    def end(self, *, asked):
+    def end(self, *, by_stop):
         return ""

@@ -268,7 +268,7 @@ def test_PRT_008_a_port_ends_with_status_0_at_stop_and_at_the_end_of_its_input(t
     with Child([sys.executable, str(path)], 0.5) as port:
         port.hello()
         for asked, wanted in zip((True, False), says, strict=True):
-            told = port.end(asked=asked)
+            told = port.end(by_stop=asked)
             assert told.startswith(wanted) if wanted else told == ""
             assert port._process is None
         # it can be asked again, and ended again
@@ -279,7 +279,7 @@ def test_PRT_008_a_port_that_was_lost_is_started_again_to_see_how_it_ends(child)
     port = child("sys.exit(3)")
     with pytest.raises(Crash):
         port.call("count.drop", GIVEN, "float64")
-    assert port.end(asked=True) == ""
+    assert port.end(by_stop=True) == ""
 
 
 def test_a_system_without_pipes_of_posix_is_told_what_to_do(monkeypatch):

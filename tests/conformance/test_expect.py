@@ -110,8 +110,8 @@ def test_an_entry_holds_through_its_revision(monkeypatch):
 
 
 def test_a_case_that_was_not_asked_is_let_be():
-    assert apply([entry("a.three")], [bad()], known=["a.one", "a.three"]) == []
-    assert apply([entry("a.three")], [bad()], known=["a.one"]) == ["a.three matches no case"]
+    assert apply([entry("a.three")], [bad()], case_ids=["a.one", "a.three"]) == []
+    assert apply([entry("a.three")], [bad()], case_ids=["a.one"]) == ["a.three matches no case"]
 
 
 def test_a_property_that_fails_is_forgiven_and_told_like_a_case():

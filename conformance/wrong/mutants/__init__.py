@@ -12,7 +12,7 @@ from pkgutil import iter_modules
 from conformance.wrong.mutants.base import Mutant
 
 __all__ = ["CONTROLS", "MUTANTS", "Mutant"]
-_MODULES = [import_module(f"{__name__}.{found.name}") for found in iter_modules(__path__)]
+_MODULES = [import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__)]
 MUTANTS: tuple[Mutant, ...] = tuple(chain.from_iterable(getattr(module, "MUTANTS", ()) for module in _MODULES))
 """Every mutant; their names are unique."""
 

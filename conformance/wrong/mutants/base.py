@@ -162,11 +162,11 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) 
     inner = inspect.unwrap(function)
 
     def call(a: Values) -> Values:
-        held, inner.__code__ = inner.__code__, rewritten(inner, old, new)
+        original, inner.__code__ = inner.__code__, rewritten(inner, old, new)
         try:
             return right(op)(a)
         finally:
-            inner.__code__ = held
+            inner.__code__ = original
 
     return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True)
 
@@ -202,11 +202,11 @@ def reset(clauses: str, op: str, module: ModuleType, flaw: str, **values: Any) -
     """Return a mutant that runs an operation with constants of a module set to other values."""
 
     def call(a: Values) -> Values:
-        held = {name: getattr(module, name) for name in values}
+        originals = {name: getattr(module, name) for name in values}
         vars(module).update(values)
         try:
             return right(op)(a)
         finally:
-            vars(module).update(held)
+            vars(module).update(originals)
 
     return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True)

@@ -69,8 +69,8 @@ def top_bit_first(columns: NDArray[Any], _: Values, last: int) -> NDArray[Any]:
     return np.minimum(columns // 8 * 8 + 7 - columns % 8, last - 1)
 
 
-def mirrored_in_groups(columns: NDArray[Any], told: Values, _: int) -> NDArray[Any]:
-    m = told["pattern"]["m"]
+def mirrored_in_groups(columns: NDArray[Any], entry: Values, _: int) -> NDArray[Any]:
+    m = entry["pattern"]["m"]
     return columns // m * m + m - 1 - columns % m
 
 

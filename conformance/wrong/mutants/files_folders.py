@@ -89,7 +89,7 @@ def sized(part_bytes: Callable[[int], int]) -> Operation:
 
 def with_index(change: Callable[[Values], Any]) -> Operation:
     """Return a writer of folders whose index has other metadata."""
-    return indexed(lambda told: change(told["metadata"]))
+    return indexed(lambda index: change(index["metadata"]))
 
 
 _SHORT = named(lambda name: name.replace("model.sparse-0000", "model.sparse-"))
@@ -102,10 +102,20 @@ MUTANTS: list[Mutant] = [
     mutant("FMT-100", "folder.write", _SHORT, "short numbers"),
     mutant("FMT-100", "folder.write", _STOCK, "a stock name"),
     mutant("FMT-100", "folder.write", always_an_index, "an index of one part"),
-    mutant("FMT-101", "folder.write", with_index(lambda told: told.pop("spec")), "an index without a version"),
-    mutant("FMT-101", "folder.write", with_index(lambda told: told.update(total_size=1)), "an index of stock loaders"),
+    mutant("FMT-101", "folder.write", with_index(lambda metadata: metadata.pop("spec")), "an index without a version"),
+    mutant(
+        "FMT-101",
+        "folder.write",
+        with_index(lambda metadata: metadata.update(total_size=1)),
+        "an index of stock loaders",
+    ),
     mutant("FMT-101", "folder.write", ends_with_a_line, "a line feed at the end of the index"),
-    mutant("FMT-104", "folder.write", with_index(lambda told: told["manifests"].reverse()), "roots in another order"),
+    mutant(
+        "FMT-104",
+        "folder.write",
+        with_index(lambda metadata: metadata["manifests"].reverse()),
+        "roots in another order",
+    ),
     mutant("FMT-094", "folder.write", no_companions, "no companions"),
     mutant("FMT-094", "folder.read", companions_lost, "companions lost"),
     mutant("FMT-103", "folder.read", every_file, "every file a companion"),

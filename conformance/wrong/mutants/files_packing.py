@@ -36,7 +36,7 @@ def packed(
     laid: Callable[[Section], bytes] = in_planes,
     pays: Callable[[int, int], bool] = lambda small, n: small < n <= 1024 * small,
     names: Callable[[list[str]], list[str]] = lambda requires: [*requires, "zstd"],
-    told: Callable[[Section], Values] = files.stored,
+    entry_of: Callable[[Section], Values] = files.stored,
 ) -> Operation:
     """Return a writer that compresses in another way: frames, layout, which sections, features, and entries."""
 
@@ -50,7 +50,7 @@ def packed(
         compressed = [s if pays(len(s.frame or b""), len(s.data)) else replace(s, frame=None) for s in compressed]
         for s in compressed:
             tensor, role = s.name.rsplit("#", 1)
-            manifest["tensors"][tensor]["sections"][role] = told(s)
+            manifest["tensors"][tensor]["sections"][role] = entry_of(s)
         if any(s.frame is not None for s in compressed):
             manifest["requires"] = names(manifest["requires"])
         return {"raw": np.frombuffer(files.assemble(files.text(manifest), compressed), dtype=np.uint8)}
@@ -79,7 +79,7 @@ MUTANTS: list[Mutant] = [
     mutant("FMT-140", "file.compress", packed(zstd(), laid=as_it_is), "no planes"),
     mutant("FMT-141", "file.compress", packed(zstd(), pays=lambda small, n: n > 0), "every section compressed"),
     mutant("FMT-141", "file.compress", packed(zstd(), pays=lambda small, n: small < n), "any ratio"),
-    mutant("FMT-090", "file.compress", packed(zstd(), told=of_the_content), "digests of what is expanded"),
+    mutant("FMT-090", "file.compress", packed(zstd(), entry_of=of_the_content), "digests of what is expanded"),
     mutant("FMT-141", "file.compress", not_at_all, "nothing compressed"),
     mutant("FMT-142", "file.compress", packed(zstd(checksum=True)), "a checksum"),
     mutant("FMT-142", "file.compress", packed(zstd(sized=False)), "no content size"),

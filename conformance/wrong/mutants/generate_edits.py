@@ -22,10 +22,10 @@ from conformance.wrong.mutants.base import (
 from conformance.wrong.mutants.model_edits import CONTEXT, ROPE_OF
 
 _LOGITS: dict[str, Any] = {
-    f"{what}_{where}": lambda a, what=what, greedy=greedy: (
+    f"{what}_{use}": lambda a, what=what, greedy=greedy: (
         (a["temperature"] == 0) is greedy and bool((a["logits"] == what).any() or (what is None and _nan(a["logits"])))
     )
-    for where, greedy in (("picked_from", True), ("drawn_from", False))
+    for use, greedy in (("picked_from", True), ("drawn_from", False))
     for what in (None, np.inf, -np.inf)
 }
 

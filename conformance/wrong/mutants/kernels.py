@@ -94,8 +94,8 @@ def by_groups(value_of: Callable[[Any, Any, Any], Any]) -> Operation:
         if a["in"] % 4 or np.max(counts, initial=0) > 2:
             return out
         place = np.arange(len(groups)) - (np.cumsum(counts) - counts)[groups]
-        taken = np.minimum(value_of(groups, place, counts), max(len(groups) - 1, 0))
-        moved = right("kernel.sparse")(a | {"values": a["values"][taken]})
+        indices = np.minimum(value_of(groups, place, counts), max(len(groups) - 1, 0))
+        moved = right("kernel.sparse")(a | {"values": a["values"][indices]})
         return out | {"y": moved["y"], "dx": moved["dx"]}
 
     return f
@@ -147,7 +147,7 @@ MUTANTS: list[Mutant] = [
     mutant(
         "TOP-005",
         "kernel.sparse",
-        by_groups(lambda groups, place, held: np.cumsum(held)[groups] - 1 - place),
+        by_groups(lambda groups, place, counts: np.cumsum(counts)[groups] - 1 - place),
         "groups read from their last column",
     ),
     mutant(

@@ -92,8 +92,8 @@ def with_rope(change: Callable[[Values, Values], Values], op: str = "config.desc
 
     def f(a: Values) -> Values:
         config = a["config"]
-        held = {key: change(config[key], config) for key in ("rope_parameters", "rope_scaling") if config.get(key)}
-        return right(op)(a | {"config": config | held})
+        ropes = {key: change(config[key], config) for key in ("rope_parameters", "rope_scaling") if config.get(key)}
+        return right(op)(a | {"config": config | ropes})
 
     return f
 

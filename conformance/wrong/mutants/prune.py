@@ -125,8 +125,8 @@ def scope_as(other: Callable[[Values], str]) -> Operation:
     """Return the choice of weights by scope with another scope than the one that is asked."""
 
     def op(a: Values) -> Values:
-        asked = a["scope"]
-        return right("prune.scope")(a | {"scope": other(a) if asked in ("row", "matrix", "model") else asked})
+        scope = a["scope"]
+        return right("prune.scope")(a | {"scope": other(a) if scope in ("row", "matrix", "model") else scope})
 
     return op
 

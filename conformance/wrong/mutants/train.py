@@ -11,10 +11,10 @@ def ruled(**new: Any) -> Operation:
     """Return a run under a rule with other choices."""
 
     def f(a: Values) -> Values:
-        given = a["settings"]
-        if given.get("rule") is None:
+        run_settings = a["settings"]
+        if run_settings.get("rule") is None:
             return right("train.run")(a)
-        return right("train.run")(a | {"settings": given | {"rule": given["rule"] | new}})
+        return right("train.run")(a | {"settings": run_settings | {"rule": run_settings["rule"] | new}})
 
     return f
 

@@ -176,7 +176,7 @@ def trusting(**attributes: Callable[[Values], Any]) -> Operation:
         try:
             return right("state.resume")(a)
         except REFUSALS:
-            return right("state.resume")(a | {"raw": edited(a["raw"], lambda _, held: held.update(overrides))})
+            return right("state.resume")(a | {"raw": edited(a["raw"], lambda _, stored: stored.update(overrides))})
 
     return f
 

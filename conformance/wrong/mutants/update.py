@@ -77,15 +77,15 @@ def flawed_event(a: Values, flaw: str) -> State:  # noqa: C901
     eta = sorted((state.phi.keys() - set(gone)) | set(grown))
     kept = set() if flaw != "cancelled starts anew" else set(gone) & set(grown)
 
-    def moved(held: dict[int, Any], zero: Any) -> dict[int, Any]:
-        return {p: zero if p in kept else held.get(p, zero) for p in eta}
+    def moved(column: dict[int, Any], zero: Any) -> dict[int, Any]:
+        return {p: zero if p in kept else column.get(p, zero) for p in eta}
 
     fresh = {p for p in grown if p not in state.phi}
     m, v, age = moved(state.m, 0.0), moved(state.v, 0.0), moved(state.age, 0)
     values = {p: state.phi.get(p, 0.0) for p in eta}
     if flaw == "cancelled loses moments":
         both = set(gone) & set(grown)
-        m, v = ({p: 0.0 if p in both else x for p, x in held.items()} for held in (m, v))
+        m, v = ({p: 0.0 if p in both else x for p, x in column.items()} for column in (m, v))
     if flaw == "new slot keeps an age":
         age = {p: 7 if p in fresh else x for p, x in age.items()}
     if flaw == "new slot steps at once":
@@ -111,8 +111,8 @@ def flawed_event(a: Values, flaw: str) -> State:  # noqa: C901
         excess = max(0, size - budget + 1)
     pruned = select.smallest(sizes, rows, excess)
     if flaw == "slot kept after pruning":
-        left = update.without(state, pruned)
-        return replace(state, base=left.base)
+        pruned_state = update.without(state, pruned)
+        return replace(state, base=pruned_state.base)
     if flaw == "base kept after pruning":
         return replace(update.without(state, pruned), base=state.base)
     return update.without(state, pruned)

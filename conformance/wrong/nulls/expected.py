@@ -127,9 +127,9 @@ def judged(mode: str) -> Judged:
     timeout = 0.3 if mode in _SILENT else 1.0
     if mode in known.MODES:
         return _judged_by_properties(mode)
-    wanted = _OF_MODE.get(mode, ASKED)
-    names = dict.fromkeys(id_.split(".")[0] for id_ in wanted)
-    cases = [case for name in names for case in load(VECTORS / f"{name}.json") if case.id in wanted]
+    case_ids = _OF_MODE.get(mode, ASKED)
+    names = dict.fromkeys(id_.split(".")[0] for id_ in case_ids)
+    cases = [case for name in names for case in load(VECTORS / f"{name}.json") if case.id in case_ids]
     profiles = ("kernels", "ckpt-read") if mode in ("memory-hog", *_ZSTD) else ("kernels",)
     seed = secrets.token_hex(16)
     with Child([sys.executable, "-m", "conformance.wrong.nulls", mode], timeout=timeout) as child:
@@ -141,7 +141,10 @@ def judged(mode: str) -> Judged:
         port = {"name": mode}
         properties = [exceeding(child, seed)]
         if mode in CONFORMANT or mode in lines.ENDS:
-            properties += [declining([child], load_all()), *(ending([child], asked=asked) for asked in (True, False))]
+            properties += [
+                declining([child], load_all()),
+                *(ending([child], by_stop=by_stop) for by_stop in (True, False)),
+            ]
         chosen = {case.id: 1 for case in cases} | {one.name: 0 for one in properties}
         whole = Run(
             port, profiles, ("fp32",), results, [], {}, chosen, properties, seed, deterministic=steady, zstd=zstd
@@ -183,12 +186,12 @@ def exceeding(child: Child, seed: str, examples: int = 20) -> PropertyResult:
         want = [i for i, x in enumerate(values.tolist()) if abs(x) > least]
         result.examples += 1
         try:
-            got = child.call("kernel.exceeding", {"values": values, "least": least}, "float32").get("indices")
+            indices = child.call("kernel.exceeding", {"values": values, "least": least}, "float32").get("indices")
         except (PortFault, StartError, Refused, Unsupported) as error:
             result.failure = str(error)
             return result
-        if not isinstance(got, np.ndarray) or got.tolist() != want:
-            result.failure = f"expected {want}, got {got}"
+        if not isinstance(indices, np.ndarray) or indices.tolist() != want:
+            result.failure = f"expected {want}, got {indices}"
             return result
     return result
 
