@@ -122,6 +122,26 @@ def test_a_file_of_the_kit_is_named_after_its_area(room):
     assert {name for name in found - shared if name.split("_")[0] not in AREAS} == set()
 
 
+def test_locals_say_what_they_hold():
+    vague = {"found", "held", "told", "given", "seen", "here"}
+    functions = [
+        (path, function)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for function in ast.walk(tree_of(path))
+        if isinstance(function, ast.FunctionDef)
+    ]
+    assert len(functions) > 4000
+    stored = {
+        (path.relative_to(ROOT).as_posix(), name)
+        for path, function in functions
+        for node in ast.walk(function)
+        if (name := node.arg if isinstance(node, ast.arg) else getattr(node, "id", "")) in vague
+        if isinstance(node, ast.arg) or isinstance(node.ctx, ast.Store)
+    }
+    assert stored == set()
+
+
 def test_every_folder_says_where_to_start():
     for package in (*PACKAGES, "benchmarks", "experiments", "examples"):
         for path in (ROOT / package).rglob("__init__.py"):

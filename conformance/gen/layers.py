@@ -197,8 +197,8 @@ def _gradients(area: Area, n: Numbers) -> None:
             xs[1][:, : ins // 2] += 1
         mean = sum(np.einsum("no,ni->oi", d, x) for d, x in zip(dys, xs, strict=True)).reshape(-1) / steps
         base, eta = n.subset(size, size // 2), n.subset(size, min(15, size // 4))
-        slots = set(eta)
-        open_to = [p for p in range(size) if p not in slots and (scope == "all" or p in set(base))]
+        slots, stored = set(eta), set(base)
+        open_to = [p for p in range(size) if p not in slots and (scope == "all" or p in stored)]
         chosen = select.largest([abs(float(mean[p])) for p in open_to], open_to, min(k, len(open_to)))
         inputs = {"out": outs, "in": ins, "dy": dys, "x": xs, "steps": steps}
         inputs |= {"base": ids(base), "delta": ids(eta), "n": k, "scope": scope}

@@ -263,9 +263,10 @@ def _moved(part: Part, evidence: Evidence, rule: Rule, out: list[int], into: lis
 
 def without(part: Part, gone: list[int]) -> Part:
     """Return a matrix after positions left base and delta (ADPT-004)."""
+    lost = set(gone)
 
     def cut(values: dict[int, Any]) -> dict[int, Any]:
-        return {p: x for p, x in values.items() if p not in gone}
+        return {p: x for p, x in values.items() if p not in lost}
 
     kept = {name: cut(values) for name, values in part.kept.items()}
     return replace(part, base=cut(part.base), phi=cut(part.phi), kept=kept)

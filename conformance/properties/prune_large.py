@@ -25,15 +25,14 @@ def _prune(d: Draw, t: Trial) -> None:
         many, sparsity = Many(d), d.integer(20, 80) / 100
         w, norms = many.lattice(shape, 50), many.integers(shape[1], 0, 3).astype(np.float64)
         t.saw(BEYOND, w.size > 65_536)
-        kept = {"kept": ids(prune.magnitude(w, sparsity))}
-        t.case("prune.magnitude", {"weights": w, "sparsity": sparsity}, kept)
+        t.case("prune.magnitude", {"weights": w, "sparsity": sparsity}, {"kept": ids(prune.magnitude(w, sparsity))})
         case_inputs = {"weights": w, "square_sums": norms**2, "sparsity": sparsity}
         t.case("prune.wanda", case_inputs, {"kept": ids(prune.wanda(w, norms.tolist(), sparsity))})
     # inputs are the identity, because ties are exact if H is diagonal
     w, inputs = Many(d).lattice((11_000, 6), 9), np.eye(6)
-    removed, weights, _ = prune.sparsegpt(w, inputs, 0.5, block=4)
+    kept, weights, _ = prune.sparsegpt(w, inputs, 0.5, block=4)
     case_inputs = {"weights": w, "inputs": inputs, "sparsity": 0.5, "block": 4}
-    t.case("prune.sparsegpt", case_inputs, {"kept": ids(removed), "weights": weights})
+    t.case("prune.sparsegpt", case_inputs, {"kept": ids(kept), "weights": weights})
 
 
 @property_of(

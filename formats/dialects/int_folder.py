@@ -153,7 +153,8 @@ class QuantisedFolder:
     def _files(self) -> Mapping[str, bytes]:
         """Return the companions, without what describes the quantisation."""
         changed, files = {name: data for name, data in self._changed.items() if data is not None}, self._source.files
-        return Lazy(files.keys() - self._changed.keys() | changed.keys(), lambda name: changed.get(name) or files[name])
+        names = files.keys() - self._changed.keys() | changed.keys()
+        return Lazy(names, lambda name: changed[name] if name in changed else files[name])
 
     def _left_out(self) -> list[str]:
         """Return the tensors that say how activations of quantised matrices are quantised."""

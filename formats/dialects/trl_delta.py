@@ -121,6 +121,8 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
 
 def _header(sizes: Mapping[str, int], metadata: Mapping[str, str]) -> dict[str, str]:
     filled = {
+        "format": "sparse_weight_patch",
+        "version": "1",
         "sparse": "True",
         "num_changed_params": str(len(sizes)),
         "total_changed_elements": str(sum(sizes.values())),
@@ -131,7 +133,7 @@ def _header(sizes: Mapping[str, int], metadata: Mapping[str, str]) -> dict[str, 
             raise FormatError(
                 "FMT-084", f"metadata has {key} = {metadata[key]!r:.80}, the changes say {value!r:.80}; leave it out"
             )
-    return {"format": "sparse_weight_patch", "version": "1", **metadata, **filled}
+    return {**metadata, **filled}
 
 
 def _the_file(path: Path) -> Path:

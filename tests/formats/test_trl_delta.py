@@ -250,7 +250,9 @@ def test_FMT_154_patch_ends_where_its_indices_end(tmp_path):
         write_trl_delta(tmp_path / "p.safetensors", Changes("replace", {"w": beyond}), {})
 
 
-@pytest.mark.parametrize("key", ["sparse", "num_changed_params", "total_changed_elements", "changed_params"])
+@pytest.mark.parametrize(
+    "key", ["format", "version", "sparse", "num_changed_params", "total_changed_elements", "changed_params"]
+)
 def test_FMT_084_patch_metadata_that_contradicts_the_changes(tmp_path, key):
     changes = Changes("replace", {"w": from_dense(np.ones((2, 2), np.float32))})
     with pytest.raises(errors.FormatError, match=f"FMT-084.*{key}"):
