@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from experiments.markup import bullets, measured_by, prose, table, title_of
 from experiments.page import as_json, machine_told
@@ -25,9 +26,11 @@ from experiments.statistics import Estimate, estimate
 from seft_cli import console
 from seft_cli.output import write_file
 from seft_ref import Model, TrainSettings
-from seft_ref.arrays.library import to_numpy
+from seft_ref.arrays.library import Array, to_numpy
+from seft_ref.arrays.ranks import Ranks
 from seft_ref.files.model import load_model
 from seft_ref.kernels import KernelSet, cpu
+from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.window import AnyWindow, opened
 from seft_ref.model.weights import with_matrices
@@ -53,11 +56,12 @@ CRITERIA: dict[str, tuple[int, ...]] = {
     "absolute": BATCHES[1:],
     "fisher": BATCHES[1:],
     "token-fisher": BATCHES,
+    "rank-one": BATCHES,
     "activation": (1,),
     "magnitude": (0,),
     "random": (0,),
 }
-"""The numbers of batches that each criterion of ADPT-005 is tried with; 0 if it uses no data.
+"""The numbers of batches that each criterion is tried with; 0 if it uses no data. All but `rank-one` are of ADPT-005.
 
 `absolute` and `fisher` are not tried with one batch, because there they rank as `sensitivity` does."""
 _ASKED = frozenset({*ON_SUPPORT.values(), "inputs"})
@@ -73,6 +77,32 @@ class Cost:
     values: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Watched:
+    """A gradient window, and the sums of the squares of the two factors of the gradient over all tokens of its steps.
+
+    Their outer product is `rank-one`: Σ dy² · Σ x² in the place of Σ dy² x² of `token-fisher` (GRD-008).
+    """
+
+    window: AnyWindow
+    outputs: Float[Array, " out"] | float = 0.0
+    inputs: Float[Array, " in_"] | float = 0.0
+
+    def fresh(self) -> "Watched":
+        """Return empty sums, to which this rank adds its micro-batches of a step."""
+        return Watched(self.window.fresh())
+
+    def plus(self, gradient: WeightGradient, kernels: KernelSet) -> "Watched":
+        """Return the sums with one more micro-batch."""
+        outputs, inputs = ((array * array).sum(axis=0) for array in (gradient.dy, gradient.x))
+        return Watched(self.window.plus(gradient, kernels), self.outputs + outputs, self.inputs + inputs)
+
+    def joined(self, step: "Watched", ranks: Ranks, kernels: KernelSet) -> "Watched":
+        """Return these sums with a step added, up over all ranks."""
+        window = self.window.joined(step.window, ranks, kernels)
+        return Watched(window, self.outputs + ranks.sum(step.outputs), self.inputs + ranks.sum(step.inputs))
+
+
 def measured(
     inputs: Inputs, settings: TrainSettings, before: float, wanted: Set[tuple[str, int]]
 ) -> Iterator[dict[str, Any]]:
@@ -82,16 +112,17 @@ def measured(
     before    perplexity of the model as it is
     """
     model = load_model(inputs.folder, cpu)
-    windows: dict[str, AnyWindow] = {
-        name: opened(base, from_flat(base.shape, flat(base.topology)[:0]), _ASKED) for name, base in model.bases.items()
+    watched = {
+        name: Watched(opened(base, from_flat(base.shape, flat(base.topology)[:0]), _ASKED))
+        for name, base in model.bases.items()
     }
     for step in range(max(n for _, n in wanted) + 1):
         if step:
-            windows = {name: window.settled(cpu) for name, window in windows.items()}
+            watched = {name: replace(of, window=of.window.settled(cpu)) for name, of in watched.items()}
             batches = step_batches(settings, inputs.train, step, model.weights)
-            windows = dict(loss_and_gradients(model.weights, model.config, batches, cpu, {}, windows).kept)
+            watched = dict(loss_and_gradients(model.weights, model.config, batches, cpu, {}, watched).kept)
         for criterion in (name for name in CRITERIA if (name, step) in wanted):
-            after = perplexity_of(_without(model, windows, criterion, settings.seed, cpu), inputs)
+            after = perplexity_of(_without(model, watched, criterion, settings.seed, cpu), inputs)
             yield {
                 "criterion": criterion,
                 "batches": step,
@@ -100,7 +131,7 @@ def measured(
             }
 
 
-def _without(model: Model, windows: Mapping[str, AnyWindow], criterion: str, seed: int, kernels: KernelSet) -> Model:
+def _without(model: Model, watched: Mapping[str, Watched], criterion: str, seed: int, kernels: KernelSet) -> Model:
     """Return the model without the share of weights with the smallest scores (ADPT-001, ADPT-002)."""
     packed = {}
     for number, (name, stored) in enumerate(model.bases.items()):
@@ -109,15 +140,19 @@ def _without(model: Model, windows: Mapping[str, AnyWindow], criterion: str, see
         known = Known(weight=base.values)
         if criterion == "random":
             known = Known(uniform=Chance(seed, 0).scores(number, positions, 0))
+        elif criterion == "rank-one":
+            rows, columns = divmod(positions, base.shape[1])
+            tokens = np.take(watched[name].outputs, rows) * np.take(watched[name].inputs, columns)
+            known = Known(weight=base.values, tokens=tokens)
         elif criterion != "magnitude":
-            view = View(windows[name], base, new_delta(base.shape, positions[:0], base.values))
+            view = View(watched[name].window, base, new_delta(base.shape, positions[:0], base.values))
             (scored,) = evidence([view], Rule(adapt=criterion), None, kernels=kernels)  # type: ignore[arg-type]
             by_name = {} if scored.inputs is None else {"inputs": np.take(scored.inputs, base.topology.indices)}
             by_name |= (
                 {ON_SUPPORT[criterion]: getattr(scored, ON_SUPPORT[criterion])} if criterion in ON_SUPPORT else {}
             )
             known = Known(weight=base.values, **by_name)
-        scores = ADAPT[criterion](known)
+        scores = ADAPT["token-fisher" if criterion == "rank-one" else criterion](known)
         removed = to_numpy(selection(scores, round(SHARE * base.nnz)).indices)
         kept = np.delete(np.arange(base.nnz), removed)
         packed[name] = kernels.pack(from_flat(base.shape, positions[kept]), base.values[kept], None)
@@ -176,6 +211,8 @@ MEANING = """
     `sensitivity`, no more data, and 4 bytes a stored weight while a window of several steps is open. `absolute` and
     `fisher` need a window of many steps (`--set gradient_window=...`), whose sums are as large as the matrices.
     `activation` is Wanda's score, which was made to compare weights of one row; an event compares those of a matrix.
+    `rank-one` is W² · Σdy² · Σx², and no choice of `adapt`: it needs what `token-fisher` needs, and saves the sampled
+    product.
 """
 NOTE = """
     Nats per token, mean over draws ± half of the 95 % t-interval; more is worse. Of one batch `absolute` and `fisher`

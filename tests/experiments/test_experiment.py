@@ -6,13 +6,17 @@ import json
 import math
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from seft_ref import evaluate, save_model
+from seft_ref.arrays.ranks import ALONE
 from seft_ref.files.model import load_model
 from seft_ref.kernels import reference
+from seft_ref.layers.linear import WeightGradient
+from seft_ref.matrix.window import Window
 from seft_ref.topology.csr import flat, from_flat
 from tests.experiments.helpers import EVALUATION, one_line, part, runs_in
 from tests.seft_ref.folders import sparse_folder
@@ -322,3 +326,21 @@ def test_what_pruning_costs_is_measured_once_and_told(cli, given, tmp_path):
     (line,) = (x for x in lines if x["criterion"] == "magnitude" and x["seed"] == 0)
     assert line["perplexity_after"] == pytest.approx(after, rel=1e-5)
     assert line["nats"] == math.log(line["perplexity_after"] / line["perplexity_before"])
+
+
+def test_the_rank_one_form_is_the_product_of_the_squares_of_all_tokens():
+    tool = part("pruning_cost")
+    rng = np.random.default_rng(0)
+    total, dys, xs = tool.Watched(Window((3, 5), frozenset({"gradient"}))), [], []
+    for _ in range(2):
+        step = total.fresh()
+        for n in (2, 4):
+            dys.append(rng.normal(size=(n, 3)))
+            xs.append(rng.normal(size=(n, 5)))
+            step = step.plus(WeightGradient(dys[-1], xs[-1]), reference)
+        total = total.joined(step, ALONE, reference)
+        total = replace(total, window=total.window.settled())
+    tokens = [(dy, x) for of_dy, of_x in zip(dys, xs, strict=True) for dy, x in zip(of_dy, of_x, strict=True)]
+    assert len(tokens) == 12
+    np.testing.assert_allclose(total.outputs, sum(dy**2 for dy, _ in tokens))
+    np.testing.assert_allclose(total.inputs, sum(x**2 for _, x in tokens))
