@@ -22,6 +22,7 @@ from seft_ports.pytorch import (  # noqa: E402
     save_sparse,
     wrap,
 )
+from seft_ports.pytorch.callback import _losses  # noqa: E402
 from seft_ports.pytorch.model import targets_of  # noqa: E402
 from seft_ports.pytorch.run import model_of, settings_of, training_starts  # noqa: E402
 from seft_ports.pytorch.schedule import learning_rate  # noqa: E402
@@ -203,6 +204,21 @@ def test_looks_that_a_run_cannot_make_are_refused_before_a_step(given, said, tmp
     run = tiny.trainer(tiny.wrapped(settings), tmp_path, settings, seft=seft, **given)
     with pytest.raises((SeftError, NotImplementedError), match=said):
         run.train()
+
+
+def test_trn_002_unequal_batches_of_a_look_count_by_targets_where_they_say_how_many_there_are():
+    model = tiny.wrapped()
+    rows = torch.stack([row["input_ids"] for row in tiny.texts(6)])
+    labels = rows.clone()
+    labels[:4, :-2] = -100
+    n = int((labels[:, 1:] != -100).sum())
+    parts = [slice(0, 4), slice(4, 6)]
+    batches = [{"input_ids": rows[p], "labels": labels[p], "num_items_in_batch": torch.tensor(n)} for p in parts]
+    logp = torch.log_softmax(model(input_ids=rows).logits[:, :-1], -1)
+    wanted = sum(-logp[i, t, labels[i, t + 1]] for i, t in (labels[:, 1:] != -100).nonzero().tolist()) / n
+    torch.testing.assert_close(sum(_losses(model, batches, "")), wanted)
+    alike = [{name: value for name, value in batch.items() if name != "num_items_in_batch"} for batch in batches]
+    assert not torch.isclose(sum(_losses(model, alike, "")), wanted, rtol=1e-5)
 
 
 def test_batches_without_labels_cannot_be_looked_at(tmp_path):
