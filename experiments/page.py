@@ -298,7 +298,7 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
         behind |= {other: found} if found else {}
         alike = [label for label in alike if label not in found]
     for other, labels in behind.items():
-        text += f" Leave {_listed(labels)}: `{other}` ended lower, and the interval excludes 0."
+        text += f" `{other}` ended below {_listed(labels)}, and the interval excludes 0."
     if len(alike) == 1:
         return text
     minutes = {row.label: fmean(map(minutes_of, report.runs[row.arm].values())) for row in rows if row.label in alike}

@@ -165,7 +165,8 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> list[Cost]:
     for criterion, tried in CRITERIA.items():
         for n in tried:
             values = tuple(run["nats"] for run in runs if (run["criterion"], run["batches"]) == (criterion, n))
-            entries.append(Cost(criterion, n, estimate(values), values))
+            # older results lack a criterion
+            entries += [Cost(criterion, n, estimate(values), values)] if values else []
     return entries
 
 

@@ -75,20 +75,20 @@ def test_words_claim_no_more_than_the_interval(values, said):
         (
             {"a": [60.0, 61.0, 62.0], "b": [70.0, 71.0, 72.0], "c": [61.0, 60.0, 62.5]},
             (
-                "`a` ended lowest, at 61.00 on average. Leave `b`: `a` ended lower, and the interval "
+                "`a` ended lowest, at 61.00 on average. `a` ended below `b`, and the interval "
                 "excludes 0. These seeds do not tell `c` from it. Choose among them by what else you need. "
                 "Minutes a run, with whatever ran beside: `a` 3.0, `c` 1.0."
             ),
         ),
         (
             {"a": [60.0, 61.0, 62.0], "b": [70.0, 71.0, 72.0], "c": [80.0, 81.0, 82.0]},
-            ("`a` ended lowest, at 61.00 on average. Leave `b` and `c`: `a` ended lower, and the interval excludes 0."),
+            ("`a` ended lowest, at 61.00 on average. `a` ended below `b` and `c`, and the interval excludes 0."),
         ),
         # b is not told from a, but c is from b, though not from a
         (
             {"a": [60.0, 64.0, 59.0], "b": [61.0, 61.5, 62.0], "c": [62.0, 62.6, 63.1]},
             (
-                "`a` ended lowest, at 61.00 on average. Leave `c`: `b` ended lower, and the interval "
+                "`a` ended lowest, at 61.00 on average. `b` ended below `c`, and the interval "
                 "excludes 0. These seeds do not tell `b` from it. Choose among them by what else you need. "
                 "Minutes a run, with whatever ran beside: `a` 3.0, `b` 2.0."
             ),
