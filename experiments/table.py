@@ -111,8 +111,8 @@ METHODS = (
 EXPERIMENTS: dict[str, Experiment] = {
     "mask-ablation": Experiment(
         "May pruned weights come back?",
-        """`seft` grows anywhere, pruned positions included. `active-only` differs in one choice: it grows among stored
-        weights only, so that the mask never changes. `static` has no events at all and is the floor.""",
+        """`seft` grows anywhere, pruned positions included. `active-only` grows among stored weights only, so that
+        the mask never changes and nothing is pruned. `static` has no events, and is what both are compared with.""",
         """A summary of the paper reports an ablation (Table 7) in which allowing updates at pruned positions was better
         than not allowing them, on other models and tasks. If that carries over, `active-only` ends with a higher
         perplexity than `seft`. About a fixed set of slots (`static`) nothing that could be read says anything.""",
