@@ -27,7 +27,7 @@ _CATCHES = {
 
 
 class _Base:
-    """A weight with `stored` random positions, every fourth of them with the value 0."""
+    """A sparse weight with `stored` random positions; every fourth value is 0."""
 
     def __init__(self, n: Numbers, n_out: int, n_in: int, stored: int, *, biased: bool) -> None:
         self.shape = (n_out, n_in)
@@ -105,7 +105,7 @@ def pairs() -> Area:
     area = Area("adapter", _ORACLE)
     n = Numbers(60, 1)
     for kind, clauses in _CLAUSES.items():
-        # rows is the rank, or for SPP the number of bands, because its rank is always 2 here
+        # `rows` is the rank. For SPP it is the number of bands, because the rank of SPP is 2 in all these cases.
         for name, n_out, n_in, stored, rows, lead, alpha, biased in (
             ("plain", 12, 7, 30, 3, (4,), 6.0, False),
             ("bias", 8, 9, 25, 2, (2, 3), 0.5, True),
@@ -130,7 +130,7 @@ def pairs() -> Area:
 
 
 def _start_of(area: Area, n: Numbers, kind: str) -> None:
-    """Add an adapter before training, whose second factor is 0, with products that are exact (ADP-003)."""
+    """Add an untrained adapter: its second factor is 0, and its products are exact (ADP-003)."""
     base = _Base(n, 6, 5, 13, biased=True)
     base.values, base.bias = n.lattice(13), n.lattice(6)
     factors = [f * 0.0 if j else f for j, f in enumerate(_factors(kind, n, base, 3))]
@@ -169,7 +169,7 @@ def _refusals(area: Area, n: Numbers, kind: str) -> None:
 
 
 def _alone(area: Area, n: Numbers, kind: str) -> None:
-    """Add an alpha far below 1, an alpha that is no number, and a second factor longer than out (ADP-009)."""
+    """Add adapters with an alpha far below 1, an alpha of NaN, and a second factor longer than out (ADP-009)."""
     base = _Base(n, 6, 5, 13, biased=False)
     factors, x, dy = _factors(kind, n, base, 3), n.real((4, 5)), n.real((4, 6))
     alpha = 2.0**-20

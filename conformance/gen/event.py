@@ -18,10 +18,10 @@ Made = tuple[Part, Evidence]
 Rule = update_choices.Rule
 KEPT = ("age", "m", "v", "u", "origin")
 BETAS: Rule = {"beta1": 0.5, "beta2": 0.75, "momentum": 0.5}
-"""Rates whose small powers are exact."""
+"""Rates of optimizers. Their small powers are exact."""
 
 ALIKE: tuple[set[Any], ...] = ({"end", "never"}, {"activation", "curvature"})
-"""Choices that give the same event; curvature ranks like activation, because its score is half the square."""
+"""Values of a choice that give the same event. Curvature ranks like activation, because it is half its square."""
 
 CLOSE = 3469982
 """A seed, found by search, with two draws that are equal in binary32."""
@@ -47,9 +47,9 @@ def made(
     missing: int = 0,
     **more: Any,
 ) -> Made:
-    """Return a matrix with `outside` of its slots off the base, and evidence on few levels.
+    """Return a matrix with `outside` of its slots off the base, and evidence that has few different values.
 
-    missing  how many slots and weights the matrix lacks to its budgets
+    missing  how many slots and weights the matrix has below its budgets
     """
     n = Numbers(78, word, matrix)
     size = shape[0] * shape[1]
@@ -118,7 +118,7 @@ def answered(outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Tell whether answers agree once their floats are rounded to binary32."""
+    """Return whether two answers agree once their floats are rounded to binary32."""
     if isinstance(a, dict):
         return all(_same(a[k], b[k]) for k in a)
     if isinstance(a, list):
@@ -189,14 +189,14 @@ def _pair(word: int, name: str, chosen: Rule, optimizer: str) -> Made:
     """Return the matrix and evidence for the row `name` of the table."""
     part, evidence = made(word, (3, 5), 8, 4, 1, chosen=chosen, optimizer=optimizer, missing=1, steps=2)
     support = len(part.base.keys() | part.phi.keys())
-    if name == "change":  # large gradients at the slots, so that dropped ones grow again
+    if name == "change":  # the gradients of slots are large, so that dropped slots grow again
         evidence = replace(evidence, gradient=[9.0 if p in part.phi else x for p, x in enumerate(evidence.gradient)])
     tight = support if name == "seft" else 4 if name == "literal" else support - 3
     return replace(part, budget=[tight], first=name == "seft"), evidence
 
 
 def tells(pair: Made, chosen: Rule, keys: Iterable[str]) -> bool:
-    """Tell whether the event ends differently with every other value of each choice in `keys`."""
+    """Return whether the event ends differently with every other value of each choice in `keys`."""
 
     def end(what: Rule) -> Any:
         try:
@@ -285,7 +285,7 @@ def _scopes(area: Area) -> None:
 
 
 def _edges(area: Area) -> None:
-    """Add empty matrices, budgets of 0, equal scores, scores that tie once rounded, and refusals."""
+    """Add events with empty matrices, budgets of 0, equal scores and scores that tie once rounded; add refusals."""
     chosen = rule()
     one, evidence = made(40, (2, 3), 3, 2, 0, chosen=chosen, limit=1)
     zero = replace(evidence, gradient=[0.0] * 6)
@@ -329,7 +329,7 @@ def _edges(area: Area) -> None:
 
 
 def _unusable(area: Area) -> None:
-    """Add evidence or scores that are not finite (EVT-005)."""
+    """Add events whose evidence or scores are not finite (EVT-005)."""
     for dtype, large in (("float64", 2.0**600), ("float32", 2.0**80)):
         for name, change, off, text in _OVERFLOWS:
             chosen = rule(**change)
@@ -394,6 +394,6 @@ _OVERFLOWS = (
     ("refuse-overflow-candidate", _CURVED, _off_base, "a candidate's infinite score ranked"),
     ("refuse-overflow-row", _ROWS, _weight, "a weight's infinite score ranked"),
 )
-"""Name, choices, the position whose score overflows, and the mistake of a wrong program."""
+"""Name, choices, the function that returns the position whose score overflows, and the mistake to catch."""
 
 AREAS = (by_choice,)

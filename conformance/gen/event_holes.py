@@ -24,7 +24,7 @@ def events() -> Area:
 
 
 def _many_candidates(area: Area) -> None:
-    """Add candidates of more than 16,384 positions with many equal scores (GRD-003)."""
+    """Add a choice of candidates from more than 16,384 positions with many equal scores (GRD-003)."""
     rows, width, k = 500, 40, 70
     n = Numbers(129, rows)
     dy, x = n.lattice((1, rows), 40), n.lattice((1, width), 9)
@@ -41,7 +41,7 @@ def _many_candidates(area: Area) -> None:
 
 
 def _many_drawn(area: Area) -> None:
-    """Add random candidates of more rows than are looked at at once, drawn by flat position (RNG-003, GROW-004)."""
+    """Add random candidates over several blocks of rows, drawn by flat position (RNG-003, GROW-004)."""
     chosen = whole_events.rule(grow="random", adapts="never")
     made = whole_events.made(133, (514, 2), 20, 6, 1, chosen=chosen, missing=6)
     purpose = "draws that begin anew with every block of rows"
@@ -49,10 +49,10 @@ def _many_drawn(area: Area) -> None:
 
 
 def _many_seeded(area: Area) -> None:
-    """Add new slots beyond the part of a matrix that is looked at first (DLT-006)."""
+    """Add new slots beyond the first block of a matrix (DLT-006)."""
     chosen, shape = whole_events.rule(moments="seeded", adapts="never"), (129, 128)
     part, evidence = whole_events.made(134, shape, 20, 6, 1, chosen=chosen, missing=6, steps=2)
-    # numbers that repeat, so that the vector file stays small, and some large ones
+    # the numbers repeat, because the vector file stays small then; a few positions have large ones
     gradient, square = ([float(p % k - k // 2) for p in range(shape[0] * shape[1])] for k in (7, 5))
     square = [x * x for x in square]
     for i, p in enumerate((3, 8192, 16383, 16384, 16401, 16450, 16511)):
@@ -72,7 +72,7 @@ def _many(
     kinds: tuple[str, ...],
     pattern: tuple[int, int] | None = None,
 ) -> None:
-    """Add an event over a matrix that is too large to be looked at at once, with evidence of `kinds` only."""
+    """Add an event over a matrix of several blocks; it has evidence of `kinds` only."""
     part, own_evidence = made
     outcomes = event([part], [own_evidence], chosen, 0.5, seed=3, step=20, pattern=pattern)
     entry = whole_events.given_part(part, own_evidence)
@@ -125,7 +125,7 @@ def _refused(area: Area) -> None:
 
 
 def _refusal_of(pairs: list[whole_events.Made], chosen: update_choices.Rule) -> str:
-    """Return why an event that drops everything is refused, empty if it is not."""
+    """Return why the event is refused at a fraction of 1; return an empty text if it is not refused."""
     try:
         event([p for p, _ in pairs], [s for _, s in pairs], chosen, 1.0, seed=3, step=20)
     except select_pools.RefusedError as error:
@@ -146,7 +146,7 @@ def _made_up(area: Area) -> None:
 
 
 def _many_groups(area: Area) -> None:
-    """Add events over more rows than are looked at at once, with unequal budgets (GRD-003, GROW-007)."""
+    """Add events over several blocks of rows, with unequal budgets (GRD-003, GROW-007)."""
     n, (rows, width) = Numbers(127, 1), (514, 2)
     base = {2 * g + n.integer(0, 1): float(n.integer(-2, 2)) / 2 for g in range(rows) if g % 3 and g % 9 == 1}
     eta = [p for p in sorted(base) if n.integer(0, 1) == 0]

@@ -1,4 +1,4 @@
-"""Valid files of chapter 12: each is read, and written again byte for byte."""
+"""Cases of valid files of chapter 12: a port reads each file, and writes it again byte for byte."""
 
 import struct
 from dataclasses import replace
@@ -20,7 +20,7 @@ _WRITE = "FMT-080 FMT-090 FMT-092 FMT-111 FMT-023"
 
 
 def raw_array(raw: bytes) -> Any:
-    """Return bytes as a uint8 array, as cases hold them."""
+    """Return bytes as a uint8 array, the form in which cases store them."""
     return np.frombuffer(raw, dtype=np.uint8).copy()
 
 
@@ -75,7 +75,10 @@ class Files:
         ways: str = "read write",
         **more: Any,
     ) -> None:
-        """Add a file as a case of reading, and of writing with one option unless it is compressed."""
+        """Add a file as a case of reading, and of writing with one option unless it is compressed.
+
+        ways  which of the two cases to add: `read`, `write` or both
+        """
         chosen = {} if encoding == "auto" else dict.fromkeys(tensors, encoding.split(":")[0])
         chosen |= {n: "dense" for n, t in tensors.items() if t.support is None}
         pieces = files.pieces(tensors, chosen if encoding != "auto" else None, **more)
@@ -96,7 +99,7 @@ class Files:
 
 
 def whole() -> Area:
-    """Files that are read and written."""
+    """Return cases of files that are read and written."""
     cases = Files()
     _plain(cases)
     _dtypes(cases)
@@ -301,7 +304,7 @@ def _described(cases: Files) -> None:
     cases.add(
         "zstd-both", "FMT-140 FMT-049", "sections of one byte in planes", {"w": everything}, "bitmask", frames=full
     )
-    # different bytes, because planes do not show in sections of one repeated byte
+    # the bytes differ, because a section of one repeated byte is the same with and without planes
     low, high = bytes([1, 3, 5, 7]), bytes([2, 4, 6, 8])
     halves = on("F32", (4, 300), [7 * i for i in range(60)], low * 30 + high * 30)
     planes = {"w#values": files.runs_frame([(byte, 30) for byte in range(1, 9)])}

@@ -1,4 +1,4 @@
-"""Cases of folders of whole-number codes that are expanded: GPTQ, AWQ, compressed-tensors (FMT-172 to FMT-175)."""
+"""Cases that expand folders of integer codes: GPTQ, AWQ, compressed-tensors (FMT-172 to FMT-175)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ V2 = GPTQ | {"checkpoint_format": "gptq_v2"}
 AWQ: dict[str, Any] = {"quant_method": "awq", "bits": 4, "group_size": 8, "version": "gemm", "zero_point": True}
 NORM = dense("F16", (5,), [0x8000, 0, 0x3C00, 0x7E01, 1])
 _RANGE = {"F16": (0x0C00, 0x3BFF), "BF16": (0x3000, 0x3F7F), "F32": (0x3000_0000, 0x3F7F_FFFF)}
-"""Dtype -> the smallest and the largest scale that is drawn; no weight overflows."""
+"""Dtype -> bit patterns of the smallest and the largest scale that is drawn. With them no weight overflows."""
 
 
 class Drawn(Protocol):
-    """Random integers: of a generator of cases, or of an example of a property."""
+    """A source of random integers: the generator of cases here, an example of hypothesis in a property."""
 
     def integer(self, low: int, high: int, /) -> int:
         """Return an integer from low to high, both possible."""
@@ -35,12 +35,12 @@ class Folder:
     """A Hugging Face folder with matrices of codes.
 
     Attributes:
-        description: of the quantisation, in `quantization_config`; None for none.
+        description: value of `quantization_config`; None for none.
         matrices: name of a module -> codes.
-        parts: name of a tensor -> what it holds, of all matrices.
-        source: what the attribute `source` says.
-        others: tensors that are no part of a matrix.
-        dropped: tensors that are left out.
+        parts: name of a tensor -> tensor, the parts of all matrices.
+        source: value of the attribute `source`.
+        others: tensors that belong to no matrix.
+        dropped: tensors that the conversion leaves out.
         config: keys of `config.json` beside the description.
         beside: further files.
     """
@@ -54,7 +54,7 @@ class Folder:
     config: dict[str, Any] = field(default_factory=lambda: {"a": 1})
     beside: dict[str, bytes] = field(default_factory=dict)
     whole_config: dict[str, Any] | None = None
-    """All of `config.json`, where it is more than config and description."""
+    """The whole of `config.json`, if it is more than config and description."""
 
     def tree(self) -> dict[str, bytes]:
         """Return the files."""
@@ -111,7 +111,7 @@ def drawn(
 
 
 def shuffled(n: Drawn, m: Codes) -> Codes:
-    """Return a matrix whose columns belong to the same groups in another order."""
+    """Return a matrix whose groups have as many columns as before, in another order."""
     order = sorted(range(len(m.groups)), key=lambda _: n.integer(0, 2**40))
     return replace(m, groups=[m.groups[at] for at in order])
 
@@ -140,7 +140,7 @@ class Cases:
     ) -> None:
         """Add a folder that is expanded.
 
-        The encoding is `dense` unless a case is about supports (FMT-174), because vectors are smaller so.
+        The encoding is `dense` unless a case is about supports (FMT-174), because dense vectors are smaller.
         """
         inputs, answer = asked(folder.tree(), encoding=encoding), answered(folder, encoding, gone)
         self.area.add(name, OP, CLAUSES if encoding == "dense" else f"{CLAUSES} FMT-174", purpose, inputs, answer)
@@ -270,7 +270,7 @@ def _plain(cases: Cases) -> None:
 
 
 def _of_tensor(cases: Cases) -> None:
-    """Add one scale for a whole matrix, in each of its shapes."""
+    """Add matrices that have one scale each, in every shape that such a scale may have."""
     n = cases.numbers
     for source, form in (("packed", "pack-quantized"), ("plain", "int-quantized")):
         matrices: dict[str, Codes] = {}
@@ -316,7 +316,7 @@ def _stored_mask(cases: Cases) -> None:
 
 
 def _scales(cases: Cases) -> None:
-    """Add scales of 0, below 0, the smallest and the largest, and products that lie between two numbers."""
+    """Add scales of 0, below 0, the smallest and the largest, and products that need rounding."""
     special = {
         "F16": [0, 0x8000, 0xB123, 1, 0x03FF, 0x7BFF, 0x3001, 0x2FFF],
         "BF16": [0, 0x8000, 0xBF01, 1, 0x007F, 0x7F7F, 0x3F81, 0x3F7F],
@@ -334,7 +334,7 @@ def _scales(cases: Cases) -> None:
 
 
 def _described(cases: Cases) -> None:
-    """Add other files that describe a quantisation, several descriptions, schemes, and tensors that are left out."""
+    """Add descriptions in other files, repeated descriptions, schemes, and tensors that the conversion leaves out."""
     n = cases.numbers
     m = drawn(n, (8, 16), 4, 8, zeros=-7)
     older = {"bits": 4, "group_size": 8, "desc_act": False}
@@ -379,10 +379,10 @@ def _described(cases: Cases) -> None:
 
 
 def _schemes(cases: Cases) -> None:
-    """Add matrices of several schemes: one is named, the others are told by their shapes."""
+    """Add matrices of several schemes: a target names one scheme, shapes identify the others."""
     n = cases.numbers
     a, b, c = drawn(n, (3, 16), 4, 8), drawn(n, (3, 16), 8), drawn(n, (3, 16), 8, 8)
-    # a group of 8 columns and 4 bits would fit as well
+    # the scheme of 4 bits and groups of 8 columns would fit as well
     d = drawn(n, (3, 4), 8)
     groups = (
         scheme(4, "group", 8),

@@ -1,4 +1,4 @@
-"""Cases of folders of whole-number codes that are refused, one for each rule of FMT-172, FMT-173 and FMT-175."""
+"""Cases of folders of integer codes that are refused, for each rule of FMT-172, FMT-173 and FMT-175."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -51,7 +51,7 @@ class Refusals:
         beside: Mapping[str, bytes] | None = None,
         **more: Any,
     ) -> None:
-        """Add a folder of one matrix q and further tensors, whose names have a dot."""
+        """Add a folder of one matrix q. A part whose name has a dot is a further tensor of that name."""
         tensors = {part if "." in part else f"q.{part}": t for part, t in parts.items()}
         config = {} if description is None else {"quantization_config": description}
         tree = {WHOLE: stock(tensors), "config.json": json.dumps(config).encode()} | dict(beside or {})
@@ -96,7 +96,7 @@ def _unasked(cases: Refusals) -> None:
 
 
 def _descriptions(cases: Refusals) -> None:
-    """Add descriptions of GPTQ and AWQ that are not read."""
+    """Add descriptions of GPTQ and AWQ that a reader refuses."""
     v2, awq = oracle.gptq(M, less=0), oracle.awq(M)
     for name, description in (
         ("method", V2 | {"quant_method": "bitsandbytes"}),
@@ -125,7 +125,7 @@ def _descriptions(cases: Refusals) -> None:
 
 
 def _descriptions_of_library(cases: Refusals) -> None:
-    """Add descriptions of compressed-tensors that are not read."""
+    """Add descriptions of compressed-tensors that a reader refuses."""
     packed = oracle.pack_quantized(M)
     other = {"targets": ["Linear"], "weights": WEIGHTS | {"num_bits": 4, "actorder": None, "symmetric": True}}
     same = {"targets": ["re:.*q"], "weights": WEIGHTS | {"strategy": "group", "group_size": 8, "num_bits": 3}}
@@ -146,7 +146,7 @@ def _descriptions_of_library(cases: Refusals) -> None:
         ("no-scheme-fits", described(more={"config_groups": {"a": other, "b": same}})),
     ):
         cases.add(name, "FMT-172", packed, description)
-    # four columns of either width take one word, and nothing but a name would tell the schemes apart
+    # four columns take one word at 4 bits and at 8, so that only a name could identify the scheme
     m = Codes(4, [row[:4] for row in M.codes], "F16", [[0x3C00]] * 8, None, [0] * 4)
     schemes = {b: {"targets": ["Linear"], "weights": {"num_bits": b, "strategy": "channel"}} for b in (4, 8)}
     groups = {f"group_{b}": one for b, one in schemes.items()}
@@ -158,7 +158,7 @@ def _without(parts: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _beside(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return another whole matrix, so that a folder has something to expand whatever the first one lacks."""
+    """Return a second matrix that lacks nothing, so that the folder always has something to expand."""
     return {f"k.{part}": t for part, t in parts.items()}
 
 
@@ -183,7 +183,7 @@ def _parts(cases: Refusals) -> None:
 
 
 def _parts_of_gptq(cases: Refusals) -> None:
-    """Add parts of GPTQ and AWQ with other dtypes and shapes."""
+    """Add parts of GPTQ and AWQ with wrong dtypes and shapes."""
     v2, awq = oracle.gptq(M, less=0), oracle.awq(M)
 
     def vector(values: list[int]) -> Tensor:
@@ -213,7 +213,7 @@ def _parts_of_gptq(cases: Refusals) -> None:
 
 
 def _parts_of_library(cases: Refusals) -> None:
-    """Add parts of compressed-tensors with other dtypes and shapes."""
+    """Add parts of compressed-tensors with wrong dtypes and shapes."""
     packed, plain = oracle.pack_quantized(M), oracle.int_quantized(M)
     for name, change in (
         ("shape-other", {"weight_shape": oracle.integers([8, 17])}),
@@ -261,7 +261,7 @@ def _two_ways() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _numbers(cases: Refusals) -> None:
-    """Add scales, weights, groups, codes and zero points that no weight can be made of."""
+    """Add scales, groups, codes and zero points that give no finite weight or no weight at all."""
     v2, plain = oracle.gptq(M, less=0), oracle.int_quantized(M)
     for name, dtype, pattern in (
         ("infinite", "F16", 0x7C00),
@@ -284,7 +284,7 @@ def _numbers(cases: Refusals) -> None:
         ("wraps-below", [0] * 15 + [-(1 << 32)], "I64"),
     ):
         cases.add(f"g-idx-{name}", "FMT-173", v2 | {"g_idx": oracle.integers(index, dtype)}, V2)
-    # stored zero points of 15, one of them in the last word
+    # the last stored zero point is 15, which becomes 16, because a reader of GPTQ adds 1
     stored = oracle.int32([oracle.words([7] * 8, 4, straddling=True), oracle.words([7] * 7 + [15], 4, straddling=True)])
     cases.add("gptq-zero-wraps", "FMT-173", v2 | {"qzeros": stored}, GPTQ)
     for name, code in (("above", 8), ("below", -9)):

@@ -105,7 +105,7 @@ def floats() -> dict[str, Tensor]:
     for dtype, one in _ONES.items():
         width = BITS[dtype]
         sign, top = 1 << (width - 1), (1 << width) - 1
-        # the smallest numbers, a NaN or the largest number of either sign, 1.0, and the sign alone
+        # the special numbers are the smallest ones, NaNs or largest numbers of both signs, 1.0, −1.0 and the sign alone
         special = {3: sign, 4: 1, 9: sign | 1, 17: top, 18: top >> 1, 31: one, 40: sign, 47: sign | one}
         out[dtype] = dense(dtype, (3, 16), [special.get(i, 0) for i in range(48)])
     return out
@@ -243,7 +243,7 @@ def _shards(cases: Folders) -> None:
 
 
 def _empty_between(cases: Folders) -> None:
-    """Add tensors without bytes, named in the header after or before one with the same start."""
+    """Add empty tensors that the header names before or after a tensor with the same start."""
     places = {"b": (4, 3, 7), "after": (0, 7, 7), "behind": (0, 3, 3), "first": (0, 0, 0), "a": (3, 0, 3)}
     header = {n: {"dtype": "U8", "shape": [size], "data_offsets": at} for n, (size, *at) in places.items()}
     tensors = {n: Tensor("U8", (size,), b"abcdefg"[begin:end]) for n, (size, begin, end) in places.items()}
@@ -253,7 +253,7 @@ def _empty_between(cases: Folders) -> None:
 
 
 def _casts(cases: Folders) -> None:
-    """Add casts of values at ties and beside them, the smallest and the largest, from each of the four dtypes."""
+    """Add casts from each of the four dtypes: ties, numbers beside ties, the smallest and the largest numbers."""
 
     def of(dtype: str, values: list[float]) -> list[int]:
         return [rounded_bits(value, dtype) for value in values]

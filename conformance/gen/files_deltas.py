@@ -31,7 +31,7 @@ FIRST = {
 }
 
 
-# in s: 1 + 2^-12 rounds to 1, 3.5 + 1 is exact, -0.25 is added to 0
+# in s: 1 + 2^-12 rounds to 1, 3.5 + 1 is exact, -0.25 is added to 0, because (1, 2) has no entry
 SECOND = {"add:s": on("F32", (3, 3), [0, 5, 6], struct.pack("<3f", 2**-12, -0.25, 1.0))}
 
 
@@ -59,12 +59,12 @@ def applied() -> Area:
         ("F64", struct.pack("<3d", 1, 2**53, 1e300)),
     ):
         base = {"w": on(dtype, (2, 4), [0, 3, 5], raw)}
-        # halfway cases: ties go to even; 2^-8 + 2^-33 becomes a tie when it is rounded to F32
+        # sums are ties, which go to even; 2^-8 + 2^-33 becomes a tie when it is rounded to F32
         amounts = struct.pack("<4d", 2**-8 + 2**-33, 2**-9, 1.0, -0.125)
         stored = {"add:w": on("F64", (2, 4), [0, 2, 3, 5], amounts)}
         target, described = files_deltas.step(base, stored)
         add_delta(area, f"add-{dtype}", "FMT-135", base, {"1": _file(stored, described)}, target)
-    # a tie after rounding to F32, so 1 stays; rounded to F16 at once it would go up
+    # the sum is a tie after rounding to F32, so that 1 stays; rounding straight to F16 would go up
     near = {"w": on("F16", (2, 4), [0, 3], half(1, 2))}
     stored = {"add:w": on("F64", (2, 4), [0, 3], struct.pack("<2d", 2**-11 + 2**-40, 1.0))}
     target, described = files_deltas.step(near, stored)
@@ -132,7 +132,7 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     refuse("target", "FMT-138", BASE, {"1": _file(FIRST, first | {"target_sha256": "0" * 64})})
     spoiled = _file({**FIRST, "replace:d": on("F32", (2, 2), [1])}, first)
     refuse("result", "FMT-138", BASE, {"1": spoiled})
-    # refused although the second delta removes the tensor that the first delta gets wrong
+    # a reader refuses the chain although its second delta removes the tensor that the first one gets wrong
     reached, _ = files_deltas.step(BASE, FIRST, ("gone",), **{key: first[key] for key in ("tied", "scales")})
     links = {"before": {key: first[key] for key in ("tied", "scales")}, "tied": {}, "scales": {}}
     _, without = files_deltas.step(reached, {}, ("d",), **links)

@@ -12,8 +12,8 @@ from conformance.oracle.files import BITS, Tensor
 BYTE = Tensor("U8", (1,), b"\7")
 
 
-# bit patterns that a conversion may change: -0, signalling and quiet NaN with payloads, infinities, the smallest
-# subnormal and the largest number; most significant byte first
+# a conversion may change these bit patterns: -0, signalling and quiet NaN with payloads, infinities, the smallest
+# subnormal and the largest number. Their most significant byte comes first.
 _PATTERNS = {
     "F16": "8000 7d01 7e55 fc00 0001 fbff ffff",
     "BF16": "8000 7f81 7fd5 ff80 0001 ff7f ffff",
@@ -87,7 +87,7 @@ def _patterns(cases: Files) -> None:
     dense, sparse = {}, {}
     for dtype, hexadecimal in _PATTERNS.items():
         values = [bytes.fromhex(x)[::-1] for x in hexadecimal.split()]
-        if dtype == "C64":  # two floats, the real part first
+        if dtype == "C64":  # C64 is two floats, the real part first
             values = [x[4:] + x[:4] for x in values]
         bits = b"".join(values)
         dense[dtype] = Tensor(dtype, (len(values),), bits)
@@ -129,7 +129,7 @@ def _zeros(cases: Files) -> None:
 
 
 def _limits(cases: Files) -> None:
-    """Add numbers of chapter 12 at their limit; `files_faults` has those beyond it."""
+    """Add files with numbers at a limit of chapter 12; `files_faults` goes beyond the limits."""
     cases.add("shape-limit", "FMT-007", "2^53 − 1 positions refused", {"w": Tensor("U8", (0, 2**53 - 1), b"")})
     empty = Tensor("U8", (65536, 0), b"", ())
     for encoding in ("gap8", "varint"):
@@ -144,7 +144,7 @@ def _limits(cases: Files) -> None:
     cases.add("scales-both", "FMT-016", "scales of each other refused", {"w": BYTE, "v": BYTE}, scales=mutual)
     alike: dict[str, Any] = {"tied": {"a": "w", "b": "w"}}
     cases.add("tied-twice", "FMT-010", "two names tied to one", {"w": BYTE}, **alike)
-    # the mask takes 12 bytes, and so do row pointers and columns; of equals `auto` chooses the bitmask
+    # the mask takes 12 bytes, and so do row pointers and columns; the content digest then uses the bitmask
     level = on("U8", (1, 96), [5, 90])
     for encoding in ("csr", "bitmask", "gap8"):
         text = "a content digest by csr where bitmask takes as many bytes"

@@ -1,4 +1,4 @@
-"""Invalid files of chapter 12: for each rule a file that is one edit away from a valid one, its twin."""
+"""Invalid files of chapter 12: for each rule a file that differs from a valid one, its twin, by one edit."""
 
 import copy
 import struct
@@ -48,7 +48,7 @@ def _section(index: int, **change: Any) -> Edit:
 
 
 def broken() -> Area:
-    """Return files that are refused, each for one edit."""
+    """Return cases of files that are refused, each because of one edit."""
     area = Area("file-refused", "bytes by chapter 12")
     _manifests_and_data(area)
     _encodings(area)
@@ -144,7 +144,7 @@ def _encodings(area: Area) -> None:
     """Add faults of patterns, gaps and packed values; twins are read-nm-2-4-axis-1, read-gap8-cube and so on."""
     regular = on("U8", (2, 8), [0, 2, 6, 7, 9, 10, 12, 15], pattern=(2, 4, 1))
     nm = files.pieces({"w": regular}, {"w": "nm"})
-    support = [1, 602, 603]  # gaps 1, 600, 0
+    support = [1, 602, 603]  # the gaps are 1, 600 and 0
     gap8, varint = (files.pieces({"w": on("U8", (3, 400), support)}, {"w": e}) for e in ("gap8", "varint"))
     small = files.pieces({"w": Tensor("F4", (3,), b"\x42\x0a")})
     far = bytes([255] * 7 + [127])
@@ -304,7 +304,7 @@ def refuse(
 ) -> None:
     """Add a file that breaks the first of the clauses; a reader may name any of them.
 
-    shows  further clauses that the case shows, such as a limit that the file keeps
+    shows  further clauses that the case tests, such as a limit that the file keeps
     """
     if isinstance(good, Pieces):
         spoiled = copy.deepcopy(good)

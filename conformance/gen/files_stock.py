@@ -1,9 +1,9 @@
-"""The pack of bad safetensors files: conformance/badfiles, one broken rule a file.
+"""Write the pack of bad safetensors files, conformance/badfiles, or check it. A bad file breaks one rule.
 
     python -m conformance.gen.files_stock            write it
     python -m conformance.gen.files_stock --check    compare it byte for byte
 
-Rules stand in files_stock_bytes, files_stock_entries and files_stock_open, twins in files_stock_good.
+The bad files come from files_stock_bytes, files_stock_entries and files_stock_open, their twins from files_stock_good.
 """
 
 import json

@@ -33,7 +33,7 @@ def lengths() -> Iterator[File]:
     ]  # fmt: skip
     for name, rule, cites, clause, raw in rows:
         yield File(name, "refuse", rule, (cites,), raw, "plain", clause)
-    # a slice of bytes ends where they end, so that a reader may find the whole header here
+    # a slice of bytes may end beyond the file without an error, so that a reader may find the whole header here
     bare = framed("{}", b"", length=9)
     yield File("length-beyond-no-data", "refuse", "a length of 9 before a header of 8 bytes, and no data", ("length",),
                bare, "no-tensor", "FMT-021")  # fmt: skip
@@ -119,7 +119,7 @@ def keys() -> Iterator[File]:
 
 
 def files() -> Iterator[File]:
-    """Yield all of them."""
+    """Yield all files of this module."""
     yield from lengths()
     yield from texts()
     yield from keys()

@@ -172,7 +172,7 @@ def metadata() -> Iterator[File]:
 
 
 def files() -> Iterator[File]:
-    """Yield all of them."""
+    """Yield all files of this module."""
     yield from entries()
     yield from sizes()
     yield from covers()

@@ -1,4 +1,4 @@
-"""Files of the pack that keep every rule: twins of the bad ones, and what readers refuse by mistake."""
+"""Files of the pack that keep every rule: twins of the bad files, and files that readers refuse by mistake."""
 
 import struct
 from collections.abc import Iterator

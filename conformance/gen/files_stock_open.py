@@ -1,4 +1,4 @@
-"""Files of the pack of which the format does not say whether a reader takes them; a note says why."""
+"""Files of the pack that the format neither allows nor forbids; a note of each says why."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -48,7 +48,7 @@ def spellings() -> Iterator[File]:
 
 
 def shapes() -> Iterator[File]:
-    """Yield shapes and places that no sentence speaks of."""
+    """Yield files with shapes and offsets that the format does not mention."""
     zero = tensor("z", "F32", [0, 3], b"")
     inside = ZERO.replace("[12,12]", "[4,4]")
     yield File("zero-size-inside", "open", "an empty tensor placed within the bytes of another", ("empty",),
@@ -79,7 +79,7 @@ def shapes() -> Iterator[File]:
 
 
 def dtypes() -> Iterator[File]:
-    """Yield a file for every dtype of the crate beside F32 and I32."""
+    """Yield a file for every dtype of the crate other than F32 and I32."""
     for width, names in sorted(DTYPES.items()):
         for dtype in names:
             size = 4 if width < 32 else 2
@@ -90,7 +90,7 @@ def dtypes() -> Iterator[File]:
 
 
 def files() -> Iterator[File]:
-    """Yield all of them."""
+    """Yield all files of this module."""
     yield from spellings()
     yield from shapes()
     yield from dtypes()

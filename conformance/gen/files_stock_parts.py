@@ -1,4 +1,4 @@
-"""What the pack of bad files is made of: the two tensors of most files, a frame, and the sentences that rules cite."""
+"""Parts of the pack of bad files: the two tensors of most files, a frame, and the sentences that rules cite."""
 
 import struct
 from dataclasses import dataclass
@@ -71,18 +71,18 @@ SOURCES = {
     ),
     "silent": _said("No sentence of the format speaks of it."),
 }
-"""Key -> the sentence (quotations of the schema are shortened to one line) and where it stands."""
+"""Key -> a sentence of the format (the schema is shortened to one line) and the address of its text."""
 
 
 @dataclass(frozen=True)
 class File:
     """A file of the pack.
 
-    verdict  accept: it keeps every rule; refuse: it breaks one; open: the format does not say
+    verdict  accept: the file keeps every rule; refuse: it breaks one; open: the format does not say
     cites    keys of SOURCES
     twin     the name of a file to accept (or the path of an open one) that differs in the rule alone, if there is one
-    clause   the clause of SPEC.md by which `formats` refuses it; None if it reads it
-    tensors  what a reader finds that accepts it; None for files to refuse
+    clause   the clause of SPEC.md under which `formats` refuses the file; None if `formats` reads it
+    tensors  index entries of the tensors that an accepting reader returns; None for files to refuse
     """
 
     name: str
@@ -97,7 +97,7 @@ class File:
 
     @property
     def path(self) -> str:
-        """Where it stands in the pack."""
+        """The path of the file in the pack."""
         return f"{self.verdict}/{self.name}.safetensors"
 
 
@@ -114,7 +114,7 @@ def framed(header: str | bytes, data: bytes = DATA, *, length: int | None = None
 
 
 def tensor(name: str, dtype: str, shape: list[int], raw: bytes) -> dict[str, Any]:
-    """Return what the index says of a tensor."""
+    """Return the entry of a tensor in the index."""
     return {"name": name, "dtype": dtype, "shape": shape, "bytes": raw.hex()}
 
 

@@ -39,7 +39,7 @@ SUPER: dict[str, Any] = {
     "target_modules": ["q"],
 }
 PLACES = [7, 11, 0]
-"""Positions of the support of `BASE` in no order, as many as a sparsity of 0.75 leaves of 12."""
+"""Unsorted positions on the support of `BASE`; there are three, because a sparsity of 0.75 leaves 3 of 12."""
 
 
 def padded(tensors: Mapping[str, Tensor], mark: str) -> dict[str, bytes]:
@@ -80,7 +80,7 @@ def _amounts(area: Area) -> None:
 
 
 def _rooms(area: Area) -> None:
-    """Add sparsities whose K is another one in decimal arithmetic, rounded, or with the sum in another order."""
+    """Add sparsities for which decimal numbers, rounding or another order of operations give another K."""
     for name, shape, sparsity in (
         ("decimal", (4, 5), 0.9),
         ("none", (2, 5), 0.9),

@@ -28,18 +28,23 @@ TOLD = {"version": "000007", "base_version": "000006", "delta_encoding": "xor"}
 TOLD |= {"compression_format": "zstd", "checksum_format": "adler32"}
 SHAPES = {"U8": (13,), "I16": (3, 5), "F16": (3, 7), "BF16": (2, 2, 3), "F32": (5, 3), "I32": (1,), "F64": (2, 3)}
 COMPRESSED = bytes.fromhex("28b52ffd20284d000018050c0001001e3004")
-"""A block with a sequence: 40 bytes, 05 0c and 38 times 00, as a zstd library compresses them."""
+"""A frame whose block has a sequence: a zstd library's compression of 05 0c and 38 times 00."""
 
 
 def vector(frame: bytes) -> Tensor:
-    """Return a frame as the tensor that holds it."""
+    """Return the U8 tensor that stores a frame."""
     return Tensor("U8", (len(frame),), frame)
 
 
 def version(
     frames: Mapping[str, Mapping[str, bytes]], sums: Mapping[str, str], metadata: Mapping[str, Any] = TOLD
 ) -> dict[str, bytes]:
-    """Return a version folder: file -> name -> frame, the checksum of each name, and the metadata of the index."""
+    """Return the files of a version folder.
+
+    frames    file -> name -> frame
+    sums      name -> checksum
+    metadata  metadata of the index
+    """
     tree = {
         file: stock({name: vector(frame) for name, frame in own.items()}, {name: sums[name] for name in own})
         for file, own in frames.items()
@@ -57,7 +62,7 @@ def drawn(*words: int) -> tuple[dict[str, Tensor], dict[str, bytes]]:
             size *= length
         old = bytes(n.integers(size, 0, 255).tolist())
         new = bytearray(old)
-        # the first and the last byte, two bytes of one value where it has several, and one in between
+        # change the first and the last byte, the last byte of the first value, and a byte in the middle
         for at in {0, size - 1, min(width, size - 1) - 1, size // 2}:
             new[at] ^= n.integer(1, 255)
         base[f"w.{dtype}"], after[f"w.{dtype}"] = Tensor(dtype, shape, old), bytes(new)
@@ -79,7 +84,7 @@ class Versions:
         frames: Mapping[str, Mapping[str, bytes]],
         metadata: Mapping[str, Any] = TOLD,
     ) -> None:
-        """Add a folder whose frames make the bytes `after` of a base."""
+        """Add a folder whose frames turn a base into the bytes `after`."""
         tree = version(frames, {n: adler32(raw) for n, raw in after.items()}, metadata)
         answer = answered("replace", {n: replaced(base[n], raw) for n, raw in after.items()})
         self.area.add(name, OP, "FMT-168", purpose, asked(KIND, tree, base), answer)
@@ -131,7 +136,7 @@ def _frames(cases: Versions) -> None:
 
 
 def _bits(cases: Versions) -> None:
-    """Add values that compare equal and have other bits, changes that are none, and a base with a support."""
+    """Add values that compare equal but differ in bits, frames that change nothing, and a base with a support."""
     zeros = dense("F32", (2, 2), [0, 1 << 31, 0x7FC0_0000, 0x3F80_0000])
     new = dense("F32", (2, 2), [1 << 31, 0, 0x7FC0_0001, 0x3F80_0000]).bits
     still = dense("F16", (1, 3), [1, 2, 3])
@@ -149,7 +154,7 @@ def _bits(cases: Versions) -> None:
     cases.add("nothing-changes", purpose, {"still": still}, {"still": still.bits}, {FILE: {"still": none}}, metadata)
     sparse = on("F16", (3, 4), [0, 2, 11])
     old = dense_bytes(sparse)
-    # a change on the support, one off it, and a stored value that becomes +0.0
+    # one change is on the support, one off it, and one makes a stored value +0.0
     new = old[:2] + b"\7\0" + b"\0\0" + old[6:22] + b"\x88" + old[23:]
     purpose = "offsets that count stored values only, or a support that is taken for all positions"
     for encoding, payload in (("xor", xor), ("overwrite", overwriting)):
@@ -160,7 +165,7 @@ def _bits(cases: Versions) -> None:
 
 
 def _far(cases: Versions) -> None:
-    """Add offsets of more than two bytes, and more changes than a byte counts."""
+    """Add offsets of more than two bytes, and more changes than one byte can count."""
     wide = on("F32", (2, 17_000), [5])
     old = dense_bytes(wide)
     offsets = [*range(3, 1203, 4), 65_535, 65_536, 135_999]

@@ -34,7 +34,7 @@ def reading() -> Area:
         clauses = "GEN-001 MDL-001 LYR-004 NUM-004" + (" LYR-008" if name in ("mistral", "qwen2", "qwen3") else "")
         purpose = "positions that start anew, keys forgotten or of another row, a window that ends at a reading"
         area.add(name, "generate.read", clauses, purpose, inputs, answer)
-    # the variables are those of qwen3, the last kind, whose model has four positions
+    # config, tensors and tokens are still those of qwen3, the last kind, whose model has four positions
     for name, read, split, purpose in (
         ("refuse-beyond", n.integers((1, 5), 0, 6), [4, 1], "a fifth token where there are four positions"),
         ("refuse-none", tokens, [2, 0], "a reading of nothing"),
@@ -75,7 +75,7 @@ def picks() -> Area:
         ("warm-top-p", spread, {"temperature": 3.0, "top_p": 0.6}, "GEN-004", "top-p before the temperature"),
         ("both", spread, {"top_k": 5, "top_p": 0.8, "temperature": 2.0}, "GEN-004", "top-p before top-k"),
         ("even", even, {}, "GEN-005", "≥ for >, or a draw counted from 1"),
-        # draws so near to a boundary that weights or sums in binary32 pick another token
+        # these draws are so near to a boundary that weights or sums in binary32 pick another token
         ("precise", spread, {"numbers": [254766, 796199]}, "GEN-004 GEN-005", "weights or sums in binary32"),
         ("one", spread[:1], {}, "GEN-005", "a vocabulary of one"),
         ("large", large, {}, "GEN-004", "an overflow: the largest is subtracted first"),
@@ -89,7 +89,7 @@ def picks() -> Area:
         ("low-first", reals([-900.0, 0.5, 1.0, 0.75]), {}, "GEN-004", "the first logit subtracted, not the largest"),
         ("wide", wide, {"temperature": 4.0}, "GEN-004", "a top-k of 50 unless another is given"),
         ("top-p-drawn", spread, drawn, "GEN-004 GEN-005", "u times the sum of those that did not stay"),
-        # draws that cross a boundary if they are cut or rounded to 24 bits
+        # these draws cross a boundary if they are cut or rounded to 24 bits
         ("bits", spread, {"numbers": [1471065, 8213407, 21357341]}, "GEN-005", "a draw of 24 bits"),
         ("least", spread, {"temperature": 0.0, "top_k": 1, "top_p": 1.0}, "GEN-003 GEN-006", "0 and 1 refused"),
         ("least-drawn", spread, {"top_k": 1, "top_p": 1.0}, "GEN-004 GEN-006", "1 refused"),

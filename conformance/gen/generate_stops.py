@@ -29,7 +29,7 @@ STOPS: tuple[tuple[str, Any, Any], ...] = (
 
 
 def stopping(config: str, generation: str | None) -> Array:
-    """Return the stop tokens of the texts of a config and a generation config, as the operation's output."""
+    """Return the stop tokens of a config and a generation config, both JSON texts, in the form of the output."""
     return ids(generate.stops(config, generation))
 
 

@@ -15,7 +15,10 @@ _TERMS = 600
 
 
 def _bound(sums: Sums, *, exact: bool) -> Bound:
-    """Return the bound of each entry: `terms` is 0, which gives τ(0) = 8, and the gauge is scaled by τ(K) / τ(0)."""
+    """Return a bound of τ(K) times the gauge for each entry, where K is the entry's own number of terms.
+
+    A `Bound` has one number of terms for all entries. It is 0 here, and the gauge is scaled by τ(K) / τ(0) instead.
+    """
     part = np.array([tau(int(k)) / tau(0) for k in sums.terms.reshape(-1)]).reshape(sums.terms.shape)
     return Bound(sums.gauge * part * (not exact), 0)
 
@@ -114,7 +117,7 @@ def _patterns(area: Area) -> None:
     ):
         at: list[int] = []
         for first in range(0, shape[0] * shape[1], of):
-            # groups of `-fewer` store up to N, and those of the first row nothing
+            # groups of `-fewer` store up to N values, but those of the first row store none
             some = n.integer(0, kept) if first >= shape[1] else 0
             at += [first + column for column in n.subset(of, some if name == "-fewer" else kept)]
         text = "columns of a group in another order, or a group that stores fewer read as a full one"
@@ -148,8 +151,8 @@ def _sums(area: Area) -> None:
         area.add(name, op, f"{clause} {clauses}", purpose, inputs, answer, bounds=bounds)
 
 
-# (a, weights, inputs): a · a is 0.78 or 0.88 of a last place above a number of the 16-bit type, and sums round as well;
-# in `subnormal` products are subnormal in binary16, and 2^-24 is its smallest number
+# Each value is (a, weights, inputs). a · a is 0.78 or 0.88 of a last place above a number of the 16-bit type, and the
+# sums need rounding too. The products of `subnormal` are subnormal in binary16, whose smallest number is 2^-24.
 ROUNDED: dict[str, tuple[float, list[float], list[float]]] = {
     "bfloat16": (138 / 128, [16.0, 1.0, 0.5], [16.0, 1.5, 0.5]),
     "float16": (1054 / 1024, [16.0, 1.0, 0.5], [128.0, 1.5, 0.5]),
@@ -180,7 +183,7 @@ def _rounded(area: Area) -> None:
 
 
 def _large(area: Area) -> None:
-    """Add products of integers of eleven bits, which are not exact in fewer bits than binary32 has."""
+    """Add products of 11-bit integers: binary32 stores them exactly, 16-bit types do not."""
     n = Numbers(70, 2)
 
     def lattice(shape: int | tuple[int, ...]) -> Array:

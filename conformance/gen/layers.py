@@ -192,7 +192,7 @@ def _gradients(area: Area, n: Numbers) -> None:
         size = outs * ins
         dys = [n.lattice((2, outs), 3) for _ in range(steps)]
         xs = [n.lattice((2, ins), 3) for _ in range(steps)]
-        if steps == 2:  # so that the second step cancels the first in half of the columns
+        if steps == 2:  # the second step cancels the first in half of the columns
             xs[1], dys[1] = xs[0].copy(), -dys[0]
             xs[1][:, : ins // 2] += 1
         mean = sum(np.einsum("no,ni->oi", d, x) for d, x in zip(dys, xs, strict=True)).reshape(-1) / steps
@@ -224,7 +224,7 @@ def rope() -> Area:
         inputs = {"max_position_embeddings": 64} | inputs
         for width, length in ((8, 5), (8, 12), (6, 6), (16, 40)):
             f = reals(layers.frequencies(width, inputs, length))
-            # 16 units, because rounding in the exponent makes a power lose a few units
+            # the bound is 16 units, because rounding in the exponent makes a power lose a few units
             bound = {"frequencies": Bound(np.abs(f), 16)}
             case_inputs = {"head_dim": width, "length": length, "rope": inputs}
             clause = "LYR-006" if kind == "llama3" else "LYR-005"
@@ -317,7 +317,7 @@ def attention() -> Area:
         clauses = "LYR-007 LYR-008 NUM-004" + (" LYR-009" if mask is not None else "")
         bounds: dict[str, Bound] = {}
         zeros: tuple[str, ...] = ("y", "dq", "dk", "dv")
-        if name in ("one", "window-1"):  # dq and dk cancel to 0, so they are judged by the size of their terms
+        if name in ("one", "window-1"):  # dq and dk cancel to 0, so their bound is the size of their terms
             answer |= {x: np.zeros_like(answer[x]) for x in ("dq", "dk")}
             bounds, zeros = {x: Bound(np.asarray(1.0), 1) for x in ("dq", "dk")}, ()
         area.add(

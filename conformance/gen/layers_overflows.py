@@ -1,4 +1,4 @@
-"""Cases of numbers that overflow: they are refused, and never become finite numbers that are used (TRN-019)."""
+"""Cases of numbers that overflow. A port must refuse them, because a later step may make them finite (TRN-019)."""
 
 import numpy as np
 

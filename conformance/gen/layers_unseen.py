@@ -20,14 +20,14 @@ def unseen() -> Area:
         ("window", 1, 0, None, 2, "the largest score taken over keys that the window has left"),
     ):
         q, k, v = (abs(n.real((rows, 5, heads, 4))) + 0.5 for heads in (2, 1, 1))
-        # the scores of this key are thousands above all others, whose weights are 0 beside it
+        # the scores of this key are larger by thousands, so that all other keys would get the weight 0
         k[:, far] *= 2.0**12
         v, dy = v - 1.0, n.real(q.shape)
         y, grads = differentiate(lambda a, b, c, m=mask, w=window: layers.attention(a, b, c, m, w), [q, k, v], dy)
         inputs = {"q": q, "k": k, "v": v, "mask": None if mask is None else mask.astype(bool), "window": window}
         answer = dict(zip(("y", "dq", "dk", "dv"), (y, *grads), strict=True))
         clauses = "LYR-007 LYR-008 LYR-009 NUM-004"
-        # if one key has all the weight, dq and dk cancel, so they are judged by the size of their terms
+        # if one key has all the weight, dq and dk cancel, so that their bounds are the size of their terms
         bounds = {"dq": Bound(np.asarray(2.0**12), 1), "dk": Bound(np.asarray(1.0), 1)}
         area.add(name, "layer.attention", clauses, purpose, inputs | {"dy": dy}, answer, bounds=bounds)
     _deep(area, n)

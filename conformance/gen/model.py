@@ -181,7 +181,7 @@ def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Arr
 
 
 def biased() -> Area:
-    """Return which projections have a bias, for every family with each switch and without any (MDL-002)."""
+    """Return cases of which projections have a bias: every family with each switch, and without any (MDL-002)."""
     area = Area("biases", "a table")
     text = "biases of another family, or a switch that belongs to one family read for another"
     switches = ("attention_bias", "mlp_bias")

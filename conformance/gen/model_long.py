@@ -1,4 +1,4 @@
-"""Cases of models that read longer rows than in other cases."""
+"""Cases of models that read long rows, or compute a block twice."""
 
 from typing import Any
 

@@ -38,7 +38,7 @@ class Numbers:
         return self.integers(shape, -limit, limit).astype(np.float64)
 
     def real(self, shape: int | tuple[int, ...], scale: float = 1.0) -> Array:
-        """Return numbers from a bell around 0 with deviation near `scale`, rounded to binary32."""
+        """Return roughly normal numbers around 0 with a standard deviation near `scale`, rounded to binary32."""
         size = shape if isinstance(shape, tuple) else (shape,)
         flat = [sum(self._draw() / 2**64 for _ in range(6)) - 3 for _ in range(math.prod(size))]
         return (np.array(flat) * (scale * math.sqrt(2))).astype(np.float32).astype(np.float64).reshape(size)

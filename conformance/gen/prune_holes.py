@@ -9,7 +9,7 @@ from conformance.gen.numbers import Area, Numbers, ids
 
 
 def pruned() -> Area:
-    """Return blocks whose counts are each rounded down, and a pruner that keeps another count (PRN-011, ADP-005)."""
+    """Return cases of blocks whose counts are rounded down, and of a pruner that keeps fewer (PRN-011, ADP-005)."""
     area = Area("hole-prune", "an inverse a column")
     n = Numbers(132, 1)
     for name, shape, sparsity, block in (

@@ -1,4 +1,4 @@
-"""Cases of the record that a pruner leaves (PRN-008)."""
+"""Cases of reading the record that a pruner writes (PRN-008)."""
 
 from typing import Any
 

@@ -7,11 +7,11 @@ from conformance.oracle import prune
 
 
 def scopes() -> Area:
-    """Return cases in which rows, matrices or a whole model are compared, and blocks have sparsities of their own."""
+    """Return cases of pruning by row, by matrix and by model, at random, and with a sparsity for each block."""
     area = Area("prune-scope", "sorted tuples")
     n = Numbers(171, 1)
     levels = [np.abs(n.lattice(shape, 3)) for shape in ((4, 6), (3, 5), (2, 9))]
-    # a matrix whose scores are all large, one whose scores are all small
+    # the scores of the first matrix are all large, those of the second are all small
     apart = [np.abs(n.real((3, 7))) + 8.0, np.abs(n.real((5, 4))) * 0.25]
     for name, scores, sparsity, purpose in (
         ("ties", levels, 0.4, "ties to another matrix or a higher position"),

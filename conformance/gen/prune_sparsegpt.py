@@ -27,7 +27,7 @@ def sparsegpt() -> Area:
 
 
 def add(area: Area, name: str, clauses: str, purpose: str, inputs: dict[str, Any], **more: Any) -> None:
-    """Add what SparseGPT keeps of a matrix and the new weights; fail if the choice depends on too small a gap."""
+    """Add a case of SparseGPT on one matrix; fail if its choice depends on too small a gap."""
     pattern = (inputs["n"], inputs["m"]) if "n" in inputs else None
     options = {key: inputs[key] for key in ("damping", "block") if key in inputs}
     kept, weights, gap = prune.sparsegpt(inputs["weights"], inputs["inputs"], inputs["sparsity"], pattern, **options)

@@ -1,4 +1,4 @@
-"""Cases of chapter 19: rounding onto grids, what codes stand for, and merging an update into them."""
+"""Cases of chapter 19: rounding onto grids, the weights of codes, and merging an update into codes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.oracle import quantise
 
 _GAP = 1e-6
-"""Least distance of a quotient of GPTQ to a tie in a case, because orders of summation differ."""
+"""Least distance of a quotient of GPTQ from a tie. Nearer ones may round differently in another order of summation."""
 
 
 def rounding() -> Area:
@@ -22,7 +22,7 @@ def rounding() -> Area:
 
 
 def merging() -> Area:
-    """Return cases of what a fine-tuned matrix becomes (QNT-006, QNT-007)."""
+    """Return cases of merging a fine-tuned matrix back into codes (QNT-006, QNT-007)."""
     area = Area("quantise-merge", "fractions")
     n = Numbers(60, 5)
     stored, support = n.subset(24, 13), n.subset(24, 14)
@@ -33,7 +33,7 @@ def merging() -> Area:
     for name, grid, zero_points in (("", "int4:g4", None), ("-asym", "int4:g4:asym", zeros)):
         matrix = (grid, (3, 8), codes, scales, zero_points)
         coded = quantise.given(*matrix)
-        # every third weight of a code stays what it is
+        # every third position keeps the weight of its code, if it has one
         kept = {p: float(coded.weight(p)) if p in codes and i % 3 == 0 else w for i, (p, w) in enumerate(at.items())}
         text = "codes of positions that left the support kept, or a weight that did not change beside them"
         _merge(area, f"beside{name}", "QNT-006", text, matrix, kept, "beside")
@@ -161,7 +161,7 @@ def _refusals(area: Area) -> None:
 def _round(
     area: Area, name: str, clauses: str, purpose: str, grid: str, weights: Array, positions: Any, **more: Any
 ) -> None:
-    """Add what a matrix is rounded to; fail if a choice of GPTQ is too near to a tie."""
+    """Add a case of rounding a matrix; fail if a choice of GPTQ is too near to a tie."""
     at = sorted(positions)
     inputs = {"grid": grid, "weights": weights, "positions": ids(at), **more}
     if "inputs" in more:

@@ -1,4 +1,4 @@
-"""A model small enough to come with every run, and a text for it."""
+"""A model small enough to be stored in every case of a run, and a text for it."""
 
 import numpy as np
 

@@ -76,7 +76,7 @@ _ONCE = [
     -1 - 2.0**-8 - 2.0**-45,
     2.0**-25 + 2.0**-70,
 ]
-"""Numbers next to a tie, at which they arrive if they are first rounded to binary32."""
+"""Numbers next to a tie. Rounding them to binary32 first puts them on the tie."""
 
 
 def finals() -> Area:

@@ -98,7 +98,7 @@ def rounded_after(world: World, parts: list[Part], settings: dict[str, Any]) -> 
 
 
 def _weak(parts: list[Part]) -> bool:
-    """Tell whether a slot moved by a gradient so small beside the others that rounding dominates it."""
+    """Return whether a slot moved by a gradient so small beside the others that rounding dominates it."""
     sizes = [[abs(x) for p, x in part.kept["m"].items() if part.kept["age"][p]] for part in parts]
     return any(min(own) < 1e-3 * max(own) for own in sizes if own)
 

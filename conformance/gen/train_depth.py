@@ -145,11 +145,14 @@ def last_pass() -> Area:
 
 Final = list[dict[int, float]]
 Tells = Callable[[train.Trainer, Final], bool]
-"""Takes the state before the pass and the weights after it; tells whether a certain wrong pass ends differently."""
+"""Takes the state before the pass and the weights after it; returns whether a certain wrong pass ends differently."""
 
 
 def _found(settings: dict[str, Any], tells: Tells, *, zeros: bool) -> tuple[int, Any, train.Run]:
-    """Return the first seed whose last pass depends on no gap below GAP and fulfils `tells`; `zeros` stores some 0."""
+    """Return the first seed whose last pass depends on no gap below GAP and for which `tells` is true.
+
+    zeros  whether the first three stored weights of each target are 0
+    """
     for seed in range(400):
         world = tiny.world(Numbers(65, seed), tiny.CONFIG)
         for name, at in world[1].items() if zeros else ():

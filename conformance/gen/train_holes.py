@@ -47,19 +47,19 @@ def runs() -> Area:
 
 
 def _window_told(settings: dict[str, Any], world: World, run: train.Run) -> bool:
-    """Tell whether the steps move the last loss by more than rounding."""
+    """Return whether the steps move the last loss by more than rounding."""
     still = train.run(tiny.CONFIG, *world, settings | {"lr": 0.0})
     return abs(still.losses[-1] - run.losses[-1]) > 2e-3 * run.losses[-1]
 
 
 def _narrow_told(settings: dict[str, Any], world: World, run: train.Run) -> bool:
-    """Tell whether windows of one and of three steps both give other events."""
+    """Return whether windows of one and of three steps both give other events."""
     others = (train.run(tiny.CONFIG, *world, settings | {"gradient_window": size}) for size in (1, 3))
     return all(other.events != run.events for other in others)
 
 
 def _budgets_told(settings: dict[str, Any], world: World, run: train.Run) -> bool:
-    """Tell whether the events differ if K is counted again before every event."""
+    """Return whether the events differ if K is counted again before every event."""
     other = _Forgetful(tiny.CONFIG, *world, settings).events_of()
     return other != run.events
 

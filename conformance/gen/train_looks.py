@@ -1,4 +1,7 @@
-"""Cases of runs whose events, last pass and first positions look at the data of several steps (TRN-023, DLT-004.3)."""
+"""Cases of runs that use the data of several steps for an event, the last pass or the first positions.
+
+The clauses are TRN-023 and DLT-004.3.
+"""
 
 from typing import Any
 
@@ -15,39 +18,39 @@ _SHORT: dict[str, Any] = {"steps": 7, "evolve_every": 3, "rows": 2, "micro_batch
 
 
 class _Late(train.Trainer):
-    """A wrong run, whose further steps are those after the next one."""
+    """A wrong run: an event skips the step after its own and looks at later ones instead."""
 
     def looks(self, step: int) -> list[train.Step]:
-        """Leave out the step that follows."""
+        """Return looks at `step` and at further steps, of which the first is left out."""
         return [self.look(step), *(self.look(step + 1 + i) for i in range(1, self.s.get("event_batches", 1)))]
 
 
 class _Wrapped(train.Trainer):
-    """A wrong run, in which the data of a step after the last are those of the first."""
+    """A wrong run: if an event needs steps after the last one, it looks at the first ones again."""
 
     def looks(self, step: int) -> list[train.Step]:
-        """Begin anew after the last step."""
+        """Return looks at `step` and at further steps; the first step follows the last one."""
         return [self.look((step + i - 1) % self.s["steps"] + 1) for i in range(self.s.get("event_batches", 1))]
 
 
 class _After(train.Trainer):
-    """A wrong run, whose events look at further steps with the weights that the optimizer has left."""
+    """A wrong run: events look at further steps after the optimizer has changed the weights."""
 
     own: train.Step
 
     def looks(self, step: int) -> list[train.Step]:
-        """Leave the further steps to the event."""
+        """Return the look at `step` alone, because `event` looks at the further steps."""
         self.own = self.look(step)
         return [self.own]
 
     def event(self, step: int, evidence: list[Evidence]) -> list[Outcome]:
-        """Look at the further steps now."""
+        """Look at the further steps, and evolve with all looks."""
         later = [self.look(step + i) for i in range(1, self.s["event_batches"])]
         return super().event(step, [self.evidence(i, [self.own, *later]) for i in range(len(evidence))])
 
 
 def runs() -> Area:
-    """Return cases of whole runs that depend on how many steps are looked at, and on which."""
+    """Return cases of whole runs that depend on the number of steps that are looked at, and on their choice."""
     area = Area("looks", "binary64 run")
     drawn = {"start": "random"}
     for name, more, wrong, clauses, purpose in (
@@ -133,7 +136,7 @@ def runs() -> Area:
 
 
 def _differs(settings: dict[str, Any], world: World, run: train.Run, wrong: Any) -> bool:
-    """Tell whether a run with other settings, or of a wrong kind, moves other slots or ends with another support."""
+    """Return whether a run with other settings, or of a wrong kind, moves other slots or ends with another support."""
     if isinstance(wrong, dict):
         other = train.run(tiny.CONFIG, *world, settings | wrong)
     else:

@@ -203,7 +203,7 @@ WRONG: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {
         ({}, {"gradient_window": 1}),
     ],
 }
-"""Run -> wrong choices and settings, each of which must give another run."""
+"""Name of a run -> pairs of wrong choices and wrong settings. Each pair must give another run."""
 
 
 def _certified(name: str, settings: dict[str, Any], want: tuple[str, ...]) -> tuple[int, train.Run, Any]:
@@ -222,7 +222,7 @@ def _certified(name: str, settings: dict[str, Any], want: tuple[str, ...]) -> tu
 
 
 def _differ(one: train.Run, two: train.Run) -> bool:
-    """Tell whether two runs made different choices, or have losses that differ by more than rounding."""
+    """Return whether two runs made different choices, or have losses that differ by more than rounding."""
     if [list(w) for w in one.final] != [list(w) for w in two.final] or one.events != two.events:
         return True
     far = max(abs(a - b) / b for a, b in zip(one.losses, two.losses, strict=True))

@@ -12,7 +12,7 @@ _GOOD = train_presets.SETTINGS | {"steps": 4, "rows": 1, "micro_batches": 1, "le
 
 
 def settings() -> Area:
-    """Return settings beyond a limit, refused as TRN-008 says, and settings at the limit, which are good."""
+    """Return cases of settings beyond a limit, which TRN-008 refuses, and of settings at the limit, which are good."""
     area = Area("setting", "binary64 run")
     world = tiny.world(Numbers(67, 0), tiny.SMALLEST)
     rule = dict(update_choices.RULE)

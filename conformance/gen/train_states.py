@@ -31,7 +31,7 @@ _SETTINGS = PRESET_SETTINGS | {
 
 _TWO = tiny.CONFIG | {"num_hidden_layers": 2}
 _LEAST = 1e-3
-"""Least moment of a slot relative to the largest, because below it a quotient of moments shows rounding alone."""
+"""Least moment of a slot relative to the largest. Below it, rounding dominates a quotient of moments."""
 
 World = tuple[dict[str, Array], dict[str, list[int]], list[int]]
 Spoil = Callable[[train_state.Saved], train_state.Saved]
@@ -86,7 +86,7 @@ RUNS = (
 
 
 def _slots(name: str) -> Spoil:
-    """Return a spoiler that sets what the optimizer keeps of each slot under a name to 0."""
+    """Return a spoiler that sets one entry of every slot's optimizer state, such as `m`, to 0."""
 
     def spoil(saved: train_state.Saved) -> train_state.Saved:
         parts = [
@@ -99,7 +99,7 @@ def _slots(name: str) -> Spoil:
 
 
 def _sums(name: str) -> Spoil:
-    """Return a spoiler that sets a sum of the window to 0."""
+    """Return a spoiler that sets one sum of the window, such as `gradient`, to 0."""
 
     def spoil(saved: train_state.Saved) -> train_state.Saved:
         sums = []
@@ -154,7 +154,7 @@ WRONG: dict[str, tuple[Spoil, ...]] = {
     "tokens": (_sums("gradient"), _sums("tokens")),
     "group": (_groups_of_what_is_left,),
 }
-"""Run -> ways to spoil its state, each of which must change the end of the run."""
+"""Name of a run -> ways to spoil its state, each of which must change the end of the run."""
 
 
 def settings_for(one: Run) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def without_targets(config: Config, tensors: dict[str, Array]) -> dict[str, Arra
 
 
 def told(saved: train_state.Saved, config: Config, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a state in the form in which an answer is compared with it."""
+    """Return the output `raw` of `state.write` that is expected for a state."""
     names = targets(config)
     contents = train_state.contents(saved, names, settings, "float64")
     tensors = {
@@ -268,13 +268,13 @@ def _certified(one: Run) -> tuple[World, dict[str, Any], train_state.Saved, Told
 
 
 def _prunes(one: Run, saved: train_state.Saved, rest: Told) -> bool:
-    """Tell whether the last pass prunes, or steps follow the state."""
+    """Return whether the last pass prunes, or steps follow the state."""
     kept = [len(part.base.keys() | part.phi.keys()) for part in saved.parts]
     return saved.step < settings_for(one)["steps"] or sum(map(len, rest[1])) < sum(kept)
 
 
 def _differ(one: Told, two: Told) -> bool:
-    """Tell whether two runs end on different positions, or with weights that differ by more than rounding."""
+    """Return whether two runs end on different positions, or with weights that differ by more than rounding."""
     (_, first), (_, second) = one, two
     if [list(w) for w in first] != [list(w) for w in second]:
         return True
@@ -283,7 +283,7 @@ def _differ(one: Told, two: Told) -> bool:
 
 
 def is_weak(saved: train_state.Saved) -> bool:
-    """Tell whether a moment beside those of its matrix, or a matrix beside the others, is so small that it is noise."""
+    """Return whether a moment is noise beside those of its matrix, or a matrix's moments beside those of the others."""
     for name in ("m", "u"):
         matrices = [sizes for part in saved.parts if (sizes := [abs(x) for x in part.kept.get(name, {}).values() if x])]
         if any(min(sizes) < _LEAST * max(sizes) for sizes in matrices):

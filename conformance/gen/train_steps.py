@@ -23,7 +23,7 @@ SETTINGS = train_cases.SETTINGS | {
 _SIGNED = {"preset": "sensitivity"}
 
 _LEAST = 1e-6
-"""Least gradient relative to the largest, because below it a quotient m / sqrt(v) shows rounding alone."""
+"""Least gradient relative to the largest. Below it, rounding dominates a quotient m / sqrt(v)."""
 
 World = tuple[dict[str, Array], dict[str, list[int]], list[int]]
 

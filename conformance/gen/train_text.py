@@ -1,4 +1,4 @@
-"""Cases of chapter 10: where the windows of a text start."""
+"""Cases of chapter 10: the starts of the windows of a text."""
 
 from typing import Any
 

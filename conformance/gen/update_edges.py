@@ -44,7 +44,7 @@ def counts() -> Area:
 
 
 def _accumulators(area: Area) -> None:
-    """Add an accumulator of SM3 that is larger than all sums of its slots and so stays (OPT-008)."""
+    """Add steps of SM3 with an accumulator that stays, because it is larger than all sums of its slots (OPT-008)."""
     slots = update_optimizers.slots_of(Numbers(84, 1), [0, 3, 7, 8, 20, 23])
     for name, change in (("rows", {"rows": np.full(4, 8.0)}), ("columns", {"columns": np.full(6, 8.0)})):
         text = "an accumulator that falls"

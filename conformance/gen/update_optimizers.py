@@ -13,7 +13,7 @@ _SHAPE = (4, 6)
 
 
 def _bounds(kind: str, inputs: dict[str, Any], new: Slots, hyper: Hyper, lr: float) -> dict[str, Bound]:
-    """Return a bound for each output, by the size of the terms that are added up in it."""
+    """Return a bound for each output from the sizes of the terms that it sums."""
     g, phi = abs(inputs["gradient"]), abs(inputs["values"])
     if kind == "sgd":
         u = hyper.momentum * abs(inputs["u"]) + g
@@ -88,7 +88,7 @@ def steps() -> Area:
     for kind, (clauses, purpose) in texts.items():
         add(area, f"{kind}-plain", kind, clauses, purpose, slots, 0.0625, Hyper())
         text = "decay of the old φ where the new one is meant, or the other way round, or through the gradient"
-        if kind == "adamw":  # has cases of its own
+        if kind == "adamw":  # `update.optimizer` has a case of it
             continue
         add(area, f"{kind}-decay", kind, clauses, text, slots, 0.125, decay)
     text = "eps outside c₂: with a large eps the steps differ"

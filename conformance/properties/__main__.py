@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from conformance import threads as threads  # before all that loads NumPy
+from conformance import threads as threads  # this must precede every import that loads NumPy
 from conformance.cases.profiles import PROFILES
 from conformance.judge.harness import Variant
 from conformance.judge.judgement import PropertyResult

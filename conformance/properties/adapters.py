@@ -19,7 +19,7 @@ from conformance.properties.trial import Trial, property_of
     reduced=True,
 )
 def _initial(d: Draw, t: Trial) -> None:
-    """A starts with draws by row and column, the other factor with zeros."""
+    """Factor A starts with draws by row and column, the other factor with zeros."""
     kind, bands = d.choice(("lora", "spp", "sparsepeft")), d.integer(1, 4)
     rows, n_in = bands * d.integer(1, 5), d.integer(1, 17)
     inputs: dict[str, Any] = {"kind": kind, "out": rows, "in": n_in, "rows": bands, "like": np.zeros(0)}
@@ -43,7 +43,7 @@ def _initial(d: Draw, t: Trial) -> None:
     reduced=True,
 )
 def _star(d: Draw, t: Trial) -> None:
-    """A merged matrix is pruned anew by its own weights and the inputs of the base, to the size that it had."""
+    """A merged matrix is pruned again, by its own weights and the inputs of the base, to the size of the base."""
     pattern = d.choice((None, (2, 4), (1, 2)))
     shape = (d.integer(1, 6), 4 * d.integer(1, 3) if pattern else d.integer(2, 10))
     size, rank, sparsity = shape[0] * shape[1], d.integer(1, 3), d.choice((0.5, 0.25, 0.75))
@@ -82,7 +82,7 @@ def _star(d: Draw, t: Trial) -> None:
     sees=("lora", "spp", "sparsepeft", "a stored zero", "an empty row"),
 )
 def _adapters(d: Draw, t: Trial) -> None:
-    """Factors beside a frozen weight: outputs, gradients and merge, exact on integers."""
+    """Outputs, gradients and merge of factors beside a frozen weight are exact on integers."""
     kind = d.choice(("lora", "spp", "sparsepeft"))
     bands = d.integer(1, 3)
     shape = (bands * d.integer(1, 2), d.integer(1, 6))

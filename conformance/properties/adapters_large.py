@@ -23,7 +23,7 @@ from conformance.properties.trial import Trial, property_of
     seeded=1,
 )
 def _adapters(d: Draw, t: Trial) -> None:
-    """Factors beside a large frozen weight: outputs, gradients, merge and start, exact on integers."""
+    """Outputs, gradients, merge and start of factors beside a large frozen weight are exact on integers."""
     shape, many = (258, 257 + d.integer(0, 3)), Many(d)
     size = shape[0] * shape[1]
     at = many.subset(size, size - size // 200)

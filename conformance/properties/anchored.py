@@ -1,8 +1,8 @@
-"""A step of training, judged from the state before it (TRN, EVT, NUM).
+"""Compare a step of training with the kit's own step from the same state (TRN, EVT, NUM).
 
-The kit takes the same step in binary64 and bounds how far rounding may move each number of a right program. A
-selection that such rounding cannot change must be met exactly. One that it can change is in doubt: another selection is
-then right too if each of its positions is as good as the kit's within the error.
+The kit takes the step in binary64 and bounds how far rounding may move each number of a right program. If such rounding
+cannot change a selection, a program must make the same one. If rounding can change it, the selection is in doubt: then
+another one is right too, provided that each of its positions is as good as the kit's within the error.
 """
 
 import math
@@ -23,7 +23,7 @@ from conformance.oracle.model import targets
 
 __all__ = ["Own", "broken_step", "own_step", "part_of"]
 NOISE = 256.0
-"""How far an entry of a gradient may be off, in roundings of the largest entry of all targets.
+"""Bound on the error of a gradient's entry, in roundings of the largest entry of all targets.
 
 Programs that take sums in other orders stayed below 50.
 """
@@ -57,7 +57,7 @@ def _everywhere(target: dict[str, Any], part: Part, dtype: str) -> list[float]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A selection of an event: scores with their errors, and what the kit chose.
+    """A selection of an event: scores with their errors, and the positions that the kit chose.
 
     Attributes:
         scores: (score, error) of each position that may be chosen; the smallest are chosen.
@@ -75,7 +75,7 @@ class Choice:
         return all(s + e < t - f or e == f == 0 for s, e in inside for t, f in outside)
 
     def may(self, p: int) -> bool:
-        """Tell whether position p could have been chosen within the errors."""
+        """Return whether position p could have been chosen within the errors."""
         if p not in self.scores or not self.chosen:
             return False
         s, e = self.scores[p]
@@ -83,14 +83,14 @@ class Choice:
 
 
 class Own:
-    """The kit's own step of training, and how far a right program may be from it.
+    """The kit's own step of training, and bounds on the errors of a right program.
 
     Attributes:
         parts: each target before the step.
         step: the step in binary64.
         rule: the choices of the run.
-        off: how far any entry of a gradient may be off.
-        off_tokens: how far any Σ dy² x² may be.
+        off: bound on the error of any entry of a gradient.
+        off_tokens: bound on the error of any Σ dy² x².
     """
 
     def __init__(self, inputs: dict[str, Any], dtype: str) -> None:
@@ -118,7 +118,7 @@ class Own:
 
     @cached_property
     def errors(self) -> list[dict[str, dict[int, float]]]:
-        """The errors of φ, m and v of each slot after the optimizer: by target, name and position."""
+        """Bounds on the errors of φ, m and v after the optimizer; for each target, name -> position -> bound."""
         s, number = self.settings, self._number
         lr = update_schedule.learning_rate(s["schedule"], s["lr"], number, s["steps"], s["warmup"])
         slots = [{p: g[p] for p in part.phi} for g, part in zip(self.step.gradients, self.parts, strict=True)]
@@ -131,7 +131,7 @@ class Own:
         ]
 
     def _around(self, i: int, at: dict[int, float], off: float, scale: float, lr: float) -> dict[str, dict[int, float]]:
-        """Return how far φ, m and v of a target may move when its gradients move by `off` and by a part `scale`."""
+        """Return how far φ, m and v of a target may move if each gradient g moves by at most off + scale · |g|."""
         old, new = self.parts[i], self.step.moved[i]
         hyper = update_optimizers.Hyper(weight_decay=self.settings["weight_decay"], momentum=self.rule["momentum"])
         errors = {name: dict.fromkeys(at, 0.0) for name in ("phi", "m", "v")}
@@ -143,7 +143,7 @@ class Own:
             for name, after, want in _columns(other, new):
                 errors[name] = {p: max(x, 2 * abs(after[p] - want[p])) for p, x in errors[name].items()}
         for p, g in at.items():
-            # plus the rounding of the step's own operations
+            # the step's own operations round too, which adds to the errors
             errors["phi"][p] += 16 * self.unit * (abs(new.phi[p]) + abs(new.phi[p] - old.phi[p]))
             errors["m"][p] += 16 * self.unit * (abs(new.kept["m"][p]) + abs(old.kept["m"][p]) + abs(g))
             errors["v"][p] += 16 * self.unit * new.kept["v"][p]
@@ -181,14 +181,14 @@ class Own:
                 s = abs(mean[p] * w[p])
                 scored[p] = (s, self.off * (abs(w[p]) + off) + abs(mean[p]) * off + 4 * self.unit * s)
             if self.rule["adapt"] == "token-fisher":
-                # 8 units, because W, its square, the mean and the product are rounded, times 2 to spare
+                # 8 units are twice the roundings of W, its square, the mean and the product
                 square, apart = w[p] * w[p], (2 * abs(w[p]) + off) * off
                 s = square * tokens[p]
                 scored[p] = (s, self.off_tokens * (square + apart) + tokens[p] * apart + 8 * self.unit * s)
         return choices | {"adapt": Choice(scored, frozenset(one.pruned))}
 
     def _drawn(self, choice: str, i: int, positions: Iterable[int]) -> dict[int, tuple[float, float]]:
-        """Return scores for `Choice` without error, because draws do not round (RNG-003); empty if not random."""
+        """Return draws as scores of a `Choice`, without error (RNG-003); return none if the choice is not random."""
         if self.rule[choice] != "random":
             return {}
         use, sign = _USES[choice]
@@ -196,7 +196,7 @@ class Own:
         return {p: (sign * update_scores.chance(*key, p), 0.0) for p in positions}
 
     def in_doubt(self, i: int) -> bool:
-        """Tell whether rounding can change a selection of the event at target i."""
+        """Return whether rounding can change a selection of the event at target i."""
         return not all(choice.decided for choice in self.choices(i).values())
 
 
@@ -207,7 +207,7 @@ def _columns(after: update_optimizers.Slots, new: Part) -> Iterator[tuple[str, d
 
 
 _LAST: list[tuple[dict[str, Any], str, Own]] = []
-"""The last step, kept because judging an answer and going on from it ask for the same step."""
+"""Cache of the last step, because checking an answer and going on from it need the same step."""
 
 
 def own_step(inputs: dict[str, Any], dtype: str) -> Own:
@@ -218,7 +218,7 @@ def own_step(inputs: dict[str, Any], dtype: str) -> Own:
 
 
 def broken_step(inputs: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
-    """Return what is wrong with an answer of `train.step`, empty if nothing."""
+    """Return the first fault of an answer of `train.step`, or an empty text."""
     own = own_step(inputs, dtype)
     verdict = compare(answer["loss"], own.step.loss, "relative", dtype)
     if not verdict.passed:
@@ -232,7 +232,7 @@ def broken_step(inputs: dict[str, Any], answer: dict[str, Any], dtype: str) -> s
 
 
 def _sets(own: Own, i: int, target: dict[str, Any]) -> str:
-    """Return what is wrong with the positions of target i, empty if nothing."""
+    """Return the first fault of the positions of target i, or an empty text."""
     after = own.step.parts[i]
     if not own.in_doubt(i):
         for name, want in (("base", after.base), ("delta", after.phi)):
@@ -247,11 +247,11 @@ def _sets(own: Own, i: int, target: dict[str, Any]) -> str:
 
 
 def _another(own: Own, i: int, base: set[int], eta: set[int]) -> str:
-    """Return what is wrong with the positions of target i after an event that is in doubt, empty if nothing."""
+    """Return the first fault of the positions of target i if rounding can change the event, or an empty text."""
     moved, choices = own.step.moved[i], own.choices(i)
     old, new = moved.phi.keys() - eta, eta - moved.phi.keys()
     drop, grow, adapt = choices["drop"], choices["grow"], choices.get("adapt")
-    # a selection that follows one in doubt is not judged, because it may follow from another outcome
+    # a selection after one in doubt is not checked, because the program may have started from another outcome
     grows, adapts = drop.decided, adapt is not None and drop.decided and grow.decided
     limit = max(moved.budget[0], len(new))
     pruned = (moved.base.keys() - base) | {p for p in old if not drop.may(p)}
@@ -270,7 +270,7 @@ def _another(own: Own, i: int, base: set[int], eta: set[int]) -> str:
 
 
 def _values(own: Own, i: int, target: dict[str, Any], dtype: str) -> str:
-    """Return what is wrong with the values of target i at the positions of the answer, empty if nothing."""
+    """Return the first fault of the values of target i at the positions of the answer, or an empty text."""
     moved, eta = own.step.moved[i], target["delta"].tolist()
     want = reals(own.parts[i].base[p] for p in target["base"].tolist())
     verdict = compare(target["base_values"], want, "exact", dtype)
@@ -281,7 +281,7 @@ def _values(own: Own, i: int, target: dict[str, Any], dtype: str) -> str:
         return f"age: {verdict.detail}"
     for name, key, expected in (("delta_values", "phi", moved.phi), *((n, n, moved.kept[n]) for n in ("m", "v"))):
         top = max(map(abs, expected.values()), default=0.0)
-        # no error for a new slot, because it is exactly zero (DLT-005)
+        # a new slot gets no error, because it is exactly zero (DLT-005)
         gauge = reals(top + own.errors[i][key][p] / RELATIVE[dtype] if p in expected else 0.0 for p in eta)
         want = reals(expected.get(p, 0.0) for p in eta)
         verdict = compare(target[name], want, "relative", dtype, Bound(gauge, 1))

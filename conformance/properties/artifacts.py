@@ -1,4 +1,4 @@
-"""A failing example saved as a folder: its cases, the answers, and how to ask again without hypothesis.
+"""Save a failing example as a folder, and ask its cases again without hypothesis.
 
 result = replay(folder, [Variant(port, "float64")])
 freeze(folder, ["SEL-001"], "three-equal-scores")
@@ -88,7 +88,7 @@ def read(folder: Path | str) -> list[Case]:
 
 
 def replay(folder: Path | str, variants: Sequence[Variant]) -> Result:
-    """Ask the cases of a folder again; return the result, that of a relation under the last of its cases."""
+    """Ask the cases of a folder again and return the result; the result of a relation names its last case."""
     cases = read(folder)
     if not _related(cases[0]):
         return run(cases, variants)[-1]

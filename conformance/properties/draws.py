@@ -27,7 +27,7 @@ LENGTHS = (0, 1, 2, 3, 5, 8, 16, 17, 18, 33, 64, 65, 70)
 SIDES = (1, 2, 3, 4, 5, 8, 17, 0)
 """Rows and columns of matrices."""
 SMALL = (3, 5, 17, 70)
-"""The most rows, columns or entries of an example, by its size."""
+"""The most rows, columns or entries of an example; each example draws one as its size."""
 ROOMS = (4, 9, 25, 70)
 """Numbers of integers that `Draw.integers` rounds up to."""
 MASKS = ("scattered", "holes", "one row", "band", "full", "empty")
@@ -132,7 +132,7 @@ class Draw(ABC):
         return positions
 
     def with_specials(self, values: list[float]) -> list[float]:
-        """Return values, in one of three cases with some replaced by −0.0 or by subnormals, which a flush loses."""
+        """Return the values; in one of three cases some become −0.0 or subnormals, which a flush to zero would lose."""
         if not values or not self.flag(3):
             return values
         special = [-0.0, 2.0**-149, -(2.0**-149), 2.0**-140, 0.0]
@@ -153,7 +153,7 @@ class Many:
         """Return n integers from low to high as int64."""
         start, self._next = self._next, self._next + n
         numbers = np.arange(start + 1, start + n + 1, dtype=np.uint64)
-        # no masks as in RNG-001, because uint64 wraps around modulo 2⁶⁴
+        # the masks of RNG-001 are not needed, because uint64 wraps around modulo 2⁶⁴
         z = np.uint64(self._key) + numbers * np.uint64(select_rng.GAMMA)
         for shift, factor in ((30, select_rng.FACTORS[0]), (27, select_rng.FACTORS[1]), (31, 1)):
             z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
@@ -166,7 +166,7 @@ class Many:
     def subset(self, size: int, n: int) -> Array:
         """Return n of the numbers 0 to size − 1, ascending, as int64; size may be beyond 2³²."""
         if size > 2**22:
-            # one of each stretch of size // n numbers, because sorting them all would take too long
+            # take one number from each stretch of size // n, because sorting them all would take too long
             stretch = size // max(n, 1)
             return np.arange(n, dtype=np.int64) * stretch + self.integers(n, 0, stretch - 1)
         return np.sort(np.argsort(self.integers(size, 0, 2**62), kind="stable")[:n])

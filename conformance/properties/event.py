@@ -47,7 +47,7 @@ def _rule(d: Draw) -> tuple[update_choices.Rule, str, tuple[int, int] | None]:
 
 
 def _part(d: Draw, chosen: update_choices.Rule, optimizer: str, matrix: int, pattern: tuple[int, int] | None) -> Part:
-    """Return a matrix with values on few levels, often over its budget."""
+    """Return a matrix with few different values, often over its budget."""
     if pattern is None:
         shape: Shape = d.shape(5)
         base = d.mask(shape)[0]
@@ -107,20 +107,20 @@ _SEES = ("two matrices", "row", "group", "model", "a cancelled pair", "a pruned 
     sees=_SEES,
 )
 def _event(d: Draw, t: Trial) -> None:
-    """An event by any rule is drop, grow, adapt on dictionaries, matrix by matrix or together, whatever the ties."""
+    """An event by any rule equals drop, grow and adapt on dictionaries, of one matrix or all, whatever the ties."""
     _asked_of_an_event(d, t, "update.event", lambda parts, evidence, chosen, outcomes: answered(outcomes))
 
 
 def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[str, Any]]) -> None:
     """Ask an operation about an event by a random rule; `answer` makes the expected answer from the outcomes."""
     chosen, optimizer, pattern = _rule(d)
-    # one flag for all matrices, because the first event of a run is the first of each
+    # all matrices have the same flag, because the first event of a run is the first event of each
     first = d.flag()
     parts = [replace(_part(d, chosen, optimizer, 4 * i, pattern), first=first) for i in range(d.integer(1, 2))]
     evidence = [_evidence(d, chosen, part) for part in parts]
     fraction, words = d.integer(0, 8) / 8, {"seed": d.integer(0, 5), "step": d.integer(1, 50)}
     if d.flag(5):
-        # a window of candidates also keeps g² if no criterion asks for it, so only what is asked for is spoiled
+        # only evidence that the rule uses is spoilt, because a window of candidates keeps g² that no criterion uses
         narrow = chosen["candidates"] == "first-step"
         names = sorted(asked_by(chosen)) if narrow else ["gradient", "absolute", "square", "inputs"]
         names += ["tokens"] if evidence[0].tokens and not narrow else []
@@ -148,7 +148,7 @@ def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[st
     "event.ratios", "TRN-009 EVT-005", "runs", "event.ratios", sees=("no whole gradient", "no slots before it")
 )
 def _ratios(d: Draw, t: Trial) -> None:
-    """The ratios of an event by any rule are relative to the state before it, each of its own matrix."""
+    """The ratios of an event by any rule are relative to the state before it; each matrix has its own."""
 
     def answer(
         parts: list[Part], evidence: list[Evidence], chosen: update_choices.Rule, outcomes: list[Outcome]

@@ -18,14 +18,14 @@ from conformance.properties.trial import Trial, property_of
     "update.event-large", "EVT-001 EVT-006 GROW-003 SEL-007 TRN-009", "rules", "update.event", sees=(BEYOND,), seeded=1
 )
 def _event(d: Draw, t: Trial) -> None:
-    """An event of a matrix with many slots, by any criteria, is drop, grow, adapt on dictionaries."""
+    """An event of a matrix with many slots equals drop, grow and adapt on dictionaries."""
     inputs, _, outcomes = _large_event(d, t)
     t.case("update.event", inputs, answered(outcomes))
 
 
 @property_of("event.ratios-large", "TRN-009", "runs", "event.ratios", sees=(BEYOND,), seeded=1)
 def _ratios(d: Draw, t: Trial) -> None:
-    """The ratios of an event of a matrix with many slots are those of its counts."""
+    """The ratios of an event of a matrix with many slots equal those of an event on dictionaries."""
     inputs, pair, outcomes = _large_event(d, t)
     t.case("event.ratios", inputs, ratios_of([pair], inputs["rule"], outcomes))
 

@@ -49,7 +49,7 @@ _FILES = ("a mask", "a full support", "an empty row", "a stored zero")
 
 @property_of("file.read", "FMT-001 FMT-003 FMT-091 FMT-099", "ckpt-read", "file.read", sees=(*_FILES, "a changed byte"))
 def _read(d: Draw, t: Trial) -> None:
-    """A file put together byte by byte is read as what it holds; with a byte of its values changed it is refused."""
+    """A reader returns the tensors of a file built byte by byte, and refuses it if a byte of a value has changed."""
     tensors = _tensors(d, t)
     raw = bytearray(files.pieces(tensors).pack())
     filled = [name for name, x in tensors.items() if x.bits]
@@ -64,7 +64,7 @@ def _read(d: Draw, t: Trial) -> None:
 
 @property_of("file.write", "FMT-080 FMT-081 FMT-092", "ckpt-write", "file.write", sees=_FILES)
 def _write(d: Draw, t: Trial) -> None:
-    """A checkpoint is written in its one spelling."""
+    """A checkpoint is written as the only bytes that chapter 12 allows."""
     tensors = _tensors(d, t)
     raw = files.pieces(tensors).pack()
     t.case("file.write", content(tensors) | {"encoding": "auto"}, {"raw": raw_array(raw)})
@@ -72,7 +72,7 @@ def _write(d: Draw, t: Trial) -> None:
 
 @property_of("file.round", "FMT-001 FMT-002 FMT-080", "ckpt-write", "file.write file.read", sees=_FILES)
 def _round(d: Draw, t: Trial) -> None:
-    """What is written is read again as it was."""
+    """A checkpoint that is written and read again is the same."""
     tensors = _tensors(d, t)
     inputs = content(tensors) | {"encoding": "auto"}
     raw = t.case("file.write", inputs, {"raw": raw_array(files.pieces(tensors).pack())})
@@ -88,7 +88,7 @@ _KINDS = ("replace", "remove", "both", "add", "whole", "gone", "nothing")
 
 
 def _number(d: Draw, dtype: str, n: int, unit: float) -> bytes:
-    """Return n values of a dtype: multiples of a unit, or whole bytes."""
+    """Return n values of a dtype: multiples of a unit, or random bytes."""
     if dtype not in _NUMBERS:
         return bytes(d.integers(n, 0, 255))
     return b"".join(files_deltas.rounded(dtype, x) for x in d.levels(n, 40, unit))
@@ -112,7 +112,7 @@ def _operations(d: Draw, kind: str, w: Tensor) -> dict[str, Tensor]:
     if kind == "whole":
         return {"whole": _any_tensor(d)}
     if kind == "add":
-        # units so small that sums round, also at ties between two numbers
+        # the units are so small that sums round, some of them at a tie between two numbers
         amounts = _stored(d, d.choice(_NUMBERS), shape, d.subset(size), 2.0 ** -d.integer(0, 14))
         return {"add": amounts} if w.dtype in _NUMBERS and amounts.bits else {}
     operations = {}
@@ -171,7 +171,7 @@ def _packed(stored: dict[str, Tensor], described: dict[str, Any]) -> bytes:
     sees=("replace", "remove", "both", "add", "whole", "a tensor that leaves", "a chain", "a change of every position"),
 )
 def _apply(d: Draw, t: Trial) -> None:
-    """Deltas lead, position by position, to the model that they name."""
+    """Deltas change a model position by position into the model that they name."""
     base, target, chain = _chain(d, t)
     t.saw("a chain", len(chain) > 1)
     t.saw("a change of every position", any(x.support is None for stored, _ in chain for x in stored.values()))
@@ -202,7 +202,7 @@ _WRONG = {
     sees=tuple(_WRONG),
 )
 def _refused(d: Draw, t: Trial) -> None:
-    """Deltas that do not fit the model, each other, or what they say of themselves are refused."""
+    """Deltas that do not fit the model, each other, or their own description are refused."""
     base, _, chain = _chain(d, t)
     wrong = d.choice(list(_WRONG))
     if not chain or (wrong == "in another order" and len(chain) < 2):

@@ -1,4 +1,4 @@
-"""Properties of folders of whole-number codes that are expanded (FMT-172 to FMT-175)."""
+"""Properties of folders of integer codes that are expanded (FMT-172 to FMT-175)."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ _SHAPES = {2: (16, 16), 3: (32, 32), 4: (8, 8), 8: (4, 4)}
     cost=3,
 )
 def _codes(d: Draw, t: Trial) -> None:
-    """A folder of codes becomes the weights that its numbers stand for, or is refused if one does not fit."""
+    """A folder of codes becomes the weights of its codes, or is refused if a weight overflows."""
     source = d.choice(_SOURCES)
     make = _of_library if source in _SOURCES[:2] else _of_programs
     folder = make(d, t, source)
@@ -43,7 +43,7 @@ def _codes(d: Draw, t: Trial) -> None:
 
 
 def _spoilt(d: Draw, m: Codes) -> Codes:
-    """Return a matrix, one time in four with a scale that is 0, below 0 or the largest."""
+    """Return a matrix; one time in four a scale of it is 0, negative, the smallest or the largest."""
     if not d.flag(4):
         return m
     largest = {"F16": 0x7BFF, "BF16": 0x7F7F, "F32": 0x7F7F_FFFF}[m.dtype]
@@ -53,7 +53,7 @@ def _spoilt(d: Draw, m: Codes) -> Codes:
 
 
 def _of_programs(d: Draw, t: Trial, source: str) -> Folder:
-    """Return a matrix as programs for GPTQ and AWQ write it."""
+    """Return the folder of a matrix as programs for GPTQ and AWQ write it."""
     t.saw("awq" if source == "awq" else "gptq")
     bits = 4 if source == "awq" else d.choice((4, 8, 2, 3))
     out, least = (8, 8) if source == "awq" else _SHAPES[bits]
@@ -73,7 +73,7 @@ def _of_programs(d: Draw, t: Trial, source: str) -> Folder:
 
 
 def _of_library(d: Draw, t: Trial, source: str) -> Folder:
-    """Return a matrix as compressed-tensors writes it."""
+    """Return the folder of a matrix as compressed-tensors writes it."""
     bits = d.choice((4, 8, 1, 2)) if source == "pack-quantized" else d.integer(1, 8)
     size, count = d.integer(1, 6), d.integer(1, 3)
     zeros = None if d.flag() else -(1 << bits - 1)

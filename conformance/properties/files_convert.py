@@ -39,7 +39,7 @@ def _tensor(d: Draw, cast: str | None) -> Tensor:
     if width == 64 and dtype != "C64":
         patterns = [x << 24 if k == 3 else x for k, x in zip(kinds, patterns, strict=True)]
     if dtype in FORMATS and cast is not None:
-        # no NaN, because a cast leaves its bits open (FMT-129)
+        # NaNs are left out, because a cast leaves their bits open (FMT-129)
         size = width // 8
         patterns = [x if number(dtype, x.to_bytes(size, "little")) == number(dtype, x.to_bytes(size, "little")) else 0
                     for x in patterns]  # fmt: skip
@@ -68,7 +68,7 @@ def _model(d: Draw, cast: str | None) -> dict[str, Tensor]:
     cost=2,
 )
 def _from_hf(d: Draw, t: Trial) -> None:
-    """A folder becomes the checkpoint that its values ask for one by one."""
+    """A folder becomes the checkpoint that a conversion value by value gives."""
     cast = d.choice((None, None, "F16", "BF16", "F32", "F64"))
     tensors = _model(d, cast)
     parts: dict[str, dict[str, Tensor]] = {WHOLE: tensors}
@@ -106,7 +106,7 @@ def _from_hf(d: Draw, t: Trial) -> None:
     cost=3,
 )
 def _both_ways(d: Draw, t: Trial) -> None:
-    """A folder that became a checkpoint and comes back holds the bits that it held, or those of a cast."""
+    """A folder that is converted to a checkpoint and back has the same bits as before, or those of a cast."""
     tensors = _model(d, "F32")
     t.saw("a −0.0", any(SIGNS.get(one.dtype) in files_convert.words(one) for one in tensors.values()))
     companions = {"config.json": bytes(d.integers(4, 0, 255))} if d.flag() else {}
@@ -137,7 +137,7 @@ def _both_ways(d: Draw, t: Trial) -> None:
     cost=2,
 )
 def _adapter(d: Draw, t: Trial) -> None:
-    """An adapter changes the positions that its entries say, by the bits or the product that they say."""
+    """An adapter changes the positions of its entries by their bits, or a support by the product of its factors."""
     rows, columns = d.integer(1, 5), d.integer(1, 6)
     base = on("F32", (rows, columns), d.subset(rows * columns))
     if d.flag():
@@ -207,7 +207,7 @@ def _spoilt_file(d: Draw, spoil: str, raw: bytes, count: int) -> bytes:
     size = int.from_bytes(raw[:8], "little")
     header, data = raw[8 : 8 + size], raw[8 + size :]
     at = begin + (1 if spoil == _SPOILT[2] else -1)
-    # move the offsets of the tensors from there on by a byte, forwards or back
+    # the offsets of the tensors from `begin` on move by one byte, forwards or back
     for place in range(4 * (count - 1), begin - 1, -4) if at > begin else range(begin, 4 * count, 4):
         moved = place + at - begin
         header = header.replace(f"[{place}, {place + 4}]".encode(), f"[{moved}, {moved + 4}]".encode())

@@ -35,7 +35,7 @@ _SPOILT = ("a companion of other bytes", "a missing part", "a stray entry", "an 
     cost=2,
 )
 def _both_ways(d: Draw, t: Trial) -> None:
-    """A checkpoint is divided into parts as the clauses say, and read from them as it was."""
+    """A checkpoint is written in the parts that chapter 12 prescribes, and is the same when it is read from them."""
     tensors: dict[str, Tensor] = {}
     for name in d.some(_NAMES, d.integer(0, 6)):
         rows, columns = d.shape(9)

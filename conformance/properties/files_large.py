@@ -31,7 +31,7 @@ def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
         t.saw("more than 65,536 rows", shape[0] > 65_536)
     t.saw(BEYOND, any(x.nnz > 65_536 for x in tensors.values()))
     for width in (256, 257, 65_536, 65_537):
-        # one entry in the last column of each row, because its index is the largest of this width
+        # each row has one entry in the last column, because its index is the largest of this width
         tensors[f"edge.{width}"] = _tensor(many, (3, width), [width - 1, 2 * width - 1, 3 * width - 1])
         t.saw("the last column of 16 bits", width == 65_536)
         t.saw("the first column of 32 bits", width == 65_537)
@@ -45,7 +45,7 @@ def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
     "file.read-large", "FMT-001 FMT-051 FMT-053 FMT-054 FMT-055 FMT-091", "ckpt-read", "file.read", sees=_SEES, seeded=1
 )
 def _read(d: Draw, t: Trial) -> None:
-    """A file of large, wide and far-stretched tensors is read as what it holds, in every encoding."""
+    """A reader returns the tensors of a file if they are large, wide or have positions far apart, in every encoding."""
     tensors = _tensors(d, t)
     encodings = {name: ("csr", "bitmask", "gap8", "varint")[i % 4] for i, name in enumerate(sorted(tensors))}
     encodings |= {"far": "csr", "far.mask": "varint"}
@@ -56,7 +56,7 @@ def _read(d: Draw, t: Trial) -> None:
 
 @property_of("file.write-large", "FMT-080 FMT-081 FMT-092", "ckpt-write", "file.write", sees=_SEES, seeded=1)
 def _write(d: Draw, t: Trial) -> None:
-    """A checkpoint of large, wide and far-stretched tensors is written in its one spelling."""
+    """A checkpoint of large tensors and far positions is written as the only bytes that chapter 12 allows."""
     tensors = _tensors(d, t)
     raw = files.pieces(tensors).pack()
     t.case("file.write", content(tensors) | {"encoding": "auto"}, {"raw": raw_array(raw)})
@@ -71,7 +71,7 @@ def _write(d: Draw, t: Trial) -> None:
     seeded=1,
 )
 def _apply(d: Draw, t: Trial) -> None:
-    """A delta of many changes, and of changes far apart, leads to the model that it names."""
+    """A delta of many changes, and of changes far apart, gives the model that it names."""
     many, shape, wide = Many(d), shapes(d)[3], 1_100_000_000 + d.integer(0, 10**6)
     size, far = shape[0] * shape[1], (2, wide)
     base = {

@@ -17,7 +17,7 @@ from conformance.properties.trial import Trial, property_of
     sees=("a limit that is met", "beyond the limit", "a mask"),
 )
 def _expanded(d: Draw, t: Trial) -> None:
-    """A tensor becomes an array with zeros elsewhere, within a limit on the bytes of the array."""
+    """A tensor becomes an array with zeros at absent positions, unless the array exceeds a limit in bytes."""
     dtype, (rows, columns) = d.choice(("F16", "F32", "U8", "NONE", "F4", "F6_E3M2", "I64")), d.shape(9)
     at = d.subset(rows * columns)
     width = BITS[dtype]

@@ -22,7 +22,7 @@ from conformance.properties.trial import Trial, property_of
     sees=("a tie", "top-k that cuts a tie", "top-p that leaves some out", "temperature 0", "a logit that is no number"),
 )
 def _pick(d: Draw, t: Trial) -> None:
-    """The token that a loop over sorted ids picks."""
+    """A port picks the token that a loop over sorted ids picks."""
     logits = d.levels(1 + d.length(33), 8, 0.25)
     top_k, top_p = d.choice((None, 1, 2, 3, 5, 40)), d.choice((None, 0.5, 0.9, 0.01, 1.0))
     inputs: dict[str, Any] = {"temperature": d.choice((1.0, 0.5, 3.0, 0.0)), "seed": d.integer(0, 9)}

@@ -1,4 +1,4 @@
-"""Properties of contexts that several readings go on from (GEN-001)."""
+"""Properties of several readings that continue one context (GEN-001)."""
 
 import numpy as np
 

@@ -13,7 +13,7 @@ from conformance.properties.trial import Trial, property_of
 
 @property_of("generate.pick-large", "GEN-003 GEN-004 GEN-005", "generate", "generate.pick", sees=(BEYOND,), seeded=2)
 def _pick(d: Draw, t: Trial) -> None:
-    """The token that a loop over sorted ids picks, of more than 65,536."""
+    """A port picks the token that a loop over more than 65,536 sorted ids picks."""
     n, many = 65_600 + d.integer(0, 999), Many(d)
     logits, seed = many.lattice((n,), 200) / 64, d.integer(0, 2**40)
     t.saw(BEYOND, n > 65_536)

@@ -34,7 +34,7 @@ def broken(inputs: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
         "TOP-003: a position outside the matrix": all(0 <= p < size for p in support),
         "TOP-004: the support is not that of base and delta": set(np.asarray(answer["support"]).tolist()) == support,
         "EVT-003: more slots than d_φ": len(after.phi) <= max(inputs["delta_budget"], len(before.phi)),
-        # max, because new slots are exempt (ADPT-003): more than K weights may stay if all of them are new
+        # the limit is a maximum, because new slots are exempt (ADPT-003): all of more than K weights may be new
         "EVT-003: more than K weights": not inputs["adapts"] or len(support) <= max(inputs["budget"], len(fresh)),
         "EVT-006: the base gained a position": after.base.keys() <= before.base.keys(),
         "EVT-006: a base weight changed": _kept(after.base, before.base),
@@ -52,5 +52,5 @@ def broken(inputs: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
 
 
 def _kept(after: dict[int, Any], before: dict[int, Any]) -> bool:
-    """Tell whether every entry of `after` was in `before` with the same bits."""
+    """Return whether every entry of `after` was in `before` with the same bits."""
     return all(p in before and float(x).hex() == float(before[p]).hex() for p, x in after.items())

@@ -16,7 +16,10 @@ _STORED = ("an empty row", "an empty column", "a stored zero", "nothing stored",
 
 
 def _bound(sums: Sums, *, exact: bool) -> Bound:
-    """Return the bound of sums of different lengths: `terms` is 0, and the gauge is scaled by τ(k) / τ(0)."""
+    """Return a bound of τ(K) times the gauge for each sum, where K is its own number of terms.
+
+    A `Bound` has one number of terms for all entries. It is 0 here, and the gauge is scaled by τ(K) / τ(0) instead.
+    """
     part = np.array([tau(int(k)) / tau(0) for k in sums.terms.reshape(-1)]).reshape(sums.terms.shape)
     return Bound(sums.gauge * part * (not exact), 0)
 
@@ -118,7 +121,7 @@ def _scaled(d: Draw, t: Trial) -> None:
     reduced=True,
 )
 def _store(d: Draw, t: Trial) -> None:
-    """Values stored at slots are where they belong, and no other changes."""
+    """Values stored at slots are at their positions, and no other value changes."""
     shape = d.shape()
     at, _ = d.mask(shape)
     values = d.lattice((len(at),))
@@ -170,7 +173,7 @@ def _store_dense(d: Draw, t: Trial) -> None:
     sees=("an entry equal to least", "no tokens"), reduced=True,
 )  # fmt: skip
 def _dense(d: Draw, t: Trial) -> None:
-    """Products with a whole matrix, and the entries that exceed a number."""
+    """Products with a dense matrix are exact on integers, and exactly the entries above a number exceed it."""
     shape, tokens = d.shape(), d.choice((1, 2, 3, 0))
     weight, x, dy = d.lattice(shape), d.lattice((tokens, shape[1])), d.lattice((tokens, shape[0]))
     answer: dict[str, Any] = {

@@ -62,7 +62,7 @@ def _kernel(d: Draw, t: Trial) -> None:
     seeded=1,
 )
 def _dense(d: Draw, t: Trial) -> None:
-    """Products with a large matrix, what is stored in it and what exceeds a number, are exact on integers."""
+    """Products with a large dense matrix and stores into it are exact; entries above a number are found."""
     for shape in shapes(d):
         many, tokens = Many(d), d.integer(1, 2)
         weight, x, dy = many.lattice(shape, 4), many.lattice((tokens, shape[1]), 4), many.lattice((tokens, shape[0]), 4)

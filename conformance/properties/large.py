@@ -36,7 +36,7 @@ def far_at(d: Draw) -> list[Shape]:
 
 
 def sees_beyond(t: Trial, shape: Shape, at: Array | Sequence[int]) -> None:
-    """Count in the trial which boundaries a matrix and its positions go beyond."""
+    """Record in the trial the boundaries that a matrix and its positions exceed."""
     t.saw(BEYOND, len(at) > 65_536)
     t.saw(FAR, len(at) and at[-1] >= 2**31)
     t.saw(FARTHER, len(at) and at[-1] >= 2**32)

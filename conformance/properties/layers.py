@@ -15,7 +15,7 @@ from conformance.properties.trial import Trial, property_of
 def _layer(
     t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], case_inputs: dict[str, Any], scales: dict[str, float]
 ) -> None:
-    """Ask for a layer; `scales` gives the size of the terms that are added up in each output, for its bound."""
+    """Ask for a layer; `scales` has for each output the size of the terms that it sums, which gives its bound."""
     grads = dict(zip(inputs, gradients(y, dy, list(inputs.values())), strict=True))
     answer = {"y": y.value} | {f"d{n}": g for n, g in grads.items()}
     bounds = {n: Bound(np.asarray(max(scales[n], float(np.max(np.abs(x), initial=0.0)))), 1) for n, x in answer.items()}
@@ -30,7 +30,7 @@ def _top(x: Array) -> float:
     "layer.linear", "LYR-003 GRD-001 NUM-003", "layers", "layer.linear", sees=("a bias", "no rows"), reduced=True
 )
 def _linear(d: Draw, t: Trial) -> None:
-    """Y = x Wᵀ + bias and its gradients, exact on integers."""
+    """The layer y = x Wᵀ + bias and its gradients are exact on integers."""
     shape, rows = d.shape(8), d.choice((1, 2, 5, 0))
     x, w, dy = d.lattice((rows, shape[1])), d.lattice(shape), d.lattice((rows, shape[0]))
     bias = d.lattice((shape[0],)) if d.flag() else None
@@ -52,7 +52,7 @@ def _linear(d: Draw, t: Trial) -> None:
     reduced=True,
 )
 def _embedding(d: Draw, t: Trial) -> None:
-    """Rows of the table, and gradients that add up over a repeated token."""
+    """Embeddings are rows of the table, and gradients of a repeated token add up."""
     rows, width, n = d.integer(1, 8), d.integer(1, 5), d.length(18)
     tokens = d.integers(n, 0, rows - 1)
     weight, dy = d.lattice((rows, width)), d.lattice((n, width))
@@ -77,7 +77,7 @@ def _embedding(d: Draw, t: Trial) -> None:
 
 @property_of("layer.rmsnorm", "LYR-002 NUM-004", "layers", "layer.rmsnorm", sees=("a row of zeros",))
 def _rmsnorm(d: Draw, t: Trial) -> None:
-    """Y = x · r · weight with eps inside the root."""
+    """RMSNorm is y = x · r · weight, where r has eps inside the root."""
     shape, eps = (d.integer(1, 3), d.integer(1, 8)), 2.0 ** -d.choice((16, 2, 8))
     x, weight, dy = (reals(d.levels(n, 8)) for n in (shape[0] * shape[1], shape[1], shape[0] * shape[1]))
     x, dy = x.reshape(shape), dy.reshape(shape)
@@ -102,7 +102,7 @@ _ROPES = ("default", "linear", "dynamic", "llama3")
     reduced=True,
 )
 def _rope(d: Draw, t: Trial) -> None:
-    """Pairs of entries half a head apart are turned by position times frequency, gradients back."""
+    """Pairs of entries half a head apart rotate by position times frequency, and gradients rotate back."""
     kind = d.choice(_ROPES)
     # dynamic needs a width above 2, because its base has the exponent width / (width − 2)
     half = d.integer(1 + (kind == "dynamic"), 4)
@@ -159,7 +159,7 @@ def _turned(x: Array, off: Array) -> Bound:
     sees=("a query that sees nothing", "a window", "shared heads"),
 )
 def _attention(d: Draw, t: Trial) -> None:
-    """Softmax over the keys a query sees; one that sees none gives zeros."""
+    """Attention is a softmax over the keys that a query sees; a query that sees none gives zeros."""
     rows, length, kv, share, width = (
         d.integer(1, 2),
         d.integer(1, 5),
@@ -188,7 +188,7 @@ def _attention(d: Draw, t: Trial) -> None:
 
 @property_of("layer.swiglu", "LYR-010 NUM-004", "layers", "layer.swiglu", sees=("a large gate", "a very negative gate"))
 def _swiglu(d: Draw, t: Trial) -> None:
-    """Y = silu(gate) · up, finite for every finite gate."""
+    """SwiGLU is y = silu(gate) · up, and is finite for every finite gate."""
     n = d.length(18)
     gate = reals(d.levels(n, 80, 0.125))
     if n and d.flag():
@@ -211,7 +211,7 @@ def _swiglu(d: Draw, t: Trial) -> None:
     sees=("an ignored row", "a class outside", "large logits"),
 )
 def _cross_entropy(d: Draw, t: Trial) -> None:
-    """The loss over counted rows, its gradient exactly zero in the others."""
+    """The loss sums over counted rows, and its gradient is exactly zero in the others."""
     rows, classes = d.integer(1, 5), d.integer(1, 6)
     unit = d.choice((0.125, 32.0))
     logits = reals(d.levels(rows * classes, 8, unit)).reshape(rows, classes)

@@ -15,7 +15,7 @@ from conformance.properties.trial import Trial, property_of
 
 
 def _layer(t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], case_inputs: dict[str, Any]) -> None:
-    """Ask for a layer; each output is judged relative to its largest number."""
+    """Ask for a layer; each output is compared relative to its largest number."""
     grads = dict(zip(inputs, gradients(y, dy, list(inputs.values())), strict=True))
     t.case(op, case_inputs | {"dy": dy}, {"y": y.value} | {f"d{name}": g for name, g in grads.items()})
 
@@ -29,7 +29,7 @@ def _layer(t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], case_in
     seeded=1,
 )
 def _layers(d: Draw, t: Trial) -> None:
-    """Layers of large vocabularies, widths and batches are the written formulas."""
+    """Layers of large vocabularies and widths follow the written formulas."""
     many, n = Many(d), 65_600 + d.integer(0, 99)
     t.saw(BEYOND, n > 65_536)
     tokens = np.concatenate([many.subset(n - 1, 300), [n - 1, 0, n - 1]])

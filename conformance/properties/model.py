@@ -83,7 +83,7 @@ _BROKEN: tuple[tuple[str, Any, str], ...] = (
 
 @property_of("config.biases", "MDL-002", "checkpoints", "config.biases", sees=KINDS)
 def _biases(d: Draw, t: Trial) -> None:
-    """The projections with a bias are those of the family, whatever the switches of others say."""
+    """The projections with a bias are those of the family, whatever the switches of other families say."""
     kind = d.choice(KINDS)
     config = drawn_config(d, kind) | {"attention_bias": d.flag(), "mlp_bias": d.flag()}
     t.saw(kind)

@@ -17,10 +17,10 @@ OFF = 1e-6
 """Relative change of each weight in a neighbouring model; a rounding of binary32 is 6e-8."""
 
 _NEAR = 3e-5
-"""How far answers for neighbouring models may differ, relative to their largest value (NUM-004 allows 1e-4)."""
+"""Largest difference of answers for neighbouring models, relative to their largest value (NUM-004 allows 1e-4)."""
 
 _TRIED = 20
-"""How many models are drawn at most to get one whose answer rounding cannot change."""
+"""The most models that are drawn to get one whose answer rounding cannot change."""
 
 
 def drawn_config(d: Draw, kind: str) -> Config:
@@ -37,7 +37,7 @@ def drawn_config(d: Draw, kind: str) -> Config:
     }
     config = models.MODELS[kind] | more
     if kind == "qwen3":
-        # a context that may be shorter than the text, because dynamic frequencies change beyond it
+        # the context may be shorter than the text, because dynamic frequencies change beyond it
         config |= {"head_dim": 2 * d.integer(2, 4), "max_position_embeddings": d.integer(3, 8)}
     if config.get("sliding_window"):
         config |= {"sliding_window": d.integer(2, 4)}

@@ -20,7 +20,7 @@ _SURE = 1e-4
     sees=("a tie at the boundary", "nothing removed"),
 )
 def _magnitude(d: Draw, t: Trial) -> None:
-    """What is kept is not among the smallest |W|."""
+    """The kept weights are those that are not among the smallest |W|."""
     shape = d.shape()
     w, sparsity = reals(d.with_specials(d.levels(shape[0] * shape[1], 2))).reshape(shape), d.integer(0, 99) / 100
     n = update_counts.count(sparsity * w.size)
@@ -31,7 +31,7 @@ def _magnitude(d: Draw, t: Trial) -> None:
 
 @property_of("prune.wanda", "PRN-003", "prune", "prune.wanda", sees=("a tie at the boundary", "a dead input"))
 def _wanda(d: Draw, t: Trial) -> None:
-    """Each row keeps what is not among its smallest |W| · ‖X‖."""
+    """Each row keeps the weights that are not among its smallest |W| · ‖X‖."""
     shape = d.shape()
     w, sparsity = reals(d.levels(shape[0] * shape[1], 2)).reshape(shape), d.integer(0, 99) / 100
     norms = [float(x) for x in d.integers(shape[1], 0, 3)]
@@ -52,7 +52,7 @@ def _wanda(d: Draw, t: Trial) -> None:
     sees=("blocks", "a pattern", "a dead input", "an input that is not finite"),
 )
 def _sparsegpt(d: Draw, t: Trial) -> None:
-    """What is kept, and the new weights, are those of one inverse for each column, block by block."""
+    """The kept weights and their new values are those of one inverse for each column, block by block."""
     cols = 4 * d.integer(1, 3)
     w, x = d.real((d.integer(1, 6), cols)), d.real((d.integer(2, 20), cols))
     inputs: dict[str, Any] = {"weights": w, "inputs": x, "sparsity": d.choice((0.5, 0.25, 0.7))}
@@ -86,7 +86,7 @@ def _sparsegpt(d: Draw, t: Trial) -> None:
     sees=("row", "matrix", "model", "a tie at the boundary", "a matrix that loses nothing beside one that does"),
 )
 def _scope(d: Draw, t: Trial) -> None:
-    """What stays of each matrix is not among the smallest scores of its row, of itself, or of all matrices."""
+    """A matrix keeps weights whose scores are not the smallest of their row, of the matrix, or of all matrices."""
     shapes = [d.shape(6) for _ in range(d.integer(1, 3))]
     scale = [1.0, 4.0, 16.0] if d.flag() else [1.0, 1.0, 1.0]
     scores = [s * abs(reals(d.levels(h * w, 2)).reshape(h, w)) for (h, w), s in zip(shapes, scale, strict=False)]
@@ -104,7 +104,7 @@ def _scope(d: Draw, t: Trial) -> None:
 
 @property_of("prune.random", "PRN-016 PRN-017 RNG-001", "prune", "prune.random", sees=("a later matrix", "a long seed"))
 def _random(d: Draw, t: Trial) -> None:
-    """What stays of a matrix has the largest draws of its own key."""
+    """The weights that a matrix keeps have the largest draws of its own key."""
     shape, seed, matrix = d.shape(), d.choice((0, 1, 7, 2**32 + 5, 2**63)), d.integer(0, 5)
     sparsity = d.integer(0, 99) / 100
     t.saw("a later matrix", matrix > 0)
@@ -117,7 +117,7 @@ def _random(d: Draw, t: Trial) -> None:
     "prune.owl", "PRN-018", "prune", "prune.owl", sees=("blocks that differ", "blocks that are alike", "a wide spread")
 )
 def _owl(d: Draw, t: Trial) -> None:
-    """The sparsities of blocks follow their shares of outliers, and their mean is what was asked."""
+    """The sparsities of blocks follow their shares of outliers, and their mean is the requested sparsity."""
     shapes = [d.shape(5) for _ in range(d.integer(1, 2))]
     blocks = [[abs(d.lattice(shape, 6)) for shape in shapes] for _ in range(d.integer(1, 4))]
     sparsity, outlier = d.choice((0.5, 0.25, 0.7)), d.choice((5.0, 1.5, 1.25, 3.0))

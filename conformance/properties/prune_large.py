@@ -20,7 +20,7 @@ from conformance.properties.trial import Trial, property_of
     seeded=1,
 )
 def _prune(d: Draw, t: Trial) -> None:
-    """Large matrices are pruned as by sorted tuples, whatever the ties."""
+    """Pruning a large matrix keeps the same weights as sorting tuples, whatever the ties."""
     for shape in shapes(d)[1:]:
         many, sparsity = Many(d), d.integer(20, 80) / 100
         w, norms = many.lattice(shape, 50), many.integers(shape[1], 0, 3).astype(np.float64)

@@ -11,7 +11,7 @@ from conformance.properties.large import BEYOND
 from conformance.properties.trial import Trial, property_of
 
 _SURE = 1e-4
-"""Least distance of a quotient of GPTQ to a tie in an example that is asked."""
+"""Least distance of a quotient of GPTQ from a tie in an example that is asked."""
 
 
 def _grid(d: Draw, columns: int) -> str:
@@ -35,7 +35,7 @@ def _rounded(coded: quantise.Coded, at: list[int]) -> dict[str, Any]:
     sees=("groups", "zero points", "a group without weights", "a stored weight of 0"),
 )
 def _nearest(d: Draw, t: Trial) -> None:
-    """Scales, zero points and codes are those of fractions, entry by entry."""
+    """Scales, zero points and codes equal those of exact fractions, entry by entry."""
     shape = d.shape(8)
     at, _ = d.mask(shape)
     weights = d.real(shape) if d.flag() else d.lattice(shape, 4) / 4
@@ -79,7 +79,7 @@ def _gptq(d: Draw, t: Trial) -> None:
     sees=("beside", "grid", "a vanished weight", "a saturated weight", "a code that leaves", "a weight of its code"),
 )
 def _merge(d: Draw, t: Trial) -> None:
-    """Codes stand for their weights, stay where those stay, and take the others or leave them beside."""
+    """Codes decode to weights. A merge keeps codes of unchanged weights, and codes the rest or stores it beside."""
     shape = d.shape(8)
     grid = d.choice(("int4", "int8")) + d.choice(("", ":g1")) + d.choice(("", ":asym"))
     coded, symmetric = quantise.empty(grid, shape)
@@ -126,7 +126,7 @@ def _merge(d: Draw, t: Trial) -> None:
     sees=(BEYOND,), seeded=1,
 )  # fmt: skip
 def _large(d: Draw, t: Trial) -> None:
-    """More than 65,536 codes, and flat positions above 2³²."""
+    """Codes are right if there are more than 65,536, and if flat positions are above 2³²."""
     shape, many = (257 + d.integer(0, 3), 272), Many(d)
     size = shape[0] * shape[1]
     at = many.subset(size, size - size // 200)
@@ -136,7 +136,7 @@ def _large(d: Draw, t: Trial) -> None:
     stored = np.isin(np.arange(size), at)
     groups = np.abs(np.where(stored, weights.reshape(-1), 0)).reshape(-1, 16).max(axis=1)
     unit = groups == 7.0
-    # only groups that hold their largest weight have a scale of 1, so the others are left out
+    # positions of other groups are left out, because only a group that stores a weight of 7 has a scale of 1
     at = ids(p for p in at if unit[p // 16])
     inputs: dict[str, Any] = {"grid": "int4:g16", "weights": weights, "positions": at}
     answer: dict[str, Any] = {"codes": weights.reshape(-1)[at].astype(np.int64)}

@@ -1,7 +1,7 @@
-"""Relations that several answers of a port must have with each other, by name so that a failure can be asked again.
+"""Relations between several answers of a port, by name so that a failure can be asked again.
 
-A relation gets the cases and the answers in the order in which they were asked. It returns what is wrong, empty if the
-relation holds. Whatever else it needs is in the inputs of the cases.
+A relation gets the cases and the answers in the order in which they were asked. It returns a text that says what is
+wrong, empty if the relation holds. The inputs of the cases have everything else that it needs.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,7 +55,7 @@ def _unchanged(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> 
 
 
 def _back(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """The last answer has the inputs of the first case again."""
+    """The last answer equals the inputs of the first case."""
     want = {n: cases[0].inputs[n] for n in answers[-1] if n in cases[0].inputs}
     return _unequal(answers[-1], want, dtype)
 
@@ -93,7 +93,7 @@ def _adds_up(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> st
 def _rows_moved(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
     """With the rows of the matrix in another order, the positions move with them.
 
-    The input `order` of the second case lists which row of the first case each of its rows is.
+    The input `order` of the second case gives for each of its rows the number of that row in the first case.
     """
     order = [int(r) for r in cases[1].inputs["order"]]
     cols = int(cases[0].inputs["in"])

@@ -1,4 +1,4 @@
-"""Tries properties on ports: examples from a seed, shrunk if they fail, within a time limit."""
+"""Try properties on ports: draw examples from a seed and shrink one that fails, within a time limit."""
 
 import math
 import time
@@ -40,15 +40,15 @@ PROPERTIES: dict[str, Property] = REGISTER
 """Every property by name."""
 
 DIRECTED = 40
-"""How many examples are the same in every run; everything that a property must see is among them."""
+"""Number of examples that are the same in every run. They have every feature that a property must see."""
 EXAMPLES = 20
-"""How many examples a run tries of a property by default; at this number a seeded property has `seeded` examples."""
+"""Number of examples of a property that a run tries by default; a seeded property then has `seeded` examples."""
 SHRINKING = 10.0
 """Seconds in which a failing example is made smaller."""
 LEAST = 6
 """The least number of directed examples of a property whose examples are long."""
 _NOBODY: Any = None
-"""The port of an example that is made without being asked."""
+"""Takes the place of a port while an example is made and no port is asked."""
 WITHOUT = "hypothesis is not installed; pip install hypothesis"
 
 
@@ -75,10 +75,10 @@ class Explored:
     asked_new: set[str] = field(default_factory=set)
 
     def unseen(self, prop: Property) -> list[str]:
-        """Return the features without which the property shows nothing, and which its examples did not have.
+        """Return the features that the examples of a property must have and did not have.
 
-        What only drawn examples have counts where there are no others: a property would show nothing after an unlucky
-        seed.
+        Drawn examples do not count, because with another seed they may lack a feature. They count only if there are no
+        directed ones, or if the time was over.
         """
         counted = self.saw if prop.seeded or self.late else self.always
         return [what for what in prop.sees if not counted[what]]
@@ -158,7 +158,7 @@ def _judge(
         restarts = getattr(variant.port, "restarts", None)
         explored = explore(prop, variant, seed, examples=examples, seconds=seconds)
         if restarts is not None:
-            # counted once, because the port may have been lost many times while an example was shrunk
+            # restarts count once, because the port may have been lost many times while an example was shrunk
             variant.port.restarts = min(variant.port.restarts, restarts + 1)  # type: ignore[attr-defined]
         result.examples += explored.examples
         result.asked_new = tuple(sorted({*result.asked_new, *explored.asked_new}))
@@ -197,17 +197,17 @@ def _lacking(prop: Property, ports: Sequence[Variant]) -> str:
 def explore(
     prop: Property, variant: Variant, seed: str, *, examples: int, seconds: float, log: list[Case] | None = None
 ) -> Explored:
-    """Try a property on a port called in one way; return what came of it."""
+    """Try a property on one variant of a port, and return the result."""
     explored = Explored()
     trial = Trial(prop, variant, time.monotonic() + seconds, explored.saw, log=log, asked_new=explored.asked_new)
-    # at least two, because the first of each lot is the simplest example and tells little
+    # there are at least two, because the first of each lot is the simplest example and shows little
     examples, requested = max(examples // prop.cost, min(examples, 2)), examples
     small = examples // 2 if prop.cost == 1 else 0
     try:
         if prop.seeded:
             _seeded(prop, trial, explored, seed, max(prop.seeded, prop.seeded * requested // EXAMPLES))
             return explored
-        # small ones first, because most mistakes show in them and they are shrunk sooner
+        # small examples come first, because most mistakes show in them and they shrink sooner
         _random(prop, trial, explored, seed, small, seconds, SMALL[0])
         if explored.seen is None:
             _random(prop, trial, explored, seed, examples - small, seconds)
@@ -227,7 +227,7 @@ def explore(
 
 def _seeded(prop: Property, trial: Trial, explored: Explored, seed: str, examples: int) -> None:
     """Try the examples of a seeded property, which the seed of the run alone decides."""
-    # no time limit over all, because a slow port must answer them too; each call has its own (PRT-009)
+    # there is no time limit over all examples, because a slow port must answer them too; each call has one (PRT-009)
     trial.new, trial.until = True, math.inf
     for number in range(examples):
         explored.examples += 1
@@ -245,14 +245,14 @@ def _seeded(prop: Property, trial: Trial, explored: Explored, seed: str, example
 def _made(prop: Property, seed: str, number: int) -> Made:
     """Return example `number` of a seeded property; cached, because all variants of a port share it."""
     word = int.from_bytes(sha256(f"{_number(seed):032x} {prop.name}".encode()).digest()[:7], "big")
-    # no port, because `Made` collects the cases and asks nothing
+    # there is no port, because `Made` collects the cases and asks nothing
     example = Made(prop, Variant(_NOBODY, "float64"), math.inf)
     prop.body(Counted(word, number), example)
     return example
 
 
 def _directed(prop: Property, trial: Trial, explored: Explored) -> bool:
-    """Try the examples that are the same in every run; tell whether one failed."""
+    """Try the examples that are the same in every run; return whether one failed."""
     word = int.from_bytes(sha256(prop.name.encode()).digest()[:7], "big")
     trial.new, before, trial.saw_ = False, trial.saw_, explored.always
     try:
@@ -280,12 +280,12 @@ def _random(
         nonlocal smaller, first
         if not smaller:
             explored.examples += 1
-        # the first is not new, because hypothesis begins with the simplest example whatever the seed
+        # the first example is not new, because hypothesis begins with the simplest one whatever the seed
         trial.new, first = not first, False
         try:
             prop.body(Chosen(data, strategies, size), trial)
         except Found:
-            # the last failing one is kept, because hypothesis goes on with smaller ones only
+            # keep the last example that fails, because hypothesis goes on with smaller ones only
             explored.seen = trial.failing
             if not smaller:
                 smaller, trial.until = True, time.monotonic() + min(seconds, SHRINKING)

@@ -81,7 +81,7 @@ def _negated(d: Draw, t: Trial) -> None:
     sees=("an empty row", "positions out of order", "nothing stored"),
 )
 def _there_and_back(d: Draw, t: Trial) -> None:
-    """Rows and columns of positions are those that counting gives, and give the positions back."""
+    """Row pointers and columns equal those of a count over positions, and give the positions back."""
     shape = d.shape(none=True)
     at, _ = d.mask(shape)
     size = {"out": shape[0], "in": shape[1]}
@@ -120,7 +120,7 @@ def _source(d: Draw, t: Trial) -> None:
     "change.realign", "CHG-002", "core", "change.realign", sees=("a new position", "a moved zero of the other sign")
 )
 def _realign(d: Draw, t: Trial) -> None:
-    """Realign moves bits: zeros of either sign, subnormals and infinities too, and fills what is new."""
+    """Realign moves bits (also of zeros of either sign, subnormals and infinities) and fills new slots."""
     inputs, old, new = _moved(d)
     special = [0.0, -0.0, 2.0**-149, math.inf, -math.inf, 1.0, 2.0**-20 + 1.0, -(2.0**100)]
     values = [special[i] for i in d.integers(len(old), 0, len(special) - 1)]
@@ -166,10 +166,10 @@ def _draws(d: Draw, t: Trial) -> None:
     sees=("a tie at the boundary", "an empty pool", "a pool taken whole"),
 )
 def _pools(d: Draw, t: Trial) -> None:
-    """A selection in pools is one in each, and its boundary the nearest."""
+    """A selection in pools selects in each pool, and reports the boundary with the smallest gap."""
     n_pools, n = d.integer(1, 4), d.length(33)
     scores = d.levels(n, 2, 1.0)
-    # powers of two, because their gaps are exact in every dtype
+    # scores are powers of two, because their gaps are exact in every dtype
     scores = [math.copysign(2.0 ** abs(s), s) if s else 0.0 for s in scores]
     pool = d.integers(n, 0, n_pools - 1)
     sizes = [pool.count(p) for p in range(n_pools)]

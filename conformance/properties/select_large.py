@@ -35,7 +35,7 @@ from conformance.properties.trial import Trial, property_of
     seeded=1,
 )
 def _select(d: Draw, t: Trial) -> None:
-    """Of many scores with many ties, and ids beyond 32 bits, the same are chosen as by sorted tuples."""
+    """A selection from many scores, with many ties and ids beyond 32 bits, is that of sorted tuples."""
     for n in lengths(d):
         many = Many(d)
         scores = many.lattice((n,), 300) / 8
@@ -56,8 +56,8 @@ def _select(d: Draw, t: Trial) -> None:
     seeded=1,
 )
 def _topology(d: Draw, t: Trial) -> None:
-    """Rows, columns and flat positions belong together where rows, columns, slots or positions are many."""
-    # the widths around the ends of indices of 8 and of 16 bits
+    """Row pointers and columns match flat positions where rows, columns, slots or positions are many."""
+    # these widths lie around the limits of 8-bit and 16-bit indices
     boundaries = [(2, width) for width in (255, 256, 257, 65_535, 65_536)]
     for shape in boundaries + shapes(d) + far_at(d):
         at = most_of(Many(d), shape)
@@ -77,11 +77,11 @@ def _topology(d: Draw, t: Trial) -> None:
     seeded=1,
 )
 def _change(d: Draw, t: Trial) -> None:
-    """Many slots, and slots at far positions, move to where they belong."""
+    """Many slots, and slots at far positions, keep their values when they move."""
     for shape in shapes(d)[2:] + far_at(d):
         many = Many(d)
         old = most_of(many, shape)
-        # every second to fifth of the old ones stays, and some positions are new
+        # some old positions stay (each second, third, fourth or fifth), and some positions are new
         new = sorted({*most_of(many, shape), *old[:: d.integer(2, 5)]})
         values = many.lattice((len(old),), 10**6) / 64
         sees_beyond(t, shape, old)

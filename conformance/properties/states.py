@@ -1,4 +1,4 @@
-"""States of a matrix under an update rule: random ones, and cases of events and AdamW steps on them."""
+"""Random states of a matrix, and cases of events and AdamW steps on them."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ class Event:
 
     @property
     def how(self) -> dict[str, Any]:
-        """All but the gradient, by the names of the operation's inputs."""
+        """All inputs but the gradient, under the names that the operation gives them."""
         names = ("n_drop", "delta_budget", "budget", "scope", "adapts")
         return {n: getattr(self, n) for n in names}
 
 
 def draw_state(d: Draw, shape: Shape, base: list[int] | None = None, *, inside: bool = False) -> State:
-    """Return a random state with values on few levels.
+    """Return a random state with few different values.
 
     base    the stored positions, random if None
     inside  whether every slot is on the base
@@ -81,7 +81,7 @@ def asked(shape: Shape, state: State, event: Event) -> dict[str, Any]:
 
 
 def ties(values: list[float], n: int) -> bool:
-    """Tell whether the largest of the n smallest values equals the next value."""
+    """Return whether the largest of the n smallest values equals the next value."""
     order = sorted(values)
     return 0 < n < len(order) and order[n - 1] == order[n]
 

@@ -1,4 +1,4 @@
-"""Properties of training: a run in which every step is judged from the state before it (chapter 10)."""
+"""Properties of training: every step of a run is compared with the kit's own from the same state (chapter 10)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
 BLOCK = 7
-"""Matrices of a block (MDL-007)."""
+"""Number of matrices in a block (MDL-007)."""
 
 _PRESETS = ("no-adapt", "active-only", "seft", "unprotected", "magnitude")
 
@@ -62,7 +62,7 @@ _TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwi
     cost=20,
 )
 def _anchored(d: Draw, t: Trial) -> None:
-    """Every step of a run is the kit's own step from the state that the step before has left."""
+    """Every step of a run equals the kit's own step from the same state."""
     layers = d.integer(1, 2)
     settings, config = _settings(d, layers), tiny.CONFIG if layers == 1 else TWO
     world = tiny.world(Numbers(62, d.integer(0, 1000)), config)

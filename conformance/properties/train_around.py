@@ -17,7 +17,7 @@ from conformance.properties.trial import Trial, property_of
 
 
 def ask_around(t: Trial, op: str, inputs: dict[str, Any], answer: Callable[[], dict[str, Any]], **more: Any) -> bool:
-    """Ask for the oracle's answer, or for its refusal; tell whether it was a refusal."""
+    """Ask for the oracle's answer, or for its refusal; return whether it was a refusal."""
     try:
         expected = answer()
     except RefusedError as error:
@@ -40,7 +40,7 @@ def _final(d: Draw, t: Trial) -> None:
     digits, top, _ = train_around.FORMATS[dtype]
     values = []
     for _ in range(d.integer(1, 12)):
-        # a number at a tie between two numbers of the dtype, or just beside it
+        # x is a number of the dtype or a tie between two of them, or lies just beside one
         exponent = d.choice((0, -3, 1 - top - d.integer(0, min(digits, 30)), min(top, 100) - d.integer(0, 3)))
         half, beside = d.integer(0, 1), d.choice((0, 0, -1, 1))
         if abs(exponent) < 900:
@@ -77,7 +77,7 @@ def _final(d: Draw, t: Trial) -> None:
     sees=("a refused dtype", "refused stop tokens", "a refused record", "a refused name", "two files"),
 )
 def _texts(d: Draw, t: Trial) -> None:
-    """Dtypes, stop tokens, records and names are what the tables of their clauses say."""
+    """Dtypes, stop tokens, records and names follow the tables of their clauses."""
     stored, requested = d.choice(tuple(BITS)[1:]), d.choice((None, "float32", "float64", "float16"))
     inputs: dict[str, Any] = {"stored": stored} | ({} if requested is None else {"asked": requested})
     t.saw(
@@ -123,8 +123,8 @@ _WARNINGS = ("support-above-target", "loss-jump-after-growth", "divergence", "de
 
 @property_of("run.warnings", "TRN-011", "runs", "run.warnings", sees=(*_WARNINGS, "no warning"))
 def _run_warnings(d: Draw, t: Trial) -> None:
-    """A run warns of what the clause names, at the step that made it true."""
-    # eighths, because sums of ten of them are exact
+    """A run gives each warning at the step at which its condition becomes true."""
+    # losses are eighths, because sums of ten of them are exact
     losses = [2 + x / 8 for x in d.integers(d.integer(1, 40), 0, d.choice((1, 4, 40)))]
     if d.flag(3):
         middle = len(losses) // 2
@@ -141,7 +141,7 @@ def _run_warnings(d: Draw, t: Trial) -> None:
 
 
 def _close(losses: list[float]) -> bool:
-    """Tell whether rounding could change a comparison of the clause."""
+    """Return whether rounding could change a comparison of the clause."""
     means = [sum(losses[i : i + 10]) / 10 for i in range(len(losses) - 9)]
     lowest = [min(means[: i + 1]) for i in range(len(means))]
     by_mean = any(abs(mean - 1.2 * low) < 1e-9 for mean, low in zip(means, lowest, strict=True))
@@ -151,7 +151,7 @@ def _close(losses: list[float]) -> bool:
 
 @property_of("ranks.rows", "TRN-013", "runs", "ranks.rows", sees=("fewer rows than ranks", "a rest", "no rest"))
 def _rows(d: Draw, t: Trial) -> None:
-    """The rows of a step are divided as the formula says."""
+    """The rows of a step are divided among ranks by the written formula."""
     n = d.integer(1, 20)
     rows = d.integer(1, 100)
     t.saw("a rest" if rows % n else "no rest")

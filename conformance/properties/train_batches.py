@@ -20,7 +20,7 @@ from conformance.properties.trial import Trial, property_of
     cost=8,
 )
 def _batches(d: Draw, t: Trial) -> None:
-    """The loss of a step is the mean over all labels that count, however they are divided."""
+    """The loss of a step is the mean over all labels that count, whatever the micro-batches."""
     number, padded = d.integer(0, 1000), d.flag()
     settings = SETTINGS | {"seed": d.integer(0, 99), "start": "magnitude", "weight_decay": d.choice((0.0, 0.5))}
     step, sizes = d.choice((2, 3)), [d.integer(1, 2) for _ in range(d.integer(1, 3))]

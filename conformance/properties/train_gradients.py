@@ -29,7 +29,7 @@ def _factors(d: Draw) -> tuple[Shape, Array, Array, bool]:
     reduced=True,
 )
 def _gradient(d: Draw, t: Trial) -> None:
-    """The gradient is dyᵀ x everywhere, and the same where it is asked for at positions."""
+    """The gradient is dyᵀ x, as a whole matrix and at chosen positions."""
     shape, dy, x, exact = _factors(d)
     whole = np.array([[np.sum(dy[:, o] * x[:, i]) for i in range(shape[1])] for o in range(shape[0])])
     gauge = np.zeros(shape) if exact else np.abs(dy).T @ np.abs(x)
@@ -105,7 +105,7 @@ def _candidates(d: Draw, t: Trial) -> None:
     sees=("a square that overflows", "squares that underflow", "an entry that is not finite", "zeros"),
 )
 def _norm(d: Draw, t: Trial) -> None:
-    """The norm of a gradient is the root of the sum of squares, where squares overflow or underflow too."""
+    """The norm of a gradient is the root of the sum of squares, also where squares overflow or underflow."""
     shape = d.shape()
     kind = d.choice(("plain", "a square that overflows", "squares that underflow", "zeros"))
     scale = {"a square that overflows": 2.0**80, "squares that underflow": 2.0**-100, "zeros": 0.0}.get(kind, 1.0)
@@ -125,7 +125,7 @@ def _steps(d: Draw, shape: tuple[int, int]) -> tuple[list[list[Array]], list[lis
     dys: list[list[Array]] = []
     xs: list[list[Array]] = []
     for _ in range(d.choice((1, 2, 4))):
-        # 1, 2 or 4 tokens in all, because means over as many are exact
+        # a step has 1, 2 or 4 tokens, because means over so many are exact
         parts = d.choice(((1,), (2,), (1, 1), (4,), (1, 3), (2, 2)))
         rows = sum(parts)
         parts = parts if not dys or rows == sum(len(x) for x in xs[0]) else (sum(len(x) for x in xs[0]),)

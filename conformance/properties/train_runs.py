@@ -51,7 +51,7 @@ def _run(d: Draw, t: Trial) -> None:
             "drop_fraction": d.integer(2, 6) / 8,
             "schedule": d.choice(("constant", "linear", "cosine")),
             "max_norm": d.choice((1.0, 0.0)),
-            # small, because AdamW divides a small gradient by itself and so shows its rounding as a part of lr
+            # lr is small, because AdamW divides a small gradient by itself and so shows its rounding as a part of lr
             "lr": 2.0**-12,
         }
         world = tiny.world(Numbers(202, d.integer(0, 2**40)), tiny.CONFIG)

@@ -12,7 +12,7 @@ from conformance.properties.trial import Trial, property_of
     "text.calibration", "PRN-007 RNG-002", "prune", "text.calibration", sees=("one window", "a text of one window")
 )
 def _calibration(d: Draw, t: Trial) -> None:
-    """Windows of calibration start where the counter of their stream says."""
+    """Calibration windows start at the draws of their own stream."""
     length, n = d.integer(2, 20), d.integer(1, 5)
     tokens, seed = (
         length + d.choice((0, d.integer(0, 60), d.integer(0, 2**33))),
@@ -32,7 +32,7 @@ def _calibration(d: Draw, t: Trial) -> None:
     sees=("a text too short", "one window"),
 )
 def _windows(d: Draw, t: Trial) -> None:
-    """Windows of text start where the counter and the formula say."""
+    """Training windows start at the draws of their stream, evaluation windows at the steps of the formula."""
     length, n = d.integer(2, 20), d.integer(1, 5)
     tokens = length + d.choice((0, -1, d.integer(0, 60)))
     seed, step = d.choice((0, 7, 2**64 - 1)), d.integer(1, 50)

@@ -42,7 +42,7 @@ class Property:
         profile: the profile it belongs to.
         ops: the operations it asks.
         sees: features that its examples must have had, because it shows nothing without them.
-        text: what holds, in one line.
+        text: the statement, in one line.
         body: makes an example from a draw and tries it.
         reduced: it can be asked in 16-bit types too.
         tells: features that its result counts.
@@ -70,7 +70,7 @@ class Property:
         return all(OPS[op].kind == "scalar" for op in self.ops)
 
     def fits(self, variant: Variant) -> bool:
-        """Tell whether the property can be asked of a variant of a port."""
+        """Return whether the property can be asked of a variant of a port."""
         if not self.reduced and variant.dtype in ("bfloat16", "float16"):
             return False
         return all(
@@ -157,7 +157,7 @@ class Trial:
         bounds: dict[str, Bound] | None = None,
         dtypes: tuple[str, ...] | None = None,
     ) -> dict[str, Any] | None:
-        """Ask for the expected answer; return the port's, None for a refusal or if the port is not asked.
+        """Ask a case; return the port's answer, or None for a refusal or if the port is not asked.
 
         Raises:
             Found: the port answers something else.
@@ -252,7 +252,7 @@ class Trial:
 
 @dataclass(slots=True)
 class Made(Trial):
-    """An example that is made and not yet asked: cases are collected instead.
+    """A trial that collects the cases of an example instead of asking them.
 
     Attributes:
         cases: the cases in the order in which they are to be asked.
@@ -266,7 +266,7 @@ class Made(Trial):
 
 
 def ask_all(cases: Sequence[Case], variant: Variant) -> tuple[Failure | None, list[dict[str, Any]]]:
-    """Ask the cases that a relation compares; return what is wrong (None if nothing) and the answers."""
+    """Ask the cases that a relation compares; return the failure (None if there is none) and the answers."""
     answers: list[dict[str, Any]] = []
     port = variant.port if isinstance(variant.port, _Lasting) else _Lasting(variant.port)
     for case in cases:
@@ -287,7 +287,7 @@ def ask_all(cases: Sequence[Case], variant: Variant) -> tuple[Failure | None, li
 
 
 def _told_by(relation: str, cases: Sequence[Case], answers: Sequence[dict[str, Any]], variant: Variant) -> str:
-    """Return what a relation finds wrong; answers of a wrong form break it too."""
+    """Return the fault that a relation finds, or an empty text; answers of a wrong form are a fault too."""
     try:
         return RELATIONS[relation](cases, answers, variant.dtype_of(cases[0]))
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:

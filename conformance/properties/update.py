@@ -61,7 +61,7 @@ def _initial_random(d: Draw, t: Trial) -> None:
     "delta.initial", "DLT-004 SEL-001", "rules", "delta.initial", sees=("gradient", "random", "magnitude", "a tie")
 )
 def _initial(d: Draw, t: Trial) -> None:
-    """Initial positions by gradient, chance or magnitude, in the base or anywhere."""
+    """Initial positions are the best by gradient, draw or magnitude, in the base or anywhere."""
     shape = d.shape()
     size = shape[0] * shape[1]
     at, _ = d.mask(shape)
@@ -165,7 +165,7 @@ def _single(x: float) -> float:
     sees=_EVENT,
 )
 def _evolve(d: Draw, t: Trial) -> None:
-    """An event is drop, grow, adapt on dictionaries, whatever the ties."""
+    """An event equals drop, grow and adapt on dictionaries, whatever the ties."""
     shape = d.shape()
     state = draw_state(d, shape)
     evolve_case(t, shape, state, draw_event(d, shape, state))
@@ -198,7 +198,7 @@ def _refuses(d: Draw, t: Trial) -> None:
     sees=("a tie at the drop", "a regrown pair", "a full group"),
 )
 def _pattern(d: Draw, t: Trial) -> None:
-    """With growth inside the base, a pattern holds at most N of every M through an event."""
+    """If slots grow inside the base only, a pattern has at most N of every M columns after an event."""
     n, m = d.choice(((2, 4), (1, 2), (1, 4), (4, 8)))
     shape = (d.choice((1, 2, 3, 5)), m * d.integer(1, 3))
     at = d.pattern(shape, n, m)
@@ -221,7 +221,7 @@ def _pattern(d: Draw, t: Trial) -> None:
     sees=("ages of every size", "a slot without gradient", "weight decay"),
 )
 def _adamw(d: Draw, t: Trial) -> None:
-    """A step is the written formula at every slot, each with its own age."""
+    """A step of AdamW follows the written formula at every slot, each with its own age."""
     n = d.length(33)
     m, v = d.levels(n, 8), [abs(x) for x in d.levels(n, 8)]
     age = [d.choice((0, 1, 2, 10, 100, 5000)) for _ in range(n)]

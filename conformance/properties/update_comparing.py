@@ -66,7 +66,7 @@ def _without_specials(state: State) -> State:
     sees=("rows in another order", "a pruned position"),
 )
 def _rows_moved(d: Draw, t: Trial) -> None:
-    """Where no scores are equal, putting the rows in another order puts the answer in that order."""
+    """If no scores are equal, an event moves with the rows of its matrix when they change their order."""
     shape = d.shape(5)
     size = shape[0] * shape[1]
     state = draw_state(d, shape)
@@ -176,7 +176,7 @@ def stepped(state: State, answer: dict[str, Any]) -> State:
     sees=("two events", "a step after an event", "a regrown pair", "a pruned position"),
 )
 def _machine(d: Draw, t: Trial) -> None:
-    """Steps and events in any order keep to the rule and to its invariants, each on what the one before left."""
+    """Steps and events in any order follow the rule and keep its invariants, each from the state before it."""
     shape = d.shape(8)
     at, _ = d.mask(shape)
     state = draw_state(d, shape, at, inside=True)

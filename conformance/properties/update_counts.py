@@ -19,7 +19,7 @@ def _budget(d: Draw, t: Trial) -> None:
     shape = d.integer(1, 200), d.integer(1, 200)
     density = d.integer(1, 100) / 100
     if d.flag():
-        # a multiple of 100 entries, because the product is then an integer but for rounding
+        # the matrix has a multiple of 100 entries, because the product is then an integer but for rounding
         shape = 10 * d.integer(1, 9), 10 * d.integer(1, 9)
     stored = d.integer(0, shape[0] * shape[1])
     x = density * shape[0] * shape[1]
@@ -74,7 +74,7 @@ def _schedule_numbers(d: Draw, t: Trial) -> None:
     sees=("the last step would be one", "no event"),
 )
 def _events(d: Draw, t: Trial) -> None:
-    """Events follow every multiple of the period but the last step."""
+    """An event follows every step that is a multiple of the period, except the last step."""
     every = d.integer(1, 20)
     steps = every * d.integer(1, 6) + d.choice((0, 0, d.integer(0, every - 1)))
     at = [n for n in range(1, steps + 2) if update_schedule.is_event(n, steps, every)]
@@ -87,7 +87,7 @@ def _events(d: Draw, t: Trial) -> None:
     "schedule.phases", "SCH-005 SCH-007", "rules", "schedule.spiel schedule.all_events", sees=("no accumulation",)
 )
 def _phases(d: Draw, t: Trial) -> None:
-    """Selections of SpIEL follow A, R + A, …; events of either kind end with E."""
+    """Selections of SpIEL follow steps A, R + A, …; no event of either kind follows a step after E."""
     period = d.integer(2, 12)
     accumulate, steps = d.integer(0, period - 2), d.integer(0, 60)
     t.saw("no accumulation", accumulate == 0)
@@ -116,7 +116,7 @@ def _contradictions(d: Draw, t: Trial) -> None:
         update_choices.check(inputs)
     except select_pools.RefusedError as error:
         t.saw("a contradiction")
-        # also EVT-012, because several contradictions may hold at once and any may be named
+        # EVT-012 is right too, because several contradictions may hold at once and any may be named
         t.case("rule.check", {"choices": inputs}, refused=sorted({str(error).split(":")[0], "EVT-012"}))
         return
     t.saw("choices that agree", len(inputs) > 1)

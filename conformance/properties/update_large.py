@@ -28,7 +28,7 @@ def tiled(values: Any, n: int) -> Array:
 
 
 def _state(many: Many, shape: Shape, stored: int, slots: int) -> State:
-    """Return a state with values on few levels, and slots on the base and off it."""
+    """Return a state with many equal values, and slots on the base and off it."""
     size = shape[0] * shape[1]
     base, eta = (many.subset(size, n).tolist() for n in (stored, slots))
     b, phi, m, v = (
@@ -73,7 +73,7 @@ def _delta(d: Draw, t: Trial) -> None:
     seeded=1,
 )
 def _update(d: Draw, t: Trial) -> None:
-    """Drop, grow and adapt choose among many positions, whatever the ties."""
+    """Drop, grow and adapt choose as sorted tuples do among many positions, whatever the ties."""
     for shape in [*shapes(d), *far_at(d)]:
         eta, many = most_of(Many(d), shape), Many(d)
         phi = dict(zip(eta, (many.lattice((len(eta),), 99) / 16).tolist(), strict=True))
@@ -105,7 +105,7 @@ def _update(d: Draw, t: Trial) -> None:
     seeded=1,
 )
 def _evolve(d: Draw, t: Trial) -> None:
-    """An event of a matrix with many slots is drop, grow, adapt on dictionaries."""
+    """An event of a matrix with many slots equals drop, grow and adapt on dictionaries."""
     for shape in shapes(d)[1:3]:
         size, many = shape[0] * shape[1], Many(d)
         state = _state(many, shape, size // 2, size - size // 200)
@@ -120,9 +120,9 @@ def _evolve(d: Draw, t: Trial) -> None:
 
 @property_of("adamw.large", "OPT-001 OPT-002 OPT-005", "core", "adamw.step", sees=(BEYOND,), seeded=1)
 def _adamw(d: Draw, t: Trial) -> None:
-    """A step of many slots is the written formula at every one of them."""
+    """A step of AdamW follows the written formula at each of many slots."""
     for n in lengths(d)[1:]:
-        # 997 different slots, repeated: as many as a hundred examples of the small property have
+        # 997 different slots are repeated, which is as many as a hundred examples of the small property have
         many, kinds = Many(d), 997
         slots = [many.lattice((kinds,), 99) / 64 for _ in range(4)]
         slots = [slots[0], slots[1], abs(slots[2]), many.integers(kinds, 0, 60), slots[3]]
@@ -147,7 +147,7 @@ def _adamw(d: Draw, t: Trial) -> None:
     seeded=1,
 )
 def _scores(d: Draw, t: Trial) -> None:
-    """Scores of many slots, candidates and weights are the written formulas; products of integers are exact."""
+    """Scores of many slots, candidates and weights follow the written formulas; products of integers are exact."""
     shape, many = (257 + d.integer(0, 9), 257), Many(d)
     size = shape[0] * shape[1]
     t.saw(BEYOND, size > 65_536)
@@ -166,7 +166,7 @@ def _scores(d: Draw, t: Trial) -> None:
     words = {"seed": d.integer(0, 2**40), "matrix": d.integer(0, 99), "step": d.integer(0, 9)}
     draws = [chance(words["seed"], words["matrix"], words["step"], DROP, p) for p in far.tolist()]
     inputs = words | {"criterion": "random", "positions": far, "values": phi[:300]}
-    # in float64 only, because draws are binary64 whatever the dtype
+    # only float64 is asked, because draws are binary64 whatever the dtype
     t.case("score.drop", inputs, {"scores": reals(draws)}, dtypes=("float64",))
 
 
@@ -174,7 +174,7 @@ def _scores(d: Draw, t: Trial) -> None:
     "optimizer.large", "OPT-001 OPT-006 OPT-007", "rules", "optimizer.step", sees=(BEYOND, "rows of SM3"), seeded=1
 )
 def _optimizer(d: Draw, t: Trial) -> None:
-    """A step of many slots is the written formula at every one of them, by every optimizer."""
+    """A step of every optimizer follows the written formula at each of many slots."""
     shape, kinds, lr = (300 + d.integer(0, 9), 257), 257, 2.0 ** -d.integer(1, 9)
     n, h = shape[0] * shape[1], update_optimizers.Hyper()
     t.saw(BEYOND, n > 65_536)

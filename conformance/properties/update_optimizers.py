@@ -20,7 +20,7 @@ from conformance.properties.trial import Trial, property_of
     sees=("adamw", "spiel-adamw", "sgd", "sm3", "two slots of a row"),
 )
 def _optimizer(d: Draw, t: Trial) -> None:
-    """A step of every optimizer is its written formula at every slot."""
+    """A step of every optimizer follows its written formula at every slot."""
     kind, shape = d.choice(("adamw", "spiel-adamw", "sgd", "sm3")), d.shape(8)
     at, _ = d.mask(shape)
     n = len(at)
@@ -50,7 +50,7 @@ def _optimizer(d: Draw, t: Trial) -> None:
 
 
 def gauges(kind: str, inputs: dict[str, Any], new: dict[str, Any], h: Hyper) -> dict[str, Bound]:
-    """Return a bound for each output, by the size of the terms that are added up in it."""
+    """Return a bound for each output from the sizes of the terms that it sums."""
     g, phi, lr = abs(inputs["gradient"]), abs(inputs["values"]), inputs["lr"]
     if kind == "sgd":
         u = h.momentum * abs(inputs["u"]) + g

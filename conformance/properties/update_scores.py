@@ -63,7 +63,7 @@ def _drawn(d: Draw, t: Trial, op: str, inputs: dict[str, Any], at: list[int], us
     sees=("magnitude", "change", "fisher", "weight", *_SCORED),
 )
 def _drop_scores(d: Draw, t: Trial) -> None:
-    """Scores of slots are the written formulas, every operation rounded once."""
+    """Scores of slots follow the written formulas, every operation rounded once."""
     criterion, n = d.choice(update_choices.VALUES["drop"][0]), d.length(18)
     at = [3 * i + x for i, x in enumerate(d.integers(n, 0, 2))]
     phi, other = _reals(d, t, n), _reals(d, t, n)
@@ -90,7 +90,7 @@ def _drop_scores(d: Draw, t: Trial) -> None:
     sees=("gradient", "absolute", "fisher", "moments", "curvature", "a column without input", *_SCORED),
 )
 def _grow_scores(d: Draw, t: Trial) -> None:
-    """Scores of candidates are the written formulas, every operation rounded once."""
+    """Scores of candidates follow the written formulas, every operation rounded once."""
     shape = d.shape(8)
     rows, cols = shape
     criterion, at = d.choice(update_choices.VALUES["grow"][0]), d.subset(rows * cols)
@@ -119,7 +119,7 @@ def _grow_scores(d: Draw, t: Trial) -> None:
         return [update_scores.of_candidate(criterion, r=r, **one) for one in named]
 
     inputs |= {name: x.reshape(shape) if name not in sizes else x for name, x in arrays.items()}
-    # asked only if all is finite or a used entry is not, because a port may or may not look at unused ones
+    # skip examples in which only unused entries are not finite, because a port may or may not look at them
     if all(np.isfinite(x).all() for x in arrays.values()) or not all(np.isfinite(x).all() for x in chosen.values()):
         _score(t, "score.grow", inputs, list(chosen.values()), score)
 
@@ -137,7 +137,7 @@ _ON_SUPPORT |= {"fisher": ("square", "square"), "token-fisher": ("tokens", "toke
     sees=("sensitivity", "absolute", "fisher", "token-fisher", "magnitude", "activation", "curvature", *_SCORED),
 )
 def _adapt_scores(d: Draw, t: Trial) -> None:
-    """Scores of weights are the written formulas, every operation rounded once."""
+    """Scores of weights follow the written formulas, every operation rounded once."""
     shape = d.shape(8)
     criterion, at = d.choice(update_choices.VALUES["adapt"][0]), d.subset(shape[0] * shape[1])
     w, g, h = _reals(d, t, len(at)), _reals(d, t, len(at)), abs(_reals(d, t, shape[1]))

@@ -1,4 +1,4 @@
-"""The kill matrix: which case refuses which mutant, and which clauses and cases are thereby shown to work.
+"""The kill matrix: the cases that refuse each mutant, and so the clauses and cases that are shown to work.
 
     matrix = kill_matrix()
     matrix.kills["update.evolve: no refill"]     the ids of the cases that refuse it
@@ -43,7 +43,7 @@ class Kill:
 
     Attributes:
         case: its id.
-        ratio: error of the mutant as a multiple of the bound: the worst output, in the dtype in which that is least;
+        ratio: the largest error over outputs, as a multiple of the bound, in the dtype in which it is smallest;
             infinite if an output is not compared within a bound.
     """
 
@@ -70,7 +70,7 @@ class Matrix:
     idle: list[str] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
-        """Return what is wrong: mutants that survive, clauses without killed mutant and reason, outdated reasons."""
+        """Return complaints: surviving mutants, clauses without a killed mutant or a reason, and outdated reasons."""
         problems = []
         for m in MUTANTS:
             hit = {clause for kill in self.kills.get(m.name, ()) for clause in self.clauses[kill.case]}
@@ -103,7 +103,7 @@ def variants_of(mutant: Mutant) -> list[Variant]:
 
 
 def proves(case: Case, failure: Failure, *, refuses_good: bool = False) -> bool:
-    """Tell whether a failure of a mutant counts as a kill by the case."""
+    """Return whether a failure of a mutant counts as a kill by the case."""
     refused = failure.output == "" and "got the refusal" in failure.detail
     return failure.status == "fail" and (bool(case.refused) or refuses_good or not refused)
 
@@ -114,7 +114,7 @@ def killing(mutant: Mutant, cases: Iterable[Case]) -> list[Kill]:
     for case in cases:
         if case.op != mutant.op or (mutant.only_refusals and not case.refused):
             continue
-        # one run for each case, because a failing case would block others
+        # each case has a run of its own, because a failing case would block others
         (result,) = run([case], variants_of(mutant))
         failures = [f for f in result.failures if proves(case, f, refuses_good=mutant.refuses_good)]
         if failures:
@@ -123,7 +123,7 @@ def killing(mutant: Mutant, cases: Iterable[Case]) -> list[Kill]:
 
 
 def _nearest(failures: Sequence[Failure]) -> float:
-    """Return the largest ratio over outputs, of the variant for which that is smallest."""
+    """Return the largest ratio over outputs, in the variant for which it is smallest."""
     worst: dict[str, float] = {}
     for f in failures:
         worst[f.variant] = max(worst.get(f.variant, 0.0), f.ratio)
@@ -145,7 +145,7 @@ def _start() -> None:
 def kill_matrix(jobs: int | None = None) -> Matrix:
     """Run all mutants on all cases of the operations they replace, in `jobs` processes; return the matrix."""
     cases = load_all()
-    # the slowest operations first, so that the last process does not run one of them alone
+    # the slowest operations come first, because the last process would else run one of them alone
     slow = Counter(case.op for case in cases)
     names = [m.name for m in sorted(MUTANTS, key=lambda m: (m.op != "train.run", m.only_refusals, -slow[m.op]))]
     workers = jobs or min(os.cpu_count() or 1, 8)

@@ -1,4 +1,4 @@
-"""How far right implementations and mutants are from the bounds of numeric cases.
+"""Measure how far right implementations and mutants are from the bounds of numeric cases.
 
     python -m conformance.wrong.margins           write conformance/registry/margins.json
     python -m conformance.wrong.margins --check   only check that no case is beyond the limits
@@ -34,7 +34,7 @@ Row = tuple[float, float | None, str | None]
 
 
 def numeric(case: Case) -> bool:
-    """Tell whether an output of a case is compared within a bound that is not 0."""
+    """Return whether an output of a case is compared within a bound that is not 0."""
     return not case.refused and bool({"gauge", "relative", "binary64"} & set(OPS[case.op].outputs.values()))
 
 

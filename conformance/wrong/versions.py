@@ -1,15 +1,14 @@
-"""Wrong versions of the engine, each one edit of its source, put to the frozen cases.
+"""Run the frozen cases on wrong versions of the engine, each of which has one edit of the source.
 
     python -m conformance.wrong.versions docs/results/wrong-versions.json --page docs/results/wrong-versions.md
 
-A mutant (`conformance.wrong.mutants`) was written with the cases at hand. A wrong version is written from SPEC.md and
-the engine alone, by somebody who has seen neither mutants nor cases: what survives here shows where the kit has a
-hole.
+A mutant (`conformance.wrong.mutants`) was written with the cases at hand. The author of a wrong version has SPEC.md and
+the engine, and has seen neither mutants nor cases. A version that no case refuses shows a hole in the kit.
 
 A record is an object of `id`, `file`, `old`, `new`, `clauses` (ids, in one text) and `mistake`. The text `old`, which
-stands in the file exactly once, becomes `new`. The result adds `killed_by`, the first case that refuses it, those of
-its clauses first, and `linked`, whether that case is one of them. A record may have `batch` and `at_first`, the result
-of its first measurement; both are kept.
+stands in the file exactly once, becomes `new`. The result adds `killed_by`, the first case that refuses the version;
+cases of its clauses are asked first. It also adds `linked`, whether that case is one of them. A record may have `batch`
+and `at_first`, the result of its first measurement; both are kept.
 
 Exit status: 0 if every version is refused by a case of its clauses, 1 if not, 2 for records that cannot be applied.
 """
@@ -150,7 +149,7 @@ def _at_first(records: Sequence[Record]) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Judge the records of a file; return the exit status."""
+    """Run the records of a file; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m conformance.wrong.versions", description=__doc__)
     parser.add_argument("records", type=Path, nargs="?")
     parser.add_argument("--out", type=Path, help="write records and results as JSON")

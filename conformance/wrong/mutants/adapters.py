@@ -19,7 +19,7 @@ def spp(flaw: str = "") -> Operation:
     """Return SPP on whole matrices with one flaw; without a flaw it passes every case."""
 
     def op(a: Values) -> Values:
-        out = right("adapter.spp")(a)  # first, so that bad inputs are refused
+        out = right("adapter.spp")(a)  # the engine comes first, because it refuses bad inputs
         n_out, bands, s = a["out"], len(a["a"]), a["alpha"] / a["rank"]
         band = np.arange(n_out) % bands if flaw == "bands in turns" else np.arange(n_out) // (n_out // bands)
         own = (np.arange(bands)[:, None] == band[None, :]).astype(a["a"].dtype)
@@ -37,7 +37,7 @@ def spp(flaw: str = "") -> Operation:
 
 
 def masked_by_value(a: Values) -> Values:
-    """SparsePEFT as published, with W != 0 as the mask."""
+    """Run SparsePEFT as published, with W != 0 as the mask."""
     right("adapter.sparsepeft")(a)
     stored = a["values"] != 0
     out = right("adapter.sparsepeft")(a | {"positions": a["positions"][stored], "values": a["values"][stored]})
@@ -90,7 +90,7 @@ def first_mask(a: Values) -> Values:
 
 
 def whatever_stays(a: Values) -> Values:
-    """LoRA* without the checks of the number of kept weights and of NaN."""
+    """Run LoRA* without the checks of the number of kept weights and of NaN."""
     merged, norms = merged_by_hand(a), np.sqrt(a["square_sums"])
     if a["pattern"] is None:
         kept = prune.wanda(merged, list(norms), a["sparsity"])

@@ -129,7 +129,7 @@ def forgotten(op: str, clause: str, refused_by: str = "", **conditions: Callable
 
     The mutant answers if the inputs break its condition and no other, so a case must break that one alone.
 
-    conditions  text of the condition with _ for spaces -> function that tells whether the inputs break it
+    conditions  text of the condition with _ for spaces -> function that returns whether the inputs break it
     refused_by  the clauses under which the engine may refuse; `clause` if empty
     """
 
@@ -158,7 +158,7 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) 
     old  text that occurs exactly once in the source of the function
     new  the text that replaces it
     """
-    # the innermost function, because the wrapper of a decorator would go on calling the right one
+    # edit the innermost function, because the wrapper of a decorator would go on calling the right one
     inner = inspect.unwrap(function)
 
     def call(a: Values) -> Values:
@@ -194,7 +194,8 @@ def rewritten(function: FunctionType, old: str, new: str) -> CodeType:
     names = dict(function.__globals__)
     exec(compile(source.replace(old, new), inspect.getfile(function), "exec"), names)  # noqa: S102  our own source
     compiled = names[function.__name__]
-    code: CodeType = inspect.unwrap(getattr(compiled, "__func__", compiled)).__code__  # of a static method too
+    # a static method has its code in __func__
+    code: CodeType = inspect.unwrap(getattr(compiled, "__func__", compiled)).__code__
     return code
 
 

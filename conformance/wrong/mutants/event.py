@@ -26,7 +26,7 @@ def told(name: str, change: Callable[[Any], Any]) -> Operation:
 
 
 def scope_taken_for_matrix(a: Values) -> Values:
-    # the sum of the budgets of rows or groups as one budget
+    # the one budget is the sum of the budgets of rows or groups
     names = ("budget", "delta_budget")
     parts = [part | {name: np.array([np.sum(part[name])]) for name in names} for part in a["parts"]]
     return right("update.event")(a | {"rule": a["rule"] | {"scope": "matrix"}, "parts": parts})
@@ -49,7 +49,7 @@ def base_moves_in(out: Values, a: Values) -> Values:
 
 
 def scored(op: str, criterion: str, score: Callable[[Values], Any]) -> Operation:
-    """Return an operation with one criterion by another formula; refusals stay."""
+    """Return an operation that scores one criterion by another formula; it refuses what the engine refuses."""
 
     def f(a: Values) -> Values:
         out = right(op)(a)

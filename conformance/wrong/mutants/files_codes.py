@@ -1,4 +1,4 @@
-"""Mutants of readers of whole-number codes: zero points, words, groups, roundings, parts (FMT-172 to FMT-175)."""
+"""Mutants of readers of integer codes: zero points, words, groups, roundings, parts (FMT-172 to FMT-175)."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ def without(name: str) -> Mutant:
 
 
 def has_no_codes(a: Values) -> bool:
-    """Tell whether a folder that is to be expanded has no part of a matrix."""
+    """Return whether a folder that is to be expanded has no part of a matrix."""
     raw = a["files"]["model.safetensors"].tobytes()
     return bool(a["expand_quantised"]) and not any(part in raw for part in (b"qweight", b"weight_scale"))
 

@@ -64,7 +64,7 @@ def of_encoding(value: str, instead: str) -> Operation:
 
 
 def always(number: int) -> Operation:
-    """Return a conversion with a fixed answer to whether the folder is quantised."""
+    """Return a conversion that always reports `number` as its output `quantised`."""
     return after(OP, lambda *_: {"quantised": number})
 
 

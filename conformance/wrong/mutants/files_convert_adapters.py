@@ -9,7 +9,7 @@ OP = "convert.adapter"
 
 
 def unsorted_values(out: Values, a: Values) -> Values:
-    """Give sorted positions values in another order."""
+    """Sort the values by their bits, so that they belong to other positions."""
     tensors = dict(out["tensors"])
     for name, t in tensors.items():
         order = {"F32": np.uint32, "BF16": np.uint16, "F16": np.uint16}[t["dtype"]]

@@ -38,7 +38,14 @@ def packed(
     names: Callable[[list[str]], list[str]] = lambda requires: [*requires, "zstd"],
     entry_of: Callable[[Section], Values] = files.stored,
 ) -> Operation:
-    """Return a writer that compresses in another way: frames, layout, which sections, features, and entries."""
+    """Return a writer of compressed files that does one thing in another way.
+
+    frame     compresses a section
+    laid      puts the bytes of a section in the order in which they are compressed
+    pays      whether a section is compressed, from its compressed and raw sizes
+    names     the features that the manifest requires
+    entry_of  the entry of a section in the manifest
+    """
 
     def f(a: Values) -> Values:
         raw = right("file.write")(a)["raw"].tobytes()

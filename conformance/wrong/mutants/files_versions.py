@@ -18,7 +18,7 @@ _ROOM = "int(positions * (1 - sparsity))"
 
 
 def equal_zeros(out: Values, a: Values) -> Values:
-    """Leave the changes out where all new values of a tensor of F32 are zeros, of either sign."""
+    """Leave out the changes of an F32 tensor if each of its new values is a zero of either sign or NaN."""
     return {"tensors": {n: t for n, t in out["tensors"].items() if t["dtype"] != "F32" or _values(t).any()}}
 
 
@@ -27,7 +27,7 @@ def _values(t: Values) -> Any:
 
 
 def of_first_file(out: Values, a: Values) -> Values:
-    """Answer the tensors of the first file alone."""
+    """Return the tensors of the first file alone."""
     if a["kind"] != "weight-sync":
         return {}
     first = a["files"][min(name for name in a["files"] if name.endswith(".safetensors"))].tobytes()
@@ -35,7 +35,7 @@ def of_first_file(out: Values, a: Values) -> Values:
 
 
 def others_too(out: Values, a: Values) -> Values:
-    """Answer every tensor of the base, those that the folder does not name as well."""
+    """Return every tensor of the base, also those that the folder does not name."""
     if a["kind"] != "weight-sync":
         return {}
     return {"tensors": dict.fromkeys(a["tensors"], next(iter(out["tensors"].values()), {})) | out["tensors"]}

@@ -12,7 +12,7 @@ from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutan
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """How a token is picked; the defaults are the engine's, and each mutant changes one."""
+    """Settings of a pick. The defaults are the engine's, and each mutant changes one."""
 
     ties: int = 1
     scaled: Callable[[Any, float], Any] = lambda distance, temperature: distance / temperature
@@ -90,7 +90,7 @@ def _below_plus_zero(a: Values) -> Values:
 
 
 def _part_by_part(a: Values, before: Callable[[int], int]) -> Values:
-    """Return the last logits of each part, read after the tokens from position `before(its first)` on only."""
+    """Return the last logits of each part; the context of a part begins at `before` of its first position."""
     logits, first = [], 0
     for n in a["parts"]:
         start = before(first)

@@ -18,7 +18,7 @@ def of_config(out: Values, a: Values) -> Values:
 
 
 def true_if_any(a: Values) -> Values:
-    """Take 0 and an empty list for absent."""
+    """Treat 0 and an empty list as absent."""
     generation = json.loads(a.get("generation") or "{}")
     if not generation.get("eos_token_id"):
         return right("generate.stops")({"config": a["config"]})

@@ -20,7 +20,7 @@ from conformance.wrong.mutants.model import behind_silent_norms
 
 
 def factor(h: Any, flaw: str) -> Any:
-    """Return the upper Cholesky factor of the inverse of H, or with the flaw the lower one."""
+    """Return the upper Cholesky factor of the inverse of H, or the lower one if that is the flaw."""
     lower = np.linalg.cholesky(np.linalg.inv(h))
     return lower if flaw == "lower factor" else lower.T
 
@@ -39,7 +39,7 @@ def damped(x: Any, damping: float, flaw: str) -> tuple[Any, Any]:
 
 
 def removed_of(cost: Any, a: Values, flaw: str) -> Any:
-    """Return the mask of removed weights: of a block, or with a pattern of one group in each row."""
+    """Return the mask of removed weights of a block, or of one group in each row if there is a pattern."""
     if a["n"] is not None:
         order = np.argsort(-cost, axis=1, kind="stable")[:, a["n"] :]
         gone = np.zeros(cost.shape, dtype=bool)
@@ -146,7 +146,7 @@ def owl(flaw: str) -> Operation:
     """Return OWL as its authors wrote it, with one flaw."""
 
     def op(a: Values) -> Values:
-        right("prune.owl")(a)  # refusals
+        right("prune.owl")(a)  # the engine comes first, because it refuses bad inputs
         shares = []
         for block in a["scores"]:
             flat = np.concatenate([np.asarray(m, dtype=np.float64).reshape(-1) for m in block])

@@ -1,4 +1,4 @@
-"""Mutants of quantised matrices (QNT): what grids, roundings and merges in the wild do otherwise."""
+"""Mutants of quantised matrices (QNT): grids, roundings and merges as other libraries have them, and mistakes."""
 
 from typing import Any
 
@@ -128,7 +128,7 @@ def everything_beside(a: Values) -> Values:
 
 
 def difference_beside(a: Values) -> Values:
-    """Store beside the codes what is to be added to their weights."""
+    """Store beside the codes the differences to their weights, in place of the new weights."""
     out = right(_MERGE)(a)
     if a["mode"] != "beside":
         return out

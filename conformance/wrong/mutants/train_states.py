@@ -61,7 +61,7 @@ def resumed(edit: Edit) -> Operation:
 
 
 def zeros(*ends: str) -> Edit:
-    """Return an edit that sets tensors with these ends of names to 0."""
+    """Return an edit that sets tensors to 0 if their names end with one of `ends`."""
 
     def edit(tensors: Tensors, attributes: Values) -> None:
         for name, t in tensors.items():
@@ -72,7 +72,7 @@ def zeros(*ends: str) -> Edit:
 
 
 def nowhere(*ends: str) -> Edit:
-    """Return an edit that removes tensors with these ends of names."""
+    """Return an edit that removes tensors if their names end with one of `ends`."""
 
     def edit(tensors: Tensors, attributes: Values) -> None:
         for name in [name for name in tensors if name.endswith(ends)]:
@@ -106,7 +106,7 @@ def means(tensors: Tensors, attributes: Values) -> None:
 
 
 def every_candidate(tensors: Tensors, attributes: Values) -> None:
-    """Replace the candidates of a window by the positions of its gradient, which has the support as well."""
+    """Replace the candidates of a window by the positions of its gradient, which include the support."""
     for name in [name for name in tensors if name.endswith(".window.candidates")]:
         tensors[name] = replace(tensors[name], support=tensors[name.replace("candidates", "gradient")].support)
 
@@ -246,7 +246,7 @@ _PARTS: tuple[tuple[str, str, Edit], ...] = (
     ("CKP-007 CKP-006", "b + φ as the base", merged),
     ("CKP-006 EVT-003", "K is base and slots of now", base_and_slots),
 )
-"""Clauses, flaw and edit of what may be lost, in writing or in reading."""
+"""Rows of clauses, flaw and edit; each edit gives a mutant of writing and a mutant of reading."""
 
 MUTANTS: list[Mutant] = [
     *(mutant(clauses, "state.resume", resumed(edit), flaw) for clauses, flaw, edit in _PARTS),

@@ -39,7 +39,10 @@ def counted_rows_only(out: Values, a: Values) -> Values:
 
 
 def tokens_by(sums: Callable[[list[Array], list[Array]], Any], *, mean: bool = True) -> Operation:
-    """Return squares of tokens with another sum over the micro-batches of a step, by `sums`."""
+    """Return `window.tokens` with `sums` in place of the sum over a step's micro-batches.
+
+    mean  whether the result is averaged over steps
+    """
 
     def op(a: Values) -> Values:
         total = sum(sums(dys, xs) for dys, xs in zip(a["dy"], a["x"], strict=True))

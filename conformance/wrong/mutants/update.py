@@ -17,7 +17,7 @@ def event(flaw: str = "") -> Operation:
 
     def op(a: Values) -> Values:
         if not np.isfinite(a["gradient"]).all() or a["n_drop"] > len(a["delta"]):
-            return right("update.evolve")(a)  # refuses
+            return right("update.evolve")(a)  # the engine refuses these inputs
         return outputs(flawed_event(a, flaw), a)
 
     return op

@@ -6,7 +6,7 @@ answers     wrong answers in valid lines
 known       right answers to all frozen cases, or to all small inputs
 lines       invalid lines, or none
 files       answers in files that the protocol forbids
-expected    what the kit must say of each
+expected    outcomes and verdicts that each port must get
 
 Mutants of the engine are in `mutants`. Start with `expected.py`.
 """

@@ -21,7 +21,7 @@ _FILES = {
     "kernel.exceeding": ("exceeding",),
     "file.read": ("file", "file-refused"),
 }
-"""Operation -> vector files that null ports are asked from."""
+"""Operation -> vector files that have the cases of null ports."""
 
 
 def key(op: str, inputs: Values, dtype: str) -> str:
@@ -210,7 +210,7 @@ def _kept(value: Any) -> Any:
 
 
 def _next_up(value: Any) -> Any:
-    """Return the next larger float of each one that is no integer, because sums of integers are exact (KRN-007)."""
+    """Return the next larger floats, but keep integers, because sums of integers are exact (KRN-007)."""
     if value.dtype.kind != "f":
         return value
     return np.where(value == np.rint(value), value, np.nextafter(value, value.dtype.type(np.inf)))

@@ -1,4 +1,4 @@
-"""What the kit must say of each null port, and functions that judge one and compare.
+"""Outcomes and verdicts that null ports must get, and functions that run the kit on one and compare.
 
 outcomes, verdict = judged("echo")
 """
@@ -53,10 +53,10 @@ _OF_MODE = {
     **dict.fromkeys(_ALIKE, _FEWER),
 }
 _SILENT = ("late-reply", "hang", "closes-stdout")
-"""Ports that are waited for in vain, every time they are asked."""
+"""Ports that never answer, so that each call takes the whole timeout."""
 
 CONFORMANT = ("right", "slow", "prints", "files", "unsteady-and-says-so", "no-zstd-and-says-so")
-"""Right ports, because a kit that refuses these as well would refuse everything."""
+"""Right ports, which the kit must accept, because a kit that refuses every port would pass otherwise."""
 
 EXPECTED: dict[str, set[str]] = {
     **{mode: {"pass"} for mode in CONFORMANT},
@@ -70,7 +70,7 @@ EXPECTED: dict[str, set[str]] = {
     "nan": {"fail", "pass"},
     "unsupported-all": {"protocol"},
     "declares-nothing": {"unsupported"},
-    # `protocol` once for each operation, because that it answers without offering is reported once
+    # `protocol` comes once for each operation, because the kit reports once that it is answered but not offered
     "offers-less": {"protocol", "unsupported"},
     "rejects-all": {"fail"},
     "accepts-all": {"fail", "pass"},
@@ -107,7 +107,7 @@ EXPECTED: dict[str, set[str]] = {
     "unasked": {"crash", "protocol"},
     "old-hello": {"crash"},
     **{mode: {"pass"} for mode in lines.ENDS},
-    # `pass` for the refusal among the few, because it is right and has no array
+    # `pass` is the outcome of the refusal in _FEW, because that is right and has no array
     **{mode: {"protocol", "pass"} for mode in files.MODES if mode != "files"},
 }
 """Null port -> outcomes of its cases; `pass` is among them if a refusal or an empty answer is right."""
@@ -123,7 +123,7 @@ class Judged:
 
 
 def judged(mode: str) -> Judged:
-    """Return what the kit says of a null port, asked cases in float32 and one property with a fresh seed."""
+    """Ask a null port its cases in float32 and a property with a fresh seed; return results and verdict."""
     timeout = 0.3 if mode in _SILENT else 1.0
     if mode in known.MODES:
         return _judged_by_properties(mode)
@@ -154,7 +154,7 @@ def judged(mode: str) -> Judged:
 
 
 def _judged_by_properties(mode: str) -> Judged:
-    """Return what the kit says of a null port that passes all frozen cases, but fails a property of its profile."""
+    """Return results and verdict of a null port that passes all frozen cases, but fails a property of its profile."""
     profile, name = known.FOUND_BY[mode]
     cases, seed = known.cases_of_mode(mode), secrets.token_hex(16)
     with Child([sys.executable, "-m", "conformance.wrong.nulls", mode], timeout=60.0) as child:
@@ -197,7 +197,7 @@ def exceeding(child: Child, seed: str, examples: int = 20) -> PropertyResult:
 
 
 def complaints(mode: str, judged: Judged) -> list[str]:
-    """Return how the judgement of a null port differs from what is expected, empty if it does not."""
+    """Return the differences between the judgement of a null port and the expected one."""
     outcomes = {result.outcome for result in judged.results}
     differences = []
     if outcomes != EXPECTED[mode] and not (mode == "unasked" and outcomes <= EXPECTED[mode]):

@@ -1,6 +1,6 @@
 """Null ports that are right about every frozen case, or about every small input.
 
-Only inputs that are new or large tell them from the engine.
+Only new or large inputs distinguish them from the engine.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,7 +43,7 @@ ABOVE = 1300
 
 
 def _engine() -> Port:
-    # imported here, because the other null ports start faster without the engine
+    # the import is here, because the other null ports start faster without the engine
     from conformance.engine.port import reference_numpy
 
     return reference_numpy()
@@ -106,7 +106,7 @@ class Sized(Table):
 
 
 class Empty(Sized):
-    """The engine up to 1,300 entries, and empty arrays above."""
+    """A port that answers like the engine up to 1,300 entries, and with empty arrays above."""
 
     name = "empty-above-1300"
 
@@ -120,7 +120,7 @@ class Empty(Sized):
 
 
 class Narrow(Sized):
-    """The engine with positions and ids cut to 32 bits."""
+    """A port that answers like the engine, but cuts positions and ids to 32 bits."""
 
     name = "int32-positions"
 

@@ -103,7 +103,7 @@ MODES: dict[str, Spoil] = {
     **dict.fromkeys(ENDS, lambda answer, _: line(answer)),
     **dict.fromkeys(files.MODES, lambda answer, _: line(answer)),
 }
-"""Null port -> what it does to its lines; `slow` and `prints` are allowed."""
+"""Null port -> function that spoils its lines; the protocol allows `slow` and `prints`."""
 
 
 def _pieces(raw: bytes, mode: str) -> Iterator[bytes]:
