@@ -21,10 +21,10 @@ BETAS: Rule = {"beta1": 0.5, "beta2": 0.75, "momentum": 0.5}
 """Rates of optimizers. Their small powers are exact."""
 
 ALIKE: tuple[set[Any], ...] = ({"end", "never"}, {"activation", "curvature"})
-"""Values of a choice that give the same event. Curvature ranks like activation, because it is half its square."""
+"""Values of a choice that give the same event: curvature ranks like activation, of which it is half the square."""
 
 CLOSE = 3469982
-"""A seed, found by search, with two draws that are equal in binary32."""
+"""A seed, found by search, of which two draws are equal in binary32."""
 
 
 def rule(**change: Any) -> Rule:
@@ -215,7 +215,7 @@ def tells(pair: Made, chosen: Rule, keys: Iterable[str]) -> bool:
 
 
 def by_choice() -> Area:
-    """Return events for each choice of a rule (DROP-003, DROP-004, GROW-004, GROW-005, ADPT-005 to ADPT-007)."""
+    """Return cases for each choice of a rule (DROP-003, DROP-004, GROW-004, GROW-005, ADPT-005 to ADPT-007)."""
     area = Area("event", "dictionaries by flat position")
     for i, (name, change, clauses, optimizer, purpose) in enumerate(_TABLE):
         chosen = rule(**change)

@@ -1,4 +1,4 @@
-"""Cases of events that close gaps of the other cases: unequal budgets, several matrices, many positions."""
+"""Cases of events that the other cases lack: unequal budgets, several matrices, many positions."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from conformance.oracle.event_evidence import Evidence
 
 
 def events() -> Area:
-    """Return events with unequal budgets, or over many rows (ADPT-001, EVT-009, GRD-003, GROW-007)."""
+    """Return cases of events with unequal budgets or many rows (ADPT-001, EVT-009, GRD-003, GROW-007)."""
     area = Area("hole-event", "dictionaries by flat position")
     _refused(area)
     _made_up(area)

@@ -27,7 +27,7 @@ class Drawn(Protocol):
     """A source of random integers: the generator of cases here, an example of hypothesis in a property."""
 
     def integer(self, low: int, high: int, /) -> int:
-        """Return an integer from low to high, both possible."""
+        """Return an integer from low to high, both included."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Folder:
     """The whole of `config.json`, if it is more than config and description."""
 
     def tree(self) -> dict[str, bytes]:
-        """Return the files."""
+        """Return the files of the folder, name -> bytes."""
         described = {} if self.description is None else {"quantization_config": self.description}
         config = self.config | described if self.whole_config is None else self.whole_config
         tensors = self.parts | self.others | self.dropped

@@ -212,7 +212,7 @@ def _companions(cases: Folders) -> None:
 
 
 def _shards(cases: Folders) -> None:
-    """Add several files with an index, and headers in other spellings."""
+    """Add folders of several files with an index, and headers in unusual spellings."""
     a, b = dense("F16", (1, 9), [0] * 8 + [1]), dense("I32", (1,), [3])
     parts = {"model-00001-of-00002.safetensors": {"b": b}, "_2.safetensors": {"a": a, "c": b}}
     weight_map = {name: part for part, own in parts.items() for name in own}

@@ -1,4 +1,4 @@
-"""Hugging Face folders that every converter refuses (FMT-120, FMT-121, FMT-013, FMT-084, FMT-126)."""
+"""Cases of Hugging Face folders that every converter refuses (FMT-120, FMT-121, FMT-013, FMT-084, FMT-126)."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safete
 
 
 def refused(area: Area, inputs_of: Asked) -> None:
-    """Add every folder that is refused."""
+    """Add a case for every folder that a converter refuses."""
 
     def refuse(name: str, clauses: str, tree: Tree, **more: Any) -> None:
         purpose = "a folder that is taken as it is"

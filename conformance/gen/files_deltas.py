@@ -59,7 +59,7 @@ def applied() -> Area:
         ("F64", struct.pack("<3d", 1, 2**53, 1e300)),
     ):
         base = {"w": on(dtype, (2, 4), [0, 3, 5], raw)}
-        # sums are ties, which go to even; 2^-8 + 2^-33 becomes a tie when it is rounded to F32
+        # some sums are ties, which go to even; 2^-8 + 2^-33 becomes a tie when it is rounded to F32
         amounts = struct.pack("<4d", 2**-8 + 2**-33, 2**-9, 1.0, -0.125)
         stored = {"add:w": on("F64", (2, 4), [0, 2, 3, 5], amounts)}
         target, described = files_deltas.step(base, stored)

@@ -1,4 +1,4 @@
-"""Valid files of chapter 12 at the edges of its rules: limits, orders of names, bit patterns of every dtype."""
+"""Cases of valid files of chapter 12 at its limits: sizes, orders of names, bit patterns of every dtype."""
 
 import struct
 from dataclasses import replace
@@ -29,7 +29,7 @@ _PATTERNS = {
 
 
 def edges() -> Area:
-    """Return files at the edge of what is legal, read and written."""
+    """Return cases of valid files at the limits of the format, read and written."""
     cases = Files("file-edge")
     _names(cases)
     _patterns(cases)

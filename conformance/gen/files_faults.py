@@ -1,4 +1,4 @@
-"""Invalid files of chapter 12, each of which breaks one condition of a clause, or a limit by one."""
+"""Cases of invalid files of chapter 12, each of which breaks one condition of a clause, or a limit by one."""
 
 import struct
 from collections.abc import Callable
@@ -15,7 +15,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789-" * 2
 
 
 def faults() -> Area:
-    """Return files that are refused, each for one condition."""
+    """Return cases of files that are refused, each because of one condition."""
     area = Area("file-fault", "bytes by chapter 12")
     _names(area)
     _texts(area)
@@ -151,7 +151,7 @@ def _counts(area: Area) -> None:
     for name, clause, edit in (
         ("version-10000", "FMT-042", _top(spec="1.10000")),
         ("version-01", "FMT-042", _top(spec="1.01")),
-        # FMT-043 alone, because `spec` and `requires` are judged before any other key (FMT-042)
+        # only FMT-043 is right, because a reader checks `spec` and `requires` before any other key (FMT-042)
         ("later-first", "FMT-043", later),
         ("feature-again", "FMT-044", _top(optional=["a", "a"])),
         ("requires-unsorted", "FMT-044 FMT-043", _top(requires=["zstd", "delta"])),
@@ -181,7 +181,7 @@ def _bits(area: Area) -> None:
     """Add wrong bits in the first row, or in one encoding only (FMT-062, FMT-063, FMT-070, FMT-072)."""
     rows = files.pieces({"w": on("U8", (3, 3), [0, 4, 8])}, {"w": "bitmask"})
     for name, clause, data in (
-        # as many set bits as before, so that no other rule is broken
+        # the first two have as many set bits as before, so that they break no other rule
         ("tail-first-row", "FMT-062", b"\x08\x02\x04"),
         ("tail-middle-row", "FMT-062", b"\x01\x80\x04"),
         ("one-more", "FMT-063", b"\x03\x02\x04"),

@@ -17,7 +17,7 @@ Tree = dict[str, bytes]
 
 
 def raws(tree: Tree) -> dict[str, Any]:
-    """Return the files of a folder as uint8 arrays, as cases hold them."""
+    """Return the files of a folder as uint8 arrays, the form in which cases store them."""
     return {name: raw_array(raw) for name, raw in tree.items()}
 
 
@@ -76,7 +76,7 @@ def whole() -> Area:
         area.add(f"read-{name}", "folder.read", f"{clauses} FMT-092 FMT-099", purpose, inputs, answer)
         inputs, answer = written_to(tensors, part_bytes, companions, **more)
         area.add(f"write-{name}", "folder.write", f"{clauses} FMT-080 FMT-092", purpose, inputs, answer)
-    # one tensor more than a part may hold, all without bytes, because no smaller case fills a part by count
+    # there is one tensor more than a part may hold, because no smaller case fills a part by count; none has bytes
     many = {f"{i:04x}": Tensor("U8", (0,), b"") for i in range(files_folders.MOST + 1)}
     inputs, answer = written_to(many, big, {})
     area.add("write-count", "folder.write", "FMT-085", "a part of a tensor more, or less, than 4,096", inputs, answer)

@@ -1,4 +1,4 @@
-"""Cases of chapter 12 that close gaps of the other cases: gaps, ranks, pointers, zeros of either sign, odd names."""
+"""Cases of chapter 12 that the other cases lack: gaps, ranks, pointers, zeros of either sign, odd names."""
 
 import struct
 
@@ -11,7 +11,7 @@ from conformance.oracle.files import Pieces, Tensor
 
 
 def edges() -> Area:
-    """Return files at the bound of gaps, with spare bits in ranks, or falling pointers (FMT-057, FMT-067, FMT-072)."""
+    """Return cases of files at the bound of gaps, with spare bits or falling pointers (FMT-057, FMT-067, FMT-072)."""
     cases = Files("hole-file")
     for numel in (510, 511):
         # the gap before the only slot takes as many bytes as FMT-057 allows
@@ -50,7 +50,7 @@ def _refuse(area: Area, name: str, clauses: str, purpose: str, made: Pieces, by:
 
 
 def changes() -> Area:
-    """Return deltas with sums of zeros, and with names that contain a separator (FMT-132, FMT-135)."""
+    """Return cases of deltas with sums of zeros, and with names that contain a separator (FMT-132, FMT-135)."""
     area = Area("hole-delta", "position by position")
     for dtype, one, minus in (
         ("F16", half(1.0), half(-0.0)),
@@ -58,7 +58,7 @@ def changes() -> Area:
     ):
         zero = bytes(len(one))
         base = {"w": on(dtype, (2, 4), [0, 3, 5], one + minus + zero)}
-        # −0 added to no entry, to −0 and to +0, and two numbers that cancel
+        # −0 is added to no entry, to −0 and to +0; two other numbers cancel
         opposite = bytes([*one[:-1], one[-1] | 0x80])
         stored = {"add:w": on(dtype, (2, 4), [0, 1, 3, 5], opposite + minus + minus + minus)}
         target, described = files_deltas.step(base, stored)

@@ -1,4 +1,4 @@
-"""Compressed files: which sections are compressed, and what they expand to (12.6)."""
+"""Cases of compression: the sections that are compressed, and the content of the file (12.6)."""
 
 from typing import Any
 

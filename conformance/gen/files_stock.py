@@ -3,7 +3,7 @@
     python -m conformance.gen.files_stock            write it
     python -m conformance.gen.files_stock --check    compare it byte for byte
 
-The bad files come from files_stock_bytes, files_stock_entries and files_stock_open, their twins from files_stock_good.
+The files come from files_stock_bytes, files_stock_entries and files_stock_open, their twins from files_stock_good.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Files of the pack that the format neither allows nor forbids; a note of each says why."""
+"""Files of the pack that the format neither allows nor forbids; most have a note that says why."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +16,7 @@ DTYPES |= {64: ("F64", "I64", "U64", "C64")}
 
 
 def spellings() -> Iterator[File]:
-    """Yield headers in a spelling that JSON allows, or half allows."""
+    """Yield files whose headers have spellings that JSON allows, or allows in part."""
     swaps: list[tuple[str, str, str, str, str | None, str, str, tuple[dict[str, Any], ...] | None]] = [
         ("number-fraction", "a size of 1.0", "obscure", INTEGER, "FMT-030", "[1]", "[1.0]", TWO),
         ("number-exponent", "a size of 1e0", "obscure", INTEGER, "FMT-030", "[1]", "[1e0]", TWO),

@@ -20,7 +20,7 @@ def unseen() -> Area:
         ("window", 1, 0, None, 2, "the largest score taken over keys that the window has left"),
     ):
         q, k, v = (abs(n.real((rows, 5, heads, 4))) + 0.5 for heads in (2, 1, 1))
-        # the scores of this key are larger by thousands, so that all other keys would get the weight 0
+        # the scores of this key are larger by thousands; if it were seen, all other keys would get the weight 0
         k[:, far] *= 2.0**12
         v, dy = v - 1.0, n.real(q.shape)
         y, grads = differentiate(lambda a, b, c, m=mask, w=window: layers.attention(a, b, c, m, w), [q, k, v], dy)

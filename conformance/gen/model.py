@@ -119,7 +119,7 @@ def tensors_of(config: Config, n: Numbers, scale: float = 0.4) -> dict[str, Arra
 
 
 def models() -> Area:
-    """Return a forward and backward of each kind of model (MDL-001 to MDL-005, GRD-001, TRN-001, TRN-002)."""
+    """Return cases of forward and backward of each kind of model (MDL-001 to MDL-005, GRD-001, TRN-001, TRN-002)."""
     area = Area("model", "binary64 decoder; gradients recorded, checked by complex step")
     for i, (name, config) in enumerate(MODELS.items()):
         n = Numbers(30, i)
@@ -181,7 +181,7 @@ def _check(config: Config, tensors: dict[str, Array], tokens: Array, labels: Arr
 
 
 def biased() -> Area:
-    """Return cases of which projections have a bias: every family with each switch, and without any (MDL-002)."""
+    """Return cases of the projections that have a bias: every family with each switch, and without any (MDL-002)."""
     area = Area("biases", "a table")
     text = "biases of another family, or a switch that belongs to one family read for another"
     switches = ("attention_bias", "mlp_bias")

@@ -16,7 +16,7 @@ _FIRST: dict[str, Any] = {"layer_types": None, "use_sliding_window": True, "slid
 
 
 def configs() -> Area:
-    """Return configs with one key that is missing, null or of another type (MDL-003, MDL-004, MDL-006)."""
+    """Return cases of configs with one key that is missing, null or of another type (MDL-003, MDL-004, MDL-006)."""
     area = Area("config-edge", "a table")
     good: dict[str, tuple[Config, list[int | None], int, int]] = {
         "mistral-null": (MODELS["mistral"] | {"num_key_value_heads": None, "sliding_window": None}, [None] * 2, 4, 2),

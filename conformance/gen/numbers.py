@@ -24,11 +24,11 @@ class Numbers:
         return select_rng.draw(self._key, self._next - 1)
 
     def integer(self, low: int, high: int) -> int:
-        """Return an integer from low to high, both possible."""
+        """Return an integer from low to high, both included."""
         return low + self._draw() % (high - low + 1)
 
     def integers(self, shape: int | tuple[int, ...], low: int, high: int) -> Array:
-        """Return integers from low to high as int64."""
+        """Return integers from low to high, both included, as int64."""
         size = shape if isinstance(shape, tuple) else (shape,)
         flat = [self.integer(low, high) for _ in range(math.prod(size))]
         return np.array(flat, dtype=np.int64).reshape(size)
@@ -44,7 +44,7 @@ class Numbers:
         return (np.array(flat) * (scale * math.sqrt(2))).astype(np.float32).astype(np.float64).reshape(size)
 
     def balanced(self, terms: int) -> tuple[Array, Array]:
-        """Return two vectors of integers up to 31, whose product is from 1 to 31 and has partial sums of thousands.
+        """Return two vectors of integers from −31 to 31. Their product is from 1 to 31, partial sums reach thousands.
 
         Vectors and product are exact in 16-bit types, the partial sums are not.
         """
@@ -108,5 +108,5 @@ class Area:
 
 
 def product_bound(a: Array, b: Array, terms: int) -> Bound:
-    """Return the bound of a @ b with K terms an entry."""
+    """Return the bound of a @ b, whose entries are sums of `terms` products."""
     return Bound(np.abs(a) @ np.abs(b), terms)

@@ -1,4 +1,4 @@
-"""Cases of pruning that close gaps of the other cases."""
+"""Cases of pruning that the other cases lack: counts rounded down in each block, a pruner that keeps fewer."""
 
 from typing import Any
 

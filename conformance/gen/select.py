@@ -1,4 +1,4 @@
-"""Cases of chapters 2 and 7: topologies, changes, selection, chance."""
+"""Cases of chapters 2 and 7: topologies, changes, selections and draws."""
 
 import math
 

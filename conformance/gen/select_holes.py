@@ -1,4 +1,4 @@
-"""Cases of chapters 2, 7 and 8 that close gaps of the other cases: other sizes, refusals."""
+"""Cases of chapters 2, 7 and 8 that the other cases lack: gaps of pools, shares of budgets, norms."""
 
 from math import hypot
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny model, with a seed for which rounding cannot change a selection."""
+"""Cases of whole runs of a tiny model, with seeds for which rounding cannot change a selection."""
 
 from typing import Any
 
@@ -145,7 +145,7 @@ def runs() -> Area:
         ("rows", {"rows": 0}, "TRN-008"),
         ("lr", {"lr": -0.5}, "TRN-008"),
     ):
-        # the smallest model, because the refusal does not depend on the model
+        # the model is the smallest, because the refusal does not depend on it
         small = tiny.world(Numbers(60, 0), tiny.SMALLEST)
         inputs = described(SETTINGS | {"seed": 0} | bad, small, tiny.SMALLEST)
         area.add(f"refuse-{name}", "train.run", clause, "a setting outside its range", inputs, refused=clause)

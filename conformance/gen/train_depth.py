@@ -30,7 +30,7 @@ _RUNS: tuple[tuple[str, Config, dict[str, Any], dict[str, Any], str], ...] = (
 
 
 def depth() -> Area:
-    """Return runs, steps and models of several layers (MDL-007, MDL-001, TRN, GEN-001, PRN-005)."""
+    """Return cases of runs, steps and models of several layers (MDL-007, MDL-001, TRN, GEN-001, PRN-005)."""
     area = Area("depth", "binary64 decoder and run")
     _runs(area)
     _steps(area)
@@ -119,7 +119,7 @@ _PROJECTIONS = [f"self_attn.{p}_proj" for p in "qkvo"] + [f"mlp.{p}_proj" for p 
 
 
 def last_pass() -> Area:
-    """Return runs that each show one condition of the pass after the last step (EVT-004)."""
+    """Return cases of runs, each of one condition of the pass after the last step (EVT-004)."""
     area = Area("last-pass", "binary64 run")
     rows_move = {"counts": "values", "scope": "row", "drop_schedule": "constant"}
     rows: tuple[tuple[str, dict[str, Any], Tells, str, str], ...] = (
@@ -145,7 +145,7 @@ def last_pass() -> Area:
 
 Final = list[dict[int, float]]
 Tells = Callable[[train.Trainer, Final], bool]
-"""Takes the state before the pass and the weights after it; returns whether a certain wrong pass ends differently."""
+"""A function of the state before the pass and the weights after it: would a certain wrong pass end differently?"""
 
 
 def _found(settings: dict[str, Any], tells: Tells, *, zeros: bool) -> tuple[int, Any, train.Run]:

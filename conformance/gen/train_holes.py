@@ -1,4 +1,4 @@
-"""Cases of runs that close gaps of the other cases."""
+"""Cases of runs that the other cases lack: events in place of steps, windows, budgets of groups."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whole runs of a tiny model by every preset and scope, with seeds chosen as in `train`."""
+"""Cases of whole runs of a tiny model by every preset and scope, with seeds chosen as in `train`."""
 
 from typing import Any
 

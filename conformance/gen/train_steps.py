@@ -103,7 +103,7 @@ def answered(loss: float, parts: list[Part]) -> dict[str, Any]:
 
 
 def steps() -> Area:
-    """Return steps with and without an event, from states that only a run reaches (TRN, EVT, OPT)."""
+    """Return cases of steps with and without an event, from states that only a run reaches (TRN, EVT, OPT)."""
     area = Area("step", "binary64 step")
     clauses = "TRN-001 TRN-003 EVT-001 EVT-002 EVT-006 OPT-001 OPT-004 DLT-003"
     event = f"{clauses} SCH-001 SCH-002 GROW-002 GROW-003 ADPT-002 ADPT-004 DLT-005"

@@ -1,4 +1,4 @@
-"""Cases at the edges of chapter 8: limits from both sides, one condition each."""
+"""Cases at the limits of chapter 8, on both sides of each limit, with one condition each."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Cases of chapter 9: every optimizer, one step of a matrix."""
+"""Cases of chapter 9: one step of a matrix by every optimizer."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ def slots_of(n: Numbers, at: list[int], *, fresh: int = 0) -> dict[str, Any]:
 
 
 def steps() -> Area:
-    """Return one step of every optimizer (OPT-001, OPT-006 to OPT-008)."""
+    """Return cases of one step of every optimizer (OPT-001, OPT-006 to OPT-008)."""
     area = Area("optimizer", "binary64 by the written formula")
     n = Numbers(77, 1)
     at = n.subset(24, 6)
@@ -88,7 +88,7 @@ def steps() -> Area:
     for kind, (clauses, purpose) in texts.items():
         add(area, f"{kind}-plain", kind, clauses, purpose, slots, 0.0625, Hyper())
         text = "decay of the old φ where the new one is meant, or the other way round, or through the gradient"
-        if kind == "adamw":  # `update.optimizer` has a case of it
+        if kind == "adamw":  # `update.optimizer` has a case of its decay
             continue
         add(area, f"{kind}-decay", kind, clauses, text, slots, 0.125, decay)
     text = "eps outside c₂: with a large eps the steps differ"

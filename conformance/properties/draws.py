@@ -45,10 +45,10 @@ class Draw(ABC):
 
     @abstractmethod
     def drawn(self, n: int, low: int, high: int) -> list[int]:
-        """Return n integers from low to high, both possible; low is the simplest."""
+        """Return n integers from low to high, both included; low is the simplest."""
 
     def integer(self, low: int, high: int) -> int:
-        """Return an integer from low to high."""
+        """Return an integer from low to high, both included."""
         return self.drawn(1, low, high)[0]
 
     def integers(self, n: int, low: int, high: int) -> list[int]:

@@ -120,7 +120,7 @@ def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[st
     evidence = [_evidence(d, chosen, part) for part in parts]
     fraction, words = d.integer(0, 8) / 8, {"seed": d.integer(0, 5), "step": d.integer(1, 50)}
     if d.flag(5):
-        # only evidence that the rule uses is spoilt, because a window of candidates keeps g² that no criterion uses
+        # a window of candidates keeps g² even if no criterion uses it, so only evidence that the rule uses is spoilt
         narrow = chosen["candidates"] == "first-step"
         names = sorted(asked_by(chosen)) if narrow else ["gradient", "absolute", "square", "inputs"]
         names += ["tokens"] if evidence[0].tokens and not narrow else []

@@ -137,7 +137,7 @@ def _both_ways(d: Draw, t: Trial) -> None:
     cost=2,
 )
 def _adapter(d: Draw, t: Trial) -> None:
-    """An adapter changes the positions of its entries by their bits, or a support by the product of its factors."""
+    """An adapter adds its amounts at its positions, or the product of its factors on the support of the base."""
     rows, columns = d.integer(1, 5), d.integer(1, 6)
     base = on("F32", (rows, columns), d.subset(rows * columns))
     if d.flag():

@@ -45,7 +45,7 @@ def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
     "file.read-large", "FMT-001 FMT-051 FMT-053 FMT-054 FMT-055 FMT-091", "ckpt-read", "file.read", sees=_SEES, seeded=1
 )
 def _read(d: Draw, t: Trial) -> None:
-    """A reader returns the tensors of a file if they are large, wide or have positions far apart, in every encoding."""
+    """A reader returns large tensors, wide tensors and tensors of far positions from a file in every encoding."""
     tensors = _tensors(d, t)
     encodings = {name: ("csr", "bitmask", "gap8", "varint")[i % 4] for i, name in enumerate(sorted(tensors))}
     encodings |= {"far": "csr", "far.mask": "varint"}

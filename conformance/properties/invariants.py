@@ -21,7 +21,7 @@ def state_of(size: int, arrays: dict[str, Any], dtype: str = "float64") -> State
 
 
 def broken(inputs: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
-    """Return the first invariant that an answer of update.evolve breaks, empty if none."""
+    """Return the first invariant that an answer of update.evolve breaks, or an empty text."""
     size = int(inputs["out"]) * int(inputs["in"])
     before, after = state_of(size, inputs, dtype), state_of(size, answer)
     support = after.base.keys() | after.phi.keys()
@@ -34,7 +34,7 @@ def broken(inputs: dict[str, Any], answer: dict[str, Any], dtype: str) -> str:
         "TOP-003: a position outside the matrix": all(0 <= p < size for p in support),
         "TOP-004: the support is not that of base and delta": set(np.asarray(answer["support"]).tolist()) == support,
         "EVT-003: more slots than d_φ": len(after.phi) <= max(inputs["delta_budget"], len(before.phi)),
-        # the limit is a maximum, because new slots are exempt (ADPT-003): all of more than K weights may be new
+        # more than K weights may stay if all of them are new, because new slots are exempt (ADPT-003)
         "EVT-003: more than K weights": not inputs["adapts"] or len(support) <= max(inputs["budget"], len(fresh)),
         "EVT-006: the base gained a position": after.base.keys() <= before.base.keys(),
         "EVT-006: a base weight changed": _kept(after.base, before.base),

@@ -173,7 +173,7 @@ def _store_dense(d: Draw, t: Trial) -> None:
     sees=("an entry equal to least", "no tokens"), reduced=True,
 )  # fmt: skip
 def _dense(d: Draw, t: Trial) -> None:
-    """Products with a dense matrix are exact on integers, and exactly the entries above a number exceed it."""
+    """Products with a dense matrix are exact on integers, and all entries above a number are found."""
     shape, tokens = d.shape(), d.choice((1, 2, 3, 0))
     weight, x, dy = d.lattice(shape), d.lattice((tokens, shape[1])), d.lattice((tokens, shape[0]))
     answer: dict[str, Any] = {

@@ -119,7 +119,7 @@ def _rope(d: Draw, t: Trial) -> None:
     f, variable = layers.frequencies(2 * half, inputs, size[1]), Var(x)
     y = layers.rotate(variable, f)
     (dx,) = gradients(y, dy, [variable])
-    # `rope.frequencies` allows a frequency to be 16 units off, so the angle is off by that times the position
+    # `rope.frequencies` allows a frequency an error of 16 units, so an angle may have that times its position
     angles = np.outer(np.arange(size[1]), f)[None, :, None, :]
     off = 1 + 1.5 * angles * (1.0 if t.dtype == "float64" else 2.0**-29)
     bounds = {name: _turned(z, off) for name, z in (("y", x), ("dx", dy))}

@@ -55,7 +55,7 @@ def _scope(d: Draw, t: Trial) -> None:
         seed = d.integer(0, 9)
         inputs = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": seed, "matrix": 1}
         t.case("prune.random", inputs, {"kept": ids(prune.random_mask(shape, sparsity, seed, 1))})
-    # scores are integers: leave out the rare draw in which one of them lies on the limit (PRN-018.6)
+    # leave out the rare draw in which a score, which is an integer, lies on the limit (PRN-018.6)
     blocks = [[score] for score in scores]
     sparsities, nearest = prune.owl(blocks, 0.5, 1.75, 0.25)
     if nearest > 1e-9:

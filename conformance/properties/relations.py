@@ -1,4 +1,4 @@
-"""Relations between several answers of a port, by name so that a failure can be asked again.
+"""Relations between answers of a port. They have names, so that a failure can be asked again.
 
 A relation gets the cases and the answers in the order in which they were asked. It returns a text that says what is
 wrong, empty if the relation holds. The inputs of the cases have everything else that it needs.
@@ -22,7 +22,7 @@ Relation = Callable[[Sequence[Case], Sequence[Answer], str], str]
 
 
 def _unequal(answer: Answer, want: Answer, dtype: str, skip: Sequence[str] = ()) -> str:
-    """Return the first output in which two answers differ bit for bit, empty if none."""
+    """Return the first output in which two answers differ in any bit, or an empty text."""
     for name, value in want.items():
         if name in skip:
             continue
@@ -166,7 +166,7 @@ def _keeps(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
 
 
 def _one_step(cases: Sequence[Case], answers: Sequence[Answer], dtype: str) -> str:
-    """A step of training is the kit's own from the same state."""
+    """A step of training equals the kit's own from the same state."""
     pairs = zip(cases, answers, strict=True)
     return next(filter(None, (broken_step(case.inputs, answer, dtype) for case, answer in pairs)), "")
 

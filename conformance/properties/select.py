@@ -146,7 +146,7 @@ def _to_itself(d: Draw, t: Trial) -> None:
 
 @property_of("rng.draws", "RNG-001 RNG-002", "core", "rng.draws", sees=("a word of 2⁶³ or more", "a far number"))
 def _draws(d: Draw, t: Trial) -> None:
-    """Draws are those that Python's integers give."""
+    """Draws equal those computed with Python's integers."""
     words = [d.integer(0, 2**64 - 1) if d.flag() else d.integer(0, 9) for _ in range(d.integer(1, 4))]
     numbers = d.integers(d.integer(1, 5), 0, 50)
     if d.flag():

@@ -35,7 +35,7 @@ from conformance.properties.trial import Trial, property_of
     seeded=1,
 )
 def _select(d: Draw, t: Trial) -> None:
-    """A selection from many scores, with many ties and ids beyond 32 bits, is that of sorted tuples."""
+    """A selection from many scores, with many ties and ids beyond 32 bits, equals that of sorted tuples."""
     for n in lengths(d):
         many = Many(d)
         scores = many.lattice((n,), 300) / 8
@@ -96,7 +96,7 @@ def _change(d: Draw, t: Trial) -> None:
     sees=("more than 65,536 numbers", "a matrix of more than 2³² entries"), seeded=1,
 )  # fmt: skip
 def _numbers(d: Draw, t: Trial) -> None:
-    """Many and far draws, events of long runs, and slots of large matrices are those of Python's integers."""
+    """Many draws, far draws, events of long runs and slots of large matrices equal those of Python's integers."""
     words, n = [d.integer(0, 2**63) for _ in range(3)], 65_536 + d.integer(1, 99)
     key, numbers = select_rng.key(*words), [*range(n), 2**31, 2**32 + 1, 2**40 + d.integer(0, 9)]
     draws = np.array([select_rng.draw(key, i) for i in numbers], dtype=np.uint64)

@@ -60,7 +60,7 @@ def _run(d: Draw, t: Trial) -> None:
         inputs["stored"] = {name: ids(at) for name, at in stored.items()}
         run = train.run(tiny.CONFIG, tensors, stored, text, settings)
         answer = None
-        # neighbours alone do not suffice: AdamW makes steps of nearly one size, so rounding may still turn a choice
+        # neighbours alone do not suffice, because AdamW's steps have nearly one size and rounding may turn a choice
         if _weakest(run) > _LEAST and run.gap >= GAP:
             answer = surely(
                 d, tensors, lambda params: run_answer(train.run(tiny.CONFIG, params, stored, text, settings)), 10 * OFF

@@ -45,7 +45,7 @@ def _drawn(d: Draw) -> tuple[Run, dict[str, Any], int, World]:
 
 
 def _held_by_window(settings: dict[str, Any], step: int) -> int:
-    """Return how many steps the open window has summed up after a step; 0 if none is open (TRN-005)."""
+    """Return the number of steps that the open window has summed up after a step; 0 if none is open (TRN-005)."""
     if not asked_by(rule_of(settings)):
         return 0
     return next((step - (end - n) for end, n in train_state.due(settings).items() if end - n < step < end), 0)

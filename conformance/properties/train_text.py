@@ -32,7 +32,7 @@ def _calibration(d: Draw, t: Trial) -> None:
     sees=("a text too short", "one window"),
 )
 def _windows(d: Draw, t: Trial) -> None:
-    """Training windows start at the draws of their stream, evaluation windows at the steps of the formula."""
+    """Training windows start at the draws of their stream, evaluation windows where the formula puts them."""
     length, n = d.integer(2, 20), d.integer(1, 5)
     tokens = length + d.choice((0, -1, d.integer(0, 60)))
     seed, step = d.choice((0, 7, 2**64 - 1)), d.integer(1, 50)

@@ -15,7 +15,7 @@ from conformance.properties.relations import RELATIONS, given_to_port
 
 __all__ = ["Enough", "Found", "Made", "NotOffered", "Property", "Seen", "Trial", "ask_all", "property_of"]
 FINITE = ("preset.rule",)
-"""Operations with finitely many answers. Frozen cases ask for all of them, so the new inputs are ones to refuse."""
+"""Operations with finitely many answers. Frozen cases have them all, so new inputs are inputs to refuse."""
 RELATION = "relation: "
 """Prefix of the oracle of a case whose answer is compared with answers of other cases."""
 
@@ -25,11 +25,11 @@ class Found(Exception):
 
 
 class Enough(BaseException):
-    """Raised when the time is over; a BaseException, because hypothesis does not catch those."""
+    """Raised when the time is over; a BaseException, because hypothesis catches every Exception."""
 
 
 class NotOffered(BaseException):
-    """Raised when the port does not offer an operation; a BaseException, because hypothesis does not catch those."""
+    """Raised if a port does not offer an operation; a BaseException, because hypothesis catches every Exception."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,7 +66,7 @@ def _without_specials(state: State) -> State:
     sees=("rows in another order", "a pruned position"),
 )
 def _rows_moved(d: Draw, t: Trial) -> None:
-    """If no scores are equal, an event moves with the rows of its matrix when they change their order."""
+    """If no scores are equal, moving the rows of a matrix moves the rows of the answer in the same way."""
     shape = d.shape(5)
     size = shape[0] * shape[1]
     state = draw_state(d, shape)
@@ -128,7 +128,7 @@ def _padded(d: Draw, t: Trial) -> None:
 
 @property_of("update.cancelled", "GROW-003 EVT-006", "core", "update.evolve", sees=("a cancelled pair",))
 def _cancelled(d: Draw, t: Trial) -> None:
-    """Slots that are dropped and grown at once stay as they are: value, moments and age."""
+    """A slot that is dropped and grown in one event keeps its value, moments and age."""
     shape = d.shape()
     state = draw_state(d, shape)
     gradient = reals(d.levels(state.size, 2)).reshape(shape)

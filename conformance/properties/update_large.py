@@ -73,7 +73,7 @@ def _delta(d: Draw, t: Trial) -> None:
     seeded=1,
 )
 def _update(d: Draw, t: Trial) -> None:
-    """Drop, grow and adapt choose as sorted tuples do among many positions, whatever the ties."""
+    """Among many positions, drop, grow and adapt choose the same as sorted tuples, whatever the ties."""
     for shape in [*shapes(d), *far_at(d)]:
         eta, many = most_of(Many(d), shape), Many(d)
         phi = dict(zip(eta, (many.lattice((len(eta),), 99) / 16).tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Mutants and broken ports that the kit must refuse, and the tables that say which case refuses which of them.
+"""Mutants and broken ports that the kit must refuse, and the table of the cases that refuse each mutant.
 
     mutants/     our engine with one operation replaced by a plausible mistake
     nulls/       ports that do nothing, guess, or break the protocol

@@ -145,7 +145,7 @@ def _start() -> None:
 def kill_matrix(jobs: int | None = None) -> Matrix:
     """Run all mutants on all cases of the operations they replace, in `jobs` processes; return the matrix."""
     cases = load_all()
-    # the slowest operations come first, because the last process would else run one of them alone
+    # the slowest operations come first, because the last process would otherwise run one of them alone
     slow = Counter(case.op for case in cases)
     names = [m.name for m in sorted(MUTANTS, key=lambda m: (m.op != "train.run", m.only_refusals, -slow[m.op]))]
     workers = jobs or min(os.cpu_count() or 1, 8)

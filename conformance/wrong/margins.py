@@ -76,7 +76,7 @@ def margins_of(matrix: Matrix, cases: Sequence[Case]) -> dict[str, Row]:
 
 
 def _short(x: float) -> float:
-    """Return x rounded to three digits, because the others differ from machine to machine."""
+    """Return x rounded to three digits, because further digits differ from machine to machine."""
     return float(f"{x:.3g}")
 
 

@@ -38,7 +38,7 @@ def matrices_apart(a: Values) -> Values:
 
 
 def base_moves_in(out: Values, a: Values) -> Values:
-    """Grown positions become positions of the base."""
+    """Add the grown positions to the base, with weights of 0."""
     both = [np.union1d(base, new) for base, new in zip(out["base"], out["grown"], strict=True)]
     more = []
     for old, values, new in zip(out["base"], out["base_values"], both, strict=True):

@@ -90,7 +90,7 @@ def _below_plus_zero(a: Values) -> Values:
 
 
 def _part_by_part(a: Values, before: Callable[[int], int]) -> Values:
-    """Return the last logits of each part; the context of a part begins at `before` of its first position."""
+    """Return the last logits of each part; a part that begins at `first` sees tokens from `before(first)` on."""
     logits, first = [], 0
     for n in a["parts"]:
         start = before(first)

@@ -1,4 +1,4 @@
-"""Mutants of quantised matrices (QNT): grids, roundings and merges as other libraries have them, and mistakes."""
+"""Mutants of quantised matrices (QNT): grids, roundings and merges of other libraries, and mistakes."""
 
 from typing import Any
 

@@ -53,7 +53,7 @@ _OF_MODE = {
     **dict.fromkeys(_ALIKE, _FEWER),
 }
 _SILENT = ("late-reply", "hang", "closes-stdout")
-"""Ports that never answer, so that each call takes the whole timeout."""
+"""Ports that do not answer in time. Their timeout is short, because each call takes all of it."""
 
 CONFORMANT = ("right", "slow", "prints", "files", "unsteady-and-says-so", "no-zstd-and-says-so")
 """Right ports, which the kit must accept, because a kit that refuses every port would pass otherwise."""
@@ -70,7 +70,7 @@ EXPECTED: dict[str, set[str]] = {
     "nan": {"fail", "pass"},
     "unsupported-all": {"protocol"},
     "declares-nothing": {"unsupported"},
-    # `protocol` comes once for each operation, because the kit reports once that it is answered but not offered
+    # the kit reports once for each operation that it is answered but not offered; its other cases are `unsupported`
     "offers-less": {"protocol", "unsupported"},
     "rejects-all": {"fail"},
     "accepts-all": {"fail", "pass"},
@@ -107,7 +107,7 @@ EXPECTED: dict[str, set[str]] = {
     "unasked": {"crash", "protocol"},
     "old-hello": {"crash"},
     **{mode: {"pass"} for mode in lines.ENDS},
-    # `pass` is the outcome of the refusal in _FEW, because that is right and has no array
+    # the refusal among _FEW gets `pass`, because it is right and has no array
     **{mode: {"protocol", "pass"} for mode in files.MODES if mode != "files"},
 }
 """Null port -> outcomes of its cases; `pass` is among them if a refusal or an empty answer is right."""

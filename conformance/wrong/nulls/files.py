@@ -1,4 +1,4 @@
-"""Null ports that answer by files which the protocol forbids (PRT-014); only the port `files` is right."""
+"""Null ports that answer with files that the protocol forbids (PRT-014); only the port `files` is right."""
 
 import base64
 import os
