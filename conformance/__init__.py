@@ -1,21 +1,21 @@
-"""The kit that judges a program by SPEC.md, clause by clause.
+"""The conformance kit: it tests a program against SPEC.md, clause by clause.
 
     SPEC.md -> cases/clauses      oracle -> gen -> vectors/ -> judge <-> protocol <-> your port
 
 What lives where:
 
-    cases/       what is asked: clauses, operations, profiles, frozen cases, how an output is compared
-    vectors/     the frozen cases, a JSON file for each group that a generator writes
-    oracle/      expected answers, worked out from SPEC.md alone; the second reader of files
+    cases/       clauses, operations, profiles, frozen cases, and the comparison of outputs
+    vectors/     the frozen cases, one JSON file for each group of a generator
+    oracle/      expected answers, computed from SPEC.md alone; the second reader of files
     gen/         the generators of the vectors
-    protocol/    the interface of a port, and messages to and from it
+    protocol/    the interface of a port, and the messages to and from it
     engine/      our engine as a port
-    judge/       asks a port, compares, and says what may be claimed
-    properties/  the same questions on inputs that each run draws
+    judge/       runs cases on a port, compares its answers, and decides what it may claim
+    properties/  the same operations on inputs that each run draws at random
     wrong/       programs that must fail: mutants, null ports, wrong versions
     fuzz/        readers of checkpoints against broken files
     report/      reports of a run: terminal, pages, JUnit
-    expect/      failures that are expected of a port
+    expect/      manifests of the failures that are expected of a port
     templates/   ports of two operations, to start from
     registry/    tables that tools write: clauses, signatures, margins
     command/     the command line

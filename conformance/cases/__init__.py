@@ -1,4 +1,4 @@
-"""What is asked: clauses, operations and their types, profiles, frozen cases, and how an output is compared.
+"""Clauses, operations and their types, profiles, frozen cases, and the comparison of an output with the expected one.
 
-Answers are worked out in `oracle`, ports are asked in `judge`. Start with `ops.py`, then `case.py`.
+`oracle` computes the expected answers, and `judge` asks the ports. Start with `ops.py`, then `case.py`.
 """

@@ -1,7 +1,8 @@
-"""Cases: an operation with inputs, the expected answer and the clauses that it shows; and files of cases.
+"""The record `Case` (an operation with inputs, the expected answer and the clauses that it tests), and vector files.
 
 In memory a value is an int, float, str or None, an array (float64, int64, uint64, uint8 or bool), or a list or
-dict of values. In a file floats are hexadecimal or base64 little-endian, so that no decimal rounds them.
+dict of values. A vector file has floats in hexadecimal, or as base64 of little-endian bytes, because decimals may
+round them.
 """
 
 import base64
@@ -23,11 +24,11 @@ __all__ = ["VECTORS", "Bound", "Case", "decode", "dump", "encode", "load", "load
 
 Value = Any
 _FILE = 1024
-"""An array of u8 of at least so many bytes is packed, because it is a file, in which many stretches repeat."""
+"""A u8 array of at least this many bytes is packed, because it is a checkpoint file, which repeats many bytes."""
 _LONG = 1 << 15
-"""Any other array of at least so many bytes is packed, because long cases repeat a few numbers."""
+"""Any other array of at least this many bytes is packed, because long cases repeat a few numbers."""
 _MANY = 1024
-"""A dict of at least so many names with equal values stores the value once. Cases of folders have such dicts."""
+"""If a dict has at least this many names, all with equal values, the value is stored once. Cases of folders do."""
 _NAMES = {"f32": "<f4", "f64": "<f8", "i64": "<i8", "u64": "<u8", "u8": "|u1", "bool": "|b1"}
 
 
@@ -45,17 +46,17 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """One question and its answer.
+    """A call of an operation, with the answer that a port must give.
 
     Attributes:
         id: stable, ``area.name``.
         op: the operation, a key of OPS.
-        clauses: ids of SPEC.md that the case shows.
+        clauses: ids of the clauses of SPEC.md that the case tests.
         purpose: the mistake it catches, in one line.
-        inputs: by name.
+        inputs: values by name.
         expected: outputs by name; empty for a refusal.
-        refused: the clauses one of which must be named by the refusal; empty for an answer.
-        bounds: of outputs compared by gauge.
+        refused: if the port must refuse, clauses of which it must name one; else empty.
+        bounds: gauges of the outputs that are compared by gauge, by name.
         zeros: outputs whose exact zeros must come back as zeros.
         dtypes: float dtypes the case is meant for.
         oracle: where the expected answer comes from.
@@ -75,7 +76,7 @@ class Case:
 
 
 def encode(value: Value) -> Value:
-    """Return a value as JSON can hold it."""
+    """Return a value in the form that vector files have, which `json` can write."""
     if isinstance(value, np.ndarray):
         return _encode_array(value)
     if isinstance(value, float):
@@ -185,7 +186,7 @@ def load(path: Path) -> list[Case]:
 
 
 def load_all() -> list[Case]:
-    """Return the cases of every vector file, by file name; they are read once and shared, so never written to."""
+    """Return the cases of every vector file, ordered by file name. Callers share them, so they must not change them."""
     return list(_read_all())
 
 

@@ -1,6 +1,6 @@
 """The clauses of SPEC.md as records, and the lock file that shows when one of them changed.
 
-A clause of several statements has parts. The first part has the id of the clause, the next ones a number behind it:
+A clause of several statements has parts. The first part has the id of the clause, later parts append a number to it:
 
 **SEL-007** (MUST) A selection in *pools* ... [paper-silent]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
 SPEC = HERE / "SPEC.md" if (HERE / "SPEC.md").is_file() else HERE.parent / "SPEC.md"
-"""In a wheel it is in the folder of the kit, in a checkout at the root."""
+"""SPEC.md lies in the folder of the kit in a wheel, and at the root in a checkout."""
 LOCK = HERE / "registry" / "clauses.json"
 
 __all__ = ["LOCK", "SPEC", "Clause", "ClauseError", "check_lock", "extract", "lock_text", "read_clauses"]
@@ -30,7 +30,7 @@ _TAG = re.compile(r"\s*\[(paper-silent|untestable: [^\]]+)\]")
 
 
 class ClauseError(Exception):
-    """A document has a clause that is malformed or given twice."""
+    """A document has a malformed clause, or two clauses with one id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ class Clause:
     Attributes:
         id: for example ``"SEL-001"``.
         level: MUST, SHOULD or MAY, the level of the first part.
-        text: the statements with white space made single and tags taken off. Each part but the first begins with its
-            id and its level.
-        paper_silent: a part rests on our choice.
+        text: the statements without their tags, every run of white space as one space. Each part but the first begins
+            with its id and its level.
+        paper_silent: whether a part rests on our choice, because the paper does not settle it.
         untestable: why no test can decide any of the parts, empty if a test can decide one.
         shown: the text as a terminal shows it, with later parts and the rows of a table on lines of their own.
         parts: ids of the parts after the first, for example ``("SEL-007.2",)``.
@@ -58,7 +58,7 @@ class Clause:
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of level and text, as the lock file has it."""
+        """The SHA-256 of level and text, which the lock file stores."""
         return hashlib.sha256(f"{self.level} {self.text}".encode()).hexdigest()
 
 
@@ -84,14 +84,14 @@ def _clause(line_number: int, name: str, rest: str) -> Clause:
 
 
 def _shown(text: str) -> str:
-    """Return prose as one line, and below it the rows of a table without its rule, bars unescaped."""
+    """Return the prose as one line, then the rows of the table with bars unescaped, without the rule below its head."""
     prose = [line for line in text.splitlines() if not line.startswith("|")]
     rows = [line.replace("\\|", "|") for line in text.splitlines() if line.startswith("|") and set(line) - set("|-")]
     return "\n".join([" ".join(" ".join(prose).split()), *rows])
 
 
 def _with_part(clause: Clause, part: Clause) -> Clause:
-    """Return a clause with one more part."""
+    """Return the clause with a part appended."""
     head = f"{part.id} ({part.level})"
     reasons = dict.fromkeys((clause.untestable, part.untestable))
     return Clause(
@@ -106,11 +106,11 @@ def _with_part(clause: Clause, part: Clause) -> Clause:
 
 
 def extract(document: str) -> list[Clause]:
-    """Return the clauses of a document in its order.
+    """Return the clauses of a Markdown document, in the order of the document.
 
     Raises:
-        ClauseError: on an id given twice or malformed, a clause without level or statement, a broken tag, a part that
-            does not follow the one before it.
+        ClauseError: an id is malformed or comes twice, a clause has no level or no statement, a tag is broken, or a
+            part does not follow the one before it.
     """
     lines = document.splitlines()
     clauses: list[Clause] = []
@@ -144,7 +144,7 @@ def read_clauses(path: Path = SPEC) -> dict[str, Clause]:
 
 
 def lock_text(clauses: dict[str, Clause]) -> str:
-    """Return the lock file that belongs to these clauses."""
+    """Return the text of the lock file for these clauses."""
     rows = {
         c.id: {
             "level": c.level,

@@ -18,12 +18,12 @@ from conformance.cases.ops import OPS, Class
 __all__ = ["Verdict", "compare", "float_type", "holds", "tau"]
 
 UNIT = {"float64": 2.0**-53, "float32": 2.0**-24, "bfloat16": 2.0**-24, "float16": 2.0**-24}
-"""Unit roundoff of the sums of a product (NUM-002); those of 16-bit types are taken in float32 (PRT-011)."""
+"""Unit roundoff of the sums in a product (NUM-002). Sums of 16-bit types are computed in float32 (PRT-011)."""
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11}
 """Unit roundoff of a result that is rounded to a 16-bit type (PRT-011)."""
 RELATIVE = {"float64": 1e-9, "float32": 1e-4}
 NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126, "bfloat16": 2.0**-126, "float16": 2.0**-14}
-"""The smallest normal number: numbers below it have one fixed spacing, of which a rounding errs by at most half."""
+"""The smallest normal number. Smaller numbers are equally spaced, and rounding errs by at most half the spacing."""
 
 
 def float_type(dtype: str) -> np.dtype[Any]:
@@ -32,7 +32,7 @@ def float_type(dtype: str) -> np.dtype[Any]:
 
 
 def holds(case: Case, dtype: str) -> bool:
-    """Tell whether a 16-bit type holds every float array of a case, and its outputs can be judged in it (PRT-011)."""
+    """Tell whether a case can be judged in a 16-bit type: inputs are exact in it and results in range (PRT-011)."""
     if case.refused or "relative" in OPS[case.op].outputs.values():
         return False
     arrays, results = (
@@ -106,7 +106,7 @@ def compare(
 def compare_reduced(
     a: NDArray[Any], b: NDArray[Any], how: Class, dtype: str, bound: Bound | None, *, keep_zeros: bool
 ) -> Verdict:
-    """Return the verdict on an array of a 16-bit type: the bound of float32 plus one rounding (PRT-011)."""
+    """Return the verdict on an array of a 16-bit type, whose bound is float32's plus one rounding (PRT-011)."""
     wide = a.astype(np.float64)
     if how in ("exact", "value"):
         with np.errstate(over="ignore"):
@@ -132,7 +132,7 @@ def _compare_many(answer: Any, want: Any, how: Class, dtype: str, *, keep_zeros:
 
 
 def _exact(a: NDArray[Any], b: NDArray[Any]) -> Verdict:
-    """Return the verdict for equal numbers; of floats zeros must have the same sign, and NaN equals nothing."""
+    """Return a pass if all numbers are equal. Float zeros must have the same sign, and NaN equals nothing."""
     if a.dtype.kind == "f":
         b = b.astype(a.dtype)
         same = (a == b) & (np.signbit(a) == np.signbit(b))
@@ -175,7 +175,7 @@ def _within(a: NDArray[Any], b: NDArray[Any], bounds: NDArray[np.float64], *, ke
         return Verdict(passed=True, ratio=float(np.max(ratios, initial=0.0)))
     place, index = _first(~good)
     detail = f"{place}expected {b[index]}, got {a[index]}"
-    # the worst entry, which need not be the first; NaN is worse than any number
+    # `detail` shows the first bad entry, the ratio is that of the worst one; NaN counts as the worst
     return Verdict(passed=False, detail=detail, ratio=float(np.max(np.where(np.isnan(ratios), np.inf, ratios))))
 
 

@@ -1,4 +1,4 @@
-"""Which cases show a clause, and which test or reason stands for a clause without cases."""
+"""How each clause is covered: by cases, by a test of the reference, or by the reason why no test can decide it."""
 
 import json
 from collections.abc import Iterable
@@ -15,13 +15,13 @@ __all__ = ["ELSEWHERE", "Coverage", "coverage", "elsewhere"]
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """How a clause is shown.
+    """How a clause is covered.
 
     Attributes:
         clause: the clause.
         cases: ids of the cases linked to it.
-        reason: why it has no cases: it is not judged, but a test of the reference shows it; or no test can decide it;
-            else empty.
+        reason: why it has no cases: a test of the reference covers it, or no test can decide it. Empty if it has cases,
+            or neither is true.
     """
 
     clause: Clause
@@ -35,7 +35,7 @@ class Coverage:
 
 
 def elsewhere(path: Path = ELSEWHERE) -> dict[str, tuple[str, str]]:
-    """Return clause → the test that shows it, and why no case does, of clauses that need files or processes."""
+    """Return by clause (test of the reference that covers it, why no case does), for the clauses in the table."""
     table = json.loads(path.read_text(encoding="utf-8"))
     return {clause: (row["test"], row["why"]) for clause, row in table.items()}
 
@@ -66,7 +66,7 @@ def coverage(
             reason = f"untestable: {clause.untestable}"
         elif not shown[name] and name in table:
             test, why = table[name]
-            # not judged, because a test of the reference says nothing about a port
+            # the clause is not judged, because a test of the reference says nothing about a port
             reason = f"not judged: {why}; of the reference {test} shows it"
         out[name] = Coverage(clause, tuple(shown[name]), reason)
     return out

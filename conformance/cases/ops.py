@@ -1,12 +1,12 @@
-"""The operations that a port may be asked: the inputs of each, and how each of its outputs is compared.
+"""The operations that a port may offer: the inputs of each, and the class by which each output is compared.
 
 Comparison classes (chapter 14)
     exact     equal bits: indices, counts, moved values
-    value     equal numbers, either zero: sums on integers that no rounding touches
+    value     equal numbers, with +0 equal to −0: sums of integers that no rounding touches
     gauge     within τ(K) · u · Σ|a||b|, with K and the gauge in the case
-    binary64  the same with u = 2⁻⁵³ whatever the dtype of the run: scalars that SPEC.md defines in binary64
-    relative  largest difference over largest value, 1e-9 in float64 and 1e-4 in float32
-    state     a file, read by the rules of chapter 12 and compared tensor by tensor (PRT-020)
+    binary64  as gauge, with u = 2⁻⁵³ in every dtype of the run: scalars that SPEC.md defines in binary64
+    relative  largest difference over largest value, at most 1e-9 in float64 and 1e-4 in float32
+    state     a training state, read by the rules of chapter 12 and compared tensor by tensor (PRT-020)
     packed    a compressed file, compared by what its sections expand to (FMT-140 to FMT-142)
     stock     a Hugging Face folder, compared by tensors, companions and index (FMT-124)
 """
@@ -23,17 +23,17 @@ AREAS = (
     *("select", "update", "event", "kernels", "layers", "model", "train", "prune", "quantise", "adapters"),
     *("generate", "files"),
 )
-"""What files of `gen`, `oracle`, `engine`, `properties` and `wrong.mutants` are named after: AREA.py, AREA_TOPIC.py."""
+"""Files of `gen`, `oracle`, `engine`, `properties` and `wrong.mutants` have names AREA.py or AREA_TOPIC.py."""
 
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation.
+    """The inputs and outputs of an operation.
 
     Attributes:
         kind: scalar (numbers only), rule, layer (arrays of any library), whole (models and runs).
-        inputs: their names; a trailing ``?`` marks one that may be absent.
-        outputs: their names and classes.
+        inputs: names; a trailing ``?`` marks an input that may be absent.
+        outputs: comparison classes by name.
     """
 
     kind: Kind
@@ -42,7 +42,7 @@ class Op:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all inputs, those that may be absent too."""
+        """The names of all inputs, including those that may be absent."""
         return tuple(name.rstrip("?") for name in self.inputs)
 
 
@@ -98,8 +98,8 @@ OPS: dict[str, Op] = {
     ),
     # a part is a dict of out, in, matrix, base, base_values, delta, delta_values, age?, m?, v?, u?, origin?, gradient,
     # absolute, square, inputs, row_moments, column_moments, candidates?, lost, budget, delta_budget, steps, optimizer,
-    # first; an array that is not kept is None
-    # budget has one entry, with scope row one a row, with scope group one a group; delta_budget has one, or one a row
+    # first; an array is None if optimizer and rule do not keep it
+    # budget has one entry, or one per row (scope row) or per group (scope group); delta_budget has one, or one per row
     # rule has every choice of chapter 8 and beta1, beta2, momentum
     "update.event": _op(
         "rule",
@@ -131,7 +131,7 @@ OPS: dict[str, Op] = {
         "criterion out in positions weight gradient? absolute? square? tokens? inputs? seed? matrix? step? use?",
         scores="exact",
     ),
-    # largest is 0 or 1; a boundary is an array of length 0 or 1 for each of its numbers
+    # largest is 0 or 1; inside, outside and gap have length 1, or 0 if there is no boundary
     "select.pools": _op(
         "rule", "scores ids pools counts largest", chosen="exact", inside="exact", outside="exact", gap="exact"
     ),
@@ -145,7 +145,7 @@ OPS: dict[str, Op] = {
         "scalar", "events steps evolve_every evolve_until gradient_window", at="exact", sums="exact"
     ),
     "delta.initial": _op("rule", "out in base base_values n by scope seed matrix gradient?", positions="exact"),
-    # choices are written key=value, numbers as %g writes them
+    # choices of preset.rule are texts key=value, with numbers formatted by %g
     "preset.rule": _op("scalar", "name", choices="exact"),
     "rule.check": _op("scalar", "choices", ok="exact"),
     # chapter 9
@@ -170,8 +170,9 @@ OPS: dict[str, Op] = {
         age="exact",
     ),
     "adamw.clip": _op("scalar", "norm max_norm", factor="binary64"),
-    # chapter 3; `held` names the 16-bit type that values are held in, but for those of the slots `live` (KRN-015,
-    # KRN-016), and `odd` inputs that are to come in another dtype: other (of the two float dtypes) or int64
+    # chapter 3; `held` says how values are stored: float16, bfloat16 or a grid of codes (KRN-015, KRN-018); the slots
+    # `live` keep the dtype of computation (KRN-016). `odd` maps an input to the dtype that it is converted to first:
+    # "other" (of float32 and float64) or "int64"
     "kernel.sparse": _op(
         "layer", "out in positions values x dy odd? held? live?", y="gauge", dx="gauge", dvalues="gauge", shape="exact"
     ),
@@ -204,13 +205,13 @@ OPS: dict[str, Op] = {
     "gradient.norm": _op("rule", "out in gradient", norm="relative"),
     "gradient.at": _op("layer", "out in dy x positions", values="gauge"),
     "gradient.candidates": _op("rule", "out in dy x steps base delta n scope", candidates="exact", values="exact"),
-    # lists over steps of lists over micro-batches
+    # dy and x are lists over steps of lists over micro-batches
     "window.evidence": _op("layer", "out in dy x", gradient="value", absolute="value", square="value", inputs="value"),
-    # support is the positions at which tokens are kept
+    # support has the positions at which `tokens` is computed
     "window.tokens": _op("layer", "out in dy x support", tokens="value"),
     "window.candidates": _op("rule", "out in gradients n", candidates="exact", gradient="value", square="value"),
-    # chapter 12; attributes, scales and delta are canonical JSON text, state a digest, bits
-    # the values as bytes, a tensor with full support has no pointers
+    # chapter 12; attributes, scales and delta are canonical JSON text, state is a digest. In a tensor `bits` has the
+    # values as bytes; row_pointers and columns are None if the support is full
     "file.read": _op(
         "scalar",
         "raw",
@@ -222,12 +223,12 @@ OPS: dict[str, Op] = {
         delta="exact",
         state="exact",
     ),
-    # base and deltas are files, the deltas under the numbers of their order
+    # base and deltas are files; the keys of deltas number them in the order in which they are applied
     "delta.apply": _op("scalar", "base deltas", tensors="exact", tied="exact", scales="exact", state="exact"),
     "file.write": _op("scalar", "kind tensors attributes tied scales delta encoding", raw="exact"),
-    # as `file.write`, with every section compressed that becomes smaller by it
+    # `file.write` with compression of every section that it makes smaller
     "file.compress": _op("scalar", "kind tensors attributes tied scales delta encoding", raw="packed"),
-    # files by name: those of a folder, or its companions; an answer of `folder.write` holds all files of the folder
+    # `folder.read` takes all files of a folder and answers with its companions as `files`; `folder.write` the reverse
     "folder.read": _op(
         "scalar",
         "files",
@@ -249,16 +250,16 @@ OPS: dict[str, Op] = {
     "prune.magnitude": _op("rule", "weights sparsity", kept="exact"),
     "prune.wanda": _op("rule", "weights square_sums sparsity", kept="exact"),
     "prune.pattern": _op("rule", "scores n m", kept="exact"),
-    # scores and kept are those of each matrix
+    # scores and kept have one array per matrix
     "prune.scope": _op("rule", "scores sparsity scope", kept="exact"),
     "prune.random": _op("rule", "out in sparsity seed matrix", kept="exact"),
-    # scores are those of each matrix of each block
+    # scores is a list over blocks of lists over their matrices
     "prune.owl": _op("rule", "scores sparsity outlier spread", sparsities="relative"),
-    # inputs are the rows that enter the matrix, one a token
+    # inputs has the input rows of the matrix, one per token
     "prune.sparsegpt": _op("rule", "weights inputs sparsity n? m? damping? block?", kept="exact", weights="relative"),
     "prune.model": _op("whole", "config tensors tokens sparsity", kept="exact"),
     "prune.model_sparsegpt": _op("whole", "config tensors tokens sparsity", kept="exact", weights="relative"),
-    # weights are dense, codes are those of positions; with inputs, one token a row, it is GPTQ
+    # weights is dense, codes are those of the positions. With inputs, one row per token, the method is GPTQ
     "quantise.matrix": _op(
         "rule", "grid weights positions inputs? damping? block?", codes="exact", scales="exact", zeros="exact"
     ),
@@ -274,7 +275,7 @@ OPS: dict[str, Op] = {
         vanished="exact",
         saturated="exact",
     ),
-    # merged is flat: of every position for lora, of the stored ones for the others
+    # merged is flat: over all positions for lora, over the stored positions for the others
     "adapter.lora": _op("layer", f"{_FROZEN} a b alpha x dy", **_PAIR, db="relative"),
     "adapter.spp": _op("layer", f"{_FROZEN} a c alpha rank x dy", **_PAIR, dc="relative"),
     "adapter.sparsepeft": _op("layer", f"{_FROZEN} a b alpha x dy", **_PAIR, db="relative"),
@@ -285,19 +286,19 @@ OPS: dict[str, Op] = {
         kept="exact",
         values="value",
     ),
-    # chapter 17; parts says how many tokens are read at a time, logits (B, parts, V) are those behind each part
+    # chapter 17; parts lists how many tokens each read takes, logits (B, parts, V) are those after each part
     "generate.read": _op("whole", "config tensors tokens parts", logits="relative"),
     "generate.pick": _op("rule", "logits temperature top_k? top_p? seed numbers", picked="exact"),
     "generate.text": _op(
         "whole", "config tensors prompt stops max_tokens? temperature top_k? top_p? seed", tokens="exact"
     ),
-    # tokens are read as one context, and each branch, (B, T), behind it; logits (B, V) are those behind each branch
+    # each branch (B, T) is read as a continuation of the context `tokens`; logits (B, V) are those after each branch
     "generate.fork": _op("whole", "config tensors tokens branches", logits="relative"),
-    # rows is the number of rows of A, the rank or the bands; like has the wanted dtype
+    # rows is the number of rows of A: the rank, or the number of bands for spp; like has the wanted dtype
     "adapter.initial": _op("layer", "kind out in rows seed matrix like", a="exact", other="exact", parameters="exact"),
-    # One step from a state, which has one part a target and the other tensors. Of a target in tensors only the shape
-    # counts. A part is a dict of base, base_values, delta, delta_values, m, v, age, budget and delta_budget. Where an
-    # event that looks at a gradient window follows this step, it has these too:
+    # One step from a state: parts has one entry per target, tensors has the rest. Of a target in tensors only the shape
+    # counts. A part is a dict of base, base_values, delta, delta_values, m, v, age, budget and delta_budget. If an
+    # event that looks at a gradient window follows this step, a part has these too:
     #   window_steps   the earlier steps of the window
     #   window         Σ g over them
     #   window_tokens  Σ dy² x² over them at the positions of base and delta, if the rule asks for it
@@ -324,9 +325,9 @@ OPS: dict[str, Op] = {
         support="exact",
         weights="relative",
     ),
-    # a training state: origin has the digests `model` and `text`, stop is the step after which it is written
-    # tensors of `state.resume` are those of `train.step`
-    # slots, bases and starts are those of the events that follow; starts is the count `start` of TRN-009, one a target
+    # training states: origin has the digests `model` and `text`; stop is the step after which the state is written
+    # of the targets in `tensors` of `state.resume` only the shapes count, as in `train.step`
+    # slots, bases and starts have an entry per later event; starts has the count `start` of TRN-009 of each target
     "state.write": _op("whole", "config tensors stored text settings origin stop", raw="state"),
     "state.resume": _op(
         "whole",
@@ -338,7 +339,7 @@ OPS: dict[str, Op] = {
         support="exact",
         weights="relative",
     ),
-    # a step on rows that are given: a batch is a dict of tokens, labels and mask?, (B, T), -100 for what is not counted
+    # a step on explicit batches, each a dict of tokens, labels and mask?, all (B, T); labels of -100 are not counted
     "train.batches": _op(
         "whole",
         "config tensors parts batches settings step",
@@ -351,7 +352,7 @@ OPS: dict[str, Op] = {
         v="relative",
         age="exact",
     ),
-    # dtypes, warnings and ranks of a run; names of dtypes are those of FMT-006, but NumPy's for asked and dtype
+    # dtypes, warnings and ranks of a run; dtypes have the names of FMT-006, but `asked` and the output `dtype` NumPy's
     "checkpoint.dtype": _op("scalar", "stored asked?", dtype="exact"),
     "checkpoint.final": _op("rule", "values dtype", bits="exact"),
     "file.name": _op("scalar", "name", ok="exact"),
@@ -361,7 +362,7 @@ OPS: dict[str, Op] = {
     "prune.record": _op("scalar", "record", pattern="exact"),
     "run.warnings": _op("scalar", "losses events support budget stored?", steps="exact", names="exact"),
     "ranks.rows": _op("scalar", "rows ranks", first="exact"),
-    # inputs are those of `update.event`; one number a matrix, gradient_norm None where no whole ḡ was asked for
+    # inputs are those of `update.event`; outputs have one number per matrix; gradient_norm is None without a whole ḡ
     "event.ratios": _op(
         "rule",
         "parts rule fraction seed step pattern?",
@@ -369,7 +370,7 @@ OPS: dict[str, Op] = {
         overlap="relative",
         gradient_norm="relative",
     ),
-    # foreign folders: large are files of so many zero bytes, cast a name of FMT-126
+    # foreign folders: large maps names of files to their size in zero bytes, cast is a dtype of FMT-126
     "convert.from_hf": _op(
         "scalar",
         "files large? encoding zeros cast?",
@@ -382,7 +383,7 @@ OPS: dict[str, Op] = {
         left_out="exact",
         quantised="exact",
     ),
-    # a folder whose format is detected; an operation of its own, because a port that carries codes need not read them
+    # a folder whose format is detected; a separate operation, because a port may copy codes without reading them
     "convert.codes": _op(
         "scalar",
         "files expand_quantised encoding",
@@ -391,9 +392,9 @@ OPS: dict[str, Op] = {
         companions="exact",
         config="exact",
     ),
-    # files are a checkpoint folder of chapter 12; part_bytes is what a shard may hold
+    # files are a checkpoint folder of chapter 12; part_bytes is the most that a shard may have
     "convert.to_hf": _op("scalar", "files part_bytes cast?", files="stock"),
-    # an adapter folder, or a patch, and the tensors of its base; how is `add` or `replace`
+    # files are an adapter folder or a patch, tensors those of its base; how is `add` or `replace`
     "convert.adapter": _op("scalar", "kind files tensors", how="exact", tensors="exact", left_out="exact"),
 }
 """Every operation by name."""

@@ -1,10 +1,10 @@
-"""A small LZ77 compressor for vectors: a stretch that came before is copied, because files of chapter 12 repeat names.
+"""A small LZ77 compressor for vector files. It pays because checkpoint files of chapter 12 repeat names.
 
-    pack(b"abcabcabcabc...")   03 61 62 63, 09 03: three bytes as they are, then nine from three bytes before
+    pack(b"abcabcabcabc")   03 61 62 63, 09 03: three literal bytes, then a copy of nine bytes from three bytes back
 
-The stream is made of pairs. Their first half is a count and so many bytes as they are. Their second half is a count and
-a distance: so many bytes from that far before, which may overlap the bytes that they make. The last pair may lack its
-second half. Counts and distances are written in groups of 7 bits (FMT-055).
+The stream is a sequence of pairs of a literal and a copy. A literal is a count and that many bytes. A copy is a count
+and a distance: `unpack` repeats that many bytes from that far back in its output, and the copy may overlap itself. The
+last pair may lack its copy. Counts and distances are written in groups of 7 bits (FMT-055).
 
 No library is used, because compression libraries do not promise the same bytes in every version.
 """
@@ -12,7 +12,7 @@ No library is used, because compression libraries do not promise the same bytes 
 __all__ = ["pack", "unpack"]
 
 _LEAST = 8
-"""A repeated stretch has at least so many bytes, because naming a shorter one takes about as many."""
+"""The shortest copy in bytes, because a shorter one would take about as many bytes as it saves."""
 
 
 def _number(n: int) -> bytes:
@@ -24,7 +24,7 @@ def _number(n: int) -> bytes:
 
 
 def pack(raw: bytes) -> bytes:
-    """Return the packed bytes; of equal earlier stretches the latest is copied."""
+    """Return the packed bytes; a copy refers to the latest earlier match."""
     out = bytearray()
     latest: dict[bytes, int] = {}
     begin = at = 0
@@ -45,7 +45,7 @@ def pack(raw: bytes) -> bytes:
 
 
 def unpack(packed: bytes) -> bytes:
-    """Return the bytes that were packed."""
+    """Return the bytes from which `pack` made `packed`."""
     out, at = bytearray(), 0
 
     def number() -> int:
@@ -66,7 +66,7 @@ def unpack(packed: bytes) -> bytes:
         if at == len(packed):
             break
         n, far = number(), number()
-        # a stretch that overlaps the bytes it makes repeats itself
+        # repeated, because a copy that is longer than its distance overlaps its own output
         stretch = out[len(out) - far : len(out) - far + n]
         out += (stretch * (n // far + 1))[:n]
     return bytes(out)

@@ -1,4 +1,4 @@
-"""What a port can claim: profiles of operations, what each operation rests on, and numeric classes (chapter 16)."""
+"""The profiles and numeric classes that a port can claim, and the operations that each one rests on (chapter 16)."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -121,11 +121,12 @@ PROFILES: dict[str, tuple[str, ...]] = {
     ),
     "runs": ("run.warnings", "ranks.rows", "event.ratios"),
 }
-"""Every operation stands in one profile."""
+"""Operations by profile; every operation is in exactly one."""
 
 _NM_CLAUSES = {"TOP-005", "GROW-007", "EVT-007", "PRN-004", "PRN-012"}
 _NM_OF = ("nm", "core", "rules", "train")
-"""The profiles whose cases of N:M belong to `nm` too; those of others would ask a trainer for files and pruners."""
+"""Profiles whose N:M cases also belong to `nm`. Those of other profiles do not, because a trainer that claims `nm`
+would then need files and pruners."""
 
 NEEDS: dict[str, tuple[str, ...]] = {
     "change.realign": ("change.source",),
@@ -182,7 +183,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 
 
 def blocking(ops: Iterable[str], bad: Collection[str]) -> str:
-    """Return an operation of `bad` that one of the operations is, or rests on; empty if there is none (PRT-012)."""
+    """Return an operation of `bad` that is in `ops` or that one of `ops` rests on; empty if there is none (PRT-012)."""
     pending, looked_at = list(ops), set[str]()
     while pending:
         op = pending.pop()
@@ -199,15 +200,15 @@ def is_scalar(op: str) -> bool:
 
 
 def offered_in(name: str, ops: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """Return the operations that a hello offers in a numeric class: a scalar one if it is offered in any (PRT-015).
+    """Return the operations that a hello offers in a numeric class; a scalar one counts if in any class (PRT-015).
 
-    ops  operation to numeric classes, as a hello has them
+    ops  numeric classes by operation, as in a hello
     """
     return frozenset(op for op, classes in ops.items() if name in classes or (classes and is_scalar(op)))
 
 
 def classes_offered(ops: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the numeric classes of a hello; those of scalar operations only if it offers no other (PRT-015)."""
+    """Return the numeric classes of a hello; scalar operations count only if it offers no others (PRT-015)."""
     of_arrays = {name for op, classes in ops.items() for name in classes if not is_scalar(op)}
     return of_arrays or {name for classes in ops.values() for name in classes}
 
@@ -221,13 +222,13 @@ def profile_of(op: str) -> str:
 
 
 def profiles_of_case(case: Case) -> set[str]:
-    """Return the profiles of a case: its operation's, and `nm` where training shows a clause of N:M (D118)."""
+    """Return the profile of a case's operation, and `nm` if it is in `_NM_OF` and the case tests N:M (D118)."""
     own = _OF[case.op]
     return {own} | ({"nm"} if own in _NM_OF and _NM_CLAUSES & set(case.clauses) else set())
 
 
 def needs_zstd(case: Case) -> bool:
-    """Tell whether a file among the inputs of a case requires `zstd`, which a port may say that it lacks (PRT-006)."""
+    """Tell whether a file among the inputs of a case requires `zstd`, which a port need not support (PRT-006)."""
     if case.op == "convert.adapter" and case.inputs["kind"] == "weight-sync":
         # FMT-168.2: every tensor of a version folder is a frame
         return True
@@ -236,7 +237,7 @@ def needs_zstd(case: Case) -> bool:
 
 
 def requires_zstd(raw: bytes) -> bool:
-    """Tell whether the manifest of a file requires `zstd`, where one can be found (FMT-043)."""
+    """Tell whether a file has a readable manifest that requires `zstd` (FMT-043)."""
     if b"zstd" not in raw:
         return False
     try:
@@ -247,7 +248,7 @@ def requires_zstd(raw: bytes) -> bool:
 
 
 def in_order(ops: Iterable[str]) -> list[list[str]]:
-    """Return operations in groups, each resting on those before it only."""
+    """Return operations in groups such that each group rests on earlier groups only."""
     pending = dict.fromkeys(ops)
     groups: list[list[str]] = []
     while pending:

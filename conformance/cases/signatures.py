@@ -1,6 +1,6 @@
-"""Which mutants each case refuses (`registry/signatures.json`, written by the self-test), and small sets of cases.
+"""The mutants that each case detects (`registry/signatures.json`, which the self-test writes), and small sets of cases.
 
-few = covering(cases, signatures())      cases that refuse as many mutants as all of them do, the most useful first
+few = covering(cases, signatures())      cases that detect as many mutants as all of them, the most useful first
 """
 
 import json
@@ -15,21 +15,21 @@ SIGNATURES = Path(__file__).parents[1] / "registry" / "signatures.json"
 
 
 def signatures(path: Path = SIGNATURES) -> dict[str, list[str]]:
-    """Return for the id of each case the names of the mutants that fail it."""
+    """Return by id of a case the names of the mutants that fail it."""
     table: dict[str, list[str]] = json.loads(path.read_text(encoding="utf-8"))
     return table
 
 
 def refused_by(cases: Iterable[Case], table: Mapping[str, Sequence[str]]) -> set[str]:
-    """Return the names of the mutants that at least one of the cases refuses."""
+    """Return the names of the mutants that fail at least one of the cases."""
     return {name for case in cases for name in table.get(case.id, ())}
 
 
 def covering(cases: Sequence[Case], table: Mapping[str, Sequence[str]]) -> list[Case]:
-    """Return cases that refuse every mutant that all of them refuse, and show every clause that all of them show.
+    """Return a small subset of the cases that detects the same mutants and tests the same clauses as all of them.
 
-    Each is the one that refuses most of the mutants that are left; of equals the first in the order of the ids. Then
-    comes a case for each clause that has none yet.
+    The choice is greedy: the next case is the one that detects most of the mutants not yet detected, ties by id. Then
+    come cases for the clauses that have none yet.
     """
     kills = {case.id: set(table.get(case.id, ())) for case in cases}
     ordered = sorted(cases, key=lambda case: case.id)

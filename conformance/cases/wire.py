@@ -1,4 +1,4 @@
-"""The type of every input and output, as it goes over the line (PRT-002, PRT-003).
+"""The wire type of every input and output (PRT-002, PRT-003).
 
     type_of("update.drop", "delta", output=False)      "i64[n_delta]"
 
@@ -6,12 +6,14 @@ A type is
     int, float, string, bool, null      JSON's, a float as {"f64": ...}: binary64 whatever the dtype of the call
     i64[..] u64[..] u8[..] bool[..]     an array of this dtype
     real[..]                            an array of floats in the dtype of the call; f64 of a scalar operation
-    list of T, dict of T                T again for each entry
-    value                               any of these but arrays: what a configuration file may hold
+    list of T, dict of T                a list or dict whose entries are all T
+    value                               any of these but arrays, as in a configuration file
     a name of RECORDS                   a dict with these members
-and several with "or" between them. Within brackets stand the lengths of the axes. A name that is also an input of type
-int is the value of that input; another name is the same length wherever it stands in one call, in a list in one entry;
-"..." stands for any number of axes, the same ones wherever it stands.
+or several of these with "or" between them. Brackets hold the lengths of the axes:
+    the name of an int input            its value
+    another name                        a length that is the same everywhere in a call, in a list within one entry
+    a number, *                         this length, any length
+    ...                                 any number of axes, the same ones everywhere
 """
 
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ Types = Mapping[str, str]
 
 
 def _each(names: str, wire_type: str) -> dict[str, str]:
-    """Return the same type for several names."""
+    """Return a dict that maps every name to the same type."""
     return dict.fromkeys(names.split(), wire_type)
 
 
@@ -82,7 +84,7 @@ INPUTS: Types = {
     **_each("attributes scales", "string"),
     "tied": "dict of string",
 }
-"""Types of inputs by name, where `OF` has no other."""
+"""Types of inputs by name, unless `OF` has another for the operation."""
 
 OUTPUTS: Types = {
     **_each("n head_dim kv_heads parameters targets ok quantised", "int"),
@@ -107,7 +109,7 @@ OUTPUTS: Types = {
     "tied": "dict of string",
     "tensors": "dict of tensor",
 }
-"""Types of outputs by name, where `OF` has no other; ``*`` is a length that the operation decides."""
+"""Types of outputs by name, unless `OF` has another; ``*`` is a length that the operation decides."""
 
 RECORDS: Mapping[str, Types] = {
     "tensor": {
@@ -152,7 +154,7 @@ RECORDS: Mapping[str, Types] = {
         "window_steps": "int",
     },
 }
-"""Members of the dicts that have a form of their own."""
+"""Types of dicts with fixed members: by name of the type, the types of its members."""
 
 _NO_OTHER: Types = {}
 _CODED: Types = {"codes": "i64[n_slots]", "scales": "real[out, groups]", "zeros": "i64[out, groups] or null"}
@@ -379,14 +381,14 @@ OF: Mapping[str, tuple[Types, Types]] = {
         {**_each("absolute square", "real[out, in]"), "inputs": "real[in]"},
     ),
 }
-"""For an operation the types of inputs, and of outputs, that are not those of `INPUTS` and `OUTPUTS`."""
+"""By operation, the types of inputs and the types of outputs that differ from `INPUTS` and `OUTPUTS`."""
 
 
 def type_of(op: str, name: str, *, output: bool) -> str:
     """Return the type of an input, or output, of an operation.
 
     Raises:
-        KeyError: the table has none.
+        KeyError: the tables have no such name.
     """
     own = OF.get(op, (_NO_OTHER, _NO_OTHER))[output]
     return own[name] if name in own else (OUTPUTS if output else INPUTS)[name]

@@ -18,7 +18,7 @@ Lengths = dict[str, Any]
 
 
 def disagreements(case: Case) -> list[str]:
-    """Return where a case has another type than the table says, or another length than its other arrays.
+    """Return a line for each value of a case whose type is not the table's, or whose length contradicts other arrays.
 
     The inputs of a refused case may have lengths that do not fit each other, so only their dtypes are checked.
     """
@@ -27,11 +27,11 @@ def disagreements(case: Case) -> list[str]:
         lengths = {name: value for name, value in case.inputs.items() if type(value) is int}
     differences = []
     for name in OPS[case.op].names:
-        # an input that may be absent is left out, or None
+        # a case leaves out an input that is absent, or has None for it
         if case.inputs.get(name) is not None:
             differences += _against(case.inputs[name], type_of(case.op, name, output=False), lengths, name)
     for name, value in case.expected.items():
-        # of an output that is judged by its content the case holds a description, not the bytes
+        # these outputs are compared by content, so the case has a description of it instead of the bytes
         if OPS[case.op].outputs[name] in ("state", "packed", "stock"):
             continue
         differences += _against(value, type_of(case.op, name, output=True), lengths, f"out: {name}")
@@ -39,7 +39,7 @@ def disagreements(case: Case) -> list[str]:
 
 
 def _against(value: Any, wire_type: str, lengths: Lengths | None, path: str) -> list[str]:
-    """Return how a value differs from a type; binds the lengths that are not known yet."""
+    """Return a line for each difference of a value from a type; new names of lengths are added to `lengths`."""
     for kind, python in (("list of ", list), ("dict of ", dict)):
         if wire_type.startswith(kind):
             if not isinstance(value, python):
@@ -91,7 +91,7 @@ def _against_record(value: Any, wire_type: str, lengths: Lengths | None, path: s
 
 
 def _fits(shape: tuple[int, ...], axes: list[str], lengths: Lengths) -> bool:
-    """Tell whether a shape fits the names of axes; binds the lengths of names that are new."""
+    """Tell whether a shape fits the names of axes; new names are added to `lengths`."""
     if axes[0] == "...":
         cut = len(shape) - len(axes) + 1
         return cut >= 0 and _same("...", shape[:cut], lengths) and _fits(shape[cut:], axes[1:] or [""], lengths)

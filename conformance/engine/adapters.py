@@ -1,4 +1,4 @@
-"""Adapters of the engine, operation by operation."""
+"""The operations `adapter.*` as calls into `seft_ref.adapters`."""
 
 from functools import partial
 from typing import Any

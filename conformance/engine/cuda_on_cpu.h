@@ -1,7 +1,7 @@
-// CUDA kernels on one core of a CPU: what gpu.cu uses of the language, as C++. A block's threads run one after another,
-// from the first to the last or backwards; where they wait for each other (`meets`), each has a stack of its own and
-// gives way to the next at a barrier.
-// on_cpu.py compiles this, gpu.cu and one LAUNCHER a kernel into a library.
+// The parts of CUDA C++ that gpu.cu uses, as C++ for one core of a CPU. The threads of a block run one after another,
+// from the first to the last or backwards. If they wait for each other (`meets`), each thread has its own stack and
+// yields to the next one at a barrier.
+// on_cpu.py compiles this header, gpu.cu and one LAUNCHER per kernel into a library.
 #include <setjmp.h>
 #include <ucontext.h>
 
@@ -27,8 +27,8 @@ static unsigned nth(const Shape& shape, unsigned i, unsigned n) { return shape.b
 static const std::size_t STACK = 64 * 1024;
 static bool meeting = false;  // threads of this launch may wait for each other
 
-// A place to go on from. swapcontext asks the kernel for signal masks, twice a switch; a jump does not, but the
-// address sanitizer knows stacks by swapcontext only.
+// The point at which a thread continues. Switches use setjmp and longjmp, because swapcontext makes two system calls
+// for signal masks. Under the address sanitizer they use swapcontext, because it follows no other switch of stacks.
 struct Place {
   ucontext_t context;
   jmp_buf jump;
@@ -59,8 +59,8 @@ static void start() {
   go_on(threads[current], home);
 }
 
-// Runs every thread of a block up to its next barrier, until all have ended. A barrier that only some reach is a
-// mistake that hardware answers with anything; here it ends the program.
+// Runs every thread of a block up to its next barrier, until all have ended. A barrier that only some threads reach is
+// undefined behaviour on a GPU; here it ends the program.
 static void run_block(const Shape& shape) {
   unsigned n = shape.block_x * shape.block_y;
   threads.resize(n);
@@ -129,7 +129,7 @@ static void __syncthreads() {
   threadIdx = own;
 }
 
-// One a kernel; the type of the argument is what the table says, and must be that of the kernel.
+// Defines the launcher of one kernel. Its argument types come from the table, and the compiler checks them.
 #define LAUNCHER(NAME, MEETS, ...)                                                                                  \
   extern "C" void launch_##NAME(const on_cpu::Shape* shape, void** arguments) {                                     \
     void (*kernel)(__VA_ARGS__) = NAME;                                                                             \

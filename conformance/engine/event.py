@@ -1,4 +1,4 @@
-"""Whole events of the engine (chapter 8)."""
+"""The operations `update.event` and `event.ratios` as calls into the engine (chapter 8)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,10 +28,10 @@ def _rule(choices: Mapping[str, Any]) -> Rule:
 
 
 def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstStepWindow:
-    """Return a window whose means are those of the case."""
+    """Return a gradient window whose means are those that the case gives for a part."""
     shape = (part["out"], part["in"])
     if rule.candidates == "all":
-        # a window takes only the sums that its rule asks for
+        # `Window` takes only the sums that its rule asks for
         kinds = rule.asks()
         sums: Values = {n: part[n] for n in ("gradient", "absolute", "square") if n in kinds}
         h = part["inputs"] if "inputs" in kinds else None
@@ -50,7 +50,7 @@ def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstS
 
 
 def _events(a: Values) -> list[Any]:
-    """Return for every part its number, the part as the engine has it, and its event."""
+    """Return for every part its number in the case, the engine's `Part`, and its `Event`."""
     rule = _rule(a["rule"])
     names = ("beta1", "beta2", "momentum")
     views, steps = [], []
@@ -101,7 +101,7 @@ def _ratios(a: Values) -> Values:
 
 
 def _event(a: Values) -> Values:
-    """Return the outputs of an event, one entry a part."""
+    """Return the outputs of `update.event`, each a list with one entry per part."""
     events = _events(a)
     answer: Values = {"base": [flat(e.base.topology) for _, _, e in events]}
     answer |= {"base_values": [e.base.values for _, _, e in events]}

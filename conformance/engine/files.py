@@ -1,4 +1,4 @@
-"""Checkpoint files through the reader and writer of `formats`: read, written, compressed, changed by deltas."""
+"""The operations on single checkpoint files, through `formats`: read, write, compress, expand, apply deltas."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ def read(a: Values, *, verified: bool = True) -> Values:
     with work_folder() as folder:
         path = Path(folder) / "case.safetensors"
         path.write_bytes(a["raw"].tobytes())
-        # every tensor is read and verified first, because one broken tensor refuses the whole file
+        # every tensor is read and verified first, because the operation must refuse a file with one broken tensor
         with formats.open(path) as reader:
             load = reader.load_verified if verified else reader.__getitem__
             tensors = {name: described(load(name)) for name in reader.names()}
@@ -89,7 +89,7 @@ def _delta_json(described: formats.DeltaOf | None) -> Any:
 
 
 def delta_of(text: str) -> formats.DeltaOf | None:
-    """Return the description of a delta from its text; None from `null`."""
+    """Return the description of a delta that a JSON text has; None for `null`."""
     value = json.loads(text)
     if value is None:
         return None
@@ -98,7 +98,7 @@ def delta_of(text: str) -> formats.DeltaOf | None:
 
 
 def described(t: formats.Tensor) -> Values:
-    """Return a tensor as an output of operations; one with full support has no pointers."""
+    """Return the dict that operations output for a tensor; pointers and columns are None if the support is full."""
     full = t.nnz == int(np.prod(t.shape, dtype=object))
     supported = None if full or isinstance(t, formats.Dense) else t
     return {

@@ -1,4 +1,4 @@
-"""Conversion of foreign folders by `formats.dialects`."""
+"""The operations `convert.*`: conversion of foreign folders by `formats.dialects`."""
 
 import json
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from formats.digest import of_bytes
 
 
 def laid_out(folder: Path, a: Values) -> Path:
-    """Return a new folder with the entries `files` and `large`; a name that ends in a slash makes a folder."""
+    """Make a folder with the entries `files` and `large` of a case and return it; a final slash marks a folder."""
     folder.mkdir()
     for name, raw in a["files"].items():
         if name.endswith("/"):

@@ -1,4 +1,4 @@
-"""Checkpoint folders through the reader and writer of `formats`."""
+"""The operations `folder.read` and `folder.write`, through the reader and writer of `formats`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What mutants need of the engine: its refusals, attention to any keys, statistics of an unpruned model."""
+"""Parts of the engine for mutants: its refusals, attention to any keys, statistics of an unpruned model."""
 
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +17,7 @@ from seft_ref.prune.sparsegpt import hessian_of, sparsegpt
 __all__ = ["REFUSALS", "attended", "behind_unpruned_blocks", "silent_norms"]
 Values = dict[str, Any]
 REFUSALS = (SeftError, FormatError)
-"""What an operation of the engine raises where a clause refuses; each has a `clause`."""
+"""The exceptions that the engine raises for inputs that a clause refuses; each has a `clause`."""
 
 
 def attended(q: Any, k: Any, v: Any, dy: Any, visible: Any) -> tuple[Any, ...]:
@@ -27,7 +27,7 @@ def attended(q: Any, k: Any, v: Any, dy: Any, visible: Any) -> tuple[Any, ...]:
 
 
 def behind_unpruned_blocks(a: Values) -> Values:
-    """Return a whole model pruned by SparseGPT whose statistics are those of the model before pruning."""
+    """Return a model pruned by SparseGPT, with every block's statistics taken from the model before pruning."""
     config, pruned = ModelConfig.from_json(a["config"]), []
 
     def prune(name: str, weight: Any, hessian: Any) -> tuple[Any, Any]:
@@ -44,7 +44,7 @@ def behind_unpruned_blocks(a: Values) -> Values:
 
 
 def silent_norms() -> Any:
-    """Return a context in which RMSNorm of a model gives 0 where the squares of a row overflow, and does not refuse."""
+    """Return a context in which RMSNorm of a model returns 0 for a row whose squares overflow, instead of refusing."""
     return patch.object(plain, "rmsnorm_forward", _silent_norm)
 
 

@@ -1,4 +1,4 @@
-"""Generation by the engine (chapter 17)."""
+"""The operations `generate.*` as calls into the engine (chapter 17)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Products of the kernel sets (chapter 3)."""
+"""The operations `kernel.*` as calls into a kernel set of the engine (chapter 3)."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _HALVES = {"float16": DTYPES["F16"], "bfloat16": DTYPES["BF16"]}
 
 
 def _odd(a: Values, *names: str) -> list[Any]:
-    """Return the named inputs, those that `odd` lists converted to another dtype (KRN-010)."""
+    """Return the named inputs, after conversion of those in `odd` to the dtype that it says (KRN-010)."""
     out = []
     for name in names:
         x, kind = a[name], (a["odd"] or {}).get(name)
@@ -39,22 +39,22 @@ def _sparse(a: Values) -> Values:
 
 
 def _is_held(a: Values, values: Array) -> bool:
-    """Tell whether a matrix is to be held compact: such a matrix is multiplied in float32 only (KRN-015)."""
+    """Tell whether to compact the matrix: only in float32, because a compact matrix is multiplied in it (KRN-015)."""
     return a["held"] is not None and values.dtype == array_namespace(values).float32
 
 
 def _held(a: Values, topology: Topology, values: Array) -> Any:
-    """Return a matrix in 16 bits or codes, but for the values of its live slots."""
+    """Return a matrix compacted to 16 bits or codes, with its live slots in a part of their own in float32."""
     kernels, live = a["kernels"], a["live"]
     try:
         compact = kernels.compact(topology, _stored(a["held"], topology, values))
     except KernelError as error:
         if error.clause != "KRN-018":
             raise
-        # a set may hold no codes, and no result depends on it
+        # a kernel set need not support codes, and the results are the same without them
         return kernels.pack(topology, values)
     if live is None:
-        # packed twice, so that a wrong `unpack` shows in the products
+        # compacted twice, so that a wrong `unpack` shows in the products
         return kernels.compact(*kernels.unpack(compact))
     compact = kernels.clear(compact, kernels.locate(compact, topology, live))
     xp = array_namespace(values)

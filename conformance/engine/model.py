@@ -47,7 +47,7 @@ def _step(a: Values) -> Values:
     ]
     loss, gradients = every_gradient(weights, config, batches, a["kernels"])
     if a["recompute"]:
-        # MDL-008: the gradients of the targets come from the function that a run calls
+        # MDL-008: with recomputation the gradients of the targets come from the function that training calls
         like = weights.norm
         everywhere = {m.name: full(m.shape, like) for m in config.targets()}
         again: StepGradients[Window] = loss_and_gradients(

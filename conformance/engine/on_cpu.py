@@ -3,7 +3,7 @@
     kernels = on_cpu()            # the functions of seft_ref.kernels.gpu, as attributes
     kernels.matmul(x, packed)
 
-This runs every line of the kernels, but never two threads at the same time, as only hardware does.
+This runs every line of the kernels, but never two threads at the same time, so it cannot find races.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ OPTIONS = ("-std=c++14", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-Wall"
 
 
 def without_gpp() -> str:
-    """Return why kernels cannot be compiled for the CPU, and what to do about it; empty if they can."""
+    """Return a text that says why kernels cannot be compiled for the CPU, and a remedy; empty if they can."""
     if sys.platform != "linux":
         return "gpu.cu runs on the processor under Linux only; choose another backend"
     if not _compiler():
@@ -78,7 +78,7 @@ def compiled_by_gpp(more: Sequence[str] = ()) -> Path:
 
 
 def program() -> str:
-    """Return the C++ text: header, kernels, and a launcher of each with the types that `KERNELS` gives."""
+    """Return the C++ text: header, kernels, and a launcher of each kernel with the types in `KERNELS`."""
     lines = [f'#include "{HEADER}"', f'#include "{SOURCE}"']
     constants = {"LANES": LANES, "ROWS": ROWS, "EACH": EACH, "THREADS": THREADS, "RUN": RUN}
     lines += [f'static_assert({name} == {value}, "{name}");' for name, value in constants.items()]
@@ -88,7 +88,7 @@ def program() -> str:
 
 
 class OnCpu:
-    """NumPy, and a library that launches kernels on its arrays, blocks and threads in order or backwards."""
+    """A device that launches the kernels of a library on NumPy arrays, blocks and threads in order or backwards."""
 
     xp = np
 
@@ -100,7 +100,7 @@ class OnCpu:
         return isinstance(a, np.ndarray)
 
     def to_host(self, a: Any) -> Any:
-        """Return the array."""
+        """Return a itself, because NumPy arrays are on the host."""
         return a
 
     def run(self, name: str, grid: tuple[int, int], *arguments: Any) -> None:
@@ -123,11 +123,11 @@ _KINDS = {
     "u32": np.dtype(np.uint32),
     "unsigned char": np.dtype(np.uint8),
 }
-"""The dtype of an array by the type of the pointer to it in `KERNELS`."""
+"""Dtypes of arrays by the C type of their entries in `KERNELS`."""
 
 
 def _argument(kind: str, a: Any) -> Any:
-    """Return an argument in memory of its own type: a number, or the address of an array of the right dtype."""
+    """Return an array that holds one argument: a number, or the address of an array after a check of its dtype."""
     if kind in NUMBERS:
         return np.asarray(a, dtype=NUMBERS[kind])
     if a is None:

@@ -65,8 +65,8 @@ class EnginePort:
     """seft_ref, on the arrays of one library and with one kernel set.
 
     Attributes:
-        ops: the operations by name; a test replaces one to see whether the kit notices. Besides its inputs an
-            operation finds the kernel set under ``kernels``.
+        ops: the operations by name; a test replaces one to see whether the kit notices. An operation gets its inputs
+            by name, and the kernel set as ``kernels``.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class EnginePort:
         return {name: _back(value) for name, value in out.items()}
 
     def describe(self) -> dict[str, Any]:
-        """Return what the engine's hello says: name, operations with their classes, and flags (PRT-004)."""
+        """Return the hello of the engine: name, operations with their classes, and flags (PRT-004)."""
         port = {"name": self.name, "version": _version(), "language": "Python"}
         return {
             "port": port,
@@ -112,7 +112,7 @@ class EnginePort:
         return other
 
     def _there(self, value: Any) -> Any:
-        """Return a copy of a value with its arrays in the library of the port; u64 and u8 stay in NumPy."""
+        """Return a value with its arrays copied into the library of the port; u64 and u8 arrays stay as they are."""
         if isinstance(value, np.ndarray):
             if value.dtype in (np.uint64, np.uint8):
                 return value
@@ -138,17 +138,17 @@ def _back(value: Any) -> Any:
         return {k: _back(v) for k, v in value.items()}
     if isinstance(value, list):
         return [_back(v) for v in value]
-    # CuPy has get, and __array_namespace__ in late versions only
+    # `get` recognises arrays of CuPy, because only its late versions have __array_namespace__
     return to_numpy(value) if hasattr(value, "__array_namespace__") or hasattr(value, "get") else value
 
 
 def reference_numpy() -> EnginePort:
-    """Return the engine on NumPy with the kernels that define the others."""
+    """Return the engine on NumPy with the reference kernels."""
     return EnginePort("engine")
 
 
 def compiled() -> EnginePort:
-    """Return the engine with the kernels that numba compiles.
+    """Return the engine with the CPU kernels, which numba compiles.
 
     Raises:
         SystemExit: numba is not installed.
@@ -160,7 +160,7 @@ def compiled() -> EnginePort:
 
 
 def compiled_transposed() -> EnginePort:
-    """Return the engine with the kernels that numba compiles, and a transposed copy of every matrix.
+    """Return the engine with the CPU kernels that also store a transposed copy of every matrix.
 
     Raises:
         SystemExit: numba is not installed.
@@ -199,7 +199,7 @@ def cupy() -> EnginePort:
 
 
 def gpu_on_cpu() -> EnginePort:
-    """Return the engine with the GPU's kernels, compiled for this CPU and launched on NumPy arrays.
+    """Return the engine with the GPU kernels, compiled for this CPU and launched on NumPy arrays.
 
     Raises:
         SystemExit: there is no g++.

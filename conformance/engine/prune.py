@@ -1,4 +1,4 @@
-"""Pruners of the engine (chapter 11)."""
+"""The operations `prune.*` as calls into the engine (chapter 11)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Quantised matrices of the engine (chapter 19)."""
+"""The operations `quantise.*` as calls into the engine (chapter 19)."""
 
 from typing import Any
 

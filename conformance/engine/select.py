@@ -1,4 +1,4 @@
-"""Topologies, changes, selection and chance in the engine (chapters 2 and 7)."""
+"""The operations on topologies, selection and random numbers, as calls into the engine (chapters 2 and 7)."""
 
 from typing import Any
 

@@ -30,13 +30,13 @@ def _whole(packed: Any) -> Array:
 
 
 def _set(product: Any) -> Any:
-    """Return the reference set with a @ b replaced.
+    """Return the reference kernel set with its three products computed by `product`.
 
-    product  a function of a (m, k) and b (k, n)
+    product  a function of a (m, k) and b (k, n) in place of a @ b
     """
 
     def matmul(x: Array, packed: Any) -> Array:
-        # on no rows, for its refusals only
+        # called on no rows, because only its refusals are needed
         reference.matmul(x[:0, ...], packed)
         return product(x, _whole(packed).T)
 
@@ -90,7 +90,7 @@ def _multiply_add(a: Array, b: Array, c: Array) -> Array:
     product = a * b
     lost = _rest_of_product(a, b, product)
     total = product + c
-    # the rounding error of the addition, exactly
+    # two-sum: `rest` is the exact rounding error of the addition
     back = total - product
     rest = (product - (total - back)) + (c - back)
     return total + (rest + lost)

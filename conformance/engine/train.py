@@ -1,4 +1,4 @@
-"""Gradients, windows, runs, training states, dtypes, warnings and ranks in the engine (chapters 6, 10 and 13)."""
+"""The operations on gradients, windows, runs, training states, dtypes, warnings and ranks (chapters 6, 10 and 13)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -51,7 +51,7 @@ def _candidates(a: Values) -> Values:
     total = Accumulated(shape)
     for dy, x in zip(a["dy"], a["x"], strict=True):
         total = total.plus(WeightGradient(dy, x))
-    # the sum of all steps as one matrix
+    # the steps are added up first, so the window has one matrix and a count of steps
     window = Window(shape, settled_steps=a["steps"], gradient=total.whole())
     like = a["dy"][0]
     bases = Base(read_topology(a, "base"), zeros_at(a["base"], like))
@@ -128,12 +128,12 @@ def settings_of_case(case_settings: Values) -> TrainSettings:
 
 
 def _choice(name: str, value: Any) -> Any:
-    """Return a choice of a rule: the kit writes true and false as 1 and 0."""
+    """Return a choice in the engine's type, because the kit writes true and false as 1 and 0."""
     return bool(value) if name in ("evolves", "regrow", "event_replaces_step") else value
 
 
 def _model(a: Values) -> Model:
-    """Return the model of a case, with the stored positions of its targets as bases where it names them."""
+    """Return the model of a case; if the case has `stored`, each target has a base with those positions."""
     config = ModelConfig.from_json(a["config"])
     bases: dict[str, AnyBase] = {}
     for matrix in config.targets() if "stored" in a else ():
@@ -222,7 +222,7 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
 
 
 def _open_window(target: Target, part: Values, kinds: frozenset[str]) -> AnyWindow:
-    """Return the window of a part of a step, as the steps before have left it."""
+    """Return the window of a part with its sums over the earlier steps."""
     sums = {"gradient": part["window"], "tokens": part.get("window_tokens")}
     empty = opened(target.base, target.delta.topology, kinds)
     return replace(empty, settled_steps=part["window_steps"], **{name: sums[name] for name in kinds})

@@ -69,7 +69,7 @@ def _drop(a: Values) -> Values:
 
 
 def _one_pool(a: Values, budget: int, delta_budget: int) -> Pools:
-    """Return one pool of a whole matrix, with K and d_φ."""
+    """Return pools with one pool, the whole matrix, and its budgets K and d_φ."""
     return Pools(budgets=(int64_like([budget], a["base"]),), delta_budgets=(int64_like([delta_budget], a["base"]),))
 
 
@@ -83,7 +83,7 @@ def _grow(a: Values) -> Values:
     base = Base(read_topology(a, "base"), zeros_at(a["base"], a["gradient"]))
     delta = Delta(read_topology(a, "delta"), zeros_at(a["delta"], a["gradient"]), {})
     n_drop = int(a["dropped"].shape[0])
-    # so that n grow: n_drop + (d_φ − |η|) is n
+    # with this d_φ exactly n positions grow, because grow chooses n_drop + (d_φ − |η|)
     pools = _one_pool(a, base.topology.nnz, a["n"] - n_drop + delta.topology.nnz)
     (facts,) = evidence([View(_whole_window(a), base, delta)], rule, int64_like([a["n"]], a["base"]))
     dropped = int64_like([n_drop], a["base"])
@@ -109,7 +109,7 @@ def _evolve(a: Values) -> Values:
 
 
 def after(base: Base, delta: Delta) -> Values:
-    """Return the outputs of an event."""
+    """Return the outputs of `update.evolve`: base, delta, and their sum on the support."""
     support, weights = effective(base, delta)
     return {
         "base": flat(base.topology),
@@ -196,7 +196,7 @@ def _budgets(a: Values) -> Values:
     settings = settings_of("seft", budget_by=a["by"], **{amounts.get(a["by"], "density"): a["amount"]})
     topologies = []
     for (n_out, n_in), stored in zip(a["shapes"], a["stored"], strict=True):
-        # the budget depends only on the shape and the number of slots
+        # only the shape and the number of column indices are read, so the indices may be zeros
         slots = np.broadcast_to(np.int32(0), (int(stored),))
         topologies.append(Topology((int(n_out), int(n_in)), ints([0]), slots))
     return {"n": ints(settings.delta_budgets(topologies))}
@@ -206,7 +206,7 @@ def _fraction(a: Values) -> Values:
     chosen = Rule(drop_schedule=a["drop_schedule"], first_event=a["first_event"], evolve_until=a["evolve_until"])
     settings_of("seft", drop_fraction=a["drop_fraction"])
     step = a["step"]
-    # a period that puts the first event at the step, or before it
+    # with evolve_every = step the first event is at this step, with evolve_every = 1 it is earlier
     every = step if a["first"] else 1
     return {"value": Timetable(chosen, a["steps"], every, 1, a["drop_fraction"]).fraction(step)}
 

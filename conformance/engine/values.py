@@ -1,4 +1,4 @@
-"""Helpers by which operations of several areas read their inputs."""
+"""Helpers with which operations of several areas read their inputs."""
 
 import shutil
 import tempfile
@@ -18,7 +18,7 @@ GROWN_FROM = {"all": "anywhere", "active": "active"}
 
 
 def read_topology(a: Values, name: str) -> Topology:
-    """Return the topology of the positions under a name, in a matrix of `out` rows and `in` columns."""
+    """Return the topology of the flat positions `a[name]` in a matrix of `out` rows and `in` columns."""
     return from_flat((a["out"], a["in"]), a[name])
 
 
@@ -41,7 +41,7 @@ def _of_this_process() -> tempfile.TemporaryDirectory[str]:
 def work_folder() -> Iterator[Path]:
     """Yield an empty folder that has the same name at every call.
 
-    Messages name the folder, and the same call must get the same bytes (PRT-013).
+    The name is the same because messages contain it, and the same call must get the same bytes (PRT-013).
     """
     path = Path(_of_this_process().name) / "call"
     path.mkdir()

@@ -1,11 +1,11 @@
-"""Messages between the kit and a program under judgement (chapter 16): lines of JSON on its standard input and output.
+"""Messages between the kit and a port under test (chapter 16): lines of JSON on the port's standard input and output.
 
-port      what `judge` calls: a name, and one method that answers operations
-values    values as JSON holds them, and back
+port      the interface that `judge` calls: a name, and one method that answers operations
+values    encodes values as JSON and decodes them
 serve     the loop of a port written in Python
 child     a port as a child process: start, ask, wait, restart, end
-files     the folder in which large arrays are left
-faults    what a port did instead of answering
+files     the folder through which large arrays are passed
+faults    exceptions for a port that fails to answer
 
-What comes back is compared in `judge`. Start with `port.py`, then `serve.py`.
+`judge` compares the answers. Start with `port.py`, then `serve.py`.
 """

@@ -1,10 +1,10 @@
-"""A port as a child process: it is started, asked, waited for, and started again when it is lost.
+"""A port as a child process: `Child` starts it, asks it with a timeout, and restarts it after a crash.
 
     with Child(["./my_port"]) as child:
         child.hello()
         out = child.call("select.largest", {"scores": ..., "ids": ..., "k": 2}, "float32")
 
-What a port does wrong is raised as a `PortFault`, whose `status` becomes the status of the case.
+`Child` raises a `PortFault` for whatever a port does wrong; its `status` becomes the status of the case.
 """
 
 import os
@@ -31,11 +31,11 @@ _LONGEST_LINE = 1 << 28
 
 
 class Hello:
-    """What a port says of itself (PRT-004).
+    """The first message of a port, which describes it (PRT-004).
 
     Attributes:
-        port: name, version, language and whatever else it tells.
-        ops: operation to the numeric classes in which it is offered; None where the port does not list them.
+        port: name, version, language and whatever else the port reports.
+        ops: for each operation, the numeric classes in which it is offered.
         flags: deterministic, files, zstd.
     """
 
@@ -55,23 +55,23 @@ class Hello:
 
     @property
     def name(self) -> str:
-        """What reports call the port."""
+        """The name of the port in reports."""
         version = self.port.get("version")
         return str(self.port.get("name", "port")) + (f" {version}" if version else "")
 
     @property
     def files(self) -> bool:
-        """It takes arrays in files, and may answer with some (PRT-014)."""
+        """Whether the port takes arrays in files, and may answer with arrays in files (PRT-014)."""
         return self.flags.get("files") is True
 
     @property
     def deterministic(self) -> bool:
-        """It says that the same call gets the same bytes (PRT-013)."""
+        """Whether the port promises the same bytes for the same call (PRT-013)."""
         return self.flags.get("deterministic") is True
 
     @property
     def zstd(self) -> bool:
-        """It reads compressed files, which is so unless it says that it does not (PRT-006)."""
+        """Whether the port reads compressed files; true unless its hello says false (PRT-006)."""
         return self.flags.get("zstd") is not False
 
 
@@ -79,8 +79,8 @@ class Child:
     """A child process that speaks the protocol.
 
     Attributes:
-        restarts: how often it had to be started again.
-        folder: where it and the kit leave large arrays (PRT-014).
+        restarts: how many calls lost the process, so that it must be started again.
+        folder: the folder for large arrays (PRT-014).
         on_line: is called with ``->`` or ``<-`` and every line.
     """
 
@@ -107,20 +107,20 @@ class Child:
 
     @property
     def name(self) -> str:
-        """What reports call the port."""
+        """The name of the port in reports."""
         return self._hello.name if self._hello is not None else self.command[0]
 
     @property
     def stderr(self) -> str:
-        """What the port wrote to standard error, without the middle where it is long."""
+        """The standard error of the port; of a long one only the beginning and the end."""
         return self._stderr.text
 
     def said(self) -> str:
-        """Return the first and last lines of `stderr`, each after a line feed; the first often hold the cause."""
+        """Return the first and last lines of `stderr`, each after a line feed. The first often name the cause."""
         return "".join(f"\n  stderr: {text}" for text in self._stderr.lines())
 
     def hello(self) -> Hello:
-        """Start the port if it does not run, and return what it says of itself.
+        """Start the port if it does not run, and return its hello.
 
         Raises:
             StartError: it cannot be started, or the handshake fails.
@@ -143,7 +143,7 @@ class Child:
         Raises:
             Refused: the port refuses the inputs by a clause.
             Unsupported: the port does not offer the operation.
-            PortFault: anything else that the port does.
+            PortFault: the port answers in any other way, or not at all.
         """
         hello = self.hello()
         number = secrets.token_hex(8)
@@ -165,7 +165,7 @@ class Child:
             self.folder.clear()
 
     def raw_answer(self) -> bytes:
-        """Return the bytes of the last answer to a call without its id, to compare two."""
+        """Return the bytes of the last answer to a call without its id, so that two answers can be compared."""
         return self._last_raw
 
     def ping(self) -> None:
@@ -180,11 +180,11 @@ class Child:
             raise Breach(f"to a ping it answered {str(answer)[:200]}")
 
     def end(self, *, by_stop: bool) -> str:
-        """End the port, and return what is wrong with how it ends (PRT-008): empty if nothing is.
+        """End the port, and return an error text if it does not end as PRT-008 says, else an empty text.
 
         A port that was lost is started again first.
 
-        by_stop  asked by `stop`; else by the end of its input
+        by_stop  whether to send `stop`; otherwise the input of the port is closed
         """
         after = "at stop" if by_stop else "at the end of its input"
         try:
@@ -202,7 +202,7 @@ class Child:
         return f"{after} it writes {more[:80]!r}, which nobody asked for" if more else ""
 
     def _ended(self, *, by_stop: bool) -> tuple[int | None, bytes]:
-        """Return the exit status, None if the port does not end in time, and what it writes until then."""
+        """Return the exit status (None if the port does not end in time) and the standard output until then."""
         process = self._process
         assert process is not None
         assert process.stdin is not None
@@ -210,10 +210,10 @@ class Child:
         assert process.stderr is not None
         deadline = time.monotonic() + self.timeout
         if by_stop:
-            # its input stays open, because a port that ends only at its end ignores `stop`
+            # the input stays open, because closing it would also end a port that ignores `stop`
             request = line({"type": "stop"})
             self.on_line("->", request)
-            # a port that reads no more has ended, and its exit status is judged
+            # writing fails if the port has ended already; its exit status is checked all the same
             with suppress(OSError):
                 process.stdin.write(request)
         else:
@@ -227,7 +227,7 @@ class Child:
         return process.poll(), bytes(more)
 
     def _leftover(self, process: "subprocess.Popen[bytes]") -> bytes:
-        """Return what is in the pipe of standard output, and keep what is in that of standard error."""
+        """Return the unread standard output, and add the unread standard error to `stderr`."""
         assert process.stdout is not None
         assert process.stderr is not None
         self._stderr.add(_available(process.stderr.fileno()))
@@ -260,7 +260,7 @@ class Child:
                 kind_of_fault = Late if isinstance(error.__cause__, TimeoutError) else Breach
                 raise kind_of_fault(f"{name}: {error}") from error
             if b'"path"' in self._last_raw:
-                # two equal answers may name different files, so the bytes of the files are kept (PRT-013)
+                # equal answers may name different files, so arrays are compared instead of paths (PRT-013)
                 self._last_raw = line({name: encode(value) for name, value in out.items()})
             return out
         if kind == "rejected" and isinstance(answer.get("code"), str):
@@ -295,7 +295,7 @@ class Child:
                 stream.close()
 
     def _ask(self, message: dict[str, Any], deadline: float) -> dict[str, Any]:
-        """Return the answer to a message: one line, and nothing before it or behind it (PRT-001)."""
+        """Return the answer to a message, which is one line; output without a request is a breach (PRT-001)."""
         process = self._process
         assert process is not None
         if self._buffer or self._drain(process):
@@ -312,7 +312,7 @@ class Child:
             raise Breach(str(error)) from error
 
     def _drain(self, process: "subprocess.Popen[bytes]") -> bool:
-        """Read what is in the pipe already; tell whether there was anything."""
+        """Read the waiting output into `_buffer`, and return whether there was any."""
         assert process.stdout is not None
         try:
             self._buffer += os.read(process.stdout.fileno(), 1 << 16)
@@ -321,7 +321,7 @@ class Child:
         return bool(self._buffer)
 
     def _exchange(self, process: "subprocess.Popen[bytes]", request: bytes, deadline: float) -> bytes:
-        """Write a request and read a line, both as far as they can go, so that no full pipe blocks the other."""
+        """Write a request and read a line at the same time, because a full pipe in one direction blocks the other."""
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
         assert stdin is not None
         assert stdout is not None
@@ -361,7 +361,7 @@ class Child:
         except BlockingIOError:
             return rest
         except BrokenPipeError:
-            # the port has ended: standard output shows it
+            # the port has ended, which the read of its standard output reports
             return rest[:0]
 
     def _take_stderr(self, fileno: int, ready: selectors.BaseSelector, stream: Any) -> None:

@@ -1,21 +1,21 @@
-"""What a port writes to standard error, without the middle where it is long: the first lines often hold the cause."""
+"""Keeps the beginning and the end of a long standard error, because the first lines often name the cause."""
 
 __all__ = ["Ends"]
 
 KEPT = 1 << 13
-"""Bytes that are kept from the beginning, and as many from the end."""
+"""Number of bytes kept of the beginning; as many are kept of the end."""
 SHOWN = 6
-"""Lines that are shown from the beginning, and as many from the end."""
+"""Number of lines shown of the beginning; as many are shown of the end."""
 
 
 class Ends:
-    """The beginning and the end of what was written, and how many bytes stood between them."""
+    """The beginning and the end of a stream, and the number of bytes between them that were dropped."""
 
     def __init__(self) -> None:
         self.first, self.last, self.lost = b"", b"", 0
 
     def add(self, more: bytes) -> None:
-        """Append what was written next."""
+        """Append the next bytes of the stream."""
         room = KEPT - len(self.first)
         rest = self.last + more[room:]
         self.first += more[:room]
@@ -24,12 +24,12 @@ class Ends:
 
     @property
     def text(self) -> str:
-        """The text that is kept, with a line that counts the bytes left out."""
+        """The kept text, with a line that counts the dropped bytes."""
         between = f"\n[{self.lost} bytes left out]\n".encode() if self.lost else b""
         return (self.first + between + self.last).decode("utf-8", "replace")
 
     def lines(self) -> list[str]:
-        """Return the first lines and the last, and between them how many were left out."""
+        """Return the first and the last lines, with a line between them that counts those left out."""
         lines = self.text.strip().splitlines()
         left_out = len(lines) - 2 * SHOWN
         if left_out > 1:

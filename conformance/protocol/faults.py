@@ -1,10 +1,10 @@
-"""What a port did instead of answering, as exceptions."""
+"""Exceptions for a port that fails to answer."""
 
 __all__ = ["Breach", "Crash", "Late", "PortError", "PortFault", "StartError"]
 
 
 class PortFault(Exception):
-    """What a port did instead of answering; `status` is the status of the case."""
+    """A port failed to answer; `status` becomes the status of the case."""
 
     status = "error"
     lost = True
@@ -30,10 +30,10 @@ class Late(PortFault):
 
 
 class Breach(PortFault):
-    """What came was no answer of the protocol (PRT-001 to PRT-006)."""
+    """The port sent something else than an answer of the protocol (PRT-001 to PRT-006)."""
 
     status = "protocol"
 
 
 class StartError(Exception):
-    """The program cannot be started, or does not introduce itself."""
+    """The program cannot be started, or sends no valid hello."""

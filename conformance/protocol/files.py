@@ -1,7 +1,7 @@
-"""The folder in which the kit and a port leave large arrays for each other (PRT-014).
+"""The folder through which the kit and a port pass large arrays to each other (PRT-014).
 
-The kit makes the folder, names it in its hello, and is the only one to delete it. What a port leaves there is not
-trusted: a name may be a link, a pipe or a device, and a file may be longer, or shorter, than the port says.
+The kit makes the folder, names it in its hello, and is the only one to delete it. The kit does not trust the files of a
+port: a name may be a link, a pipe or a device, and a file may be longer, or shorter, than the port says.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pathlib import Path
 __all__ = ["MOST", "Folder", "Read", "Write", "read_any"]
 
 MOST = 1 << 28
-"""Bytes that the arrays of one answer may have in files together."""
+"""The most bytes that the arrays of one answer may have in files, all together."""
 _CHUNK = 1 << 20
 
 Read = Callable[[str, int, int], bytes]
@@ -28,10 +28,10 @@ Write = Callable[[bytes], str]
 
 
 class Folder:
-    """A temporary folder that is read and emptied through its descriptor, wherever a port moves or links it.
+    """A temporary folder that is accessed through its descriptor, so that a port cannot redirect the kit by a link.
 
     Attributes:
-        path: where it lies.
+        path: path of the folder when it was made.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class Folder:
         name = f"{hashlib.sha256(raw).hexdigest()[:32]}.bin"
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
-        # O_EXCL: never into a link or a pipe that a port has put there under this name
+        # O_EXCL, so that the kit never writes into a link or a pipe that a port has made under this name
         fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self._fd)
         with os.fdopen(fd, "wb") as file:
             file.write(raw)
@@ -53,7 +53,8 @@ class Folder:
         """Return a function that reads the files of one answer, until `time.monotonic()` passes the deadline.
 
         The function raises:
-            ValueError: the path is not of this folder, is no regular file, or the file lacks the bytes.
+            ValueError: the path is not in this folder or is no regular file, the file is too short, or the files of the
+                answer have more than `MOST` bytes.
             TimeoutError: the deadline has passed.
             OSError: the file cannot be opened.
         """
@@ -89,7 +90,7 @@ class Folder:
             os.close(fd)
 
     def clear(self) -> None:
-        """Delete everything in it; a link is deleted, and not what it points to."""
+        """Delete everything in the folder; a link is deleted, and not its target."""
         with os.scandir(self._fd) as entries:
             for entry in list(entries):
                 if entry.is_dir(follow_symlinks=False):
@@ -99,13 +100,13 @@ class Folder:
                         os.unlink(entry.name, dir_fd=self._fd)
 
     def remove(self) -> None:
-        """Delete the folder with everything in it, the first time that it is called."""
+        """Delete the folder with everything in it; later calls do nothing."""
         if self._fd < 0:
             return
         self.clear()
         os.close(self._fd)
         self._fd = -1
-        # if a port has put something else in its place, the kit must not delete that
+        # rmdir deletes only an empty folder, because a port may have put something else in its place
         with suppress(OSError):
             self.path.rmdir()
 

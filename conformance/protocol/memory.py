@@ -1,4 +1,4 @@
-"""The memory that a port may take while it reads a file."""
+"""A limit on the memory of a port while it reads a file."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ except ImportError:  # not on Windows
 __all__ = ["AddressSpace"]
 
 _FILE_OPS_MEMORY = 2 << 30
-"""Bytes of address space that an operation on files may take beyond those that the port has."""
+"""Bytes of address space that an operation on files may add to those of the port before it."""
 
 
 class AddressSpace:
-    """Limits the memory of a process inside a with block, so that a forged size in a file cannot take all there is.
+    """Limits the memory of a process inside a with block, so that a forged size in a file cannot exhaust the memory.
 
-    pid None, and a system without prlimit, set no limit.
+    There is no limit if pid is None, or if the system has no prlimit.
     """
 
     def __init__(self, pid: int | None) -> None:

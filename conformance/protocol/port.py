@@ -1,4 +1,4 @@
-"""The interface of a program under judgement: operations by name, values in, values out.
+"""The interface of a port, a program under test: it answers operations by name, with values as inputs and outputs.
 
 A port is any object with `name` and `call`. The arrays it gets are its own copies, in the float dtype of the call.
 """
@@ -20,7 +20,7 @@ class Refused(Exception):
 
 
 def clause_of(name: str) -> str:
-    """Return the id of the clause that a part belongs to: FMT-098 for FMT-098.2, any other name as it is."""
+    """Return the id of the clause that a part belongs to: FMT-098 for FMT-098.2, and other names unchanged."""
     return _PART.sub(r"\1", name)
 
 
@@ -29,11 +29,11 @@ class Unsupported(Exception):
 
 
 class Port(Protocol):
-    """A program under judgement."""
+    """A program under test."""
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """The name of the port in reports."""
         ...
 
     def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The loop of a port that is written in Python:
+"""The request loop of a port that is written in Python:
 
     from conformance.protocol.serve import serve
     serve(MyPort())
@@ -26,7 +26,7 @@ PROTOCOL = 1
 def serve(port: Port, requests: BinaryIO | None = None, answers: BinaryIO | None = None) -> None:
     """Answer requests until `stop` or the end of the input (PRT-001 to PRT-008).
 
-    Standard output is moved aside first, so that what a library prints lands on standard error.
+    Standard output is moved aside first, so that texts that a library prints go to standard error.
     """
     if requests is None or answers is None:
         requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", buffering=0)
@@ -63,13 +63,13 @@ def _answer(port: Port, message: dict[str, Any]) -> dict[str, Any]:
         return {"type": "rejected", "id": number, "code": refusal.clause, "detail": str(refusal)}
     except Unsupported:
         return {"type": "unsupported", "id": number, "what": message.get("op")}
-    except Exception as error:  # noqa: BLE001  whatever a port raises is told, and the next request is answered
+    except Exception as error:  # noqa: BLE001  any exception becomes an error answer, and the loop goes on
         trace = traceback.format_exc(limit=-4)
         return {"type": "error", "id": number, "message": f"{type(error).__name__}: {error}", "trace": trace}
 
 
 def _hello(port: Port) -> dict[str, Any]:
-    """Return what a port says of itself: defaults, overridden by its `describe` if it has one."""
+    """Return the hello of a port: defaults, overridden by its `describe` if it has one."""
     defaults: dict[str, Any] = {"port": {"name": port.name, "language": "Python"}, "flags": {"deterministic": True}}
     describe = getattr(port, "describe", None)
     return defaults | (describe() if describe is not None else {})

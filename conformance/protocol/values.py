@@ -1,4 +1,4 @@
-"""Values of the protocol: numbers that keep their bits, arrays as raw bytes (PRT-002, PRT-003).
+"""Encodes and decodes values of the protocol: numbers keep their bits, arrays are raw bytes (PRT-002, PRT-003).
 
 In Python a value is None, a bool, an int, a float, a str, a NumPy array, or a list or dict of values.
 """
@@ -26,23 +26,23 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "u8": np.dtype("u1"),
     "bool": np.dtype("?"),
 }
-"""Names of dtypes, and how their entries lie in memory (PRT-003)."""
+"""NumPy dtypes of entries in messages, by name in the protocol (PRT-003)."""
 _NAMES = {dtype.newbyteorder("="): name for name, dtype in DTYPES.items()}
 
 INLINE_LIMIT = 1 << 16
-"""Bytes of an array above which a port that takes files is given one (PRT-003)."""
+"""Arrays of more bytes than this go into a file if the port takes files (PRT-003)."""
 _SAFE = 2**53 - 1
 
 
 class Malformed(Exception):
-    """What was sent is no message, or no value of the protocol."""
+    """A line is no message, or a part of it is no value of the protocol."""
 
 
 def encode(value: Any, write: Write | None = None) -> Any:
-    """Return a value as JSON holds it (PRT-002).
+    """Return a value in the form that a message has for it (PRT-002).
 
     write   puts the bytes of a large array into a file; None to keep every array in the line
-    Raises  TypeError for what is no value
+    Raises  TypeError if the object is no value of the protocol
     """
     if value is None or isinstance(value, bool | str):
         return value
@@ -81,10 +81,10 @@ def _encode_array(x: np.ndarray[Any, Any], write: Write | None) -> dict[str, Any
 
 
 def decode(value: Any, read: Read | None = None) -> Any:
-    """Return the value that JSON stands for, the inverse of `encode` (PRT-002).
+    """Return the value that a part of a message stands for, the inverse of `encode` (PRT-002).
 
-    read    reads an array that lies in a file (PRT-014); None where no file may be named
-    Raises  Malformed for what is no value
+    read    reads an array that lies in a file (PRT-014); None if no file may be named
+    Raises  Malformed if it is no value of the protocol
     """
     if value is None or isinstance(value, bool | str | int):
         return value
