@@ -1,5 +1,5 @@
-"""Asks a port, compares what comes back, and says what may be claimed.
+"""Runs cases on a port, compares its answers, and decides what the port may claim.
 
-Messages to and from a port are in `protocol`, reports of a run in `report`. Start with `harness.py`, then
+The messages to and from a port are in `protocol`, reports of a run in `report`. Start with `harness.py`, then
 `judgement.py`.
 """

@@ -84,7 +84,7 @@ def _both(one: Any, two: Any) -> tuple[tuple[set[Any], set[Any]], tuple[set[Any]
 
 
 def _attributes(actual: Content, want: dict[str, Any], dtype: str) -> str:
-    """Return what is wrong with the attributes; empty if nothing is."""
+    """Return an error text if the attributes are not the expected ones, else an empty text."""
     attributes = dict(actual.attributes)
     expected: dict[str, Any] = json.loads(want["attributes"]) | {"dtype": dtype}
     text = attributes.pop("settings", None)
@@ -105,7 +105,7 @@ def _attributes(actual: Content, want: dict[str, Any], dtype: str) -> str:
 
 
 def _same_setting(answer: Any, want: Any) -> bool:
-    """Tell whether two settings are the same: numbers by value, true and false apart from 1 and 0."""
+    """Tell whether two settings are equal: numbers by value, with true different from 1 and false from 0."""
     if isinstance(answer, list) and isinstance(want, list):
         return len(answer) == len(want) and all(map(_same_setting, answer, want))
     return isinstance(answer, bool) == isinstance(want, bool) and bool(answer == want)
@@ -117,7 +117,7 @@ def _short(value: Any) -> str:
 
 
 def _tensor(name: str, answer: Tensor, want: dict[str, Any], dtype: str) -> Verdict:
-    """Return the verdict on one tensor: positions, integers and base values exactly, other values as NUM-004."""
+    """Return the verdict on one tensor. Positions, integers and base values are compared exactly, others by NUM-004."""
     kind = _FLOATS[dtype] if want["dtype"] == "float" else want["dtype"]
     shape = tuple(int(n) for n in want["shape"])
     if (answer.dtype, answer.shape) != (kind, shape):

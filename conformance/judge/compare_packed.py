@@ -1,4 +1,4 @@
-"""Compares compressed files by what their sections expand to, and by the rules of 12.6 (FMT-140 to FMT-142)."""
+"""Compares compressed files by their expanded sections, and by the rules of 12.6 (FMT-140 to FMT-142)."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["broken_packing", "sections_of"]
 
 
 def broken_packing(raw: bytes, want: dict[str, Any]) -> str:
-    """Return what is wrong with a compressed file; empty if nothing is.
+    """Return an error text for a wrong compressed file, else an empty text.
 
     want  `raw`, the file without compression; `packed`, the sections that must be compressed
     """
@@ -46,7 +46,7 @@ def broken_packing(raw: bytes, want: dict[str, Any]) -> str:
 
 
 def sections_of(header: dict[str, Any], manifest: dict[str, Any], data: bytes) -> tuple[list[Section], Any]:
-    """Return the sections as stored and the sections expanded, or for the latter the text of what is wrong with one."""
+    """Return the sections as stored, and the sections expanded, or instead of these an error text about one of them."""
     stored, plain = [], []
     for tensor in sorted(manifest["tensors"], key=str.encode):
         entry = manifest["tensors"][tensor]
@@ -86,7 +86,7 @@ def _implied(entry: dict[str, Any], role: str, described: dict[str, Any]) -> tup
 
 
 def _expanded(name: str, frame: bytes, described: dict[str, Any], size: int) -> tuple[str, bytes]:
-    """Return what is wrong with a frame, empty if nothing is, and the bytes of its section."""
+    """Return an error text, empty if the frame is valid, and the bytes of its section."""
     n = described["raw_bytes"]
     if not len(frame) < n <= 1024 * len(frame):
         return f"FMT-141: {name} has {len(frame)} bytes for {n}", b""

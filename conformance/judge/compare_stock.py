@@ -1,4 +1,4 @@
-"""Compares Hugging Face folders that a port writes by their tensors, not by how headers are spelled (FMT-124)."""
+"""Compares Hugging Face folders that a port writes by their tensors, not by the spelling of headers (FMT-124)."""
 
 import json
 import re
@@ -19,7 +19,7 @@ Held = dict[str, tuple[str, list[int], bytes]]
 
 
 def broken_folder(answer: Any, want: dict[str, Any]) -> str:
-    """Return what is wrong with a folder, files by name; empty if nothing is.
+    """Return an error text for a wrong folder (files by name), else an empty text.
 
     want  `tensors`, each with `dtype`, `shape` and `bits`; `files`, the companions; `part_bytes` of a shard
     """
@@ -69,7 +69,7 @@ def read_stock(raw: bytes) -> Held:
 
 
 def _differing(tensors: Held, want: Mapping[str, Any]) -> str:
-    """Return how tensors differ from those that are expected; empty if they do not."""
+    """Return a text that says how the tensors differ from the expected ones; empty if they do not."""
     if tensors.keys() != want.keys():
         return f"expected the tensors {sorted(want)}, got {sorted(tensors)}"
     for name, t in want.items():
@@ -81,7 +81,7 @@ def _differing(tensors: Held, want: Mapping[str, Any]) -> str:
 
 
 def _broken_shards(tree: dict[str, bytes], want: dict[str, Any]) -> str:
-    """Return what is wrong with shards and index; empty if nothing is."""
+    """Return an error text for wrong shards or a wrong index, else an empty text."""
     if INDEX not in tree:
         return f"{INDEX} is missing, although the tensors take more than {want['part_bytes']} bytes"
     weight_map = json.loads(tree.pop(INDEX))["weight_map"]

@@ -21,11 +21,11 @@ __all__ = ["CHECKS", "declining", "ending"]
 CHECKS = ("protocol.unsupported", "protocol.stop", "protocol.end-of-input")
 """Every check by name."""
 _TOLD = 3
-"""After so many wrong answers `declining` asks no further."""
+"""`declining` stops after this many wrong answers."""
 
 
 def declining(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResult:
-    """Ask every form of a port for what it does not offer, once for each operation and class of the port (PRT-007)."""
+    """Check that every form of a port answers unsupported to what it does not offer, per class (PRT-007)."""
     result = PropertyResult("protocol.unsupported", ("PRT-007",), PROTOCOL)
     begun = time.monotonic()
     wrong: list[str] = []
@@ -45,9 +45,9 @@ def declining(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResul
 
 
 def _not_offered(child: Child, smallest: dict[tuple[str, str], Case]) -> list[tuple[str, str]]:
-    """Return the pairs of operation and class to ask: those with a case that the hello does not offer."""
+    """Return the pairs of operation and class that have a case but are not in the hello."""
     ops = child.hello().ops
-    # a port that offers nothing has no class of its own, so it is asked in the first
+    # a port that offers nothing has no class of its own, so it is asked in the first class of the kit
     offered = {name: offered_in(name, ops) for name in classes_offered(ops) or list(CLASSES)[:1]}
     first = next(name for name in CLASSES if name in offered)
     pairs = [(op, name) for op, name in smallest if name in offered and (name == first or not is_scalar(op))]
@@ -55,7 +55,7 @@ def _not_offered(child: Child, smallest: dict[tuple[str, str], Case]) -> list[tu
 
 
 def _declines(child: Child, case: Case, name: str) -> str:
-    """Return what a port does instead of declining, empty if it declines."""
+    """Return an error text if a port does not decline a case, else an empty text."""
     dtype = "float64" if is_scalar(case.op) else CLASSES[name]
     try:
         with np.errstate(over="ignore"):
@@ -92,7 +92,7 @@ def _bytes(value: Any) -> int:
 
 
 def ending(children: Sequence[Child], *, by_stop: bool) -> PropertyResult:
-    """End every form of a port, by `stop` or by the end of its input, and look at how it ends (PRT-008)."""
+    """End every form of a port, by `stop` or by the end of its input, and check how it ends (PRT-008)."""
     result = PropertyResult("protocol.stop" if by_stop else "protocol.end-of-input", ("PRT-008",), PROTOCOL)
     begun = time.monotonic()
     for child in children:

@@ -40,9 +40,9 @@ __all__ = [
 ]
 
 MAX_RESTARTS = 20
-"""How often a port may be lost before the rest of a run is not run."""
+"""A port that was lost this many times is asked no further cases."""
 _PROBED = 0.05
-"""Share of calls that are made twice, besides one of each operation."""
+"""Share of the cases that are asked twice, in addition to one case of each operation."""
 _REDUCED = ("bfloat16", "float16")
 
 
@@ -51,12 +51,12 @@ class Variant:
     """A port and the float dtype in which it is called.
 
     Attributes:
-        port: what is called.
+        port: the port.
         dtype: float dtype of its arrays.
         kinds: kinds of operations that are asked in this dtype.
-        offers: the operations that it says it offers in this dtype; None where it does not say.
-        deterministic: it says that the same call gets the same bytes.
-        zstd: it reads compressed files; one that says it does not must refuse them.
+        offers: the operations that its hello offers in this dtype; None if it has no hello.
+        deterministic: whether it promises the same bytes for the same call.
+        zstd: whether it reads compressed files; if not, it must refuse them.
     """
 
     port: Port
@@ -68,12 +68,12 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The name that failures give it: the port, then the dtype."""
+        """The name in failures: that of the port, then the dtype."""
         return f"{self.port.name} {self.dtype}"
 
     @property
     def class_name(self) -> str:
-        """The numeric class that it is called in."""
+        """The numeric class that has its dtype."""
         return next(name for name, dtype in CLASSES.items() if dtype == self.dtype)
 
     def dtype_of(self, case: Case) -> str:
@@ -81,7 +81,7 @@ class Variant:
         return "float64" if OPS[case.op].kind == "scalar" else self.dtype
 
     def takes(self, case: Case) -> bool:
-        """Tell whether the case is meant for this variant."""
+        """Tell whether the case can be asked of this variant."""
         return OPS[case.op].kind in self.kinds and can_ask(case, self.dtype)
 
 
@@ -94,18 +94,20 @@ def can_ask(case: Case, dtype: str) -> bool:
 
 
 def classes_of(case: Case, classes: Sequence[str]) -> tuple[str, ...]:
-    """Return the numeric classes, of those given, in which a case is asked; one for scalar operations (PRT-015)."""
+    """Return those of `classes` in which a case is asked; at most one for scalar operations (PRT-015)."""
     fit = tuple(name for name in classes if can_ask(case, CLASSES[name]))
     return fit[:1] if OPS[case.op].kind == "scalar" else fit
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One fault of a port in one variant: the output, a description, and how far outside the bound.
+    """One fault of a port in one variant.
 
     Attributes:
+        output: name of the wrong output; empty if the fault is of another kind.
+        ratio: error over bound of the worst entry.
         status: fail (a wrong answer), error, crash, timeout or protocol.
-        got: the wrong output, where there was one.
+        got: the wrong output, if there is one.
     """
 
     variant: str
@@ -117,7 +119,7 @@ class Failure:
 
     @property
     def in_class(self) -> str:
-        """The numeric class that it was asked in: the last word of `variant` is its dtype."""
+        """The numeric class of the call, from the last word of `variant`, which is the dtype."""
         dtype = self.variant.rpartition(" ")[2]
         return next((name for name, one in CLASSES.items() if one == dtype), "")
 
@@ -128,8 +130,8 @@ class Result:
 
     Attributes:
         ratio: the largest fraction of its bound that any output used.
-        reason: unsupported, blocked or notrun where the case was not judged, or not in each dtype; else empty.
-        waived: what an expected-failure manifest says of its failures; else empty.
+        reason: unsupported, blocked or notrun if the case did not run in every dtype; else empty.
+        waived: the reason that an expected-failure manifest gives for its failures; else empty.
         seconds: how long its calls took.
     """
 
@@ -165,7 +167,7 @@ class Result:
 
 
 Answered = set[tuple[str, str]]
-"""Operation and name of a variant that answered it, although its hello does not offer it (PRT-007)."""
+"""Pairs of an operation and the name of a variant that answered it although its hello does not offer it (PRT-007)."""
 _CLAUSE = re.compile(r"[A-Z]{3,4}-\d{3}(\.\d+)?")
 _GRAVITY = ("fail", "error", "protocol", "timeout", "crash")
 
@@ -178,11 +180,11 @@ def run(
     lanes: Sequence[Sequence[Variant]] = (),
     most: int = 0,
 ) -> list[Result]:
-    """Return one result a case, in the order of the cases.
+    """Return one result per case, in the order of the cases.
 
-    order  shuffles the order in which they are asked, and picks those asked twice; None asks as they come
+    order  random numbers that shuffle the cases and pick those asked twice; None to do neither
     lanes  the same variants in other processes, which are asked in parallel
-    most   number of failed cases after which the rest is not run; 0 to run all
+    most   number of failed cases after which the run stops; 0 to run all
     """
     by_op: dict[str, list[Result]] = {}
     results = [Result(case) for case in cases]
@@ -218,7 +220,7 @@ def _judge_group(
     again: set[str],
     progress: Callable[[Case], None],
 ) -> None:
-    """Judge cases of operations that do not build on each other, divided among the lanes."""
+    """Run cases of operations that do not rest on each other, divided among the lanes."""
 
     def work(number: int) -> None:
         for result in results[number :: len(lanes)]:
@@ -242,7 +244,7 @@ def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], answ
     case = result.case
     blocking = [need for need in NEEDS.get(case.op, ()) if need in bad]
     if blocking:
-        # PRT-012
+        # PRT-012: a case is blocked if an operation that its own rests on fails
         result.reason, result.skipped = "blocked", f"{case.op} rests on {blocking[0]}, which fails"
         return
     meant = [v for v in variants if v.takes(case)]
@@ -263,7 +265,7 @@ def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], answ
                 answered.add((case.op, variant.name))
     if not meant:
         result.skipped = "no way of calling the port is meant for this case"
-    # every dtype must be answered by some form of the port
+    # some form of the port must answer in every dtype
     if not meant or {v.dtype for v in meant} - dtypes:
         result.reason = result.reason or "unsupported"
 
@@ -275,7 +277,7 @@ def _judge(result: Result, variant: Variant, *, again: bool) -> None:
     answer = _ask(variant, case, inputs)
     if isinstance(answer, Unsupported):
         if variant.offers is not None and case.op in variant.offers:
-            # PRT-007
+            # PRT-007: a port answers the operations that its hello offers
             text = f"its hello offers {case.op}, its answer does not"
             failures.append(Failure(variant.name, "", text, status="protocol"))
         result.skipped = result.skipped or f"{variant.port.name} does not offer {case.op}"
@@ -297,7 +299,7 @@ def _judge(result: Result, variant: Variant, *, again: bool) -> None:
 
 
 def _ask(variant: Variant, case: Case, inputs: dict[str, Any]) -> Any:
-    """Return the outputs, or the exception `Refused` or `Unsupported`, or what went wrong as a `Failure`."""
+    """Return the outputs, the exception `Refused` or `Unsupported`, or a `Failure` for any other exception."""
     try:
         with np.errstate(all="ignore"):
             return variant.port.call(case.op, inputs, variant.dtype_of(case))
@@ -313,7 +315,7 @@ def _ask(variant: Variant, case: Case, inputs: dict[str, Any]) -> Any:
 
 
 def _judge_answer(result: Result, variant: Variant, answer: Any) -> None:
-    """Judge outputs, or a refusal."""
+    """Add failures to the result if the outputs or the refusal are wrong."""
     if isinstance(answer, Refused):
         _judge_refusal(result, variant, answer)
     elif clauses := _refused_by(result.case, variant):
@@ -324,14 +326,14 @@ def _judge_answer(result: Result, variant: Variant, answer: Any) -> None:
 
 
 def _refused_by(case: Case, variant: Variant) -> tuple[str, ...]:
-    """Return the clauses by which a port must refuse a case; none where it must answer."""
-    # PRT-006
+    """Return the clauses by which a port must refuse a case; empty if it must answer."""
+    # PRT-006.3: a port without zstd refuses compressed files by FMT-043
     lacks = not variant.zstd and "FMT-043" not in case.refused and needs_zstd(case)
     return (*case.refused, "FMT-043") if lacks else case.refused
 
 
 def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
-    """Judge a refusal: the case expects it, its code is right (PRT-006), and the port still answers (PRT-008)."""
+    """Check that the case expects this refusal (PRT-006), and that the port answers a ping after it (PRT-008)."""
     clauses = _refused_by(result.case, variant)
     if refusal.clause not in clauses:
         expected = f"a refusal by {' or '.join(clauses)}" if clauses else "an answer"
@@ -345,7 +347,7 @@ def _judge_refusal(result: Result, variant: Variant, refusal: Refused) -> None:
 
 
 def _no_longer_answers(port: Any) -> PortFault | None:
-    """Return the fault of a port that answers no ping after a refusal (PRT-008); None if it does."""
+    """Return the fault of a port that answers no ping after a refusal (PRT-008); None if it answers."""
     ping = getattr(port, "ping", None)
     if ping is None:
         return None
@@ -357,7 +359,7 @@ def _no_longer_answers(port: Any) -> PortFault | None:
 
 
 def _ask_again(result: Result, variant: Variant) -> None:
-    """Ask again: the answer must be right again (PRT-009), with the same bytes if deterministic (PRT-013)."""
+    """Ask the case again: the answer must be right (PRT-009), with the same bytes if deterministic (PRT-013)."""
     raw = getattr(variant.port, "raw_answer", None)
     if raw is None:
         return

@@ -1,4 +1,4 @@
-"""Says what failed cases have in common: the clauses of which all fail, or a known mistake that fails the same ones."""
+"""Hints about failed cases: a clause of which every case fails, or a mutant that fails the same cases."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -7,30 +7,30 @@ from conformance.judge.harness import Result
 __all__ = ["alike", "hints"]
 
 LEAST = 3
-"""A hint needs so many failed cases, because one or two may fail for any reason."""
+"""A hint needs at least this many failed cases, because one or two may fail for any reason."""
 MOST = 3
-"""A hint names at most so many clauses or mistakes, because with more the failures point at nothing."""
+"""A hint names at most this many clauses or mutants, because a longer list points nowhere."""
 NEAR = 0.8
-"""The share of cases, of those that fail here or by a known mistake, that both must fail."""
+"""The least overlap of the cases that failed with those that a mutant fails, as intersection over union."""
 
 
 def hints(results: Iterable[Result]) -> list[str]:
     """Return one line for each operation whose failed cases are exactly the cases of a clause; it names the clause.
 
-    A clause is named if all its judged cases of the operation fail, no other case of the operation does, and there are
-    at least three. Otherwise there is no line, because a wrong hint costs more than none.
+    A clause is named if all its judged cases of the operation fail, no other case of the operation fails, and there are
+    at least three. Otherwise there is no line, because a wrong hint is worse than none.
     """
     return [line for op, members in _judged(results).items() if (line := _of_clauses(op, members))]
 
 
 def alike(results: Iterable[Result], refused: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return for each operation the known mistakes that fail most nearly the cases that failed.
+    """Return for each operation the mutants whose failed cases are closest to the cases that failed.
 
-    refused  for the id of each case the names of the mutants that fail it (`cases.signatures`)
+    refused  by id of a case the names of the mutants that fail it (`cases.signatures`)
 
-    An operation is left out if fewer than three of its cases failed, or all, because then any mistake fits. It is also
-    left out if more than three mistakes fit equally well. It is a place to look first: of the mutants themselves, each
-    held against all others, three in ten break no clause that what is named breaks.
+    An operation is left out if fewer than three of its cases failed, or all, because then any mutant fits. It is also
+    left out if more than three mutants fit equally well. The names only say where to look first: when every mutant was
+    compared with all others, three in ten broke no clause that the named mutants break.
     """
     alike_by_op: dict[str, list[str]] = {}
     for op, members in _judged(results).items():
@@ -50,7 +50,7 @@ def alike(results: Iterable[Result], refused: Mapping[str, Sequence[str]]) -> di
 
 
 def _judged(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """Return the judged cases by operation, without operations that did not answer: of those nothing follows."""
+    """Return the judged cases by operation, without operations that crashed or raised, because these give no hint."""
     by_op: dict[str, list[Result]] = {}
     for result in results:
         if result.ran or result.failures:

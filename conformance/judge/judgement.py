@@ -1,8 +1,8 @@
-"""A whole run of the kit as a value, and what may be claimed on the strength of it (PRT-010).
+"""The results of a whole run of the kit, and the claim that they support (PRT-010).
 
 Run(...).verdict()      counts, claim, exit status: everything that terminal, report and badge say
 
-`Run.verdict` alone decides; whatever shows a run renders its result.
+Only `Run.verdict` decides; terminal, report and badge display its result.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ from conformance.judge.harness import Result, classes_of
 __all__ = ["BLOCKED", "PROTOCOL", "UNTRIED", "PropertyResult", "Run", "Status", "Verdict", "asked_in", "kit_digest"]
 
 REVISION = "1.0-r1"
-"""Version of SPEC.md, and of the cases for it: a revision adds or withdraws cases, it changes none."""
+"""Version of SPEC.md, and revision of its cases: a revision adds or withdraws cases, but changes none."""
 UNTRIED = ("the kit's fault", "hypothesis is not installed")
-"""How `skipped` begins for a property that could not be tried, for a reason that is not the port's."""
+"""Beginnings of `skipped` for a property that could not be tried, though not through a fault of the port."""
 BLOCKED = "blocked"
-"""How `skipped` begins for a property that was not tried because an operation that it asks fails (PRT-012)."""
+"""Beginning of `skipped` for a property that was not tried because an operation that it asks fails (PRT-012)."""
 PROTOCOL = "protocol"
-"""The profile of the checks that every claim needs (PRT-007, PRT-008); nobody can ask for it by name."""
+"""The profile of the checks that every claim needs (PRT-007, PRT-008); it cannot be selected by name."""
 _FINE = ("pass", "waived")
 
 
@@ -47,14 +47,14 @@ class PropertyResult:
 
     Attributes:
         name: ``area.name``.
-        clauses: ids of SPEC.md that it shows.
+        clauses: ids of the clauses of SPEC.md that it tests.
         profile: the profile it belongs to.
-        examples: how many were tried.
-        failure: what failed in the smallest example found, empty if none did.
-        artifact: the folder that replays it, None if nothing failed.
+        examples: number of examples that were tried.
+        failure: a description of the smallest failing example, empty if none failed.
+        artifact: the folder that replays the failure, None if nothing failed.
         skipped: why it was not run, else empty.
-        waived: what an expected-failure manifest says of it; else empty.
-        counts: what it counts in its examples, by name, such as what could not be judged exactly.
+        waived: the reason that an expected-failure manifest gives for its failure; else empty.
+        counts: numbers of examples by description, such as those that could not be judged exactly.
         asked_new: operations that answered inputs drawn in this run (PRT-018), each as `asked_in` spells it.
     """
 
@@ -89,7 +89,7 @@ class PropertyResult:
 
     @property
     def finding(self) -> str:
-        """Return pass, fail, unsupported, blocked or notrun (it shows nothing, and that is not the port's doing)."""
+        """Return pass, fail, unsupported, blocked or notrun (not tried, though not through a fault of the port)."""
         if self.failure:
             return "fail"
         if self.skipped.startswith(BLOCKED):
@@ -101,17 +101,17 @@ class PropertyResult:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What may be said of the port.
+    """The verdict on a port: its claim, or the reasons against one.
 
     Attributes:
         line: one sentence, "conformant: core, nm in exact64, fp32 (SPEC 1.0, kit 1.0-r1)", "not conformant: ..." or,
-            of a run that left something out and in which nothing failed, "no claim: ...".
+            if the run left something out and nothing failed, "no claim: ...".
         conformant: everything passed.
-        met: nothing is wrong but what an expected-failure manifest forgives.
-        reasons: why not; empty if `met`.
+        met: there are no reasons; failures that an expected-failure manifest forgives are none.
+        reasons: the reasons against a claim; empty if `met`.
         claimable: the profiles that could be claimed.
-        badge: what a badge says.
-        passed, failed, skipped: how many checks; complaints of a manifest are failures.
+        badge: the text of a badge.
+        passed, failed, skipped: numbers of checks; each complaint about a manifest counts as failed.
         status: the exit status.
     """
 
@@ -132,22 +132,22 @@ class Run:
     """Everything that a report shows.
 
     Attributes:
-        port: what the port's hello says of it: name, version, language.
-        profiles: those asked for, or all that the port can claim.
+        port: the port in its hello: name, version, language.
+        profiles: the profiles asked for, or all that the port can claim.
         classes: numeric classes judged.
-        results: one a case of these profiles.
-        chosen: name of each case and property that was to be asked → the number of answers that a pass needs.
-        properties: one a property of these profiles.
-        coverage: how each clause of SPEC.md is shown.
+        results: one per case of these profiles.
+        chosen: by name of a case or property that was to be asked, the number of answers that a pass needs.
+        properties: one per property of these profiles.
+        coverage: how each clause of SPEC.md is covered.
         clauses: the clauses themselves.
-        seed: of the order of calls and of properties, hexadecimal.
-        fresh: the seed was drawn for this run.
+        seed: seed of the order of calls and of properties, hexadecimal.
+        fresh: whether the seed was drawn for this run.
         filtered: the option that left cases out, empty if none did.
-        quick: what a quick run does not see, in words; empty if the run is not quick.
-        deterministic: the port says that the same call gets the same bytes (PRT-013).
-        zstd: the port reads compressed files; one that does not says so, and so does its claim (PRT-010).
+        quick: a text that says what a quick run leaves out; empty if the run is not quick.
+        deterministic: whether the port promises the same bytes for the same call (PRT-013).
+        zstd: whether the port reads compressed files; if not, its claim says so (PRT-010).
         waivers: number of results that an expected-failure manifest forgave.
-        complaints: what is wrong with that manifest.
+        complaints: errors of that manifest.
         command: the options that name the port, as typed.
         started: UTC, ISO 8601.
     """
@@ -175,7 +175,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the report calls the port."""
+        """The name of the port in the report."""
         version = self.port.get("version")
         return str(self.port.get("name", "port")) + (f" {version}" if version else "")
 
@@ -186,7 +186,7 @@ class Run:
 
     @property
     def fault(self) -> str:
-        """Why the results are not those of the cases in `chosen`, which is the kit's fault; else empty."""
+        """An error text if the results do not match `chosen`, which is a fault of the kit; else empty."""
         counts = Counter([r.name for r in self.results] + [p.name for p in self.properties])
         short = [r.name for r in self.results if r.outcome == "pass" and r.ran < self.chosen.get(r.name, 0)]
         for what, names in (
@@ -200,7 +200,7 @@ class Run:
         return ""
 
     def outcomes(self) -> Counter[str]:
-        """Return how many cases came out how."""
+        """Return the number of cases by outcome."""
         return Counter(r.outcome for r in self.results)
 
     def of_profile(self, profile: str) -> list[Result]:
@@ -208,7 +208,7 @@ class Run:
         return [r for r in self.results if profile in profiles_of_case(r.case)]
 
     def verdict(self) -> Verdict:
-        """Return what may be claimed: the profiles asked for, all or nothing (PRT-010)."""
+        """Return the verdict: the port may claim all profiles that were asked for, or none (PRT-010)."""
         statuses = Counter([r.status for r in self.results] + [p.status for p in self.properties])
         passed, failed, skipped = statuses["passed"], statuses["failed"] + len(self.complaints), statuses["skipped"]
         reasons = self._reasons(failed)
@@ -228,7 +228,7 @@ class Run:
         return Verdict(line, conformant, not reasons, tuple(reasons), self._claimable(), badge, *counts, status)
 
     def claimed(self, profile: str) -> str:
-        """Return the name of a profile in a claim; it says so if files with zstd were left out (PRT-010)."""
+        """Return the name of a profile in a claim, marked if the port refused its compressed files (PRT-010)."""
         lacks = not self.zstd and any(needs_zstd(r.case) for r in self.of_profile(profile))
         return f"{profile} without zstd" if lacks else profile
 
@@ -243,10 +243,10 @@ class Run:
             return f"no verdict, the kit is at fault: {self.fault}"
         if reasons:
             return f"{'no claim' if status == Status.MET else 'not conformant'}: {'; '.join(reasons[:3])}"
-        # PRT-013
+        # PRT-013.3: a claim says "not deterministic" unless the port promises the same bytes
         steady = "" if self.deterministic else ", not deterministic"
         frozen = self.frozen_only()
-        # PRT-018
+        # PRT-018.2: a claim lists the operations that were asked frozen cases only
         suffix = f", frozen cases only: {', '.join(frozen)}" if frozen else ""
         what = f"{', '.join(map(self.claimed, self.profiles))} in {', '.join(self.classes)}{steady}{suffix}"
         if self.waivers:
@@ -254,7 +254,7 @@ class Run:
         return f"conformant: {what}"
 
     def _reasons(self, failed: int) -> list[str]:
-        """Return why nothing may be claimed; empty if it may."""
+        """Return the reasons against a claim; empty if there are none."""
         if self.fault:
             return [self.fault]
         reasons = list(self.complaints)
@@ -275,7 +275,7 @@ class Run:
         return [p for p in self.properties if p.profile == PROTOCOL]
 
     def _claimable(self) -> tuple[str, ...]:
-        """Return the profiles of which everything passed; none where the kit is at fault, or the protocol is broken."""
+        """Return the profiles of which everything passed; none if the kit is at fault or the protocol is broken."""
         strange = any(r.status == "failed" and not self._belongs(r) for r in self.results)
         if self.fault or strange or any(p.status == "failed" for p in self._of_protocol()):
             return ()
@@ -290,7 +290,7 @@ class Run:
         return bool(results) and all(r.outcome == "pass" for r in results) and all(p.status == "passed" for p in own)
 
     def frozen_only(self) -> list[str]:
-        """Return the operations, and where it matters the classes, that no property asked for new inputs (PRT-018)."""
+        """Return the operations without new inputs from a property (PRT-018), with the class if only some lack them."""
         new = {pair for one in self.properties if one.status == "passed" for pair in one.asked_new}
         cases = [result.case for result in self.results if profiles_of_case(result.case) & set(self.profiles)]
         ops_by_pair = {asked_in(case.op, name): case.op for case in cases for name in classes_of(case, self.classes)}
@@ -299,7 +299,7 @@ class Run:
         return sorted({pair if op in answered else op for pair, op in ops_by_pair.items() if pair not in new})
 
     def _against(self, profile: str) -> list[str]:
-        """Return why a profile cannot be claimed."""
+        """Return the reasons against a claim of one profile; empty if there are none."""
         results = self.of_profile(profile)
         bad = Counter(r.outcome for r in results if r.outcome not in _FINE)
         own = Counter(p.outcome for p in self.properties if p.profile == profile and p.outcome not in _FINE)
@@ -316,7 +316,7 @@ def asked_in(op: str, class_name: str) -> str:
 
 
 def cases_of(profiles: Sequence[str], cases: Sequence[Case]) -> list[Case]:
-    """Return the cases of profiles."""
+    """Return the cases that belong to at least one of the profiles."""
     return [case for case in cases if profiles_of_case(case) & set(profiles)]
 
 

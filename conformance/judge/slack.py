@@ -1,8 +1,8 @@
-"""How far an answer may be from the oracle's because SPEC.md asks no exact power and no exact cosine.
+"""The slack of a bound: the error that is allowed because SPEC.md demands no exact powers and no exact cosines.
 
-The gauge of an output (NUM-002) bounds its roundings. This slack is added to it, because a scalar in front of the sum
+The gauge of an output (NUM-002) bounds its roundings. The slack is added to it, because a scalar in front of the sum
 may be inexact in binary64: a power of β (OPT-009) or a frequency of RoPE (LYR-017). It is computed from the inputs of a
-case when the case is judged, so that no frozen case changes.
+case when the case is judged, so that frozen cases need not change.
 """
 
 from dataclasses import replace
@@ -17,11 +17,11 @@ from conformance.oracle import layers, powers
 __all__ = ["bound_of"]
 
 _DEFAULTS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
-"""The defaults of absent inputs (OPT-003)."""
+"""Defaults of inputs that a case leaves out (OPT-003)."""
 
 
 def bound_of(case: Case, output: str) -> Bound | None:
-    """Return the bound of an output, with what inexact scalars add to it; None where the case has none."""
+    """Return the bound of an output, with the slack for inexact scalars; None if the case has no bound for it."""
     bound = case.bounds.get(output)
     if bound is None or case.refused:
         return bound
@@ -59,7 +59,7 @@ def _is_spiel(inputs: dict[str, Any]) -> bool:
 
 
 def _of_rotation(case: Case, gauge: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the slack of a rotation: LYR-017 lets an angle be off by 2⁻⁴⁹ of itself, cosine and sine by no more."""
+    """Return the slack of a rotation: the error of an angle by LYR-017, which also bounds that of cosine and sine."""
     _, length, _, width = np.shape(case.inputs["x"])
     frequencies = layers.frequencies(width, case.inputs["rope"], length)
     angles = np.outer(np.arange(length), [*frequencies, *frequencies])[None, :, None, :]

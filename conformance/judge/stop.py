@@ -1,4 +1,4 @@
-"""When a run stops because enough has failed (`verify.py --max-failures`)."""
+"""The number of failed cases at which a run stops (`verify.py --max-failures`)."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,17 @@ __all__ = ["Stop"]
 
 @dataclass(slots=True)
 class Stop:
-    """Counts failed cases; the run stops when there are `most`, and 0 is no limit."""
+    """Counts failed cases; the run stops when there are `most` of them, and 0 means no limit."""
 
     most: int
     failed: int = 0
 
     @property
     def reached(self) -> bool:
-        """Tell whether the rest is not run."""
+        """Whether the limit is reached, so that the remaining cases are not run."""
         return 0 < self.most <= self.failed
 
     @property
     def reason(self) -> str:
-        """Why the rest is not run."""
+        """A text that says why the remaining cases are not run."""
         return f"the run stopped after {self.most} failures (--max-failures)"

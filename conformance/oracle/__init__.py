@@ -1,6 +1,6 @@
-"""Expected results, worked out from SPEC.md alone: plain loops in binary64, apart from any engine.
+"""Expected results, computed from SPEC.md alone by plain loops in binary64, independently of any engine.
 
 A file is named after its area (select, update, event, kernels, layers, model, train, prune, quantise, adapters,
-generate, files). `second_reader.py` and `second_folder.py` read files beside `formats`; `tape.py` records gradients,
-`powers.py` says how far a power may be off. Cases are made in `gen`. Start with `select.py`.
+generate, files). `second_reader.py` and `second_folder.py` read files independently of `formats`. `tape.py` computes
+gradients, `powers.py` the allowed error of powers. `gen` makes the cases. Start with `select.py`.
 """

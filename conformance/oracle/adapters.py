@@ -1,4 +1,6 @@
-"""LoRA, SPP and SparsePEFT by loops over single weights (ADP); numbers may be complex, for complex steps."""
+"""LoRA, SPP and SparsePEFT by loops over single weights (ADP). Numbers may be complex, so that a complex step can check
+the gradients.
+"""
 
 import math
 from collections.abc import Iterable
@@ -14,7 +16,7 @@ Change = dict[Place, Any]
 
 
 def start(rows: int, n_in: int, seed: int, matrix: int) -> Array:
-    """Return the start of a factor A of the given rows (ADP-002)."""
+    """Return the initial factor A, (rows, in) (ADP-002)."""
     key = select_rng.key(seed, 5, matrix)
     a = np.zeros((rows, n_in))
     for k in range(rows):
@@ -25,7 +27,7 @@ def start(rows: int, n_in: int, seed: int, matrix: int) -> Array:
 
 
 def low_rank(a: Array, b: Array, s: float, places: Iterable[Place]) -> Change:
-    """Return s · B A at some places: all for LoRA, the support for SparsePEFT (ADP-004, ADP-007)."""
+    """Return the entries of s · B A at `places`: all for LoRA, the support for SparsePEFT (ADP-004, ADP-007)."""
     return {(o, i): s * sum(b[o, k] * a[k, i] for k in range(len(a))) for o, i in places}
 
 
@@ -40,12 +42,12 @@ def proportional(w: dict[Place, float], a: Array, c: Array, s: float) -> Change:
 
 
 def merged(w: dict[Place, float], change: Change) -> Change:
-    """Return W + D where either has an entry (ADP-004, ADP-008)."""
+    """Return W + D at every place where W or D has an entry (ADP-004, ADP-008)."""
     return {place: w.get(place, 0.0) + change.get(place, 0.0) for place in sorted({*w, *change})}
 
 
 def forward(x: Array, weight: Change, n_out: int, bias: Array | None) -> Array:
-    """Return x of shape (n, in) times the transposed weight, plus the bias."""
+    """Return y = x Wᵀ + bias, (n, out), for x of shape (n, in)."""
     y = [[0.0 if bias is None else bias[o] for o in range(n_out)] for _ in x]
     for t, row in enumerate(x):
         for (o, i), value in weight.items():
@@ -63,7 +65,7 @@ def backward(dy: Array, weight: Change, n_in: int) -> Array:
 
 
 def low_rank_gradients(dy: Array, x: Array, a: Array, b: Array, s: float, places: Iterable[Place]) -> list[Array]:
-    """Return (dA, dB) of a change s · B A at some places (ADP-001, ADP-007)."""
+    """Return (dA, dB) for the change s · B A at `places` (ADP-001, ADP-007)."""
     da, db = np.zeros(a.shape), np.zeros(b.shape)
     for o, i in places:
         g = _gradient(dy, x, o, i)

@@ -25,13 +25,13 @@ class Part:
 
     Attributes:
         shape: (out, in).
-        matrix: its index, a word of random scores.
-        base: b on B.
-        phi: φ on η.
-        kept: what is kept of a slot, by name: m, v, age, u, origin; only what optimizer and rule keep.
-        budget: K, one a pool of the scope: with scope group one a group.
-        delta_budget: d_φ, one or with scope row one a row.
-        optimizer: its name.
+        matrix: index of the matrix, a word of the keys of random scores.
+        base: base values b, on B.
+        phi: delta values φ, on η.
+        kept: state of the slots by name (m, v, age, u, origin), as far as optimizer and rule keep it.
+        budget: K, one entry per pool of the scope; with scope group one per group.
+        delta_budget: d_φ, one entry, or with scope row one per row.
+        optimizer: name of the optimizer.
         first: whether this is the first event of the run.
         lost: positions that were stored at load and have left the base.
     """
@@ -50,15 +50,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A matrix after an event, what moved, and the boundaries of drop, grow and adapt.
+    """A matrix after an event, the positions that moved, and the boundaries of drop, grow and adapt.
 
     Attributes:
-        part: the matrix after it.
+        part: the matrix after the event.
         dropped: D, cancelled positions included.
         grown: new slots.
-        cancelled: positions dropped and grown at once.
-        pruned: what adapt took.
-        boundaries: by the name of the selection; None where it has none.
+        cancelled: positions that were dropped and grown again in this event.
+        pruned: the positions that adapt pruned.
+        boundaries: boundaries by selection (drop, grow, adapt); None if a selection has none.
         record: the counts of TRN-009.
     """
 
@@ -72,7 +72,7 @@ class Outcome:
 
 
 def check(parts: Sequence[Part], evidence: Sequence[Evidence], kinds: set[str]) -> None:
-    """Refuse evidence that is asked for and is not finite, or of which ḡ has no finite norm (EVT-005)."""
+    """Refuse evidence of these kinds that is not finite, and a ḡ whose norm is not finite (EVT-005)."""
     for part, one in zip(parts, evidence, strict=True):
         support = part.base.keys() | part.phi.keys()
         kept = None if one.candidates is None else one.candidates | support
@@ -121,7 +121,7 @@ class _Event:
         return budgets[pool[1]] if self.scope == "row" else budgets[0]
 
     def drop(self, fraction: float) -> tuple[Selection, dict[Any, int], dict[Any, int]]:
-        """Return the dropped places, how many each pool dropped, and how many slots it had (DROP, SCH-002)."""
+        """Return the dropped places, the number dropped of each pool, and its number of slots (DROP, SCH-002)."""
         scored = []
         slots = dict.fromkeys(self.pools(), 0)
         for i, part in enumerate(self.parts):
@@ -133,7 +133,7 @@ class _Event:
         return select_pools.select(scored, n_drop, largest=False), n_drop, slots
 
     def replaced(self, i: int, out: list[int], into: list[int]) -> list[int]:
-        """Return the dropped positions of a matrix, but those that stay because too few new ones grow (GROW-006)."""
+        """Return the dropped positions of a matrix, less those that stay because too few new ones grow (GROW-006.2)."""
         part = self.parts[i]
         come = sum(p not in part.phi for p in into) - (sum(part.delta_budget) - len(part.phi))
         w = effective(part.base, part.phi, self.r)
@@ -149,7 +149,7 @@ class _Event:
         return update_scores.of_slot(criterion, phi, origin=origin, square=self.seen[i].square[p], weight=w, r=self.r)
 
     def grow(self, out: set[Place], n_drop: dict[Any, int], slots: dict[Any, int]) -> Selection:
-        """Return the grown places, cancelled ones among them (GROW)."""
+        """Return the grown places, which include the cancelled ones (GROW)."""
         scored = []
         for i, (part, window) in enumerate(zip(self.parts, self.seen, strict=True)):
             candidates = []
@@ -196,7 +196,12 @@ class _Event:
         )
 
     def adapt(self, exempt: set[Place], counts: str, use: int) -> Selection:
-        """Return the places that adapt prunes of the parts as they are (ADPT)."""
+        """Return the places that adapt prunes from the current parts (ADPT).
+
+        exempt  places that are never pruned
+        counts  whether the budget counts the support or the values other than 0 (ADPT-006)
+        use     the use of random scores (RNG-003)
+        """
         _, m = self.pattern or (0, 0)
         by_group = self.scope == "group"
         open_to, numbers = [], dict.fromkeys([] if by_group else self.pools(), 0)
@@ -228,7 +233,7 @@ class _Event:
         return update_scores.of_weight(criterion, w, **terms, r=self.r)
 
     def near(self, selection: Selection, i: int) -> Boundary | None:
-        """Return the boundary that the record of a matrix names (SEL-008): that of its own pools."""
+        """Return the boundary in the record of matrix i: the nearest of its own pools (SEL-008)."""
         mine = [b for pool, b in selection.boundaries if self.scope == "model" or pool[0] == i]  # type: ignore[index]
         return select_pools.nearest(mine)
 
@@ -262,7 +267,7 @@ def _moved(part: Part, evidence: Evidence, rule: Rule, out: list[int], into: lis
 
 
 def without(part: Part, gone: list[int]) -> Part:
-    """Return a matrix after positions left base and delta (ADPT-004)."""
+    """Return a matrix without the positions `gone` in base and delta (ADPT-004)."""
     lost = set(gone)
 
     def cut(values: dict[int, Any]) -> dict[int, Any]:
@@ -285,8 +290,8 @@ def event(
 ) -> list[Outcome]:
     """Return every matrix after drop, grow and adapt.
 
-    rule      the choices of chapter 8, and beta1, beta2 and momentum where moments are seeded
-    fraction  that of the schedule; SCH-008 is applied here
+    rule      the choices of chapter 8, and beta1, beta2 and momentum if moments are seeded
+    fraction  the drop fraction of the schedule; SCH-008 is applied here
     """
     if rule["first_event"] == "all" and any(part.first for part in parts):
         fraction = 1.0
@@ -350,7 +355,7 @@ def last_pass(
     step: int,
     pattern: Pattern | None = None,
 ) -> tuple[list[Part], list[Boundary]]:
-    """Return every matrix after the pass that follows the last step, and its boundaries (EVT-004)."""
+    """Return every matrix after the adapt pass that follows the last step, and the boundaries (EVT-004)."""
     check(parts, evidence, set(ADAPTATION.get(rule["adapt"], ())))
     selection = _Event(parts, evidence, rule, (seed, step), pattern, binary64).adapt(
         set(), "support", update_scores.LAST

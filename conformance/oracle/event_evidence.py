@@ -1,4 +1,4 @@
-"""The evidence of a window that an event gets, and the parts of it that a rule asks for (chapter 6, EVT-005)."""
+"""The evidence that an event gets from a gradient window, and the kinds that a rule asks for (chapter 6, EVT-005)."""
 
 import math
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ class Evidence:
         gradient: ḡ.
         absolute: mean of |g|.
         square: mean of g · g.
-        inputs: h, one a column.
-        row_moments: r of SM3, one a row.
-        column_moments: c of SM3, one a column.
-        candidates: the positions of GRD-007; None where all are candidates.
-        steps: A.
+        inputs: h, one per column.
+        row_moments: r of SM3, one per row.
+        column_moments: c of SM3, one per column.
+        candidates: the positions of GRD-007; None if all positions are candidates.
+        steps: A, the number of steps in the window.
         tokens: Σ dy² x² / A, used on the support (GRD-008); empty if not asked for.
     """
 
@@ -56,7 +56,7 @@ ADAPTATION = {
     "activation": {"inputs"},
     "curvature": {"inputs"},
 }
-"""The evidence that a criterion asks for, by its name; nothing for the others."""
+"""The evidence that a criterion asks for; criteria without an entry ask for none."""
 
 
 def asked_by(rule: Rule) -> set[str]:

@@ -8,9 +8,9 @@ from conformance.oracle.update_choices import Rule
 
 
 def ratios(old: Part, evidence: Evidence, rule: Rule, one: Outcome) -> dict[str, float | None]:
-    """Return the ratios of an event's record, and the norm of ḡ where a whole one was asked for (TRN-009).
+    """Return the ratios of an event's record; the norm of ḡ is None unless the rule asks for a whole ḡ (TRN-009).
 
-    old  the matrix before the event, which `one` is after it
+    old  the matrix before the event, whose outcome is `one`
     """
     is_whole = evidence.candidates is None and "gradient" in asked_by(rule)
     return {

@@ -1,4 +1,4 @@
-"""Checkpoint files built byte by byte from chapter 12, whole or in pieces that cases may spoil (FMT)."""
+"""Checkpoint files built byte by byte from chapter 12, whole or in pieces that cases may corrupt (FMT)."""
 
 import json
 import struct
@@ -16,7 +16,7 @@ BITS |= {"I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64"
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor by content: `support` holds (row, column) pairs in order, or None where every position is stored.
+    """A tensor by content: `support` has (row, column) pairs in order, or is None if every position is stored.
 
     A row is a run along the last axis. `bits` are the bytes of the section `values`.
     """
@@ -35,13 +35,13 @@ class Tensor:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
         return prod(self.shape[:-1])
 
 
 @dataclass
 class Section:
-    """One section of a file."""
+    """One section of a file: an array that the header names."""
 
     name: str
     dtype: str
@@ -58,7 +58,7 @@ class Section:
 
 @dataclass
 class Pieces:
-    """A file in pieces; a case may spoil one before it calls `pack`."""
+    """The pieces of a file; a case may corrupt one of them before it calls `pack`."""
 
     manifest: dict[str, Any]
     sections: list[Section] = field(default_factory=list)
@@ -75,7 +75,7 @@ def text(value: Any) -> str:
 
 
 def digest(raw: bytes) -> str:
-    """Return a digest as it is written (FMT-047)."""
+    """Return the SHA-256 of bytes in hexadecimal (FMT-047)."""
     return sha256(raw).hexdigest()
 
 
@@ -117,14 +117,14 @@ def sections_of(name: str, t: Tensor, encoding: str) -> list[Section]:
 
 
 def gaps_of(t: Tensor) -> list[int]:
-    """Return how many absent positions stand before each slot (FMT-054)."""
+    """Return the number of absent positions directly before each slot (FMT-054)."""
     assert t.support is not None
     flat = [r * t.shape[-1] + c for r, c in t.support]
     return [at - before - 1 for before, at in zip([-1, *flat], flat, strict=False)]
 
 
 def gap8(gaps: list[int]) -> bytes:
-    """Return gaps in a byte each, after a byte 255 for every 255 absent positions (FMT-054)."""
+    """Return gaps as one byte each, after a byte 255 for every 255 absent positions (FMT-054)."""
     out = bytearray()
     for gap in gaps:
         out += b"\xff" * (gap // 255)
@@ -143,7 +143,7 @@ def varint(gap: int) -> bytes:
 
 
 def groups_of(t: Tensor) -> list[list[tuple[int, list[int]]]]:
-    """Return, row by row, first position and stored offsets of the groups that begin in it (FMT-052)."""
+    """Return for each row the groups that begin in it, each as first position and stored offsets (FMT-052)."""
     assert t.support is not None
     assert t.pattern is not None
     _, m, axis = t.pattern
@@ -186,12 +186,12 @@ def fitting_patterns(t: Tensor) -> list[tuple[int, int, int]]:
 
 
 def rle_frame(size: int, byte: int) -> bytes:
-    """Return a zstd frame of one run: magic, single segment with a size of 4 bytes, one last block that repeats."""
+    """Return a zstd frame that expands to `size` equal bytes: a single segment with one RLE block."""
     return struct.pack("<IBI", 0xFD2FB528, 0xA0, size) + (1 | 1 << 1 | size << 3).to_bytes(3, "little") + bytes([byte])
 
 
 def runs_frame(runs: Sequence[tuple[int, int]]) -> bytes:
-    """Return a zstd frame of several runs, each of a byte and how often it comes; one block a run."""
+    """Return a zstd frame that expands to runs, each given as (byte, length), with one RLE block per run."""
     size = sum(n for _, n in runs)
     out = struct.pack("<IBI", 0xFD2FB528, 0xA0, size)
     for i, (byte, n) in enumerate(runs):
@@ -203,7 +203,7 @@ def content_digest(t: Tensor) -> str:
     """Return the content digest (FMT-091)."""
     support = None
     if t.nnz < prod(t.shape):
-        # sizes are computed first, because the larger of bitmask and csr may be too large to make
+        # sizes are computed first, because the larger of bitmask and csr may be too large to build
         cols = t.shape[-1]
         csr = t.nnz * (4 if cols > 65536 else 2) + 4 * (t.rows + 1)
         smaller = "bitmask" if cols and t.rows * ((cols + 7) // 8) <= csr else "csr"
@@ -225,7 +225,7 @@ def best_encoding(t: Tensor) -> tuple[str, tuple[int, int, int] | None]:
 
     def size(choice: tuple[str, Any]) -> int:
         if choice[0] == "bitmask":
-            # computed, because the mask of few entries far apart may be too large to make
+            # computed without the mask, because the mask of few entries far apart may be too large to build
             return t.rows * ((t.shape[-1] + 7) // 8) + len(t.bits)
         return sum(len(s.data) for s in sections_of("", replace(t, pattern=choice[1]), choice[0]))
 
@@ -243,7 +243,7 @@ def pieces(
     delta: dict[str, Any] | None = None,
     frames: dict[str, bytes] | None = None,
 ) -> Pieces:
-    """Return the file of a checkpoint in pieces; tensors without an encoding get that of `auto`."""
+    """Return the pieces of the file of a checkpoint; tensors without an encoding get that of `auto`."""
     described, sections = {}, []
     for name in sorted(tensors, key=str.encode):
         t = tensors[name]
@@ -286,7 +286,7 @@ def state_digest(contents: dict[str, str], tied: dict[str, str], scales: dict[st
 
 
 def assemble(manifest: str, sections: list[Section], pad: bytes = b"\0", change: Any = None) -> bytes:
-    """Return a file of a manifest text and sections; `change` may alter the header before it is spelled."""
+    """Return the file that has a manifest text and sections; `change` may edit the header before it is written."""
     own = {"format": "pt", "seft.manifest": manifest, "seft.manifest.sha256": digest(manifest.encode())}
     header: dict[str, Any] = {"__metadata__": own}
     data = b""
@@ -308,7 +308,7 @@ def assemble(manifest: str, sections: list[Section], pad: bytes = b"\0", change:
 
 
 def frame(header: str) -> bytes:
-    """Return a header with its length, filled up with spaces (FMT-020, FMT-022, FMT-023)."""
+    """Return the length of a header and the header, padded with spaces (FMT-020, FMT-022, FMT-023)."""
     raw = header.encode()
     size = 1024
     while size < 8 + len(raw):

@@ -1,7 +1,7 @@
-"""Matrices of whole numbers: their parts in each source, and the weights that they stand for (FMT-172 to FMT-174).
+"""Quantised matrices: their tensors in each source format, and the weights that they stand for (FMT-172 to FMT-174).
 
-A matrix is given by its codes, zero points and scales as numbers. `pack_quantized` and the like write its parts by the
-words of FMT-173; `weights` multiplies the numbers in exact fractions. Nothing here reads a part.
+`Codes` has the codes, zero points and scales as plain numbers. `pack_quantized` and its siblings write the tensors of
+FMT-173 from them; `weights` multiplies them in exact fractions. Nothing here reads packed tensors.
 """
 
 import struct
@@ -15,26 +15,26 @@ from conformance.oracle.files_deltas import number
 from conformance.oracle.train_around import rounded_bits
 
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
-"""The columns of a word of AWQ from the lowest bits on (FMT-173.3)."""
+"""The columns in a word of AWQ, lowest bits first (FMT-173.3)."""
 
 
 @dataclass(frozen=True)
 class Codes:
-    """A matrix of whole numbers, row by row."""
+    """A quantised matrix, row by row."""
 
     bits: int
     codes: list[list[int]]
     """Signed, −2^(bits − 1) to 2^(bits − 1) − 1."""
     dtype: str
-    """Of the scales."""
+    """The dtype of the scales."""
     scales: list[list[int]]
-    """Bit patterns, a group in each column."""
+    """Bit patterns, (out, groups)."""
     zeros: list[list[int]] | None
     """Signed like the codes; None for a symmetric matrix."""
     groups: list[int]
     """The group of each column."""
     support: tuple[tuple[int, int], ...] | None = None
-    """The stored positions, if a bitmask says them."""
+    """The stored positions, if there is a bitmask."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -43,16 +43,16 @@ class Codes:
 
     @property
     def half(self) -> int:
-        """What is added to a code before it is packed (FMT-173.4)."""
+        """The offset that makes a code unsigned before it is packed (FMT-173.4)."""
         return 1 << (self.bits - 1)
 
     def zero(self, row: int, group: int) -> int:
-        """Return a zero point; 0 of a symmetric matrix."""
+        """Return the zero point of a group; 0 for a symmetric matrix."""
         return 0 if self.zeros is None else self.zeros[row][group]
 
 
 def weights(m: Codes) -> Tensor:
-    """Return the weights: on the stored positions, or dense with +0.0 where a weight is pruned (FMT-173.6, FMT-174).
+    """Return the weights, sparse on the support, or dense with +0.0 where a weight is pruned (FMT-173.6, FMT-174).
 
     Raises:
         RefusedError: a weight does not fit the dtype.
@@ -66,7 +66,7 @@ def weights(m: Codes) -> Tensor:
             group = m.groups[c]
             scale = number(m.dtype, m.scales[r][group].to_bytes(size, "little"))
             exact = Fraction(code - m.zero(r, group)) * Fraction(scale)
-            # a product of 9 and 24 bits is exact in binary64, from which it is rounded once
+            # the product of 9 and 24 bits is exact in binary64, so that the weight is rounded only once
             assert Fraction(float(exact)) == exact
             patterns.append(rounded_bits(float(exact), m.dtype))
     whole = dense(m.dtype, (len(patterns),), patterns)
@@ -77,10 +77,10 @@ def weights(m: Codes) -> Tensor:
 
 
 def words(numbers: Sequence[int], bits: int, *, straddling: bool, junk: int = 0) -> list[int]:
-    """Return numbers of so many bits in words of 32, from the lowest bits of the first word on (FMT-173, FMT-173.2).
+    """Pack numbers of `bits` bits into 32-bit words, lowest bits first (FMT-173, FMT-173.2).
 
     straddling  whether a number may begin in one word and end in the next
-    junk  bits of the pattern that fills the place behind the last number, which nobody reads
+    junk        a pattern for the unused bits after the last number, which readers ignore
     """
     per_word = 32 // bits
     runs = [numbers] if straddling else [numbers[i : i + per_word] for i in range(0, len(numbers), per_word)]
@@ -116,7 +116,7 @@ def integers(values: Sequence[int], dtype: str = "I64") -> Tensor:
 
 
 def scale_tensor(m: Codes, *, turn: bool = False) -> Tensor:
-    """Return the scales, (out, groups) or its transpose."""
+    """Return the scales as a tensor, (out, groups) or its transpose."""
     rows = turned(m.scales) if turn else m.scales
     return dense(m.dtype, (len(rows), len(rows[0])), [one for row in rows for one in row])
 
@@ -176,5 +176,5 @@ def awq(m: Codes) -> dict[str, Tensor]:
 
 
 def named(module: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return parts under the names that a folder has for them."""
+    """Return the parts by the names that they have in a folder."""
     return {f"{module}.{part}": tensor for part, tensor in parts.items()}

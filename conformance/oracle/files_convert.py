@@ -34,7 +34,7 @@ class Converted:
 
 
 def words(t: Tensor) -> list[int]:
-    """Return the bit pattern of each stored value; smaller ones are packed from the lowest bit on (FMT-071)."""
+    """Return the bit pattern of each stored value; values of 4 or 6 bits are packed lowest bits first (FMT-071)."""
     every, width = int.from_bytes(t.bits, "little"), BITS[t.dtype]
     return [every >> width * i & (1 << width) - 1 for i in range(t.nnz)]
 
@@ -49,10 +49,10 @@ def packed(dtype: str, patterns: Iterable[int]) -> bytes:
 
 
 def cast_word(pattern: int, old: str, new: str) -> int:
-    """Return a value in another dtype, rounded once (FMT-126, FMT-129).
+    """Return the bit pattern of a value in another dtype, rounded once (FMT-126, FMT-129).
 
     Raises:
-        RefusedError: it does not fit.
+        RefusedError: the value does not fit the dtype.
     """
     value = number(old, pattern.to_bytes(BITS[old] // 8, "little"))
     if value != value:
@@ -75,7 +75,7 @@ def converted(dense: Mapping[str, Tensor], encoding: str, zeros: str, cast: str 
 
 
 def _sparse(t: Tensor, encoding: str, zeros: str, cast: str | None) -> Tensor:
-    """Return a tensor as it is stored: with a support, or dense."""
+    """Return a dense tensor as a converter stores it: with a support, or dense."""
     dtype = cast if cast and t.dtype in FORMATS else t.dtype
     every = words(t)
 
@@ -95,7 +95,7 @@ def _sparse(t: Tensor, encoding: str, zeros: str, cast: str | None) -> Tensor:
 
 
 def expanded(t: Tensor, cast: str | None) -> Tensor:
-    """Return a tensor as a Hugging Face folder holds it: dense, absent positions +0.0 (FMT-124)."""
+    """Return a tensor as a Hugging Face folder has it: dense, with +0.0 at absent positions (FMT-124)."""
     dtype = cast if cast and t.dtype in FORMATS else t.dtype
     every = words(t)
     if dtype != t.dtype:
@@ -108,10 +108,10 @@ def expanded(t: Tensor, cast: str | None) -> Tensor:
 
 
 def sorted_out(tree: Mapping[str, int], read: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Return the names of companions, and of entries that are left out, each sorted by bytes (FMT-123).
+    """Return the names of companions and the names of entries that are left out, each sorted by bytes (FMT-123).
 
-    tree  bytes by name; the name of a folder ends in a slash
-    read  the files whose weights are read, and the index if it is
+    tree  size in bytes by name; the name of a folder ends in a slash
+    read  the files whose weights are read, and the index if it is read
     """
     companions: list[str] = []
     left_out: list[str] = []
@@ -122,12 +122,12 @@ def sorted_out(tree: Mapping[str, int], read: Iterable[str]) -> tuple[list[str],
 
 
 def of_zeros(size: int) -> str:
-    """Return the digest of a file of so many zero bytes."""
+    """Return the digest of a file of `size` zero bytes."""
     return digest(bytes(size))
 
 
 def stock(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """Return a safetensors file as others write it: tensors in the given order, no pads."""
+    """Return a safetensors file as other programs write it: tensors in the order of the dict, without pads."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
     data = b""
     for name, t in tensors.items():
@@ -138,17 +138,17 @@ def stock(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = No
 
 
 def framed(header: bytes, data: bytes) -> bytes:
-    """Return length, header and data."""
+    """Return a safetensors file: the length of the header, the header, and the data."""
     return struct.pack("<Q", len(header)) + header + data
 
 
 def index(weight_map: Mapping[str, Any], **more: Any) -> bytes:
-    """Return an index of shards."""
+    """Return the text of an index of shards."""
     return text({"metadata": {"total_size": 1}, "weight_map": dict(weight_map)} | more).encode()
 
 
 def dense(dtype: str, shape: tuple[int, ...], patterns: Iterable[int]) -> Tensor:
-    """Return a dense tensor of bit patterns, as many as its shape asks for."""
+    """Return a dense tensor with these bit patterns, one per entry."""
     every = list(patterns)
     assert len(every) == prod(shape)
     return Tensor(dtype, shape, packed(dtype, every))

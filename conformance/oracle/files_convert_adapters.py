@@ -10,7 +10,7 @@ from conformance.oracle.select_pools import RefusedError
 
 
 def changed(shape: tuple[int, ...], places: Sequence[int], values: Tensor) -> Tensor:
-    """Return the change at flat positions in any order, each with the bits of its value (FMT-151).
+    """Return the sparse tensor with these values at flat positions, which may come in any order (FMT-151).
 
     Raises:
         RefusedError: a position lies outside the shape, or comes twice.
@@ -31,7 +31,7 @@ def entries(t: Tensor) -> list[list[float]]:
 
 
 def product(a: Tensor, b: Tensor, alpha: float, *, root: bool, turned: bool) -> list[list[float]]:
-    """Return B·A, or its transpose: entries summed from the first rank to the last, scaled, rounded to F32 (FMT-152).
+    """Return B·A or its transpose. Entries are summed from the first rank on, scaled, and rounded to F32 (FMT-152).
 
     Raises:
         RefusedError: an entry is not finite in F32.
@@ -56,7 +56,7 @@ def _rounded(terms: list[float], scale: float) -> float:
 
 
 def lora(base: Tensor, amounts: list[list[float]]) -> tuple[Tensor, int]:
-    """Return the amounts on the support of the base, and how many of the others have a bit set (FMT-152)."""
+    """Return the amounts on the support of the base, and the number of other amounts that are not +0.0 (FMT-152)."""
     rows, columns = base.shape
     every = [(r, c) for r in range(rows) for c in range(columns)]
     support = every if base.support is None else list(base.support)

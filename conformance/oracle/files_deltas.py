@@ -27,7 +27,7 @@ def tensor(dtype: str, shape: tuple[int, ...], bits_at: dict[int, bytes]) -> Ten
 
 
 def number(dtype: str, raw: bytes) -> float:
-    """Return the value of bytes; a BF16 is the upper half of an F32."""
+    """Return the number that bytes stand for; a BF16 is the upper half of an F32."""
     code = {"F16": "<e", "F32": "<f", "F64": "<d"}
     if dtype == "BF16":
         return float(struct.unpack("<f", b"\0\0" + raw)[0])
@@ -35,7 +35,7 @@ def number(dtype: str, raw: bytes) -> float:
 
 
 def rounded(dtype: str, value: float) -> bytes:
-    """Return the bytes of a value, by way of F32 unless it is F64 (FMT-135)."""
+    """Return the bytes of a value, rounded to F32 first unless the dtype is F64 (FMT-135)."""
     if dtype == "F64":
         return struct.pack("<d", value)
     single = struct.pack("<f", value)
@@ -44,13 +44,13 @@ def rounded(dtype: str, value: float) -> bytes:
     if dtype == "F16":
         return struct.pack("<e", struct.unpack("<f", single)[0])
     word = struct.unpack("<I", single)[0]
-    # adding just under half, or half where the upper half is odd, rounds it to nearest, ties to even
+    # adding 0x7FFF plus the last bit of the upper half rounds the upper half to nearest, ties to even
     upper = (word + 0x7FFF + (word >> 16 & 1)) >> 16
     return struct.pack("<H", upper)
 
 
 def change(base: Tensor | None, operations: dict[str, Tensor]) -> Tensor:
-    """Return a tensor after the operations of its name."""
+    """Return a tensor after its operations in a delta: `whole`, or `remove`, `replace` and `add`."""
     if "whole" in operations:
         return operations["whole"]
     assert base is not None
@@ -78,7 +78,7 @@ def model(tensors: dict[str, Tensor], **more: Any) -> tuple[dict[str, str], str]
 def step(
     base: dict[str, Tensor], stored: dict[str, Tensor], gone: tuple[str, ...] = (), **after: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the model that stored operations lead to, and the description of the delta."""
+    """Return the model after the operations that a delta stores, and the delta's description in the manifest."""
     target = {name: t for name, t in base.items() if name not in gone}
     for name in {key.split(":", 1)[1] for key in stored}:
         own = {key.split(":", 1)[0]: t for key, t in stored.items() if key.split(":", 1)[1] == name}

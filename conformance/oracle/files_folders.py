@@ -14,11 +14,11 @@ MOST = 4096
 
 @dataclass
 class Folder:
-    """A folder in pieces; a case may spoil one before it calls `pack`.
+    """The pieces of a folder; a case may corrupt one of them before it calls `pack`.
 
     Attributes:
         parts: the files of tensors, in order.
-        companions: by name.
+        companions: bytes of the companions by name.
     """
 
     parts: list[Pieces]
@@ -54,7 +54,7 @@ def size_of(name: str, t: Tensor, encodings: Mapping[str, str] | None) -> int:
 
 
 def divided(tensors: Mapping[str, Tensor], encodings: Mapping[str, str] | None, part_bytes: int) -> list[list[str]]:
-    """Return the names of each part, in order (FMT-085)."""
+    """Return the names of the tensors of each part, in order (FMT-085)."""
     parts: list[list[str]] = [[]]
     total = 0
     for name in sorted(tensors, key=str.encode):
@@ -75,7 +75,7 @@ def folder(
     companions: Mapping[str, bytes] | None = None,
     **more: Any,
 ) -> Folder:
-    """Return the folder of a checkpoint; more holds kind, attributes, tied and scales."""
+    """Return the pieces of the folder of a checkpoint; more has kind, attributes, tied and scales."""
     groups, beside = divided(tensors, encodings, part_bytes), dict(companions or {})
     parts = []
     for i, names in enumerate(groups):

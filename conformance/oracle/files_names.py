@@ -1,4 +1,4 @@
-"""Which file names a writer refuses (FMT-112), and the bytes of a tensor that is made dense (FMT-098)."""
+"""The file names that a writer refuses (FMT-112), and the bytes of a tensor that is expanded to dense (FMT-098)."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from conformance.oracle.select_pools import RefusedError
 
 
 def check_name(name: str) -> None:
-    """Refuse the name of a file of dense weights (FMT-112)."""
+    """Refuse a name that programs take for a file of dense weights (FMT-112)."""
     stem, dot, end = name.lower().rpartition(".")
     if not dot or end != "safetensors":
         return
@@ -24,11 +24,11 @@ def check_name(name: str) -> None:
 def expanded(
     dtype: str, shape: Sequence[int], at: Sequence[int] | None, bits: bytes, width: int, limit: int | None
 ) -> bytes:
-    """Return the bytes of a tensor as a dense array, values of 4 or 6 bits a byte each (FMT-098).
+    """Return the bytes of a tensor as a dense array; values of 4 or 6 bits take a byte each (FMT-098).
 
     at     the stored positions, None for all
-    width  bits of a value, 0 of a mask
-    limit  bytes that the array may have
+    width  bits of a value, 0 for a mask
+    limit  the most bytes that the array may have
     """
     numel, size = math.prod(shape), max(1, width // 8)
     if numel * size > (2**36 if limit is None else limit):

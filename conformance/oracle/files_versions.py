@@ -16,7 +16,7 @@ def dense_bytes(base: Tensor) -> bytes:
 
 
 def replaced(base: Tensor, new: bytes) -> Tensor:
-    """Return the positions at which bits change, with the new bits."""
+    """Return the sparse tensor of the values whose bits change, with the new bits."""
     old, size, columns = dense_bytes(base), BITS[base.dtype] // 8, base.shape[-1]
     assert len(old) == len(new)
     support, bits = [], b""
@@ -34,26 +34,26 @@ def adler32(data: bytes) -> str:
 
 
 def xor(old: bytes, new: bytes) -> bytes:
-    """Return what a frame of `xor` holds (FMT-168.3)."""
+    """Return the content of an `xor` frame: old bytes XOR new bytes (FMT-168.3)."""
     return bytes(a ^ b for a, b in zip(old, new, strict=True))
 
 
 def overwrite(offsets: list[int], new: bytes, count: int | None = None) -> bytes:
-    """Return what a frame of `overwrite` holds: a number, offsets, and the new bytes there (FMT-168.4)."""
+    """Return the content of an `overwrite` frame: a count, that many offsets, and the new bytes there (FMT-168.4)."""
     return struct.pack(f"<I{len(offsets)}I", len(offsets) if count is None else count, *offsets) + new
 
 
 def overwriting(old: bytes, new: bytes) -> bytes:
-    """Return the `overwrite` of exactly the bytes that differ."""
+    """Return the content of an `overwrite` frame that changes exactly the bytes that differ."""
     offsets = [at for at in range(len(new)) if old[at] != new[at]]
     return overwrite(offsets, bytes(new[at] for at in offsets))
 
 
 def raw_frame(data: bytes, stated: int | None = None, blocks: int = 1) -> bytes:
-    """Return a zstd frame of blocks that are not compressed; it states its size in four bytes (RFC 8878, 3.1.1).
+    """Return a zstd frame of uncompressed blocks that states its size in four bytes (RFC 8878, 3.1.1).
 
-    stated  another size than that of the data
-    blocks  how many blocks the data is cut into
+    stated  the size that the frame states, if not that of the data
+    blocks  number of blocks into which the data is cut
     """
     out = struct.pack("<IBI", MAGIC, 0xA0, len(data) if stated is None else stated)
     return out + _raw_blocks(data, blocks)
@@ -79,6 +79,6 @@ def _raw_blocks(data: bytes, blocks: int) -> bytes:
 
 
 def room(positions: int, sparsity: float) -> int:
-    """Return K of a matrix: two steps of binary64, cut down to an integer (FMT-170.2)."""
+    """Return K of a matrix: positions · (1 − sparsity) in binary64, truncated to an integer (FMT-170.2)."""
     share = 1.0 - sparsity
     return int(positions * share)

@@ -1,4 +1,4 @@
-"""Generation in plain Python, every token from a forward over all tokens before it (GEN)."""
+"""Generation in plain Python; every token comes from a forward over all tokens before it (GEN)."""
 
 import json
 import math
@@ -17,7 +17,7 @@ NEAR = 1e-9
 
 
 def weights_of(logits: Sequence[float], temperature: float, top_k: int | None) -> tuple[list[int], list[float]]:
-    """Return the ids that top-k leaves, in their order, and their weights (GEN-004)."""
+    """Return the ids that top-k keeps, largest logit first, and their weights (GEN-004)."""
     order = sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:top_k]
     return order, [math.exp(max((logits[i] - logits[order[0]]) / temperature, -1e4)) for i in order]
 
@@ -25,7 +25,7 @@ def weights_of(logits: Sequence[float], temperature: float, top_k: int | None) -
 def picked(
     logits: Sequence[float], temperature: float, top_k: int | None, top_p: float | None, seed: int, number: int
 ) -> tuple[int, bool]:
-    """Return the id that follows `number` tokens, and whether every program is bound to pick it (GEN-003, GEN-005)."""
+    """Return the id that follows `number` tokens, and whether every program must pick it (GEN-003, GEN-005)."""
     if temperature == 0:
         return min(range(len(logits)), key=lambda i: (-logits[i], i)), True
     ids, weights = weights_of(logits, temperature, top_k)
@@ -43,7 +43,7 @@ def picked(
 
 
 def logits_behind(config: Config, tensors: dict[str, Array], tokens: Array, parts: Sequence[int]) -> Array:
-    """Return the logits (B, parts, V) behind the last token of every part, each from a whole forward (GEN-001)."""
+    """Return the logits (B, parts, V) after the last token of every part, each from a whole forward (GEN-001)."""
     decoder, logits, length = Decoder(config, tensors), [], 0
     for n in parts:
         length += n
@@ -59,7 +59,7 @@ def text(
     max_tokens: int | None,
     sampling: dict[str, Any],
 ) -> tuple[list[int], float]:
-    """Return the tokens that follow a prompt, and by how much logits may change without changing one (GEN-007).
+    """Return the tokens that follow a prompt, and the largest change of the logits that changes no token (GEN-007).
 
     The second number is the largest of 1e-2, 1e-3 and 1e-4 at which eight random changes of the logits leave each
     token the same; 0 if there is none.

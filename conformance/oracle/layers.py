@@ -1,4 +1,4 @@
-"""The formulas of chapter 4 in binary64, written with Var so that their gradients follow (LYR)."""
+"""The formulas of chapter 4 in binary64, written with `Var`, which also computes their gradients (LYR)."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from conformance.oracle.tape import Array, Var, contract, stack
 
 
 def embedding(weight: Var, tokens: Array) -> Var:
-    """Return the rows of the tokens (LYR-001)."""
+    """Return the rows of the weight that belong to the tokens (LYR-001)."""
     return weight[tokens]
 
 

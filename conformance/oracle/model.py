@@ -39,7 +39,7 @@ def biases(config: Config) -> tuple[str, ...]:
 
 
 def window(config: Config, block: int) -> int | None:
-    """Return the sliding window of a block, None if it sees everything (MDL-003)."""
+    """Return the sliding window of a block, None if its queries see all earlier keys (MDL-003)."""
     size = config.get("sliding_window")
     if config["model_type"] == "mistral":
         return size
@@ -52,7 +52,7 @@ def window(config: Config, block: int) -> int | None:
 
 
 def described(config: Config) -> dict[str, Any]:
-    """Return what a config says of its model: the answer to `config.describe`."""
+    """Return the answer to `config.describe`: targets, windows, head width and number of KV heads."""
     return {
         "targets": targets(config),
         "windows": [window(config, i) for i in range(config["num_hidden_layers"])],
@@ -62,7 +62,7 @@ def described(config: Config) -> dict[str, Any]:
 
 
 def rope(config: Config) -> dict[str, Any]:
-    """Return the RoPE settings (MDL-004, MDL-009 to MDL-011) of a config that does not contradict itself."""
+    """Return the RoPE settings of a config, which must not contradict itself (MDL-004, MDL-009 to MDL-011)."""
     parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
     contexts = (parameters.get("original_max_position_embeddings"), config.get("original_max_position_embeddings"))
     return {
@@ -102,8 +102,8 @@ class Decoder:
     """A model whose tensors are Vars.
 
     Attributes:
-        inputs: name of a target → its inputs in the last pass of `block`, for calibration.
-        outputs: name of a target → its outputs in that pass.
+        inputs: inputs of each target in the last pass of `block`, for calibration, by name.
+        outputs: outputs of each target in that pass, by name.
     """
 
     def __init__(self, config: Config, tensors: dict[str, Array]) -> None:

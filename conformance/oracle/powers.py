@@ -1,11 +1,11 @@
-"""Powers rounded once to binary64, and how far a right program may be from them (OPT-009, LYR-017)."""
+"""Powers rounded once to binary64, and the error that a correct program may have in them (OPT-009, LYR-017)."""
 
 from decimal import Decimal, localcontext
 
 STEP = 2.0**-52
 """Relative error that each unit of an exponent adds (OPT-009)."""
 ANGLE = 2.0**-49
-"""Relative error of an angle of RoPE: that of a frequency, and the roundings of both angles (LYR-017)."""
+"""Relative error of an angle of RoPE: that of its frequency, and the roundings of the angles compared (LYR-017)."""
 _HALF = 2.0**-53
 """Relative error of rounding the exact power once."""
 
@@ -17,7 +17,7 @@ def power(base: float, exponent: int) -> float:
 
 
 def correction_error(beta: float, age: int) -> float:
-    """Return the relative error that OPT-009 allows `1 − β^age`, measured from the value by `power`."""
+    """Return the relative error that OPT-009 allows `1 − β^age`, relative to the value from `power`."""
     p = power(beta, age)
     return p * (age * STEP + _HALF) / (1 - p)
 

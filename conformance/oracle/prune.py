@@ -1,4 +1,4 @@
-"""Pruning by sorted tuples (PRN)."""
+"""The pruners of chapter 11, by sorting tuples of scores and positions (PRN)."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def pattern(scores: Array, n: int, m: int) -> list[int]:
 
 
 def scope(scores: list[Array], sparsity: float, name: str) -> list[list[int]]:
-    """Return the flat positions that stay of each matrix, where the scope says what is compared (PRN-016)."""
+    """Return the flat positions that each matrix keeps; scores compete within a row, matrix or model (PRN-016)."""
     entries = [(float(x), i, p) for i, matrix in enumerate(scores) for p, x in enumerate(matrix.reshape(-1))]
 
     def pool(i: int, p: int) -> tuple[int, int]:
@@ -96,7 +96,7 @@ Pattern = tuple[int, int]
 
 
 def hessian(x: Array, damping: float) -> tuple[list[list[float]], list[int]]:
-    """Return H after damping, and the dead inputs (PRN-009)."""
+    """Return H of inputs x after damping, and the indices of dead inputs (PRN-009)."""
     tokens = [[float(v) for v in token] for token in x.reshape(-1, x.shape[-1])]
     cols = range(x.shape[-1])
     h = [[math.fsum(t[i] * t[j] for t in tokens) for j in cols] for i in cols]
@@ -110,8 +110,8 @@ def hessian(x: Array, damping: float) -> tuple[list[list[float]], list[int]]:
 def trailing_columns(h: list[list[float]]) -> list[list[float]]:
     """Return for each i the first column of the inverse of H without its first i rows and columns.
 
-    From the last row up, each inverse extends that of the rows below it by a border. It is computed in 60 decimal
-    digits, so that no condition of H matters, and without a library, so that every machine gets the same numbers.
+    The inverses are computed from the last row up: each extends the one before by a border. 60 decimal digits make an
+    ill-conditioned H harmless. No library is used, so that every machine gets the same numbers.
     """
     with localcontext(prec=60):
         columns: list[list[Decimal]] = []
@@ -136,8 +136,8 @@ def sparsegpt(
 ) -> tuple[list[int], Array, float]:
     """Return the positions that SparseGPT keeps, the new weight, and the smallest relative gap (PRN-009 to PRN-012).
 
-    It needs no factor U: z[i], the first column of the inverse of H without its first i rows and columns, is
-    U_ii · U_ij.
+    The factor U of PRN-010 is not computed, because z[i], the first column of the inverse of H without its first i rows
+    and columns, has the products U_ii · U_ij.
     """
     rows, cols = w.shape
     h, dead = hessian(x, damping)
@@ -164,7 +164,7 @@ def sparsegpt(
 def _choice(
     costs: dict[int, float], rows: int, cols: int, sparsity: float, pattern: Pattern | None
 ) -> list[tuple[list[int], list[int]]]:
-    """Return (removed, kept) of each pool: a block (PRN-011), or the groups of one start (PRN-012)."""
+    """Return (removed, kept) of each pool: the whole block (PRN-011), or the group of each row (PRN-012)."""
     if pattern is None:
         order = sorted(costs, key=lambda p: (costs[p], p))
         n = count(sparsity * len(costs))
@@ -177,7 +177,7 @@ def _choice(
 
 
 def _gap(removed: list[float], kept: list[float]) -> float:
-    """Return the relative gap of a choice, 1 where there is none (SEL-008)."""
+    """Return the relative gap between removed and kept costs, 1 if one of them is empty (SEL-008)."""
     if not removed or not kept:
         return 1.0
     inside, outside = max(removed), min(kept)
@@ -189,7 +189,7 @@ Prune = Callable[[Array, Array], tuple[list[int], Array, float]]
 
 
 def by_wanda(sparsity: float) -> Prune:
-    """Return Wanda at a sparsity (PRN-003)."""
+    """Return the pruner Wanda at a sparsity (PRN-003)."""
 
     def prune(w: Array, x: Array) -> tuple[list[int], Array, float]:
         norms = input_norms(x)
@@ -224,7 +224,7 @@ def model(
 
 
 def pattern_of(record: str) -> list[int] | None:
-    """Return the pattern of a record of pruning, None without one (PRN-008)."""
+    """Return the pattern of a record of pruning, None if it has none (PRN-008)."""
     try:
         fields = json.loads(record)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Quantised matrices in fractions, entry by entry (chapter 19)."""
+"""Quantised matrices in exact fractions, entry by entry (chapter 19)."""
 
 import math
 import re
@@ -14,7 +14,7 @@ from conformance.oracle.tape import Array
 
 @dataclass
 class Coded:
-    """A matrix of codes: by flat position its code, by row and group its scale and zero point."""
+    """A quantised matrix: codes by flat position, scales and zero points by row and group."""
 
     shape: tuple[int, int]
     columns: int
@@ -30,7 +30,7 @@ class Coded:
         return self.scales[row][column // self.columns], self.zeros[row][column // self.columns]
 
     def weight(self, position: int) -> Fraction:
-        """Return what the code of a position stands for, exactly (QNT-002)."""
+        """Return the exact weight that the code of a position stands for (QNT-002)."""
         scale, zero = self.parts(position)
         return (self.codes[position] - zero) * Fraction(scale)
 
@@ -40,7 +40,7 @@ class Coded:
         return round(float(Fraction(weight) / Fraction(scale))) + zero
 
     def clamped(self, code: int) -> int:
-        """Return the nearest code that the bits hold (QNT-004)."""
+        """Return the nearest code within the range of the grid (QNT-004)."""
         return min(max(code, self.low), self.high)
 
 
@@ -55,9 +55,9 @@ def empty(grid: str, shape: tuple[int, int]) -> tuple[Coded, bool]:
 
 
 def group_scale(weights: list[float], low: int, high: int, *, symmetric: bool) -> tuple[float, int, float]:
-    """Return scale and zero point of a group, 0 for a scale without weights, and how far its rounding is from a tie.
+    """Return scale and zero point of a group, and the distance of the scale's rounding from a tie (QNT-003).
 
-    The distance is relative to the scale (QNT-003).
+    The scale is 0 if it rounds to 0. The distance is relative to the scale.
     """
     if not all(math.isfinite(w) for w in weights):
         raise RefusedError("QNT-003: a weight that is not finite")
@@ -77,12 +77,12 @@ def group_scale(weights: list[float], low: int, high: int, *, symmetric: bool) -
 
 
 def declare(scales: list[list[float]]) -> list[list[float]]:
-    """Return scales with one for each group without weights (QNT-003.3)."""
+    """Return the scales with the largest of the row, or 1 without any, in place of a scale of 0 (QNT-003.3)."""
     return [[s or max(row) or 1.0 for s in row] for row in scales]
 
 
 def nearest(weights: Array, positions: list[int], grid: str) -> Coded:
-    """Return a matrix whose weights are rounded each for itself (QNT-003, QNT-004)."""
+    """Return the quantised matrix of weights that are rounded independently (QNT-003, QNT-004)."""
     shape = (weights.shape[0], weights.shape[1])
     coded, symmetric = empty(grid, shape)
     at = {p: float(weights.reshape(-1)[p]) for p in positions}
@@ -102,7 +102,7 @@ def nearest(weights: Array, positions: list[int], grid: str) -> Coded:
 
 
 def gptq(weights: Array, positions: list[int], grid: str, x: Array, damping: float = 0.01) -> tuple[Coded, float]:
-    """Return a matrix rounded column by column, and how far its closest decision is from a tie (QNT-005)."""
+    """Return the matrix quantised by GPTQ, and the smallest distance of its rounding decisions from a tie (QNT-005)."""
     rows, columns = weights.shape
     coded, symmetric = empty(grid, (rows, columns))
     stored = set(positions)
@@ -129,7 +129,7 @@ def gptq(weights: Array, positions: list[int], grid: str, x: Array, damping: flo
             error = now[r][j] - float((coded.codes[p] - zero) * Fraction(scale))
             for k in range(j + 1, columns):
                 if r * columns + k in stored:
-                    # z[j] holds U_jj · U_jk, so that e · U_jk is error · z[j][k - j] / z[j][0]
+                    # QNT-005 subtracts (error / U_jj) · U_jk, and z[j][k - j] is U_jj · U_jk
                     now[r][k] -= error * z[j][k - j] / z[j][0]
     coded.scales = declare(coded.scales)
     return coded, gap
@@ -141,7 +141,7 @@ def _tie(quotient: float) -> float:
 
 
 def given(grid: str, shape: tuple[int, int], codes: dict[int, int], scales: Array, zeros: Array | None) -> Coded:
-    """Return a matrix of codes that are given (QNT-001)."""
+    """Return a quantised matrix from its codes, scales and zero points (QNT-001)."""
     coded, _ = empty(grid, shape)
     coded.codes, coded.scales = codes, [[float(s) for s in row] for row in scales]
     coded.zeros = [[0 for _ in row] for row in coded.scales]
@@ -151,7 +151,7 @@ def given(grid: str, shape: tuple[int, int], codes: dict[int, int], scales: Arra
 
 
 def merge(coded: Coded, support: dict[int, float], mode: str, dtype: type) -> dict[str, list[int] | list[float]]:
-    """Return what a matrix becomes of which the effective weights are given by position (QNT-006, QNT-007)."""
+    """Return the answer to `quantise.merge`; support has effective weights by position (QNT-006, QNT-007)."""
     codes = {p: code for p, code in coded.codes.items() if p in support}
     differs = [p for p, w in support.items() if p not in codes or _bits(w, dtype) != _bits(coded.weight(p), dtype)]
     if mode == "beside":

@@ -1,6 +1,6 @@
-"""A second reader of folders and a second way to apply deltas, to be read beside 12.9 and 12.10. No `zstd`.
+"""A second reader of folders and a second way to apply deltas, to be read beside 12.9 and 12.10; without `zstd`.
 
-It shares no code with `formats`. Values are integers of as many bits as the dtype has, by flat position.
+It shares no code with `formats`. Deltas are applied to dicts from flat position to the bits of a value as an integer.
 """
 
 import math
@@ -75,7 +75,7 @@ def read_index(folder: Path) -> Any:
 
 
 def read_part(file: Path, *, alone: bool) -> Part:
-    """Return of one file of a folder its manifest, the arrays of its sections, and its root digest (FMT-092)."""
+    """Return the manifest, section arrays and root digest of one file of a folder (FMT-092)."""
     need(file.name, "FMT-102", file.is_file())
     raw = file.read_bytes()
     header, text, start = whole.read_header(raw)
@@ -163,7 +163,7 @@ def changed(base: Any, operations: dict[str, Any], name: str) -> Any:
 
 
 def added(dtype: str, value: int, other: str, amount: int, name: str) -> int:
-    """Return the bits of a value plus an amount, added in binary64 and rounded by way of F32 unless F64 (FMT-135)."""
+    """Return the bits of value + amount: added in binary64, rounded to F32 first unless the dtype is F64 (FMT-135)."""
     total = number_of(dtype, value) + number_of(other, amount)
     need(name, "FMT-135", math.isfinite(total))
     try:
@@ -174,7 +174,7 @@ def added(dtype: str, value: int, other: str, amount: int, name: str) -> int:
         raise Refused("FMT-135", name) from None
     bits = int.from_bytes(raw, "little")
     if dtype == "BF16":
-        # rounds to nearest, ties to even: adds half of the last place kept, less one where that place is even
+        # adding 0x7FFF plus the last bit of the upper half rounds the upper half to nearest, ties to even
         bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
     need(name, "FMT-135", math.isfinite(number_of(dtype, bits)))
     return bits
@@ -239,6 +239,6 @@ def content_digest(t: Any) -> str:
 
 
 def spelled(content: Content) -> tuple[str, ...]:
-    """Return kind, state digest, and attributes, delta, scales and ties as canonical texts."""
+    """Return kind and state digest, then attributes, delta, scales and ties as canonical JSON texts."""
     texts = map(spell, (content.attributes, content.delta, content.scales, content.tied))
     return (content.kind, content.state_sha256, *texts)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A second reader of whole files, beside chapter 12: every rule, no `zstd` (FMT-043). Folders: `second_folder`."""
+"""A second reader of whole files by every rule of chapter 12, without `zstd` (FMT-043); folders: `second_folder`."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ CHANGES = {NAME: {"base": object, "target": object}}
 DELTA = {"delta": {"base_sha256": DIGEST, "target_sha256": DIGEST, "tensors": CHANGES} | LINKS}
 STORED_AS = ({"replace"}, {"remove"}, {"replace", "remove"}, {"add"}, {"whole"})  # FMT-132
 
-# Row pointers and columns are None exactly if the support is every position; bits is `values`, nothing for a mask.
+# Row pointers and columns are None exactly if the support is every position; bits has `values`, empty for a mask.
 Content = namedtuple("Content", "kind attributes tied scales delta files tensors state_sha256")
 Tensor = namedtuple("Tensor", "dtype shape row_pointers columns bits")
 
@@ -50,7 +50,7 @@ class Refused(Exception):
 
 
 def need(place: str, *rules: Any) -> None:
-    """Refuse by the first clause whose condition does not hold; rules are clauses and conditions in turns."""
+    """Refuse by the first clause whose condition does not hold; rules are clause, condition, clause, condition, ..."""
     for clause, holds in zip(rules[::2], rules[1::2], strict=True):
         if not holds:
             raise Refused(clause, place)
@@ -83,12 +83,12 @@ def parse(raw: bytes, place: str) -> Any:
 
     try:
         text = raw.decode()
-        # Python would read NaN and infinities; `int` as their parser fails, which ends as FMT-024
+        # Python accepts NaN and infinities unless parse_constant fails, as `int` does; FMT-024 refuses them
         value = json.loads(text, object_pairs_hook=pairs, parse_int=integer, parse_float=integer, parse_constant=int)
         need(place, "FMT-027", levels(value) <= 16)
     except (RecursionError, ValueError) as error:
         raise Refused("FMT-027" if isinstance(error, RecursionError) else "FMT-024", place) from None
-    # an escaped lone surrogate fails here: `spell` leaves it bare, and no UTF-8 text decodes to a bare one
+    # escaped lone surrogates fail here, because `spell` does not escape them, and decoded UTF-8 has none
     need(place, "FMT-028", spell(value) == text)
     return value
 
@@ -127,9 +127,9 @@ def read_header(raw: bytes) -> tuple[dict[str, Any], bytes, int]:
 
 
 def read_manifest(text: bytes, *, whole: bool = True) -> dict[str, Any]:
-    """Return the manifest, after the rules of 12.3 that concern no single tensor; `whole` if it is no part."""
+    """Return the manifest, after checking the rules of 12.3 for a file; `whole` if the file is no part of a folder."""
     form(m := parse(text, label := "the manifest"), dict, label)
-    form({key: m[key] for key in EARLY if key in m}, EARLY, label)  # FMT-042: judged first
+    form({key: m[key] for key in EARLY if key in m}, EARLY, label)  # FMT-042: checked first
     need(f"the features {m['requires']}", "FMT-043", set(m["requires"]) <= {"delta"})
     form(m, MANIFEST | (DELTA if m.get("kind") == "delta" and m.get("part") in (0, 1) else {}), label)  # FMT-130
     for features in (m["requires"], m["optional"], sorted(m["requires"] + m["optional"])):
@@ -141,12 +141,12 @@ def read_manifest(text: bytes, *, whole: bool = True) -> dict[str, Any]:
 
 
 def implied(name: str, e: dict[str, Any]) -> dict[str, Any]:
-    """Return role → dtype and shape of a tensor's sections, in order (FMT-034), after the rules of its entry."""
+    """Return dtype and shape of a tensor's sections by role, in order (FMT-034), after checking its entry."""
     form(e, ENTRY | (PATTERN if e.get("encoding") == "nm" else {}), name)
     for role, section in e["sections"].items():
         compressed = isinstance(section, dict) and "codec" in section
         form(section, COMPRESSED if compressed else SIZED, f"{name}#{role}")
-        need(f"{name}#{role}", "FMT-050", not compressed)  # a file that requires zstd does not come this far
+        need(f"{name}#{role}", "FMT-050", not compressed)  # files that require zstd are refused earlier
     encoding, shape, n, bits = e["encoding"], e["shape"], e["nnz"], BITS[e["dtype"]]
     need(name, "FMT-007", len(shape) <= 8 and prod(d or 1 for d in shape) < 2**53)
     rows, columns, whole = prod(shape[:-1]), shape[-1] if shape else 1, encoding == "dense"
@@ -178,7 +178,7 @@ def implied(name: str, e: dict[str, Any]) -> dict[str, Any]:
 
 
 def locate(header: dict[str, Any], tensors: dict[str, Any], data: bytes) -> dict[str, Any]:
-    """Return tensor → role → array of its section, after checking that the header is what the sections imply."""
+    """Return the arrays of sections by tensor and role, after checking that the header fits the sections."""
     begin, parts = 0, {name: dict[str, Any]() for name in tensors}
     for name in sorted(tensors):  # FMT-034
         for role, (dtype, shape) in tensors[name].items():
@@ -198,7 +198,7 @@ def locate(header: dict[str, Any], tensors: dict[str, Any], data: bytes) -> dict
 
 
 def check_links(m: dict[str, Any], delta: Any) -> None:
-    """Check tied names, scales and what a delta stores; those of a delta's target need not be stored (FMT-131)."""
+    """Check tied names, scales and a delta's tensors; a delta need not store those of its target (FMT-131)."""
     need("the manifest", "FMT-130", not delta or not (m["scales"] or m["tied"]))
     stored = m["tensors"].keys()
     for name, target in (delta or m)["tied"].items():
@@ -217,7 +217,7 @@ def check_links(m: dict[str, Any], delta: Any) -> None:
 
 
 def positions(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Any:
-    """Return the support as increasing positions in row-major order, after the rules of the encoding."""
+    """Return the support as increasing flat positions (row-major), after checking the rules of the encoding."""
     shape, n, encoding = e["shape"], e["nnz"], e["encoding"]
     if encoding == "bitmask":  # FMT-061
         need(name, "FMT-063", int(np.bitwise_count(parts["mask"]).sum(dtype=np.int64)) == n)
@@ -239,7 +239,7 @@ def positions(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Any:
         # FMT-052: packed row after packed row, groups are in row-major order of the array [before, axis / m, after]
         first = np.arange(groups) // after * (m * after) + np.arange(groups) % after
         flat = np.empty((groups, k), np.int64)
-        for i in range(k, 0, -1):  # the i-th offset is the largest p with C(p, i) within what is left of the rank
+        for i in range(k, 0, -1):  # offset i is the largest p with C(p, i) ≤ the remaining rank
             binomials = np.array([comb(p, i) for p in range(m)], np.uint64)
             offset = np.searchsorted(binomials, rank, side="right") - 1
             rank, flat[:, i - 1] = rank - binomials[offset], first + offset * after
@@ -253,14 +253,14 @@ def positions(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Any:
         need(name, "FMT-073", (length <= 8).all() and not ((length > 1) & (parts["gaps"][last] == 0)).any())
         for i in range(8):  # from the last byte, the most significant, to the first
             gap = np.where(i < length, gap << 7 | parts["gaps"][np.maximum(last - i, 0)] & 127, gap)
-    # FMT-059: numel and gaps are below 2^57, so a sum shows as too large long before it could wrap at 2^63
+    # FMT-059: gaps are below 2^57, so a sum exceeds numel, and fails the check, long before it wraps at 2^63
     flat = np.cumsum(gap + 1) - 1
     need(name, "FMT-059", (flat < prod(shape)).all())
     return flat
 
 
 def read_tensor(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Tensor:
-    """Return a tensor, after verifying its digests and the rules of its values."""
+    """Return a tensor, after checking its digests and the rules of its values."""
     for role, section in e["sections"].items():
         need(f"{name}#{role}", "FMT-090", sha256(parts[role].tobytes()) == section["sha256"])
     shape, n, bits = e["shape"], e["nnz"], parts.get("values", np.empty(0, np.uint8))
@@ -284,7 +284,7 @@ def read_tensor(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Tensor:
 
 
 def read(file: str | Path | bytes) -> Content:
-    """Return the checkpoint of a file, its companions beside it; bytes alone have none (FMT-102)."""
+    """Return the checkpoint of a file, with companions in the same folder; bytes have none (FMT-102)."""
     raw, folder = (file, None) if isinstance(file, bytes) else (Path(file).read_bytes(), Path(file).parent)
     header, text, start = read_header(raw)
     m = read_manifest(text)

@@ -1,4 +1,4 @@
-"""Selection and topologies: sorted tuples and integers (TOP, CHG, SEL)."""
+"""Selection and topologies, by sorted tuples and integers (TOP, CHG, SEL)."""
 
 import struct
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ Round = Callable[[float], float]
 
 
 def binary64(x: float) -> float:
-    """Return x: Python floats are binary64."""
+    """Return x itself, because Python floats are binary64."""
     return x
 
 
@@ -44,6 +44,6 @@ def source(old: Sequence[int], new: Sequence[int]) -> list[int]:
 
 
 def realign(values: Sequence[float], old: Sequence[int], new: Sequence[int], fill: float) -> list[float]:
-    """Return values carried from old to new positions (CHG-002)."""
+    """Return the values at the new positions: those of old positions, `fill` at others (CHG-002)."""
     old_values = dict(zip(old, values, strict=True))
     return [old_values.get(p, fill) for p in new]

@@ -1,4 +1,4 @@
-"""Selection in pools and its boundary: sorted tuples (SEL-001 to SEL-005, SEL-007, SEL-008)."""
+"""Selection in pools and its boundaries, by sorted tuples (SEL-001 to SEL-005, SEL-007, SEL-008)."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -28,15 +28,15 @@ def gap(boundary: Boundary) -> float:
 
 
 def nearest(boundaries: Sequence[Boundary]) -> Boundary | None:
-    """Return the boundary with the smallest gap, the first of equals (SEL-008)."""
+    """Return the boundary with the smallest gap, the first of equal ones (SEL-008)."""
     return min(boundaries, key=gap, default=None)
 
 
 def select(scored: Sequence[tuple[Hashable, Any, float]], counts: Mapping[Any, int], *, largest: bool) -> Selection:
     """Return the selection of counts[p] ids in each pool p.
 
-    scored  pool, id and score of everything that may be chosen
-    counts  how many of each pool, in the order of the pools; a pool without ids may have 0
+    scored  pool, id and score of every id that may be chosen
+    counts  number of ids to choose in each pool, in the order of the pools; a pool without ids has 0
     """
     pools: dict[Hashable, list[tuple[float, Any]]] = {pool: [] for pool in counts}
     for pool, name, score in scored:

@@ -1,4 +1,4 @@
-"""The counter of RNG-001 and RNG-002 in Python integers."""
+"""The counter-based random numbers of RNG-001 and RNG-002, in Python integers."""
 
 _MASK = (1 << 64) - 1
 GAMMA = 0x9E3779B97F4A7C15

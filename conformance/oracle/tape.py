@@ -1,9 +1,9 @@
-"""Reverse-mode gradients from a record of the computation: the oracle of every backward.
+"""Reverse-mode gradients from a record of the computation; they are the expected gradients of every layer.
 
     x = Var(array);  y = ...;  gradients(y, dy, [x])
 
-A forward is written once with Var; its gradients follow from a dozen elementary derivatives. Complex inputs
-pass through it unharmed, so that a complex step can check them.
+A forward is written once with `Var`; its gradients follow from a dozen elementary derivatives. Inputs may be complex,
+so that a complex step can check the gradients.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Pull = Callable[[Array], Array]
 def _fold(g: Array, shape: tuple[int, ...]) -> Array:
     """Return g summed over the axes along which an operand of this shape was broadcast."""
     if g.shape == shape:
-        # to the bit what sums over no axis give: -0 becomes 0
+        # adding 0.0 turns -0.0 into 0.0, as the sums below would
         return g + 0.0
     extra = g.ndim - len(shape)
     g = g.sum(axis=tuple(range(extra)))
@@ -30,7 +30,7 @@ def _fold(g: Array, shape: tuple[int, ...]) -> Array:
 
 
 class Var:
-    """An array with a memory of the arrays it came from."""
+    """An array that remembers the arrays it was computed from, each with a function that carries gradients back."""
 
     def __init__(self, value: Array | float, parents: Sequence[tuple[Var, Pull]] = ()) -> None:
         self.value = np.asarray(value)
@@ -106,7 +106,7 @@ class Var:
 
 
 def contract(rule: str, a: Var, b: Var) -> Var:
-    """Return ``einsum(rule, a, b)``; every letter of an operand stands in the other operand or the result."""
+    """Return ``einsum(rule, a, b)``; every letter of an operand must be in the other operand or the result."""
     inputs, out = rule.split("->")
     left, right = inputs.split(",")
     return Var(
@@ -128,7 +128,7 @@ def stack(parts: Sequence[Var]) -> Var:
 
 
 def gradients(y: Var, dy: Array | float, wrt: Sequence[Var]) -> list[Array]:
-    """Return the gradients of sum(dy · y) by each of `wrt`, zeros where y does not depend on it."""
+    """Return the gradient of sum(dy · y) with respect to each of `wrt`, zeros if y does not depend on it."""
     order: list[Var] = []
     visited: set[int] = set()
     todo = [(y, False)]

@@ -29,14 +29,14 @@ class Run:
 
     Attributes:
         losses: the loss of every step.
-        events: one entry an event: for each target the positions of η and B after it.
+        events: one entry per event: for each target the positions of η and B after it.
         states: the final state of each target.
         budgets: K of each target.
         delta_budgets: d_φ of each target.
         final: the effective weights on the final support of each target.
         gap: over all selections the smallest relative distance between the last chosen and the first rejected score.
             Pairs that are both zero, and random scores, do not count.
-        moves: how many positions were dropped, grown, cancelled and pruned, over all events.
+        moves: numbers of positions that were dropped, grown, cancelled and pruned, over all events.
     """
 
     losses: list[float]
@@ -51,7 +51,7 @@ class Run:
 
 @dataclass
 class Step:
-    """One pass over the data of a step: the loss, and for each target the gradient, the inputs, and dy if asked."""
+    """Loss of one pass over a step's data, and for each target gradient, inputs, and dy if the rule asks for it."""
 
     loss: float
     gradients: list[list[float]]
@@ -61,11 +61,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Earlier:
-    """Sums over the steps of a window before the present one.
+    """Sums over the earlier steps of a window.
 
     Attributes:
         sums: Σ g of each target, flat.
-        steps: how many they are.
+        steps: number of these steps.
         tokens: Σ dy² x² of each target, flat; empty if the rule does not ask for it.
     """
 
@@ -79,12 +79,12 @@ class OneStep:
     """A single step from a given state, with the values that decided it.
 
     Attributes:
-        loss: of the step.
-        gradients: of each target, flat.
+        loss: loss of the step.
+        gradients: gradient of each target, flat.
         tokens: Σ dy² x² of each target, flat; each empty if the rule does not ask for it.
         moved: each target after the optimizer.
-        evidence: what the event saw of each target; empty without an event.
-        outcomes: what the event did to each; empty without an event.
+        evidence: evidence of the event for each target; empty without an event.
+        outcomes: outcome of the event for each target; empty without an event.
         parts: each target after the step.
         gap: the smallest relative gap of the event.
     """
@@ -100,13 +100,13 @@ class OneStep:
 
 
 def rule_of(settings: Any) -> update_choices.Rule:
-    """Return the rule of a run: spelled out under `rule`, or a preset by its name."""
+    """Return the rule of a run: the setting `rule`, or else the rule of the preset."""
     rule = settings["rule"] if "rule" in settings else update_choices.rule_of(settings["preset"])
     return rule | {"beta1": 0.9, "beta2": 0.999, "momentum": settings.get("momentum", 0.9)}
 
 
 class Trainer:
-    """The state of a run; `settings` has the names of chapter 1 and TRN, and `rule` those of chapter 8."""
+    """A run and its current state; `settings` has the names of chapter 1 and TRN, its `rule` those of chapter 8."""
 
     def __init__(
         self,
@@ -148,11 +148,11 @@ class Trainer:
         return Part(shape, i, base, dict.fromkeys(eta, 0.0), kept, budget, slots, self.optimizer, first=True)
 
     def place(self) -> None:
-        """Choose the initial positions (DLT-004)."""
+        """Choose the initial positions of all targets (DLT-004)."""
         by, seed = self.s["start"], self.s["seed"]
         gradients: list[list[float]] = [[] for _ in self.names]
         if by == "gradient":
-            # DLT-004.3
+            # DLT-004.3: the first steps count as micro-batches of one step, so their mean is taken
             looks = [self.look(step).gradients for step in range(1, self.s.get("start_batches", 1) + 1)]
             gradients = [train_window.mean([look[i] for look in looks]) for i in range(len(self.names))]
         for i, (shape, base, g) in enumerate(zip(self.shapes, self.loaded, gradients, strict=True)):
@@ -168,7 +168,7 @@ class Trainer:
             self.parts[i] = self.part(i, eta)
 
     def meet(self, boundaries: list[select_pools.Boundary], *, drawn: bool) -> None:
-        """Keep the smallest gap, but not of two zeros or drawn scores, which are the same on every machine."""
+        """Update the smallest gap. Two zeros and drawn scores are skipped, because all machines agree on them."""
         gaps = [select_pools.gap(b) for b in boundaries if not drawn and b != (0.0, 0.0)]
         self.gap = min([self.gap, *gaps])
 
@@ -190,7 +190,7 @@ class Trainer:
         return Step(loss, flat, [train_window.floats(x) for x in entered], upstream)
 
     def looks(self, step: int) -> list[Step]:
-        """Return what an event looks at besides earlier steps: a step's data and those of later ones (TRN-023)."""
+        """Return the passes over this step's data and later data that an event after it looks at (TRN-023)."""
         return [self.look(step + i) for i in range(self.s.get("event_batches", 1))]
 
     def tokens(self, i: int, step: Step) -> list[float]:
@@ -201,7 +201,7 @@ class Trainer:
         return train_window.of_tokens(n_in, [(step.upstream[i], step.inputs[i])], range(n_out * n_in))
 
     def data(self, step: int) -> tuple[Array, Array, Array | None]:
-        """Return the tokens of a step, their labels, and which are no padding (TRN-003)."""
+        """Return the tokens of a step, their labels, and the mask of tokens that are no padding (TRN-003)."""
         n, length, rows = len(self.text), self.s["length"], self.s["rows"]
         starts = train_text.window_starts(self.s["seed"], 2, (step - 1) * rows, rows, n, length)
         tokens = np.array([self.text[a : a + length] for a in starts])
@@ -237,7 +237,7 @@ class Trainer:
                         tokens=train_window.mean([self.tokens(i, step) for step in recent]))  # fmt: skip
 
     def event(self, step: int, evidence: list[Evidence]) -> list[events.Outcome]:
-        """Let all targets evolve after a step and return the outcome of each (EVT-001)."""
+        """Run the event after a step on all targets and return the outcome of each (EVT-001)."""
         s, rule = self.s, self.rule
         last = update_schedule.last_event(s["steps"], rule["evolve_until"])
         fraction = update_schedule.scheduled(rule["drop_schedule"], s["drop_fraction"], step, last)
@@ -250,7 +250,7 @@ class Trainer:
         return outcomes
 
     def finish(self) -> list[dict[int, float]]:
-        """Adapt once more with nothing exempt and return the final weights (EVT-004, EVT-008)."""
+        """Run the last adapt pass, with no exempt positions, and return the final weights (EVT-004, EVT-008)."""
         if self.rule["adapts"] != "never":
             last = self.looks(self.s["steps"])
             evidence = [self.evidence(i, last) for i in range(len(self.parts))]
@@ -268,7 +268,7 @@ def run(
     settings: dict[str, Any],
     kind: type[Trainer] = Trainer,
 ) -> Run:
-    """Train by the settings and return the results; `kind` may be a wrong version."""
+    """Train by the settings and return the results; `kind` may be a mutant."""
     return finished(*before_finish(config, tensors, masks, text, settings, kind))
 
 
@@ -276,7 +276,7 @@ Events = list[list[tuple[list[int], list[int]]]]
 
 
 def finished(trainer: Trainer, losses: list[float], events: Events, moves: dict[str, int]) -> Run:
-    """Return the results of a run whose state after the last step is `trainer`, which the last pass changes."""
+    """Run the last pass on a trainer after its last step, which changes it, and return the results of the run."""
     final = trainer.finish()
     return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
 
@@ -289,7 +289,7 @@ def before_finish(
     settings: dict[str, Any],
     kind: type[Trainer] = Trainer,
 ) -> tuple[Trainer, list[float], Events, dict[str, int]]:
-    """Return the state after the last step, before the pass that follows it; losses, events and moves of the run."""
+    """Take all steps but not the last pass, and return the trainer, losses, events and moves."""
     trainer = kind(config, tensors, masks, text, settings)
     rule, steps = trainer.rule, settings["steps"]
     every, size = settings["evolve_every"], settings["gradient_window"]
@@ -316,9 +316,9 @@ def before_finish(
 
 
 def window_of(settings: Any, step: int) -> tuple[int, bool]:
-    """Return how many steps before this one its window holds, and whether the window's event follows (TRN-005).
+    """Return the number of earlier steps in the window of a step, and whether the window ends with it (TRN-005).
 
-    0 and False where the step lies in no window.
+    0 and False if the step is in no window.
     """
     rule = rule_of(settings)
     every, size = settings["evolve_every"], settings["gradient_window"]
@@ -338,10 +338,10 @@ def one_step(
     step: int,
     earlier: Earlier | None = None,
 ) -> OneStep:
-    """Return one step from a given state, which holds all that the step depends on (TRN-004).
+    """Return the results of one step from a given state, on which alone it depends (TRN-004).
 
-    earlier  sums of the steps before, in the window of an event that follows this one; of the evidence of the event
-             only ḡ and tokens contain them
+    earlier  sums over the earlier steps of the window, if an event follows this step; of the evidence of the event only
+             ḡ and tokens include them
     """
     trainer = Trainer.__new__(Trainer)
     trainer.config, trainer.tensors, trainer.text, trainer.s = config, dict(tensors), text, settings
@@ -366,7 +366,7 @@ def one_step(
 
 
 def _with_earlier(evidence: Evidence, earlier: Earlier, i: int) -> Evidence:
-    """Return evidence of a step at target i joined with that of the steps before it (GRD-004, GRD-008)."""
+    """Return evidence at target i whose ḡ and tokens are means over the earlier steps too (GRD-004, GRD-008)."""
     steps = earlier.steps + 1
     gradient = [(a + g) / steps for a, g in zip(earlier.sums[i], evidence.gradient, strict=True)]
     tokens = (

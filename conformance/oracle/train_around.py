@@ -8,7 +8,7 @@ from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_window import added
 
 FORMATS = {"F64": (53, 1023, 8), "F32": (24, 127, 4), "BF16": (8, 127, 2), "F16": (11, 15, 2)}
-"""For each dtype the bits of its significand with the leading one, its largest exponent, and its bytes."""
+"""For each dtype the bits of its significand with the leading one, its largest exponent, and its size in bytes."""
 
 
 def compute_dtype(stored: str, requested: str | None) -> str:
@@ -55,7 +55,7 @@ def final(values: Sequence[float], dtype: str) -> bytes:
 def warnings(
     losses: Sequence[float], events: Sequence[int], support: Sequence[int], budget: int, stored: int | None
 ) -> list[tuple[int, str]]:
-    """Return step and name of every warning of a run, by step and then in the order of the clause (TRN-011)."""
+    """Return step and name of every warning of a run, sorted by step, then as the clause lists them (TRN-011)."""
     entries: list[tuple[int, str]] = []
     for event, size in zip(events, support, strict=True):
         if size > budget:
@@ -81,7 +81,7 @@ def warnings(
 
 
 def shares(rows: int, ranks: int) -> list[int]:
-    """Return the first row of every rank, and behind them how many rows there are (TRN-013)."""
+    """Return the first row of every rank, followed by the number of rows (TRN-013)."""
     if rows < ranks:
         msg = f"TRN-013: {rows} rows for {ranks} ranks"
         raise RefusedError(msg)

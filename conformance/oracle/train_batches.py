@@ -1,4 +1,4 @@
-"""One step on given rows, with labels and masks (TRN-001, TRN-002)."""
+"""One training step on explicit batches with labels and masks (TRN-001, TRN-002)."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ Batch = dict[str, Array]
 
 
 class Given(Trainer):
-    """A run whose rows are given and not read from a text: all micro-batches of a step, concatenated."""
+    """A trainer on explicit batches instead of a text; a step concatenates all its micro-batches."""
 
     batches: list[Batch]
 
@@ -33,7 +33,7 @@ def one_step(
     settings: dict[str, Any],
     step: int,
 ) -> tuple[float, list[Part], float]:
-    """Return the loss of a step, each target after it, and the smallest gap of its event."""
+    """Return the loss of a step, each target after the step, and the smallest gap of its event."""
     nothing = [[0.0] * n for n in (0,) * len(parts)]
     saved = train_state.Saved(step - 1, parts, nothing, nothing, [])
     t = train_state.resumed(config, tensors, [], settings, saved, Given)

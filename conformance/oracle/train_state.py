@@ -1,4 +1,4 @@
-"""A run that stops, its training state as a file, and the run that goes on from it (TRN-004, CKP-006, CKP-007)."""
+"""Training states: content, file, the run up to one, and the run resumed from one (TRN-004, CKP-006, CKP-007)."""
 
 import struct
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from conformance.oracle.train import Step, Trainer, rule_of
 from conformance.oracle.train_window import added
 
 _KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
-"""The name in a file of each value that is kept of a slot."""
+"""Names in a file of the state of a slot."""
 
 _OWN = {
     "adamw": ("beta1", "beta2", "eps", "weight_decay"),
@@ -22,7 +22,7 @@ _OWN = {
     "sgd": ("momentum", "weight_decay"),
     "sm3": ("eps", "weight_decay"),
 }
-"""The settings that an optimizer has of its own."""
+"""The settings that only some optimizers have, by optimizer."""
 
 _HYPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
 
@@ -44,13 +44,13 @@ class Sums:
     """Sums over the steps of a window at one matrix (GRD-004 to GRD-007).
 
     Attributes:
-        steps: how many they are.
-        rows: rows that entered the matrix.
+        steps: number of steps.
+        rows: number of rows that entered the matrix.
         gradient: Σ g, flat.
-        absolute: Σ |g|.
-        square: Σ g².
-        inputs: Σ x², one a column.
-        candidates: the strongest positions of the first step; None where all positions are candidates.
+        absolute: Σ |g|, flat.
+        square: Σ g², flat.
+        inputs: Σ x², one per column.
+        candidates: positions with the largest |g| of the first step; None if all positions are candidates.
         tokens: Σ dy² x², flat; empty if the rule does not ask for it (GRD-008).
     """
 
@@ -64,7 +64,7 @@ class Sums:
     tokens: list[float] = field(default_factory=list)
 
     def plus(self, g: list[float], x: list[list[float]], tokens: list[float]) -> "Sums":
-        """Return the sums with one more step: its gradient, the rows that entered, and Σ dy² x²."""
+        """Return the sums after one more step with gradient g, input rows x, and `tokens` = Σ dy² x²."""
         return Sums(
             self.steps + 1,
             self.rows + len(x),
@@ -79,14 +79,14 @@ class Sums:
 
 @dataclass(frozen=True)
 class Saved:
-    """A run after a step.
+    """The state of a run after a step.
 
     Attributes:
-        step: the step.
-        parts: each target; `lost` holds the positions that were stored at load and have left.
-        rows: r of SM3, of each target.
-        columns: c of SM3.
-        sums: those of an open window, of each target; empty outside a window.
+        step: number of the step.
+        parts: each target; `lost` has the positions that were stored at load and have left the base.
+        rows: r of SM3, for each target.
+        columns: c of SM3, for each target.
+        sums: sums of the open window, for each target; empty if no window is open.
     """
 
     step: int
@@ -98,14 +98,14 @@ class Saved:
 
 @dataclass(frozen=True)
 class Passage:
-    """Some steps of a run.
+    """The results of some consecutive steps of a run.
 
     Attributes:
-        losses: of each step.
-        events: of each event, and of each target, the positions of η and of B after it.
-        starts: of each event the count `start` of each target (TRN-009).
-        moves: how many positions were dropped, grown, cancelled and pruned.
-        saved: the run after the last of the steps.
+        losses: loss of each step.
+        events: for each event and each target, the positions of η and of B after it.
+        starts: for each event the count `start` of each target (TRN-009).
+        moves: numbers of positions that were dropped, grown, cancelled and pruned.
+        saved: the state after the last of the steps.
     """
 
     losses: list[float]
@@ -116,7 +116,7 @@ class Passage:
 
 
 def due(settings: dict[str, Any]) -> dict[int, int]:
-    """Return the steps that events follow, and how many steps the window of each has."""
+    """Return the number of steps in the window of each event, by the step that the event follows."""
     rule = rule_of(settings)
     every, size = settings["evolve_every"], settings["gradient_window"]
     at, sums = update_schedule.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
@@ -126,7 +126,7 @@ def due(settings: dict[str, Any]) -> dict[int, int]:
 def begin(
     config: Config, tensors: dict[str, Array], masks: dict[str, list[int]], text: list[int], settings: Any
 ) -> Trainer:
-    """Return a run before its first step."""
+    """Return the trainer of a run before its first step."""
     return Trainer(config, tensors, masks, text, settings)
 
 
@@ -138,7 +138,7 @@ def resumed(
     saved: Saved,
     kind: type[Trainer] = Trainer,
 ) -> Trainer:
-    """Return the run that goes on from a state, which holds all that it needs of the steps before."""
+    """Return a trainer that continues a run from a saved state alone."""
     t = kind.__new__(kind)
     t.config, t.tensors, t.text, t.s = config, dict(tensors), text, settings
     t.rule, t.optimizer = rule_of(settings), settings.get("optimizer", "adamw")
@@ -153,7 +153,7 @@ def resumed(
 
 
 def go_on(t: Trainer, before: int, sums: Sequence[Sums], until: int) -> Passage:
-    """Take the steps after `before` up to `until`, and return their losses, events and final state."""
+    """Take the steps before + 1 to `until`, and return their losses, events and final state."""
     events_at, rule, window = due(t.s), t.rule, list(sums)
     losses: list[float] = []
     events: list[list[tuple[list[int], list[int]]]] = []
@@ -197,7 +197,7 @@ def _with_step(t: Trainer, sums: list[Sums], step: Step) -> list[Sums]:
 
 
 def _evidence(t: Trainer, sums: list[Sums]) -> list[Evidence]:
-    """Return for each target the means over its window (GRD-004 to GRD-006); zeros if the rule asks for nothing."""
+    """Return for each target the means over its window (GRD-004 to GRD-006); zeros if there are no sums."""
     means = []
     for i, shape in enumerate(t.shapes):
         zeros = [0.0] * (shape[0] * shape[1])
@@ -220,13 +220,13 @@ def _evidence(t: Trainer, sums: list[Sums]) -> list[Evidence]:
 
 @dataclass(frozen=True)
 class Held:
-    """A tensor of a state by content.
+    """The content of a tensor of a state.
 
     Attributes:
         dtype: F32 or F64 for values in the compute dtype, I32 or I64 for counts, NONE for a mask.
-        shape: of the tensor.
-        values: one a position; none for a mask.
-        at: the positions that are stored, flat; None for all.
+        shape: shape of the tensor.
+        values: one per stored position; empty for a mask.
+        at: the stored positions, flat; None for all.
     """
 
     dtype: str
@@ -235,7 +235,7 @@ class Held:
     at: list[int] | None = None
 
     def stored(self) -> files.Tensor:
-        """Return the tensor of a file."""
+        """Return the tensor in the form that `files` writes."""
         kind = {"F32": "f", "F64": "d", "I32": "i", "I64": "q"}.get(self.dtype)
         bits = struct.pack(f"<{len(self.values)}{kind}", *self.values) if kind else b""
         support = None if self.at is None else tuple(divmod(p, self.shape[-1]) for p in self.at)
@@ -269,7 +269,7 @@ def contents(saved: Saved, names: Sequence[str], settings: dict[str, Any], dtype
 
 
 def _of_window(sums: Sums, part: Part, rule: update_choices.Rule, real: str) -> dict[str, Held]:
-    """Return the tensors of an open window."""
+    """Return the tensors of an open window, by the last part of their names (CKP-007)."""
     if sums.candidates is not None:
         at = sorted(sums.candidates | part.base.keys() | part.phi.keys())
         return {
@@ -288,7 +288,7 @@ def _of_window(sums: Sums, part: Part, rule: update_choices.Rule, real: str) -> 
 
 
 def attributes(saved: Saved, names: Sequence[str], settings: dict[str, Any], origin: dict[str, str]) -> dict[str, Any]:
-    """Return the attributes of a state but for `dtype` and `settings` (CKP-007)."""
+    """Return the attributes of a state without `dtype` and `settings` (CKP-007)."""
     kinds = asked_by(rule_of(settings))
     windows: dict[str, dict[str, int]] = {}
     for name, sums in zip(names, saved.sums, strict=False):
@@ -316,7 +316,7 @@ def delta_budgets(settings: dict[str, Any], shapes: Sequence[tuple[int, int]], b
 
 
 def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run as a state lists them (CKP-007), numbers as they are."""
+    """Return the settings of a run under the names that a state has for them (CKP-007)."""
     optimizer = settings.get("optimizer", "adamw")
     flags = ("evolves", "regrow", "event_replaces_step")
     rule = {k: bool(v) if k in flags else v for k, v in rule_of(settings).items() if k in update_choices.RULE}
@@ -347,7 +347,7 @@ def settings_text(settings: dict[str, Any]) -> str:
 def pieces(
     saved: Saved, names: Sequence[str], settings: dict[str, Any], origin: dict[str, str], dtype: str
 ) -> files.Pieces:
-    """Return the file of a state in pieces."""
+    """Return the pieces of the file of a state."""
     tensors = {name: one.stored() for name, one in contents(saved, names, settings, dtype).items()}
     described = attributes(saved, names, settings, origin)
     described |= {"dtype": dtype, "settings": settings_text(settings)}

@@ -1,10 +1,10 @@
-"""Where the windows of a text start (TRN-003, PRN-007, EVL-001)."""
+"""The start positions of windows in a text (TRN-003, PRN-007, EVL-001)."""
 
 from conformance.oracle import select_rng
 
 
 def window_starts(seed: int, stream: int, first: int, n: int, tokens: int, length: int) -> list[int]:
-    """Return the starts of n windows drawn from `first` on (TRN-003 with stream 2, PRN-007 with stream 4)."""
+    """Return the starts of n windows from draws `first` to `first` + n − 1 (TRN-003: stream 2, PRN-007: stream 4)."""
     key = select_rng.key(seed, stream)
     return [select_rng.draw(key, first + i) % (tokens - length + 1) for i in range(n)]
 

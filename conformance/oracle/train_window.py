@@ -1,4 +1,4 @@
-"""The evidence of a window of steps, entry by entry (GRD-001, GRD-004 to GRD-008)."""
+"""The evidence of a gradient window, entry by entry (GRD-001, GRD-004 to GRD-008)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def of_batches(out: int, cols: int, batches: Sequence[tuple[Rows, Rows]]) -> lis
 
 
 def of_tokens(cols: int, batches: Sequence[tuple[Rows, Rows]], support: Sequence[int]) -> list[float]:
-    """Return Σ dy² x² over the rows of all micro-batches of a step, at positions (GRD-008)."""
+    """Return Σ dy² x² over the rows of all micro-batches of a step, at the positions `support` (GRD-008)."""
     total = [0.0] * len(support)
     for dy, x in batches:
         for dy_row, x_row in zip(dy, x, strict=True):
@@ -31,7 +31,7 @@ def of_tokens(cols: int, batches: Sequence[tuple[Rows, Rows]], support: Sequence
 
 
 def added(numbers: Iterable[float]) -> float:
-    """Return the sum of numbers, added one after another; `sum` of Python 3.12 and later compensates the rounding."""
+    """Return the sum of numbers, added one by one, because `sum` of Python 3.12 and later compensates the rounding."""
     total = 0.0
     for x in numbers:
         total += x
@@ -39,7 +39,7 @@ def added(numbers: Iterable[float]) -> float:
 
 
 def mean(values: Sequence[Sequence[float]]) -> list[float]:
-    """Return the mean over steps, entry by entry, summed in their order."""
+    """Return the mean over steps, entry by entry; the steps are summed in their order."""
     return [added(column) / len(values) for column in zip(*values, strict=True)]
 
 

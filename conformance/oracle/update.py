@@ -55,7 +55,7 @@ def pruned(
 
 
 def without(state: State, gone: list[int]) -> State:
-    """Return the state after positions left base and delta (ADPT-004)."""
+    """Return the state without the positions `gone` in base and delta (ADPT-004)."""
     lost = set(gone)
 
     def cut(values: dict[int, Any]) -> dict[int, Any]:

@@ -95,11 +95,11 @@ PRESETS: dict[str, Rule] = {
     "set": _BY_WEIGHT | {"grow": "random", "drop_schedule": "constant"},
     "static": {"evolves": 0},
 }
-"""What each preset sets (EVT-011)."""
+"""The choices and settings of each preset that differ from the defaults (EVT-011)."""
 
 
 def spelled(preset: str) -> list[str]:
-    """Return every choice of a preset and the settings that it names as sorted texts (EVT-011)."""
+    """Return every choice of a preset and the settings that it names, as sorted texts key=value (EVT-011)."""
     if preset not in PRESETS:
         msg = f"EVT-011: no preset {preset}"
         raise RefusedError(msg)
@@ -113,7 +113,7 @@ def rule_of(preset: str) -> Rule:
 
 
 def check(choices: Rule) -> None:
-    """Refuse choices that are unknown, out of range or contradict each other; `pattern` is one of them."""
+    """Refuse choices that are unknown, out of range or contradict each other; `pattern` counts as a choice."""
     for key, (names, clause) in VALUES.items():
         if key in choices and choices[key] not in names:
             msg = f"{clause}: {key} {choices[key]}"

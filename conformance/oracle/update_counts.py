@@ -1,4 +1,4 @@
-"""The number of entries that a delta holds, and its initial positions (DLT)."""
+"""The budget of a delta, and its initial positions (DLT)."""
 
 import math
 from collections.abc import Sequence
@@ -33,13 +33,13 @@ def delta_budgets(by: str, amount: float, shapes: Sequence[tuple[int, int]], sto
 
 
 def initial_random(base: Sequence[int], n: int, seed: int, matrix: int) -> list[int]:
-    """Return the initial positions chosen by chance (DLT-004)."""
+    """Return initial positions that are chosen at random (DLT-004)."""
     key = select_rng.key(seed, 1, matrix)
     return sorted(sorted(base, key=lambda p: (select_rng.draw(key, p), p))[:n])
 
 
 def initial_gradient(base: Sequence[int], n: int, gradient: Sequence[float]) -> list[int]:
-    """Return the initial positions with the largest gradients, gradient flat over the matrix (DLT-004)."""
+    """Return the n positions of the base with the largest |gradient|, which is flat over the matrix (DLT-004)."""
     return largest([abs(gradient[p]) for p in base], base, n)
 
 
@@ -53,7 +53,7 @@ def initial(
     gradient: Sequence[float],
     base: dict[int, float],
 ) -> list[int]:
-    """Return the initial positions among those open to the choice (DLT-004)."""
+    """Return n initial positions among `open_to`, chosen at random, by magnitude or by gradient (DLT-004)."""
     if by == "random":
         return initial_random(open_to, n, seed, matrix)
     if by == "magnitude":

@@ -13,7 +13,7 @@ KEEPS: dict[str, tuple[str, ...]] = {
     "sgd": ("u",),
     "sm3": (),
 }
-"""What each optimizer keeps of a slot."""
+"""The state that each optimizer keeps for a slot, by optimizer."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class Hyper:
 
 @dataclass(frozen=True)
 class Slots:
-    """What an optimizer changes: φ, what is kept of each slot, and the accumulators of sm3.
+    """The values that an optimizer changes: φ, the state of the slots, and the accumulators of sm3.
 
     Attributes:
         phi: φ by flat position.
-        kept: what is kept, by name and flat position.
-        rows: r, one a row.
-        columns: c, one a column.
+        kept: state of the slots, by name and flat position.
+        rows: r, one per row.
+        columns: c, one per column.
     """
 
     phi: dict[int, float]
@@ -66,7 +66,7 @@ def _adamw(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tup
 
 
 def _spiel(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tuple[float, dict[str, Any]]:
-    """Return φ and what is kept of a slot after a step of spiel-adamw (OPT-006)."""
+    """Return φ and the state of a slot after a step of spiel-adamw (OPT-006)."""
     age = kept["age"] + 1
     m = h.beta1 * kept["m"] + (1 - h.beta1) * g
     v = h.beta2 * kept["v"] + (1 - h.beta2) * g * g
@@ -76,7 +76,7 @@ def _spiel(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tup
 
 
 def _sgd(x: float, kept: dict[str, Any], g: float, lr: float, h: Hyper) -> tuple[float, dict[str, Any]]:
-    """Return φ and what is kept of a slot after a step of sgd (OPT-007)."""
+    """Return φ and the state of a slot after a step of sgd (OPT-007)."""
     x *= 1 - lr * h.weight_decay
     u = h.momentum * kept["u"] + g
     return x - lr * u, {"u": u}

@@ -6,24 +6,24 @@ from conformance.oracle.update_counts import count
 
 
 def drop_fraction(fraction: float, step: int, steps: int) -> float:
-    """Return the drop fraction of a step, `steps` being the last that may have an event (SCH-001)."""
+    """Return the drop fraction of a step; `steps` is the last step that an event may follow (SCH-001)."""
     return 0.5 * fraction * (1 + math.cos(math.pi * step / steps))
 
 
 def last_event(steps: int, until: float) -> int:
-    """Return E (SCH-007)."""
+    """Return E, the last step that an event may follow (SCH-007)."""
     return count(until * steps)
 
 
 def scheduled(kind: str, fraction: float, step: int, last: int) -> float:
-    """Return the drop fraction of a step by its schedule, E being `last` (SCH-001, SCH-006)."""
+    """Return the drop fraction of a step by a schedule; `last` is E (SCH-001, SCH-006)."""
     if kind == "constant":
         return fraction
     return fraction * (1 - step / last) if kind == "linear" else drop_fraction(fraction, step, last)
 
 
 def all_events(kind: str, steps: int, every: int, until: float, window: int) -> tuple[list[int], list[int]]:
-    """Return the steps that events follow and the steps in the window of each (SCH-003, SCH-005, SCH-007)."""
+    """Return the steps that events follow, and the number of steps in each window (SCH-003, SCH-005, SCH-007)."""
     last = last_event(steps, until)
     if kind == "phases":
         pairs = zip(*spiel_phases(every, window, steps), strict=True)
@@ -47,9 +47,9 @@ def learning_rate(kind: str, lr: float, step: int, steps: int, warmup: int) -> f
 
 
 def spiel_phases(period: int, accumulate: int, steps: int) -> tuple[list[int], list[int]]:
-    """Return the steps that selections follow and how many gradients each of them sums (SCH-005).
+    """Return the steps that selections follow, and the number of gradients that each of them sums (SCH-005).
 
-    With accumulate 0 the first phase is empty: it ends before step 1, sums nothing and selects nothing.
+    With accumulate 0 the first phase is empty and left out, because it ends before step 1.
     """
     ends = range(accumulate, steps + 1, period)
     sums = [accumulate + (phase > 0) for phase in range(len(ends))]

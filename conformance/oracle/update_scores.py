@@ -11,7 +11,7 @@ DROP, GROW, ADAPT, LAST = 1, 2, 3, 4
 
 
 def binary32(x: float) -> float:
-    """Return x rounded once to binary32, infinite where it overflows."""
+    """Return x rounded once to binary32, or an infinity if it overflows."""
     try:
         return struct.unpack("<f", struct.pack("<f", x))[0]
     except OverflowError:
@@ -26,7 +26,7 @@ def chance(seed: int, matrix: int, step: int, use: int, p: int) -> float:
 def of_slot(
     criterion: str, phi: float, *, origin: float = 0.0, square: float = 0.0, weight: float = 0.0, r: Round = binary64
 ) -> float:
-    """Return the score of a slot, chance apart (DROP-003)."""
+    """Return the score of a slot by any criterion but random (DROP-003)."""
     if criterion == "magnitude":
         return abs(phi)
     if criterion == "change":
@@ -49,7 +49,7 @@ def of_candidate(
     column: float = 0.0,
     r: Round = binary64,
 ) -> float:
-    """Return the score of a candidate, chance apart (GROW-004)."""
+    """Return the score of a candidate by any criterion but random (GROW-004)."""
     if criterion == "gradient":
         return abs(g)
     if criterion == "absolute":
@@ -74,7 +74,7 @@ def of_weight(
     h: float = 0.0,
     r: Round = binary64,
 ) -> float:
-    """Return the score of a weight, chance apart (ADPT-005)."""
+    """Return the score of a weight by any criterion but random (ADPT-005)."""
     if criterion == "sensitivity":
         return abs(r(g * w))
     if criterion == "absolute":
