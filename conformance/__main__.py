@@ -1,6 +1,6 @@
 """``python -m conformance``: the same command as tools/verify.py."""
 
-from conformance import threads as threads  # first, because libraries read the settings when NumPy is loaded
+from conformance import threads as threads  # imported first, because libraries read the settings when NumPy is loaded
 from conformance.command.app import main
 
 if __name__ == "__main__":

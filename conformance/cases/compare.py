@@ -32,7 +32,7 @@ def float_type(dtype: str) -> np.dtype[Any]:
 
 
 def holds(case: Case, dtype: str) -> bool:
-    """Tell whether a case can be judged in a 16-bit type: inputs are exact in it and results in range (PRT-011)."""
+    """Return whether a case can be judged in a 16-bit type: inputs are exact in it and results in range (PRT-011)."""
     if case.refused or "relative" in OPS[case.op].outputs.values():
         return False
     arrays, results = (

@@ -30,7 +30,7 @@ class Coverage:
 
     @property
     def covered(self) -> bool:
-        """Tell whether the kit accounts for the clause: by cases, or by a reason why there are none."""
+        """Return whether the kit accounts for the clause: by cases, or by a reason why there are none."""
         return bool(self.cases or self.reason)
 
 

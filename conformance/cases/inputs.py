@@ -28,7 +28,7 @@ def _prepared(value: Any, dtype: str) -> Any:
 
 
 def same_values(a: Any, b: Any) -> bool:
-    """Tell whether two values are equal: arrays by dtype and bytes, numbers by value, NaN equal to NaN."""
+    """Return whether two values are equal: arrays by dtype and bytes, numbers by value, NaN equal to NaN."""
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if isinstance(a, dict):

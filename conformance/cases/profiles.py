@@ -195,7 +195,7 @@ def blocking(ops: Iterable[str], bad: Collection[str]) -> str:
 
 
 def is_scalar(op: str) -> bool:
-    """Tell whether an operation has no numeric class of its own (PRT-015)."""
+    """Return whether an operation has no numeric class of its own (PRT-015)."""
     return op in OPS and OPS[op].kind == "scalar"
 
 
@@ -228,7 +228,7 @@ def profiles_of_case(case: Case) -> set[str]:
 
 
 def needs_zstd(case: Case) -> bool:
-    """Tell whether a file among the inputs of a case requires `zstd`, which a port need not support (PRT-006)."""
+    """Return whether a file among the inputs of a case requires `zstd`, which a port need not support (PRT-006)."""
     if case.op == "convert.adapter" and case.inputs["kind"] == "weight-sync":
         # FMT-168.2: every tensor of a version folder is a frame
         return True
@@ -237,7 +237,7 @@ def needs_zstd(case: Case) -> bool:
 
 
 def requires_zstd(raw: bytes) -> bool:
-    """Tell whether a file has a readable manifest that requires `zstd` (FMT-043)."""
+    """Return whether a file has a readable manifest that requires `zstd` (FMT-043)."""
     if b"zstd" not in raw:
         return False
     try:

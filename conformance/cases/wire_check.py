@@ -91,7 +91,7 @@ def _against_record(value: Any, wire_type: str, lengths: Lengths | None, path: s
 
 
 def _fits(shape: tuple[int, ...], axes: list[str], lengths: Lengths) -> bool:
-    """Tell whether a shape fits the names of axes; new names are added to `lengths`."""
+    """Return whether a shape fits the names of axes; new names are added to `lengths`."""
     if axes[0] == "...":
         cut = len(shape) - len(axes) + 1
         return cut >= 0 and _same("...", shape[:cut], lengths) and _fits(shape[cut:], axes[1:] or [""], lengths)

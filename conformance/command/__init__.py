@@ -1,4 +1,4 @@
-"""The command line of the kit: one file a command, and the table of them in `app.py`.
+"""The command line of the kit: `app.py` defines the commands, the other files do their work.
 
-Judging is in `judge`, reports in `report`. Start with `app.py`, then `runner.py`.
+Cases are run and compared in `judge`, reports are written in `report`. Start with `app.py`, then `runner.py`.
 """

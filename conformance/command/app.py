@@ -1,4 +1,4 @@
-"""The command line of the kit. Without a subcommand it judges a port, our engine if none is named."""
+"""The command line of the kit. Without a subcommand it judges a port, or our engine if no port is named."""
 
 import sys
 from collections.abc import Sequence
@@ -151,7 +151,7 @@ def list_(
 
 @app.command()
 def explain(what: Annotated[str, typer.Argument(metavar="ID", help="A clause, an operation or a case.")]) -> None:
-    """Tell what a clause says and shows, what an operation takes, or what a case asks and expects."""
+    """Show a clause with its cases, an operation with its inputs and outputs, or a case with inputs and answer."""
     try:
         lines = listing.explained(what)
     except KeyError as error:
@@ -171,7 +171,7 @@ def ask(
     ] = None,
     timeout: Timeout = 20.0,
 ) -> None:
-    """Put one case to a port: every line sent and received, expected and got whole, and the first difference.
+    """Ask a port one case, and print every line, the expected and the actual answer, and the first difference.
 
     Exit status: 0 the answer is right, 1 it is not, 2 wrong use, 3 the port did not start, 4 it was not asked.
     """
@@ -195,7 +195,7 @@ def ask(
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")], only: Only = None
 ) -> None:
-    """Write every case as it goes over the line, one file each, for those who cannot start a child process."""
+    """Write every case in the encoding of the protocol, one file each, for ports that cannot be a child process."""
     _require_absent(folder)
     try:
         cases = chosen(load_all(), Options(only=tuple(only or ())))
@@ -213,9 +213,9 @@ def replay(
     backend: Backend = None,
     timeout: Timeout = 20.0,
 ) -> None:
-    """Ask exactly what failed in a property, without hypothesis."""
+    """Ask a port again the calls that failed in a property, without hypothesis."""
     try:
-        # first, so that no port is started in vain for a broken folder
+        # the folder is read first, so that no port is started in vain if it is broken
         read_artifact(folder)
     except ValueError as error:
         _stop(str(error), USAGE)
@@ -237,7 +237,7 @@ def freeze(
     clause: Annotated[list[str], typer.Option(help="Clause that the case shows; may be repeated.")],
     name: Annotated[str, typer.Option(help="Name of the case, after found.")],
 ) -> None:
-    """Make a frozen case of what failed in a property."""
+    """Make a frozen case of the example that failed in a property."""
     try:
         path = freeze_case(folder, clause, name)
     except (ValueError, OSError) as error:
@@ -247,7 +247,7 @@ def freeze(
 
 @app.command("check-report")
 def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A report.jsonl.")]) -> None:
-    """Check somebody's report: whole, of this kit, and with the verdict that its own lines give."""
+    """Check a report of somebody else: it is complete, of this kit, and its verdict follows from its lines."""
     if not file.is_file():
         _stop(f"{file}: there is no such file", USAGE)
     profiles = {p.name: p.profile for p in PROPERTIES.values()} | dict.fromkeys(CHECKS, PROTOCOL)
@@ -263,7 +263,7 @@ def self_test(
     page: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the kill matrix as a page.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core unless told.")] = None,
 ) -> None:
-    """Judge wrong programs and programs that do nothing: each must be refused for what it breaks."""
+    """Test the kit: it must refuse every mutant and null port, each for the clauses that it breaks."""
     from conformance.command import selftest
 
     if page is not None and (wrong := outputs.check_page(page)):
@@ -277,7 +277,7 @@ def new_port(
     language: Annotated[str, typer.Argument(metavar="LANGUAGE", help=f"One of {', '.join(templates.LANGUAGES)}.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")],
 ) -> None:
-    """Write a port of two operations that `doctor` is content with, to start from."""
+    """Write a port of two operations to start from, which `doctor` accepts."""
     if language not in templates.LANGUAGES:
         _stop(f"there is no template in {language}; choose one of {', '.join(templates.LANGUAGES)}", USAGE)
     _require_absent(folder)
@@ -359,7 +359,7 @@ def _require_absent(folder: Path) -> None:
 
 
 def _mistakes() -> dict[str, tuple[str, ...]]:
-    """Return the clauses that each known mistake breaks, by its name; imported here, because they bring the engine."""
+    """Return the clauses that each mutant breaks, by its name. The import is here, because it imports the engine."""
     from conformance.wrong.mutants import MUTANTS
 
     return {mutant.name: mutant.clauses for mutant in MUTANTS}

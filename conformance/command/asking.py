@@ -1,4 +1,4 @@
-"""Asks a port one case, and prints every line, every array whole, and the first difference."""
+"""Asks a port one case, and prints every line, the whole arrays, and the first difference."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,9 +13,9 @@ from conformance.report.shown import first_index
 __all__ = ["ask"]
 
 LONGEST = 1 << 16
-"""Characters of a line that are shown."""
+"""The most characters of a line that are shown."""
 ARRAYS = 1 << 20
-"""Entries of an array that are shown."""
+"""The most entries of an array that are shown."""
 
 Say = Callable[[str], Any]
 
@@ -31,14 +31,14 @@ class _Kept:
         return getattr(self._child, name)
 
     def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
-        """Ask the port."""
+        """Ask the port, keep its outputs in `last`, and return them."""
         self.last = {}
         self.last = self._child.call(op, inputs, dtype)
         return self.last
 
 
 def ask(case: Case, variants: Sequence[Variant], say: Say) -> Result:
-    """Ask a case in each form and class of a port, and return the result of the last one that failed, else the last.
+    """Ask a port a case in each form and class; return the last failed result, or the last one if none failed.
 
     say  prints a line
     """

@@ -1,4 +1,4 @@
-"""First aid for a port: a handshake and a few calls small enough to check by hand, with every line shown."""
+"""A first check of a port: a handshake and a few calls that can be verified by hand, with every line shown."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -46,12 +46,12 @@ FILES = ("file.read-dense", "file-refused.short")
 
 
 def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
-    """Print what a port answers to a handshake and to `CALLS`; return True if nothing is wrong.
+    """Print the answers of a port to a handshake and to `CALLS`; return True if nothing is wrong.
 
     say  prints a line
 
     Raises:
-        StartError: it does not start, or does not introduce itself.
+        StartError: the port does not start, or sends no valid hello.
     """
     with Child(command, timeout) as child:
         child.on_line = lambda arrow, raw: say(f"  {arrow} {_cut(raw)}")
@@ -101,7 +101,7 @@ def _introduce(hello: Hello, say: Say) -> bool:
 
 
 def no_operation(name: str) -> str:
-    """Return what is said of an operation that the kit does not know, with the names near it."""
+    """Return the error text for an operation that the kit does not know, with a similar name."""
     near = get_close_matches(name, OPS, 2)
     return f"{name}, which is no operation; {f'near it is {near[0]}' if near else 'list --ops names them'}"
 

@@ -1,4 +1,4 @@
-"""Writes every case as it goes over the line, for programs that cannot be a child process."""
+"""Writes every case in the encoding of the protocol, for ports that cannot be a child process."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ __all__ = ["write"]
 
 
 def write(folder: Path, cases: Sequence[Case]) -> None:
-    """Write folder/OPERATION/CASE.json for every case, and an index, or nothing at all."""
+    """Write folder/OPERATION/CASE.json for every case, and an index; if that fails, write nothing."""
     with new_folder(folder) as making:
         for case in cases:
             place = making / case.op

@@ -1,4 +1,4 @@
-"""Lists profiles, clauses, operations and cases, a line each, or shows one of them in full."""
+"""Lists profiles, clauses, operations and cases, one per line, or shows one of them in full."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -19,7 +19,7 @@ __all__ = ["explained", "lines", "operations_page"]
 
 
 def lines(*, clauses: bool, ops: bool, cases: bool) -> Iterator[str]:
-    """Yield the lines of what is asked for; those of the profiles if nothing is."""
+    """Yield the lines of the lists that are asked for, or of the list of profiles if none is."""
     every = load_all()
     if not (clauses or ops or cases):
         for profile, names in PROFILES.items():
@@ -223,7 +223,7 @@ NAMES = (
     ("`churn`, `overlap`, `gradient_norm`", "floats, one a matrix (TRN-009); null where no whole ḡ was asked for"),
     ("`starts`", "for each event the count `start` of TRN-009, one a target"),
 )
-"""What inputs and outputs are, by name."""
+"""Names of inputs and outputs, and their descriptions on the page of operations."""
 
 
 TYPES = (
@@ -240,11 +240,11 @@ TYPES = (
         '`{"dict": {...}}` with the members below; of an input one that is null may be absent, an answer has all',
     ),
 )
-"""What the words of `conformance.cases.wire` mean on the line."""
+"""Types of `conformance.cases.wire`, and their descriptions on the page of operations."""
 
 
 def _records() -> Iterator[str]:
-    """Yield a table for every dict that has a form of its own."""
+    """Yield the lines of a table for every type of dict with fixed members."""
     for title, members in RECORDS.items():
         yield from ("", f"### {title}", "", "| member | type |", "|---|---|")
         yield from (f"| `{name}` | {kind} |" for name, kind in members.items())

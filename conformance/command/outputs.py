@@ -13,10 +13,10 @@ UNWRITABLE = (expect.ManifestError, report.ReportError, OSError)
 
 
 def check(manifest: Path | None, folder: Path | None) -> str:
-    """Return why expected failures or a report could not be written, empty if they can; nothing is written.
+    """Return an error text if a manifest or a report cannot be written, else an empty text; nothing is written.
 
-    manifest  where the failures of a run go as expected; None for nowhere
-    folder    where its report goes; None for nowhere
+    manifest  path of the manifest of expected failures; None for no manifest
+    folder    path of the folder of the report; None for no report
     """
     try:
         if manifest is not None:
@@ -29,7 +29,7 @@ def check(manifest: Path | None, folder: Path | None) -> str:
 
 
 def check_page(page: Path) -> str:
-    """Return why a page could not be written, empty if it can."""
+    """Return an error text if a page cannot be written, else an empty text."""
     try:
         check_file(page)
     except OSError as error:
@@ -38,7 +38,7 @@ def check_page(page: Path) -> str:
 
 
 def check_new(folder: Path) -> str:
-    """Return why a folder could not be made, empty if it can."""
+    """Return an error text if a folder exists or cannot be made, else an empty text."""
     if os.path.lexists(folder):
         return f"{folder} exists; name a folder that does not"
     try:
@@ -49,7 +49,7 @@ def check_new(folder: Path) -> str:
 
 
 def write(run: Run, manifest: Path | None, folder: Path | None) -> str:
-    """Write the failures of a run as expected, and its report; return what went wrong, empty if nothing did.
+    """Write the failures of a run into a manifest, and its report; return an error text, empty if both are written.
 
     If one of the two cannot be written, the other still is.
     """

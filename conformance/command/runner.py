@@ -1,4 +1,4 @@
-"""Starts the processes of a port, asks everything that its profiles contain, and returns the run.
+"""Starts the processes of a port, runs the cases, properties and checks of its profiles, and returns the run.
 
 run = judge(Target.of_command("./my_port --flag"), Options(profiles=("core",)))
 """
@@ -42,29 +42,29 @@ BACKENDS = {
     "gpu-on-cpu": "gpu_on_cpu",
     "cupy": "cupy",
 }
-"""Our engine's kernel sets and array libraries, by the function of `conformance.engine.port` that makes the port."""
+"""Backends of our engine: by name, the function of `conformance.engine.port` that makes the port."""
 DEFAULT = ("numpy", "numba", "strict")
 """Backends that are judged if none is named."""
 
 EXAMPLES = 20
-"""Examples of each property on each form and class, besides the directed ones."""
+"""Number of random examples of each property in each form and class, in addition to the directed examples."""
 
 
 class Broken(Exception):
-    """The kit itself is at fault: its files cannot be read, or a clause is shown by nothing."""
+    """The kit itself is at fault: its files cannot be read, or nothing covers a clause."""
 
 
 class Unusable(Exception):
-    """Options that fit nothing: no such name, or nothing left to judge."""
+    """The options name something that does not exist, or leave nothing to judge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is judged: one program, or the engine in several forms that all must pass.
+    """The port under test: one program, or our engine in several forms, which must all pass.
 
     Attributes:
-        commands: how each form is started.
-        shown: what a reader would type to judge the same.
+        commands: the command line of each form.
+        shown: the options by which a user names this target.
     """
 
     commands: tuple[tuple[str, ...], ...]
@@ -72,10 +72,10 @@ class Target:
 
     @classmethod
     def of_command(cls, command: str) -> "Target":
-        """Return a program by its command line, split as a shell would.
+        """Return the target for a command line, which is split as a shell would.
 
         Raises:
-            ValueError: it is empty, or a quotation mark is left open.
+            ValueError: the command line is empty, or a quotation mark is left open.
         """
         words = tuple(shlex.split(command))
         if not words:
@@ -84,12 +84,12 @@ class Target:
 
     @classmethod
     def of_class(cls, name: str) -> "Target":
-        """Return a Python class, pkg.mod:Class, served in a child process."""
+        """Return the target for a Python class, pkg.mod:Class, which is served in a child process."""
         return cls((_served(name),), f"--port-py {name}")
 
     @classmethod
     def of_engine(cls, backends: Sequence[str] = ()) -> "Target":
-        """Return our engine on the named backends; on those of `DEFAULT` if none is named."""
+        """Return our engine on the named backends as the target; on those of `DEFAULT` if none is named."""
         chosen = tuple(backends) or DEFAULT
         shown = " ".join(f"--backend {name}" for name in backends)
         return cls(tuple(_served(f"conformance.engine.port:{BACKENDS[name]}") for name in chosen), shown)
@@ -101,19 +101,19 @@ def _served(name: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is asked of a target.
+    """The options of a run: what to run, and how.
 
     Attributes:
-        profiles: empty for all in which the port offers anything.
-        classes: numeric classes, empty for all that the port offers.
+        profiles: names of profiles; empty for all in which the port offers anything.
+        classes: numeric classes; empty for all that the port offers.
         only: globs of case ids, operations, clauses or properties; empty for all.
         clause: id of one clause; empty for all.
-        quick: as few cases as refuse every known mutant, and no properties.
-        seed: hexadecimal; empty to draw one.
-        timeout: seconds a call.
-        jobs: child processes of each form.
-        examples: of each property; 0 tries none, and claims nothing.
-        max_failures: failed cases after which the rest is not run; 0 for no limit.
+        quick: whether to run only a few cases that detect every known mutant, and no properties.
+        seed: the seed in hexadecimal; empty to draw one.
+        timeout: seconds that a call may take.
+        jobs: number of child processes of each form.
+        examples: number of examples of each property; with 0 no property is tried, and nothing can be claimed.
+        max_failures: number of failed cases after which the run stops; 0 for no limit.
     """
 
     profiles: tuple[str, ...] = ()
@@ -138,11 +138,11 @@ class Options:
 
 @dataclass(slots=True)
 class Started:
-    """A target that runs.
+    """A target whose processes run.
 
     Attributes:
         lanes: the same variants once for each job.
-        hellos: what each form said of itself.
+        hellos: the hello of each form.
         classes: numeric classes that are judged.
     """
 
@@ -166,8 +166,8 @@ def started(target: Target, options: Options) -> Iterator[Started]:
     """Start every form of a target, once for each job.
 
     Raises:
-        conformance.protocol.child.StartError: a form does not start or does not introduce itself.
-        Unusable: no form offers a class that is asked for.
+        conformance.protocol.child.StartError: a form does not start, or sends no valid hello.
+        Unusable: no form offers a class that is asked for, or one offers an unknown class.
     """
     running = Started()
     with ExitStack() as stack:
@@ -214,8 +214,9 @@ def judge(
 ) -> Run:
     """Judge a target and return the run.
 
-    artifacts  where the folders of failed properties go
-    Raises     Unusable for options that leave nothing; StartError if the target does not start; Broken if the kit is
+    artifacts  the folder for the folders of failed properties
+    Raises     Unusable if the options leave nothing to judge, StartError if the target does not start, Broken if the
+               kit is at fault
     """
     begun, clock = datetime.now(UTC), time.monotonic()
     every, clauses, shown = _kit()
@@ -265,7 +266,7 @@ def judge(
 
 
 def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
-    """Return cases, clauses, and how each clause is shown."""
+    """Return all cases, the clauses by id, and the coverage of each clause."""
     try:
         every, clauses = load_all(), read_clauses()
         unknown = next((case for case in every if case.op not in OPS), None)
@@ -285,7 +286,7 @@ def _properties(
 ) -> list[PropertyResult]:
     """Return the results of the properties that the options name, each once.
 
-    bad  operations that failed a case: properties that ask them, or what rests on them, are blocked
+    bad  operations that failed a case; properties that ask them, or operations that rest on them, are blocked
     """
     by_name: dict[str, PropertyResult] = {}
     for pattern in options.only or (None,):
@@ -308,13 +309,13 @@ def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[Pro
     children = port.children
     checks = [declining(children, every), ending(children, by_stop=True)]
     if options.filtered:
-        # a filtered run shows faults only, and saves the time of one more start of the port
+        # a filtered run reports faults only, and skips the last check, which would start the port once more
         return [one for one in checks if one.failure]
     return [*checks, ending(children, by_stop=False)]
 
 
 def _described(hellos: Sequence[Hello]) -> dict[str, object]:
-    """Return what a report says of the port: what its first form says, and the names of all if there are several."""
+    """Return the port for a report: that of the first hello, with the names of all forms if there are several."""
     port = dict(hellos[0].port)
     if len(hellos) > 1:
         port["forms"] = [hello.name for hello in hellos]
@@ -322,7 +323,7 @@ def _described(hellos: Sequence[Hello]) -> dict[str, object]:
 
 
 def chosen(cases: Sequence[Case], options: Options) -> list[Case]:
-    """Return the cases that filters leave.
+    """Return the cases that match the filters of the options.
 
     Raises:
         Unusable: a filter matches nothing.
@@ -350,7 +351,7 @@ def chosen(cases: Sequence[Case], options: Options) -> list[Case]:
 
 
 def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:
-    """Return what a quick run looked at, and what it left out."""
+    """Return a text that says how many cases a quick run has, and what it leaves out."""
     table = signatures()
     quick, full = refused_by(cases, table), refused_by(meant, table)
     return (
@@ -360,7 +361,7 @@ def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:
 
 
 def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
-    """Return for each case the answers that a pass needs: one of each form, in each class in which it offers it."""
+    """Return the number of answers that a pass of each case needs: one per form and class that offers its operation."""
     plan = {}
     for case in cases:
         meant = [v for v in variants if v.takes(case)]
@@ -370,6 +371,6 @@ def _plan(cases: Sequence[Case], variants: Sequence[Variant]) -> dict[str, int]:
 
 
 def _tried(results: Sequence[PropertyResult], profiles: Sequence[str], options: Options) -> dict[str, int]:
-    """Return the names of the properties and checks that a run needs: all of its profiles, or those a filter left."""
+    """Return a 0 for each property and check that a run needs: all of its profiles, or those that a filter left."""
     whole = [p.name for p in PROPERTIES.values() if p.profile in profiles] + list(CHECKS)
     return dict.fromkeys([one.name for one in results] if options.filtered else whole, 0)

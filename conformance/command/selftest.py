@@ -1,9 +1,9 @@
-"""The kit judged by itself: wrong programs are refused, null ports are never conformant, comparators bite.
+"""The self-test of the kit: mutants are refused, null ports are never conformant, comparators are exact.
 
     python -m conformance.command.selftest [--page PATH] [--write] [--jobs N]
 
---page writes the kill matrix as a page, --write the signatures (`conformance/registry/signatures.json`). Exit status 0
-if the kit bites everywhere, 1 if it does not.
+--page writes the kill matrix as a page, --write the signatures (`conformance/registry/signatures.json`). The exit
+status is 0 if everything is as it should be, else 1.
 """
 
 import argparse
@@ -27,10 +27,10 @@ __all__ = ["Matrix", "comparators", "kill_matrix", "main", "page", "signatures_t
 
 
 def comparators() -> list[str]:
-    """Return where comparators judge wrongly: at, just inside and just outside a bound, and on NaN and infinities."""
+    """Return a line for each wrong verdict of a comparator: at and on both sides of a bound, on NaN, on infinities."""
     faults = []
     for dtype, unit in (("float64", 2.0**-53), ("float32", 2.0**-24)):
-        # a power of two, so that an error in the dtype can equal the bound exactly
+        # the gauge is a power of two, so that an error in the dtype can equal the bound exactly
         limit = tau(0) * unit * 2.0**20
         bound = Bound(np.array([2.0**20]), 0)
         want = np.zeros(1)
@@ -60,7 +60,7 @@ def comparators() -> list[str]:
 
 
 def _exactly(dtype: str) -> list[str]:
-    """Return where exact and value judge wrongly: on zeros, NaN, infinities, empty arrays and unlike arrays."""
+    """Return a line for each wrong verdict of exact and value: on zeros, NaN, infinities, empty and unlike arrays."""
     zero, minus, one = np.zeros(1, dtype), -np.zeros(1, dtype), np.ones(1, dtype)
     none, nan = np.zeros((0, 3), dtype), np.full(1, np.nan, dtype)
     next_one = np.nextafter(one, 2 * one)
@@ -87,7 +87,7 @@ def _exactly(dtype: str) -> list[str]:
 
 
 def signatures_text(matrix: Matrix) -> str:
-    """Return the file of signatures: one case a line."""
+    """Return the text of the file of signatures, one case per line."""
     rows = [
         f" {json.dumps(case)}: {json.dumps(names, ensure_ascii=False)}" for case, names in matrix.signatures().items()
     ]
@@ -95,7 +95,7 @@ def signatures_text(matrix: Matrix) -> str:
 
 
 def page(matrix: Matrix) -> str:
-    """Return the kill matrix as a page."""
+    """Return the kill matrix as a page in Markdown."""
     killed = sum(bool(kills) for kills in matrix.kills.values())
     shown = sum(bool(names) for names in matrix.shown.values())
     lines = [

@@ -39,7 +39,7 @@ def _sparse(a: Values) -> Values:
 
 
 def _is_held(a: Values, values: Array) -> bool:
-    """Tell whether to compact the matrix: only in float32, because a compact matrix is multiplied in it (KRN-015)."""
+    """Return whether to compact the matrix: only in float32, because a compact matrix is multiplied in it (KRN-015)."""
     return a["held"] is not None and values.dtype == array_namespace(values).float32
 
 

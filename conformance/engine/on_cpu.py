@@ -96,7 +96,7 @@ class OnCpu:
         self._library, self._backwards = ctypes.CDLL(str(library)), backwards
 
     def owns(self, a: Any) -> bool:
-        """Tell whether a is an array of NumPy."""
+        """Return whether a is an array of NumPy."""
         return isinstance(a, np.ndarray)
 
     def to_host(self, a: Any) -> Any:

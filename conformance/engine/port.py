@@ -128,7 +128,7 @@ class EnginePort:
 def _version() -> str:
     try:
         return version("seft_ref")
-    except PackageNotFoundError:  # imported from its source, without being installed
+    except PackageNotFoundError:  # seft_ref is imported from its source and not installed
         return "unknown"
 
 

@@ -1,4 +1,4 @@
-"""The expected failures of a port: a TOML file beside it of what is known to be wrong, and who tracks it.
+"""The expected failures of a port: a TOML file beside it lists known failures and the issues that track them.
 
 `read` loads it. `apply` forgives the failures that it expects, and returns a complaint for each entry that does not
 hold. `write` makes or updates it.

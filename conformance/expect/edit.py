@@ -1,7 +1,7 @@
 """Writes the failures of a run into a manifest line by line, so that its comments and its order stay.
 
-Of an entry that has changed only the lines of `status` and `match` are rewritten. Entries for what was asked and no
-longer fails are removed, new ones are added at the end. A comment on a line of its own is always kept.
+Of a changed entry only the lines of `status` and `match` are rewritten. Entries of cases and properties that were asked
+and no longer fail are removed. New entries are added at the end. A comment on a line of its own is always kept.
 """
 
 import json
@@ -38,17 +38,17 @@ _BEGIN = "# What is known to be wrong. Each entry needs the URL of the issue tha
 
 @dataclass(slots=True)
 class _Block:
-    """The lines of one entry, from its header on, and the table that they spell."""
+    """The lines of one entry, from its header on, and the table that they contain."""
 
     lines: list[str]
     row: dict[str, Any]
 
 
 def write(path: Path, results: Sequence[Judged], classes: Sequence[str] = tuple(CLASSES)) -> None:
-    """Write what failed in a run into the manifest at path, new or updated, whole or not at all.
+    """Write the failures of a run into the manifest at path, new or updated, whole or not at all.
 
-    A new entry has an empty issue, which `read` refuses until it is filled in. Entries with a glob, and those of cases,
-    properties and classes that the run did not ask, stay as they are.
+    A new entry has an empty issue, which `read` refuses until it is filled in. Entries with a glob, and entries of
+    cases, properties and classes that the run did not ask, stay as they are.
 
     classes  the numeric classes that were judged
 
@@ -90,7 +90,7 @@ def check(path: Path) -> None:
 
 
 def _text(path: Path) -> str:
-    """Return the text of a manifest, or the beginning of a new one."""
+    """Return the text of the manifest at path, or of an empty one if there is none."""
     try:
         return path.read_bytes().decode("utf-8") if path.exists() else _BEGIN
     except (OSError, UnicodeDecodeError) as error:
@@ -121,7 +121,7 @@ def _blocks(text: str, name: str) -> tuple[list[str], list[_Block]]:
 def _settle(
     result: Judged, blocks: Sequence[_Block], rows: list[dict[str, Any]], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Update `rows` in place to the findings of one case or property; return the entries to add."""
+    """Update `rows` in place by the findings of one case or property, and return the entries to add."""
     mine = [at for at, block in enumerate(blocks) if _is_for(block.row, result)]
     globs = [block.row for block in blocks if _is_glob_for(block.row, result)]
     tracked = [one for one in findings(result) if one[0] in STATUSES]
@@ -142,7 +142,7 @@ def _settle(
 
 
 def _rows(result: Judged, unexpected: Sequence[Finding], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return entries that expect these findings; they name a class unless it is so in every class that was asked."""
+    """Return entries that expect these findings; they name a class unless all asked classes have the finding."""
     if isinstance(result, PropertyResult):
         return [{"property": result.name, "status": status} for status, _, _ in unexpected]
     by_failure: dict[tuple[str, str], list[str]] = {}
@@ -168,7 +168,7 @@ def _is_glob_for(row: dict[str, Any], result: Judged) -> bool:
 
 
 def _reached(row: dict[str, Any], result: Judged, classes: Sequence[str]) -> bool:
-    """Tell whether a run says anything of an entry: not if the run was given up, or asked in other classes."""
+    """Return whether a run reached what an entry is about: the case was run, and the class of the entry was asked."""
     given_up = result.outcome == "notrun" or (not isinstance(result, PropertyResult) and result.reason == "notrun")
     return not given_up and row.get("class") in (None, *classes)
 
@@ -184,7 +184,7 @@ def _expects(row: dict[str, Any], finding: Finding) -> bool:
 
 
 def _beginning(status: str, detail: str) -> str:
-    """Return the part of a detail that the next run repeats: without what was got, and without the port's name."""
+    """Return the part of a detail that the next run repeats: up to the answer, and nothing if it names the port."""
     if status == "unsupported":
         return ""
     first = detail.split("\n", maxsplit=1)[0].split(", got ", maxsplit=1)[0][:_LONGEST]
@@ -192,7 +192,7 @@ def _beginning(status: str, detail: str) -> str:
 
 
 def _edited(block: _Block, row: dict[str, Any], name: str) -> list[str]:
-    """Return the lines of an entry that now says row; if row is empty, the comments of the removed entry."""
+    """Return the lines of an entry after its table became `row`; if `row` is empty, only its comments."""
     lines = list(block.lines)
     if not row:
         return [line for line in lines if line.lstrip().startswith("#")]

@@ -1,12 +1,12 @@
-"""The expected failures of a port, in a TOML file beside it: what is known to be wrong, and where it is tracked.
+"""The expected failures of a port: a TOML file beside it lists known failures and the issues that track them.
 
     [[expect]]
     id = "select.largest-example"     # a case, or a glob with max_matches = 1 to 20
-    status = "fail"                   # how it comes out
-    match = "at [0] expected 7"       # how what it tells begins
+    status = "fail"                   # its outcome
+    match = "at [0] expected 7"       # the beginning of the failure's detail
     issue = "https://..."
-    class = "fp32"                    # the numeric class in which it does; may be left out
-    until = "1.0-r3"                  # the last revision of the kit for which this holds; may be left out
+    class = "fp32"                    # the numeric class of the failure; may be left out
+    until = "1.0-r3"                  # the last revision of the kit for which the entry holds; may be left out
 
     [[expect]]
     property = "select.largest"
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 STATUSES = ("fail", "error", "crash", "timeout", "protocol", "unsupported", "blocked")
-"""Statuses that may be expected; notrun is none, because then the run was given up."""
+"""Statuses that may be expected. notrun may not, because the run was given up then."""
 OF_PROPERTIES = ("fail", "unsupported", "blocked")
 """Statuses that may be expected of a property."""
 MOST = 20
@@ -68,7 +68,7 @@ _NO_MATCH = ("unsupported", "blocked")
 
 Judged = Result | PropertyResult
 Finding = tuple[str, str, str]
-"""Status, detail, and the numeric class where one is known."""
+"""Status, detail, and numeric class (empty if unknown)."""
 
 
 class ManifestError(Exception):
@@ -77,15 +77,15 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Expect:
-    """One entry.
+    """One entry of a manifest.
 
     Attributes:
-        id: the id of a case, or a glob; the name of a property.
-        match: how the detail of the failure begins; the reason, where nothing was answered.
-        of_property: it names a property.
+        id: the id of a case, a glob of ids, or the name of a property.
+        match: beginning of the failure's detail, or of the reason if the case was not judged.
+        of_property: whether it names a property.
         in_class: the numeric class in which it holds, empty for all.
         until: the last revision of the kit for which it holds, empty for all.
-        max_matches: how many cases it may stand for.
+        max_matches: the most cases that it may match.
     """
 
     id: str
@@ -99,29 +99,29 @@ class Expect:
 
     @property
     def expired(self) -> bool:
-        """Tell whether this kit is newer than the entry allows."""
+        """Return whether this kit is newer than the entry allows."""
         return bool(self.until) and _revision(REVISION) > _revision(self.until)
 
     def names(self, name: str) -> bool:
-        """Tell whether the entry means the case or property of this name."""
+        """Return whether the entry is for the case or property of this name."""
         return self.id == name or (not self.of_property and is_glob(self.id) and fnmatchcase(name, self.id))
 
     def means(self, result: Judged) -> bool:
-        """Tell whether the entry means the case or property of a result."""
+        """Return whether the entry is for the case or property of a result."""
         return self.of_property == isinstance(result, PropertyResult) and self.names(result.name)
 
     def expects(self, status: str, detail: str, in_class: str = "") -> bool:
-        """Tell whether a failure is the one that the entry expects."""
+        """Return whether a failure is the one that the entry expects."""
         return status == self.status and detail.startswith(self.match) and self.in_class in ("", in_class)
 
 
 def is_glob(name: str) -> bool:
-    """Tell whether an id is a glob, which may match several cases."""
+    """Return whether an id is a glob, which may match several cases."""
     return any(mark in name for mark in "*?[")
 
 
 def name_in(row: dict[str, Any]) -> str:
-    """Return the property or the id of an entry, as it stands in the file."""
+    """Return the property or the id of an entry, as written in the file."""
     return str(row.get("property") or row.get("id", ""))
 
 
@@ -134,10 +134,10 @@ def read(path: Path) -> list[Expect]:
     """Return the entries of a file.
 
     Raises:
-        ManifestError: it cannot be read, or an entry is incomplete.
+        ManifestError: the file cannot be read, or an entry is incomplete.
     """
     if path.exists() and not path.is_file():
-        # because reading a pipe may wait for ever
+        # refused, because reading a pipe may wait for ever
         msg = f"{path} is no regular file; copy what it holds into one"
         raise ManifestError(msg)
     try:
@@ -149,10 +149,10 @@ def read(path: Path) -> list[Expect]:
 
 
 def entries(text: str, name: str) -> list[dict[str, Any]]:
-    """Return the tables of a manifest's text as they stand, complete or not.
+    """Return the tables of a manifest's text, complete or not.
 
     Raises:
-        ManifestError: it is no TOML, or holds something else.
+        ManifestError: the text is no TOML, or has other tables or keys.
     """
     try:
         whole = tomllib.loads(text)
@@ -187,7 +187,7 @@ def _checked(row: dict[str, Any], place: str) -> Expect:
 
 
 def _form(row: dict[str, Any]) -> str:
-    """Return what is wrong with the keys of an entry, and the types of their values."""
+    """Return an error text for a wrong key of an entry, or a value of the wrong type; empty if there is none."""
     for key, value in row.items():
         if key not in _KEYS:
             return f"{key} is not known; there are {', '.join(_KEYS)}"
@@ -203,7 +203,7 @@ def _form(row: dict[str, Any]) -> str:
 
 
 def _content(row: dict[str, Any]) -> str:
-    """Return what is wrong with the values of an entry."""
+    """Return an error text for a wrong value of an entry; empty if there is none."""
     statuses = OF_PROPERTIES if "property" in row else STATUSES
     if row["status"] not in statuses:
         return f"status must be one of {', '.join(statuses)}"
@@ -243,8 +243,8 @@ def apply(
 
     case_ids    ids of all cases of the kit: an entry for one that was not asked in this run is ignored; None if every
                 case was asked
-    properties  names of all properties of the kit; the same holds for them
-    classes     numeric classes of the run: an entry for another is ignored; none if all were judged
+    properties  names of all properties of the kit: an entry for one that was not asked is ignored
+    classes     numeric classes of the run: an entry for another class is ignored; empty if all were judged
     """
     complaints: list[str] = []
     good: list[Expect] = []
@@ -266,7 +266,7 @@ def apply(
 def _against(
     entry: Expect, hits: Sequence[Judged], case_ids: Collection[str] | None, properties: Collection[str]
 ) -> list[str]:
-    """Return why an entry forgives nothing."""
+    """Return complaints about an entry that does not hold, and so forgives nothing; empty if it holds."""
     if not hits and not any(entry.names(name) for name in (properties if entry.of_property else case_ids or ())):
         other = next((name for name in properties if entry.names(name)), None)
         more = f'; {other} is a property: write property = "{other}"' if other is not None else ""
@@ -305,7 +305,7 @@ def _forgive(result: Judged, mine: Sequence[Expect]) -> list[str]:
 
 
 def findings(result: Judged) -> list[Finding]:
-    """Return the failures of a result, or the reason why it was not judged; nothing if it passed."""
+    """Return the failures of a result, or the reason why it was not judged; empty if it passed."""
     if isinstance(result, PropertyResult):
         status = result.finding
         return [] if status == "pass" else [(status, result.failure or result.skipped, "")]

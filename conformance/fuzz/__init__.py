@@ -1,4 +1,4 @@
-"""Fuzzers of readers: inputs made to break them, and answers that must agree (FMT-096, FMT-097).
+"""Fuzzers of readers: mutated inputs, and checks that readers agree and do not break down (FMT-096, FMT-097).
 
 Checkpoints of our own format go to two or three readers, which must agree. Files of other programs go to the reader of
 their format, and its answer is compared with a plain definition. Start with `loop.py` and `judge.py`, or with

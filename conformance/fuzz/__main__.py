@@ -22,7 +22,7 @@ from conformance.fuzz.loop import FolderInputs, Inputs, Tally, execute
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the modes that were asked for until the time is over or a finding; return the exit status."""
+    """Run the selected modes until the time is over or a finding ends them; return the exit status."""
     options = _asked(arguments)
     corpus_raws = [i.raw for path in options.corpus for i in corpus.load(path)]
     seconds = options.seconds / (2 if options.mode == "both" else 1)
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = structured(Inputs(options.seed, corpus_raws), corpus_raws, seconds, options.save, options.collect)
         if code or options.mode == "structure":
             return code
-    # a separate process, because atheris can only watch modules of formats that are loaded after it
+    # a separate process, because atheris can only instrument modules of `formats` that are imported after it
     words = ["--seconds", str(seconds), "--seed", str(options.seed), "--save", str(options.save)]
     words += [word for path in options.corpus for word in ("--corpus", str(path))]
     return subprocess.run([sys.executable, "-m", "conformance.fuzz.guided", *words], check=False).returncode
@@ -57,7 +57,7 @@ def _asked(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def structured(inputs: Inputs, corpus_raws: list[bytes], seconds: float, save: Path, collect: Path | None) -> int:
-    """Run the inputs of the corpus and then mutations until the time is over; return the exit status."""
+    """Run the inputs of the corpus, then mutations until the time is over; return the exit status."""
     tally, keeper = Tally(), corpus.Keeper()
     number, end = 0, time.monotonic() + seconds
     with Judge() as judge:
@@ -98,7 +98,7 @@ def of_folders(seed: int, seconds: float, executions: int | None, save: Path) ->
 def of_foreign(options: argparse.Namespace) -> int:
     """Run one reader of foreign formats, or each for its share of the time; return the exit status."""
     if options.forged:
-        from conformance.fuzz import forged  # here, because it needs the libraries of all readers
+        from conformance.fuzz import forged  # imported here, because it needs the libraries of all readers
 
         return forged.table()
     names = [options.reader] if options.reader else foreign.READERS
@@ -112,7 +112,7 @@ def report(tally: Tally) -> None:
 
 
 def tell(disagreement: Disagreement, raw: bytes, save: Path) -> int:
-    """Save an input that the readers disagree on; return the exit status 1."""
+    """Save and report an input on which the readers disagree; return the exit status 1."""
     save.mkdir(parents=True, exist_ok=True)
     path = save / f"{sha256(raw).hexdigest()[:16]}.safetensors"
     path.write_bytes(raw)

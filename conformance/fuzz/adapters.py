@@ -34,12 +34,12 @@ KNOWN = {
     "SUPERTUNING": f"{ABOUT} {TRAINING} {OF_SUPER_TUNING}".split(),
     "SHIRA": f"{ABOUT} {TRAINING} mask_type r random_seed".split(),
 }
-"""Options that leave values alone, or that the definition looks at."""
+"""Options that do not affect values, or that the definition reads."""
 
 
 @dataclass
 class Draft:
-    """A base, and an adapter in pieces."""
+    """A base, and the pieces of an adapter for it."""
 
     base: dict[str, Plain]
     kind: str
@@ -50,7 +50,7 @@ class Adapters:
     """The two readers of adapters, as `foreign.Reader`; `peft_type` of the draft says which one is asked."""
 
     def grow(self, chance: Random) -> Draft:
-        """Return a base and an adapter for it, valid."""
+        """Return a base and a valid adapter for it."""
         kind, shape = (
             chance.choice(("SUPERTUNING", "SUPERTUNING", "SHIRA")),
             (chance.randint(1, 5), chance.randint(1, 5)),
@@ -76,7 +76,7 @@ class Adapters:
         return Draft(base, kind, Folder({CONFIG: config}, {WEIGHTS: Stock(pieces, {"format": "pt"} | mark)}))
 
     def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
-        """Return the adapter, which is spoiled, or its base, unless they are to stay valid."""
+        """Return an adapter and its base as a case; unless `valid`, one of the two is mutated."""
         if not valid and chance.random() < 0.08:
             base_models.disturbed(chance, draft.base)
         elif not valid:
@@ -97,7 +97,7 @@ class Adapters:
         return {name: (t.values.dtype.name, t.shape, base_models.stored(t)) for name, t in tensors.items()}
 
     def define(self, case: Case) -> Any:
-        """Return the same by the words of FMT-151 and FMT-170."""
+        """Return the same as `read`, from the text of FMT-151 and FMT-170 alone."""
         kind, base = case.memory
         tree = case.folders["adapter"]
         config = parsed(tree[CONFIG] or b"")
@@ -143,7 +143,7 @@ def _pieces(
 
 
 def _positions(chance: Random, folder: Folder) -> None:
-    """Change one index, also into one that is there already or just outside."""
+    """Change one index, for example to one that is there already or just outside the tensor."""
     piece = chance.choice([p for p in folder.pieces() if p.name.endswith("indices")])
     code = {"I32": "i", "I64": "q", "F32": "f"}[piece.dtype]
     width, data = struct.calcsize(code), bytearray(piece.data)
@@ -162,7 +162,7 @@ def _positions(chance: Random, folder: Folder) -> None:
 
 
 def _words(chance: Random, folder: Folder) -> None:
-    """Change an option, or the metadata of the weights."""
+    """Change an option, the metadata of the weights, or the name of a tensor."""
     config, kind = folder.texts[CONFIG], chance.randrange(5)
     if kind < 2:
         old = config.get("sparsity", 0)

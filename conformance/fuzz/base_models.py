@@ -1,4 +1,4 @@
-"""Small base models as plain bytes, from which readers of changes get records and definitions get cells."""
+"""Small base models as plain bytes: readers get them as records of `formats`, plain definitions as lists of values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ NAMES = ("a.weight", "b.weight", "c", "layers.0.q_proj.weight", "format", "é")
 
 @dataclass(frozen=True)
 class Plain:
-    """A tensor of a base: `data` has all of its values, row-major; if it is sparse, those without a bit are absent."""
+    """A tensor of a base: `data` has all values, row-major; if it is sparse, values whose bits are all 0 are absent."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -29,7 +29,7 @@ class Plain:
 
     @property
     def width(self) -> int:
-        """Bytes of a value in memory."""
+        """Number of bytes of a value in memory."""
         return max(BITS[self.dtype] // 8, 1)
 
     def cells(self) -> list[bytes]:
@@ -38,7 +38,7 @@ class Plain:
 
 
 def random_tensor(chance: Random, dtype: str, shape: tuple[int, ...]) -> Plain:
-    """Return a tensor of random bits, of the values 0 and 1 if it is BOOL; half of them are sparse."""
+    """Return a tensor of random bits (0 or 1 for BOOL); three in ten are sparse, with about half of their values."""
     size = prod(shape) * max(BITS[dtype] // 8, 1)
     data = chance.randbytes(size)
     if dtype == "BOOL":
@@ -67,15 +67,15 @@ def records(base: Mapping[str, Plain]) -> dict[str, Tensor]:
 
 
 def sizes(base: Mapping[str, Plain]) -> int:
-    """Return the bytes of a base."""
+    """Return the number of bytes of a base."""
     return sum(len(one.data) for one in base.values())
 
 
 def stored(tensor: Tensor) -> dict[int, bytes]:
-    """Return flat position -> bytes of each value that a record stores.
+    """Return the bytes of each value that a record stores, by flat position.
 
     Raises:
-        Refused: if the record is malformed: positions out of order, outside the shape, or twice.
+        Refused: the record has no values, or its positions are out of order, outside the shape, or repeated.
     """
     if isinstance(tensor, Mask):
         raise Refused("values")
@@ -99,7 +99,7 @@ def stored(tensor: Tensor) -> dict[int, bytes]:
 
 
 def disturbed(chance: Random, base: dict[str, Plain]) -> None:
-    """Change the base instead of the input: another dtype, shape or value, or a tensor that is not there."""
+    """Change the base instead of the input: give a tensor another dtype, shape or values, or remove it."""
     name, kind = chance.choice(sorted(base)), chance.randrange(5)
     one = base[name]
     if kind == 0:

@@ -37,7 +37,7 @@ class CLibrary:
         self._clause, self._lines = ctypes.create_string_buffer(8), ctypes.create_string_buffer(_ROOM)
 
     def judge(self, raw: bytes) -> tuple[int, str, list[dict[str, Any]]]:
-        """Return the status, the clause, and the JSON lines of a file that is read.
+        """Return the status, the clause of a refusal, and the JSON lines that describe an accepted file.
 
         The status is 0 if the file is read and 1 if it is refused.
         It is 2 if the reader asks for more memory than 64 times the file and 16 MiB.
@@ -50,12 +50,12 @@ class CLibrary:
         return code, self._clause.value.decode(), [json.loads(line) for line in text.split("\n")[:-1]]
 
 
-# lifts the bound on memory for the child process, because sanitizers map far more than they use
+# lifts the limit on memory for the child process, because sanitizers map far more memory than they use
 _UNBOUNDED = ("sh", "-c", 'ulimit -S -d "$(ulimit -H -d)"; exec "$0" "$@"')
 
 
 class CCommand:
-    """The reader in C with sanitizers: it aborts at the first access outside its memory."""
+    """The reader in C, compiled with sanitizers, so that it aborts at the first access outside its memory."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "many"
@@ -63,7 +63,7 @@ class CCommand:
         self._command = _compile(folder / "seft_read", *_SANITIZERS)
 
     def complaint(self, inputs: Sequence[bytes], clauses: Sequence[str]) -> tuple[int, str] | None:
-        """Return number and complaint of the first input that crashes or does not get its clause of `clauses`.
+        """Return index and error text of the first input that crashes, or that does not get its clause in `clauses`.
 
         Returns None if there is no such input.
         """

@@ -1,4 +1,4 @@
-"""Scenarios of the fuzzer: a base model and a chain of deltas, as folders, valid, spoiled or reordered (12.10)."""
+"""Scenarios of the fuzzer: folders of a base model and of a chain of deltas, valid, mutated or reordered (12.10)."""
 
 import json
 import struct
@@ -44,7 +44,7 @@ def scenario(chance: Random) -> list[Folder]:
 
 
 def _pieces(tensors: dict[str, Tensor], **about: Any) -> Pieces:
-    # a deep copy, because the manifest is spoiled later and the next delta is made from the same objects
+    # a deep copy, because the manifest is mutated later, and the next delta is made from the same objects
     return files.pieces(tensors, **deepcopy(about))
 
 
@@ -115,7 +115,7 @@ def _changed(chance: Random, name: str, base: Tensor, kind: int) -> dict[str, Te
         try:
             files_deltas.change(base, {"add": out[f"add:{name}"]})
         except (AssertionError, OverflowError, struct.error):
-            # the sum is not finite, and a reader refuses that (FMT-135)
+            # another operation, because readers refuse a sum that is not finite (FMT-135)
             return {f"whole:{name}": _tensor(chance, base.dtype)}
         return out
     gone = [p for p in sorted(cells) if p not in at and chance.random() < 0.3]
@@ -130,7 +130,7 @@ def _changed(chance: Random, name: str, base: Tensor, kind: int) -> dict[str, Te
 
 
 def spoil(chance: Random, made: list[Folder]) -> Scenario:
-    """Return the files of a scenario after one mutation; in one of twenty cases it stays valid."""
+    """Return the files of a scenario after one mutation; one scenario in twenty stays valid."""
     kind = chance.random()
     if kind < 0.05:
         return [folder.pack() for folder in made]
@@ -150,7 +150,7 @@ def spoil(chance: Random, made: list[Folder]) -> Scenario:
 
 
 def _describe(chance: Random, made: list[Folder]) -> None:
-    """Change the description of a delta; the state digests are made to fit in 70 % of the cases."""
+    """Change the description of a delta; in 70 % of the cases recompute the state digests (see `_follow`)."""
     delta = chance.choice(made[1:]).parts[0].manifest
     described = delta["delta"]
     names = [*described["tensors"], "nothing", "w", "tied"]
@@ -175,7 +175,7 @@ def _describe(chance: Random, made: list[Folder]) -> None:
 
 
 def _restore(chance: Random, made: list[Folder]) -> None:
-    """Rename an operation of a delta or mutate one of its parts, then make the state digests fit (see `_follow`)."""
+    """Rename an operation of a delta or mutate one of its parts, then recompute the state digests (see `_follow`)."""
     folder = chance.choice(made[1:])
     part = chance.choice(folder.parts)
     operations = {"replace": ("replace", "add", "whole", "remove"), "add": ("replace", "whole")}

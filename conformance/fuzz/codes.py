@@ -1,4 +1,4 @@
-"""Folders of integer codes, of compressed-tensors, GPTQ and AWQ: inputs and mutations (FMT-172 to FMT-175).
+"""Folders of integer codes by compressed-tensors, GPTQ and AWQ: inputs and mutations (FMT-172 to FMT-175).
 
 The plain definition is `plain_layers.define`.
 """
@@ -26,12 +26,12 @@ CONFIG, INDEX, WHOLE = "config.json", "model.safetensors.index.json", "model.saf
 SCALES = ("F16", "BF16", "F32")
 SOURCES = ("pack-quantized", "pack-quantized", "int-quantized", "gptq", "gptq_v2", "awq")
 GPTQ_STEP = {2: 16, 3: 32, 4: 8, 8: 4}
-"""Bits of a code -> the number that rows and columns are a multiple of, so that words are full."""
+"""By bits of a code, the number of rows and of columns of a matrix; its codes fill whole words."""
 
 
 @dataclass
 class Shape:
-    """How a random matrix is quantised."""
+    """The shape and the quantisation of a random matrix."""
 
     source: str
     out: int
@@ -45,7 +45,7 @@ class Shape:
 
     @property
     def groups(self) -> int:
-        """Groups of a row."""
+        """The number of groups in a row."""
         return -(-self.columns // self.size) if self.strategy == "group" and self.size else 1
 
 
@@ -53,7 +53,7 @@ class Codes:
     """The reader of folders of integer codes, as `foreign.Reader`."""
 
     def grow(self, chance: Random) -> Folder:
-        """Return a folder of one or two quantised matrices and other tensors, valid."""
+        """Return a valid folder of one or two quantised matrices and other tensors."""
         shape = _shape(chance)
         modules = chance.sample(("a", "b", "layers.0.q_proj"), chance.choice((1, 1, 2)))
         pieces = [part for module in modules for part in _parts(chance, module, shape)]
@@ -83,7 +83,7 @@ class Codes:
         return Folder(texts, shards)
 
     def case(self, chance: Random, draft: Folder, *, valid: bool) -> Case:
-        """Return the folder, spoiled unless it is to stay valid."""
+        """Return a folder as a case, mutated unless `valid`."""
         if not valid:
             foreign_spoil.spoil(chance, draft, OWN)
         return Case({"model": foreign_spoil.pack(draft)}, valid=valid)
@@ -106,7 +106,7 @@ class Codes:
         }
 
     def define(self, case: Case) -> Any:
-        """Return the same by the words of FMT-172 to FMT-175."""
+        """Return the same as `read`, from the text of FMT-172 to FMT-175 alone."""
         meant = plain_layers.define(case.folders["model"])
         return meant | {"config": json.dumps(meant["config"], indent=2) + "\n"}
 
@@ -115,7 +115,7 @@ READER = Codes()
 
 
 def _plain(one: Quantised) -> dict[str, Any]:
-    """Return a matrix in plain lists."""
+    """Return a matrix as plain lists and bytes."""
     return {
         "codes": one.codes.tolist(),
         "scales": one.scales.tobytes(),
@@ -126,7 +126,7 @@ def _plain(one: Quantised) -> dict[str, Any]:
 
 
 def _whole(tensor: Any) -> tuple[str, tuple[int, ...], bytes]:
-    # a tensor that is stored with a bitmask and is no codes stays sparse (FMT-150.7)
+    # expanded, because a tensor that has a bitmask and is no codes stays sparse (FMT-150.7)
     return dtype_name(tensor.dtype), tensor.shape, bytes(raw_bytes(to_dense(tensor)))
 
 
@@ -147,7 +147,7 @@ def _shape(chance: Random) -> Shape:
     size = chance.choice([s for s in range(1, columns + 1) if columns % s == 0])
     symmetric = chance.random() < 0.5
     if source == "pack-quantized" and not _tells(columns, bits):
-        # these are refused, because nothing tells how they are packed
+        # readers refuse these shapes, because the number of words does not show how the codes are packed
         bits = chance.choice((1, 2, 4, 8))
     return Shape(source, out, columns, bits, strategy, size, symmetric, listed and source != "awq")
 
@@ -157,12 +157,12 @@ def _bits(chance: Random) -> int:
 
 
 def _tells(columns: int, bits: int) -> bool:
-    """Tell whether the number of words of a row shows how codes are packed, or it is the same."""
+    """Return whether the number of words in a row shows how codes are packed, or both packings are equal."""
     return 32 % bits == 0 or -(-columns * bits // 32) != -(-columns // (32 // bits))
 
 
 def _parts(chance: Random, module: str, shape: Shape) -> list[Piece]:
-    """Return the parts of a matrix."""
+    """Return the tensors of a quantised matrix."""
     if shape.source in ("pack-quantized", "int-quantized"):
         return _library(chance, module, shape)
     per, groups, out = 32 // shape.bits, shape.groups, shape.out
@@ -178,11 +178,11 @@ def _parts(chance: Random, module: str, shape: Shape) -> list[Piece]:
 
 
 def _word(chance: Random, shape: Shape, per: int) -> int:
-    """Return a word of zero points, in `gptq` without one whose bits are all set, which is refused."""
+    """Return a random word of zero points; in `gptq` none has all its bits set, because readers refuse that."""
     if shape.source != "gptq":
         return chance.getrandbits(32)
     if shape.bits == 3:
-        # codes straddle words here, and no two ones stand beside each other
+        # codes straddle words here; the mask allows no two adjacent ones, so no code has all its bits set
         return 0x55555555 & chance.getrandbits(32)
     return sum(chance.randrange((1 << shape.bits) - 1) << i * shape.bits for i in range(per))
 
@@ -214,7 +214,7 @@ def _library(chance: Random, module: str, shape: Shape) -> list[Piece]:
 
 
 def _scales(chance: Random, name: str, *shape: int) -> Piece:
-    """Return scales near 1, some of them 0."""
+    """Return scales between -2 and 2, some of them 0."""
     dtype = chance.choice(SCALES)
     values = [chance.choice((0.0, 1.0, chance.uniform(-2, 2), chance.uniform(-2, 2))) for _ in range(prod(shape))]
     if dtype == "BF16":
@@ -223,7 +223,7 @@ def _scales(chance: Random, name: str, *shape: int) -> Piece:
 
 
 def _description(chance: Random, shape: Shape) -> dict[str, Any]:
-    """Return what a configuration says of a quantisation."""
+    """Return the description of a quantisation in a configuration."""
     size = shape.size if shape.strategy == "group" else -1
     if shape.source == "awq":
         return {"quant_method": "awq", "bits": 4, "group_size": size, "version": chance.choice(("gemm", "GEMM"))}
@@ -238,7 +238,7 @@ def _description(chance: Random, shape: Shape) -> dict[str, Any]:
 
 
 def _masked(chance: Random, one: Piece) -> list[Piece]:
-    """Return a matrix of bytes as bitmask, packed values, shape and row offsets (FMT-150)."""
+    """Return about half of the values of an I8 matrix as bitmask, packed values, shape and row offsets (FMT-150)."""
     rows, columns = one.shape
     width, mask, kept = -(-columns // 8), bytearray(rows * -(-columns // 8)), bytearray()
     for at, byte in enumerate(one.data):
@@ -278,7 +278,7 @@ _WORDS: dict[str, tuple[Any, ...]] = {
 
 
 def _option(chance: Random, folder: Folder) -> None:
-    """Change an option of the quantisation, where it stands or at another level."""
+    """Change an option of the quantisation, or add one at a random level."""
     key, places = chance.choice(sorted(_WORDS)), [folder.texts]
     for text in folder.texts.values():
         places += [value for _, value in mutate.walk(text) if isinstance(value, dict)]
@@ -287,7 +287,7 @@ def _option(chance: Random, folder: Folder) -> None:
 
 
 def _second(chance: Random, folder: Folder) -> None:
-    """Describe a second quantisation, or a second group, that is the same or another."""
+    """Add a second description of a quantisation, or a second group, equal to the first or different."""
     config = folder.texts[CONFIG]
     key = chance.choice(("quantization_config", "compression_config"))
     one = config.get("quantization_config") or config.get("compression_config")
@@ -318,7 +318,7 @@ def _number(chance: Random, folder: Folder) -> None:
 
 
 def _move(chance: Random, folder: Folder) -> None:
-    """Give a part the name of another part, add one, or leave one out."""
+    """Give a tensor the name of another part, or add a copy of it under such a name."""
     stock = chance.choice([stock for stock in folder.files.values() if stock.pieces])
     one = chance.choice(stock.pieces)
     module, _, _ = one.name.rpartition(".")
@@ -337,7 +337,7 @@ _NAMES = (
 
 
 def _refit(chance: Random, folder: Folder) -> None:
-    """Give a part another shape or dtype, with bytes that fit."""
+    """Give a tensor another shape or dtype, with bytes that fit."""
     foreign_spoil.refit(chance, chance.choice([*folder.pieces()]))
 
 

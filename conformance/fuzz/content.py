@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 class Disagreement(Exception):
     """Two readers disagree, or one of them breaks down.
 
-    The message says which reader. `culprit` is the input if it is another than the last one.
+    The message names the reader. `culprit` is the input, if it is not the last one.
     """
 
     def __init__(self, message: str, culprit: bytes | None = None) -> None:
@@ -21,7 +21,7 @@ class Disagreement(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file holds according to one reader; equal for two readers that read the same."""
+    """The content of a file according to one reader; readers that agree give equal contents."""
 
     about: tuple[str, ...]
     """kind, state digest (FMT-099), then attributes, delta, scales and ties as canonical text"""

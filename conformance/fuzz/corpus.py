@@ -13,12 +13,12 @@ from conformance.fuzz.judge import Verdict
 from conformance.fuzz.parts import take_apart
 
 EACH = 4
-"""How many inputs are kept for each clause of the first reader; they differ in the clauses of the other readers."""
+"""Number of inputs kept for each clause of the first reader; they differ in the clauses of the other readers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input and the clause that the first reader names."""
+    """An input, and the clause that the first reader names for it."""
 
     raw: bytes
     clause: str

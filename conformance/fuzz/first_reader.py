@@ -1,4 +1,4 @@
-"""The first reader, package `formats`, as the fuzzer calls it: reading, checking, slicing, writing, applying deltas."""
+"""The first reader, the package `formats`, as the fuzzer calls it: read, check, slice, write, apply deltas."""
 
 from contextlib import ExitStack
 from hashlib import sha256
@@ -22,7 +22,7 @@ REFUSAL = formats.FormatError
 
 
 def warm_up(folder: Path) -> None:
-    """Write and read a small file, so that compiled loops are loaded."""
+    """Write and read a small file, so that compiled loops are loaded before memory is measured."""
     mask = formats.from_dense(np.eye(3, dtype=np.float32))
     for encoding in ("auto", "csr"):
         formats.write_file(folder / "warm", formats.Checkpoint("model", {"w": mask}), encoding=encoding)
@@ -30,12 +30,12 @@ def warm_up(folder: Path) -> None:
 
 
 def violations(path: Path) -> list[str]:
-    """Return the clauses of all violations."""
+    """Return the clauses of all violations of a file."""
     return [error.clause for _, error in check.violations(path)]
 
 
 def read(path: Path) -> Content:
-    """Return what a file holds, every digest and companion verified."""
+    """Return the content of a file or folder, after verifying every digest and companion."""
     with formats.open(path) as reader:
         tensors = {name: _of_first(reader.load_verified(name)) for name in reader.names()}
         for name in reader.files:
@@ -87,7 +87,7 @@ def applied(base: Path, deltas: list[Path]) -> Content:
 
 
 def divided_again(path: Path, again: Path) -> Content:
-    """Write a checkpoint again with about one tensor a part; return what the new folder holds (FMT-085)."""
+    """Write a checkpoint again with about one tensor per part; return the content of the new folder (FMT-085)."""
     with formats.open(path) as reader:
         formats.write(again, checkpoint_of(reader), shard_bytes=64)
     try:
@@ -97,9 +97,9 @@ def divided_again(path: Path, again: Path) -> Content:
 
 
 def rewritten(path: Path, again: Path) -> Content:
-    """Write a checkpoint again as one file; return what the new file holds (FMT-161)."""
+    """Write a checkpoint again as one file; return the content of the new file (FMT-161)."""
     with formats.open(path) as reader:
-        # without companions, because a single file carries none (FMT-013)
+        # without companions, because a single file has none (FMT-013)
         formats.write_file(again, checkpoint_of(reader, files={}))
     try:
         return read(again)
@@ -108,6 +108,6 @@ def rewritten(path: Path, again: Path) -> Content:
 
 
 def expand(path: Path, again: Path) -> None:
-    """Write a checkpoint again without compression, to `again`."""
+    """Write a checkpoint without compression to `again`."""
     with formats.open(path) as reader:
         formats.write_file(again, checkpoint_of(reader))

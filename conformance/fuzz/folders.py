@@ -22,7 +22,7 @@ Tree = dict[str, bytes | None]
 
 @dataclass
 class Folder:
-    """A folder in pieces; any of them may be changed before `pack` puts them together."""
+    """The pieces of a folder; any of them may be changed before `pack` puts them together."""
 
     parts: list[Parts]
     companions: dict[str, bytes] = field(default_factory=dict)
@@ -32,10 +32,10 @@ class Folder:
     of_tree: list[Callable[[Tree], object]] = field(default_factory=list)
     """mutations of the files, applied last"""
     numbered: bool = True
-    """let manifests say which part they are (FMT-104)"""
+    """whether `pack` writes the number of each part into its manifest (FMT-104)"""
 
     def pack(self) -> Tree:
-        """Return the files: digests of companions and index are made to fit the parts, then mutations are applied."""
+        """Return the files: compute digests of companions and the index from the parts, then apply the mutations."""
         first = self.parts[0].manifest if self.parts else None
         if isinstance(first, dict) and isinstance(first.get("files"), dict):
             for name, raw in self.companions.items():
@@ -113,7 +113,7 @@ def divided(chance: Random, pieces: Pieces) -> Folder:
 
 
 def in_part(chance: Random, folder: Folder) -> None:
-    """Apply one mutation of single files to a part; index and digests are made to fit."""
+    """Apply one mutation of single files to a part; `pack` makes index and digests fit."""
     part, second = chance.choice(folder.parts), chance.choice(folder.parts)
     part.seal = chance.choices((CONTENT, SECTIONS, NOTHING), (8, 1, 1))[0]
     mutate.once(chance, part, second if second is not part else deepcopy(part))
@@ -139,7 +139,7 @@ def across(chance: Random, folder: Folder) -> None:
     elif kind == 4:
         m["files"] = {"other": {"bytes": 0, "sha256": sha256(b"").hexdigest()}}
     elif kind in (5, 6) and part is not other:
-        # 5: a tensor moves to another part, 6: it is in both
+        # kind 5 moves a tensor to another part, kind 6 copies it there
         name = chance.choice(sorted(part.entries))
         other.manifest["tensors"][name] = part.entries[name]
         own = [s for s in part.sections if s.name.rpartition("#")[0] == name]
@@ -187,7 +187,7 @@ def _roots(chance: Random, value: Any) -> Any:
 
 
 def _weight_map(chance: Random, value: Any) -> Any:
-    """Change which part holds which tensor."""
+    """Change the part that the index names for a tensor."""
     kind, weights = chance.randrange(3), value["weight_map"]
     if kind == 0:
         weights[chance.choice(sorted(weights))] = chance.choice((*weights.values(), WHOLE, "", "../x", 1))
@@ -199,7 +199,7 @@ def _weight_map(chance: Random, value: Any) -> Any:
 
 
 def _anything(chance: Random, value: Any) -> Any:
-    """Change any place of the index."""
+    """Change one random value of the index."""
     path, old = chance.choice(mutate.walk(value))
     if not path:
         return mutate.other(chance, old)
@@ -211,7 +211,7 @@ def _anything(chance: Random, value: Any) -> Any:
 
 
 def tree(chance: Random, folder: Folder) -> None:
-    """Remove, add, rename or spoil files (FMT-094, FMT-102, FMT-103)."""
+    """Remove, add, rename or corrupt files (FMT-094, FMT-102, FMT-103)."""
     kind = chance.randrange(9)
 
     def change(files: Tree) -> None:
@@ -262,7 +262,7 @@ WITHIN: tuple[tuple[Callable[[Random, Folder], None], int], ...] = (
 
 
 def spoil(chance: Random, folder: Folder) -> None:
-    """Apply one to three mutations to a folder; one that does not apply to it is skipped."""
+    """Apply one to three mutations to a folder; a mutation that does not apply is skipped."""
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         chosen = chance.choices([m for m, _ in WITHIN], [weight for _, weight in WITHIN])[0]
         try:

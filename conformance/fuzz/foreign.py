@@ -1,7 +1,7 @@
 """The loop over readers of foreign formats: each input is read and compared with a plain definition of its format.
 
 A finding is an answer other than that of the definition, an exception other than a refusal that names a clause, a
-warning, memory out of proportion, a file that is left behind, or an input that takes longer than `SECONDS`.
+warning, too much memory, a file that is left behind, or an input that takes longer than `SECONDS`.
 The readers are in `READERS`; start with `versions.py`.
 """
 
@@ -42,19 +42,19 @@ FIXED, TIMES = 1 << 20, 256
 """Bytes that a reader may take: a fixed part, and a multiple of the input, because a code of 1 bit becomes 20 bytes."""
 
 SECONDS = 20.0
-"""How long one execution may take on a machine that does other work."""
+"""The most seconds of one execution, enough for a machine that does other work."""
 
 _CLAUSE = re.compile(r"[A-Z]{3}-\d{3}(\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One input."""
+    """One input of a reader."""
 
     folders: dict[str, Tree] = field(default_factory=dict)
     """name of a folder -> its files"""
     memory: Any = None
-    """what the reader gets as objects: the base model, patches"""
+    """objects that the reader gets besides folders: the base model, patches"""
     size: int = 0
     """bytes of `memory`"""
     valid: bool = False
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of files and objects."""
+        """Number of bytes of files and objects."""
         return self.size + sum(len(raw) for tree in self.folders.values() for raw in tree.values() if raw)
 
 
@@ -77,17 +77,17 @@ class Reader(Protocol):
         """Return a valid input in pieces, which can be pickled."""
 
     def case(self, chance: Random, draft: Any, *, valid: bool) -> Case:
-        """Return an input in pieces as a case, changed by mutations unless it is to stay valid."""
+        """Return an input in pieces as a case, mutated unless `valid`."""
 
     def read(self, case: Case, place: Path) -> Any:
-        """Return what the reader under test makes of the folders in `place`, or raise its FormatError."""
+        """Return the answer of the reader under test to the folders in `place`, or raise its FormatError."""
 
     def define(self, case: Case) -> Any:
-        """Return what the input means; raise `Refused` if it means nothing."""
+        """Return the right answer to the input; raise `Refused` if the input breaks a rule."""
 
 
 def reader_of(name: str) -> Reader:
-    """Return a reader of `READERS`, whose module is only loaded now, because one of them needs torch."""
+    """Return a reader of `READERS`. Its module is imported only now, because one of them needs torch."""
     reader: Reader = import_module(f"conformance.fuzz.{name}").READER
     return reader
 
@@ -100,16 +100,16 @@ class Cases:
         self._pool: list[bytes] = []
 
     def _chance(self, *numbers: int) -> Random:
-        return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests want the same numbers again
+        return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests need reproducible numbers
 
     def __getitem__(self, number: int) -> Case:
-        """Return input `number`: spoiled, or in one of twenty cases valid."""
+        """Return input `number`: mutated, or one in twenty valid."""
         block = number // BLOCK
         if block != self._block:
             drafts = [self._reader.grow(self._chance(-1, block, i)) for i in range(POOL)]
             self._pool, self._block = [pickle.dumps(draft) for draft in drafts], block
         chance = self._chance(number)
-        draft = pickle.loads(chance.choice(self._pool))  # noqa: S301 - packed right above
+        draft = pickle.loads(chance.choice(self._pool))  # noqa: S301 - pickled right above
         return self._reader.case(chance, draft, valid=chance.random() < 0.05)
 
 
@@ -131,7 +131,7 @@ class ForeignJudge:
         self._folder = tempfile.TemporaryDirectory(dir=scratch or (memory if memory.is_dir() else None))
         self._count = 0
         self.stricter: list[str] = []
-        """Refusals of inputs that the definition reads, among the deep executions."""
+        """Messages of refusals, in deep executions, of inputs that the definition accepts."""
 
     def __enter__(self) -> "ForeignJudge":
         return self
@@ -148,7 +148,7 @@ class ForeignJudge:
         try:
             return self._placed(case, deep=deep)
         except TooMuch:
-            # once more, because a table of the interpreter grows now and then, such as that of interned strings
+            # the case is run again, because a table of the interpreter may have grown, such as that of interned strings
             return self._placed(case, deep=deep)
 
     def _placed(self, case: Case, *, deep: bool) -> Verdict:
@@ -185,12 +185,12 @@ class ForeignJudge:
         return Verdict(("",))
 
     def _meant(self, case: Case) -> Any:
-        """Return what a case means, or as a text why it means nothing."""
+        """Return the definition's answer to a case, or a text that says why it refuses it."""
         try:
             return self._reader.define(case)
         except Refused as refusal:
             return f"refused: {refusal}"
-        except Exception as error:  # noqa: BLE001 - a definition indexes what a spoiled input lacks
+        except Exception as error:  # noqa: BLE001 - a definition raises anything if an input lacks a part
             return f"refused: {type(error).__name__}: {error}"
 
 
@@ -212,7 +212,7 @@ def _asked(ask: Callable[[], Any]) -> tuple[str, Any]:
 
 def _short(answer: Any, meant: Any) -> str:
     if isinstance(answer, dict) and isinstance(meant, dict):
-        # the first key at which they differ, because an answer may be long
+        # only the first key that differs is shown, because an answer may be long
         key = min(str(key) for key in {*answer, *meant} if answer.get(key) != meant.get(key))
         answer, meant = {key: answer.get(key)}, {key: meant.get(key)}
     return f"{answer!s:.400}, meant is {meant!s:.400}"
@@ -222,8 +222,8 @@ def lay(case: Case, place: Path) -> None:
     """Write the folders of a case."""
     for folder, tree in case.folders.items():
         root = f"{place}/{folder}"
-        os.mkdir(root)  # noqa: PTH102 - a million times, and Path is slow
-        for name in sorted(tree):  # a folder before what lies in it
+        os.mkdir(root)  # noqa: PTH102 - called a million times, and Path is slow
+        for name in sorted(tree):  # sorted, so that a folder comes before its files
             if (raw := tree[name]) is None:
                 os.mkdir(f"{root}/{name}")  # noqa: PTH102
                 continue
@@ -249,7 +249,7 @@ def listing(place: Path) -> list[str]:
 
 @contextmanager
 def strict() -> Iterator[None]:
-    """Make warnings errors, and end an execution that hangs: whoever arms the timer gets a TimeoutError."""
+    """Make warnings errors, and raise a TimeoutError when the timer that `execute` starts runs out."""
 
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise TimeoutError(f"one execution takes more than {SECONDS} s")
@@ -288,7 +288,7 @@ def run(name: str, seed: int, seconds: float, executions: int | None, save: Path
         tally, end = Tally(), time.monotonic() + seconds
         while time.monotonic() < end and tally.executions != executions:
             if tally.executions == DEEP:
-                # not before, because imports do not count as memory that a reader takes
+                # memory is bounded only now, because imports must not count as memory that a reader takes
                 bound_memory(LIMIT)
             case = cases[tally.executions]
             try:

@@ -1,6 +1,6 @@
-"""Foreign folders in pieces: JSON texts and plain safetensors files, built from bytes, and read by plain definitions.
+"""Foreign folders in pieces (JSON texts and safetensors files), and functions by which plain definitions read them.
 
-A mutation changes a piece; `Folder.pack` then writes the bytes, with lengths and offsets that fit what is left.
+A mutation changes a piece; `Folder.pack` then writes the bytes, with lengths and offsets that fit the pieces.
 """
 
 import json
@@ -21,7 +21,7 @@ MAX_HEADER = 100_000_000
 
 
 class Refused(Exception):
-    """A plain definition finds that an input breaks a rule."""
+    """A plain definition refuses an input, because it breaks a rule."""
 
 
 def need(holds: object, rule: str) -> None:
@@ -46,7 +46,7 @@ class Piece:
 
 @dataclass
 class Stock:
-    """A safetensors file in pieces."""
+    """The pieces of a safetensors file."""
 
     pieces: list[Piece]
     metadata: Any = None
@@ -107,7 +107,7 @@ class Folder:
 
 
 def size_of(dtype: str, shape: list[int]) -> int:
-    """Return the bytes of an array of whole bytes."""
+    """Return the number of bytes of an array whose values have whole bytes."""
     return prod(shape) * BITS[dtype] // 8
 
 
@@ -123,7 +123,7 @@ def parsed(raw: bytes | None, *, constants: bool = False) -> Any:
     """Return the value of a JSON text with unique keys, and without NaN and infinity unless constants are allowed.
 
     Raises:
-        Refused: if it is anything else.
+        Refused: the bytes are no such text, or None.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def parsed(raw: bytes | None, *, constants: bool = False) -> Any:
 
 
 def is_whole(value: object, least: int = 0) -> bool:
-    """Tell whether a JSON value is an integer of at least some number."""
+    """Return whether a JSON value is an integer of at least `least`."""
     return type(value) is int and value >= least
 
 

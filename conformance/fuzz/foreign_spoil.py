@@ -1,4 +1,4 @@
-"""Mutations that any foreign folder can take: values and spelling of JSON, headers, tensors, bytes, files."""
+"""Mutations for every foreign folder: values and spelling of JSON, headers, tensors, bytes, files."""
 
 from collections.abc import Callable, Sequence
 from random import Random
@@ -16,11 +16,11 @@ Weighted = Sequence[tuple[Mutation, int]]
 
 
 def spoil(chance: Random, folder: Folder, own: Weighted) -> None:
-    """Apply one to three mutations to a folder; one that does not apply to it is skipped.
+    """Apply one to three mutations to a folder; a mutation that does not apply is skipped.
 
     Args:
         chance: the random generator of the execution.
-        folder: what to change.
+        folder: the folder to change.
         own: the mutations of the format, with weights beside those of `GENERAL`, which sum to 50.
     """
     weighted = (*GENERAL, *own)
@@ -33,7 +33,7 @@ def spoil(chance: Random, folder: Folder, own: Weighted) -> None:
 
 
 def pack(folder: Folder) -> Tree:
-    """Return the files of a folder; pieces that an earlier mutation spoiled too far become an empty folder."""
+    """Return the files of a folder; an empty folder if a mutation left pieces that cannot be packed."""
     try:
         return folder.pack()
     except (*CANNOT, UnicodeError):
@@ -65,7 +65,7 @@ def text(chance: Random, folder: Folder) -> None:
         folder.texts[name] = of_value(chance, folder.texts[name])
     else:
         seed = chance.random()
-        # a generator of its own, because the text is only there once the folder is packed
+        # a separate generator, because the function runs only when the folder is packed
         folder.of_texts.append((name, lambda old: respelled(Random(seed), old)))  # noqa: S311 - not for secrets
 
 
@@ -148,7 +148,7 @@ def refit(chance: Random, one: Piece) -> None:
 
 
 def files(chance: Random, folder: Folder) -> None:
-    """Remove, add, rename or spoil files."""
+    """Remove, add, rename or corrupt files."""
     seed = chance.random()
     folder.of_tree.append(lambda tree: _file(Random(seed), tree))  # noqa: S311 - not for secrets
 

@@ -1,4 +1,4 @@
-"""Forged inputs: each states much more than it holds, and its reader is measured in a process of its own (FMT-096).
+"""Forged inputs that state much more data than they have; each is measured in a process of its own (FMT-096).
 
 python -m conformance.fuzz --mode foreign --forged prints the table of docs/results/fuzzing.md.
 """
@@ -162,7 +162,7 @@ def far_step() -> tuple[str, Case]:
 
 def huge_patch() -> tuple[str, Case]:
     """A patch of one value states a tensor of 2^80 elements."""
-    from conformance.fuzz.patches import Draft, Patch  # here, because it needs torch
+    from conformance.fuzz.patches import Draft, Patch  # imported here, because it needs torch
 
     patch = Patch("w", (2**40, 2**40), "F32", "F32", bytes(4), [1], [2**60])
     return "patches", Case({}, Draft({"w": Plain("F32", (4,), bytes(16))}, [patch]))
@@ -186,7 +186,7 @@ FORGED: tuple[Forged, ...] = (
 
 
 def measure(forged: Forged) -> None:
-    """Print as JSON what a reader says of a forged input, and by how much the peak of this process rises meanwhile."""
+    """Print as JSON the answer of a reader to a forged input, and how much the peak memory of this process grew."""
     name, case = forged()
     reader = reader_of(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +207,7 @@ def _read(reader: Reader, case: Case, place: Path) -> str:
 
 
 def _warm_up(reader: Reader, place: Path) -> None:
-    """Read small inputs, because imports and compiled loops do not count as memory that a forged input takes."""
+    """Read small inputs, because imports and compiled loops must not count as memory of the forged input."""
     cases = Cases(reader, 1)
     for number in range(20):
         warm = place / f"warm-{number}"
@@ -217,7 +217,7 @@ def _warm_up(reader: Reader, place: Path) -> None:
 
 
 def table() -> int:
-    """Print what each reader takes for forged inputs, each in a process of its own; return the exit status."""
+    """Print a table of the memory that readers take for each forged input; return the exit status."""
     print("| reader | input | bytes of input | answer | MB at most |\n|---|---|---:|---|---:|")
     for number, forged in enumerate(FORGED):
         command = [sys.executable, "-m", "conformance.fuzz.forged", str(number)]

@@ -9,7 +9,7 @@ from conformance.oracle import files
 from conformance.oracle.files import BITS, Pieces, Tensor
 
 MOST = 120
-"""The most positions of an ordinary tensor; small ones reach the same rules as large ones and are read faster."""
+"""The most positions of an ordinary tensor. Small tensors reach the same rules as large ones, and are read faster."""
 
 NAMES = ("w", "a", "a!", "b", "é", "\U0001f600", " ", "layers.0.q", "A", "z:z", "replace:w", "\uffff", "x" * 512)
 KINDS = ("model", "training-state", "m", "a-0")
@@ -59,7 +59,7 @@ def support_of(chance: Random, shape: tuple[int, ...]) -> list[int]:
 
 
 def regular(chance: Random) -> tuple[tuple[int, ...], tuple[int, int, int], list[int]]:
-    """Return a shape, a pattern and a support that keeps it (FMT-051)."""
+    """Return a shape, a pattern (n, m, axis), and the positions of a support that keeps the pattern (FMT-051)."""
     m = chance.choice((2, 3, 4, 4, 7, 8, 16, 32, 64))
     n, rank = chance.randint(1, m - 1), chance.randint(1, 4)
     axis, shape = chance.randrange(rank), [chance.randint(1, 3) for _ in range(rank)]

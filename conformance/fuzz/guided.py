@@ -1,7 +1,7 @@
-"""Mutations guided by which lines of the first reader they reach: atheris, a process of its own.
+"""Fuzzing guided by the lines of the first reader that an input reaches: atheris, in a process of its own.
 
-Atheris watches modules while they are loaded, so that none of formats may be loaded before; compiled loops it cannot
-watch. Its own mutations of bytes die at the first digest, so that the ones that know the file take their place.
+Atheris instruments modules when they are imported, so no module of `formats` may be imported before it. It cannot
+instrument compiled loops. Its own mutations of bytes fail at the first digest, so those of `mutate.py` replace them.
 """
 
 import argparse
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _COMPILED = ["formats.fast"]
 _LONGEST = 1 << 16
-"""The most bytes of an input: enough for headers of dozens of tensors, and longer sections reach nothing new."""
+"""The most bytes of an input: enough for headers of dozens of tensors, while longer sections reach no new code."""
 
 _SEEDS = 100
 
@@ -36,7 +36,7 @@ def main(words: Sequence[str] | None = None) -> None:
     except ImportError:
         sys.exit("needs atheris, which is there for Linux on x86-64: pip install 'atheris>=2.3'")
     with atheris.instrument_imports(include=["formats"], exclude=_COMPILED):
-        import conformance.fuzz.first_reader  # noqa: F401 - loads formats, to be watched
+        import conformance.fuzz.first_reader  # noqa: F401 - imports formats, to be instrumented
     _fuzz(atheris, options)
 
 

@@ -21,10 +21,11 @@ LIMIT = 1 << 30
 """Bytes of data that the process may take beyond what it has at the start; past them a reader gets a MemoryError."""
 
 READER_FIXED, READER_TIMES = 48 << 20, 64
-"""Bytes that the first reader may take: a fixed part for 2^20 rows several times (FMT-056), a multiple of the file."""
+"""Bytes that the first reader may take: a fixed part for several arrays of 2^20 rows (FMT-056), and a multiple of the
+file."""
 
 TOGETHER = 500
-"""How many inputs are collected for one process of the reader in C with sanitizers."""
+"""Number of inputs that one process of the reader in C with sanitizers gets."""
 
 Answer = TypeVar("Answer")
 
@@ -33,7 +34,7 @@ _LINE = ("dtype", "shape", "nnz", "encoding", "row_pointers_sha256", "columns_sh
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the readers said of one input."""
+    """The answers of the readers to one input."""
 
     clauses: tuple[str, ...]
     """the clause that each reader named, first reader first; empty strings if it was accepted"""
@@ -41,7 +42,7 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
-        """Tell whether the first reader accepted the input."""
+        """Return whether the first reader accepted the input."""
         return not self.clauses[0]
 
 
@@ -64,7 +65,7 @@ class Judge:
         self._waiting: list[tuple[bytes, str]] = []
         self._sanitized = CCommand(self.path)
         if bounded:
-            # first, because compiled loops must not count as memory that a reader takes
+            # before the bound is set, because compiled loops must not count as memory that a reader takes
             first_reader.warm_up(self.path)
             bound_memory(LIMIT)
 
@@ -82,7 +83,7 @@ class Judge:
             deep: also measure memory, and compare the first reader with its other entry points.
 
         Raises:
-            Disagreement: if readers disagree, take too much memory, or raise what they must not.
+            Disagreement: readers disagree, take too much memory, or raise a wrong exception.
         """
         self._count += 1
         if len(self._waiting) >= TOGETHER:
@@ -95,10 +96,10 @@ class Judge:
             path.unlink()
 
     def flush(self) -> None:
-        """Hand the collected inputs to one process of the reader in C with sanitizers.
+        """Give the collected inputs to one process of the reader in C with sanitizers.
 
         Raises:
-            Disagreement: if it crashes or names another clause; `culprit` is the input.
+            Disagreement: it crashes or names another clause; `culprit` is the input.
         """
         waiting, self._waiting = self._waiting, []
         complaint = self._sanitized.complaint([raw for raw, _ in waiting], [clause for _, clause in waiting])
@@ -129,7 +130,7 @@ class Judge:
         return Verdict(clauses, needs_zstd)
 
     def _expand(self, path: Path, first: Content) -> None:
-        """Write a compressed file without compression and compare what the other readers read with `first`."""
+        """Write a compressed file without compression, and compare the answers of the other readers with `first`."""
         again = path.with_suffix(".expanded")
         for entry in take_apart(path.read_bytes()).entries.values():
             for section in entry["sections"].values():
@@ -170,7 +171,7 @@ class Judge:
 
 
 def bound_memory(room: int) -> None:
-    """Let the process take at most `room` bytes of data beyond its present ones; past them it gets a MemoryError."""
+    """Limit the process to `room` bytes of data more than it has now; beyond that it gets a MemoryError."""
     status = Path("/proc/self/status")
     if status.exists():
         used = next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if "VmData" in line)
@@ -195,12 +196,12 @@ def traced(call: Callable[[], Answer], *, deep: bool) -> tuple[Answer, int]:
     try:
         return call(), tracemalloc.get_traced_memory()[1]
     finally:
-        # a call that raises must not leave it on: it makes Python thirty times as slow
+        # stopped even if the call raises, because tracing makes Python thirty times as slow
         tracemalloc.stop()
 
 
 def expanded(raw: bytes) -> int:
-    """Return bytes to allow for beyond those of the file, because sections expand up to 1,024 times (FMT-141)."""
+    """Return the bytes to add to the size of a file in its memory bound, as sections expand 1,024 times (FMT-141)."""
     return 1024 * len(raw) // READER_TIMES if b"raw_bytes" in raw else 0
 
 

@@ -1,4 +1,4 @@
-"""One execution with folders: two readers get a base and deltas and must agree on each and on the result."""
+"""One execution with folders: two readers get a base and deltas, and must agree on each folder and on the result."""
 
 import shutil
 import tempfile
@@ -17,10 +17,10 @@ from conformance.fuzz.judge import LIMIT, READER_FIXED, READER_TIMES, Verdict, b
 from conformance.oracle import second_folder
 
 Reading = tuple[tuple[str, ...], Any]
-"""The clause that each reader names for a folder, empty if it accepts, and what the second reader read."""
+"""The clause that each reader names for a folder, empty if it accepts, and the content from the second reader."""
 
 KEPT = 1000
-"""How many readings are cached, because a mutation changes one folder of a scenario and the others come again."""
+"""Number of readings that are cached, because a mutation changes one folder of a scenario, and the others recur."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Refusal:
 
 
 class FolderJudge:
-    """Hands scenarios to the two readers of folders. A context manager.
+    """Gives scenarios to the two readers of folders and compares their answers. A context manager.
 
     Args:
         scratch: a folder for the files, best one in memory.
@@ -55,10 +55,10 @@ class FolderJudge:
         self._folder.cleanup()
 
     def __call__(self, scenario: Scenario, *, deep: bool = False) -> Verdict:
-        """Return the verdict on a scenario: the clauses that both readers name, empty where they accept all of it.
+        """Return the verdict on a scenario: the clause that each reader names, empty if it accepts the scenario.
 
         Raises:
-            Disagreement: if readers disagree, take too much memory, or raise what they must not.
+            Disagreement: readers disagree, take too much memory, or raise a wrong exception.
         """
         self._count += 1
         scratch = self.path / str(self._count)
@@ -89,7 +89,7 @@ class FolderJudge:
         return Verdict(clauses)
 
     def _read(self, tree: Tree, path: Path, *, deep: bool) -> Reading:
-        """Return what the readers agree on for one folder, from the cache if they have read the same files before."""
+        """Return the readings of one folder, from the cache if the readers have read the same files before."""
         key = sha256(repr(tree).encode()).digest()
         if deep or key not in self._known:
             reading = _agreed(path, size_of(tree), deep=deep)
@@ -116,10 +116,10 @@ def size_of(tree: Tree) -> int:
 
 
 def _agreed(path: Path, size: int, *, deep: bool) -> Reading:
-    """Return what both readers say of one folder.
+    """Return the readings of one folder, on which both readers agree.
 
     Raises:
-        Disagreement: if they differ, take too much memory, or raise what they must not.
+        Disagreement: the readers differ, take too much memory, or raise a wrong exception.
     """
     first, peak = traced(
         lambda: _asked("the first reader", first_reader.REFUSAL, lambda: first_reader.read(path)), deep=deep
@@ -132,7 +132,7 @@ def _agreed(path: Path, size: int, *, deep: bool) -> Reading:
     if first == second or all(clauses):
         return clauses, read
     if clauses[1] == "FMT-043" and not clauses[0]:
-        # the folder is compressed, and only the first reader has `zstd`
+        # the folder is compressed, and only the first reader supports `zstd`
         return ("FMT-043", "FMT-043"), None
     raise Disagreement(f"{path.name}: the first reader says {_short(first)}, the second {_short(second)}")
 
@@ -162,7 +162,7 @@ def _asked(who: str, refusal: Any, ask: Callable[[], Any]) -> Any:
 
 
 def content_of(read: Any) -> Content:
-    """Return what the second reader read as a Content, so that it can be compared."""
+    """Return an answer of the second reader as a Content, so that it can be compared."""
     tensors = {}
     for name, t in read.tensors.items():
         support = [None if a is None else integers(a) for a in (t.row_pointers, t.columns)]

@@ -16,7 +16,7 @@ from conformance.fuzz.parts import CONTENT, NOTHING, Parts, spell, take_apart
 from conformance.oracle.files import Section
 
 BLOCK, POOL = 4000, 80
-"""BLOCK executions in a row mutate the same POOL of random files."""
+"""BLOCK executions in a row mutate files of the same POOL of random ones."""
 
 FOLDER_BLOCK, FOLDER_POOL = 1000, 100
 """The same for scenarios of folders, which take longer to make."""
@@ -27,13 +27,13 @@ DEEP = 256
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """A file that mutations start from; `parts` gives each mutation its own copy."""
+    """A file from which mutations start; `parts` gives each mutation its own copy."""
 
     manifest: str
     sections: tuple[Section, ...]
 
     def parts(self) -> Parts:
-        """Return a copy of the parts that may be changed."""
+        """Return a copy of the parts, which the caller may change."""
         return Parts(json.loads(self.manifest), [*self.sections])
 
 
@@ -93,10 +93,10 @@ class Inputs:
 
     def chance(self, *numbers: int) -> Random:
         """Return the random generator of an execution or a block."""
-        return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests want the same numbers again
+        return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests need reproducible numbers
 
     def pool(self, block: int) -> list[Seed]:
-        """Return the files that a block of executions starts from."""
+        """Return the files from which the mutations of a block start."""
         if block != self._block:
             chance = self.chance(-1, block)
             checkpoints = [grow.checkpoint(chance, 0.1) for _ in range(POOL)]
@@ -111,7 +111,7 @@ class Inputs:
         return chance.choice(self.pool(block))
 
     def __getitem__(self, number: int) -> bytes:
-        """Return input `number`: a mutated file, or in one of twenty cases a valid one."""
+        """Return input `number`: a mutated file, or one in twenty a valid one."""
         chance, block = self.chance(number), number // BLOCK
         if chance.random() < 0.05:
             return grow.checkpoint(chance, 0.1).pack()
@@ -125,10 +125,10 @@ class Inputs:
 
 
 def seed_of(raw: bytes) -> Seed | None:
-    """Return a file as a start of mutations, or None if it is too broken to be taken apart."""
+    """Return the `Seed` of a file, or None if the file is too broken to be taken apart."""
     try:
         parts = take_apart(raw)
-        # content digests are not resealed for compressed sections, because their content is not known here
+        # if sections are compressed, digests are not recomputed, because the content is not known here
         parts.seal = NOTHING if b'"codec"' in raw else CONTENT
         parts.pack()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
@@ -144,16 +144,16 @@ class FolderInputs:
         self._pool: list[bytes] = []
 
     def __getitem__(self, number: int) -> Scenario:
-        """Return scenario `number`: a base and deltas, spoiled or, in one of twenty cases, valid."""
+        """Return scenario `number`: a base and deltas, mutated, or one in twenty valid."""
         block = number // FOLDER_BLOCK
         if block != self._block:
             scenarios = [chains.scenario(self._chance(-1, block, i)) for i in range(FOLDER_POOL)]
             self._pool, self._block = [pickle.dumps(one) for one in scenarios], block
         chance = self._chance(number)
-        return chains.spoil(chance, pickle.loads(chance.choice(self._pool)))  # noqa: S301 - packed right above
+        return chains.spoil(chance, pickle.loads(chance.choice(self._pool)))  # noqa: S301 - pickled right above
 
     def _chance(self, *numbers: int) -> Random:
-        return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests want the same numbers again
+        return Random(":".join(map(str, (self._seed, *numbers))))  # noqa: S311 - tests need reproducible numbers
 
 
 def execute(judge: Callable[..., Verdict], tally: Tally, test_case: bytes | Scenario) -> Verdict:

@@ -1,4 +1,4 @@
-"""Mutations that know the file format: each changes one thing on one level, and digests above it are made to fit."""
+"""Mutations that know the file format: each changes one thing on one level; `pack` then recomputes digests above it."""
 
 import struct
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Mutation = Callable[[Random, Parts], object]
 
 
 def entry_of(chance: Random, parts: Parts) -> tuple[str, dict[str, Any]]:
-    """Return name and entry of a random tensor; IndexError if there is none."""
+    """Return name and entry of a random tensor; raise IndexError if there is none."""
     entries = parts.entries
     name = chance.choice(sorted(entries))
     return name, entries[name]
@@ -32,7 +32,7 @@ def walk(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[tuple[Any, ...], 
 
 
 def other(chance: Random, value: Any) -> Any:
-    """Return another value of the same type, or now and then of another type."""
+    """Return another value of the same type, or sometimes of another type."""
     kind = chance.random()
     if kind < 0.15:
         return chance.choice((None, True, False, 0, "", "0", [], {}, [0], {"a": 0}))
@@ -106,7 +106,7 @@ def dtype(chance: Random, parts: Parts) -> None:
 
 
 def encoding(chance: Random, parts: Parts) -> None:
-    """Give a tensor another encoding, and mostly rename its section of the support to fit."""
+    """Give a tensor another encoding, and mostly rename the section of its support to fit."""
     name, entry = entry_of(chance, parts)
     entry["encoding"] = chance.choice(("dense", "bitmask", "nm", "csr", "gap8", "varint", "coo", ""))
     roles = {"bitmask": "mask", "nm": "ranks", "gap8": "gaps", "varint": "gaps"}
@@ -124,7 +124,7 @@ def encoding(chance: Random, parts: Parts) -> None:
 
 
 def stated(chance: Random, parts: Parts) -> None:
-    """State a wrong size, digest, role or codec of a section; nothing is sealed."""
+    """State a wrong size, digest, role or codec of a section, and let `pack` recompute no digests."""
     _, entry = entry_of(chance, parts)
     role = chance.choice(sorted(entry["sections"]))
     kind = chance.randrange(5)
@@ -227,7 +227,7 @@ def splice(chance: Random, parts: Parts, second: Parts) -> None:
 
 
 CANNOT = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, struct.error)
-"""The errors of mutating or packing parts that an earlier mutation has spoiled."""
+"""Errors that a mutation or `pack` raises if an earlier mutation broke the parts."""
 
 WITHIN: tuple[tuple[Mutation, int], ...] = (
     (anywhere, 12),

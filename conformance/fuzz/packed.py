@@ -1,4 +1,4 @@
-"""Packed files, one zstd frame of a whole file: inputs, mutations and a plain definition (FMT-177)."""
+"""Packed files, each one zstd frame of a whole file: inputs, mutations and a plain definition (FMT-177)."""
 
 from contextlib import suppress
 from copy import deepcopy
@@ -29,7 +29,7 @@ SIZE_BYTES = (0, 2, 4, 8)
 
 @dataclass
 class Draft:
-    """A file in pieces, and how it is packed."""
+    """The pieces of a file, and the options for packing it."""
 
     file: Parts
     level: int
@@ -42,12 +42,12 @@ class Packed:
     """The reader of packed files, as `foreign.Reader`."""
 
     def grow(self, chance: Random) -> Draft:
-        """Return a file, valid, and how to pack it."""
+        """Return a valid file and random options for packing it."""
         pieces = grow.delta(chance) if chance.random() < 0.3 else grow.checkpoint(chance)
         return Draft(Parts(pieces.manifest, pieces.sections), chance.choice((1, 3, 19)), chance.random() < 0.3)
 
     def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
-        """Return the file of a draft, spoiled before or after it is packed unless it is to stay valid."""
+        """Return the packed file of a draft as a case; unless `valid`, it is mutated before or after packing."""
         kind = 9 if valid else chance.randrange(9)
         if kind < 2:
             with suppress(*CANNOT):
@@ -60,10 +60,10 @@ class Packed:
             raw = b""
         if kind == 3:
             if chance.random() < 0.5:
-                # the last two make a frame expand to more than 1,024 times its bytes
+                # with the last two sizes the frame expands to more than 1,024 times its bytes
                 raw += b"\0" * chance.choice((0, 1000, 100_000, 3_000_000, 20_000_000))
             if chance.random() < 0.5:
-                # a packed file may be shorter than the length of a header
+                # a packed file may be shorter than the 8 bytes that give the length of a header
                 raw = raw[: chance.choice((0, 1, 7, 8, 9, len(raw)))]
         packer = zstandard.ZstdCompressor(
             level=draft.level, write_checksum=draft.checksum, write_content_size=draft.size
@@ -71,7 +71,7 @@ class Packed:
         frame = packer.compress(raw)
         if kind > 3 and not valid:
             frame = _spoil(chance, frame, raw)
-        # the definition of files has no zstd
+        # a file that may have sections in zstd is replaced by an empty one, because the definition cannot read it
         return Case({"own": {FILE: frame if b"zstd" not in raw else b""}}, valid=valid, fixed=READER_FIXED)
 
     def read(self, case: Case, place: Path) -> Any:
@@ -80,7 +80,7 @@ class Packed:
         return first_reader.read(place / "own" / FILE)
 
     def define(self, case: Case) -> Any:
-        """Return the same by the words of FMT-177 and RFC 8878."""
+        """Return the same as `read`, from the text of FMT-177 and RFC 8878 alone."""
         raw = case.folders["own"][FILE]
         assert raw is not None
         try:
@@ -93,18 +93,18 @@ READER = Packed()
 
 
 def _spoil(chance: Random, frame: bytes, raw: bytes) -> bytes:
-    """Change a frame, or what stands before and after it."""
+    """Return a mutation of a packed file: a changed frame, bytes around it, a frame of the frame, or no frame."""
     kind = chance.randrange(7)
     if kind == 0:
         return frame + chance.choice((b"\0", frame, MAGIC, b"\x50\x2a\x4d\x18\0\0\0\0"))
     if kind == 1:
-        # a skippable frame before it, or what looks like one
+        # a skippable frame before it, which may state a wrong size
         return b"\x50\x2a\x4d\x18" + chance.choice((0, 4, 2**32 - 1)).to_bytes(4, "little") + b"\0" * 4 + frame
     if kind == 2:
         return zstandard.ZstdCompressor(level=1).compress(frame)
     if kind == 3:
         changed = bytearray(frame)
-        # the descriptor, and the fields of sizes and dictionary behind it
+        # changes the frame's descriptor, or a field of dictionary or size after it
         changed[chance.choice((4, 4, 5, 6, 7))] = chance.choice(
             (0, 1, 3, 8, 0x20, 0x60, 0xA0, 0xE0, chance.randrange(256))
         )
@@ -118,7 +118,7 @@ def _spoil(chance: Random, frame: bytes, raw: bytes) -> bytes:
 
 
 def _unpacked(raw: bytes) -> bytes:
-    """Return the content of the one frame that a file consists of."""
+    """Return the content of the single frame that is the whole file."""
     descriptor = _at(raw, 4, 1)
     single, one = descriptor >> 5 & 1, descriptor >> 6
     dictionary_bytes, size_bytes = DICTIONARY_BYTES[descriptor & 3], SIZE_BYTES[one] or single
@@ -132,7 +132,7 @@ def _unpacked(raw: bytes) -> bytes:
     while not last:
         head = _at(raw, at, 3)
         last, kind = bool(head & 1), head >> 1 & 3
-        # a block of the type RLE holds one byte
+        # a block of type RLE stores one byte, whatever size it states
         at += 3 + (1 if kind == 1 else head >> 3)
     at += 4 * (descriptor >> 2 & 1)
     need(at == len(raw), "FMT-177.4: one frame, and nothing behind it")
@@ -145,6 +145,6 @@ def _unpacked(raw: bytes) -> bytes:
 
 
 def _at(raw: bytes, at: int, n: int) -> int:
-    """Return the n bytes at a place as a number."""
+    """Return the n bytes at offset `at` as a little-endian number."""
     need(len(raw) >= at + n, "a whole frame")
     return int.from_bytes(raw[at : at + n], "little")

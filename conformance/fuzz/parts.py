@@ -1,6 +1,6 @@
 """A checkpoint file taken apart and packed again, its digests sealed (recomputed) to a chosen depth (12.2, 12.7).
 
-A reader stops at the first wrong digest or offset. A sealed mutation gets past those and reaches the rules behind them.
+A reader stops at the first wrong digest or offset. A sealed mutation passes these checks and reaches later rules.
 """
 
 import json
@@ -18,7 +18,7 @@ from conformance.oracle import files
 from conformance.oracle.files import BITS, Section, Tensor
 
 NOTHING, SECTIONS, CONTENT = range(3)
-"""What `Parts.pack` seals beyond the header: nothing, sizes and digests of sections, or content digests as well."""
+"""What `Parts.pack` seals in addition to the header: nothing, sizes and digests of sections, or content digests too."""
 
 MOST_CELLS = 1 << 12
 """Supports of more slots or rows keep their content digest, because sealing them takes longer than reading them."""
@@ -28,7 +28,7 @@ Header = dict[str, Any]
 
 @dataclass
 class Parts:
-    """A file in pieces; any of them may be changed before `pack` puts them together."""
+    """The pieces of a file; any of them may be changed before `pack` puts them together."""
 
     manifest: Any
     sections: list[Section]
@@ -46,7 +46,7 @@ class Parts:
 
     @property
     def entries(self) -> dict[str, dict[str, Any]]:
-        """The entries of the manifest's tensors, without those that a mutation has turned into something else."""
+        """The entries of the manifest's tensors, without those that mutations have made something else than a dict."""
         tensors = self.manifest.get("tensors") if isinstance(self.manifest, dict) else None
         listed = tensors.items() if isinstance(tensors, dict) else ()
         return {name: entry for name, entry in listed if isinstance(entry, dict)}
@@ -110,10 +110,10 @@ def layout(manifest: str, sections: list[Section], pad: bytes) -> tuple[Header, 
 
 
 def take_apart(raw: bytes) -> Parts:
-    """Return the parts of a file whose container is sound.
+    """Return the parts of a file with a valid container.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: the container is not valid.
     """
     try:
         n = int.from_bytes(raw[:8], "little")
@@ -139,14 +139,14 @@ def seal_sections(entry: dict[str, Any], own: dict[str, Section]) -> None:
 
 
 def seal_content(entry: dict[str, Any], sections: dict[str, Section]) -> None:
-    """Write the content digest of the sections, decoded as leniently as possible, into an entry (FMT-091).
+    """Write the content digest of the sections, decoded without checks, into an entry (FMT-091).
 
-    A reader that forgets a rule then finds the digest right and accepts, so its mistake shows.
+    A reader that does not check a rule then finds the right digest and accepts the file, so that its mistake shows.
     """
     try:
         dtype, shape, n = entry["dtype"], tuple(entry["shape"]), entry["nnz"]
         numbers = all(type(number) is int and abs(number) < 2**64 for number in (*shape, n))
-        # a compressed section that came from a file was not expanded, so its content is not known
+        # the content of a compressed section from a file is not known, because `take_apart` does not expand it
         unknown = any("codec" in about and sections[role].frame is None for role, about in entry["sections"].items())
         if not numbers or unknown:
             return

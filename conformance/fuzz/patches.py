@@ -1,4 +1,4 @@
-"""Sparse patches of vLLM: objects in memory, mutations and a plain definition (FMT-169)."""
+"""Sparse patches of vLLM, which are objects in memory: inputs, mutations and a plain definition (FMT-169)."""
 
 import struct
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ WIDE = {"I32": 32, "I64": 64}
 
 @dataclass
 class Patch:
-    """A patch in plain words, of which the reader gets an object."""
+    """A patch as plain values; the reader gets an object that `_object` makes of it."""
 
     name: Any
     shape: Any
@@ -57,12 +57,13 @@ class Patch:
     index_shape: list[int] | None = None
     """the shape of indices, if it is not one dimension"""
     form: str = "vllm"
-    """vllm: shape and dtype; sparse: full_shape and no dtype; ours: `WeightPatch`; others lack something"""
+    """attributes of the object: vllm has shape and dtype, sparse has full_shape and no dtype, ours is `WeightPatch`;
+    the other forms are broken"""
 
 
 @dataclass
 class Draft:
-    """A base, and patches of it."""
+    """A base, and patches that change it."""
 
     base: dict[str, Plain]
     patches: list[Patch]
@@ -72,7 +73,7 @@ class Patches:
     """The reader of patches, as `foreign.Reader`."""
 
     def grow(self, chance: Random) -> Draft:
-        """Return a base and patches that change it, valid."""
+        """Return a base and valid patches that change it."""
         names = chance.sample(base_models.NAMES, chance.choice((1, 2, 3)))
         sparse = chance.random() < 0.8
         kinds = sorted(FLOATS if sparse else TORCH)
@@ -81,12 +82,12 @@ class Patches:
             for name in names
         }
         patches = [_patch(chance, name, base[name], sparse=sparse) for name in names if chance.random() < 0.8]
-        # the first one changes a value for sure, because a delta without changes is refused
+        # the last patch changes every value that it names, because a delta without changes is refused
         patches.append(_patch(chance, names[0], base[names[0]], sparse=sparse, sure=True))
         return Draft(base, patches)
 
     def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
-        """Return the patches, spoiled unless they are to stay valid."""
+        """Return base and patches as a case; unless `valid`, they are mutated."""
         for _ in range(0 if valid else chance.choice((1, 1, 2, 3))):
             try:
                 if chance.random() < 0.12:
@@ -99,14 +100,14 @@ class Patches:
         return Case({}, draft, size, valid)
 
     def read(self, case: Case, place: Path) -> Any:
-        """Return the bytes of each tensor after the delta that the patches mean."""
+        """Return the bytes of each tensor after the delta that the reader makes of the patches."""
         del place
         base = Checkpoint("model", base_models.records(case.memory.base))
         made = delta.apply(base, [delta_from_patches(base, [_object(patch) for patch in case.memory.patches])])
         return {name: to_dense(made.tensors[name]).tobytes() for name in made.tensors}
 
     def define(self, case: Case) -> Any:
-        """Return the same by the words of FMT-169."""
+        """Return the same as `read`, from the text of FMT-169 alone."""
         base: dict[str, Plain] = case.memory.base
         now = {name: one.cells() for name, one in base.items()}
         need(len({patch.indices is None for patch in case.memory.patches}) == 1, "patches of one kind")
@@ -131,7 +132,7 @@ def _patch(chance: Random, name: str, one: Plain, *, sparse: bool, sure: bool = 
         if one.dtype == "BOOL":
             cell = bytes([cell[0] & 1])
         if one.dtype in FLOATS and _is_nan(cell, one.dtype):
-            # a subnormal that differs from zero of either sign
+            # NaN is replaced by a subnormal or 0, with another first byte than the old value
             cell = bytes([cells[i][0] ^ 1]).ljust(one.width, b"\0")
         new.append(cell)
     of_indices = chance.choice(("I32", "I64"))
@@ -157,7 +158,7 @@ def _spoil(chance: Random, draft: Draft) -> None:
 
 
 def _spoil_words(chance: Random, patch: Patch, names: list[str]) -> None:
-    """Change what a patch says of itself, or the kind of object that it is."""
+    """Change name, shape, dtypes or form of a patch."""
     kind = chance.randrange(5)
     if kind == 0:
         patch.name = chance.choice((a_string(chance, str(patch.name)), *names, 0, None, b"a", ("a",)))
@@ -182,7 +183,7 @@ def _spoil_values(chance: Random, patch: Patch) -> None:
     elif kind == 1:
         patch.value_shape = chance.choice(([], [1, *patch.value_shape], [*patch.value_shape, 1], [0], [1]))
     else:
-        # a NaN, or any other bits
+        # the new value is a NaN, or has random bits
         at = chance.randrange(len(patch.values) // width) * width
         cell = chance.choice((b"\xff" * width, b"\x01".rjust(width, b"\x7f"), chance.randbytes(width)))
         patch.values = patch.values[:at] + cell + patch.values[at + width :]
@@ -206,7 +207,7 @@ def _spoil_indices(chance: Random, patch: Patch, indices: list[int]) -> None:
 
 
 def _object(patch: Patch) -> Any:
-    """Return the object that a program would pass to the reader."""
+    """Return the object that a program would pass to the reader for a patch."""
     values: Any = _tensor(patch.values, patch.of_values, patch.value_shape)
     indices: Any = None
     if patch.indices is not None:
@@ -241,7 +242,7 @@ def _tensor(raw: bytes, dtype: str, shape: list[int]) -> torch.Tensor:
 
 
 def _indices(patch: Patch) -> torch.Tensor:
-    """Return the indices as a tensor, wrapped where its dtype is too narrow, as a program would wrap them."""
+    """Return the indices as a tensor; indices that its dtype cannot represent wrap, as they would in a program."""
     assert patch.indices is not None
     flat = torch.tensor([(i + 2**63) % 2**64 - 2**63 for i in patch.indices], dtype=torch.int64)
     return flat.to(TORCH[patch.of_indices]).reshape(_index_shape(patch))
@@ -257,7 +258,7 @@ def _index_shape(patch: Patch) -> list[int]:
 
 
 def _apply(patch: Patch, one: Plain, cells: list[bytes]) -> None:
-    """Write what a patch says into the cells of its tensor."""
+    """Check a patch, and write its values into the cells of its tensor."""
     need(patch.form in ("vllm", "sparse", "ours"), "the attributes of a patch")
     need(isinstance(patch.shape, tuple | list) and tuple(patch.shape) == one.shape, "the shape of the base")
     need(all(type(n) is int for n in patch.shape), "a shape of integers")

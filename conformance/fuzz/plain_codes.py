@@ -1,6 +1,6 @@
 """A plain definition of folders of integer codes, in Python integers (FMT-172 to FMT-175).
 
-It reads what it is given and is slow; `codes.py` makes the inputs.
+It is simple and slow; `codes.py` makes the inputs.
 """
 
 import re
@@ -30,7 +30,7 @@ Grid = list[list[int]]
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the matrices of a group are quantised."""
+    """The quantisation that a description states for a group of matrices."""
 
     source: str
     bits: int | None
@@ -42,12 +42,12 @@ class Scheme:
 
 @dataclass
 class Matrix:
-    """A matrix whose parts fit each other; unsigned or signed codes as stored, less half their range."""
+    """A matrix whose parts fit each other."""
 
     codes: Grid
-    """rows of codes"""
+    """rows of signed codes"""
     scales: list[list[bytes]]
-    """of each row, the bytes of the scale of each group"""
+    """the bytes of each scale, by row and group"""
     dtype: str
     zeros: Grid | None
     of_column: list[int]
@@ -75,7 +75,7 @@ def tensors_of(tree: Tree) -> dict[str, Piece]:
 
 
 def described(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield the descriptions of a quantisation at any depth (FMT-128.2)."""
+    """Yield the descriptions of a quantisation at any depth of a configuration (FMT-128.2)."""
     for inner in value if isinstance(value, list) else ():
         yield from described(inner)
     for key, inner in value.items() if isinstance(value, dict) else ():
@@ -86,7 +86,7 @@ def described(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def quantises(description: dict[str, Any]) -> bool:
-    """Tell whether a description says more than how sparse the model is."""
+    """Return whether a description describes a quantisation, and not only sparsity."""
     if description.get("quant_method") not in LIBRARY:
         return bool(description)
     return any(description.get(part) for part in ("config_groups", "kv_cache_scheme", "transform_config"))
@@ -103,7 +103,7 @@ def without_descriptions(value: Any) -> Any:
 
 
 def without_sparsity(value: Any, formats: set[str]) -> Any:
-    """Return a configuration without its descriptions of sparsity, whose formats are added to a set (FMT-158)."""
+    """Return a configuration without its descriptions of sparsity, whose formats are added to `formats` (FMT-158)."""
     if not isinstance(value, dict):
         return value
     kept = {}
@@ -124,13 +124,13 @@ def without_sparsity(value: Any, formats: set[str]) -> Any:
 
 
 def whole(entries: dict[str, Any], key: str, allowed: tuple[int, ...]) -> int:
-    """Return a number of a description that is one of some."""
+    """Return an integer of a description, which must be one of `allowed`."""
     need(type(entries[key]) is int and entries[key] in allowed, key)
     return int(entries[key])
 
 
 def group_size(entries: dict[str, Any], key: str) -> int | None:
-    """Return the columns of a group, None for −1."""
+    """Return the number of columns in a group, None for −1."""
     size = entries[key]
     need(type(size) is int and (size == -1 or 1 <= size < 2**31), key)
     return None if size == -1 else int(size)
@@ -191,7 +191,7 @@ def grid(values: list[Any], rows: int, columns: int) -> list[list[Any]]:
 
 
 def turned(rows: list[list[Any]], columns: int) -> list[list[Any]]:
-    """Return the transpose of rows of so many columns."""
+    """Return the transpose of rows that have `columns` columns each."""
     return [[row[c] for row in rows] for c in range(columns)]
 
 
@@ -215,12 +215,12 @@ def rounded(dtype: str, value: float) -> bytes:
     """Return a value rounded once, to nearest, ties to even (FMT-173.6).
 
     Raises:
-        Refused: if the dtype cannot hold it.
+        Refused: the value is beyond the range of the dtype.
     """
     try:
         if dtype != "BF16":
             return struct.pack("<e" if dtype == "F16" else "<f", value)
-        # 8 bits of a scale times 9 of a code are exact in F32
+        # exact in F32, because the factors are a scale of 8 bits and a code of 9
         word = struct.unpack("<I", struct.pack("<f", value))[0]
     except OverflowError as error:
         raise Refused("a weight that its dtype holds") from error
@@ -234,7 +234,7 @@ def _in_bits(rows: Grid, bits: int) -> bool:
 
 
 def numbers_of(matrix: Matrix) -> dict[str, Any]:
-    """Return codes, zero points, groups and mask of a matrix, after the rules of its numbers (FMT-173, FMT-174)."""
+    """Return codes, scales, zero points, groups, mask and weights of a matrix, after checks (FMT-173, FMT-174)."""
     codes, zeros = matrix.codes, matrix.zeros
     scales = [[number(matrix.dtype, raw) for raw in row] for row in matrix.scales]
     need(all(isfinite(s) for row in scales for s in row), "finite scales")

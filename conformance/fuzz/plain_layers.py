@@ -1,4 +1,4 @@
-"""The parts of a matrix of integer codes, by the words of FMT-172: which there are, and their dtypes and shapes."""
+"""A plain definition of the tensors of quantised matrices, from the text of FMT-172: names, dtypes and shapes."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def define(tree: Tree) -> dict[str, Any]:
     """Return matrices, expanded tensors, attributes and configuration of a folder.
 
     Raises:
-        Refused: if a rule is broken; other exceptions for what is not there.
+        Refused: a rule is broken. If a part is missing, other exceptions may be raised.
     """
     pieces = tensors_of(tree)
     config = parsed(tree["config.json"], constants=True) if tree.get("config.json") is not None else None
@@ -63,14 +63,14 @@ def define(tree: Tree) -> dict[str, Any]:
 
 
 def _states_sparsity(config: Any) -> bool:
-    """Tell whether a configuration states how sparse tensors are packed, in a place of FMT-150."""
+    """Return whether a configuration states the packing of sparse tensors in a place that FMT-150 names."""
     places = [config, *(config.get(key) for key in DESCRIPTIONS)] if isinstance(config, dict) else []
     stated = [place.get("sparsity_config") for place in places if isinstance(place, dict)]
     return any(isinstance(one, dict) and one.get("format") for one in stated)
 
 
 def _unmasked(pieces: dict[str, Piece], formats: set[str]) -> tuple[dict[str, Grid], dict[str, Piece]]:
-    """Return masks by name, and the tensors with those of `sparse-bitmask` in one piece each (FMT-150)."""
+    """Return masks by name, and the tensors, with the parts of each `sparse-bitmask` tensor joined (FMT-150)."""
     if not formats or formats <= {"dense"} or formats <= {"dense-sparsity"}:
         need(not formats or not any(name.endswith((".bitmask", ".compressed")) for name in pieces), "no parts")
         return {}, pieces
@@ -96,7 +96,7 @@ def _unmasked(pieces: dict[str, Piece], formats: set[str]) -> tuple[dict[str, Gr
 
 
 def _modules(pieces: dict[str, Piece], schemes: list[tuple[list[str], Scheme]]) -> set[str]:
-    """Return the modules that have a part that only quantised matrices have."""
+    """Return the modules with a tensor that only quantised matrices have."""
     library = any(scheme.source in ("pack-quantized", "int-quantized") for _, scheme in schemes)
     telling = TELLING["library" if library else "programs"]
     return {name.rpartition(".")[0] for name in pieces if name.rpartition(".")[2] in telling}
@@ -105,7 +105,7 @@ def _modules(pieces: dict[str, Piece], schemes: list[tuple[list[str], Scheme]]) 
 def _chosen(
     pieces: dict[str, Piece], module: str, schemes: list[tuple[list[str], Scheme]], masks: dict[str, Grid]
 ) -> Matrix:
-    """Return the matrix of a module by the only scheme that it fits (FMT-172.8)."""
+    """Return the matrix of a module by the only scheme that its tensors fit (FMT-172.8)."""
     parts = {n.rpartition(".")[2]: p for n, p in pieces.items() if n.rpartition(".")[0] == module}
     named = [scheme for targets, scheme in schemes if module in targets] or [scheme for _, scheme in schemes]
     fitting: list[Matrix] = []
@@ -147,7 +147,7 @@ def _less_half(rows: Grid, bits: int) -> Grid:
 def _columns(parts: dict[str, Piece], part: str, columns: int, size: int | None, used: set[str]) -> list[int]:
     """Return the group of each column (FMT-172.5)."""
     if part not in parts:
-        # FMT-172.6; GPTQ has no part of this name, so that its last run may be shorter
+        # FMT-172.6: without `weight_g_idx` the group size divides `in`; without `g_idx` the last group may be shorter
         need(part == "g_idx" or size is None or columns % size == 0 or columns < size, "FMT-172.6")
         return [c // (size or columns) for c in range(columns)]
     used.add(part)
@@ -190,7 +190,7 @@ def _library(parts: dict[str, Piece], scheme: Scheme, mask: Grid | None) -> Matr
 
 
 def _ways(parts: dict[str, Piece], out: int, columns: int, groups: int, bits: int) -> list[bool]:
-    """Return the ways to pack that the numbers of words allow; refuse two that differ (FMT-173.2)."""
+    """Return whether codes straddle words, for each packing that fits; refuse two that differ (FMT-173.2)."""
     ways = []
     for straddling in (True, False):
         words, down = ((-(-n * bits // 32) if straddling else -(-n // (32 // bits))) for n in (columns, out))

@@ -1,4 +1,4 @@
-"""Mutations of the bytes of sections: blind ones, and ones that know the encoding (12.4)."""
+"""Mutations of the bytes of sections: random ones, and ones that know the encoding (12.4)."""
 
 from random import Random
 from typing import Any
@@ -9,7 +9,7 @@ from conformance.oracle.files import BITS, Section
 
 
 def put(parts: Parts, at: int, data: bytes) -> None:
-    """Give section `at` other bytes, and a shape of as many."""
+    """Give section `at` other bytes, and a shape that fits their number."""
     section = parts.sections[at]
     change: dict[str, Any] = {"data": data}
     if len(data) != len(section.data) and section.frame is None:
@@ -19,7 +19,7 @@ def put(parts: Parts, at: int, data: bytes) -> None:
 
 
 def _pick(chance: Random, parts: Parts) -> int:
-    """Return the index of a random section, mostly one of a support and not one of values."""
+    """Return the index of a random section, mostly one that encodes a support."""
     support = [at for at, s in enumerate(parts.sections) if not s.name.endswith("#values")]
     return chance.choice(support if support and chance.random() < 0.8 else range(len(parts.sections)))
 
@@ -49,7 +49,7 @@ def some_bytes(chance: Random, parts: Parts) -> None:
 
 
 def of_role(chance: Random, parts: Parts) -> None:
-    """Break a section by the mutation for its role: words of csr, gaps, or the tails of anything else."""
+    """Break a section by the mutation for its role: words of csr, gaps, or else the last bytes of rows."""
     at = _pick(chance, parts)
     section = parts.sections[at]
     role, data = section.name.rpartition("#")[2], bytearray(section.data)
@@ -76,9 +76,9 @@ def _words(chance: Random, data: bytearray, size: int) -> bytes:
 
 
 def _gaps(chance: Random, data: bytearray) -> bytes:
-    """Break gaps: longer spellings, a last one without an end, overflow (FMT-057 to FMT-059, FMT-073)."""
+    """Break gaps: longer spellings, a last gap without an end, overflow (FMT-057 to FMT-059, FMT-073)."""
     i, kind = chance.randint(0, len(data)), chance.randrange(5)
-    if kind == 0:  # the same gap with one byte more
+    if kind == 0:  # in varint, the same gap in one more byte, if byte i ends a gap
         data[i : i + 1] = bytes(b | 128 for b in data[i : i + 1]) + b"\0"
     elif kind == 1:
         data[i:i] = chance.choice((b"\xff", b"\xff\0", b"\x80", b"\x80" * 8 + b"\1", b"\xff" * 7 + b"\x7f"))

@@ -26,12 +26,12 @@ KNOWN = f"""{ABOUT} adapt adapts budget_by candidates counts density drop drop_f
 event_replaces_step events evolve_every evolve_until evolves exclude_modules exempt first_event gradient_window grow
 grow_scope init_weights initial_positions initial_scope layers_pattern layers_to_transform moments optimizer pattern
 preset rank regrow scope seed slots start stored support target_modules""".split()
-"""Options that leave values alone."""
+"""Options that do not affect values."""
 
 
 @dataclass
 class Draft:
-    """A base, and an adapter in pieces."""
+    """A base, and the pieces of an adapter for it."""
 
     base: dict[str, Plain]
     folder: Folder
@@ -41,7 +41,7 @@ class SeftAdapters:
     """The reader of SEFT adapters, as `foreign.Reader`."""
 
     def grow(self, chance: Random) -> Draft:
-        """Return a base and an adapter for it, valid."""
+        """Return a base and a valid adapter for it."""
         shape = (chance.randint(1, 5), chance.randint(1, 5))
         names = chance.sample(("a", "b", "layers.0.q_proj"), chance.choice((1, 1, 2)))
         base = {f"{n}{SUFFIX}": _finite(chance, shape) for n in names}
@@ -54,7 +54,7 @@ class SeftAdapters:
         return Draft(base, Folder({CONFIG: config}, {WEIGHTS: Stock(pieces, {"format": "pt"})}))
 
     def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
-        """Return the adapter, which is spoiled, or its base, unless they are to stay valid."""
+        """Return an adapter and its base as a case; unless `valid`, one of the two is mutated."""
         if not valid and chance.random() < 0.08:
             base_models.disturbed(chance, draft.base)
         elif not valid:
@@ -69,7 +69,7 @@ class SeftAdapters:
         return changes.op, values, {name: flat(changes.removed[name]).tolist() for name in changes.removed}
 
     def define(self, case: Case) -> Any:
-        """Return the same by the words of FMT-171."""
+        """Return the same as `read`, from the text of FMT-171 alone."""
         tree, base = case.folders["adapter"], case.memory
         config = parsed(tree[CONFIG] or b"")
         need(config["peft_type"] == "SEFT", "a peft_type")
@@ -116,7 +116,7 @@ def _pieces(chance: Random, name: str, one: Plain, *, prunes: bool) -> list[Piec
 
 
 def _positions(chance: Random, folder: Folder) -> None:
-    """Change one position, also into one that is there already or just outside."""
+    """Change one position, for example to one that is there already or outside the tensor."""
     piece = chance.choice([p for p in folder.pieces() if p.dtype in WHOLE and p.data])
     width, data = struct.calcsize(WHOLE[piece.dtype]), bytearray(piece.data)
     at, other = (chance.randrange(len(data) // width) * width for _ in range(2))
@@ -127,7 +127,7 @@ def _positions(chance: Random, folder: Folder) -> None:
 
 
 def _amounts(chance: Random, folder: Folder) -> None:
-    """Change one amount, also into one that no sum holds."""
+    """Change one amount to NaN, an infinity, or a value at the limits of a dtype."""
     piece = chance.choice([p for p in folder.pieces() if p.dtype in AMOUNTS and p.data])
     code = AMOUNTS[piece.dtype]
     width, data = struct.calcsize(code), bytearray(piece.data)
@@ -174,7 +174,7 @@ def _of_indices(piece: Piece, one: Plain) -> list[int]:
 
 
 def _values(one: Plain, of: str, amounts: dict[int, bytes], gone: set[int]) -> dict[int, bytes]:
-    """Return the new values by position: sums, and in a dense base +0 for what is pruned and no index."""
+    """Return the new values by position: sums at the indices, and in a dense base +0 at other pruned positions."""
     need(one.dtype in FLOATS, "a dtype that is added to")
     new = {}
     for at, raw in amounts.items():

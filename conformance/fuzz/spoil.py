@@ -1,4 +1,4 @@
-"""Mutations of everything but the tensors: the rest of the manifest, the header, and bytes of the whole file."""
+"""Mutations outside the tensors: the rest of the manifest, the header, and bytes of the whole file."""
 
 from collections.abc import Callable
 from random import Random
@@ -72,7 +72,7 @@ def _delta(chance: Random, parts: Parts, name: str) -> None:
     elif kind == 5:
         own[chance.choice(sorted(own))] = chance.choice(("0" * 63, {}, [], None, "A" * 64))
     elif parts.entries:
-        # the same tensor under the name of another operation
+        # the tensor is renamed to another operation
         old = chance.choice(sorted(parts.entries))
         new = f"{chance.choice(('add', 'remove', 'replace', 'whole', 'xor'))}:{old.partition(':')[2]}"
         m["tensors"][new] = m["tensors"].pop(old)
@@ -129,7 +129,7 @@ def _entry(chance: Random, header: Header) -> None:
 
 
 def _kept(change: Callable[[Header], None]) -> Callable[[Header], None]:
-    """Return a change that does nothing if the header lacks what it changes."""
+    """Return a mutation that does nothing if the header lacks the changed member."""
 
     def run(header: Header) -> None:
         try:
@@ -141,7 +141,7 @@ def _kept(change: Callable[[Header], None]) -> Callable[[Header], None]:
 
 
 def bytes_of(chance: Random, raw: bytes) -> bytes:
-    """Return bytes with some of them changed, cut off or added; nothing is sealed."""
+    """Return bytes with some of them changed, cut off or added; digests are not recomputed."""
     kind, at = chance.randrange(4), chance.randint(0, len(raw))
     if kind == 0:
         return raw[:at]

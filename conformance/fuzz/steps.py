@@ -1,4 +1,4 @@
-"""Folders of steps, as a follower reads them: inputs, mutations and a plain definition (FMT-176)."""
+"""Folders of steps, which a follower reads: inputs, mutations and a plain definition (FMT-176)."""
 
 import re
 from copy import deepcopy
@@ -26,7 +26,7 @@ NAME = re.compile(r"([0-9]{6,18})\.(model|delta)")
 
 @dataclass
 class Draft:
-    """The files of a folder of steps in pieces, and the file of a follower."""
+    """The pieces of the files of a folder of steps, and of the file of a follower."""
 
     steps: dict[str, Parts]
     current: Parts | None
@@ -38,7 +38,7 @@ class Steps:
     """The reader of folders of steps, as `foreign.Reader`."""
 
     def grow(self, chance: Random) -> Draft:
-        """Return a folder of one to four versions and perhaps a follower's file, valid."""
+        """Return a valid folder of one to four versions, and perhaps a follower's file."""
         number, run = chance.choice((0, 0, 7, 999999, 1234567)), chance.choice(("run-7", "é"))
         model = chains.model_of(chance)
         links: dict[str, Any] = {"tied": {}, "scales": {}}
@@ -62,7 +62,7 @@ class Steps:
         return Draft(steps, deepcopy(chance.choice(currents)))
 
     def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
-        """Return folder and file, spoiled unless they are to stay valid."""
+        """Return folder and file as a case, mutated unless `valid`."""
         for _ in range(0 if valid else chance.choice((1, 1, 1, 2, 3))):
             try:
                 _spoil(chance, draft)
@@ -74,12 +74,12 @@ class Steps:
             _spoil_files(Random(seed), tree, own)  # noqa: S311 - not for secrets
         # sorted, so that a folder comes before its file; a file whose folder a mutation took away is left out
         tree = {n: tree[n] for n in sorted(tree) if "/" not in n or tree.get(n.partition("/")[0], b"") is None}
-        # FMT-056: 31 bytes may have 2^20 rows, and so row pointers of 8 MiB
+        # `fixed` is large, because 15 bytes of gaps may have 2^20 rows, whose row pointers take 8 MiB (FMT-056)
         makes = (f"own/{CURRENT}", f"own/{LOCK}")
         return Case({"steps": tree, "own": own}, valid=valid, makes=makes, fixed=READER_FIXED)
 
     def read(self, case: Case, place: Path) -> Any:
-        """Return run, version and content of the follower's file after it has polled."""
+        """Return run, version and content of the follower's file after a poll; no content if there is nothing new."""
         del case
         path = place / "own" / CURRENT
         before = path.read_bytes() if path.is_file() else None
@@ -97,7 +97,7 @@ class Steps:
             return follower.run, news, content_of(second_reader.read(path))
 
     def define(self, case: Case) -> Any:
-        """Return the same by the words of FMT-176."""
+        """Return the same as `read`, from the text of FMT-176 alone."""
         tree, own = case.folders["steps"], case.folders["own"].get(CURRENT)
         numbers: dict[str, set[int]] = {"model": set(), "delta": set()}
         for name in tree:
@@ -133,7 +133,7 @@ READER = Steps()
 
 
 def _parts(tensors: dict[str, Any], number: int, run: str, **about: Any) -> Parts:
-    """Return a version in pieces."""
+    """Return the pieces of the file of a version."""
     attributes = {"published": {"run": run, "version": number}}
     pieces = files.pieces(tensors, attributes=attributes, **deepcopy(about))
     return Parts(pieces.manifest, pieces.sections)
@@ -144,7 +144,7 @@ def _packed(part: Parts) -> bytes:
         raw = part.pack()
     except CANNOT:
         return b""
-    # the definition has no zstd
+    # a file that may have sections in zstd is replaced by an empty one, because the definition cannot read it
     return b"" if b"zstd" in raw else raw
 
 
@@ -166,13 +166,13 @@ def _spoil(chance: Random, draft: Draft) -> None:
 
 
 def _mutate(chance: Random, part: Parts) -> None:
-    """Apply a mutation of single files."""
+    """Apply a mutation of single files to a part."""
     part.seal = chance.choices((CONTENT, SECTIONS, NOTHING), (8, 1, 1))[0]
     mutate.once(chance, part, deepcopy(part))
 
 
 def _published(chance: Random, part: Parts) -> None:
-    """Change what a version says of itself."""
+    """Change the attribute `published` of a version."""
     attributes = part.manifest["attributes"]
     published, kind = attributes["published"], chance.randrange(6)
     if kind == 0:
@@ -189,7 +189,7 @@ def _published(chance: Random, part: Parts) -> None:
 
 
 def _spoil_files(chance: Random, tree: Tree, own: Tree) -> None:
-    """Remove, rename, exchange or spoil files."""
+    """Remove, rename, exchange or corrupt files."""
     if not tree:
         return
     name, kind = chance.choice(sorted(tree)), chance.randrange(9)
@@ -212,7 +212,7 @@ def _spoil_files(chance: Random, tree: Tree, own: Tree) -> None:
         )
         tree[chance.choice((*strange, f".{name}.tmp-0123456789abcdef", "lock", "0" * 19 + ".model"))] = raw
     elif kind == 4:
-        # a whole checkpoint, but as a folder
+        # the checkpoint becomes a folder of the same name
         tree[name] = None
         tree[f"{name}/model.sparse.safetensors"] = raw
     elif kind == 5:
@@ -223,13 +223,13 @@ def _spoil_files(chance: Random, tree: Tree, own: Tree) -> None:
         own[CURRENT] = bytes_of(chance, own[CURRENT] or b"")
     else:
         tree[name] = bytes_of(chance, raw)
-    # a file that was a folder before, or has gone, holds nothing any more
+    # files are removed if their folder has become a file, or was removed
     for inner in [one for one in tree if any(tree.get(outer, b"") is not None for outer in _folders(one))]:
         tree.pop(inner)
 
 
 def _folders(name: str) -> list[str]:
-    """Return the folders in which a file lies."""
+    """Return the folders that contain a file."""
     parts = name.split("/")
     return ["/".join(parts[:n]) for n in range(1, len(parts))]
 
@@ -246,7 +246,7 @@ def _read(raw: bytes | None) -> Any:
 
 
 def _says(raw: bytes | None) -> tuple[str, int]:
-    """Return run and version of a follower's file, by its manifest alone: its tensors may not be needed."""
+    """Return run and version of a follower's file from its manifest alone, because its tensors may not be needed."""
     need(raw is not None, "a file")
     assert raw is not None
     header = parsed(raw[8 : 8 + int.from_bytes(raw[:8], "little")])

@@ -4,7 +4,7 @@ from random import Random
 
 _EDGES = (0, 1, 2, 3, 7, 8, 63, 64, 65, 127, 128, 255, 256, 512, 65535, 65536, 65537)
 INTEGERS = (*_EDGES, *(2**k + d for k in (20, 24, 31, 32, 53, 63, 64) for d in (-1, 0, 1)), -1, 2**200)
-"""Numbers at the ends of widths and limits (FMT-007, FMT-008, FMT-026, FMT-056, FMT-065)."""
+"""Numbers near the limits of integer types and of clauses (FMT-007, FMT-008, FMT-026, FMT-056, FMT-065)."""
 
 AS_BYTES = tuple((x % 2**64).to_bytes(8, "little") for x in INTEGERS)
 

@@ -38,21 +38,21 @@ SKIPPABLE = struct.pack("<II", 0x184D2A50, 0)
 
 @dataclass
 class Version:
-    """A version folder in pieces."""
+    """The pieces of a version folder."""
 
     name: str
     metadata: dict[str, Any]
     payloads: dict[str, bytes]
-    """tensor -> what its frame holds"""
+    """tensor -> the uncompressed content of its frame"""
     frames: dict[str, bytes]
     sums: dict[str, Any]
     parts: int = 1
-    """files over which the tensors are spread"""
+    """number of files over which the tensors are spread"""
     noted: bool = False
     """whether `__metadata__` has the entry `format`"""
 
     def folder(self) -> Folder:
-        """Return the files in pieces."""
+        """Return the pieces of the files."""
         weight_map: dict[str, str] = {}
         stocks: dict[str, Stock] = {}
         for part in range(self.parts):
@@ -67,7 +67,7 @@ class Version:
 
 @dataclass
 class Draft:
-    """A base, and one or two version folders that lead on from it."""
+    """A base, and one or two version folders that change it, one after the other."""
 
     base: dict[str, Plain]
     versions: list[Version]
@@ -79,7 +79,7 @@ class Versions:
     """The reader of version folders, as `foreign.Reader`."""
 
     def grow(self, chance: Random) -> Draft:
-        """Return a base and one or two versions, valid."""
+        """Return a base and one or two valid versions."""
         names = chance.sample(base_models.NAMES, chance.choice((1, 2, 3)))
         base = {
             name: base_models.random_tensor(
@@ -96,7 +96,7 @@ class Versions:
         return draft
 
     def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
-        """Return the folders, of which one or the base is spoiled unless they are to stay valid."""
+        """Return base and folders as a case; unless `valid`, one folder or the base is mutated."""
         one = chance.randrange(len(draft.versions))
         if not valid:
             _spoil(chance, draft, one)
@@ -107,7 +107,7 @@ class Versions:
         return Case(trees, draft.base, base_models.sizes(draft.base), valid)
 
     def read(self, case: Case, place: Path) -> Any:
-        """Return the new bytes of each tensor after all folders, and what each changes where there is one."""
+        """Return for one folder the changed values of each tensor by position, for several all bytes of each tensor."""
         base = Checkpoint("model", base_models.records(case.memory))
         paths = [place / name for name in case.folders]
         if len(paths) == 1:
@@ -117,7 +117,7 @@ class Versions:
         return {name: to_dense(result.tensors[name]).tobytes() for name in result.tensors}
 
     def define(self, case: Case) -> Any:
-        """Return the same by the words of FMT-168."""
+        """Return the same as `read`, from the text of FMT-168 alone."""
         base: dict[str, Plain] = case.memory
         now, before = {name: one.data for name, one in base.items()}, None
         for folder, tree in case.folders.items():
@@ -144,7 +144,7 @@ READER = Versions()
 
 
 def _version(chance: Random, base: dict[str, Plain], now: dict[str, bytes], number: int) -> tuple[Version, Any]:
-    """Return a valid version, and the bytes after it."""
+    """Return a valid version, and the bytes of each tensor after it."""
     encoding, checksum = chance.choice(("xor", "overwrite")), chance.choice(sorted(SUMS))
     after = dict(now)
     for name in chance.sample(sorted(now), chance.randint(1, len(now))):
@@ -205,7 +205,7 @@ def _spoil(chance: Random, draft: Draft, one: int) -> None:
 
 
 def _spoil_payload(chance: Random, draft: Draft, one: int) -> None:
-    """Change what a frame holds, and let its checksum fit what a reader without rules makes of it."""
+    """Change the content of a frame; mostly its checksum then fits the result of a reader that checks no rules."""
     version = draft.versions[one]
     name = chance.choice(sorted(version.payloads))
     payload, encoding = version.payloads[name], version.metadata["delta_encoding"]
@@ -235,7 +235,7 @@ def _spoil_payload(chance: Random, draft: Draft, one: int) -> None:
 
 
 def _carelessly(old: bytes, payload: bytes, encoding: str) -> bytes:
-    """Return what a payload makes of bytes for a reader that checks nothing."""
+    """Return the bytes that a reader without any checks would get by applying a payload."""
     if encoding == "xor":
         padded = payload.ljust(len(old), b"\0")
         return bytes(a ^ b for a, b in zip(old, padded, strict=False))
@@ -247,7 +247,7 @@ def _carelessly(old: bytes, payload: bytes, encoding: str) -> bytes:
 
 
 def _spoil_frame(chance: Random, version: Version) -> None:
-    """Change a zstd frame: its head, its end, frames beside it, or what it says of its size."""
+    """Change a zstd frame: its header, its end, frames beside it, or the size that it states."""
     name = chance.choice(sorted(version.frames))
     frame, payload, kind = version.frames[name], version.payloads[name], chance.randrange(10)
     size = chance.choice((len(payload) + 1, len(payload) - 1, 2 * len(payload), 0, *INTEGERS))
@@ -261,17 +261,17 @@ def _spoil_frame(chance: Random, version: Version) -> None:
         half = len(payload) // 2
         frame = b"".join(zstandard.ZstdCompressor(level=1).compress(p) for p in (payload[:half], payload[half:]))
     elif kind in (4, 5):
-        # single segment, and a size of eight bytes that may lie; raw block of the payload
+        # the frame is a single segment that states its size in eight bytes, maybe wrongly; the payload is a raw block
         frame = MAGIC + b"\xe0" + (size % 2**64).to_bytes(8, "little") + _raw_block(payload)
     elif kind == 6:
-        # a window of its own, from 1 KiB to 3.75 TiB
+        # the window has a random size, from 1 KiB to 3.75 TiB
         window = chance.randrange(256)
         frame = MAGIC + bytes([0xC0, window]) + len(payload).to_bytes(8, "little") + _raw_block(payload)
     elif kind == 7:
         run = (1 | 1 << 1 | (size % 2**21) << 3).to_bytes(3, "little") + b"\7"
         frame = MAGIC + b"\xe0" + len(payload).to_bytes(8, "little") + run
     elif kind == 8:
-        # many runs of 128 KiB behind a small size
+        # the frame states a small size and has up to 40 runs of 128 KiB
         run = (1 << 1 | (1 << 17) << 3).to_bytes(3, "little") + b"\7"
         frame = MAGIC + b"\xc0\x38" + len(payload).to_bytes(8, "little") + run * chance.randint(1, 40)
     else:
@@ -339,7 +339,7 @@ def _opened(folder: str, tree: Tree) -> tuple[dict[str, Any], dict[str, tuple[by
 
 
 def _expanded(frame: bytes) -> bytes:
-    """Return what one whole zstd frame holds that states its size."""
+    """Return the content of a single zstd frame, which must state its size."""
     need(frame[:4] == MAGIC, "a zstd frame")
     head = zstandard.get_frame_parameters(frame)
     need(head.content_size < 2**20, "a size")
@@ -352,7 +352,7 @@ def _expanded(frame: bytes) -> bytes:
 
 
 def _applied(old: bytes, payload: bytes, encoding: str) -> bytes:
-    """Return the bytes that a payload makes of those before."""
+    """Return the bytes of a tensor after a payload is applied to its old bytes."""
     if encoding == "xor":
         return bytes(a ^ b for a, b in zip(old, payload, strict=True))
     (count,) = struct.unpack("<I", payload[:4])

@@ -105,7 +105,7 @@ def _attributes(actual: Content, want: dict[str, Any], dtype: str) -> str:
 
 
 def _same_setting(answer: Any, want: Any) -> bool:
-    """Tell whether two settings are equal: numbers by value, with true different from 1 and false from 0."""
+    """Return whether two settings are equal: numbers by value, with true different from 1 and false from 0."""
     if isinstance(answer, list) and isinstance(want, list):
         return len(answer) == len(want) and all(map(_same_setting, answer, want))
     return isinstance(answer, bool) == isinstance(want, bool) and bool(answer == want)

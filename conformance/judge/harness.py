@@ -81,12 +81,12 @@ class Variant:
         return "float64" if OPS[case.op].kind == "scalar" else self.dtype
 
     def takes(self, case: Case) -> bool:
-        """Tell whether the case can be asked of this variant."""
+        """Return whether the case can be asked of this variant."""
         return OPS[case.op].kind in self.kinds and can_ask(case, self.dtype)
 
 
 def can_ask(case: Case, dtype: str) -> bool:
-    """Tell whether a case can be asked in a dtype."""
+    """Return whether a case can be asked in a dtype."""
     kind = OPS[case.op].kind
     if dtype in _REDUCED:
         return kind == "layer" and holds(case, dtype)
@@ -131,7 +131,7 @@ class Result:
     Attributes:
         ratio: the largest fraction of its bound that any output used.
         reason: unsupported, blocked or notrun if the case did not run in every dtype; else empty.
-        waived: the reason that an expected-failure manifest gives for its failures; else empty.
+        waived: the issues that an expected-failure manifest names for its failures; else empty.
         seconds: how long its calls took.
     """
 

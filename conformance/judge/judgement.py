@@ -53,7 +53,7 @@ class PropertyResult:
         failure: a description of the smallest failing example, empty if none failed.
         artifact: the folder that replays the failure, None if nothing failed.
         skipped: why it was not run, else empty.
-        waived: the reason that an expected-failure manifest gives for its failure; else empty.
+        waived: the issues that an expected-failure manifest names for it; else empty.
         counts: numbers of examples by description, such as those that could not be judged exactly.
         asked_new: operations that answered inputs drawn in this run (PRT-018), each as `asked_in` spells it.
     """

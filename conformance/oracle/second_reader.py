@@ -251,9 +251,9 @@ def positions(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Any:
     if encoding == "varint":  # FMT-055
         length, gap = np.diff(last, prepend=-1), np.zeros(n, np.int64)
         need(name, "FMT-073", (length <= 8).all() and not ((length > 1) & (parts["gaps"][last] == 0)).any())
-        for i in range(8):  # from the last byte, the most significant, to the first
+        for i in range(8):  # bytes are taken from the last, the most significant, to the first
             gap = np.where(i < length, gap << 7 | parts["gaps"][np.maximum(last - i, 0)] & 127, gap)
-    # FMT-059: gaps are below 2^57, so a sum exceeds numel, and fails the check, long before it wraps at 2^63
+    # FMT-059: numel is below 2^53 and a gap below 2^57, so a sum that could wrap at 2^63 has exceeded numel before
     flat = np.cumsum(gap + 1) - 1
     need(name, "FMT-059", (flat < prod(shape)).all())
     return flat

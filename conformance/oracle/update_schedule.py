@@ -34,7 +34,7 @@ def all_events(kind: str, steps: int, every: int, until: float, window: int) -> 
 
 
 def is_event(step: int, steps: int, every: int) -> bool:
-    """Tell whether an event follows the step (SCH-003)."""
+    """Return whether an event follows the step (SCH-003)."""
     return step in range(every, steps, every)
 
 

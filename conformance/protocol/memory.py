@@ -4,7 +4,7 @@ from pathlib import Path
 
 try:
     import resource
-except ImportError:  # not on Windows
+except ImportError:  # Windows has no such module
     resource = None  # type: ignore[assignment]
 
 __all__ = ["AddressSpace"]

@@ -1,8 +1,8 @@
 """Reports of a run: on the terminal, and as a folder of files for people and for programs.
 
-`write` makes the folder, `check_report` says what is wrong with a report.jsonl that somebody else wrote.
+`write` makes the folder, `check_report` finds errors in a report.jsonl that somebody else wrote.
 
-What may be claimed is decided in `judge`. Start with `folder.py`, then `tables.py`.
+`judge` decides what may be claimed. Start with `folder.py`, then `tables.py`.
 """
 
 from conformance.report.check import check_report

@@ -75,11 +75,11 @@ _Row = dict[str, Any]
 
 
 def check_report(path: Path, properties: Mapping[str, str] | None = None) -> list[str]:
-    """Return what is wrong with the report at path, a sentence each; empty if it is as this kit writes it.
+    """Return a sentence for each error in the report at path; empty if it is a report that this kit could have written.
 
-    properties  name → profile of the properties, and of the checks of the protocol; None leaves them unchecked
+    properties  profiles of the properties and of the checks of the protocol, by name; None leaves them unchecked
 
-    No report can show that answers were given, or that the named program gave them.
+    No report can prove that answers were given, or that the named program gave them.
     """
     rows, wrong = _read(path)
     if wrong:
@@ -97,7 +97,7 @@ def check_report(path: Path, properties: Mapping[str, str] | None = None) -> lis
     wrong = _twice([r["id"] for r in cases + property_rows])
     foreign = _digests(header)
     if foreign:
-        # only the form can be checked, because this kit does not have the cases of another
+        # only the form can be checked, because this kit does not have the cases of another kit
         return wrong + foreign + _totals(cases, property_rows, foot)
     cases_by_id = {case.id: case for case in load_all()}
     wrong += _ids(header["options"], cases, cases_by_id)
@@ -116,7 +116,7 @@ def _types(rows: Sequence[_Row]) -> list[str]:
 
 
 def _read(path: Path) -> tuple[list[_Row], list[str]]:
-    """Return the lines of a file, or why it has none."""
+    """Return the lines of a file and no error, or no lines and an error."""
     rows: list[_Row] = []
     try:
         with path.open("rb") as file:
@@ -158,7 +158,7 @@ def _refuse(constant: str) -> None:
 
 
 def _shape(row: _Row, number: int) -> list[str]:
-    """Return which members of a line are missing or of another type."""
+    """Return an error for each member of a line that is missing or of another type."""
     wrong = _members(row, _LINES[row["type"]], f"Line {number}")
     if not wrong and row["type"] == "case":
         for one in row["failures"]:
@@ -210,7 +210,7 @@ def _twice(ids: Iterable[str]) -> list[str]:
 
 
 def _ids(options: _Row, rows: Sequence[_Row], cases_by_id: dict[str, Case]) -> list[str]:
-    """Return which cases are unknown, not asked for, or missing; a run that was filtered need not have all."""
+    """Return errors for cases that are unknown, in no profile of the header, or missing from an unfiltered run."""
     stated = {row["id"] for row in rows}
     mine = {case.id: case for case in cases_of(options["profiles"], list(cases_by_id.values()))}
     wrong = _named(
@@ -265,7 +265,7 @@ def _run(header: _Row, cases: Sequence[_Row], property_rows: Sequence[_Row], cas
             )
             for row in property_rows
         ],
-        # `_ids` and `_property_ids` have looked for missing ones already
+        # `_ids` and `_property_ids` have checked already that no case and no property is missing
         chosen=dict.fromkeys([row["id"] for row in (*cases, *property_rows)], 0),
         seed=header["seed"],
         fresh=header["fresh"],
@@ -288,7 +288,7 @@ def _result(row: _Row, case: Case) -> Result:
 
 
 def _case(row: _Row, result: Result, classes: Sequence[str]) -> list[str]:
-    """Return what in the line of a case does not fit the case, or itself."""
+    """Return an error for each member of a case's line that contradicts the case, or the rest of the line."""
     case, name = result.case, row["id"]
     of_case = (case.op, list(case.clauses), sorted(profiles_of_case(case)))
     wrong = []
@@ -322,7 +322,7 @@ def _property(row: _Row, one: PropertyResult, run: Run) -> list[str]:
 
 
 def _totals(cases: Sequence[_Row], property_rows: Sequence[_Row], foot: _Row) -> list[str]:
-    """Return which counts of the footer differ from the lines."""
+    """Return an error for each count of the footer that differs from the lines."""
     counted = {
         "cases": len(cases),
         "properties": len(property_rows),
@@ -337,7 +337,7 @@ def _totals(cases: Sequence[_Row], property_rows: Sequence[_Row], foot: _Row) ->
 
 
 def _told(run: Run, header: _Row, foot: _Row) -> list[str]:
-    """Return where counts and verdict are not those of the lines."""
+    """Return an error for each count of the footer, and each member of the verdict, that differs from the lines."""
     wrong = [
         f"The footer tells {str(foot.get(name))[:120]} for {name}, the lines have {value}."
         for name, value in footer(run).items()

@@ -19,16 +19,16 @@ FILES = ("report.jsonl", "summary.json", "summary.md", "junit.xml", "badge.json"
 
 
 class ReportError(Exception):
-    """The folder for a report holds something else."""
+    """The folder for a report has other files, or is no folder."""
 
 
 def write(run: Run, folder: Path) -> None:
     """Write a run as a folder of the files named in FILES.
 
-    folder  is created; an earlier report there, and an empty folder, are replaced
+    folder  path of the folder, which is created; an earlier report or an empty folder there is replaced
 
     Raises:
-        ReportError: the folder holds files that are no report; nothing is written.
+        ReportError: the folder has files that are no report; nothing is written.
     """
     clean = tidy(run)
     texts = {
@@ -46,10 +46,10 @@ def write(run: Run, folder: Path) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Verify that a report can be written there: nothing, an empty folder or an earlier report is in its place.
+    """Verify that a report can be written there: its place has nothing, an empty folder or an earlier report.
 
     Raises:
-        ReportError: something else is.
+        ReportError: its place has something else.
         OSError: nothing can be written there.
     """
     folder = _absolute(folder)

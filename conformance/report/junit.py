@@ -1,6 +1,6 @@
-"""junit.xml: a suite for each profile, as CI systems read it.
+"""junit.xml for CI systems, with a suite for each profile.
 
-A wrong answer is a failure, a missing one an error. A case that was not judged, or is forgiven, is skipped.
+A wrong answer is a failure, a missing answer is an error. A case that was not judged, or is forgiven, is skipped.
 """
 
 from collections import Counter
@@ -74,7 +74,7 @@ def _of_complaint(text: str) -> tuple[str, str, float]:
 def _test(
     classname: str, name: str, seconds: float, kind: str = "", message: str = "", body: str = "", what: str = ""
 ) -> tuple[str, str, float]:
-    """Return the element of a test, its kind, and how long it took."""
+    """Return the XML element of a test, its kind (failure, error, skipped or empty), and its seconds."""
     start = f'    <testcase classname={_quoted(classname)} name={_quoted(name)} time="{seconds:.6f}"'
     if not kind:
         return f"{start}/>", "", seconds

@@ -1,6 +1,6 @@
 """report.jsonl: a header, a line for each case and each property, a footer with the counts.
 
-Lines are JSON in ASCII. A number that is infinite is written as null.
+Lines are JSON in ASCII. Infinite numbers are written as null.
 """
 
 import json
@@ -17,7 +17,7 @@ from conformance.judge.judgement import REVISION, PropertyResult, Run
 __all__ = ["VERSION", "report_lines", "verdict_row"]
 
 VERSION = 2
-"""Version of the form of report.jsonl and summary.json."""
+"""Version of the format of report.jsonl and summary.json."""
 
 
 def report_lines(run: Run) -> str:
@@ -27,7 +27,7 @@ def report_lines(run: Run) -> str:
 
 
 def header(run: Run) -> dict[str, Any]:
-    """Return what was judged, by which kit, how it was asked, and what may be claimed."""
+    """Return the header of a report: port, kit, host, options and verdict."""
     return {
         "type": "header",
         "report": VERSION,
@@ -60,7 +60,7 @@ def header(run: Run) -> dict[str, Any]:
 
 
 def verdict_row(run: Run) -> dict[str, Any]:
-    """Return the verdict, and the profiles of which everything passed."""
+    """Return the verdict of a run as a dict, with the profiles that could be claimed."""
     verdict = run.verdict()
     return {
         "line": verdict.line,
@@ -123,7 +123,7 @@ def property_row(one: PropertyResult) -> dict[str, Any]:
 
 
 def footer(run: Run) -> dict[str, Any]:
-    """Return the counts of the lines before it."""
+    """Return the footer: the counts of the lines before it."""
     verdict = run.verdict()
     return {
         "type": "footer",

@@ -72,7 +72,7 @@ def _text(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    """Return a text as code: between more backticks than it has in a row."""
+    """Return a text as inline code, between more backticks than it has in a row."""
     line = " ".join(text.split())
     longest = max((len(run) for run in re.findall("`+", line)), default=0)
     fence = "`" * (longest + 1)

@@ -1,4 +1,4 @@
-"""HTML as values. A text that is put into a tag is escaped unless it is `Markup` already."""
+"""Builds HTML from strings. A text inside a tag is escaped unless it is `Markup` already."""
 
 from html import escape
 
@@ -26,7 +26,7 @@ def tag(name: str, /, *inside: str, **attributes: str) -> Markup:
 
 
 def join(*parts: str) -> Markup:
-    """Return the parts concatenated, text among them escaped."""
+    """Return the concatenated parts; those that are no `Markup` are escaped."""
     return Markup("".join(part if isinstance(part, Markup) else escape(visible(part)) for part in parts))
 
 

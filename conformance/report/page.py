@@ -1,4 +1,4 @@
-"""report.html: one page that loads nothing and needs no scripts."""
+"""report.html: a page in one file that loads no other files and needs no scripts."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The part of report.html with every clause of SPEC.md: a map, and below it level, text, cases and outcome."""
+"""The part of report.html about the clauses of SPEC.md: a map of all, then level, text, cases and outcome of each."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""The part of report.html with the failures: each with inputs, clauses, what was expected and what was got."""
+"""The part of report.html about the failures: each with inputs, clauses, expected and actual output."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ _OPEN, _MOST, _FEW = 3, 300, 2
 
 
 def failure_cards(run: Run) -> Markup:
-    """Return the section of failures, complaints about the manifest first; empty if there is neither."""
+    """Return the section of complaints about the manifest and of failures; empty if there are none."""
     wrong, untrue = failed(run.results), broken(run.properties)
     if not (wrong or untrue or run.complaints):
         return Markup("")

@@ -1,4 +1,4 @@
-"""Prints a run on the terminal: counts, what failed, what may be claimed."""
+"""Prints a run on the terminal: counts, failures, hints and the verdict."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,13 +17,13 @@ __all__ = ["print_run"]
 
 Mistakes = Callable[[], Mapping[str, Sequence[str]]]
 FEW = 6
-"""Up to so many properties that were not tried are printed with their reasons."""
+"""If at most this many properties were not tried, they are printed with their reasons."""
 
 
 def print_run(run: Run, console: Terminal, mistakes: Mistakes) -> None:
-    """Print a run on the terminal: counts, what failed, what may be claimed.
+    """Print a run on the terminal: counts, failures, hints and the verdict.
 
-    mistakes  returns the clauses that each known mistake breaks, by its name; called if one is to be named
+    mistakes  returns the clauses that each mutant breaks, by its name; called only if a hint names a mutant
     """
     _print_counts(run, console)
     printed: set[str] = set()
@@ -57,7 +57,7 @@ def _plainest_first(failed: list[Result]) -> list[Result]:
 
 
 def _alike(run: Run, mistakes: Mistakes) -> list[str]:
-    """Return a line for each operation whose failed cases are nearly those of known mistakes."""
+    """Return a line for each operation whose failed cases are nearly those that mutants fail."""
     mutants = alike(run.results, signatures())
     if not mutants:
         return []

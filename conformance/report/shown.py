@@ -1,4 +1,4 @@
-"""Values in a report as text: whole if they are small, else their shape and the entries where they differ."""
+"""Values in a report as text: small ones whole, of large ones the shape and the entries where they differ."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"\bnp\.\w+\(([^()]*)\)")
 
 
 def value_text(value: Any, depth: int = 0) -> str:
-    """Return a value as text, each entry of a dict or list on a line of its own."""
+    """Return a value as text; entries of a dict or list that has arrays, dicts or lists get their own lines."""
     if isinstance(value, np.ndarray):
         return _array_text(value)
     if isinstance(value, dict | list | tuple) and depth < 3:
@@ -30,7 +30,7 @@ def value_text(value: Any, depth: int = 0) -> str:
 
 
 def whole_text(value: Any, most: int = 4096) -> str:
-    """Return a value on one line; of an array at most the first `most` entries, and how many there are."""
+    """Return a value on one line; of an array with more than `most` entries the first ones and their number."""
     if isinstance(value, np.ndarray):
         kind = f"{value.dtype.name}{list(value.shape)}"
         if value.size <= most:
@@ -64,20 +64,20 @@ def _array_text(x: np.ndarray[Any, Any]) -> str:
 
 
 def first_index(failure: Failure) -> str:
-    """Return the index of the first entry that differs, as the detail spells it; empty if it names none."""
+    """Return the index of the first entry that differs, from the text of the detail; empty if it has none."""
     match = _INDEX.search(failure.detail[:LONGEST])
     return match[1] if match else ""
 
 
 def difference(failure: Failure, expected: Any) -> tuple[str, str]:
-    """Return what was expected and what was got: whole if small, else the neighbourhood of the first difference."""
+    """Return expected and actual output as texts: small ones whole, others around the first difference."""
     answer, place = failure.got, first_index(failure)
     if place and isinstance(expected, np.ndarray) and isinstance(answer, np.ndarray) and expected.size > _WHOLE:
         index = tuple(int(i) for i in place[1:-1].split(","))
         if expected.shape == answer.shape and len(index) == expected.ndim:
             return _near(expected, index), _near(answer, index)
     if _floats(expected) and _floats(answer):
-        # so that both show the digits of the dtype of the call
+        # both are shown in the dtype of the call, so that their digits can be compared
         expected = expected.astype(answer.dtype)
     return value_text(expected), value_text(answer)
 

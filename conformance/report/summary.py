@@ -34,13 +34,13 @@ OUTCOMES = ("pass", "fail", "error", "crash", "timeout", "protocol", "unsupporte
 """Every outcome that a case may have."""
 WRONG = frozenset(("fail", "error", "crash", "timeout", "protocol"))
 MARGINAL = 0.8
-"""Part of a bound above which a passing operation is marked."""
+"""Share of a bound above which a passing operation is marked."""
 _CHAPTER = re.compile(r"^## (\d+\. .+?) \(([A-Z]{3,4}(?:, [A-Z]{3,4})*)\)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileRow:
-    """One profile: how its cases and properties came out, and whether all of it passed."""
+    """One profile: outcomes of its cases and properties, and whether everything passed."""
 
     name: str
     cases: int
@@ -55,7 +55,7 @@ class ClauseRow:
 
     Attributes:
         reason: why the kit has no case for it, else empty.
-        known: how many cases the kit has for it.
+        known: number of cases that the kit has for it.
         results: the results of its cases in this run.
         properties: the results of its properties in this run.
     """
@@ -70,7 +70,7 @@ class ClauseRow:
 
     @property
     def outcome(self) -> str:
-        """Return passed, failed, waived, partly (some passed, the rest was not judged), not judged or not asked."""
+        """Return passed, failed, waived, partly (some passed, others not judged), not judged, not asked or no case."""
         outcomes = [r.outcome for r in self.results]
         outcomes += [p.outcome for p in self.properties]
         if not outcomes:
@@ -85,7 +85,7 @@ class ClauseRow:
 
 @dataclass(frozen=True, slots=True)
 class OpRow:
-    """One operation that is compared with a tolerance: the most that was used of it, and by which case."""
+    """One operation that is compared with a tolerance: the largest share of it that was used, and the case that did."""
 
     op: str
     used: float
@@ -94,12 +94,12 @@ class OpRow:
 
     @property
     def marginal(self) -> bool:
-        """Tell whether little is left of the bound."""
+        """Return whether a case used more than `MARGINAL` of its bound."""
         return self.used > MARGINAL
 
 
 def profile_rows(run: Run) -> list[ProfileRow]:
-    """Return one row a profile, in the order they were asked for."""
+    """Return one row per profile, in the order in which they were asked for."""
     claimable = set(run.verdict().claimable)
     rows = []
     for name in run.profiles:
@@ -110,7 +110,7 @@ def profile_rows(run: Run) -> list[ProfileRow]:
 
 
 def clause_rows(run: Run) -> list[ClauseRow]:
-    """Return one row a clause, in the order of SPEC.md."""
+    """Return one row per clause, in the order of SPEC.md."""
     rows = {name: ClauseRow(name, clause.level, clause.text) for name, clause in run.clauses.items()}
     for c in run.coverage:
         if c.clause.id in rows:
@@ -129,7 +129,7 @@ def _named(rows: dict[str, ClauseRow], names: Iterable[str]) -> list[ClauseRow]:
 
 
 def op_rows(run: Run) -> list[OpRow]:
-    """Return one row for each answered operation that is compared with a tolerance, the most used first."""
+    """Return one row for each answered operation that is compared with a tolerance, largest use first."""
     by_op: dict[str, list[Result]] = {}
     for result in run.results:
         if result.ran and set(OPS[result.case.op].outputs.values()) - {"exact", "value"}:
@@ -169,7 +169,7 @@ def chapter_of(clause: str) -> str:
 
 
 def badge(run: Run) -> dict[str, Any]:
-    """Return what a badge shows, in the form of a shields.io endpoint: all that was asked for, or nothing."""
+    """Return a badge in the format of a shields.io endpoint: a claim of all that was asked for, or no claim."""
     verdict = run.verdict()
     color = "brightgreen" if verdict.conformant else "lightgrey" if verdict.badge == "no claim" else "red"
     return {"schemaVersion": 1, "label": "SEFT", "message": verdict.badge, "color": color}

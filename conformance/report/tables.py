@@ -1,4 +1,4 @@
-"""Results as text and as JSON: the rows of a table, and every failure with what is needed to look into it."""
+"""Results as text and as JSON: the rows of a table, and every failure with inputs, clauses and outputs."""
 
 import hashlib
 import math
@@ -21,14 +21,14 @@ _SMALL = 24
 
 
 def matches(case: Case, pattern: str) -> bool:
-    """Tell whether a glob means the case: by its id, or by the id of one of its clauses."""
+    """Return whether a glob matches the id of a case, or the id of one of its clauses."""
     return any(fnmatchcase(name, pattern) for name in (case.id, *case.clauses))
 
 
 def counts(results: Sequence[Result], coverage: Sequence[Coverage]) -> tuple[int, int, int]:
     """Return how many checks passed, failed and were skipped.
 
-    A case is a check; so is a clause without cases: skipped if a reason stands for it, failed if nothing does.
+    Every case is a check, and so is every clause without cases: skipped if there is a reason for that, else failed.
     """
     statuses = Counter(result.status for result in results)
     bare = [c for c in coverage if not c.cases]
@@ -40,7 +40,7 @@ def counts(results: Sequence[Result], coverage: Sequence[Coverage]) -> tuple[int
 
 
 def table_rows(results: Sequence[Result]) -> list[tuple[str, int, int, int, float]]:
-    """Return for each area its name, how many passed, failed and were skipped, and the most a bound was used."""
+    """Return for each area its name, how many cases passed, failed and were skipped, and the largest use of a bound."""
     areas: dict[str, list[Result]] = {}
     for result in results:
         areas.setdefault(result.case.id.split(".")[0], []).append(result)
@@ -53,7 +53,7 @@ def table_rows(results: Sequence[Result]) -> list[tuple[str, int, int, int, floa
 
 
 def shown_value(value: Any) -> str:
-    """Return a value in a line: small arrays whole, large ones by dtype and shape."""
+    """Return a value on one line: small arrays whole, large ones by dtype and shape."""
     if isinstance(value, np.ndarray):
         if value.size <= _SMALL:
             return np.array2string(value, max_line_width=100_000, separator=", ", floatmode="unique")
@@ -73,20 +73,20 @@ _NO_ANSWER = {
     "timeout": ("PRT-009",),
     "crash": ("PRT-005",),
 }
-"""What a port did instead of answering, and the clauses of which it breaks one."""
+"""Statuses of a port that gave no answer, and the clauses of which it broke one."""
 
 
 def explain(result: Result, clauses: dict[str, Clause], printed: set[str] | None = None) -> list[str]:
     """Return the lines that describe the failures of a case.
 
-    printed  clauses whose text was printed before, of which only the id is; those of this case are added
+    printed  clauses whose text was printed before, so that only their ids are printed; those of this case are added
     """
     case = result.case
     lines = [f"FAILED {case.id} ({case.op})", f"  meant to catch: {case.purpose}"]
     printed = set() if printed is None else printed
     named = [name for name in case.clauses if not name.startswith("NUM-")]
     if all(failure.status in _NO_ANSWER for failure in result.failures):
-        # the clauses of a case say nothing of a port that does not answer
+        # the clauses of a case say nothing about a port that does not answer
         broken = {name for failure in result.failures for name in _NO_ANSWER[failure.status]}
         named = sorted(broken & clauses.keys())
     lines += [f"  {name} {clauses[name].text}" for name in named if name not in printed]
@@ -103,7 +103,7 @@ def explain(result: Result, clauses: dict[str, Clause], printed: set[str] | None
 
 
 def _both(failure: Failure, case: Case) -> list[str]:
-    """Return what was expected and what came, around the first difference where they are large."""
+    """Return lines with the expected and the actual output; large ones are cut around the first difference."""
     if failure.got is None or failure.output not in case.expected:
         return []
     want, answer = difference(failure, case.expected[failure.output])
@@ -114,7 +114,7 @@ def _both(failure: Failure, case: Case) -> list[str]:
 def as_json(
     results: Sequence[Result], coverage: Sequence[Coverage], variants: Sequence[str], pattern: str | None
 ) -> dict[str, Any]:
-    """Return all results as a dict that JSON can hold."""
+    """Return all results as a dict that `json` can write."""
     passed, failed, skipped = counts(results, coverage)
     status = {result.case.id: result.status for result in results}
     return {

@@ -1,4 +1,4 @@
-"""A terminal that is safe to show foreign text on: names of files, answers of ports. The command lines share it."""
+"""A terminal that shows untrusted text safely: names of files, answers of ports. The command lines share it."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ __all__ = ["Terminal"]
 class Terminal(Console):
     """A console that shows text as it is: markup, names of emoji and highlighting are off (FMT-167).
 
-    Hidden characters are written out, in cells of tables, too. `keep` are those that stay, such as a line feed.
+    Hidden characters are written out, in cells of tables too. `keep` has characters that stay, such as a line feed.
     """
 
     def __init__(self, keep: str = "", **options: Any) -> None:
@@ -21,5 +21,5 @@ class Terminal(Console):
         self._keep = keep
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a text that Rich was given as a string."""
+        """Return the Rich text of a string, with hidden characters written out."""
         return super().render_str(visible(text, self._keep), **options)

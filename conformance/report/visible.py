@@ -1,4 +1,4 @@
-r"""Foreign text made fit for a terminal: names, paths and messages of files that nobody has vouched for.
+r"""Makes untrusted text safe for a terminal: names, paths and messages from files of others.
 
 visible("w\x1b[2J")   ->   "w\\x1b[2J"
 """
@@ -9,11 +9,11 @@ import unicodedata
 def visible(text: str, keep: str = "") -> str:
     r"""Return a text whose hidden characters are written out, ``\x1b`` for escape, ``\n`` for a line feed (FMT-167).
 
-    Hidden are controls, marks of direction and format, halves of surrogate pairs, separators of lines, and code points
-    that mean nothing. They could move the cursor, recolour the terminal, forge a line or reverse a name.
+    Hidden are controls, marks of direction and format, halves of surrogate pairs, separators of lines, and unassigned
+    code points. They could move the cursor, recolour the terminal, forge a line or reverse a name.
 
     Args:
-        text: what is shown.
+        text: the text to show.
         keep: characters that stay as they are, such as a line feed in running text.
     """
     if text.isprintable():

@@ -1,4 +1,4 @@
-"""Makes text that comes from a port fit to be shown, because it may be hostile, or a megabyte long."""
+"""Makes text from a port safe to show, because it may be hostile, or a megabyte long."""
 
 import math
 from dataclasses import replace
@@ -11,7 +11,7 @@ from conformance.report import visible as foreign
 __all__ = ["LONGEST", "clip", "plain", "tidy", "visible"]
 
 LONGEST = 4000
-"""Characters of a text that a report keeps."""
+"""The most characters of a text that a report keeps."""
 _SHORT = 300
 _DEEPEST = 6
 
@@ -22,14 +22,14 @@ def visible(text: str) -> str:
 
 
 def clip(text: str, most: int = LONGEST) -> str:
-    """Return a text cut to `most` characters, with its length behind it if it was longer."""
+    """Return a text cut to `most` characters; if it was longer, its length is appended."""
     if len(text) <= most:
         return visible(text)
     return f"{visible(text[:most])} ... ({len(text)} characters)"
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Return a value that JSON can hold, with its texts clipped and deep or long parts cut."""
+    """Return a value that `json` can write, with its texts clipped and deep or long parts cut."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 1 << 63:
@@ -44,7 +44,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def tidy(run: Run) -> Run:
-    """Return a copy of a run with every text fit to be shown."""
+    """Return a copy of a run in which every text is safe to show."""
     return replace(
         run,
         chosen={clip(name, _SHORT): n for name, n in run.chosen.items()},
