@@ -138,7 +138,7 @@ def _bytes(value: dict[str, Any]) -> bytes:
 
 
 def dump(cases: Iterable[Case]) -> str:
-    """Return the text of a vector file, one field a line."""
+    """Return the text of a vector file with these cases, one field per line."""
     blocks = []
     for case in cases:
         fields: dict[str, Any] = {

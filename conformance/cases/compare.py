@@ -47,7 +47,7 @@ def holds(case: Case, dtype: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether an output passes, what is wrong with it, and how much of the bound the worst entry used."""
+    """The result of a comparison: whether the output passes, an error text, and error over bound of the worst entry."""
 
     passed: bool
     detail: str = ""

@@ -30,7 +30,7 @@ class Coverage:
 
     @property
     def covered(self) -> bool:
-        """Return whether the kit accounts for the clause: by cases, or by a reason why there are none."""
+        """Return whether the clause has cases, or a reason why it has none."""
         return bool(self.cases or self.reason)
 
 

@@ -25,7 +25,7 @@ _TOLD = 3
 
 
 def declining(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResult:
-    """Check that every form of a port answers unsupported to what it does not offer, per class (PRT-007)."""
+    """Check that every form of a port answers unsupported to operations that its hello does not offer (PRT-007)."""
     result = PropertyResult("protocol.unsupported", ("PRT-007",), PROTOCOL)
     begun = time.monotonic()
     wrong: list[str] = []
