@@ -14,7 +14,7 @@ class SeftError(Exception):
         self.clause, self.message = clause, message
 
     def __reduce__(self) -> tuple[type["SeftError"], tuple[str, str]]:
-        """Return what pickle needs, so that every rank can raise the error that one has met (TRN-015)."""
+        """Return the parts from which pickle rebuilds the error, so that every rank can raise it (TRN-015)."""
         return type(self), (self.clause, self.message)
 
 
@@ -35,7 +35,7 @@ class LayerError(SeftError):
 
 
 class LayerOverflow(LayerError):
-    """A number inside a layer that its dtype does not hold (LYR-015, LYR-016); `message` says which, without advice."""
+    """A number inside a layer that its dtype does not hold (LYR-015, LYR-016); `message` names it, without advice."""
 
     def __init__(self, clause: str, message: str) -> None:
         super().__init__(
@@ -67,7 +67,7 @@ class CheckpointError(SeftError):
 
 
 class EvaluationError(SeftError):
-    """A model whose loss on a text gives no perplexity."""
+    """A model whose loss on a text has no finite perplexity."""
 
 
 class TaskError(SeftError):

@@ -10,7 +10,7 @@ SPP and SparsePEFT form nothing of size (out, in): their change of the weight, a
 base's topology. A kernel set may still form these densely: `cpu` does from 55 % of the positions on, `reference` in
 every product.
 
-`methods.py` makes methods of training of them; the runs are in `train/factors.py`.
+`methods.py` gives all adapters one interface for training; the training loop is in `train/factors.py`.
 
 The sparse update itself is in `update`. Start with `lora.py`.
 """

@@ -1,4 +1,4 @@
-"""The frozen weight beside an adapter, and what all adapters share: start values, refusals, a transpose."""
+"""The frozen weight beside an adapter, and helpers of all adapters: start values, checks, a transpose."""
 
 import math
 from collections.abc import Mapping
@@ -32,9 +32,9 @@ def frozen(
 
 
 def uniform_factor(rows: int, n_in: int, seed: int, matrix: int, like: Array) -> Float[Array, "rows in_"]:
-    """Return the start of a factor A: uniform between ±1/√in, in the dtype and on the device of `like` (ADP-002)."""
+    """Return the initial A: uniform between ±1/√in, in the dtype and on the device of `like` (ADP-002)."""
     xp = array_namespace(like)
-    # ADP-002: in binary64, rounded once
+    # ADP-002: computed in binary64 and rounded once
     draws = uniform(counter_key(seed, STREAM_FACTORS, matrix), range(rows * n_in))
     start = (2.0 * draws - 1.0) / math.sqrt(max(n_in, 1))
     rounded = start.reshape(rows, n_in).astype(f"float{xp.finfo(like.dtype).bits}")

@@ -14,7 +14,7 @@ from seft_ref.topology.csr import Topology, flat, from_flat
 from seft_ref.update.delta import Base
 
 Keep = Callable[[Float[Array, "out in_"]], Bool[Array, "out in_"]]
-"""A pruner with all arguments but the weight bound: from a weight to the mask of what stays."""
+"""A function from a merged weight to the mask of the weights that stay: a pruner with its other arguments bound."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,12 +36,12 @@ class Lora:
         return int(self.a.shape[0] * (self.a.shape[1] + self.b.shape[0]))
 
     def change(self) -> LowRank:
-        """Return the change as a linear layer takes it."""
+        """Return the change in the form that a linear layer takes."""
         return LowRank(self.a, self.b, self.scale)
 
 
 def lora_initial(shape: tuple[int, int], *, rank: int, alpha: float, seed: int, matrix: int, like: Array) -> Lora:
-    """Return factors that change nothing yet (ADP-003), in the dtype and on the device of `like` (ADP-002).
+    """Return factors that change no weight yet (ADP-003), in the dtype and on the device of `like` (ADP-002).
 
     Raises:
         AdapterError: ADP-009 for a rank or an alpha that gives no scale.
@@ -98,7 +98,7 @@ def lora_merge(base: Frozen | Base, lora: Lora) -> Float[Array, "out in_"]:
 
 
 def lora_star(base: Frozen, lora: Lora, keep: Keep) -> tuple[Topology, Float[Array, " nnz"]]:
-    """Return the support, and the values on it, that a pruner leaves of the merged weight (ADP-005).
+    """Return the support and the values that are left when a pruner has pruned the merged weight (ADP-005).
 
     keep  the pruner, with the rule, rate and pattern that gave the base its support
 
@@ -122,10 +122,10 @@ def check_merged(merged: Float[Array, "out in_"]) -> None:
 def kept_of_merged(
     base: Frozen | Base, merged: Float[Array, "out in_"], mask: Bool[Array, "out in_"]
 ) -> tuple[Topology, Float[Array, " nnz"]]:
-    """Return the support, and the values on it, of a merged weight where a mask is True (ADP-005).
+    """Return the support and the values of a merged weight at the positions where a mask is True (ADP-005).
 
     Raises:
-        AdapterError: ADP-005 if these are not as many as the base stores.
+        AdapterError: ADP-005 if there are not as many as the base stores.
     """
     xp = array_namespace(merged)
     positions = xp.nonzero(xp.reshape(mask, (-1,)))[0]

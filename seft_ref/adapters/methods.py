@@ -1,4 +1,4 @@
-"""Adapters as methods of training: their factors, the gradients of these, and the weight that they make (ADP-010).
+"""Adapters as methods of training: their factors, the gradients of the factors, and the merged weight (ADP-010).
 
     adapter = adapter_named("spp", rank=8, alpha=16.0)
     factors = adapter.initial((out, in_), seed=1, matrix=0, like=values)
@@ -32,7 +32,7 @@ Factors = Mapping[str, Array]
 
 @runtime_checkable
 class Held(Protocol):
-    """A base that may be packed, and is opened only by an adapter that looks at it."""
+    """A base that may be packed; only an adapter that needs its values opens it."""
 
     def open(self) -> Base:
         """Return topology and values."""
@@ -40,19 +40,19 @@ class Held(Protocol):
 
 @runtime_checkable
 class Adapter(Protocol):
-    """What a run asks of an adapter; `rank` and `alpha` are settings of each."""
+    """The interface of an adapter to a run; every adapter has the settings `rank` and `alpha`."""
 
     @property
     def rank(self) -> int:
-        """Rank, with SPP of the scale alone."""
+        """Rank of the change; with SPP it only enters the scale."""
 
     @property
     def alpha(self) -> float:
-        """The scale is alpha / rank."""
+        """Numerator of the scale alpha / rank."""
 
     @property
     def repacks(self) -> bool:
-        """Whether a packed weight of its own takes the place of the base's (ADP-010)."""
+        """Whether a run packs the changed weight in place of the base (ADP-010)."""
 
     @property
     def prunes(self) -> bool:
@@ -62,7 +62,7 @@ class Adapter(Protocol):
         """Return the number of trained parameters beside a matrix of this shape."""
 
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
-        """Return factors that change nothing yet, in the dtype and on the device of `like` (ADP-002)."""
+        """Return factors that change no weight yet, in the dtype and on the device of `like` (ADP-002)."""
 
     def gradients(self, gradient: WeightGradient, base: Held, factors: Factors, kernels: KernelSet) -> dict[str, Array]:
         """Return the gradient of each factor, from the gradient of the weight that they change."""
@@ -70,7 +70,7 @@ class Adapter(Protocol):
     def placed(
         self, base: Held, factors: Factors, kernels: KernelSet, spent: Packed | None
     ) -> tuple[Packed | None, LowRank | None]:
-        """Return the weight that takes the place of the base's, None if that stays, and the change beside it.
+        """Return the packed weight that replaces the base's, None if that stays, and the change beside it, if any.
 
         spent  a packed matrix that nobody needs any more; its memory is reused if it suffices
         """
@@ -84,7 +84,7 @@ class Adapter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoraAdapter:
-    """LoRA (ADP-001). It never looks at the base in training; merged, the weight is stored everywhere."""
+    """LoRA (ADP-001). Training never reads the base, and the merged weight is stored at every position."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -97,7 +97,7 @@ class LoraAdapter:
         return self.rank * sum(shape)
 
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
-        """Return A and B, as `Adapter.initial`."""
+        """Return the initial A and B by name."""
         factors = lora_initial(shape, rank=self.rank, alpha=self.alpha, seed=seed, matrix=matrix, like=like)
         return {"a": factors.a, "b": factors.b}
 
@@ -109,11 +109,11 @@ class LoraAdapter:
     def placed(
         self, base: Held, factors: Factors, kernels: KernelSet, spent: Packed | None
     ) -> tuple[Packed | None, LowRank | None]:
-        """Return no weight, and s B A beside the base's."""
+        """Return None, because the base stays, and the change s B A beside it."""
         return None, self.lora(factors).change()
 
     def merged(self, base: Held, factors: Factors, kernels: KernelSet) -> tuple[Topology, Float[Array, " nnz"]]:
-        """Return every position, and W + s B A (ADP-004)."""
+        """Return the topology of all positions, and W + s B A (ADP-004)."""
         weight = lora_merge(base.open(), self.lora(factors))
         return full((weight.shape[0], weight.shape[1]), weight), array_namespace(weight).reshape(weight, (-1,))
 
@@ -121,7 +121,7 @@ class LoraAdapter:
         """Refuse nothing: a change of low rank fits every matrix."""
 
     def lora(self, factors: Factors) -> Lora:
-        """Return the factors as the functions of `lora` take them."""
+        """Return the factors in the form that the functions of `lora` take."""
         return Lora(factors["a"], factors["b"], self.alpha)
 
 
@@ -134,7 +134,7 @@ class LoraStarAdapter(LoraAdapter):
 
 @dataclass(frozen=True, slots=True)
 class SparsePeftAdapter(LoraAdapter):
-    """SparsePEFT: the factors of LoRA, on the stored positions alone (ADP-007)."""
+    """SparsePEFT: the factors of LoRA, whose change is taken at the stored positions only (ADP-007)."""
 
     repacks: ClassVar[bool] = True
 
@@ -157,7 +157,7 @@ class SparsePeftAdapter(LoraAdapter):
 
 @dataclass(frozen=True, slots=True)
 class SppAdapter:
-    """SPP: stored weights scaled by a factor for the column and one for the row (ADP-006)."""
+    """SPP: stored weights scaled by one factor for the column and one for the row (ADP-006)."""
 
     rank: int = 8
     alpha: float = 16.0
@@ -171,7 +171,7 @@ class SppAdapter:
         return self.bands * shape[1] + shape[0]
 
     def initial(self, shape: tuple[int, int], *, seed: int, matrix: int, like: Array) -> dict[str, Array]:
-        """Return A and c, as `Adapter.initial`."""
+        """Return the initial A and c by name; c is one column."""
         settings = {"rank": self.rank, "alpha": self.alpha, "seed": seed, "matrix": matrix, "bands": self.bands}
         factors = spp_initial(shape, **settings, like=like)  # type: ignore[arg-type]
         return {"a": factors.a, "c": factors.c[:, None]}
@@ -200,7 +200,7 @@ class SppAdapter:
             check_bands(self.bands, n_out, name, f"bands {fits} divides those of all matrices")
 
     def spp(self, factors: Factors) -> Spp:
-        """Return the factors as the functions of `spp` take them."""
+        """Return the factors in the form that the functions of `spp` take."""
         return Spp(factors["a"], factors["c"][:, 0], self.alpha, self.rank)
 
 
@@ -235,5 +235,5 @@ def name_of_adapter(adapter: Adapter) -> str:
 
 
 def settings_of_adapter(adapter: Adapter) -> dict[str, float]:
-    """Return the settings of an adapter by name, as `adapter_named` takes them."""
+    """Return the settings of an adapter by name, in the form that `adapter_named` takes."""
     return {field.name: getattr(adapter, field.name) for field in fields(adapter)}  # type: ignore[arg-type]

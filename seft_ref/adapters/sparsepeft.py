@@ -1,7 +1,7 @@
-"""SparsePEFT: LoRA on the stored positions alone, y = x (W + D)ᵀ + bias with D = s B A on the support (ADP-007).
+"""SparsePEFT: LoRA at the stored positions only, y = x (W + D)ᵀ + bias with D = s B A on the support (ADP-007).
 
-The factors, their start and their number are LoRA's (`lora.Lora`, `lora.lora_initial`). Neither B A nor the gradient
-dyᵀ x is formed: both are evaluated at the stored positions only, as values of a matrix that is then packed.
+The factors, their initial values and their number are LoRA's (`lora.Lora`, `lora.lora_initial`). B A and the gradient
+dyᵀ x are evaluated at the stored positions only, as values of a matrix that is then packed.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from seft_ref.topology.csr import Topology
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparsePeftCache:
-    """What the backward needs."""
+    """Caches of a forward that `sparsepeft_backward` needs."""
 
     linear: LinearCache
     change: LinearCache
@@ -74,5 +74,5 @@ def sparsepeft_merge(base: Frozen, lora: Lora, kernels: KernelSet) -> Float[Arra
 
 def sparsepeft_change(topology: Topology, lora: Lora, kernels: KernelSet) -> Float[Array, " nnz"]:
     """Return s Σ_k B[o, k] A[k, i] in slot order, stored zeros included (ADP-007)."""
-    # sample(dy, x) gives entries of dyᵀ x; with Bᵀ as dy and A as x they are entries of B A, which is never formed
+    # sample(dy, x) gives entries of dyᵀ x, so with Bᵀ as dy and A as x it gives entries of B A
     return lora.scale * kernels.sample(transposed(lora.b), lora.a, topology)

@@ -1,6 +1,6 @@
-"""SPP: y = x (W + D)ᵀ + bias, where D is W scaled by a factor for the column and one for the row (ADP-006).
+"""SPP: y = x (W + D)ᵀ + bias, where D is W scaled by one factor for the column and one for the row (ADP-006).
 
-D[o, i] = s · A[band of o, i] · c[o] · W[o, i]      the rows o fall into equal bands; each has a row of A
+D[o, i] = s · A[band of o, i] · c[o] · W[o, i]      the rows o fall into equal bands; each band has a row of A
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Spp:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SppCache:
-    """What the backward needs."""
+    """Caches of a forward that `spp_backward` needs."""
 
     linear: LinearCache
     change: LinearCache
@@ -53,7 +53,7 @@ class SppCache:
 def spp_initial(
     shape: tuple[int, int], *, rank: int, alpha: float, seed: int, matrix: int, like: Array, bands: int = BANDS
 ) -> Spp:
-    """Return factors that change nothing yet, in the dtype and on the device of `like` (ADP-002).
+    """Return factors that change no weight yet, in the dtype and on the device of `like` (ADP-002).
 
     Raises:
         AdapterError: ADP-009 for a rank or an alpha that gives no scale, or bands that do not divide the rows.
@@ -101,7 +101,7 @@ def spp_gradients(
     stored = kernels.pack(base.topology, weighted)
     band = _band_of_rows(bands, n_out, spp.c)
     number = xp.arange(n_out, dtype=xp.int64, device=device(spp.c))
-    # the product has an entry for every band and row; take that of the row's own band
+    # the product has an entry for every band and row; take the entry of each row's own band
     dc = xp.take(xp.reshape(kernels.matmul(spp.a, stored), (-1,)), band * n_out + number)
     is_own = xp.arange(bands, dtype=xp.int64, device=device(spp.c))[:, None] == band[None, :]
     of_band = xp.where(is_own, spp.c[None, :], xp.zeros_like(spp.c)[None, :])
@@ -130,7 +130,7 @@ def spp_change(base: Frozen | Base, spp: Spp) -> Float[Array, " nnz"]:
 
 
 def _band_of_rows(bands: int, n_out: int, like: Array) -> Int[Array, " out"]:
-    """Return floor(o / (out / bands)) of each row o."""
+    """Return the band floor(o / (out / bands)) of each row o."""
     xp = array_namespace(like)
     return xp.arange(n_out, dtype=xp.int64, device=device(like)) // max(n_out // bands, 1)
 

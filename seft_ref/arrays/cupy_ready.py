@@ -2,12 +2,12 @@
 
 CuPy appends -ftz=true to the options of everything that it compiles at run time: elementwise functions, reductions and
 RawModule alike. float32 numbers below 2^-126 are then zero to every kernel. That breaks NUM-006 (scores are rounded
-once), KRN-014 (entries are compared exactly) and KRN-015 (numbers of bfloat16 are multiplied as what they stand for).
+once), KRN-014 (entries are compared exactly) and KRN-015 (bfloat16 numbers are multiplied at their exact value).
 
 CuPy has no setting for this (its issue 9576), so the function through which it compiles all kernels is wrapped here.
 CuPy's cache on disk names kernels after their options, so flushing kernels of other programs are not found there.
-What CuPy ships compiled (sorting by Thrust, reductions by CUB) was built without the option. cuBLAS promises nothing
-about subnormal numbers.
+The kernels that CuPy ships compiled (sorting by Thrust, reductions by CUB) were built without the option. cuBLAS
+promises nothing about subnormal numbers.
 
 CuPy is an argument, so that this file imports nothing and tests can pass a stand-in.
 """
@@ -55,7 +55,7 @@ def keep_subnormals(cupy: ModuleType) -> None:
     """Make an imported CuPy compile kernels that keep subnormal numbers, from now on in this process.
 
     Raises:
-        UnfitCupy: CuPy compiles in a way that is not known here, or already holds kernels that flush.
+        UnfitCupy: CuPy has no compile function of the expected name, or already holds kernels that flush.
     """
     compiler = getattr(cupy.cuda, "compiler", None)
     compiles = getattr(compiler, COMPILES, None)
@@ -73,7 +73,7 @@ def keep_subnormals(cupy: ModuleType) -> None:
 
 
 def try_out(cupy: ModuleType) -> None:
-    """Compute two results on the current device, so that what is missing shows now and not in the middle of a run.
+    """Compute two small results on the current device, so that a broken CuPy fails now and not in the middle of a run.
 
     Raises:
         UnfitCupy: CuPy fails to compile or multiply, flushes subnormal numbers all the same, or multiplies float32
@@ -81,10 +81,10 @@ def try_out(cupy: ModuleType) -> None:
     """
     try:
         least = cupy.zeros(2, dtype=cupy.int32)
-        least += 1  # the bits of 2^-149
+        least += 1  # as float32 these bits are 2^-149, the smallest subnormal number
         least = least.view(cupy.float32)
         twice = int((least + least).view(cupy.int32)[1])
-        # large enough that a library may choose TF32, whose 11 bits cannot tell 1 + 2^-12 from 1
+        # the matrix is large enough that cuBLAS may choose TF32, whose 11 bits round 1 + 2^-12 to 1
         wide = cupy.ones((_WIDE, _WIDE), dtype=cupy.float32)
         product = float(((wide * (1 + 2.0**-12)) @ wide)[1, 1])
     except Exception as error:  # a missing library, header or driver raises errors of many classes

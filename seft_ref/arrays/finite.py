@@ -1,4 +1,4 @@
-"""Refuses numbers with which a run must not go on: NaN, infinity, and what a dtype does not hold."""
+"""Errors for numbers with which a run must not go on: NaN, infinity, and weights too large for the dtype of a file."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ START_ADVICE = "compute in float64 (--dtype float64), or look for a damaged weig
 
 
 def all_finite(*arrays: Array) -> bool:
-    """Tell whether no entry of the arrays, all of one library, is NaN or infinite; integers never are."""
+    """Return whether all entries of the arrays are finite; the arrays are of one library, and integers are finite."""
     verdict = None
     for x in arrays:
         xp = array_namespace(x)
@@ -71,7 +71,7 @@ def refuse_spoilt(step: int, name: str, arrays: Mapping[str, Array]) -> None:
 def refuse_unstorable(step: int, name: str, weights: Float[Array, " d"], limit: float) -> None:
     """Refuse weights of a matrix if one of them would be infinite in the dtype of its file (CKP-010).
 
-    limit   the smallest magnitude that the dtype does not hold
+    limit   the smallest magnitude that the dtype rounds to infinity
     Raises  CheckpointError CKP-010
     """
     xp = array_namespace(weights)
@@ -101,14 +101,14 @@ def refuse_spoilt_sums(arrays: Mapping[str, Array]) -> None:
 
 
 def gradient_norm(step: int, loss: float, gradients: Mapping[str, Float[Array, " d"]]) -> float:
-    """Return the norm of the delta gradients of all matrices, squared and summed in binary64 (OPT-004).
+    """Return the Euclidean norm of the delta gradients of all matrices, computed in binary64 (OPT-004).
 
     Raises:
-        UpdateError: TRN-007 if it or the loss is not finite.
+        UpdateError: TRN-007 if the norm or the loss is not finite.
     """
     square = 0.0
     for gradient in gradients.values():
-        # on the host, because some devices have no binary64
+        # computed on the host, because some devices have no binary64
         wide = to_numpy(gradient).astype("float64")
         with overflow_allowed():
             square += float((wide * wide).sum())

@@ -15,7 +15,7 @@ class Lazy(Mapping[str, T]):
         self._make = make
 
     def __contains__(self, name: object) -> bool:
-        # defined here, because the one of Mapping would make the value
+        # Mapping's own method would make the value
         return name in self._names
 
     def __getitem__(self, name: str) -> T:

@@ -1,4 +1,4 @@
-"""Functions on arrays of any library, so that other code names none and asks its arrays instead.
+"""Functions for arrays of any library. Other code takes the library from its arrays and never names one.
 
 xp = array_namespace(x)             # numpy, cupy, array_api_strict ...
 y = xp.zeros((3,), dtype=x.dtype, device=device(x))
@@ -18,7 +18,7 @@ Array = Any
 Dtype = Any
 """A dtype of any such library."""
 Namespace = Any
-"""Any such library: what `array_namespace` returns."""
+"""The module of any such library, as `array_namespace` returns it."""
 NumpyArray = np.ndarray[Any, Any]
 """An array of NumPy, on the host."""
 
@@ -51,7 +51,7 @@ __all__ = [
 
 
 _libraries: dict[tuple[type, ...], Namespace] = {}
-"""Types of arrays -> their library. Every function asks for it, and array_api_compat looks at each array anew."""
+"""Types of arrays -> their library: a cache, because every function asks and array_api_compat is slow to answer."""
 
 
 def array_namespace(*arrays: Array) -> Namespace:
@@ -67,7 +67,7 @@ def array_namespace(*arrays: Array) -> Namespace:
 
 
 def of_cupy(x: Array) -> bool:
-    """Tell whether x is an array of CuPy: it lies in the memory of a GPU, which may still be computing it."""
+    """Return whether x is an array of CuPy: it lies in the memory of a GPU, which may still be computing it."""
     return hasattr(x, "get")
 
 
@@ -78,7 +78,7 @@ def to_numpy(x: Array) -> NumpyArray:
     if of_cupy(x):
         return x.get()
     xp = array_namespace(x)
-    if hasattr(xp, "Device") or hasattr(x, "_device"):  # array_api_strict: any device to its CPU device
+    if hasattr(xp, "Device") or hasattr(x, "_device"):  # array_api_strict: NumPy reads only its CPU device
         x = to_device(x, xp.Device("CPU_DEVICE"))
     return np.asarray(x)
 
@@ -96,8 +96,8 @@ def binary64(x: Array) -> NumpyArray:
 def overflow_allowed() -> np.errstate:
     """Return a context, or decorator, in which an overflow becomes infinity without a warning of NumPy.
 
-    The caller refuses such a result under a clause (TRN-019), because NumPy warns on some processors and not on others.
-    Do not put a `yield` into the context, because it would stay on in the caller of the generator.
+    NumPy warns on some processors and not on others, so the caller checks the result and raises an error (TRN-019).
+    Do not put a `yield` into the context, because the setting would then hold in the caller of the generator too.
     """
     return np.errstate(over="ignore", invalid="ignore", divide="ignore")
 
@@ -115,7 +115,7 @@ def from_halves(x: NumpyArray, like: Array) -> Array:
 
 
 def to_halves(x: Array, dtype: Dtype) -> NumpyArray:
-    """Return numbers rounded to a 16-bit type, as a NumPy array, because no other library here has both types."""
+    """Return numbers rounded to a 16-bit type, as a NumPy array: only NumPy has both types (with ml_dtypes)."""
     return to_numpy(x).astype(dtype)
 
 
@@ -134,13 +134,13 @@ def int64_like(values: list[int], like: Array) -> Array:
 
 def repeat_each(x: Array, counts: Array) -> Array:
     """Return x with entry i repeated counts[i] times; x and counts are (n,)."""
-    if of_cupy(x):  # because CuPy's own repeat launches a kernel for every entry
+    if of_cupy(x):  # CuPy's own repeat launches a kernel for every entry
         return repeat_by_search(x, counts)
     return array_namespace(x).repeat(x, counts)
 
 
 def repeat_by_search(x: Array, counts: Array) -> Array:
-    """Return what `repeat_each` does, by looking up the entry that belongs to each place of the result."""
+    """Return the result of `repeat_each`, by looking up the entry that belongs to each place of the result."""
     xp = array_namespace(x, counts)
     ends = xp.cumulative_sum(counts)
     n = int(ends[-1]) if counts.shape[0] else 0
@@ -195,7 +195,7 @@ def with_values(x: Array, slots: Array, values: Array) -> Array:
 
 
 def scatters(slots: Array) -> bool:
-    """Tell whether the library of slots can assign at an array of indices, which the standard does not require."""
+    """Return whether the library of slots can assign at an array of indices, which the standard does not require."""
     return is_numpy_array(slots) or of_cupy(slots)
 
 
@@ -219,11 +219,12 @@ def cupy_like(turn: int | None = None) -> Array:
     turn  makes device number `turn`, modulo the number of devices, the current one of this thread
 
     Raises:
-        ImportError: CuPy is not installed; UnfitCupy if it is, but does not compute as it has to.
-        Exception: what CuPy raises where it finds no device.
+        ImportError: CuPy is not installed.
+        UnfitCupy: CuPy is installed, but computes wrong results or none.
+        Exception: CuPy finds no device; the class of the error is CuPy's.
     """
     with warnings.catch_warnings():
-        # because CuPy may warn when it looks for CUDA
+        # CuPy may warn when it looks for CUDA
         warnings.simplefilter("ignore")
         import cupy
     keep_subnormals(cupy)

@@ -1,6 +1,6 @@
-"""Compiled loops over sorted integers on the host; `sorted` says what each computes, and has its plain definition.
+"""Compiled loops over sorted integers on the host; the module `sorted` has a plain definition of each.
 
-Each loop stands alone in this file, so that numba's own cache, which looks at one file, sees every edit.
+No loop calls a function of another file, because numba's cache notices only edits of the loop's own file.
 """
 # mypy: allow-untyped-decorators
 
@@ -13,13 +13,13 @@ __all__ = ["fill_merged", "fill_positions", "fill_seek", "fill_without"]
 
 @njit(cache=True, nogil=True)
 def fill_seek(a: Array, queries: Array, before: Array, present: Array) -> None:
-    """Write how many entries of sorted `a` lie below each query, and whether `a` has it."""
+    """Write how many entries of sorted `a` are less than each query, and into `present` whether `a` contains it."""
     n, at = a.size, 0
     for i in range(queries.size):
         one = queries[i]
         if at > 0 and a[at - 1] >= one:
-            at = 0  # queries need not be sorted, it is only faster then
-        # steps that double from where the last one lay, because the next one is seldom far
+            at = 0  # a query may be smaller than the one before it; ascending queries are faster
+        # search from the last place in doubling steps, because the next query is seldom far away
         high, step = at, 1
         while high < n and a[high] < one:
             at = high + 1
@@ -63,7 +63,7 @@ def fill_without(a: Array, gone: Array, kept_entries: Array) -> None:
 
 @njit(cache=True, nogil=True)
 def fill_positions(edges: Array, columns: Array, n_in: int, positions: Array) -> None:
-    """Write row * n_in + column of each slot of the rows whose slots begin and end at `edges`."""
+    """Write the flat position row * n_in + column of each slot; row r owns slots edges[r] to edges[r + 1]."""
     for row in range(edges.size - 1):
         for slot in range(edges[row] - edges[0], edges[row + 1] - edges[0]):
             positions[slot] = row * n_in + columns[slot]

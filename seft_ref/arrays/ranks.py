@@ -35,7 +35,7 @@ Value = TypeVar("Value")
 
 @runtime_checkable
 class Ranks(Protocol):
-    """The processes of a run, as one of them sees them."""
+    """The processes of a run, through which one of them exchanges results with the others."""
 
     @property
     def rank(self) -> int:
@@ -46,7 +46,7 @@ class Ranks(Protocol):
         """Number of processes."""
 
     def sum(self, x: Array) -> Array:
-        """Return the sum of an array over all ranks, the same bits on each, because it is in ascending order of rank.
+        """Return the sum of an array over all ranks, added in ascending order of rank; all ranks get the same bits.
 
         Shape and dtype of x are the same on all ranks; the sum has them too, and the device of x.
         """
@@ -82,9 +82,9 @@ ALONE = Alone()
 
 
 class Communicator(Protocol):
-    """What `Mpi` asks of a communicator of mpi4py.
+    """The methods of an mpi4py communicator that `Mpi` calls.
 
-    What is sent or received is a list of an array and of how many entries belong to each process.
+    `sent` and `received` are lists: an array, and how many of its entries go to, or come from, each process.
     """
 
     def Get_rank(self) -> int:  # noqa: N802
@@ -100,7 +100,7 @@ class Communicator(Protocol):
         ...
 
     def Allgatherv(self, sent: list[object], received: list[object]) -> object:  # noqa: N802
-        """Send an array to all processes, and receive those of all."""
+        """Send an array to all processes, and receive the arrays of all."""
         ...
 
     def allgather(self, value: Value) -> list[Value]:
@@ -125,8 +125,8 @@ class Mpi:
     def sum(self, x: Array) -> Array:
         """Return the sum over all ranks: each adds up its part of the entries, and the parts are joined.
 
-        MPI's own reductions are not used, because they may choose an order by the number and place of processes. A rank
-        sends and receives at most two arrays of the size of x, and holds one more.
+        MPI's own reductions are not used, because their order may depend on the number and place of the processes. A
+        rank sends and receives about twice the size of x, and allocates as much.
         """
         xp = array_namespace(x)
         flat = xp.reshape(x, (-1,))
@@ -153,7 +153,7 @@ class Mpi:
         return xp.reshape(self._taken(joined, flat), (-1, x.shape[1]))
 
     def _reaches(self, x: Array) -> bool:
-        """Tell whether MPI can read and write the memory of x."""
+        """Return whether MPI can read and write the memory of x."""
         return is_numpy_array(x) or (self._direct and of_cupy(x))
 
     def _given(self, x: Array) -> Any:
@@ -188,10 +188,10 @@ def over_mpi() -> Mpi:
 
 
 def _reaches_gpus(library: str) -> bool:
-    """Tell whether the MPI that a shared library is linked to says that it reaches the memory of a GPU.
+    """Return whether the MPI that a shared library is linked to says that it can access the memory of a GPU.
 
-    Open MPI and MPICH answer in a function of the same name. It is not part of MPI, so mpi4py does not offer it. An MPI
-    without that function counts as one that does not, because it would take addresses of a GPU for its own.
+    Open MPI and MPICH both have a function that answers this. It is not part of the MPI standard, so mpi4py does not
+    offer it. An MPI without it gets no GPU addresses, because it might take them for addresses of the host.
     """
     try:
         ask = ctypes.CDLL(library).MPIX_Query_cuda_support

@@ -52,7 +52,7 @@ def draw(key: int, i: int) -> int:
 def draws(key: int, counters: Iterable[int] | NumpyArray) -> NDArray[np.uint64]:
     """Return the draws of all counters as uint64, in their order; equal to `draw` one by one."""
     if isinstance(counters, range):
-        # without a list, because the weights of a large matrix would take a Python integer each
+        # an array and no list, because a list has a Python integer for each weight of a large matrix
         counters = np.arange(counters.start, counters.stop, counters.step, dtype=np.uint64)
     if not isinstance(counters, np.ndarray):
         counters = np.asarray(list(counters), dtype=np.uint64)
@@ -63,7 +63,7 @@ def draws(key: int, counters: Iterable[int] | NumpyArray) -> NDArray[np.uint64]:
 
 
 def choose(key: int, ids: NumpyArray, size: int) -> NumpyArray:
-    """Return the `size` ids with the smallest draws, where id i takes draw number i; ties and order by id (DLT-004).
+    """Return, ascending, the `size` ids with the smallest draws; id i has draw number i, ties go by id (DLT-004).
 
     Shapes  ids (n,) non-negative, ascending; result (size,)
     """

@@ -1,15 +1,15 @@
 """Look-ups and merges of sorted integers, such as positions in a matrix and places in an array.
 
-    before, present = seek(a, queries)           # where each query lies among a
+    before, present = seek(a, queries)           # how many entries of a are less than each query
     union = merged(a, extra, places)             # a with more entries
-    some = merged_at(a, extra, places, indices)  # a few entries of the same, whose whole is not made
-    rest = without(a, gone)                      # a with fewer
+    some = merged_at(a, extra, places, indices)  # a few entries of that union, without making all of it
+    rest = without(a, gone)                      # a with fewer entries
     indices = places_before(gone, indices)       # where entries of the rest stood in a
-    last, next_one = edge(scores, k)             # what the k-th place of sorted scores holds, and the place behind it
+    last, next_one = edge(scores, k)             # the k-th smallest score and the (k + 1)-th
 
-Beside each function that passes over whole arrays stands its definition for arrays of any library. Arrays of NumPy take
-a compiled loop that returns the same, because an event does little else: one pass over an array takes a third of the
-time of several.
+Each function that passes over whole arrays has a plain definition beside it, for arrays of any library. NumPy arrays
+take a compiled loop that returns the same. It passes over an array once and takes a third of the time, which matters
+because an event does little else.
 """
 
 from types import ModuleType
@@ -45,24 +45,24 @@ __all__ = [
 
 
 def _loops() -> ModuleType:
-    # here, because numba takes a third of a second to import, and not every command has an event
+    # imported late, because numba takes a third of a second to import and not every command has an event
     from seft_ref.arrays import loops
 
     return loops
 
 
 def _on_host(*arrays: Array) -> bool:
-    """Tell whether all arrays are contiguous arrays of NumPy, which the loops read."""
+    """Return whether all arrays are contiguous NumPy arrays, because the loops take no others."""
     return all(is_numpy_array(x) and x.flags.c_contiguous for x in arrays)
 
 
 def _bits(x: Array) -> Array:
-    """Return a NumPy array as unsigned integers of its size, because the loops only copy, and know no 16-bit float."""
+    """Return a view of a NumPy array as unsigned integers; the loops only copy entries, and numba has no bfloat16."""
     return x.view(f"u{x.itemsize}")
 
 
 def edge(scores: Array, k: int) -> tuple[Array, Array]:
-    """Return the k-th smallest of n scores and the smallest behind it, arrays of no dimension; 1 ≤ k < n, no NaN."""
+    """Return the k-th and the (k + 1)-th smallest of n scores, as arrays of no dimension; 1 ≤ k < n, no NaN."""
     if not _on_host(scores):
         return edge_by_sort(scores, k)
     # a partition is five times as fast as a sort of 10 million scores, and puts the same numbers at these two places
@@ -71,13 +71,13 @@ def edge(scores: Array, k: int) -> tuple[Array, Array]:
 
 
 def edge_by_sort(scores: Array, k: int) -> tuple[Array, Array]:
-    """Return what `edge` does, by a sort."""
+    """Return the result of `edge`, by a sort."""
     in_order = array_namespace(scores).sort(scores, stable=False)  # equal scores are the same number
     return in_order[k - 1], in_order[k]
 
 
 def seek(a: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
-    """Return for each query how many of the sorted a lie before it, int64, and whether it is among them."""
+    """Return for each query how many entries of sorted a are less than it, int64, and whether a contains it."""
     if not _on_host(a, queries):
         return seek_by_search(a, queries)
     before, present = np.empty(queries.shape, dtype=np.int64), np.empty(queries.shape, dtype=np.bool_)
@@ -86,7 +86,7 @@ def seek(a: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[Array, " m
 
 
 def seek_by_search(a: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
-    """Return what `seek` does, by binary searches."""
+    """Return the result of `seek`, by binary searches."""
     xp = array_namespace(a, queries)
     n = a.shape[0]
     if n == 0:
@@ -99,7 +99,7 @@ def seek_by_search(a: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[
 def merged(a: Array, extra: Array, places: Int[Array, " m"]) -> Array:
     """Return a (n,) and extra (m,) in one array of a's dtype: extra[i] at the ascending places[i], a elsewhere.
 
-    It is a itself where extra is empty.
+    Returns a itself if extra is empty.
     """
     if not places.shape[0]:
         return a
@@ -111,7 +111,7 @@ def merged(a: Array, extra: Array, places: Int[Array, " m"]) -> Array:
 
 
 def merged_by_masks(a: Array, extra: Array, places: Array) -> Array:
-    """Return what `merged` does, by a mask of the places of a."""
+    """Return the result of `merged`, by a mask of the places of a."""
     xp = array_namespace(a, extra, places)
     n = a.shape[0] + extra.shape[0]
     if not places.shape[0]:
@@ -142,7 +142,7 @@ def merged_at(a: Array, extra: Array, places: Int[Array, " m"], indices: Int[Arr
 
 
 def without(a: Array, gone: Int[Array, " m"]) -> Array:
-    """Return a (n,) without its entries at the ascending indices gone; a itself where there are none."""
+    """Return a (n,) without its entries at the ascending indices `gone`; a itself if `gone` is empty."""
     if not gone.shape[0]:
         return a
     if not _on_host(a, gone):
@@ -153,23 +153,23 @@ def without(a: Array, gone: Int[Array, " m"]) -> Array:
 
 
 def without_by_mask(a: Array, gone: Int[Array, " m"]) -> Array:
-    """Return what `without` does, by a mask of what stays."""
+    """Return the result of `without`, by a mask of the entries that stay."""
     return a[~mask_at(a.shape[0], gone)]
 
 
 def places_before(gone: Int[Array, " m"], indices: Int[Array, " k"]) -> Int[Array, " k"]:
     """Return the indices in a of the entries of without(a, gone) at `indices`; gone is ascending."""
     xp = array_namespace(gone, indices)
-    # before gone[j] lie gone[j] − j entries that stay
+    # of the entries before gone[j] gone[j] − j stay
     staying = gone - xp.arange(gone.shape[0], dtype=gone.dtype, device=device(gone))
     return indices + xp.astype(xp.searchsorted(staying, indices, side="right"), xp.int64)
 
 
 def positions_of_rows(edges: Int[Array, " rows+1"], columns: Int[Array, " n"], n_in: int) -> Int[Array, " n"]:
-    """Return row * n_in + column, int64, of the slots of some rows, counted from the first of them.
+    """Return the flat position row * n_in + column of each slot of consecutive rows, int64; the first is row 0.
 
-    edges    where the slots of each row begin, and where those of the last one end
-    columns  of the slots of these rows
+    edges    where the slots of each row begin, and where those of the last row end
+    columns  the column of each slot of these rows
     """
     if not _on_host(edges, columns):
         return positions_by_repeats(edges, columns, n_in)
@@ -179,9 +179,9 @@ def positions_of_rows(edges: Int[Array, " rows+1"], columns: Int[Array, " n"], n
 
 
 def positions_by_repeats(edges: Int[Array, " rows+1"], columns: Int[Array, " n"], n_in: int) -> Int[Array, " n"]:
-    """Return what `positions_of_rows` does, by repeating the first position of every row."""
+    """Return the result of `positions_of_rows`, by repeating the first position of every row."""
     xp = array_namespace(edges)
     starts = xp.arange(edges.shape[0] - 1, dtype=xp.int64, device=device(edges)) * n_in
     positions = repeat_each(starts, edges[1:] - edges[:-1])
-    positions += columns  # in place, because fresh memory costs as much as all of this
+    positions += columns  # in place, because allocating another array takes as long as the addition
     return positions

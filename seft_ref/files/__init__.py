@@ -1,14 +1,14 @@
-"""Checkpoints in and out; no other folder of the engine opens one (chapter 13 of SPEC.md).
+"""Reads and writes checkpoints; no other folder of the engine does (chapter 13 of SPEC.md).
 
-model            load a model
-save             save a fine-tuned one
-best             the best model so far, beside a run
-codes            matrices of codes, in and out
-state            save and load the state of a run
-pruned           write a pruned model
-finished_blocks  the blocks that a stopped pruning run has finished
-quantised        write a quantised model
-dtypes           which dtypes a file may have, and as what they are computed
+model            loads a model
+save             saves a fine-tuned model
+best             keeps the best model of a run so far
+codes            reads and writes matrices of codes
+state            saves and loads the state of a run
+pruned           writes a pruned model
+finished_blocks  keeps the blocks that a stopped pruning run has finished
+quantised        writes a quantised model
+dtypes           converts between the dtypes of files and of computation
 
 The bytes of the files are in `formats`. Start reading in `model`.
 """

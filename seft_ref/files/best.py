@@ -1,4 +1,4 @@
-"""The best model of a run so far, in a folder OUT.best-STEP beside the one that is to be written (TRN-022)."""
+"""The best model of a run so far, in a folder OUT.best-STEP beside the folder OUT of the run (TRN-022)."""
 
 import glob
 import json
@@ -27,12 +27,12 @@ class Best:
 
 
 def best_kept(out: str | Path, step: int, measure: Mapping[str, object]) -> Best | None:
-    """Return the best that a run stopped after `step` has kept, None if it kept none.
+    """Return the best measurement that a run stopped after `step` has kept, None if it kept none.
 
-    measure  what is measured and how often, to be compared with what was
-    Raises   CheckpointError CKP-006 for what was measured otherwise, on other data for instance
+    measure  the data that are measured and how often, which must be the same as before
+    Raises   CheckpointError CKP-006 for a measurement on other data or at other steps
 
-    What was measured after a later step is left out, because the resumed run measures it again (TRN-022.4).
+    Measurements after a later step are left out, because the resumed run repeats them (TRN-022.4).
     """
     kept_models = []
     for folder in _folders(out):
@@ -60,9 +60,12 @@ def keep(
     final: Mapping[str, tuple[Topology, Array]],
     attributes: Mapping[str, str],
 ) -> None:
-    """Write what a run would leave now, then remove what it kept before; other arguments are those of `save_model`."""
+    """Write the model that a run would leave now, then remove the one that it kept before.
+
+    Other arguments are those of `save_model`.
+    """
     folder, before = _folder(out, best), _folders(out)
-    if folder in before:  # from before an interruption, and the same
+    if folder in before:  # the run wrote it before an interruption, with the same content
         return
     record = {"step": best.step, "loss": best.loss, **measure}
     save_model(model, folder, final, {**attributes, _KEY: json.dumps(record)})
@@ -71,12 +74,12 @@ def keep(
 
 
 def give_out(out: str | Path, best: Best) -> None:
-    """Move what was kept to where it was to be written."""
+    """Move the folder of the best model to `out`."""
     _folder(out, best).rename(out)
 
 
 def refuse_kept(out: str | Path, *, resume: bool, has_state: bool) -> None:
-    """Refuse to start a run beside what another one has kept, or to resume without validation (CKP-006)."""
+    """Refuse to start a run beside a model that another run has kept, or to resume without validation (CKP-006)."""
     for folder in _folders(out):
         if resume:
             advice = "resume with the same validation, or remove the folder to go on without"
@@ -91,5 +94,5 @@ def _folder(out: str | Path, best: Best) -> Path:
 
 def _folders(out: str | Path) -> list[Path]:
     path = Path(out)
-    # escaped, because a name may hold brackets or stars
+    # escape the name, because it may have brackets or stars
     return sorted(folder for folder in path.parent.glob(f"{glob.escape(path.name)}.best-*") if folder.is_dir())

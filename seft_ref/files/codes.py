@@ -1,4 +1,4 @@
-"""Quantised matrices of a checkpoint as the engine computes with them (QNT-009)."""
+"""Reads quantised matrices of a checkpoint for the engine, and makes their tensors (QNT-009)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ from seft_ref.topology.csr import Topology, flat, placed_like, union
 
 
 def own_names(source: Mapping[str, formats.Tensor]) -> set[str]:
-    """Return the names of a folder's tensors without those that belong to quantised matrices."""
+    """Return the names of a folder's tensors without the parts of quantised matrices, such as scales."""
     if not isinstance(source, formats.Reader):
         return set(source)
     return set(source) - {part for roles in source.scales.values() for part in roles.values()}
@@ -43,7 +43,7 @@ def _topology(tensor: formats.Sparse) -> Topology:
 
 
 def weights_in(reader: formats.Reader, name: str, dtype: Dtype) -> formats.Sparse:
-    """Return the weights of a quantised matrix: what codes stand for, and in its place what stands beside them.
+    """Return the weights of a quantised matrix: those of its codes, or the weight beside a code where there is one.
 
     Raises:
         FormatError: as `read_quantised`.
@@ -52,18 +52,18 @@ def weights_in(reader: formats.Reader, name: str, dtype: Dtype) -> formats.Spars
 
 
 def dtype_of_codes(reader: formats.Reader) -> Dtype:
-    """Return the dtype in which codes are computed unless told otherwise (QNT-008.2)."""
+    """Return the dtype in which the weights of codes are computed by default (QNT-008.2)."""
     return coded.compute_dtype({reader.info(name).dtype for name in reader.names()})
 
 
 def is_quantised(path: str | Path) -> bool:
-    """Tell whether matrices of a checkpoint are codes."""
+    """Return whether matrices of a checkpoint are codes."""
     with formats.open(path) as reader:
         return coded.is_coded(checkpoint_of(reader))
 
 
 def stored_in(reader: formats.Reader, name: str) -> int:
-    """Return how many weights a tensor stores; of a quantised matrix, with those beside its codes."""
+    """Return how many weights a tensor stores; for a quantised matrix weights beside its codes are included."""
     if UPDATE not in reader.scales.get(name, {}):
         return reader.info(name).nnz
     matrix, update = read_quantised(reader, name)

@@ -8,7 +8,7 @@ from seft_ref.arrays.library import Dtype, NumpyArray
 from seft_ref.errors import CheckpointError
 
 SIXTEEN_BIT = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
-"""Dtypes of files that are computed with in float32, and that a model may be held in."""
+"""The 16-bit dtypes of files: weights are computed with in float32, and may stay in 16 bits in memory."""
 
 
 def compute_dtype(name: str, stored: Dtype, dtype: str | None) -> Dtype:
@@ -31,7 +31,7 @@ def in_compute_dtype(name: str, values: NumpyArray, dtype: str | None) -> NumpyA
     """Return values in the dtype to compute with.
 
     Raises:
-        CheckpointError: as of `compute_dtype`.
+        CheckpointError: as `compute_dtype`.
     """
     return np.ascontiguousarray(values.astype(compute_dtype(name, values.dtype, dtype), copy=False))
 
@@ -51,7 +51,7 @@ def in_file_dtype(name: str, values: NumpyArray, dtype: Dtype) -> NumpyArray:
 
 
 def computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
-    """Return values in the dtype to compute with, refusing NaN and infinity by name (CKP-003)."""
+    """Return values in the dtype to compute with; raise CKP-003 with the name for NaN and infinity."""
     values = in_compute_dtype(name, values, dtype)
     if not np.isfinite(values).all():
         raise CheckpointError("CKP-003", f"{name} holds NaN or infinite weights; repair the model first")
@@ -59,10 +59,10 @@ def computable(name: str, values: NumpyArray, dtype: str | None) -> NumpyArray:
 
 
 def limit_of(name: str, stored: Dtype, dtype: str | None) -> float:
-    """Return the magnitude from which on a weight rounds to infinity in the dtype of its file (CKP-010)."""
+    """Return the smallest magnitude that rounds to infinity in the dtype of a weight's file, ∞ if none (CKP-010)."""
     computed = compute_dtype(name, stored, dtype)
     info = ml_dtypes.finfo(stored)
     if info.bits >= ml_dtypes.finfo(computed).bits:
         return np.inf
-    # half a unit in the last place above the largest number: a tie rounds to infinity, whose last bit is even
+    # the limit is half a unit in the last place above the largest number, because that tie rounds to infinity
     return float(info.max) + 2.0 ** (int(info.maxexp) - 1 - int(info.nmant) - 1)

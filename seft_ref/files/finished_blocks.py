@@ -1,4 +1,4 @@
-"""The blocks that a pruner has finished, a file each, from which a stopped run goes on (PRN-019).
+"""The blocks that a pruner has finished, one file each, from which a stopped run goes on (PRN-019).
 
 A file holds the mask of every target of a block, with the new weights where the method changes them.
 """
@@ -21,20 +21,20 @@ KIND = "pruning-state"
 BLOCKS = "block-*.seft"
 """The files of finished blocks in their folder."""
 _DIGESTS = ("config", "windows", "embedding")
-"""What a run depends on that only a digest names; windows are those of the calibration text."""
+"""Keys of a run that have digests as values; the windows are those of the calibration text."""
 
 
 class FinishedBlocks:
-    """The finished blocks of one run, in a folder that is made with the first of them."""
+    """The finished blocks of one run, in a folder that is created with the first of them."""
 
     def __init__(self, folder: Path, run: Mapping[str, formats.JSON], *, changes: bool, resume: bool) -> None:
         """Begin a run, or go on with one.
 
         folder   where the files are
-        run      what the blocks depend on, but for the weights: settings, and digests of what is read
-        changes  whether the method changes the bits of what stays
-        resume   go on from the blocks in `folder`; without it none may be there
-        Raises   PruneError PRN-019 with `resume` for a folder without a finished block, without it for one that exists
+        run      settings, and digests of the data, on which the blocks depend besides their weights
+        changes  whether the method changes the bits of weights that stay
+        resume   go on from the blocks in `folder`; without it the folder must not exist
+        Raises   PruneError PRN-019 with `resume` if the folder has no finished block, without it if the folder exists
         """
         if resume and not any(folder.glob(BLOCKS)):
             raise PruneError("PRN-019", f"there is no {folder} with a block to resume from; start without resume")
@@ -47,15 +47,15 @@ class FinishedBlocks:
             self._sparsities = json.loads(self._attributes(0)["sparsities"])
 
     def sparsities(self, measure: Callable[[], list[float]]) -> list[float]:
-        """Return the sparsity of every block, with OWL, as the finished blocks have it, or as it is measured."""
+        """Return the sparsity of every block by OWL: from the finished blocks, or else from `measure`."""
         self._sparsities = self._sparsities or measure()
         return self._sparsities
 
     def known(self, layer: int, parameters: Mapping[str, NumpyArray], targets: Sequence[str]) -> Results | None:
-        """Return what the run has found of a block, None for one that is not finished.
+        """Return the results of a finished block, None if it is not finished.
 
-        parameters  all of the block, as they are before it is pruned
-        targets     names of those that are pruned
+        parameters  all parameters of the block, as they are before it is pruned
+        targets     names of the parameters that are pruned
         Raises      PruneError PRN-019 for a block of other settings, another text or other weights; FormatError for a
                     file that is damaged
         """
@@ -79,10 +79,10 @@ class FinishedBlocks:
         return results
 
     def finished(self, layer: int, results: Results) -> None:
-        """Write a block, whole or not at all."""
+        """Write the results of a block to its file, atomically."""
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: self._tensor(mask, weight) for name, (mask, weight) in results.items()}
-        # as text, because attributes hold no floats (FMT-011)
+        # as JSON texts, because attributes hold no floats (FMT-011)
         attributes: dict[str, formats.JSON] = {
             "run": json.dumps(self._run),
             "sparsities": json.dumps(self._sparsities),
@@ -101,7 +101,7 @@ class FinishedBlocks:
         return self._folder / f"block-{layer:04}.seft"
 
     def _attributes(self, layer: int) -> dict[str, Any]:
-        """Return what the file of a block says, which is of this run and whole."""
+        """Return the attributes of the file of a block, after checking that it is whole and of this run."""
         with formats.open(self._file(layer)) as reader:
             if reader.kind != KIND:
                 raise PruneError("PRN-019", f"{self._file(layer)} is a {reader.kind}, not a finished block")

@@ -1,4 +1,4 @@
-"""Load a model from a folder into arrays (chapter 13); `save` writes a fine-tuned one.
+"""Loads a model from a folder into arrays (chapter 13); `save` writes a fine-tuned one.
 
 model = load_model("pruned-sparse", kernels)
 """
@@ -35,17 +35,17 @@ from seft_ref.update.delta import Base
 class Model:
     """A loaded model: its config, its packed weights, and the base of every target.
 
-    A base may share memory with the packed weights. A fine-tuning run reuses this memory, and so spends the model.
+    A base may share memory with the packed weights. A fine-tuning run reuses this memory, so the model is spent then.
     """
 
     config: ModelConfig
     weights: Weights
     bases: dict[str, AnyBase]
-    """empty for a Hugging Face folder: it has no support to keep"""
+    """empty for a Hugging Face folder, because its matrices have no support to keep"""
     folder: Path | None = None
     """where it was loaded from; None for a model that was made in memory"""
     spent: bool = False
-    """whether a run has begun that reuses its memory, after which nothing else may read it"""
+    """whether a run has begun that reuses the memory of the model, so that nothing else may read it"""
 
     def stored(self) -> int:
         """Return the number of stored weights of the targets."""
@@ -53,13 +53,13 @@ class Model:
 
 
 def on_grid(model: Model) -> bool:
-    """Tell whether a model was loaded to stay on its grid (QNT-011)."""
+    """Return whether a model was loaded to stay on its grid (QNT-011)."""
     return any(isinstance(base.held_in, Coded) and base.held_in.exact for base in model.bases.values())
 
 
 @contextmanager
 def open_folder(path: str | Path) -> Iterator[formats.Reader | HfFolder]:
-    """Open a sparse checkpoint or a Hugging Face folder, whichever it is; both map names to tensors and have `files`.
+    """Open a sparse checkpoint or a Hugging Face folder; both readers map names to tensors and have `files`.
 
     Raises:
         CheckpointError: CKP-002 if there is no such folder or no model in it.
@@ -142,16 +142,16 @@ def config_and_stored(path: str | Path) -> tuple[ModelConfig, int]:
 
 @contextmanager
 def open_parameters(path: str | Path, dtype: str | None) -> Iterator[Callable[[str], NumpyArray]]:
-    """Open a folder and yield what reads one parameter by name, dense and in the dtype to compute with."""
+    """Open a folder and yield a function that reads a parameter by name, dense and in the dtype to compute with."""
     with open_folder(path) as source:
         yield lambda name: computable(name, formats.to_dense(tensor_in(source, name, dtype)), dtype)
 
 
 def tensor_in(source: Mapping[str, formats.Tensor], name: str, dtype: str | None) -> formats.Tensor:
-    """Return a tensor of a folder; of a quantised matrix its weights, in the dtype to compute with (QNT-002).
+    """Return a tensor of a folder; for a quantised matrix its weights, in the dtype to compute with (QNT-002).
 
     Raises:
-        CheckpointError: CKP-001 for a dtype that nothing is computed in; QuantiseError QNT-009; FormatError.
+        CheckpointError: CKP-001 for a dtype that cannot be computed in; QuantiseError QNT-009; FormatError.
     """
     if not isinstance(source, formats.Reader) or name not in source.scales:
         return source[name]
@@ -170,10 +170,10 @@ def load_model(
 ) -> Model:
     """Return the model in a folder, one tensor at a time (CKP-001 to CKP-003).
 
-    dtype    what to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
-    compact  hold the targets as they are stored, in 16 bits or as codes (CKP-008)
-    exact    with compact, of codes: round the weights that a run trains onto the grid in every step (QNT-011)
-    like     an array of the library and on the device where the model goes, one that the kernels take; None for NumPy
+    dtype    dtype to compute with, float32 or float64; None for the stored one, with 16-bit floats as float32
+    compact  keep the targets as they are stored, in 16 bits or as codes (CKP-008)
+    exact    with compact and codes: round the weights that a run trains onto the grid in every step (QNT-011)
+    like     an array of the library and on the device where the model goes, which the kernels must take; None for NumPy
     limit    bytes that all tensors of a sparse checkpoint may take together once expanded (FMT-098); None bounds each
     Raises   CheckpointError CKP-002 for missing, misshapen or unknown tensors, CKP-003 for NaN, CKP-008 for targets
              that cannot be held as they are stored; QuantiseError QNT-011 for `exact`; ConfigError; FormatError
@@ -229,7 +229,7 @@ def _expanded_bytes(reader: formats.Reader, matrices: set[str]) -> int:
 
 
 def require_sparse(path: str | Path) -> None:
-    """Refuse a folder whose model has no support to keep.
+    """Refuse a folder that is not a sparse checkpoint, because its model has no support to keep.
 
     Raises:
         CheckpointError: CKP-002.
@@ -241,7 +241,7 @@ def require_sparse(path: str | Path) -> None:
 
 
 def refuse_delta(path: str | Path) -> None:
-    """Refuse a delta, or a version folder of slime or SGLang, where a model is meant.
+    """Refuse a delta, or a version folder of slime or SGLang, in the place of a model.
 
     Raises:
         CheckpointError: CKP-002 for a delta; FormatError: FMT-168 for a version folder.
@@ -255,13 +255,13 @@ def refuse_delta(path: str | Path) -> None:
 
 
 def identity(path: str | Path) -> str:
-    """Return the state digest of a sparse checkpoint, whatever its encodings (FMT-099)."""
+    """Return the state digest of a sparse checkpoint, which does not depend on encodings (FMT-099)."""
     with formats.open(path) as reader:
         return reader.state_sha256
 
 
 def check_names(config: ModelConfig, source: Mapping[str, formats.Tensor]) -> None:
-    """Refuse a folder that lacks a tensor of the config or has one that the config has no place for (CKP-002)."""
+    """Refuse a folder that lacks a tensor of the config, or has a tensor that is not in the config (CKP-002)."""
     names = own_names(source)
     needed = set(config.parameters())
     # some folders have the frequencies of RoPE as tensors; ignore these, because they follow from the config
@@ -286,7 +286,7 @@ def _few(names: list[str]) -> str:
 
 
 def check_shape(name: str, actual: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    """Refuse a tensor whose shape the config does not give (CKP-002)."""
+    """Refuse a tensor of another shape than the config gives (CKP-002)."""
     if tuple(actual) != expected:
         raise CheckpointError("CKP-002", f"{name} is {_by(actual)}, the config needs {_by(expected)}")
 
@@ -302,21 +302,21 @@ def _base(name: str, tensor: formats.Tensor, dtype: str | None, like: Array) -> 
 
 
 def _compact(name: str, tensor: formats.Tensor, dtype: str | None, kernels: KernelSet, like: Array) -> PackedBase:
-    """Return the base of a target, held in the 16 bits of its file (CKP-008)."""
+    """Return the base of a target, stored in the 16 bits of its file (CKP-008)."""
     topology, values = topology_and_values(name, tensor)
     if values.dtype not in SIXTEEN_BIT or dtype == "float64":
         description = f"computed with in {dtype}" if dtype == "float64" else f"stored as {values.dtype}"
         raise CheckpointError(
             "CKP-008", f"{name} is {description}; only weights of 16 bits computed with in float32 can be held compact"
         )
-    computable(name, values, dtype)  # refuses NaN and infinity
+    computable(name, values, dtype)  # called only because it refuses NaN and infinity
     return compact_base(placed_like(topology, like), values, kernels)
 
 
 def _codes(
     source: formats.Reader, name: str, dtype: str | None, kernels: KernelSet, like: Array, *, exact: bool
 ) -> tuple[PackedBase, Packed]:
-    """Return the base of a target that is held as codes, and what is multiplied (CKP-008)."""
+    """Return the base of a target that stays in codes, and the packed matrix that is multiplied (CKP-008)."""
     computed = compute_dtype(name, dtype_of_codes(source), dtype)
     if computed != np.float32:
         raise CheckpointError(
@@ -338,7 +338,7 @@ def _codes(
 
 
 def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats.Sparse:
-    """Return a tensor that has values; a mask is refused by name (CKP-002)."""
+    """Return the tensor itself; raise CKP-002 with its name if it is a mask, which has no values."""
     if isinstance(tensor, formats.Mask):
         raise CheckpointError("CKP-002", f"{name} is a mask, which has no values")
     return tensor

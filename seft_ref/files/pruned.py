@@ -1,5 +1,6 @@
-"""Write a pruned model as a Hugging Face folder: removed weights as +0.0, with a record, and read records (PRN-006,
-PRN-008).
+"""Writes a pruned model as a Hugging Face folder, with a record of pruning, and reads such records (PRN-006, PRN-008).
+
+Removed weights become +0.0.
 """
 
 import json
@@ -24,10 +25,10 @@ from seft_ref.prune.record import RECORD, PruningRecord, pattern_of, read_record
 
 @dataclass(frozen=True, slots=True)
 class DenseModel:
-    """An open Hugging Face folder that has the tensors of its config; those that stay unpruned are finite.
+    """An open Hugging Face folder that has the tensors of its config; tensors that are not pruned are finite.
 
     Attributes:
-        config: of the model.
+        config: the config of the model.
         read: returns a parameter by name, in the dtype to compute with.
         source: the folder as `formats` reads it.
     """
@@ -43,7 +44,7 @@ def open_dense(folder: str | Path, dtype: str | None) -> Iterator[DenseModel]:
 
     Raises:
         CheckpointError: CKP-002 if it is no such folder, or lacks a tensor of its config; ConfigError; FormatError;
-            PruneError PRN-006 for a tensor that is not finite, of those that are not pruned (pruners check the others).
+            PruneError PRN-006 if a tensor that is not pruned is not finite (pruners check the others).
     """
     if not Path(folder).is_dir():
         raise CheckpointError("CKP-002", f"{folder} is not a Hugging Face folder; name one that is there")
@@ -61,7 +62,7 @@ def open_dense(folder: str | Path, dtype: str | None) -> Iterator[DenseModel]:
 
 
 class Kept:
-    """Which weights stay, one bit for each, and the new values of matrices that a pruner changes."""
+    """The masks of the weights that stay, one bit each, and the new values of matrices that a pruner changes."""
 
     def __init__(self, model: DenseModel) -> None:
         self._model = model
@@ -82,7 +83,7 @@ class Kept:
         return sum(shapes[n][0] * shapes[n][1] - int(np.unpackbits(x).sum()) for n, x in self._masks.items())
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what a converter remarks on the folder (FMT-154) and, once written, how many zeros stay."""
+        """Return a converter's remarks on the folder (FMT-154) and, after `write`, how many zeros stay."""
         lines = list(self._model.source.checkpoint().remarks)
         if zeros := sum(self._zeros.values()):
             lines.append(f"{zeros:,} weights that stay were 0 in the model that was read: was it pruned already?")

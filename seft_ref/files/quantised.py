@@ -1,4 +1,4 @@
-"""Read a pruned model to be quantised, and write it as codes (QNT-009)."""
+"""Reads a pruned model that is to be quantised, and writes it as codes (QNT-009)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,7 +33,7 @@ class StoredModel:
     """An open folder of a pruned model.
 
     Attributes:
-        config: of the model.
+        config: the config of the model.
         read: returns a parameter by name, dense and in the dtype to compute with.
         checkpoint: the folder as `formats` reads it.
         dense: whether it is a Hugging Face folder, in which a weight of 0 counts as pruned.
@@ -52,10 +52,10 @@ class StoredModel:
         return topology_and_values(name, tensor)[0]
 
     def write(self, destination: str | Path, matrices: Mapping[str, Quantised], rounding: str) -> None:
-        """Write a quantised checkpoint; everything but its targets leaves bit for bit (CKP-005, QNT-009).
+        """Write a quantised checkpoint; all tensors but the targets are copied bit for bit (CKP-005, QNT-009).
 
-        matrices  for each target its codes; their positions are those of the folder, whatever the topology says
-        rounding  how they were found, ``"nearest"`` or ``"gptq"``
+        matrices  for each target its codes; their positions come from the folder, and the topology is ignored
+        rounding  how the codes were computed, ``"nearest"`` or ``"gptq"``
         """
         source, grid = self.checkpoint, next(iter(matrices.values())).grid
         parts = (SCALE,) if grid.symmetric else (SCALE, ZERO)
@@ -80,7 +80,7 @@ class StoredModel:
 
 @contextmanager
 def open_stored(folder: str | Path, dtype: str | None) -> Iterator[StoredModel]:
-    """Open a sparse checkpoint or a Hugging Face folder to be quantised.
+    """Open a sparse checkpoint or a Hugging Face folder that is to be quantised.
 
     Raises:
         QuantiseError: QNT-009 if it is quantised already.
@@ -98,6 +98,6 @@ def open_stored(folder: str | Path, dtype: str | None) -> Iterator[StoredModel]:
 
 
 def zeros_among(matrix: Quantised) -> int:
-    """Return how many codes stand for 0, of a matrix whose topology is known."""
+    """Return how many codes of a matrix stand for 0; the matrix must have its topology."""
     _, zeros = matrix.parts_at(matrix.topology)
     return int(np.count_nonzero(matrix.codes == zeros))

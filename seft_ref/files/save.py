@@ -1,4 +1,4 @@
-"""Save a fine-tuned model beside the folder that it was loaded from (chapter 13, QNT-006, QNT-007).
+"""Saves a fine-tuned model to a new folder, from the folder that it was loaded from (chapter 13, QNT-006, QNT-007).
 
 save_model("pruned-sparse", "repaired-sparse", finish(...))
 """
@@ -32,10 +32,10 @@ def save_model(
 ) -> Counts:
     """Write the model of a sparse folder with new targets and everything else bit for bit (CKP-004, CKP-005).
 
-    attributes  what to record, in the attributes of the file, about how the model was made
-    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, or into their ``"grid"``, which is
-                also what ends a run of ``"grid-exact"``
-    Returns     what became of the update of quantised matrices (QNT-007.4), zeros if there are none
+    attributes  further attributes of the file, which record how the model was made
+    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, or into their ``"grid"``;
+                ``"grid-exact"`` merges as ``"grid"``
+    Returns     counts of the update of quantised matrices (QNT-007.4), zeros if there are none
     Raises      CheckpointError CKP-002 if source is no sparse folder, CKP-004 if a value does not fit the dtype of its
                 matrix; QuantiseError QNT-006 for an unknown `merge`, QNT-009 for codes that cannot be read; FormatError
                 if destination exists
@@ -78,7 +78,7 @@ def save_model(
 
 
 class _Coded:
-    """Makes the tensors of quantised matrices, one matrix at a time, and counts what becomes of their updates."""
+    """Makes the tensors of quantised matrices, one matrix at a time, and counts how their updates were merged."""
 
     def __init__(self, reader: formats.Reader, final: Final, merge: str) -> None:
         self._reader, self._final, self._merge = reader, final, merge
@@ -87,11 +87,11 @@ class _Coded:
 
     @property
     def counts(self) -> Counts:
-        """The counts of all matrices that were made, each once however often it was made."""
+        """The sum of the counts of all matrices; a matrix counts once even if it was made several times."""
         return sum(self._counts.values(), Counts())
 
     def parts(self, name: str) -> dict[str, tuple[str, formats.Tensor]]:
-        """Return the tensors of a matrix by role; those of the last one are kept."""
+        """Return the tensors of a matrix by role; the tensors of the last matrix are cached."""
         if self._made[0] != name:
             self._made = name, self._merged(name)
         return self._made[1]

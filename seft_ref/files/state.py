@@ -1,4 +1,4 @@
-"""Save and load the state of a run, after any step, as one file of data without code (CKP-006, CKP-007).
+"""Saves and loads the state of a run, after any step, as one file of data without code (CKP-006, CKP-007).
 
 save_state("run.state", state, settings, origin)
 state = load_state("run.state", model.weights, settings, origin, kernels)
@@ -40,14 +40,14 @@ from seft_ref.update.rules import Rule
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a training state belongs to: digests of the model it started from and of the tokens it reads."""
+    """Digests of the model that a run started from and of the tokens it reads, which its state must match."""
 
     model: str
     text: str
 
 
 def state_beside(out: str | Path) -> Path:
-    """Return where an unfinished run or pruning keeps its state: beside the folder that it writes, however spelled."""
+    """Return where an unfinished run or pruning keeps its state: beside `out`, which may end with a slash."""
     return Path(f"{Path(out)}.state")
 
 
@@ -57,7 +57,7 @@ def origin_of(folder: str | Path, data: Data) -> Origin:
 
 
 def digest_of_data(data: Data) -> str:
-    """Return a digest of all that is read of a text or of examples (CKP-007.3)."""
+    """Return a digest of the tokens of a text, or of the tokens, labels and bounds of examples (CKP-007.3)."""
     digest = sha256()
     for numbers in data.numbers() if isinstance(data, Examples) else [data]:
         digest.update(np.asarray(numbers, dtype="<i8").tobytes())
@@ -122,7 +122,7 @@ def load_state(
 
 
 def save_factors(path: str | Path, state: FactorState, settings: TrainSettings, origin: Origin) -> None:
-    """Write the state of a run that trains adapters, atomically (CKP-011); the frozen weights are not in it."""
+    """Write the state of a run that trains adapters, without the frozen weights, atomically (CKP-011)."""
     tensors: dict[str, formats.Tensor] = {}
     for name, target in state.targets.items():
         for factor, delta in target.factors.items():
@@ -134,7 +134,7 @@ def save_factors(path: str | Path, state: FactorState, settings: TrainSettings, 
 def load_factors(
     path: str | Path, start: FactorState, settings: TrainSettings, origin: Origin, kernels: KernelSet
 ) -> FactorState:
-    """Return the state in a file of a run that trains adapters (CKP-011).
+    """Return the state of a run that trains adapters, from its file (CKP-011).
 
     start   the state before the first step, which has the frozen weights
     Raises  CheckpointError CKP-006, CKP-007 as `load_state`
@@ -155,7 +155,7 @@ def load_factors(
 
 
 def _attributes(state: TrainState | FactorState, settings: TrainSettings, origin: Origin) -> dict[str, formats.JSON]:
-    """Return what a state of any run says of itself (CKP-007)."""
+    """Return the attributes that the states of all kinds of runs have (CKP-007)."""
     return {
         "step": state.step,
         "settings": settings_text(settings),
@@ -196,7 +196,7 @@ def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin:
 class _Parts:
     """Reads the tensors of one matrix from a training state, onto the device of the model's weights (CKP-009).
 
-    A tensor that is missing, not finite, or of another shape or dtype than it must have is refused (CKP-007).
+    It refuses a tensor that is missing, not finite, or of another shape or dtype than it must have (CKP-007).
     """
 
     def __init__(self, reader: Any, name: str, shape: tuple[int, int], dtype: np.dtype[Any], like: Array) -> None:
@@ -214,7 +214,7 @@ class _Parts:
         return placed_like(topology, self.like), self._sound(part, values, self.dtype)
 
     def dense(self, part: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        """Return an array of that shape and dtype, None for the compute dtype; negative integers are refused."""
+        """Return a dense array; refuse another shape or dtype (None is the compute dtype) and negative integers."""
         tensor = self._read(part)
         if not isinstance(tensor, formats.Dense) or tuple(tensor.shape) != shape:
             raise _damaged(f"{self.name}.{part} has the shape {tuple(tensor.shape)}, must be dense of {shape}")
@@ -250,7 +250,7 @@ def _target_of(
     budget: int,
     delta_budget: int,
 ) -> tuple[Target, Packed]:
-    """Return a target as it was saved, and its effective weight packed."""
+    """Return a saved target, and its effective weight packed."""
     base = Base(*parts.sparse("base"))
     if settings.pattern is not None:
         base = Base(in_groups(base.topology, settings.pattern), base.values)
@@ -271,18 +271,18 @@ def _target_of(
 def _kept_of(
     parts: _Parts, slots: tuple[int], settings: TrainSettings, step: int, prefix: str = ""
 ) -> dict[str, Array]:
-    """Return what the optimizer keeps of every slot, as it was saved."""
+    """Return the saved optimizer state of every slot."""
     slot_state = {
         part: parts.dense(f"{prefix}{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()
     }
-    # the optimizer makes a table up to the largest age, which a damaged file could make huge
+    # checked, because the optimizer makes a table up to the largest age, which a damaged file could make huge
     if "age" in slot_state and int(to_numpy(slot_state["age"]).max(initial=0)) > step:
         raise _damaged(f"{parts.name}.{prefix}age exceeds step {step}")
     return slot_state
 
 
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:
-    """Return what a state file says of a settled window: its tensors and its counts (CKP-007)."""
+    """Return the tensors and the counts in which a state file stores a settled window (CKP-007)."""
     tensors: dict[str, formats.Tensor] = {}
     if isinstance(window, FirstStepWindow):
         assert window.positions is not None
@@ -304,7 +304,7 @@ def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[st
 
 
 def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: Rule) -> AnyWindow:
-    """Return the window of a matrix as it was saved."""
+    """Return the saved window of a matrix."""
     shape, steps = parts.shape, _told(counts, "steps", int)
     if rule.candidates == "first-step":
         topology, gradient = parts.sparse("window.gradient")
@@ -344,10 +344,10 @@ def settings_text(settings: TrainSettings) -> str:
 
 
 def _difference(saved_text: str, current_text: str) -> str:
-    """Return what differs between two settings texts, empty if nothing; the preset's name does not count."""
+    """Return a text that names the settings that differ, empty if none does; the preset's name does not count."""
     try:
         old, new = json.loads(saved_text), json.loads(current_text)
-        if old.get("adapter") != new.get("adapter"):  # then nearly all of them differ
+        if old.get("adapter") != new.get("adapter"):  # name the presets, because nearly all settings differ then
             return f"it is a run of {old['preset']}, not of {new['preset']}"
         names = [key for key in {**old, **new} if key != "preset" and old.get(key) != new.get(key)]
     except (ValueError, TypeError, AttributeError, KeyError):
@@ -356,7 +356,7 @@ def _difference(saved_text: str, current_text: str) -> str:
 
 
 def _told(attributes: Mapping[str, Any], key: str, kind: type) -> Any:
-    """Return an attribute, refusing one that is not of type `kind` or is a negative integer (CKP-007)."""
+    """Return an attribute; raise CKP-007 if it is not of type `kind` or is a negative integer."""
     value = attributes.get(key)
     fits = isinstance(value, kind) and not isinstance(value, bool)
     if not fits or (isinstance(value, int) and value < 0):
@@ -365,7 +365,7 @@ def _told(attributes: Mapping[str, Any], key: str, kind: type) -> Any:
 
 
 def _shape_of(weights: Weights, name: str) -> tuple[int, int]:
-    """Return the shape of a target of the model, refusing an unknown name (CKP-007)."""
+    """Return the shape of a target of the model; raise CKP-007 for an unknown name."""
     try:
         return matrix_of(weights, name).shape
     except (ValueError, IndexError, AttributeError):

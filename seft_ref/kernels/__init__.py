@@ -14,8 +14,8 @@ gpu              for CuPy arrays; needs CuPy; holds no codes
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. A set multiplies only what it packed itself.
 Wrong arrays raise KernelError.
 
-`held` says what a compact matrix holds in place of floats. The positions of stored entries are in
-`seft_ref.topology`. Start with `reference.py`, which defines the others.
+`held` describes the 16-bit floats and codes of compact matrices. `seft_ref.topology` has the positions of stored
+entries. Start with `reference.py`, which defines the others.
 """
 
 from typing import Protocol, runtime_checkable
@@ -47,7 +47,7 @@ class Packed(Protocol):
 
     @property
     def held_in(self) -> Held | None:
-        """How the numbers of a compact matrix are held, else None: a 16-bit dtype, or codes with these scales."""
+        """How a compact matrix stores its numbers: a 16-bit dtype, or codes with these scales; None if not compact."""
 
     @property
     def opens(self) -> bool:
@@ -55,12 +55,12 @@ class Packed(Protocol):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the arrays of the matrix."""
 
 
 @runtime_checkable
 class KernelSet(Protocol):
-    """The functions of a kernel set; the last four are for models that are held as they are stored."""
+    """The functions of a kernel set; the last four are for models whose weights stay in 16 bits or codes."""
 
     LAYERS: str
     """The layer set that goes with it: a module of `seft_ref.layers` (LYR-018)."""
@@ -72,7 +72,7 @@ class KernelSet(Protocol):
         """Return a matrix in which every position is stored, without copying weight (KRN-011)."""
 
     def locate(self, packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-        """Return the places of CSR slots: numbers of the set's own that `store` and `clear` take (KRN-012)."""
+        """Return the places of CSR slots: numbers that only this set's `store` and `clear` understand (KRN-012)."""
 
     def store(self, packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
         """Return the matrix with values at the places `where`; packed is not to be used again (KRN-012)."""

@@ -38,9 +38,9 @@ def check_values(topology: Topology, values: Array) -> None:
 
 
 def check_compact(topology: Topology, values: Stored, *, codes: bool = True) -> None:
-    """Refuse what is no NumPy array of 16-bit floats, one for each slot (KRN-009, KRN-010), and no codes either.
+    """Refuse values unless they are 16-bit floats in a NumPy array, or codes, one for each slot (KRN-009, KRN-010).
 
-    codes  whether the set holds codes (KRN-018)
+    codes  whether the kernel set takes codes (KRN-018)
     """
     if isinstance(values, Coded):
         if not codes:
@@ -62,7 +62,7 @@ def check_compact(topology: Topology, values: Stored, *, codes: bool = True) -> 
 
 
 def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:
-    """Refuse what is not a float matrix, or has another number of columns than n_columns (KRN-009, KRN-010)."""
+    """Refuse an array that is not a float matrix, or does not have n_columns columns (KRN-009, KRN-010)."""
     check_float(name, a)
     if len(a.shape) != 2 or (n_columns is not None and a.shape[1] != n_columns):
         expected_shape = "(n, any)" if n_columns is None else f"(n, {n_columns})"
@@ -70,7 +70,7 @@ def check_matrix(name: str, a: Array, n_columns: int | None = None) -> None:
 
 
 def check_vector(name: str, a: Array) -> None:
-    """Refuse what is not a float vector (KRN-009, KRN-010)."""
+    """Refuse an array that is not a float vector (KRN-009, KRN-010)."""
     check_float(name, a)
     if len(a.shape) != 1:
         raise KernelError("KRN-009", f"{name} has shape {tuple(a.shape)}, expected (n,)")

@@ -1,9 +1,9 @@
-"""What a compact matrix holds in place of floats: numbers of 16 bits, or codes of a grid (KRN-015, KRN-018).
+"""The numbers of a compact matrix: 16-bit floats, or codes of a grid (KRN-015, KRN-018).
 
-    stored = narrowed(values, held_in, topology)       # floats -> what is held, rounded
-    values = widened(stored, topology)                 # what is held -> float32, exact
+    stored = narrowed(values, held_in, topology)       # floats -> 16 bits or codes, rounded
+    values = widened(stored, topology)                 # 16 bits or codes -> float32, exact
 
-`held_in` says how: a 16-bit dtype, or codes whose scales are those to be used. `seft_ref.quantise` makes codes.
+`held_in` is a 16-bit dtype, or codes whose scales new codes take over. `seft_ref.quantise` makes codes.
 """
 
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -32,11 +32,11 @@ class Coded(Protocol):
 
     @property
     def scales(self) -> Float[Array, "out groups"]:
-        """float32."""
+        """The scale of each group of each row, float32."""
 
     @property
     def zeros(self) -> Int8[Array, "out groups"]:
-        """Zero points."""
+        """The zero point of each group of each row."""
 
     @property
     def symmetric(self) -> bool:
@@ -44,40 +44,41 @@ class Coded(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether weights that are trained are multiplied as codes stand for them (QNT-011)."""
+        """Whether trained weights are rounded onto the grid before they are multiplied (QNT-011)."""
 
     def bare(self, scales: Float[Array, "out groups"], zeros: Int8[Array, "out groups"]) -> "Coded":
-        """Return the same grid without codes, holding these copies of its own scales and zero points."""
+        """Return the same grid without codes; `scales` and `zeros` are copies of its own, in another memory order."""
 
     def at(self, topology: Topology, codes: Int8[Array, " n"]) -> "Coded":
-        """Return other codes with the same scales."""
+        """Return the given codes of the slots of a topology, with the scales of this grid."""
 
     def holding(self, topology: Topology, values: Float[Array, " n"]) -> "Coded":
-        """Return the codes of other weights, rounded, with the same scales."""
+        """Return the codes to which values at the slots of a topology are rounded, with the scales of this grid."""
 
     def weights(self) -> Float[Array, " nnz"]:
         """Return the weights that the codes stand for, float32."""
 
 
 Held: TypeAlias = Dtype | Coded
-"""How numbers are held: a 16-bit dtype, or codes with the scales that others are to have."""
+"""How a compact matrix stores numbers: a 16-bit dtype, or codes whose scales new codes take over."""
 Stored: TypeAlias = NumpyArray | Coded
 """The numbers of a compact matrix in slot order."""
 
 
 def narrowed(values: Float[Array, " nnz"], held_in: Held, topology: Topology) -> Stored:
-    """Return values in slot order as they are held, rounded."""
+    """Return values in slot order, rounded to a 16-bit dtype or to codes."""
     return held_in.holding(topology, values) if isinstance(held_in, Coded) else to_halves(values, held_in)
 
 
 def widened(stored: Stored, topology: Topology) -> Float[Array, " nnz"]:
-    """Return what is held as float32, in the library and on the device of the topology; exact (KRN-015, KRN-018)."""
+    """Return 16-bit floats or codes as float32, in the library of the topology; exact (KRN-015, KRN-018)."""
     return stored.weights() if isinstance(stored, Coded) else from_halves(stored, topology.indptr)
 
 
 def as_multiplied(values: Float[Array, " n"], held_in: Held | None, topology: Topology) -> Float[Array, " n"]:
-    """Return effective weights at the slots of a topology as they are multiplied: rounded onto the grid where a run
-    stays on it (QNT-011), else as they are.
+    """Return the effective weights at the slots of a topology with which layers multiply.
+
+    They are rounded onto the grid if `held_in` is exact (QNT-011), and unchanged otherwise.
     """
     if not isinstance(held_in, Coded) or not held_in.exact:
         return values
@@ -85,10 +86,10 @@ def as_multiplied(values: Float[Array, " n"], held_in: Held | None, topology: To
 
 
 def held_of(stored: Stored) -> Held:
-    """Return how these numbers are held."""
+    """Return the `held_in` of these numbers: their 16-bit dtype, or the codes themselves."""
     return stored if isinstance(stored, Coded) else stored.dtype
 
 
 def held_alike(held_in: Coded, other: Coded) -> bool:
-    """Tell whether codes of two matrices of one shape are held alike, so that one may take the other's memory."""
+    """Return whether the codes of two matrices of one shape have one layout, so that memory can pass between them."""
     return (held_in.bits, held_in.columns, held_in.symmetric) == (other.bits, other.columns, other.symmetric)

@@ -1,7 +1,7 @@
 """The kernel set that defines the others, on any array library and device: it makes W dense, then multiplies.
 
-A stored zero takes part like any other value (KRN-004), what stores nothing gives exactly 0 (KRN-005), and sums of
-small integers are exact (KRN-007).
+A stored zero takes part like any other value (KRN-004). Rows and columns without stored positions give exactly 0
+(KRN-005), and sums of small integers are exact (KRN-007).
 """
 
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ class PackedEntries:
     """int64, strictly increasing; None where every position is stored."""
     values: Float[Array, " nnz"]
     held_in: Held | None = None
-    """How the numbers of a compact matrix are held, else None."""
+    """16-bit dtype or codes from which a compact matrix was made; None if not compact."""
 
     @property
     def dtype(self) -> Dtype:
@@ -63,12 +63,12 @@ class PackedEntries:
 
     @property
     def opens(self) -> bool:
-        """Whether `unpack` returns topology and values (KRN-017): here of compact matrices only."""
+        """Whether `unpack` returns topology and values (KRN-017); in this set only compact matrices open."""
         return self.held_in is not None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held, 8 of them for each position."""
+        """Bytes of the values and of the positions, which take 8 each."""
         xp = array_namespace(self.values)
         n_values = int(self.values.shape[0])
         return n_values * xp.finfo(self.values.dtype).bits // 8 + (0 if self.positions is None else 8 * n_values)
@@ -104,7 +104,7 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
     Dtypes  values bfloat16 or float16, a NumPy array, or codes; this set stores them widened to float32
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or are neither.
+        KernelError: KRN-009, KRN-010 if values do not fit the topology, or are neither 16-bit floats nor codes.
     """
     check_compact(topology, values)
     return PackedEntries(topology.shape, flat(topology), widened(values, topology), held_of(values))

@@ -38,7 +38,7 @@ class Split:
 
     @property
     def held_in(self) -> Held | None:
-        """How the numbers of the frozen part are held."""
+        """How the frozen part stores its numbers."""
         return self.frozen.held_in
 
     @property
@@ -48,12 +48,12 @@ class Split:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the arrays of both parts."""
         return self.frozen.nbytes + self.live.nbytes
 
 
 def split(frozen: Packed, live: Packed) -> Split:
-    """Return the sum of a frozen and a live matrix, both left as they are packed (KRN-016).
+    """Return the sum of a frozen and a live matrix, neither of which is copied or changed (KRN-016).
 
     Raises:
         KernelError: KRN-009, KRN-010 for parts of different shape or compute dtype.
@@ -98,5 +98,5 @@ def live_part(packed: Packed, layout: Layout[Own]) -> Own:
 
 
 def with_live_part(packed: Packed, live: Packed) -> Packed:
-    """Return a matrix with its live part replaced: all of it, unless it is split."""
+    """Return packed with `live` as its live part; `live` itself if packed is not split."""
     return Split(packed.frozen, live) if isinstance(packed, Split) else live

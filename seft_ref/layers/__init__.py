@@ -2,7 +2,7 @@
 
     plain       the set of these layers, which defines every other
     compiled    the set for NumPy arrays, compiled by numba
-    sets        what a set has; a kernel set names the one that goes with it
+    sets        the interface of a layer set, and the look-up of the set that goes with a kernel set
 
-The decoder that they make is in `model`. Start with `linear.py`.
+The decoder that is built from them is in `model`. Start with `linear.py`.
 """

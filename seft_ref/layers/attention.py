@@ -13,7 +13,10 @@ from seft_ref.errors import LayerOverflow
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AttentionCache:
-    """What the backward needs. The G = H / K query heads that share a key/value head are stacked into one matrix."""
+    """Arrays of a forward that `attention_backward` needs.
+
+    The G = H / K query heads that share a key/value head are stacked into one matrix.
+    """
 
     q: Float[Array, "B K GT D"]
     """divided by sqrt(D)"""
@@ -28,7 +31,7 @@ def visible_keys(
     """Return which of `length` keys (last axis) each query sees (LYR-008): M is B with a mask and 1 without.
 
     mask   True for tokens and False for padding
-    first  position of the first query; those before it have no query
+    first  position of the first query; earlier positions have keys only
     """
     xp = array_namespace(like)
     position = xp.arange(length, dtype=xp.int64, device=device(like))
@@ -82,7 +85,7 @@ def attention_backward(
     # forward: y = probabilities @ v; the product sums over the heads that share v
     dv = xp.matrix_transpose(probabilities) @ dy
     dprobabilities = dy @ xp.matrix_transpose(v)
-    # forward: probabilities = softmax(scores); rows that see nothing are 0 and stay 0
+    # forward: probabilities = softmax(scores); rows that see no key are 0 and stay 0
     dscores = probabilities * (dprobabilities - xp.sum(dprobabilities * probabilities, axis=-1, keepdims=True))
     # forward: scores = q @ kᵀ, with q divided by sqrt(D)
     dq = (dscores @ k) * (1.0 / math.sqrt(q.shape[-1]))
@@ -93,8 +96,9 @@ def attention_backward(
 def _softmax(
     scores: Float[Array, "B K G T S"], visible: Bool[Array, "M 1 1 T S"]
 ) -> tuple[Float[Array, "B K G T S"], Bool[Array, ""]]:
-    """Return the softmax of each row over its visible entries, exactly 0 elsewhere and in rows that see
-    nothing (LYR-009), and whether the largest visible score of each row is finite (LYR-016).
+    """Return the softmax of each row over its visible keys, and whether each row's largest visible score is finite.
+
+    The softmax is exactly 0 for other keys, and in rows that see no key (LYR-009, LYR-016).
     """
     xp = array_namespace(scores)
     minus_infinity = xp.asarray(-math.inf, dtype=scores.dtype, device=device(scores))

@@ -1,7 +1,7 @@
-"""Attention over a long context, some queries at a time: T x T scores are never held (LYR-013).
+"""Attention over a long context, a block of queries at a time, so that T x T scores are never stored (LYR-013).
 
-Each block of queries calls the attention of a layer set with the stretch of keys that it can see at all. The backward
-computes the forward of a block again.
+Each block calls the attention of a layer set with the stretch of keys that its queries can see at all. The backward
+computes the forward of each block again.
 """
 
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from seft_ref.layers.attention import AttentionCache, visible_keys
 from seft_ref.layers.sets import LayerSet
 
 WHOLE = 512
-"""Queries up to which all scores are held at once."""
+"""Most queries for which all scores are stored at once."""
 ROWS = 256
 """Queries of a block."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sight:
-    """Which keys the queries of a forward see (LYR-008), computed for some queries at a time."""
+    """The keys that the queries of a forward see (LYR-008), computed for some queries at a time."""
 
     length: int
     window: int | None
@@ -35,7 +35,7 @@ class Sight:
         return low, self.first + stop
 
     def rows(self, start: int, stop: int) -> Bool[Array, "M rows keys"]:
-        """Return which keys of that stretch each of the queries start to stop sees."""
+        """Return which of the keys of `keys(start, stop)` each of the queries start to stop sees."""
         low, high = self.keys(start, stop)
         mask = None if self.mask is None else self.mask[:, low:high]
         # count positions from the first key of the stretch, because only differences of positions matter
@@ -44,7 +44,7 @@ class Sight:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockwiseCache:
-    """What the backward needs."""
+    """Arguments of a forward that `blockwise_backward` needs."""
 
     q: Float[Array, "B H T D"]
     k: Float[Array, "B K S D"]

@@ -1,4 +1,4 @@
-"""Cross-entropy: mean of −log p(target) over the rows that count (LYR-011)."""
+"""Cross-entropy: the mean of −log p(target) over the rows whose target is not −100 (LYR-011)."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from seft_ref.arrays.library import Array, array_namespace, device, with_values
 from seft_ref.errors import LayerError
 
 IGNORE = -100
-"""Label of a position that does not count."""
+"""Label of a position that the loss ignores."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossEntropyCache:
-    """What the backward needs."""
+    """Arrays of a forward that `cross_entropy_backward` needs."""
 
     logits: Float[Array, "N V"]
     logsumexp: Float[Array, "N 1"]
@@ -25,7 +25,7 @@ class CrossEntropyCache:
 def checked_targets(
     logits: Float[Array, "N V"], targets: Int[Array, " N"], count: int
 ) -> tuple[Bool[Array, " N"], Int[Array, " N"]]:
-    """Return which rows count, and the targets with 0 in the other rows.
+    """Return which rows have a target other than −100, and the targets with 0 in the other rows.
 
     Raises:
         LayerError: LYR-011 if count is not positive or a target lies outside 0 … V − 1.
@@ -64,7 +64,7 @@ def cross_entropy_forward(
 
 
 def cross_entropy_backward(dloss: Float[Array, ""], cache: CrossEntropyCache) -> Float[Array, "N V"]:
-    """Return dlogits, exactly 0 in rows that do not count."""
+    """Return dlogits, exactly 0 in rows whose target is −100."""
     xp = array_namespace(cache.logits)
     # forward: loss = sum(logsumexp - logits[target]) / count
     n, n_classes = cache.logits.shape

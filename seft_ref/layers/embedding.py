@@ -10,7 +10,7 @@ from seft_ref.errors import LayerError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EmbeddingCache:
-    """What the backward needs."""
+    """Tokens of a forward and rows of its table, which `embedding_backward` needs."""
 
     tokens: Int[Array, " n"]
     rows: int
@@ -46,7 +46,7 @@ def embedding_forward(
 
 
 def embedding_backward(dy: Float[Array, "n C"], cache: EmbeddingCache) -> EmbeddingGradient:
-    """Return the gradient of the table, not yet summed."""
+    """Return the gradient of the table in two parts, not summed by token yet."""
     # forward: y = weight[tokens]
     return EmbeddingGradient(dy, cache.tokens, cache.rows)
 

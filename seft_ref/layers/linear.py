@@ -1,4 +1,4 @@
-"""Linear: y = x Wᵀ + bias, with W in a kernel set's own layout and its gradient left in two factors (LYR-003)."""
+"""Linear: y = x Wᵀ + bias, with W packed by a kernel set and the gradient of W kept as two factors (LYR-003)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from seft_ref.kernels import KernelSet, Packed
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """A change s B A of a weight, never multiplied out (ADP-001)."""
+    """A low-rank change s B A of a weight, kept as its factors (ADP-001)."""
 
     a: Float[Array, "rank in_"]
     b: Float[Array, "out rank"]
@@ -20,7 +20,7 @@ class LowRank:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """A weight (out, in) as packed by a kernel set, with an optional bias (out,) and an optional change beside it."""
+    """A weight (out, in) packed by a kernel set, with an optional bias (out,) and an optional low-rank change."""
 
     weight: Packed
     bias: Float[Array, " out"] | None = None
@@ -29,7 +29,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearCache:
-    """What the backward needs."""
+    """Arguments of a forward that `linear_backward` needs."""
 
     x: Float[Array, "*n in_"]
     linear: Linear
@@ -38,13 +38,13 @@ class LinearCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightGradient:
-    """The gradient dyᵀ x of a weight, not multiplied out (GRD-001)."""
+    """The gradient dyᵀ x of a weight, kept as its factors (GRD-001)."""
 
     dy: Float[Array, "n out"]
     x: Float[Array, "n in_"]
 
     def of_rows(self, rows: Int[Array, " m"]) -> "WeightGradient":
-        """Return the part of the gradient that comes from some of the rows."""
+        """Return the part of the gradient that comes from these rows of dy and x."""
         xp = array_namespace(self.dy)
         return WeightGradient(xp.take(self.dy, rows, axis=0), xp.take(self.x, rows, axis=0))
 
@@ -52,7 +52,7 @@ class WeightGradient:
 def linear_forward(
     x: Float[Array, "*n in_"], linear: Linear, kernels: KernelSet
 ) -> tuple[Float[Array, "*n out"], LinearCache]:
-    """Return x Wᵀ + bias, with a change beside it + s (x Aᵀ) Bᵀ, and the cache (LYR-003, ADP-001)."""
+    """Return x Wᵀ + bias, plus s (x Aᵀ) Bᵀ if there is a low-rank change, and the cache (LYR-003, ADP-001)."""
     xp = array_namespace(x)
     rows: Any = xp.reshape(x, (-1, x.shape[-1]))
     y = kernels.matmul(rows, linear.weight)

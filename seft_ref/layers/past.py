@@ -1,4 +1,4 @@
-"""Keys and values of tokens that a block has read, in memory with room for more (GEN-001).
+"""The key/value cache of a block: keys and values of the tokens read so far, in memory with room for more (GEN-001).
 
 past = extend(NOTHING, k, v)      # after a first forward
 past = extend(past, k, v)         # after the next one: past.keys holds both
@@ -12,12 +12,12 @@ from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import GenerateError
 
 CHUNK = 256
-"""Memory is allocated for a multiple of this many tokens."""
+"""The number of tokens that memory is allocated for is a multiple of it."""
 
 
 @dataclass(slots=True, eq=False)
 class _Room:
-    """Memory that pasts share: tokens up to `filled` are never written again."""
+    """Memory that several pasts share; the first `filled` tokens are never written again."""
 
     keys: Float[Array, "B K room D"]
     values: Float[Array, "B K room D"]
@@ -26,19 +26,19 @@ class _Room:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Past:
-    """The keys, after RoPE, and the values of the first `length` tokens. A value: nothing that follows changes it."""
+    """The keys, after RoPE, and the values of the first `length` tokens. Later tokens never change a past."""
 
     room: _Room | None
     length: int
 
     @property
     def keys(self) -> Float[Array, "B K S D"] | None:
-        """The keys; None where nothing was read."""
+        """The keys; None if no token was read."""
         return None if self.room is None else self.room.keys[:, :, : self.length, :]
 
     @property
     def values(self) -> Float[Array, "B K S D"] | None:
-        """The values; None where nothing was read."""
+        """The values; None if no token was read."""
         return None if self.room is None else self.room.values[:, :, : self.length, :]
 
 
@@ -58,7 +58,7 @@ def extend(past: Past, k: Float[Array, "B K T D"], v: Float[Array, "B K T D"]) -
         raise GenerateError(
             "GEN-002", f"the context has {room.keys.shape[0]} rows and there are tokens of {k.shape[0]}"
         )
-    # copy if there is no room, or if another past went on from this one: the tokens behind belong to that past
+    # copy if there is no room, or if another past already wrote its tokens behind those of this one
     if room is None or room.filled != past.length or room.keys.shape[2] < length:
         room = _Room(_roomy(past.keys, k, length), _roomy(past.values, v, length), past.length)
     room.keys[:, :, past.length : length, :] = k
@@ -68,7 +68,7 @@ def extend(past: Past, k: Float[Array, "B K T D"], v: Float[Array, "B K T D"]) -
 
 
 def rows_of(past: Past, rows: Int[Array, " n"]) -> Past:
-    """Return the past of some rows, in new memory."""
+    """Return the past of these rows of the batch, in new memory."""
     if past.room is None:
         return past
     xp = array_namespace(past.room.keys)

@@ -10,7 +10,7 @@ from seft_ref.errors import LayerOverflow
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RmsNormCache:
-    """What the backward needs."""
+    """Arrays of a forward that `rmsnorm_backward` needs."""
 
     x: Float[Array, "*n C"]
     weight: Float[Array, " C"]
@@ -24,7 +24,7 @@ def rmsnorm_forward(
     """Return x scaled to unit mean square and by weight, and the cache (LYR-002).
 
     Raises:
-        LayerOverflow: LYR-015 if the mean square of a row is NaN, infinite, or 0 without an eps.
+        LayerOverflow: LYR-015 if the mean square of a row is NaN or infinite, or if it and eps are 0.
     """
     xp = array_namespace(x, weight)
     with overflow_allowed():

@@ -10,7 +10,7 @@ from seft_ref.arrays.library import Array, array_namespace, device
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Rotary position embedding (LYR-004 to LYR-006); fields that `kind` does not use are 0."""
+    """Settings of a rotary position embedding (LYR-004 to LYR-006); fields that `kind` does not use are 0."""
 
     kind: str
     theta: float
@@ -43,7 +43,7 @@ def rope_frequencies(rope: Rope, head_dim: int, length: int, max_positions: int)
 
 
 def _llama3(rope: Rope, frequency: float) -> float:
-    """Return a frequency scaled by its wavelength (LYR-006)."""
+    """Return a frequency of type llama3, which depends on its wavelength (LYR-006)."""
     turns = rope.original_max_position_embeddings * frequency / (2.0 * math.pi)
     if turns > rope.high_freq_factor:
         return frequency

@@ -1,4 +1,4 @@
-"""Layer sets: modules with the same eleven functions, of which a kernel set names the one that goes with it (LYR-018).
+"""Layer sets: modules with the same eleven functions; each kernel set names the layer set that goes with it (LYR-018).
 
     layers = layers_of(kernels)
     y, cache = layers.swiglu_forward(gate, up)
@@ -76,7 +76,7 @@ class LayerSet(Protocol):
     def cross_entropy_forward(
         self, logits: Float[Array, "N V"], targets: Int[Array, " N"], count: int
     ) -> tuple[Float[Array, ""], CrossEntropyCache]:
-        """Return the sum of the losses of rows that count, divided by count, and the cache (LYR-011)."""
+        """Return the sum of the losses of rows whose target is not −100, divided by count, and the cache (LYR-011)."""
 
     def cross_entropy_backward(self, dloss: Float[Array, ""], cache: CrossEntropyCache) -> Float[Array, "N V"]:
         """Return dlogits."""
@@ -89,6 +89,6 @@ def layers_of(kernels: KernelSet) -> LayerSet:
 
 @cache
 def _named(name: str) -> LayerSet:
-    # imported only now, because `compiled` loads numba
+    # imported late, because `compiled` loads numba
     layers: LayerSet = importlib.import_module(f"seft_ref.layers.{name}")
     return layers

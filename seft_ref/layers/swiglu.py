@@ -9,7 +9,7 @@ from seft_ref.arrays.library import Array, array_namespace, overflow_allowed
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SwigluCache:
-    """What the backward needs."""
+    """Arrays of a forward that `swiglu_backward` needs."""
 
     gate: Float[Array, "*n F"]
     up: Float[Array, "*n F"]
@@ -40,6 +40,6 @@ def swiglu_again(cache: SwigluCache) -> tuple[Float[Array, "*n F"], SwigluCache]
 
 
 def _sigmoid(z: Float[Array, "*n F"]) -> Float[Array, "*n F"]:
-    """Return 1 / (1 + exp(−z)); where exp overflows the result is 0, which is its limit."""
+    """Return 1 / (1 + exp(−z)), and its limit 0 where exp overflows."""
     with overflow_allowed():
         return 1.0 / (1.0 + array_namespace(z).exp(-z))

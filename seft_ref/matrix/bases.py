@@ -1,6 +1,6 @@
 """Where the base of a matrix is stored: in the packed matrix, from which it is unpacked one matrix at a time.
 
-    base = in_packed(base, packed, kernels)                 # at load: nothing but the packed matrix is kept
+    base = in_packed(base, packed, kernels)                 # at load: only the packed matrix is kept
     base, packed, where, under = merged(base, delta, kernels)         # b + φ in one packed matrix, 5.2 bytes a weight
     base, packed, where, under = compacted(base, delta, held_in, kernels)       # b as it is stored, b + φ beside it
     base.open()                                             # positions and numbers, for an event
@@ -29,18 +29,18 @@ class PackedBase:
     """The base of one matrix, stored in a packed matrix; each read of `topology` or `values` unpacks all of it."""
 
     packed: Packed
-    """stores B, and η where it is not compact; its values at `slots` are not those of the base"""
+    """B ∪ η with effective weights; or, if it is compact, B with zeros at `slots`"""
     nnz: int
     """number of positions of B"""
     slots: Topology
-    """η when the matrix was packed, and positions of B whose weights stand beside codes"""
+    """η when the matrix was packed, and the positions of `beside`"""
     under: Float[Array, " d"]
     """base values under the slots, 0 where the base stores nothing"""
     inside: Bool[Array, " d"]
     """whether the base stores the position of each slot"""
     kernels: KernelSet
     beside: Int[Array, " n"] | None = None
-    """flat positions of B whose weights are not those of its codes, ascending; None if there are none"""
+    """flat positions of B whose weights no code represents exactly, ascending; None if there are none"""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class PackedBase:
 
     @property
     def held_in(self) -> Held | None:
-        """How the base is held, or None where it has the dtype of computation."""
+        """16-bit dtype or codes in which the base is stored; None for the dtype of computation."""
         return self.packed.held_in
 
     @property
@@ -116,9 +116,11 @@ def compact_base(topology: Topology, values: Stored, kernels: KernelSet) -> Pack
 
 
 def coded_base(base: Base, codes: Coded, kernels: KernelSet) -> tuple[PackedBase, Packed]:
-    """Return a base without a delta that is held as codes but for some weights beside them, and what is multiplied.
+    """Return a base that is stored as codes and has no delta, and the matrix that is multiplied.
 
-    codes   of this matrix
+    Weights that no code represents exactly are stored beside the codes.
+
+    codes   the codes of this matrix
     Raises  KernelError KRN-018 if the set does not hold them
     """
     beside = not_held(base, codes)
@@ -131,12 +133,12 @@ def coded_base(base: Base, codes: Coded, kernels: KernelSet) -> tuple[PackedBase
 
 
 def not_held(base: Base, held_in: Held) -> Int[Array, " n"]:
-    """Return the flat positions of the weights of a base that are not held bit for bit (CKP-008.2), ascending."""
+    """Return the flat positions, ascending, of base weights that `held_in` does not hold bit for bit (CKP-008.2)."""
     xp, positions, values = array_namespace(base.values), flat(base.topology), base.values
     if not isinstance(held_in, Coded):
-        return positions[:0]  # all values of such a base came from 16 bits
+        return positions[:0]  # 16 bits hold all values of such a base, because they were read from 16 bits
     rounded = widened(narrowed(values, held_in, base.topology), base.topology)
-    # no code stands for −0.0
+    # −0.0 is tested apart, because no code stands for it and it compares equal to 0
     return positions[(rounded != values) | ((values == 0) & xp.signbit(values))]
 
 
@@ -173,13 +175,13 @@ def compacted(
     loaded: Packed | None = None,
     spent: Packed | None = None,
 ) -> tuple[PackedBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
-    """Return what `merged` does, for a base held as it is stored: the packed weight is a sum of two parts (DLT-003,
+    """Return the same as `merged` for a base in 16 bits or codes: the packed weight is a sum of two parts (DLT-003,
     KRN-016).
 
-    The values of the base come from what is held, so converting them back rounds none, but for weights that stand
-    beside codes (QNT-006). These are in the live part, with those at the slots.
+    The values of the base were read from 16 bits or codes, so converting them back is exact. Weights beside codes
+    (QNT-006) are the exception; they are in the live part, together with the weights at the slots.
 
-    beside  flat positions whose weights stand beside codes, where the base stores them; None if there are none
+    beside  flat positions of weights that no code represents exactly; those outside B are ignored; None for none
     loaded  the packed base as it was loaded, if it has not changed since; everything but its values is shared
     spent   an earlier packed base with no fewer weights that nobody needs any more; its memory is reused
     """

@@ -1,4 +1,4 @@
-"""Gathers what an event must know of its gradient windows, one block of rows at a time (GRD-003).
+"""Computes the evidence of an event from its gradient windows, one block of rows at a time (GRD-003).
 
 (of_matrix,) = evidence([View(window, base, delta)], rule, n)
 """
@@ -30,9 +30,9 @@ ROWS = 512
 _BLOCKS = 8
 """Number of blocks of a large matrix, because an eighth of its gradient takes little memory."""
 _LEAST_BLOCK = 1 << 18
-"""Fewest entries of a block, unless ROWS asks for smaller ones, because a product of fewer is slow."""
+"""Fewest entries of a block, because smaller products are slow; ROWS may force smaller blocks."""
 _FIRST_LOOK = 1 << 14
-"""Fewest entries of the piece whose scores are sorted to find a first threshold."""
+"""Fewest entries of the first piece, whose scores are sorted to find a first threshold."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,9 +55,11 @@ def evidence(
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
     kernels: KernelSet = definition,
 ) -> list[Evidence]:
-    """Return the evidence of each matrix of one event, candidates ranked across all of them (GRD-003).
+    """Return the evidence of each matrix for one event, with its candidates for growth (GRD-003).
 
-    n       how many positions grow at most in each pool of slots; None where growth is over and nothing is scored
+    Candidates of all matrices are ranked together if they share one pool.
+
+    n       how many positions grow at most in each pool of slots; None if nothing grows, so nothing is scored
     Raises  UpdateError EVT-005, SEL-004 for evidence, or the score of a candidate, that is not finite
     """
     if rule.candidates == "first-step":
@@ -75,7 +77,7 @@ def evidence(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Some rows of a matrix and the scores of their positions, which count from the first of these rows."""
+    """Consecutive rows of a matrix and the scores of their entries; positions count from the first of these rows."""
 
     number: int
     """index of the matrix among the views"""
@@ -85,11 +87,11 @@ class _Block:
     values: Array
     """scores, or signed gradients whose magnitude is the score, one an entry"""
     taken: Array
-    """positions of η"""
+    """positions of η, which cannot grow"""
     only: Array | None
     """the only positions that may grow; None for all"""
     more: dict[str, Array]
-    """evidence that is kept of a candidate besides its score, one value an entry"""
+    """further evidence that a candidate keeps, by name, one value an entry"""
 
 
 def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, kernels: KernelSet) -> Evidence:
@@ -152,7 +154,7 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
 
 
 def _rows_at_once(n_out: int, n_in: int) -> int:
-    """Return the rows of a block; blocks are alike, because a short last one costs a product as much as the others."""
+    """Return how many rows a block has: about equal blocks, because a short last one takes as long as a full one."""
     n_blocks = max(1, min(_BLOCKS, n_out * n_in // _LEAST_BLOCK), -(-n_out // ROWS))
     return max(1, -(-n_out // n_blocks))
 
@@ -160,7 +162,7 @@ def _rows_at_once(n_out: int, n_in: int) -> int:
 def _with_rest(
     block_evidence: Known, rule: Rule, view: View, inputs: Array | None, chance: Chance, block: tuple[int, int]
 ) -> Known:
-    """Return `block_evidence` with what the growth criterion reads besides gradients, for a block of rows."""
+    """Return `block_evidence` with the other operands of the growth criterion, for a block of rows."""
     start, stop = block
     if rule.grow == "curvature":
         return replace(block_evidence, inputs=inputs)
@@ -179,7 +181,7 @@ def _with_rest(
 class _Strongest:
     """Keeps the n positions with the largest scores of all blocks offered, in order of matrix and position.
 
-    `least` is the n-th best score so far, or None until n positions are held. `seen` counts the entries looked at.
+    `least` is the n-th best score so far, or None until n positions were found. `seen` counts the entries looked at.
     """
 
     def __init__(self, n: int, pools: Pools, kernels: KernelSet) -> None:
@@ -193,7 +195,7 @@ class _Strongest:
         if block.only is not None or self.pools.caps_growth:
             self._look_at(block)
             return
-        # a piece twice as long as all before it: about 2 n of its entries exceed the n-th best score of those
+        # each piece is twice as long as all before it, so about 2 n of its entries exceed the n-th best score so far
         n, start = block.values.shape[0], 0
         while start < n:
             stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, 2 * self.seen))
@@ -215,7 +217,7 @@ class _Strongest:
             positions = xp.arange(block.values.shape[0], dtype=xp.int64, device=device(block.values))
         positions = difference(positions, block.taken)
         scores = xp.abs(xp.take(block.values, positions))
-        # EVT-005: only scores of candidates are ranked
+        # EVT-005: only the scores of candidates are checked, because no others are ranked
         refuse_infinite(scores)
         if self.pools.caps_growth:
             groups, (budgets,) = self.pools.weights, self.pools.budgets
@@ -272,7 +274,7 @@ class _PerRow:
         if not positions.shape[0]:
             return
         scores = xp.abs(xp.take(values, positions))
-        # EVT-005: only scores of candidates are ranked
+        # EVT-005: only the scores of candidates are checked, because no others are ranked
         refuse_infinite(scores)
         n_rows, first = values.shape[0] // block.n_in, block.low // block.n_in
         counts = xp.minimum(self.n[first : first + n_rows] + 1, per_pool(positions, block.n_in, n_rows))
@@ -287,7 +289,7 @@ class _PerRow:
 
 
 def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
-    """Return the pieces joined, as fields of Evidence."""
+    """Return the pieces joined into arrays, as fields of Evidence."""
     if not pieces:
         return {}
     xp = array_namespace(pieces[0]["scores"])
@@ -301,7 +303,7 @@ def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
 
 
 def _first_step_evidence(view: View, rule: Rule) -> Evidence:
-    """Return the evidence of a window that kept gradients at some positions only (GRD-007, GROW-006)."""
+    """Return the evidence of a FirstStepWindow, which has gradients at some positions only (GRD-007, GROW-006)."""
     assert isinstance(view.window, FirstStepWindow), "candidates first-step need their window"
     window = view.window.settled()
     assert window.positions is not None

@@ -54,10 +54,12 @@ def place(
     beside: Int[Array, " n"] | None = None,
     **memory: Packed,
 ) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
-    """Return the base as it is kept, the effective weight packed, and `where` and `under` of a target (DLT-003).
+    """Pack the effective weight of a matrix; return its base, the packed weight, and `where` and `under` of a Target.
 
-    held_in  how the base is held; None for the dtype of computation (CKP-008)
-    beside   flat positions of weights that it does not hold so; None if there are none
+    The returned base is stored in the packed weight if the kernel set can unpack it (DLT-003).
+
+    held_in  16-bit dtype or codes in which the base is stored; None for the dtype of computation (CKP-008)
+    beside   flat positions of base weights that no code represents exactly; None if there are none
     memory   `loaded` or `spent`, which `merged` and `compacted` explain
     """
     if held_in is None:
@@ -66,8 +68,9 @@ def place(
 
 
 def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet) -> Weights:
-    """Return the weights with the effective value of every slot stored: base plus delta, rounded once (DLT-003), and
-    onto the grid where the run stays on it (QNT-011).
+    """Return the weights after storing base plus delta, rounded once, at every slot of every target (DLT-003).
+
+    In a run that stays on a grid, the stored values are rounded onto it (QNT-011).
     """
     packed = {}
     for name, target in targets.items():
@@ -79,7 +82,7 @@ def refresh(weights: Weights, targets: Mapping[str, Target], kernels: KernelSet)
 def check_targets(targets: Mapping[str, Target], step: int, limits: Mapping[str, float]) -> None:
     """Refuse targets that a step has left with NaN, infinity, or a weight too large for the dtype of its file.
 
-    limits  by name of a matrix, the magnitude from which on the dtype of its file holds no weight
+    limits  name of a matrix -> the smallest magnitude that the dtype of its file rounds to infinity
     Raises  UpdateError TRN-007, CheckpointError CKP-010
     """
     for name, target in targets.items():

@@ -2,8 +2,8 @@
 
     window = Window(shape, rule.asks())
     step = window.fresh()
-    step = step.plus(gradient)                   # once a micro-batch of this rank
-    window = window.joined(step, ranks)          # once all ranks have added theirs
+    step = step.plus(gradient)                   # for every micro-batch of this rank
+    window = window.joined(step, ranks)          # after the last micro-batch, on every rank
     window = window.settled()                    # after a step that has no event
 
 A gradient stays in its factors dy and x while the window holds one step and they are smaller than the matrix.
@@ -69,8 +69,9 @@ class Accumulated:
         return self.rows(0, self.shape[0])
 
     def over(self, ranks: Ranks) -> "Accumulated":
-        """Return the sum over all ranks, the same on each: the factors of all while they are smaller, else one matrix
-        (TRN-013).
+        """Return the sum over all ranks, the same on each rank (TRN-013).
+
+        It keeps the factors of all ranks while they are smaller than the matrix.
         """
         if ranks.size == 1 or (self.dense is None and not self.factors):
             return self
@@ -95,7 +96,7 @@ class Accumulated:
 
 @runtime_checkable
 class Sums(Protocol):
-    """What is summed up of the gradient of one matrix: a gradient window, or the gradients of an adapter's factors."""
+    """Sums over the gradients of one matrix: a gradient window, or the gradients of an adapter's factors."""
 
     def fresh(self) -> Self:
         """Return empty sums, to which this rank adds its micro-batches of a step."""
@@ -104,7 +105,7 @@ class Sums(Protocol):
         """Return the sums with one more micro-batch."""
 
     def joined(self, step: Self, ranks: Ranks, kernels: KernelSet) -> Self:
-        """Return these sums with a step added, up over all ranks (TRN-013)."""
+        """Return these sums with one more step, which is first summed over all ranks (TRN-013)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,14 +127,14 @@ class Window:
     square: Float[Array, "out in_"] | None = None
     """Σ g², if asked"""
     support: Callable[[], Topology] | None = None
-    """returns the positions of `tokens`, needed if that is asked for; a function, because the supports of all matrices
-    at once would take as much memory as the weights"""
+    """returns the positions of `tokens`; needed if `tokens` is asked for. It is a function, because the supports of all
+    matrices together would take as much memory as the weights"""
     tokens: Float[Array, " s"] | None = None
     """Σ dy² x² over all tokens of settled steps, if asked (GRD-008)"""
     latest_tokens: Float[Array, " s"] | None = None
-    """the same over those micro-batches of the latest step that are not in `latest_factors`"""
+    """Σ dy² x² over those micro-batches of the latest step that are not in `latest_factors`"""
     latest_factors: tuple[WeightGradient, ...] = ()
-    """micro-batches of the latest step whose squares are still to be summed: kept while smaller than the matrix"""
+    """micro-batches of the latest step that `latest_tokens` does not contain yet; kept while smaller than the matrix"""
     input_squares: Float[Array, " in_"] | None = None
     """Σ x² of the layer's inputs over all rows of all steps, if asked"""
     n_inputs: int = 0
@@ -149,7 +150,7 @@ class Window:
         return Window(self.shape, self.asked, support=self.support)
 
     def joined(self, step: "AnyWindow", ranks: Ranks, kernels: KernelSet = definition) -> "Window":
-        """Return this window with one more step, added up over the rows of all ranks (TRN-013)."""
+        """Return this window with one more step, which is first summed over all ranks (TRN-013)."""
         assert isinstance(step, Window)
         assert step.latest is not None, "the step holds no micro-batch"
         tokens, factors = step.latest_tokens, step.latest_factors
@@ -203,7 +204,7 @@ class Window:
         return replace(self, settled_steps=self.steps, latest=None, latest_tokens=None, latest_factors=(), **sums)
 
     def rows(self, start: int, stop: int) -> Known:
-        """Return, for rows start to stop, those means of g, |g| and g² that are asked for (GRD-004, GRD-005)."""
+        """Return rows start to stop of the means of g, |g| and g² over the steps, if asked (GRD-004, GRD-005)."""
         latest = None
         if self.latest is not None and self.asked & OF_GRADIENTS:
             latest = self.latest.rows(start, stop)
@@ -220,9 +221,9 @@ class Window:
     def of_tokens(
         self, kernels: KernelSet = definition, support: Callable[[], Topology] | None = None
     ) -> Float[Array, " s"] | None:
-        """Return the mean over the steps of Σ dy² x², on the support, if asked (GRD-008).
+        """Return the mean over the steps of Σ dy² x² at the positions of the support, None if not asked (GRD-008).
 
-        support  returns the positions, for a caller that has them at less cost; None asks the window for them
+        support  returns the support, if the caller can get it faster than the window; None takes the window's function
         """
         if "tokens" not in self.asked:
             return None
@@ -252,7 +253,7 @@ class Window:
         return total
 
     def inputs(self) -> Float[Array, " in_"] | None:
-        """Return h, the mean square of the layer's inputs, if asked (GRD-006)."""
+        """Return h, the mean square of the layer's inputs, None if not asked (GRD-006)."""
         return None if self.input_squares is None else self.input_squares / self.n_inputs
 
 
@@ -280,11 +281,11 @@ class FirstStepWindow:
         return self.settled_steps + (self.latest is not None or self.first.latest is not None)
 
     def fresh(self) -> "FirstStepWindow":
-        """Return this window itself, to which a rank adds its next step: `latest` keeps that step apart."""
+        """Return this window itself; a rank adds its next step to it, because `latest` keeps that step apart."""
         return self
 
     def joined(self, step: "AnyWindow", ranks: Ranks, kernels: KernelSet = definition) -> "FirstStepWindow":
-        """Return this window with one more step, added up over the rows of all ranks (TRN-013)."""
+        """Return this window with one more step, which is first summed over all ranks (TRN-013)."""
         assert isinstance(step, FirstStepWindow)
         if self.positions is None:
             return replace(self, first=self.first.joined(step.first, ranks))
@@ -298,10 +299,10 @@ class FirstStepWindow:
         return replace(self, latest=part if self.latest is None else self.latest + part)
 
     def settled(self, kernels: KernelSet = definition) -> "FirstStepWindow":
-        """Return the window with the latest step added to the sums (TRN-004); the first one chooses the positions.
+        """Return the window with the latest step added to the sums (TRN-004); the first step chooses the positions.
 
         Raises:
-            UpdateError: EVT-005 for a first gradient, TRN-007 for a sum, with NaN or infinity.
+            UpdateError: EVT-005 if the gradient of the first step has NaN or infinity, TRN-007 if a sum has.
         """
         if self.first.latest is not None:
             whole = self.first.latest.whole()
@@ -333,7 +334,7 @@ AnyWindow = Window | FirstStepWindow
 
 
 def opened(base: AnyBase, slots: Topology, evidence_names: frozenset[str]) -> Window:
-    """Return an empty window over a matrix with this base and these slots."""
+    """Return an empty window for a matrix with this base and these slots of the delta."""
     support = partial(support_of, base, slots) if "tokens" in evidence_names else None
     return Window(base.shape, evidence_names, support=support)
 
@@ -341,7 +342,7 @@ def opened(base: AnyBase, slots: Topology, evidence_names: frozenset[str]) -> Wi
 def support_of(base: AnyBase, slots: Topology) -> Topology:
     """Return B ∪ η as a topology."""
     if isinstance(base, PackedBase) and base.held_in is None and base.slots is slots:
-        # the packed matrix stores just that
+        # this packed matrix stores exactly B ∪ η
         return base.kernels.unpack(base.packed)[0]
     stored = base.topology
     eta = flat(slots)
@@ -354,13 +355,13 @@ def support_of(base: AnyBase, slots: Topology) -> Topology:
 
 
 def _smaller(factors: tuple[WeightGradient, ...], shape: tuple[int, int]) -> bool:
-    """Tell whether factors take less memory than their product."""
+    """Return whether the factors take less memory than their product."""
     n_out, n_in = shape
     return sum(f.x.shape[0] for f in factors) * (n_out + n_in) < n_out * n_in
 
 
 def _term(name: str, gradient: Array) -> Array:
-    """Return what the gradient of one step adds to the sum `name` (GRD-005)."""
+    """Return the term of one step's gradient in the sum `name` (GRD-005)."""
     if name == "absolute":
         return array_namespace(gradient).abs(gradient)
     return gradient * gradient if name == "square" else gradient

@@ -1,6 +1,6 @@
 """The decoder of the LLaMA family (chapter 5 of SPEC.md).
 
-config       what config.json says, and what is refused of it
+config       reads and checks config.json
 weights      the weights of a model, put together from named parameters
 decoder      forward and backward
 head         the loss, from some rows of logits at a time

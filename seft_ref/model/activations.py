@@ -1,11 +1,11 @@
-"""What the forward of a step keeps for its backward, in bytes, and when it is computed again instead (MDL-008)."""
+"""How many bytes the forward of a step keeps for its backward, and when a step recomputes them instead (MDL-008)."""
 
 from seft_ref.arrays.library import Array, array_namespace
 from seft_ref.layers.attention_blocks import WHOLE
 from seft_ref.model.config import ModelConfig
 
 LARGE = 1 << 30
-"""Bytes of activations from which a step keeps the inputs of its blocks only."""
+"""Bytes of activations above which a step keeps only the inputs of its blocks."""
 
 
 def activation_bytes(config: ModelConfig, rows: int, length: int, itemsize: int, *, recompute: bool) -> int:
@@ -24,15 +24,15 @@ def per_token(config: ModelConfig, length: int) -> int:
     # a norm keeps its input and one number a row; the products that follow keep its output
     normed = 2 * residual + 1
     qk_norms = q + k + heads + config.num_key_value_heads if config.qk_norm else 0
-    # LYR-013: of a long sequence no scores are kept
+    # LYR-013: no scores are kept for a long sequence
     scores = heads * length if length <= WHOLE else 0
     attention = qk_norms + q + 2 * k + scores + q
-    # gate and up; their product is computed again
+    # the MLP keeps gate and up, because their product is cheap to compute again
     return normed + attention + normed + 2 * config.intermediate_size
 
 
 def recomputes(config: ModelConfig, shape: tuple[int, ...], like: Array) -> bool:
-    """Tell whether a step on tokens of that shape, in the dtype of `like`, should compute blocks twice (MDL-008)."""
+    """Return whether a step on tokens of this shape, in the dtype of `like`, should recompute its blocks (MDL-008)."""
     rows, length = shape
     itemsize = array_namespace(like).finfo(like.dtype).bits // 8
     return activation_bytes(config, rows, length, itemsize, recompute=False) > LARGE

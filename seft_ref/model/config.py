@@ -29,7 +29,7 @@ _NAMED = {
     "qwen2": ("num_key_value_heads",),
     "qwen3": ("num_key_value_heads", "head_dim"),
 }
-"""Keys that must be there, if only as null, because libraries fill in different numbers where they are absent."""
+"""Keys that config.json must have, if only as null, because libraries fill in different numbers for absent ones."""
 _ROPE_OBJECTS = ("rope_parameters", "rope_scaling")
 _ROPE_NEEDS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -165,7 +165,7 @@ class ModelConfig:
 
 
 def block_prefix(layer: int) -> str:
-    """Return what the names of a block's parameters begin with."""
+    """Return the prefix of the names of a block's parameters."""
     return f"model.layers.{layer}"
 
 
@@ -247,7 +247,7 @@ def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int |
 
 
 def _rope(config: Mapping[str, Any], head_dim: int) -> Rope:
-    """Return the rotary embedding of rope_parameters or rope_scaling; where both are set they must agree (MDL-009)."""
+    """Return the rotary embedding of rope_parameters or rope_scaling; if both are set, they must agree (MDL-009)."""
     ropes: dict[str, Rope] = {}
     for key in _ROPE_OBJECTS:
         settings = config.get(key)
@@ -310,7 +310,7 @@ def _rope_kind(key: str, settings: Mapping[str, Any]) -> str:
 
 
 def _original_context(key: str, settings: Mapping[str, Any], config: Mapping[str, Any]) -> int:
-    """Return the original context of llama3: that of the settings, or the one beside them (MDL-011)."""
+    """Return the original context of llama3, from the settings or else from config.json itself (MDL-011)."""
     contexts = [_positive_int(part, _ORIGINAL) for part in (settings, config) if part.get(_ORIGINAL) is not None]
     # MDL-011
     if len(set(contexts)) > 1:

@@ -30,7 +30,7 @@ NamedGradient = tuple[str, WeightGradient | EmbeddingGradient | Array]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SelfAttentionCache:
-    """What the attention half of a block needs for its backward, in the order of the forward."""
+    """Caches of the attention half of a block for its backward, in the order of the forward."""
 
     q_proj: LinearCache
     k_proj: LinearCache
@@ -46,18 +46,18 @@ class SelfAttentionCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MlpCache:
-    """What the MLP half of a block needs for its backward."""
+    """Caches of the MLP half of a block for its backward."""
 
     gate_proj: LinearCache
     up_proj: LinearCache
     swiglu: SwigluCache
     down_proj: Linear
-    """without its input, which is as large as gate: the backward computes it again from gate and up"""
+    """the layer alone, because its input is as large as gate and the backward can recompute it from gate and up"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockCache:
-    """What a block needs for its backward."""
+    """Caches of a block for its backward."""
 
     input_layernorm: RmsNormCache
     self_attn: SelfAttentionCache
@@ -67,7 +67,7 @@ class BlockCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockInput:
-    """What is kept of a block instead of its cache, to compute that again with the same bits (MDL-008)."""
+    """The arguments of a block's forward, kept in place of its cache, which they recompute bit for bit (MDL-008)."""
 
     x: Float[Array, "B T C"]
     block: Block
@@ -84,7 +84,7 @@ class BlockInput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecoderCache:
-    """What `decoder_backward` needs: a forward up to the last norm."""
+    """Caches of a forward up to the last norm, for `decoder_backward`."""
 
     embed_tokens: EmbeddingCache
     blocks: tuple[BlockCache | BlockInput, ...]
@@ -94,7 +94,7 @@ class DecoderCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelCache:
-    """What `model_backward` needs: a whole forward."""
+    """Caches of a whole forward, for `model_backward`."""
 
     decoder: DecoderCache
     lm_head: LinearCache
@@ -102,7 +102,7 @@ class ModelCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Surroundings:
-    """What every block of one forward shares: RoPE angles, and which keys each query sees under each window."""
+    """RoPE angles, and the keys that each query sees under each window; all blocks of a forward share them."""
 
     rope: RopeTable
     visible: dict[int | None, Bool[Array, "M T S"] | Sight]
@@ -132,7 +132,10 @@ def self_attention_forward(
     kernels: KernelSet,
     past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], SelfAttentionCache]:
-    """Return the output of the attention half, before the residual sum, and its cache; x follows the past."""
+    """Return the output of the attention half, before the residual sum, and its cache.
+
+    past  keys and values of the tokens before x, in generation
+    """
     layers = layers_of(kernels)
     q, q_proj = linear_forward(x, block.q_proj, kernels)
     k, k_proj = linear_forward(x, block.k_proj, kernels)
@@ -158,7 +161,7 @@ def self_attention_forward(
 def self_attention_backward(
     dy: Float[Array, "B T C"], cache: SelfAttentionCache, prefix: str
 ) -> tuple[Float[Array, "B T C"], list[NamedGradient]]:
-    """Return (dx, gradients); the keys and values of a past get none."""
+    """Return (dx, gradients); keys and values of a past get no gradient."""
     layers = layers_of(cache.q_proj.kernels)
     gradients: list[NamedGradient] = []
     dy = _linear_backward(dy, cache.o_proj, f"{prefix}.o_proj", gradients)
@@ -214,7 +217,10 @@ def block_forward(
     kernels: KernelSet,
     past: Past | None = None,
 ) -> tuple[Float[Array, "B T C"], BlockCache]:
-    """Return the output of a block and its cache (MDL-001); x follows the past."""
+    """Return the output of a block and its cache (MDL-001).
+
+    past  keys and values of the tokens before x, in generation
+    """
     layers = layers_of(kernels)
     normed, input_layernorm = layers.rmsnorm_forward(x, block.input_layernorm, config.rms_norm_eps)
     attended, self_attn = self_attention_forward(normed, block, config, layer, around, kernels, past)
@@ -272,7 +278,7 @@ def decoder_forward(
 def _embedded(
     tokens: Int[Array, "B T"], weights: Weights, config: ModelConfig, mask: Bool[Array, "B T"] | None
 ) -> tuple[Float[Array, "B T C"], EmbeddingCache, Surroundings]:
-    """Return the embedded tokens with their cache, and what all blocks look at."""
+    """Return the embedded tokens with their cache, and the surroundings of the blocks."""
     xp = array_namespace(tokens)
     x, cache = embedding_forward(xp.reshape(tokens, (-1,)), weights.embed_tokens)
     return xp.reshape(x, (*tokens.shape, -1)), cache, surroundings(config, tokens.shape[1], mask, weights.norm)
@@ -285,14 +291,14 @@ def decoder_output(
     kernels: KernelSet,
     mask: Bool[Array, "B T"] | None = None,
 ) -> Float[Array, "B T C"]:
-    """Return the output of `decoder_forward`, to the bit, without a cache: one block's arrays are held at a time.
+    """Return the same bits as `decoder_forward`, without a cache, so that only one block's arrays are alive at a time.
 
     Shapes, dtypes and errors are those of `decoder_forward`.
     """
     x, _, around = _embedded(tokens, weights, config, mask)
     for layer, block in enumerate(weights.blocks):
         x, cache = block_forward(x, block, config, layer, around, kernels)
-        del cache  # before the next block computes its own
+        del cache  # free it before the next block computes its own
     x, _ = layers_of(kernels).rmsnorm_forward(x, weights.norm, config.rms_norm_eps)
     return x
 
@@ -302,7 +308,7 @@ def decoder_backward(dx: Float[Array, "B T C"], cache: DecoderCache) -> Iterator
     xp = array_namespace(dx)
     embed_tokens, blocks = cache.embed_tokens, list(cache.blocks)
     dx, dnorm = cache.layers.rmsnorm_backward(dx, cache.norm)
-    del cache  # so that the cache of a block is freed once it is used
+    del cache  # drop this reference, so that the cache of each block is freed once it is used
     yield "model.norm.weight", dnorm
     while blocks:
         block_cache = blocks.pop()

@@ -1,4 +1,6 @@
-"""The last product and the loss, some rows at a time: the logits of a long batch are never held at once (LYR-012)."""
+"""The product with lm_head and the loss, some rows at a time, so that a long batch's logits are never stored at once
+(LYR-012).
+"""
 
 from itertools import pairwise
 
@@ -10,19 +12,19 @@ from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 from seft_ref.layers.sets import layers_of
 
 LOGITS = 9 << 20
-"""Most logits that are held at once, unless LEAST_ROWS rows have more; the loss takes a few times their memory."""
+"""Most logits that are stored at once, unless LEAST_ROWS rows have more; the loss takes a few times their memory."""
 LEAST_ROWS = 64
 _TOGETHER = 16
-"""Rows that dense products take together; the number of rows of a part is a multiple of it."""
+"""Number of rows that dense products compute together; the rows of a part are a multiple of it."""
 
 
 def head_loss(
     x: Float[Array, "B T C"], lm_head: Linear, targets: Int[Array, " N"], count: int, kernels: KernelSet
 ) -> float:
-    """Return the loss of all rows: those that count, summed and divided by count (LYR-011, LYR-012).
+    """Return the sum of the losses of rows whose target is not −100, divided by count (LYR-011, LYR-012).
 
     Raises:
-        LayerError: LYR-011 if count is not positive or a target is no class.
+        LayerError: LYR-011 if count is not positive or a target is outside the vocabulary.
     """
     loss = 0.0
     for part, rows in _parts(x, targets, lm_head):
@@ -34,10 +36,10 @@ def head_loss(
 def head_loss_and_gradient(
     x: Float[Array, "B T C"], lm_head: Linear, targets: Int[Array, " N"], count: int, kernels: KernelSet
 ) -> tuple[float, Float[Array, "B T C"]]:
-    """Return the loss of all rows, and its gradient by x (LYR-011, LYR-012).
+    """Return the loss of `head_loss`, and its gradient by x (LYR-011, LYR-012).
 
     Raises:
-        LayerError: LYR-011 if count is not positive or a target is no class.
+        LayerError: LYR-011 if count is not positive or a target is outside the vocabulary.
     """
     layers = layers_of(kernels)
     loss, gradients = 0.0, []
@@ -65,6 +67,6 @@ def _parts(x: Array, targets: Array, lm_head: Linear) -> list[tuple[Array, Array
     x = xp.reshape(x, (-1, x.shape[-1]))
     n_rows = x.shape[0]
     n = max(1, rows_at_once(n_rows, lm_head.weight.shape[0]))
-    # without rows there is one empty part, so that the loss is refused or returned all the same
+    # a batch without rows has one empty part, so that the loss still checks count and returns 0
     edges = [*range(0, max(n_rows, 1), n), n_rows]
     return [(x[i:j, :], targets[i:j]) for i, j in pairwise(edges)]

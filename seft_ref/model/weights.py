@@ -37,7 +37,7 @@ class Weights:
     norm: Float[Array, " C"]
     lm_head: Linear
     limits: Mapping[str, float] = field(default_factory=dict)
-    """by target, the magnitude from which a weight overflows the dtype of its file; absent if none can (CKP-010)"""
+    """target -> smallest magnitude that overflows the dtype of its file; targets without one are absent (CKP-010)"""
 
 
 def assemble(config: ModelConfig, dense: Mapping[str, Array], packed: Mapping[str, Packed]) -> Weights:
@@ -80,7 +80,7 @@ def matrix_of(weights: Weights, name: str) -> Packed:
 
 
 def with_matrices(weights: Weights, packed: Mapping[str, Packed]) -> Weights:
-    """Return the weights with some projections replaced, by parameter name."""
+    """Return the weights with other matrices for some projections, which `packed` has by parameter name."""
     blocks = list(weights.blocks)
     for name, matrix in packed.items():
         layer, projection = _address(name)
@@ -90,7 +90,7 @@ def with_matrices(weights: Weights, packed: Mapping[str, Packed]) -> Weights:
 
 
 def with_changes(weights: Weights, changes: Mapping[str, LowRank]) -> Weights:
-    """Return the weights with changes beside some projections, by parameter name (ADP-001)."""
+    """Return the weights with low-rank changes added to some projections, by parameter name (ADP-001)."""
     blocks = list(weights.blocks)
     for name, change in changes.items():
         layer, projection = _address(name)

@@ -3,8 +3,8 @@
 keep        masks by exact counts: scopes, N:M patterns
 magnitude, random, wanda, sparsegpt   the pruners of one matrix
 owl         a sparsity for each block
-blockwise   all matrices of a model
-record      what a pruned model says of its pruning
+blockwise   pruning of all matrices of a model
+record      the record of pruning that a pruned model carries
 
 `update/adapt.py` prunes at an event. Start with `keep.py`, then `wanda.py`.
 """

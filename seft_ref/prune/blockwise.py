@@ -1,4 +1,4 @@
-"""Prune a whole model block by block, each on inputs from blocks that are pruned already (PRN-005)."""
+"""Prunes a whole model block by block; the inputs of a block come from blocks that are pruned already (PRN-005)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
@@ -23,32 +23,32 @@ from seft_ref.text.tokens import check_length
 Read = Callable[[str], Array]
 """Reads one parameter by name, in the dtype to compute with."""
 Sparsity = float | Sequence[float]
-"""The fraction of weights to remove, of every block the same or one for each."""
+"""The fraction of weights to remove: one number for all blocks, or one for each block."""
 Results = Mapping[str, tuple[Array, Array]]
 """The mask (out, in) and the new weight (out, in) of every target of a block, by name."""
 
 
 class Blocks(Protocol):
-    """Remembers the blocks that are finished, so that a run that was stopped goes on from them (PRN-019)."""
+    """Stores the blocks that are finished, so that a stopped run can go on from them (PRN-019)."""
 
     def sparsities(self, measure: Callable[[], list[float]]) -> list[float]:
-        """Return the sparsity of every block, which is measured if it is not known."""
+        """Return the sparsity of every block, from `measure` if none is stored."""
 
     def known(self, layer: int, parameters: Mapping[str, Array], targets: Sequence[str]) -> Results | None:
-        """Return what is known of a block with these parameters, None for one whose targets are still to be pruned."""
+        """Return the stored results of a block with these parameters, None if it is still to be pruned."""
 
     def finished(self, layer: int, results: Results) -> None:
-        """Take what was found of a block."""
+        """Store the results of a block."""
 
     def remove(self) -> None:
-        """Forget all blocks, because the model is written."""
+        """Remove all blocks, because the model is written."""
 
 
 class NoBlocks:
-    """Remembers nothing: every block is still to be pruned."""
+    """Stores no block, so that every block is still to be pruned."""
 
     def sparsities(self, measure: Callable[[], list[float]]) -> list[float]:
-        """Return what is measured."""
+        """Return the sparsities that `measure` returns."""
         return measure()
 
     def known(self, layer: int, parameters: Mapping[str, Array], targets: Sequence[str]) -> None:
@@ -100,9 +100,9 @@ def _by_scores(
     pattern: tuple[int, int] | None,
     scope: Scope,
 ) -> Iterator[tuple[str, Array]]:
-    """Yield (name, mask) of every target; with scope model the scores of all of them are in memory together.
+    """Yield (name, mask) of every target; with scope model the scores of all targets are in memory together.
 
-    score  from a weight and its matrix index to its scores
+    score  returns the scores of a weight, given the weight and its matrix index
     """
     rates, names = _rates(config, sparsity), [matrix.name for matrix in config.targets()]
 
@@ -163,10 +163,10 @@ def prune_wanda(
     One block and the activations of all windows are in memory at a time.
 
     batches  calibration tokens, each (B, T)
-    blocks   those that are finished already (PRN-019)
-    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for such activations; TextError TRN-017 for windows
-             longer than the model has positions; LayerError LYR-001 for a token outside the vocabulary, LYR-015 and
-             LYR-016 for an overflow inside a layer
+    blocks   stores finished blocks (PRN-019)
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-003 for NaN or infinite activations; TextError TRN-017
+             for windows longer than the model has positions; LayerError LYR-001 for a token outside the vocabulary,
+             LYR-015 and LYR-016 for an overflow inside a layer
     """
     rates = _rates(config, sparsity)
 
@@ -194,8 +194,9 @@ def prune_sparsegpt(
     inputs of the block's linear layers.
 
     batches  calibration tokens, each (B, T)
-    blocks   those that are finished already (PRN-019)
-    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for such activations; else as `prune_wanda`
+    blocks   stores finished blocks (PRN-019)
+    Raises   PruneError PRN-006 for NaN or infinite weights, PRN-009 for NaN or infinite activations; else as
+             `prune_wanda`
     """
     rates = _rates(config, sparsity)
 
@@ -216,9 +217,9 @@ def block_by_block(
 ) -> Iterator[tuple[str, Array, Array]]:
     """Yield (name, mask, new weight) of every target (PRN-005).
 
-    measure  from the input of a matrix, (B, T, in), to a statistic that is summed over the batches
-    prune    from the name of a weight, the weight and its statistic to the mask and the new weight
-    blocks   those that are finished already; of these only the outputs are computed (PRN-019)
+    measure  returns a statistic of the input (B, T, in) of a matrix; it is summed over the batches
+    prune    returns the mask and the new weight, given the name of a weight, the weight and its statistic
+    blocks   stores finished blocks, of which only the outputs are computed (PRN-019)
     """
     blocks = blocks or NoBlocks()
     for tokens in batches:
@@ -285,7 +286,7 @@ def _pack(parameters: Mapping[str, Array], kernels: KernelSet) -> dict[str, Arra
 
 
 def _inputs(cache: BlockCache, prefix: str) -> dict[tuple[str, ...], Array]:
-    """Return the inputs of the linear layers of a block, each under the names of the weights that share it."""
+    """Return the inputs of the linear layers of a block; the key of an input names the weights that share it."""
     mixer, mlp = f"{prefix}.self_attn", f"{prefix}.mlp"
     return {
         _weights(mixer, ATTENTION[:3]): cache.self_attn.q_proj.x,

@@ -21,7 +21,7 @@ SCOPES: Mapping[str, tuple[Scope, ...]] = {
 """The scopes of each method, the default first; SparseGPT counts by block (PRN-016)."""
 
 ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"
-"""What an error advises where a number overflows its dtype."""
+"""Advice of the errors about a number that overflows its dtype."""
 
 
 def removed_count(sparsity: float, n: int) -> int:
@@ -65,7 +65,7 @@ def keep_of_rows(scores: Float[Array, "out in_"], removed: int) -> Bool[Array, "
 
 
 def across_matrices(scope: object) -> bool:
-    """Tell whether a scope compares the weights of different matrices with each other (PRN-016)."""
+    """Return whether a scope compares the weights of different matrices with each other (PRN-016)."""
     return scope == "model"
 
 
@@ -77,9 +77,9 @@ def keep_of_one(
 
 
 def keep_in_scope(scores: Sequence[Array], sparsity: float, scope: Scope) -> list[Array]:
-    """Return the mask of each matrix without its smallest scores; the scope says among which weights (PRN-016).
+    """Return the mask of each matrix without the smallest scores of every scope (PRN-016).
 
-    scores  of each matrix (out, in); with scope model all of them are compared with each other
+    scores  for each matrix (out, in); with scope model the scores of all matrices are compared with each other
 
     Raises:
         PruneError: PRN-001 for the sparsity, PRN-016 for an unknown scope, SEL-004 for a score that is NaN or infinite.
@@ -133,7 +133,7 @@ def rank_in_rows(scores: Float[Array, "r c"]) -> Array:
     """Return each entry's place, from 0, when its row is sorted ascending with ties by column; int64.
 
     Raises:
-        PruneError: SEL-004 for a score that is NaN or infinite: all that overflow would tie.
+        PruneError: SEL-004 for a score that is NaN or infinite, because all scores that overflow would tie.
     """
     check_finite(scores)
     xp = array_namespace(scores)
@@ -142,7 +142,7 @@ def rank_in_rows(scores: Float[Array, "r c"]) -> Array:
 
 
 def check_finite(scores: Array) -> None:
-    """Refuse a score that is NaN or infinite, because all that overflow would tie (PRN-015)."""
+    """Refuse a score that is NaN or infinite, because all scores that overflow would tie (PRN-015)."""
     xp = array_namespace(scores)
     # SEL-004
     if not bool(xp.all(xp.isfinite(scores))):

@@ -1,4 +1,4 @@
-"""OWL: a sparsity for each block, lower where more scores of Wanda are outliers (PRN-018)."""
+"""OWL: a sparsity for each block, which is lower the more of its Wanda scores are outliers (PRN-018)."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,13 @@ from seft_ref.errors import PruneError
 from seft_ref.prune.keep import check_finite, removed_count
 
 OUTLIER = 5.0
-"""How many times the mean score of its block an outlier exceeds."""
+"""A score that exceeds the mean score of its block times this number is an outlier."""
 SPREAD = 0.08
 """Half of the difference between the sparsest and the densest block."""
 
 
 def outlier_share(scores: Sequence[Float[Array, "..."]], outlier: float = OUTLIER) -> float:
-    """Return the share of the scores of a block, all its matrices together, above `outlier` times their mean.
+    """Return the fraction of the scores of a block, over all its matrices, that exceed `outlier` times their mean.
 
     scores  Wanda's scores of each matrix, in float64
 
@@ -37,11 +37,12 @@ def block_sparsities(shares: Sequence[float], sparsity: float, spread: float = S
     """Return the sparsity of each block from the shares of outliers; their mean is `sparsity` (PRN-018).
 
     Raises:
-        PruneError: PRN-001 for the sparsity, PRN-018 if `spread` takes a block out of 0 to below 1.
+        PruneError: PRN-001 for the sparsity, PRN-018 if `spread` is negative or gives a block a sparsity outside 0 to
+        below 1.
     """
     removed_count(sparsity, 1)
     low, high = min(shares), max(shares)
-    # PRN-018: with equal shares nothing tells blocks apart
+    # PRN-018: with equal shares all blocks get the same sparsity
     offsets = [2.0 * spread * (share - low) / (high - low) if high > low else 0.0 for share in shares]
     mean = sum(offsets) / len(offsets)
     chosen = [sparsity - (offset - mean) for offset in offsets]

@@ -1,4 +1,4 @@
-"""Random pruning: the scores are draws, so the mask says nothing of the weights (PRN-017)."""
+"""Random pruning: the scores are random draws, so the mask does not depend on the weights (PRN-017)."""
 
 from jaxtyping import Float
 

@@ -10,7 +10,7 @@ RECORD = "pruning.json"
 
 
 class PruningRecord(TypedDict, total=False):
-    """What `pruning.json` says; of its fields `read_record` checks `pattern` only."""
+    """The fields of `pruning.json`; `read_record` checks only `pattern`."""
 
     method: str
     sparsity: float | None
@@ -24,10 +24,10 @@ class PruningRecord(TypedDict, total=False):
 
 
 def read_record(content: bytes) -> PruningRecord:
-    """Return a record of pruning as its file spells it.
+    """Return the record of pruning in the content of a `pruning.json`.
 
     Raises:
-        PruneError: PRN-008 if it is no JSON object, or its pattern is not N:M.
+        PruneError: PRN-008 if the content is no JSON object, or its pattern is not N:M.
     """
     try:
         record = json.loads(content)
@@ -45,13 +45,14 @@ def read_record(content: bytes) -> PruningRecord:
 
 
 def rates_of(record: PruningRecord) -> float | list[float]:
-    """Return the fraction of weights that was removed, one number a block where a rule gave each its own (PRN-018);
-    0 beside a pattern.
+    """Return the fraction of weights that was removed: one number, or a list with one number a block (PRN-018).
+
+    It is 0 if the record has a pattern.
     """
     return record["layers"]["sparsity"] if "layers" in record else record.get("sparsity") or 0.0
 
 
 def pattern_of(record: PruningRecord) -> tuple[int, int] | None:
-    """Return the N:M pattern that a record names, if it names one."""
+    """Return (N, M) of the pattern that a record names, None if it names none."""
     pattern = record.get("pattern")
     return None if pattern is None else parse_pattern(pattern)

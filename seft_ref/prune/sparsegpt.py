@@ -1,4 +1,4 @@
-"""SparseGPT: remove the cheapest weights of each block of columns; later columns make up for them (PRN-009)."""
+"""SparseGPT: removes the cheapest weights of each block of columns; later columns make up for the errors (PRN-009)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ DAMPING = 0.01
 BLOCK = 128
 
 Keep = Callable[[Array], Array]
-"""From the costs of some columns, in all rows, to the mask of what stays."""
+"""A function from the costs of some columns, in all rows, to the mask of the weights that stay."""
 
 
 def hessian_of(x: Float[Array, "*batch in_"]) -> Float[Array, "in_ in_"]:
@@ -34,11 +34,11 @@ def sparsegpt(
     damping: float = DAMPING,
     block: int = BLOCK,
 ) -> tuple[Bool[Array, "out in_"], Float[Array, "out in_"]]:
-    """Return which weights stay, and the new weight, +0.0 where it was removed (PRN-009 to PRN-013).
+    """Return which weights stay, and the new weight, +0.0 where one was removed (PRN-009 to PRN-013).
 
     hessian  Σ x xᵀ over all calibration tokens, in float64
-    damping  share of the mean of its diagonal that is added to it
-    block    columns of a block
+    damping  fraction of the mean diagonal of the Hessian that is added to its diagonal
+    block    number of columns of a block
     Raises   PruneError PRN-009 for a hessian or damping that cannot be used, PRN-001, PRN-004, PRN-011, PRN-013;
              SEL-004 for a cost that float64 does not hold
     """
@@ -67,7 +67,7 @@ def sparsegpt(
             keep = partial(keep_n_of_m, n=pattern[0], m=pattern[1])
         u = factor[first : first + n, first:]
         mask, panel, errors = _prune_panel(panel, u[:, :n], n if pattern is None else pattern[1], keep)
-        # PRN-010, for all columns behind the block at once
+        # PRN-010: apply the errors to all columns behind the block at once
         rest = rest - errors @ u[:, n:]
         masks.append(mask)
         panels.append(panel)
@@ -75,18 +75,18 @@ def sparsegpt(
 
 
 def inverse_factor(hessian: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """Return U, upper triangular with Uᵀ U = H⁻¹ (PRN-010); entries below its diagonal mean nothing.
+    """Return U, upper triangular with Uᵀ U = H⁻¹ (PRN-010); entries below its diagonal are unspecified.
 
     Raises:
         PruneError: PRN-009 if H is not positive definite.
     """
     xp = array_namespace(hessian)
-    # H = V Vᵀ with V upper triangular is the factorisation from the last row to the first, and U = V⁻¹
+    # a Cholesky factorisation from the last row to the first gives H = V Vᵀ with V upper triangular, and U = V⁻¹
     try:
         lower = xp.linalg.cholesky(xp.flip(hessian))
-    except ValueError:  # NumPy raises a subclass of it
+    except ValueError:  # NumPy's LinAlgError is a subclass of it
         lower = xp.full_like(hessian, xp.nan)
-    # CuPy does not raise: it leaves NaN or, in the last row, a finite pivot that is not positive
+    # checked for CuPy, which raises no error: it leaves NaN or, in the last row, a finite pivot that is not positive
     if not bool(xp.all(xp.isfinite(lower)) & xp.all(xp.linalg.diagonal(lower) > 0)):
         raise PruneError("PRN-009", "the Hessian is not positive definite; raise damping or calibrate on more tokens")
     return xp.flip(xp.linalg.inv(lower))
@@ -111,15 +111,15 @@ def _prune_panel(
 ) -> tuple[Bool[Array, "out n"], Float[Array, "out n"], Float[Array, "out n"]]:
     """Return the mask of a block of columns, its new weights, and the errors that later columns make up for.
 
-    Shapes  u (n, n): the rows and columns of U that belong to the block
-            span: columns among which weights are chosen at once
+    u     (n, n), the rows and columns of U that belong to the block
+    span  number of columns among which weights are chosen at once
     """
     xp = array_namespace(panel, u)
     diagonal = xp.linalg.diagonal(u)
     masks, columns, errors = [], [], []
     for i in range(u.shape[0]):
         if i % span == 0:
-            # panel begins at column i; PRN-011, PRN-012
+            # PRN-011, PRN-012: the panel begins at column i now
             scale = diagonal[i : i + span]
             masks.append(keep(_costs(panel[:, :span], scale)))
         stays, column = masks[-1][:, i % span], panel[:, 0]

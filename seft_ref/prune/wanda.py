@@ -8,7 +8,7 @@ from seft_ref.prune.keep import ADVICE, Scope, keep_of_one
 
 
 def square_sum(x: Float[Array, "*batch in_"]) -> Float[Array, " in_"]:
-    """Return Σ x_j² over all tokens, in float64, on the host because some devices lack it (PRN-014)."""
+    """Return Σ x_j² over all tokens in float64, on the host, because some devices lack that dtype (PRN-014)."""
     rows = binary64(x).reshape(-1, x.shape[-1])
     with overflow_allowed():
         return (rows * rows).sum(axis=0)
@@ -21,7 +21,7 @@ def wanda_mask(
     pattern: tuple[int, int] | None = None,
     scope: Scope = "row",
 ) -> Bool[Array, "out in_"]:
-    """Return which weights stay: by the scope, or N of every M where a pattern is given (PRN-003, PRN-004, PRN-014).
+    """Return which weights stay: by the scope, or N of every M if a pattern is given (PRN-003, PRN-004, PRN-014).
 
     Shapes  input_square_sum (in,): Σ x_j² over all calibration tokens
     Raises  PruneError PRN-003 if a sum is NaN or infinite, SEL-004 if a score is
@@ -35,7 +35,7 @@ def wanda_scores(weight: Float[Array, "out in_"], input_square_sum: Float[Array,
     Raises:
         PruneError: PRN-003 if a sum is NaN or infinite.
     """
-    # PRN-014: in binary64, on the host, the product of two float32 numbers neither overflows nor ties by rounding
+    # PRN-014: in binary64 the product of two float32 numbers neither overflows nor ties by rounding
     sums = binary64(input_square_sum)
     xp = array_namespace(sums)
     # PRN-003

@@ -1,4 +1,6 @@
-"""GPTQ that keeps zeros: columns are rounded in turn, and stored weights of later columns make up for it (QNT-005)."""
+"""GPTQ that keeps zeros: columns are rounded in turn, and stored weights of later columns make up for the errors
+(QNT-005).
+"""
 
 from jaxtyping import Bool, Float, Int8
 
@@ -30,10 +32,10 @@ def gptq(
 ) -> Quantised:
     """Return a matrix rounded column by column (QNT-005).
 
-    weight   values where nothing is stored do not count
+    weight   values outside the topology are ignored
     hessian  Σ x xᵀ over all calibration tokens, in float64
-    damping  share of the mean of its diagonal that is added to it
-    block    columns whose errors are carried behind them together
+    damping  fraction of the mean diagonal of the Hessian that is added to its diagonal
+    block    number of columns whose errors are applied to all later columns at once
     Raises   QuantiseError QNT-001, QNT-003 as `nearest`, and for errors that grow without bound; PruneError PRN-009 for
              a Hessian or damping that cannot be used
     """
@@ -46,10 +48,10 @@ def gptq(
     factor = inverse_factor(safe)
     stored = xp.reshape(mask_at(topology.numel, flat(topology)), weight.shape)
     rest = only_stored(weight, topology)
-    scales_of(rest, grid, size)  # QNT-003.5, for the weights of dead inputs as well
+    scales_of(rest, grid, size)  # QNT-003.5: called for its checks, which must see the weights of dead inputs too
     # QNT-005.4
     rest = xp.where(dead[None, :], xp.zeros_like(rest), rest)
-    # whole groups, so that a scale is found behind the errors of all columns before it
+    # a block has whole groups, so that the scale of a group is computed after all earlier errors were applied
     width = grid.group * max(1, block // grid.group) if grid.group else max(1, block)
     codes: list[Array] = []
     groups: list[tuple[Array, Array]] = []
@@ -72,15 +74,15 @@ def gptq(
 
 
 def _rounded(column: Array, scale: Array, zero: Array, grid: Grid) -> tuple[Int8[Array, " out"], Float[Array, " out"]]:
-    """Return the codes of a column, (out,), and what its weights lose by them; scale and zero are (out, 1)."""
+    """Return the codes of a column and its rounding errors, both (out,); scale and zero are (out, 1)."""
     xp = array_namespace(column)
-    # the scale 0 of a group whose weights are all 0 cannot divide; with any other its codes stand for 0
+    # replace the scale 0 of a group whose weights are all 0, because it cannot divide; with any scale its codes mean 0
     scale, zero = xp.where(scale > 0, scale, xp.ones_like(scale))[:, 0], zero[:, 0]
     code = codes_of(column, scale, zero, grid)
     return code, column - weights_at(code, scale, zero, xp.float64)
 
 
 def _less(weights: Array, errors: Array, mask: Bool[Array, "out n"]) -> Array:
-    """Return stored weights less errors that are carried to them, and 0 where nothing is stored (QNT-005)."""
+    """Return weights - errors at stored positions, and 0 elsewhere (QNT-005)."""
     xp = array_namespace(weights)
     return xp.where(mask, weights - errors, xp.zeros_like(weights))

@@ -21,12 +21,12 @@ _TEXT = re.compile(r"int([48])(?::g([1-9][0-9]*))?(:asym)?")
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How a matrix is rounded: bits of a code, columns of a group, and whether zero points are 0 (QNT-001)."""
+    """A grid to round a matrix onto: bits of a code, columns of a group, whether zero points are 0 (QNT-001)."""
 
     bits: int
     """4 or 8"""
     group: int = 0
-    """columns of a group; 0 takes a row as one group"""
+    """columns of a group; 0 if a whole row is one group"""
     symmetric: bool = True
 
     @property
@@ -40,10 +40,10 @@ class Grid:
         return (1 << (self.bits - 1)) - 1
 
     def columns(self, n_in: int) -> int:
-        """Return the columns of a group of a matrix with rows of n_in.
+        """Return how many columns a group has in a matrix with rows of n_in columns.
 
         Raises:
-            QuantiseError: QNT-001 if the row is no whole number of groups.
+            QuantiseError: QNT-001 if groups do not divide a row.
         """
         if self.group and n_in % self.group:
             raise QuantiseError(
@@ -102,19 +102,19 @@ class Quantised:
         return self.grid.symmetric
 
     def bare(self, scales: Float[Array, "out groups"], zeros: Int8[Array, "out groups"]) -> "Quantised":
-        """Return the same grid without codes, holding these copies of its own scales and zero points."""
+        """Return the same grid without codes; `scales` and `zeros` are copies of its own, in another memory order."""
         xp = array_namespace(self.codes)
         nothing = from_flat(self.topology.shape, xp.zeros((0,), dtype=xp.int64, device=device(self.codes)))
-        # no view, because that would keep all codes, or the file that they are mapped from
+        # a new array and no view, because a view would keep all codes in memory, or the file that they are mapped from
         none = xp.zeros((0,), dtype=xp.int8, device=device(self.codes))
         return replace(self, topology=nothing, codes=none, scales=scales, zeros=zeros)
 
     def at(self, topology: Topology, codes: Int8[Array, " n"]) -> "Quantised":
-        """Return other codes, in slot order of a topology of the same shape, with the same scales and zero points."""
+        """Return the given codes at the slots of a topology of the same shape, with the scales of this grid."""
         return replace(self, topology=topology, codes=codes)
 
     def holding(self, topology: Topology, values: Float[Array, " n"]) -> "Quantised":
-        """Return the codes of other weights (QNT-004), with the same scales and zero points."""
+        """Return values at the slots of a topology as codes, rounded with the scales of this grid (QNT-004)."""
         return self.at(topology, codes_of(values, *self.parts_at(topology), self.grid))
 
     def weights(self) -> Float[Array, " nnz"]:
@@ -134,7 +134,7 @@ def groups_of(topology: Topology, grid: Grid) -> Int[Array, " nnz"]:
     """Return for each slot the number of its group, counted row by row.
 
     Raises:
-        QuantiseError: QNT-001 if a row is no whole number of groups.
+        QuantiseError: QNT-001 if groups do not divide a row.
     """
     n_in = topology.shape[1]
     size = grid.columns(n_in)
@@ -157,9 +157,9 @@ def weights_at(codes: Array, scales: Array, zeros: Array, dtype: Dtype) -> Array
 
 
 def nearest(weight: Float[Array, "out in"], topology: Topology, grid: Grid) -> Quantised:
-    """Return a matrix whose stored weights are rounded each for itself (QNT-003, QNT-004).
+    """Return a matrix with each stored weight rounded to the nearest code (QNT-003, QNT-004).
 
-    weight   values where nothing is stored do not count
+    weight   values outside the topology are ignored
     Raises   QuantiseError QNT-001 for a row that groups do not divide, QNT-003 for a weight that is not finite or
              needs a scale beyond float32
     """
@@ -169,7 +169,7 @@ def nearest(weight: Float[Array, "out in"], topology: Topology, grid: Grid) -> Q
     bare = Quantised(grid, topology, xp.zeros((0,), dtype=xp.int8, device=device(weight)), scales, zeros)
     own, zero = bare.parts_at(topology)
     values = at_slots(wide, topology)
-    # QNT-003.3: a group whose scale underflowed weighs nothing
+    # QNT-003.3: all weights of a group whose scale underflowed become 0
     codes = codes_of(
         xp.where(own > 0, values, xp.zeros_like(values)), xp.where(own > 0, own, xp.ones_like(own)), zero, grid
     )
@@ -194,7 +194,7 @@ def at_slots(matrix: Array, topology: Topology) -> Array:
 def scales_of(weight: Float[Array, "out n"], grid: Grid, size: int) -> tuple[Array, Array]:
     """Return the scales of groups, float32 (out, groups), and their zero points, int8 (QNT-003).
 
-    A group whose weights are all 0 has the scale 0; `declared` gives it one.
+    A group whose weights are all 0 gets the scale 0 here; `declared` replaces it.
 
     weight  binary64, 0 where nothing is stored; n is a multiple of size
     Raises  QuantiseError QNT-003 for a weight that is not finite, or a code beyond float32
@@ -210,7 +210,7 @@ def scales_of(weight: Float[Array, "out n"], grid: Grid, size: int) -> tuple[Arr
     low, high = xp.minimum(xp.min(groups, axis=2), none), xp.maximum(xp.max(groups, axis=2), none)
     wide = xp.maximum(-low, high) / grid.highest if grid.symmetric else (high - low) / (grid.highest - grid.lowest)
     scales = xp.astype(wide, xp.float32)
-    # QNT-003.5: the code that is farthest from the zero point
+    # QNT-003.5: `farthest` is the magnitude of the weight of the code that is farthest from the zero point
     farthest = xp.astype(scales, xp.float64) * (-grid.lowest if grid.symmetric else grid.highest - grid.lowest)
     if not bool(xp.all(farthest <= xp.finfo(xp.float32).max)):
         raise QuantiseError("QNT-003", "a weight is near the largest of float32, and codes beyond; make it smaller")
@@ -222,7 +222,7 @@ def scales_of(weight: Float[Array, "out n"], grid: Grid, size: int) -> tuple[Arr
 
 
 def declared(scales: Float[Array, "out groups"]) -> Float[Array, "out groups"]:
-    """Return scales with one for every group: where there is none, the largest of its row, or 1 (QNT-003.3)."""
+    """Return the scales with each 0 replaced by the largest scale of its row, or by 1 if that is 0 too (QNT-003.3)."""
     xp = array_namespace(scales)
     if not scales.shape[0] or not scales.shape[1]:
         return scales
@@ -239,6 +239,6 @@ def codes_of(weight: Array, scales: Array, zeros: Array, grid: Grid) -> Int8[Arr
 
 @overflow_allowed()
 def unclamped(weight: Array, scales: Array, zeros: Array) -> Float[Array, "..."]:
-    """Return round(weight / scale) + zero point in binary64, ties to even, whether it is a code or not (QNT-004)."""
+    """Return round(weight / scale) + zero point in binary64, ties to even, not clamped to the codes (QNT-004)."""
     xp = array_namespace(weight, scales)
     return xp.round(xp.astype(weight, xp.float64) / xp.astype(scales, xp.float64)) + xp.astype(zeros, xp.float64)

@@ -1,4 +1,4 @@
-"""What a fine-tuned matrix becomes on its grid: codes with an update beside them, or codes alone (QNT-006, QNT-007)."""
+"""Merges an update into a quantised matrix: as weights beside the codes, or as new codes (QNT-006, QNT-007)."""
 
 from dataclasses import dataclass, replace
 
@@ -26,14 +26,14 @@ def check_merge(merge: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many weights an update changed, and what a grid made of them (QNT-007.4)."""
+    """How many weights an update changed, and how many of these a grid lost or clamped (QNT-007.4)."""
 
     changed: int = 0
-    """positions whose weight is not that of the codes"""
+    """positions whose weight differs from that of their code, or that had no code"""
     vanished: int = 0
-    """of these, positions whose code is what it was"""
+    """changed positions whose code is the same as before"""
     saturated: int = 0
-    """of these, positions whose weight lies beyond the codes"""
+    """changed positions whose weight lies beyond the range of the codes"""
 
     def __str__(self) -> str:
         """The counts in words."""
@@ -50,7 +50,7 @@ class Counts:
 def beside(
     matrix: Quantised, support: Topology, values: Float[Array, " n"]
 ) -> tuple[Quantised, Bool[Array, " n"], Counts]:
-    """Return the codes that stay stored, and for each slot of the support whether its weight stands beside them
+    """Return the codes that stay stored, for each slot of the support whether its weight stands beside them, and counts
     (QNT-006).
 
     values  the effective weights, (n,) in slot order of the support, in the dtype of computation
@@ -58,7 +58,7 @@ def beside(
     xp = array_namespace(values)
     codes, coded = _codes_at(matrix, support)
     stand_for = weights_at(codes, *matrix.parts_at(support), values.dtype)
-    # bit for bit: no code stands for −0.0
+    # −0.0 differs from every code, because no code stands for it and weights are compared bit for bit
     differs = ~coded | (stand_for != values) | ((values == 0) & xp.signbit(values))
     _, stays = find(flat(support), flat(matrix.topology))
     remaining_codes = replace(
@@ -70,7 +70,8 @@ def beside(
 
 
 def in_grid(matrix: Quantised, support: Topology, values: Float[Array, " n"]) -> tuple[Quantised, Counts]:
-    """Return codes of the effective weights on their support; scales and zero points stay as they were (QNT-007).
+    """Return codes of the effective weights on their support, with the same scales and zero points, and counts
+    (QNT-007).
 
     values  as for `beside`
     """
@@ -86,7 +87,7 @@ def in_grid(matrix: Quantised, support: Topology, values: Float[Array, " n"]) ->
 
 
 def _codes_at(matrix: Quantised, support: Topology) -> tuple[Array, Bool[Array, " n"]]:
-    """Return the code at each slot of a support, the zero point where there is none, and whether there is one."""
+    """Return the code at each slot of a support, or the zero point where there is none, and whether there is a code."""
     xp = array_namespace(matrix.codes)
     _, zeros = matrix.parts_at(support)
     indices, coded = find(flat(matrix.topology), flat(support))

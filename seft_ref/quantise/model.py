@@ -1,4 +1,7 @@
-"""Round all matrices of a model onto a grid, by GPTQ each on inputs from blocks that are rounded already."""
+"""Rounds all target matrices of a model onto a grid, to nearest or by GPTQ.
+
+GPTQ takes the inputs of a block from blocks that are rounded already.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,7 +20,7 @@ from seft_ref.topology.csr import Topology, flat
 def quantise_nearest(
     config: ModelConfig, read: Read, topology: Callable[[str], Topology], grid: Grid
 ) -> Iterator[tuple[str, Quantised]]:
-    """Yield (name, codes) of every target, its weights rounded each for itself (QNT-003, QNT-004).
+    """Yield (name, codes) of every target, with each weight rounded to nearest (QNT-003, QNT-004).
 
     read      reads a parameter by name, dense
     topology  returns the support of a target by name
@@ -34,7 +37,7 @@ def quantise_gptq(
     batches: Sequence[Int[Array, "B T"]],
     kernels: KernelSet,
 ) -> Iterator[tuple[str, Quantised]]:
-    """Yield (name, codes) of every target by GPTQ, block by block as pruners do (QNT-005, PRN-005).
+    """Yield (name, codes) of every target, rounded by GPTQ, block by block like pruning (QNT-005, PRN-005).
 
     batches  calibration tokens, each (B, T)
     """

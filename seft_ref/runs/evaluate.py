@@ -1,4 +1,4 @@
-"""Perplexity of a model on a text, in one call."""
+"""Measures the perplexity of a model on a text, in one call."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def evaluate(
     """Return the perplexity of a model over evenly spread windows of a text (EVL-001).
 
     model     a folder, sparse or of Hugging Face, or a loaded model
-    text      what to predict: a file, or tokens
+    text      the text to predict: a file, or tokens
     progress  called with (windows done, windows in all), first when the model is loaded
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`

@@ -1,4 +1,4 @@
-"""Fine-tune a pruned model so that it stays pruned: from a model to a folder, over a state that can be resumed.
+"""Fine-tunes a pruned model so that it stays pruned, and writes it to a folder; a stopped run can be resumed.
 
     done = finetune("pruned-sparse", "repaired-sparse", "train.txt", steps=80)
 
@@ -36,9 +36,9 @@ class Started:
     """A run before its next step.
 
     Attributes:
-        state: new, or as it was resumed.
-        settings: of the run.
-        stored: stored weights of the targets at load.
+        state: the initial state, or the one that was resumed.
+        settings: the settings of the run.
+        stored: number of stored weights of the targets at load.
         origin: digests of the model and of the data (CKP-007); None for a model without a folder.
     """
 
@@ -53,13 +53,13 @@ class Finetuned:
     """A run that has ended or was stopped.
 
     Attributes:
-        config: of the model.
-        state: after its last step, before the last adapt pass (EVT-004).
-        settings: of the run.
-        stored: stored weights of the targets at load.
-        final: for each target its support and the weights on it; None where the run was stopped before its end.
+        config: the config of the model.
+        state: the state after the last step, before the last adapt pass (EVT-004).
+        settings: the settings of the run.
+        stored: number of stored weights of the targets at load.
+        final: for each target its support and the weights on it; None if the run was stopped before its end.
         best: with validation, the measurement of the model that was written (TRN-022).
-        merged: what became of the update of quantised matrices that were written (QNT-007.4); None with validation.
+        merged: counts of the merged update of quantised matrices (QNT-007.4); None with validation.
     """
 
     config: ModelConfig
@@ -71,11 +71,11 @@ class Finetuned:
     merged: Counts | None = None
 
     def model(self) -> Model:
-        """Return the model as the last step left it, before the last adapt pass; `final` is what is kept of it."""
+        """Return the model after the last step, before the last adapt pass; `final` has the weights after that pass."""
         return Model(self.config, self.state.weights, {})
 
     def kept(self) -> int:
-        """Return the number of stored weights of the targets at the end, 0 where the run was stopped before it."""
+        """Return the number of stored weights of the targets at the end, 0 if the run was stopped before it."""
         return sum(topology.nnz for topology, _ in (self.final or {}).values())
 
 
@@ -105,21 +105,21 @@ def finetune(
 ) -> Finetuned:
     """Train a sparse update of a model and write the result, as sparse as before (chapters 8 to 10).
 
-    model       a sparse checkpoint, or a loaded one; a run spends what is loaded
-    out         the folder to write, which must not exist; None to write none. Until it is there the state is kept in
+    model       a sparse checkpoint, or a loaded model, which the run spends
+    out         the folder to write, which must not exist; None to write none. Until it is written the state is kept in
                 the file `out`.state, which is then removed
-    text        what to train on: a text as a file or as tokens, or examples that `read_examples` has returned
+    text        training data: a text as a file or as tokens, or examples that `read_examples` has returned
     settings    settings, or a preset with `changes` to it, as in `settings_of`; the N:M pattern is that of the folder
     resume      go on from the saved state
     stop_after  the step to stop after, with the state kept
     save_every  steps between saves of the state; it is saved after every measurement too
     state_file  where the state goes, if not beside `out`
-    origin      what the state records of model and text; None for digests of the folder and of the data (CKP-007)
-    valid       what the run is measured on; `out` is then the best model and not the last one (TRN-022)
-    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, or into their ``"grid"`` (QNT-006),
-                or into it in every step, ``"grid-exact"``, which holds the model as codes (QNT-011)
+    origin      digests of model and text that the state records; None to compute them from folder and data (CKP-007)
+    valid       held-out data on which the run is measured; `out` is then the best model and not the last (TRN-022)
+    merge       where the update of a quantised matrix goes: ``"beside"`` its codes, into their ``"grid"`` at the end
+                (QNT-006, QNT-007), or with ``"grid-exact"`` in every step, for which the model stays in codes (QNT-011)
     on_start    called once, before the first step
-    on_step     called after every step with the state, its record and its seconds; what it raises ends the run
+    on_step     called after every step with the state, its record and its seconds; an exception in it ends the run
     kernels     a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`
     recompute   as `loss_and_gradients`
@@ -145,8 +145,8 @@ def finetune(
     outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume, has_state=has_state, merge=merge)
 
     def begun() -> tuple[ModelConfig, RunState, int]:
-        # a separate function, so that afterwards only the state holds the model
-        # a loaded model was loaded so already
+        # a separate function, so that afterwards only the state refers to the model.
+        # `exactly` is false for a loaded model, because `exact` is an option of loading.
         exactly = exact and not isinstance(model, Model)
         options = {"compact": compact or exactly, "exact": exactly}
         loaded = model_of(model, kernels, dtype=dtype, like=like, limit=limit, **options)
@@ -156,7 +156,7 @@ def finetune(
             start = loop.load(file.path, loaded, file.origin)
         else:
             start = loop.begin(loaded, data, ranks)
-        loaded.spent = True  # from here on, because what refuses to begin leaves the model as it was
+        loaded.spent = True  # set only now, because a run that refuses to begin leaves the model usable
         return loaded.config, start, loaded.stored()
 
     config, state, stored = begun()
@@ -177,7 +177,7 @@ def finetune(
     over = False
     for state, record in steps if state.step < last else ():  # noqa: B020 - a state is used once
         on_step(state, record, time.perf_counter() - began)
-        # before the state is saved, so that a run resumed from it has measured what came before
+        # measure before the state is saved, so that a run resumed from that state need not measure this step
         over = outcome.is_over(state, config, finish, ranks)
         due = state.step == last or state.step % save_every == 0 or outcome.is_due(state.step)
         if file is not None and writes and due:
@@ -202,7 +202,7 @@ class _StateFile:
 def _state_file(
     out: str | Path | None, named: str | Path | None, origin: Origin | None, *, resume: bool
 ) -> _StateFile | None:
-    """Return the state file: the one that was named, else one beside the folder to write, None without either."""
+    """Return the state file: `named`, else the one beside `out`, None if there is neither."""
     if named is None and out is None:
         if resume:
             raise ValueError("there is no state to resume from; name state_file or out")
@@ -216,7 +216,7 @@ def _state_file(
 
 
 def _require_support(model: ModelSource, *, resume: bool) -> None:
-    """Refuse a model that has no support to keep (CKP-002); one that was made in memory has that of the saved state."""
+    """Refuse a model that has no support to keep (CKP-002); a resumed model in memory takes that of the saved state."""
     if has_folder(model):
         require_sparse(folder_of(model))
     elif isinstance(model, Model) and not model.bases and not resume:
@@ -226,7 +226,7 @@ def _require_support(model: ModelSource, *, resume: bool) -> None:
 
 
 def _require_codes(model: ModelSource, settings: TrainSettings, merge: str) -> None:
-    """Refuse a mode that needs codes, or slots, where there are none (QNT-007, QNT-011)."""
+    """Refuse a merge mode that needs codes, or slots, if the model or the method has none (QNT-007, QNT-011)."""
     if merge != "beside" and not (has_folder(model) and is_quantised(folder_of(model))):
         raise QuantiseError("QNT-007", f"merge {merge} rounds into codes, and the model has none; leave it out")
     if isinstance(model, Model) and on_grid(model) != (merge == GRID_EXACT):
@@ -238,12 +238,12 @@ def _require_codes(model: ModelSource, settings: TrainSettings, merge: str) -> N
 
 
 def _in_mode(origin: Origin | None, merge: str) -> Origin | None:
-    """Return what a run starts from; one that stays on the grid is another than those that do not (QNT-011.5)."""
+    """Return the origin with the mode added for grid-exact, so that states of other modes do not match (QNT-011.5)."""
     return replace(origin, model=f"{origin.model}:{merge}") if origin and merge == GRID_EXACT else origin
 
 
 def _origin(model: ModelSource, data: Data) -> Origin | None:
-    """Return what a run starts from, None for a model that was made in memory."""
+    """Return the digests of model and data, None for a model that was made in memory."""
     return origin_of(folder_of(model), data) if has_folder(model) else None
 
 

@@ -1,4 +1,4 @@
-"""Generate the text that follows a prompt, in one call."""
+"""Generates the text that follows a prompt, in one call."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -27,11 +27,11 @@ def generate(
     like: Array | None = None,
     limit: int | None = None,
 ) -> Iterator[str]:
-    """Return the text behind a prompt, piece by piece as it becomes certain (GEN-007, GEN-009).
+    """Return the text behind a prompt, piece by piece as it is generated (GEN-007, GEN-009).
 
     model           a folder, sparse or of Hugging Face, or a model that was loaded from one, whose tokenizer is used
     stops           tokens that end the text and are no part of it; None for those that the folder names (GEN-008)
-    special_tokens  False for a prompt that has its special tokens already, as one from a chat template
+    special_tokens  False for a prompt that has its special tokens already, such as one from a chat template
     on_prompt       called once with the number of tokens of the prompt, before the first token is picked
     on_token        called with every token as soon as it is picked, the one that ends the text included
     kernels         a kernel set; None for `cpu`, which takes NumPy arrays

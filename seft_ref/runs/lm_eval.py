@@ -1,12 +1,12 @@
-"""Let lm-eval drive a model of this engine; needs the extra `lm-eval` (TSK-013).
+"""Lets lm-eval drive a model of this engine; needs the extra `lm-eval` (TSK-013).
 
     import lm_eval
     import seft_ref.runs.lm_eval  # registers the model "seft"
 
     lm_eval.simple_evaluate(model="seft", model_args={"folder": "pruned"}, tasks=["arc_easy"])
 
-The requests of one item are scored together, and the items of a task in the blocks of `evaluate_tasks`, so that both
-compute the same numbers.
+The requests of one item are scored together, and the items of a task in the same blocks as by `evaluate_tasks`, so that
+both compute the same numbers.
 """
 
 import json
@@ -39,7 +39,7 @@ from seft_ref.text.tokens import read_tokenizer
 
 @register_model("seft")
 class SeftLM(LM):
-    """A model that our engine loads, sparse or of Hugging Face, as lm-eval asks for it."""
+    """A model of this engine, from a sparse checkpoint or a Hugging Face folder, with lm-eval's interface."""
 
     def __init__(
         self,
@@ -57,9 +57,9 @@ class SeftLM(LM):
 
         dtype, compact   as `load_model`
         batch_size       items that the model reads at once
-        max_batch_size   ignored: nothing is searched for
-        max_gen_toks     how many tokens an answer may have, unless its task says so
-        device           None or cpu; another device has another kernel set
+        max_batch_size   ignored, because no batch size is searched for
+        max_gen_toks     most tokens of an answer, unless its task gives another number
+        device           None or cpu; other devices are refused
         Raises           TaskError TSK-013 for another device or a batch_size that is no number; what `load_model`
                          raises
         """
@@ -102,7 +102,7 @@ class SeftLM(LM):
         return sums
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Return what greedy generation gives behind each request's context, up to its first stop word."""
+        """Return the text that greedy generation gives behind each request's context, up to its first stop word."""
         answers = [""] * len(requests)
         groups: dict[tuple[str | None, int, tuple[str, ...]], list[int]] = {}
         prompts: list[list[int]] = []
@@ -137,7 +137,7 @@ class SeftLM(LM):
     def _score(
         self, pairs: Sequence[Sequence[Pair]], items: Sequence[Sequence[int]], answers: list[tuple[float, bool]]
     ) -> None:
-        """Put the scores of the pairs of items into the places that `items` names."""
+        """Write the scores of the pairs of each item into `answers`, at the indices that `items` has."""
         model = self._model
         for of_item in pairs:
             for pair in of_item:
@@ -149,7 +149,7 @@ class SeftLM(LM):
                     answers[place] = (score.nats, score.greedy)
 
     def _pair(self, context: str, continuation: str) -> Pair:
-        """Return a pair; an empty context becomes the token that begins a text, as lm-eval has it."""
+        """Return a pair; an empty context becomes the token that begins a text, as in lm-eval."""
         if context:
             return pair_of(context, continuation, self._tokenizer)
         first = self._prefix()

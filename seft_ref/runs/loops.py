@@ -33,11 +33,11 @@ Final = Mapping[str, tuple[Topology, Array]]
 
 
 class Matrix(Protocol):
-    """What every run can say of one of its matrices."""
+    """The state of one trained matrix that all kinds of runs have."""
 
     @property
     def base(self) -> AnyBase:
-        """The base; of a sparse update what is left of it."""
+        """The base; a sparse update may have removed positions from it."""
 
     @property
     def budget(self) -> int:
@@ -45,15 +45,15 @@ class Matrix(Protocol):
 
     @property
     def delta_budget(self) -> int:
-        """Trained parameters, at most."""
+        """Most trained parameters."""
 
 
 class RunState(Protocol):
-    """What every run can say of itself after a step."""
+    """The state after a step that all kinds of runs have."""
 
     @property
     def step(self) -> int:
-        """Steps taken."""
+        """Number of steps taken."""
 
     @property
     def targets(self) -> Mapping[str, Matrix]:
@@ -85,10 +85,10 @@ class Loop(Protocol):
         """Yield the state and the record after every remaining step."""
 
     def finish(self, state: RunState, config: ModelConfig, data: Data, folder: Path | None, ranks: Ranks) -> Final:
-        """Return what is left of each target after the last step."""
+        """Return the final support and weights of each target after the last step."""
 
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
-        """Return digests of what the run changes, for ranks to compare (TRN-014)."""
+        """Return digests of the arrays that the run changes, for ranks to compare (TRN-014)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class SparseLoop:
     kernels: KernelSet
 
     def check(self, folder: Path | None, data: Data) -> None:
-        """Refuse nothing, as every model can be finished."""
+        """Refuse nothing, because a sparse update of every model can be finished."""
 
     def begin(self, model: Model, data: Data, ranks: Ranks) -> TrainState:
         """Return the state before the first step."""
@@ -123,11 +123,11 @@ class SparseLoop:
         )
 
     def finish(self, state: RunState, config: ModelConfig, data: Data, folder: Path | None, ranks: Ranks) -> Final:
-        """Return what is left after one last adapt pass, where it is needed (EVT-004)."""
+        """Return the final support and weights, after a last adapt pass if a pool is over budget (EVT-004)."""
         return loop.finish(_sparse(state), self.settings, config, data, self.kernels, ranks)
 
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
-        """Return digests of what the run changes."""
+        """Return digests of the arrays that the run changes."""
         return loop.moving_parts(_sparse(state).targets, ranks)
 
 
@@ -139,7 +139,7 @@ class AdapterLoop:
     kernels: KernelSet
 
     def check(self, folder: Path | None, data: Data) -> None:
-        """Refuse a model that the adapter does not fit (ADP-009), or could not be pruned again (ADP-012)."""
+        """Refuse a model that the adapter does not fit (ADP-009), or that could not be pruned again (ADP-012)."""
         adapter = factors.adapter_of(self.settings)
         if folder is None:
             if adapter.prunes:
@@ -172,7 +172,7 @@ class AdapterLoop:
         )
 
     def finish(self, state: RunState, config: ModelConfig, data: Data, folder: Path | None, ranks: Ranks) -> Final:
-        """Return the merged weights, of LoRA* pruned as the base was (ADP-004, ADP-008, ADP-012)."""
+        """Return the merged weights; those of LoRA* are pruned as the base was (ADP-004, ADP-008, ADP-012)."""
         factor_state = _of_factors(state)
         merged = factors.finish(factor_state, self.settings, self.kernels)
         if not factors.adapter_of(self.settings).prunes:
@@ -183,7 +183,7 @@ class AdapterLoop:
         )
 
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
-        """Return digests of what the run changes."""
+        """Return digests of the arrays that the run changes."""
         return factors.moving_parts(_of_factors(state).targets, ranks)
 
 

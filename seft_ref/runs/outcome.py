@@ -1,4 +1,4 @@
-"""What a run leaves: the model of its last step, or the best one on held-out data (TRN-022)."""
+"""Decides which model a run leaves: that of its last step, or the best one on held-out data (TRN-022)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ def _unheard(step: int, loss: float, best: Best) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What a run is measured on.
+    """The held-out data on which a run is measured, and how often.
 
     Attributes:
         data: a text, as a file or as tokens, or examples.
@@ -44,30 +44,33 @@ class Validation:
 
 
 class Outcome(Protocol):
-    """What becomes of a run."""
+    """Decides which model a run leaves, and whether it ends early."""
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse what cannot be measured, before the first step."""
+        """Refuse data that cannot be measured, before the first step."""
 
     def resume(self, step: int) -> None:
-        """Take up what a run that was stopped after this step has kept."""
+        """Load the best measurement that a run stopped after this step has kept."""
 
     def is_due(self, step: int) -> bool:
         """Return whether a state is measured after this step."""
 
     def is_over(self, state: RunState, config: ModelConfig, finish: Callable[[], Final], ranks: Ranks) -> bool:
-        """Look at the state after a step, and tell whether the run ends; `finish` returns what it would leave now."""
+        """Measure the state after a step if it is due, and return whether the run ends.
+
+        finish  returns the final targets that the run would have if it ended now
+        """
 
     def write(self, finish: Callable[[], Final], ranks: Ranks) -> Final:
-        """Write what the run leaves, and return its targets."""
+        """Write the model that the run leaves, and return its targets."""
 
     @property
     def best(self) -> Best | None:
-        """The best measurement, None without any."""
+        """The best measurement, None if there is none."""
 
     @property
     def merged(self) -> Counts | None:
-        """What became of the update of quantised matrices (QNT-007.4), None if that is not known."""
+        """Counts of the merged update of quantised matrices (QNT-007.4), None if they are not known."""
 
 
 @dataclass(slots=True)
@@ -84,18 +87,18 @@ class LastModel:
         """Refuse nothing."""
 
     def resume(self, step: int) -> None:
-        """Keep nothing between steps."""
+        """Do nothing, because nothing is kept between steps."""
 
     def is_due(self, step: int) -> bool:
-        """Return False: nothing is measured."""
+        """Return False, because nothing is measured."""
         return False
 
     def is_over(self, state: RunState, config: ModelConfig, finish: Callable[[], Final], ranks: Ranks) -> bool:
-        """Return False: the run goes on to its last step."""
+        """Return False, because the run goes on to its last step."""
         return False
 
     def write(self, finish: Callable[[], Final], ranks: Ranks) -> Final:
-        """Write what the last step leaves, and return its targets."""
+        """Write the model of the last step, and return its targets."""
         final = finish()
         if self.out is not None and ranks.rank == 0:  # TRN-015
             attributes = {"seft.settings": settings_text(self.settings)}
@@ -104,12 +107,12 @@ class LastModel:
 
     @property
     def best(self) -> None:
-        """No measurement."""
+        """None, because nothing is measured."""
 
 
 @dataclass(slots=True)
 class BestModel:
-    """A run leaves the best model, which lies in a folder beside `out` until the run ends."""
+    """A run leaves its best model, which is kept in a folder beside `out` until the run ends."""
 
     validation: Validation
     data: Data
@@ -118,12 +121,12 @@ class BestModel:
     settings: TrainSettings
     kernels: KernelSet
     measure: Mapping[str, object]
-    """what is measured and how often, for a resumed run to compare"""
+    """a digest of the data and the steps between measurements, which a resumed run must have too"""
     best: Best | None = None
     merged: None = None
 
     def check(self, config: ModelConfig) -> None:
-        """Refuse what cannot be measured, before the first step.
+        """Refuse data that cannot be measured, before the first step.
 
         Raises:
             TextError: as `check_data`, and EVL-002 as `evaluate_windows`.
@@ -135,7 +138,7 @@ class BestModel:
             evaluation_starts(len(self.data), self.settings.length, 1)
 
     def resume(self, step: int) -> None:
-        """Take up what a run that was stopped after this step has kept (TRN-022.4)."""
+        """Load the best measurement that a run stopped after this step has kept (TRN-022.4)."""
         self.best = best_kept(self.out, step, self.measure)
 
     def is_due(self, step: int) -> bool:
@@ -143,9 +146,9 @@ class BestModel:
         return step % self.validation.every == 0 or step == self.settings.steps
 
     def is_over(self, state: RunState, config: ModelConfig, finish: Callable[[], Final], ranks: Ranks) -> bool:
-        """Measure a state if it is time to, keep what it would leave if it is the best, and tell whether the run ends.
+        """Measure a state if it is due, keep its model if it is the best, and return whether the run ends.
 
-        Every rank measures all data, so that all decide alike.
+        Every rank measures all data, so that all ranks decide alike.
         """
         every, patience, step = self.validation.every, self.validation.patience, state.step
         if not self.is_due(step):
@@ -161,7 +164,7 @@ class BestModel:
         return patience is not None and step // every - self.best.step // every >= patience
 
     def write(self, finish: Callable[[], Final], ranks: Ranks) -> Final:
-        """Move the best model to where it was to be written, and return its targets in the dtype of its file."""
+        """Move the best model to `out`, and return its targets, loaded from there."""
         assert self.best is not None, "a run measures after its last step"
         if ranks.rank == 0:  # TRN-015
             give_out(self.out, self.best)
@@ -188,10 +191,10 @@ def outcome_of(
     has_state: bool,
     merge: str = "beside",
 ) -> Outcome:
-    """Return what becomes of a run; without validation its last model.
+    """Return the outcome of a run: `LastModel`, or with validation `BestModel`.
 
     has_state  whether an unfinished run has left a state
-    merge      as of `save_model`
+    merge      as for `save_model`
     Raises:
         ValueError: for steps or measurements below 1, or validation without a folder to write; CheckpointError
             CKP-006 where an unfinished run has kept a model and this one does not resume it.

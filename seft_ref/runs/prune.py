@@ -1,4 +1,4 @@
-"""Prune a dense model in one call, from one Hugging Face folder to another or in memory."""
+"""Prunes a dense model in one call, from one Hugging Face folder to another or in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -46,13 +46,13 @@ ROWS = 4
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What a pruner removed.
+    """The result of pruning a model.
 
     Attributes:
-        removed: weights that were removed.
-        of: weights of the targets.
-        remarks: what a converter remarks on the folder (FMT-154).
-        model: the pruned model, where no folder was to be written; its targets have the support that was kept.
+        removed: number of weights that were removed.
+        of: number of weights of the targets.
+        remarks: a converter's remarks on the folder (FMT-154).
+        model: the pruned model, if no folder was written; its targets have the support that was kept.
     """
 
     removed: int
@@ -63,7 +63,7 @@ class Pruned:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """How a model is to be pruned, as `prune` is asked; `scope` is the one that is used."""
+    """The settings of a call of `prune`, with the scope that is used."""
 
     method: str
     sparsity: float
@@ -74,7 +74,7 @@ class _Asked:
     seed: int
 
     def described(self) -> PruningRecord:
-        """Return what `pruning.json` says of the settings, sparsity and scope (PRN-008)."""
+        """Return the fields of `pruning.json` for method, sparsity, pattern and scope (PRN-008)."""
         return {
             "method": self.method,
             "sparsity": None if self.pattern else self.sparsity,
@@ -93,7 +93,7 @@ class _Asked:
         return record
 
     def run(self, pruning: Kept, windows: Sequence[NumpyArray]) -> dict[str, Any]:
-        """Return what finished blocks depend on but for their weights: settings, and digests of what is read."""
+        """Return the settings, and digests of the data, on which finished blocks depend besides their weights."""
         return {
             **self.described(),
             "layers": ["owl", *self.owl] if self.owl else "uniform",
@@ -128,26 +128,26 @@ def prune(
     """Prune the linear layers of the blocks of a model and write it (chapter 11).
 
     model     a Hugging Face folder of a dense model, or a model that was loaded from one; only sparsegpt changes the
-              bits of what stays, and in memory a −0.0 that stays becomes +0.0
-    out       the folder to write, which must not exist, bit for bit from the folder of `model`; None to write none and
-              return the pruned model
+              bits of weights that stay, but in memory a −0.0 that stays becomes +0.0
+    out       the folder to write, which must not exist, made from the folder of `model`; None to write none and return
+              the pruned model
     method    one of METHODS
     sparsity  fraction of weights removed, 0 to below 1
     pattern   N:M keeps N of every M weights of a row, for example "2:4"; instead of `sparsity`
     scope     "row", "matrix" or "model": among which weights the smallest scores are removed; None for the default of
-              the method (PRN-016). "model" holds the scores of all matrices in memory at once
+              the method (PRN-016). "model" needs the scores of all matrices in memory at once
     layers    "uniform", or "owl" to give each block a sparsity of its own (PRN-018)
     outlier   with owl, how many times the mean score of its block an outlier exceeds
     spread    with owl, half of the difference between the sparsest and the densest block
-    text      what Wanda, SparseGPT and owl measure activations on, `samples` windows of `length` tokens
+    text      the text on which Wanda, SparseGPT and owl measure activations, in `samples` windows of `length` tokens
     seed      seed of the windows (PRN-007) and of random scores (PRN-017)
-    dtype     what to compute in, float32 or float64; None as stored, 16-bit as float32 (PRN-014), or as the model is
-              loaded
+    dtype     dtype to compute in, float32 or float64; None for the stored dtype with 16 bits as float32 (PRN-014), or
+              for the dtype of a loaded model
     resume    go on from the blocks of a run that was stopped. Wanda and SparseGPT keep each finished block in the
               folder `out`.state until `out` is there (PRN-019)
-    progress  called with the name of every pruned matrix, and the number of matrices; what it raises ends the run
+    progress  called with the name of every pruned matrix, and the number of matrices; an exception in it ends the run
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
-    Raises    ValueError for an unknown method, one without the text that it needs, or arguments that do not go
+    Raises    ValueError for an unknown method, a method without the text that it needs, or arguments that do not go
               together; FormatError FMT-110 if `out` exists; CheckpointError CKP-002 for a model that is sparse;
               CheckpointError, ConfigError, PruneError, TextError for the model and the text
     """
@@ -209,7 +209,7 @@ def masks_of(
     seed: int,
     blocks: Blocks | None = None,
 ) -> Iterator[tuple[str, Array] | tuple[str, Array, Array]]:
-    """Return (name, mask) of every target, with the new weight where the method changes it."""
+    """Return (name, mask) of every target, and the new weight if the method changes weights."""
     if method == "sparsegpt":
         return prune_sparsegpt(config, read, batches, kernels, rates, groups, blocks)
     if method == "wanda":
@@ -230,11 +230,11 @@ def windows_of(
 
 
 def _scope(method: str, scope: Scope | None, pattern: str | None, layers: str) -> Scope | None:
-    """Return the scope of a run, None where blocks or groups take its place (PRN-016, PRN-018).
+    """Return the scope of a run, None if the method counts by block or a pattern by group (PRN-016).
 
     Raises:
-        PruneError: PRN-016 for a scope that the method does not have or that a pattern leaves no room for; PRN-018 for
-            an unknown rule of layers, or owl beside a pattern or scope model.
+        PruneError: PRN-016 for a scope that the method does not have, or a scope beside a pattern; PRN-018 for an
+            unknown rule of layers, or owl beside a pattern or scope model.
     """
     if layers not in ("uniform", "owl"):
         raise PruneError("PRN-018", f"layers is {layers!r}; choose uniform or owl")
@@ -252,7 +252,7 @@ def _scope(method: str, scope: Scope | None, pattern: str | None, layers: str) -
 
 
 def _check_given(method: str, layers: str, out: str | Path | None, *, has_text: bool, resume: bool) -> None:
-    """Refuse an unknown method, a text that is missing or not used, and to resume what keeps no blocks.
+    """Refuse an unknown method, a text that is missing or not used, and `resume` without finished blocks to keep.
 
     Raises:
         ValueError: for each of these.
@@ -269,10 +269,10 @@ def _check_given(method: str, layers: str, out: str | Path | None, *, has_text: 
 
 
 def _dtype_of(model: ModelSource, dtype: str | None, kernels: KernelSet) -> str | None:
-    """Return the dtype to compute in: that of a loaded model, else the one that is asked for.
+    """Return the dtype to compute in: that of a loaded model, else `dtype`.
 
     Raises:
-        ValueError: for a dtype beside a model that is loaded.
+        ValueError: for a `dtype` beside a model that is loaded.
     """
     if not isinstance(model, Model):
         return dtype

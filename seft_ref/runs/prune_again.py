@@ -1,4 +1,4 @@
-"""Prune a merged model as its base was pruned, for LoRA* (ADP-005, ADP-012)."""
+"""Prunes a merged model as its base was pruned, for LoRA* (ADP-005, ADP-012)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,10 +19,10 @@ from seft_ref.train.factors import Adapted
 
 
 def check_record(folder: Path) -> PruningRecord:
-    """Return the record of the pruning of a folder, by which a merged model can be pruned again.
+    """Return the record of pruning of a folder, by which a merged model can be pruned again.
 
     Raises:
-        AdapterError: ADP-012 without a record, or for one by which a matrix could keep another number of weights.
+        AdapterError: ADP-012 without a record, or for a record by which a matrix could keep another number of weights.
     """
     record = record_of_folder(folder)
     if record is None:
@@ -41,8 +41,8 @@ def check_record(folder: Path) -> PruningRecord:
 def check_again(folder: Path, config: ModelConfig, stored: int, tokens: Sequence[int]) -> None:
     """Refuse a run at whose end the merged model of a folder could not be pruned again (ADP-012.4).
 
-    stored  weights that the targets of the folder store
-    tokens  what a pruner that measures activations will measure them on
+    stored  number of weights that the targets of the folder store
+    tokens  the text on which a pruner will measure activations, if it measures any
     Raises  AdapterError ADP-012 as `check_record`, and for a base that stores another number of weights than its
             record says; PruneError PRN-007 for a text shorter than a window
     """
@@ -74,12 +74,13 @@ def prune_again(
     kernels: KernelSet,
     like: Array,
 ) -> dict[str, tuple[Topology, Array]]:
-    """Return what the pruner of a folder leaves of merged weights; what stays keeps its value (ADP-012).
+    """Return the merged weights after pruning by the record of a folder; weights that stay keep their value (ADP-012).
 
-    merged  the weight of every target, stored everywhere
-    tokens  what a pruner that measures activations measures them on, in windows as the record says
+    merged  the weight of every target, stored at every position
+    tokens  the text on which a pruner measures activations, in the windows of the record, if it measures any
     like    an array of the library and on the device of the weights
-    Raises  AdapterError ADP-012 as `check_record`; ADP-005 for a weight that is not finite, or another number
+    Raises  AdapterError ADP-012 as `check_record`; ADP-005 for a weight that is not finite, or if the pruner keeps
+            another number of weights than the base stores
     """
     record = check_record(folder)
     of: dict[str, Any] = record.get("calibration") or {}

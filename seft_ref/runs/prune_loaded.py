@@ -1,4 +1,4 @@
-"""Prune a loaded model in memory: read its parameters, and put what is kept of them together again."""
+"""Pruning of a loaded model in memory: reads its parameters, and builds a model from the weights that are kept."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ _ROWS = 512
 
 
 class KeptInMemory:
-    """What a pruner leaves of a loaded model, whose targets have no support yet."""
+    """The weights that a pruner keeps of a loaded dense model, packed matrix by matrix."""
 
     def __init__(self, model: Model, kernels: KernelSet) -> None:
         """Take a model and the kernel set that packed it.
@@ -67,7 +67,7 @@ class KeptInMemory:
         return self._removed
 
     def model(self) -> Model:
-        """Return the pruned model; what is not pruned is shared with the model that was given."""
+        """Return the pruned model; it shares the weights that are not pruned with the dense model."""
         return Model(self.config, with_matrices(self._model.weights, self._packed), self._bases)
 
     def _dense(self, packed: Packed) -> Array:

@@ -1,4 +1,4 @@
-"""Quantise a pruned model in one call, from one folder to another (chapter 19)."""
+"""Quantises a pruned model in one call, from one folder to another (chapter 19)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,12 +17,12 @@ from seft_ref.topology.csr import flat, from_flat
 
 @dataclass(frozen=True, slots=True)
 class QuantisedModel:
-    """What a model became.
+    """The result of quantising a model.
 
     Attributes:
-        stored: codes of all matrices.
-        zeros: of these, codes that stand for 0.
-        remarks: what a converter remarks on the folder (FMT-154).
+        stored: number of codes of all matrices.
+        zeros: number of these codes that stand for 0.
+        remarks: a converter's remarks on the folder (FMT-154).
     """
 
     stored: int
@@ -45,13 +45,14 @@ def quantise(
 ) -> QuantisedModel:
     """Round the stored weights of a pruned model onto a grid, and write a quantised checkpoint (QNT-009).
 
-    model     a sparse checkpoint, or a Hugging Face folder, whose weights of 0 count as pruned
+    model     a sparse checkpoint, or a Hugging Face folder, in which a weight of 0 counts as pruned
     out       the folder to write, which must not exist
     grid      for example "int4:g64": int4 or int8, then :gN for groups of N columns, then :asym for zero points
-    text      what GPTQ measures activations on, `samples` windows of `length` tokens; None rounds to nearest
+    text      the text on which GPTQ measures activations, in `samples` windows of `length` tokens; None rounds to
+              nearest
     seed      seed of the windows (PRN-007)
-    dtype     what to compute in, float32 or float64; None as stored, 16-bit as float32
-    progress  called with the name of every matrix, and the number of matrices; what it raises ends the run
+    dtype     dtype to compute in, float32 or float64; None for the stored dtype, with 16 bits as float32
+    progress  called with the name of every matrix, and the number of matrices; an exception in it ends the run
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
     Raises    FormatError FMT-110 if `out` exists; QuantiseError QNT-001 for the grid, QNT-003 for weights, QNT-009 for
               a model that is quantised already; CheckpointError, ConfigError, PruneError, TextError for model and text
@@ -73,7 +74,7 @@ def quantise(
         stored = zeros = 0
         for name, codes in rounded:
             stored, zeros = stored + codes.topology.nnz, zeros + zeros_among(codes)
-            # the folder has the positions, which are most of the memory
+            # drop the positions, which take most of the memory, because the folder has them
             quantised[name] = replace(codes, topology=from_flat(codes.topology.shape, flat(codes.topology)[:0]))
             progress(name, total)
         source.write(out, quantised, "nearest" if text is None else "gptq")

@@ -22,13 +22,13 @@ def kernels_or_cpu(kernels: KernelSet | None) -> KernelSet:
     """Return the kernel set, or `cpu`, which takes NumPy arrays, for None."""
     if kernels is not None:
         return kernels
-    from seft_ref.kernels import cpu  # imported only here, because it loads numba
+    from seft_ref.kernels import cpu  # imported late, because it loads numba
 
     return cpu
 
 
 def has_folder(model: ModelSource) -> bool:
-    """Tell whether a model has a folder: one that was made in memory has none."""
+    """Return whether a model has a folder; a model that was made in memory has none."""
     return not isinstance(model, Model) or model.folder is not None
 
 
@@ -57,7 +57,7 @@ def model_of(
     """Return a model, loaded if it is a folder; the options are those of `load_model`.
 
     Raises:
-        ValueError: for options of loading beside a model that is loaded, and for one that a run has spent; else as
+        ValueError: for options of loading beside a model that is loaded, and for a model that a run has spent; else as
             `load_model`.
     """
     if not isinstance(model, Model):
@@ -79,11 +79,11 @@ def read_examples(
     longer: Longer = "refuse",
     packed: bool = False,
 ) -> Examples:
-    """Return the examples of JSON Lines files as a model reads them, to train on (TRN-020).
+    """Return the training examples of JSON Lines files, read with the tokenizer of a model (TRN-020).
 
     model   the folder with tokenizer, chat template and the token that ends a completion (GEN-008)
-    length  tokens of a row, as `finetune` is given
-    longer  what becomes of an example longer than a row: refuse, drop or cut; a packed one is divided among rows
+    length  tokens of a row, the same as for `finetune`
+    longer  what to do with an example longer than a row: refuse, drop or cut; packed examples are divided among rows
     packed  whether rows are cut from the examples laid end to end (TRN-021)
     Raises  what `examples_of` and `stop_tokens` raise
     """
@@ -94,7 +94,7 @@ def read_examples(
 
 
 def data_of(data: DataSource, model: ModelSource) -> Data:
-    """Return what a run trains on; a text as its tokens (TRN-016).
+    """Return the training data of a run: examples as they are, a text as its tokens (TRN-016).
 
     Raises:
         CheckpointError: CKP-002 for a delta in place of the model whose tokenizer is to read the text.

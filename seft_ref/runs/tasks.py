@@ -1,4 +1,4 @@
-"""Score a model on tasks, in one call.
+"""Scores a model on tasks, in one call.
 
 evaluation = evaluate_tasks("pruned", ["arc_easy", "gsm8k"], "data", limit=100)
 evaluation.tasks[0].scores["acc_norm"], evaluation.tasks[0].errors["acc_norm"]
@@ -31,24 +31,24 @@ from seft_ref.text.score import (
 from seft_ref.text.tokens import Tokenizer, read_tokenizer
 
 UNTIL = ("Question:", "</s>", "<|im_end|>")
-"""Stop words of an answer, as of lm-eval's gsm8k."""
+"""Stop words of an answer, the same as in lm-eval's gsm8k."""
 BATCH = 8
-"""Items that the model reads at once unless told otherwise."""
+"""Default number of items that the model reads at once."""
 MAX_TOKENS = 256
-"""Tokens that an answer may have unless told otherwise, as in lm-eval."""
+"""Default of the most tokens of an answer, the same as in lm-eval."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult:
-    """What one task gave.
+    """The results of one task.
 
     Attributes:
-        task: its name.
+        task: the name of the task.
         items: how many items were scored.
         main: the metric to report if only one can be.
         scores: metric to mean over the items.
         errors: metric to standard error of that mean; None for a single item.
-        remarks: what was left out or read in another way.
+        remarks: texts about items that were left out or files that were read in another way.
     """
 
     task: str
@@ -109,19 +109,19 @@ def evaluate_tasks(
     like: Array | None = None,
     max_bytes: int | None = None,
 ) -> TasksEvaluation:
-    """Return how a model scores on tasks (chapter 18).
+    """Return the scores of a model on tasks (chapter 18).
 
     model         a folder, sparse or of Hugging Face, or a loaded model that has one, whose tokenizer is used
     tasks         names of `tasks.table.TASKS`
     data          the folder that holds the folders of that table
-    limit         score so many items of each task, the first ones; None for all
-    shots         training items that stand in front of each question, the first ones of the training file (TSK-012)
-    batch         items that the model reads at once, prompts only where they have one length; the numbers depend on it
-                  in their last bits
-    max_tokens    how many tokens an answer may have
-    skip_trained  leave out items that stand in the training file too; they are refused otherwise (TSK-007)
-    log           a file of results, one line an item; one that exists is gone on from (TSK-011)
-    on_remark     called with what was left out or read in another way
+    limit         score only the first `limit` items of each task; None for all
+    shots         number of training items in front of each question, the first of the training file (TSK-012)
+    batch         items that the model reads at once, prompts only if they have the same length; the last bits of the
+                  scores depend on it
+    max_tokens    most tokens of an answer
+    skip_trained  leave out items that are in the training file too; they are refused otherwise (TSK-007)
+    log           a file of results, one line an item; the evaluation resumes from an existing one (TSK-011)
+    on_remark     called with a text about items that were left out or files that were read in another way
     on_item       called with (items done, items in all, result), first with (items of the log, items in all, None)
     kernels       a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like    as `load_model`; max_bytes is its `limit`
@@ -154,7 +154,7 @@ def evaluate_tasks(
         settings = {"batch": batch, "max_tokens": max_tokens, "compact": compact}
         header = _header(folder, prepared, settings | {"dtype": to_numpy(ready.weights.norm).dtype.name})
         opened_log = Log(Path(log), header, blocks, {task.name: metrics_of(task) for task in chosen})
-    # not earlier, so that an error is printed alone
+    # remarks come only now, so that an error before this is printed alone
     for one in prepared:
         for remark in one.remarks:
             on_remark(f"{one.task.name}: {remark}")
@@ -174,7 +174,7 @@ def evaluate_tasks(
 def _prepared(
     task: Task, loaded: Loaded, tokenizer: Tokenizer, model: Model, limit: int | None, shots: int, max_tokens: int
 ) -> _Prepared:
-    """Return the first items of a task as tokens, each of which the model can read."""
+    """Return the first items of a task as tokens, after checking that the model can read each of them."""
     front = _front(task, loaded.training, shots)
     items = dict(list(loaded.items.items())[:limit])
     pairs: dict[int, list[Pair]] = {}
@@ -215,7 +215,7 @@ def _front(task: Task, training: Sequence[Item], shots: int) -> str:
 
 
 def _header(folder: Path, prepared: Sequence[_Prepared], settings: Mapping[str, object]) -> dict[str, object]:
-    """Return what the results of a log belong to (TSK-011)."""
+    """Return the header of a log: digests and settings that its results belong to (TSK-011)."""
     items = [
         (one.task.name, number, asdict(item), [(p.context, p.continuation) for p in one.pairs.get(number, [])])
         for one in prepared

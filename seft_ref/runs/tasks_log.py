@@ -1,10 +1,10 @@
-"""The log of an evaluation on tasks: what each item gave, so that an evaluation that was stopped goes on (TSK-011).
+"""The log of an evaluation on tasks: the result of each item, so that a stopped evaluation can go on (TSK-011).
 
-    {"schema": "seft.eval-log/1", "model": ..., "items": ..., ...}      what the results belong to
+    {"schema": "seft.eval-log/1", "model": ..., "items": ..., ...}      model, items and settings of the results
     {"task": "arc_easy", "item": 17, ...}                               one line an item, in blocks
 
-The lines of a block are written together. A block that is not whole is computed again, because a block that is
-divided differently has other last bits.
+The lines of a block are written together. A block that is not whole is computed again, because computing only its
+missing items would change the last bits of the results.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Block = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What one item gave.
+    """The result of one item.
 
     Attributes:
         task: the name of its task.
@@ -33,7 +33,7 @@ class ItemResult:
         gold: the number of the right choice, or the right answer.
         scores: metric to 0 or 1.
         nats: the log-probability of each choice; None for an answer that is generated.
-        greedy: for each choice, whether greedy generation would give it; None as above.
+        greedy: for each choice, whether greedy generation would give it; None for an answer that is generated.
         text: the answer that was generated; None for choices.
     """
 
@@ -47,15 +47,15 @@ class ItemResult:
     text: str | None = None
 
     def as_json(self) -> dict[str, object]:
-        """Return the result as a JSON object, without what is None, and without a part that is empty."""
+        """Return the result as a JSON object, without fields that are None and without an empty part."""
         return {key: value for key, value in asdict(self).items() if value is not None and (key, value) != ("part", "")}
 
 
 def result_of(content: Mapping[str, object]) -> ItemResult:
-    """Return the result in a line of a log.
+    """Return the result that a line of a log has as JSON object.
 
     Raises:
-        ValueError: for a line that `as_json` did not make.
+        ValueError: for an object that `as_json` did not make.
     """
     named = {f.name for f in fields(ItemResult)}
     values = dict(content)
@@ -86,7 +86,7 @@ def digest_of_items(items: object) -> str:
 
 
 class Log:
-    """A log file that is open for further blocks; `results` are those that it held, of whole blocks only."""
+    """A log file to which blocks are appended; `results` are those of the whole blocks that it had when opened."""
 
     def __init__(
         self,
@@ -95,7 +95,10 @@ class Log:
         blocks: Sequence[Block],
         metrics: Mapping[str, tuple[str, ...]],
     ) -> None:
-        """Open a log, or begin it; `blocks` are all blocks of the evaluation, in order, `metrics` those of each task.
+        """Open a log, or begin a new one.
+
+        blocks   all blocks of the evaluation, in order
+        metrics  the metrics of each task
 
         Raises:
             TaskError: TSK-011 for a file that is no log, or the log of another evaluation.
@@ -117,7 +120,7 @@ class Log:
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()
         if not lines:
-            # a writer that was killed in the first line has left nothing to go on from
+            # a writer that was killed in the first line has left no results
             if self._first.startswith(content):
                 return 0
             raise self._refused("is no log of an evaluation")
@@ -156,7 +159,7 @@ class Log:
             was = None
         if not isinstance(was, dict) or was.get("schema") != SCHEMA:
             raise self._refused("is no log of an evaluation")
-        # through JSON, in which tuples are lists
+        # compared after a pass through JSON, because that turns tuples into lists
         for key, value in json.loads(json.dumps(dict(header))).items():
             if was.get(key) != value:
                 differs = "" if key in ("model", "items") else f": {was.get(key)}, now {value}"

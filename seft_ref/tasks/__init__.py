@@ -1,6 +1,6 @@
-"""Tasks: what their data files ask, in the prompt format of lm-eval, and how answers are scored (chapter 18).
+"""Tasks: reads their data files, makes prompts in the format of lm-eval, and scores answers (chapter 18).
 
-item          what a task asks: choices to compare, or a question to answer
+item          the items of a task: choices to compare, or a question to answer
 table         every task by name: its folder, its format, its metrics
 commonsense   questions with choices in instruction form
 mmlu          MMLU-Redux

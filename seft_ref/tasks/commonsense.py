@@ -1,4 +1,5 @@
-"""The commonsense sets in instruction form: back to question and choices, then into a prompt (TSK-005, TSK-006).
+"""Reads the commonsense sets in instruction form: splits an item into question and choices, then makes its prompt
+(TSK-005, TSK-006).
 
 An item of the file looks like this, with another word for "Answer" in some sets:
 
@@ -28,7 +29,7 @@ class Asked:
 
 
 Format = Callable[[Asked], Choices]
-"""How the prompt of a task is made."""
+"""A function that makes the prompts and continuations of a task from a question and its choices."""
 
 _FORM = re.compile(r"\s*Answer format: (?P<labels>\w+(?:/\w+)+)\s*\Z")
 _TRUE_FALSE = "Please answer the following question with true or false, question: "
@@ -46,7 +47,7 @@ def behind(template: str) -> Format:
 
 
 def fill_in(item: Asked) -> Choices:
-    """Return the format of WinoGrande: what follows the blank is scored behind each way to fill it.
+    """Return the choices of WinoGrande: the text behind the blank is scored after each way to fill the blank.
 
     Raises:
         ValueError: if the sentence has no blank "_", or nothing behind it.
@@ -105,7 +106,7 @@ def _true_or_false(text: str, labels: list[str], answer: str) -> Asked:
 def _split(text: str, label: str, n: int) -> tuple[str, tuple[str, ...]]:
     """Return the question and the choices of an instruction without its answer format.
 
-    The marks of choices must stand there once each and in order, else the split would be a guess.
+    The marks of choices must occur once each and in order, else the split would be a guess.
     """
     marks = [f"{label}{i}:" for i in range(1, n + 1)]
     _, colon, rest = text.partition(": ")

@@ -1,4 +1,4 @@
-"""Read data files strictly: a file, row or value that is not as the task needs it is refused by name (TSK-006)."""
+"""Reads data files strictly: a file, row or value in another form than the task needs is refused by name (TSK-006)."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ Record = Mapping[str, object]
 
 
 def malformed(file: Path, number: int, why: str) -> TaskError:
-    """Return the error for an item that is not as its task needs it; items are counted from 1 (TSK-006)."""
+    """Return the error for an item in another form than its task needs; items are counted from 1 (TSK-006)."""
     return TaskError("TSK-006", f"item {number} of {file} {why}; repair it, or take the item out of the file")
 
 
@@ -66,7 +66,7 @@ def read_json_lines(file: Path) -> list[Record]:
         TaskError: TSK-006 if the file is missing, not UTF-8, empty, or a line is no JSON object.
     """
     records = []
-    # splitlines would also split at characters that JSON allows inside a string
+    # not `splitlines`, because it also splits at characters that JSON allows inside a string
     lines = read_utf8(file).rstrip().split("\n")
     if lines == [""]:
         raise TaskError("TSK-006", f"{file} holds no item; download it again")
@@ -113,7 +113,7 @@ def text_of(record: Record, key: str, file: Path, number: int) -> str:
 
 
 def is_text(value: object) -> bool:
-    """Tell whether a value is a text that a tokenizer takes: one without half of a surrogate pair."""
+    """Return whether a value is a text that a tokenizer takes: one without half of a surrogate pair."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
 
 

@@ -1,4 +1,4 @@
-"""What a task asks of a model: one item is either a set of choices to compare, or a question to answer."""
+"""The items of a task: an item is either a set of choices to compare, or a question to answer."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class Choices:
         return self.contexts[self.gold] + self.continuations[self.gold]
 
     def question(self) -> tuple[str, ...]:
-        """Return what makes two items the same one: contexts and choices in any order, white space made single."""
+        """Return a key that is equal for equal items: contexts and choices, sorted, with single white space."""
         return tuple(sorted({_single(text) for text in (*self.contexts, *self.choices)}))
 
 
@@ -37,10 +37,10 @@ class Question:
     """A question whose answer the model writes (TSK-009).
 
     Attributes:
-        prompt: the text to go on from.
+        prompt: the text behind which the model writes its answer.
         answer: the right answer, as the data file has it.
         worked: the answer with its derivation, for examples; a space is put in front of it.
-        part: as of `Choices`.
+        part: as in `Choices`.
     """
 
     prompt: str
@@ -53,7 +53,7 @@ class Question:
         return f"{self.prompt} {self.worked}"
 
     def question(self) -> tuple[str, ...]:
-        """Return what makes two items the same one: the prompt, white space made single."""
+        """Return a key that is equal for equal items: the prompt with single white space."""
         return (_single(self.prompt),)
 
 

@@ -1,4 +1,4 @@
-"""MMLU-Redux: one CSV file a subject, with a mark of what its reviewers found (TSK-008)."""
+"""Reads MMLU-Redux: one CSV file a subject, in which reviewers have marked each row as ok or faulty (TSK-008)."""
 
 import ast
 from pathlib import Path
@@ -12,7 +12,7 @@ _COLUMNS = ("question", "choices", "answer", "error_type")
 
 
 def read_subjects(folder: Path) -> tuple[list[Choices], list[str]]:
-    """Return the items of all subjects whose rows are marked ok, and remarks on what was left out or read otherwise.
+    """Return the items of all rows that are marked ok, and remarks on the other rows and on encodings.
 
     Raises:
         TaskError: TSK-006 if there is no file mmlu_SUBJECT.csv, TSK-008 for a row that is malformed.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from seft_ref.tasks.item import Choices
 
 INVALID = "[invalid]"
-"""What a filter extracts from a text in which it finds no answer."""
+"""The answer that a filter returns for a text in which it finds none."""
 TOLERANCE = 1e-3
-"""How far a number may lie from the right one where numbers are compared."""
+"""Largest difference from the right number at which a number counts as right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +55,24 @@ def choice_scores(nats: Sequence[float], item: Choices) -> dict[str, float]:
 
 
 def _largest(values: Sequence[float]) -> int:
-    """Return the number of the largest value, the lowest of equals."""
+    """Return the index of the largest value, the lowest index of equals."""
     return max(range(len(values)), key=lambda i: values[i])
 
 
 def same_text(answer: str, right: str) -> bool:
-    """Tell whether two answers are the same text once commas, dollar signs and a full stop at the end are off."""
+    """Return whether two answers are the same text after removing commas, dollar signs and a full stop at the end."""
     return _bare(answer) == _bare(right)
 
 
 def _bare(answer: str) -> str:
-    """Return an answer as lm-eval's gsm8k compares it."""
+    """Return an answer in the form in which lm-eval's gsm8k compares answers."""
     for pattern in (r",", r"\$", r"(?s).*#### ", r"\.$"):
         answer = re.sub(pattern, "", answer)
     return answer.lower()
 
 
 def same_number(answer: str, right: str) -> bool:
-    """Tell whether two answers are numbers at most TOLERANCE apart, once commas and dollar signs are off."""
+    """Return whether two answers are numbers at most TOLERANCE apart after removing commas and dollar signs."""
     try:
         difference = float(_bare(answer)) - float(_bare(right))
     except ValueError:
@@ -81,9 +81,9 @@ def same_number(answer: str, right: str) -> bool:
 
 
 def answer_scores(text: str, right: str, filters: Mapping[str, Filter], *, numbers: bool) -> dict[str, float]:
-    """Return the score of each filter: 1 if what it extracts is the right answer, else 0 (TSK-010).
+    """Return the score of each filter: 1 if the answer that it extracts is right, else 0 (TSK-010).
 
-    numbers  compare numbers instead of texts
+    numbers  whether answers are compared as numbers and not as texts
     """
     same = same_number if numbers else same_text
     return {name: float(same(one.extracted(text), right)) for name, one in filters.items()}

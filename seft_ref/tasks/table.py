@@ -1,4 +1,4 @@
-"""Every task by name: where its files lie, how its prompt looks, what it counts (TSK-005).
+"""Every task by name: the folder of its files, the form of its prompt, its metrics (TSK-005).
 
 task = task_named("arc_easy")
 loaded = load_items(task, Path("data"))
@@ -26,7 +26,7 @@ class Task:
     """One task.
 
     Attributes:
-        name: what lm-eval calls the task with this prompt, where it has one.
+        name: the name of the task with this prompt in lm-eval, if it has one.
         folder: the folder of its files in the data folder.
         read: returns the items of a file, or of the folder where `split` is None, and remarks.
         main: the metric to report if only one can be.
@@ -56,7 +56,7 @@ class Loaded:
     Attributes:
         items: number in the file (counted from 0, for MMLU-Redux over all rows marked ok) to item.
         training: the items of the training file, empty if there is none.
-        remarks: what was left out or read in another way.
+        remarks: texts about items that were left out or files that were read in another way.
     """
 
     items: dict[int, Item]
@@ -133,7 +133,7 @@ def metrics_of(task: Task) -> tuple[str, ...]:
 def load_items(task: Task, data: Path, *, skip_trained: bool = False) -> Loaded:
     """Return the items of a task from a data folder; an item that is also a training item is refused (TSK-007).
 
-    skip_trained  leave such items out instead, with a remark
+    skip_trained  leave out training items instead, with a remark
     Raises        TaskError TSK-006 for a folder, file or item that is missing or malformed, TSK-007, TSK-008
     """
     folder = data / task.folder

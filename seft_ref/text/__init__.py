@@ -6,7 +6,7 @@ chat       messages to text, by the template of a model
 examples   prompts with answers: reading, packing, batches
 evaluate   perplexity
 generate   tokens that follow a prompt
-sampling   how the next token is picked
+sampling   picks the next token from logits
 score      log-likelihood of continuations, and answers that end at a word
 
 Start reading in `tokens`.

@@ -13,7 +13,7 @@ from seft_ref.text.examples import Example
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Rows of tokens with the label of each, −100 where nothing is to be predicted (TRN-001)."""
+    """Rows of tokens with the label of each, −100 for tokens that are not learned (TRN-001)."""
 
     tokens: Int[Array, "B T"]
     labels: Int[Array, "B T"]
@@ -27,9 +27,9 @@ class Batch:
         return xp.reshape(xp.concat([self.labels[:, 1:], nothing], axis=1), (-1,))
 
     def rows(self) -> Int[Array, " N"] | None:
-        """Return the positions of the flattened batch that are a token or predict one; None if no padding is marked.
+        """Return the positions of the flattened batch that are a token or predict one; None without padding.
 
-        The others have no gradient: no token sees them, and they have no target.
+        Other positions have no gradient, because no token sees them and they have no target.
         """
         if self.mask is None:
             return None
@@ -37,7 +37,7 @@ class Batch:
         return xp.nonzero(xp.reshape(self.mask, (-1,)) | (self.targets() != IGNORE))[0]
 
     def count(self) -> int:
-        """Return how many targets count in the loss."""
+        """Return how many targets the loss is over."""
         xp = array_namespace(self.labels)
         return int(xp.sum(xp.astype(self.labels[:, 1:] != IGNORE, xp.int64)))
 
@@ -49,7 +49,7 @@ def batch_of(tokens: Sequence[int], starts: Sequence[int], length: int, weights:
 
 
 def batch_of_examples(examples: Sequence[Example], weights: Weights) -> Batch:
-    """Return examples as the rows of a batch, filled up on the right to the longest of them (TRN-021.4)."""
+    """Return examples as the rows of a batch, padded on the right to the longest of them (TRN-021.4)."""
     lengths = [len(example.tokens) for example in examples]
     longest = max(lengths)
     tokens = [[*e.tokens, *[0] * (longest - n)] for e, n in zip(examples, lengths, strict=True)]

@@ -1,4 +1,4 @@
-"""Conversations in the words of a folder's own chat template (TRN-016.8, TRN-020)."""
+"""Writes conversations with the chat template of a model's folder (TRN-016.8, TRN-020)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,18 @@ from typing import Any, NoReturn, Protocol
 from seft_ref.errors import TextError
 
 Message = Mapping[str, str]
-"""What one side says: role and content."""
+"""One message of a conversation: its role and its content."""
 
 
 class Writer(Protocol):
-    """A chat template."""
+    """A function that writes conversations with a chat template."""
 
     def __call__(self, messages: Sequence[Message], *, opens_answer: bool) -> str:
-        """Return the text of messages, followed by the words that open an answer if asked for."""
+        """Return the text of messages; with `opens_answer` the words that open an answer follow."""
 
 
 def chat_writer(folder: Path) -> Writer:
-    """Return what writes conversations with the chat template of a folder.
+    """Return the function that writes conversations with the chat template of a folder.
 
     Raises:
         TextError: TRN-020 without jinja2 or a chat template, for one that is damaged, and when called, for a
@@ -31,7 +31,7 @@ def chat_writer(folder: Path) -> Writer:
     except ImportError:
         raise TextError("TRN-020", "a chat template needs jinja2; pip install jinja2") from None
     settings = _settings(folder)
-    # these options, because templates are written for them; a sandbox, because a folder's template is not trusted
+    # templates are written for these options; the sandbox is there because a folder's template is not trusted
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=_extensions())
     environment.globals["raise_exception"] = _refuse
     special = {name: _content(settings.get(name)) for name in ("bos_token", "eos_token")}
@@ -50,7 +50,7 @@ def chat_writer(folder: Path) -> Writer:
     def write(messages: Sequence[Message], *, opens_answer: bool) -> str:
         try:
             return template.render(messages=list(messages), add_generation_prompt=opens_answer, **special)
-        except TextError:  # by `raise_exception`
+        except TextError:  # raised by the template's `raise_exception`
             raise
         except Exception as error:  # noqa: BLE001  a template is a program, which may divide by zero
             raise damaged(error) from None
@@ -59,7 +59,7 @@ def chat_writer(folder: Path) -> Writer:
 
 
 def _extensions() -> list[Any]:
-    """Return what templates use beyond plain Jinja: break and continue, and marks around what an assistant says."""
+    """Return the Jinja extensions that templates use: break and continue, and marks around an assistant's words."""
     from jinja2.ext import Extension, loopcontrols
 
     class Generation(Extension):

@@ -77,7 +77,7 @@ def evaluate_examples(
 
 
 def _perplexity(mean: float) -> float:
-    """Return exp of a mean loss, refusing what is not finite (EVL-003)."""
+    """Return exp of a mean loss; raise EVL-003 if it is not finite."""
     try:
         perplexity = math.exp(mean)
     except OverflowError:

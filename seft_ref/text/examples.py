@@ -19,9 +19,9 @@ from seft_ref.text.chat import Message, Writer, chat_writer
 from seft_ref.text.tokens import Tokenizer, check_length, check_tokens, check_windows, read_tokenizer
 
 Longer = Literal["refuse", "drop", "cut"]
-"""What becomes of an example that is longer than a row."""
+"""What to do with an example that is longer than a row."""
 ROLES = ("system", "developer", "user", "assistant", "tool")
-"""Who speaks in a conversation."""
+"""The roles that a message of a conversation may have."""
 _MOST_STEPS = 10**9
 _WITH_MESSAGES = ("tools", "chat_template_kwargs", "images", "documents")
 """Keys of a line that would change how a conversation is written."""
@@ -60,13 +60,13 @@ class Examples:
         return [token for example in self.items for token in example.tokens]
 
     def numbers(self) -> Iterator[Sequence[int]]:
-        """Yield all that decides what is read, for a digest (CKP-007.3)."""
+        """Yield all numbers that determine the rows of a run, for a digest (CKP-007.3)."""
         yield [int(self.packed)]
         for example in self.items:
             yield [len(example.tokens), *example.tokens, *example.labels]
 
     def most_unlearned(self) -> int:
-        """Return the longest stretch of tokens of which none is learned, in whatever order the examples stand."""
+        """Return the most consecutive tokens of which none is learned, over all orders of the examples."""
         stretches = [_unlearned([IGNORE, *example.labels[1:]]) for example in self.items]
         inside = max(max(stretch) for stretch in stretches)
         return max(inside, max(stretch[-1] for stretch in stretches) + max(stretch[0] for stretch in stretches))
@@ -111,7 +111,7 @@ class Examples:
                 skipped -= len(example.tokens)
                 continue
             tokens += example.tokens[skipped:]
-            # the first token of an example is no target, because what stands before it is another example
+            # the first token of an example is no target, because another example stands before it
             labels += [IGNORE, *example.labels[1:]][skipped:]
             skipped = 0
             if len(tokens) >= n_tokens:
@@ -120,7 +120,7 @@ class Examples:
 
 
 Data = Sequence[int] | Examples
-"""What a run trains on: a text as one stream of tokens (TRN-003), or examples (TRN-021)."""
+"""The training data of a run: a text as one stream of tokens (TRN-003), or examples (TRN-021)."""
 
 
 def stream_of(data: Data) -> Sequence[int]:
@@ -140,7 +140,7 @@ def check_data(data: Data, length: int, config: ModelConfig) -> None:
         longest = max(len(example.tokens) for example in data.items)
         if longest > length and not data.packed:
             raise TextError("TRN-021", f"an example has {longest} tokens and a row {length}; raise length to {longest}")
-        # TRN-021.3: nothing in a row predicts its first token
+        # TRN-021.3: a row needs one token more, because nothing predicts its first one
         if data.packed and (least := data.most_unlearned() + 2) > length:
             raise TextError(
                 "TRN-021",
@@ -165,7 +165,7 @@ def examples_of(
 
     length  tokens of a row
     end     the token that ends a completion, None to put none (GEN-008)
-    longer  what becomes of an example longer than a row that is not packed
+    longer  what to do with an example longer than a row that is not packed
     packed  whether rows are cut from all examples laid end to end
     Raises  TextError TRN-020 for a line that is no example, a template that refuses one, an example of which nothing
             is learned or that is too long, and files without an example; TRN-016 as `read_tokenizer`
@@ -246,7 +246,7 @@ def _why_not_json(error: json.JSONDecodeError, text: str, number: int) -> str:
 
 @dataclass
 class _Reader:
-    """Makes examples of lines; the chat template is read when the first conversation asks for it."""
+    """Turns lines into examples; it reads the chat template when the first conversation comes."""
 
     folder: Path
     tokenizer: Tokenizer
@@ -316,7 +316,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _messages(value: Any, place: str) -> list[Message]:
-    """Return the messages of a line, of which one at least is an answer with something in it."""
+    """Return the messages of a line; one at least must be an answer, and no answer may be empty."""
     if not isinstance(value, list) or not all(isinstance(message, dict) for message in value):
         raise TextError("TRN-020", f"{place}: messages must be a list of objects with role and content")
     for message in value:
@@ -354,7 +354,7 @@ def _text(line: Mapping[str, Any], key: str, place: str) -> str:
 
 
 def _shared(whole: Sequence[int], part: Sequence[int]) -> int:
-    """Return how many tokens both begin with (TRN-020.3)."""
+    """Return the length of the longest common prefix of two lists of tokens (TRN-020.3)."""
     n = 0
     while n < min(len(whole), len(part)) and whole[n] == part[n]:
         n += 1

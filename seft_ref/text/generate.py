@@ -27,20 +27,20 @@ from seft_ref.model.weights import Weights
 from seft_ref.text.sampling import GREEDY, Sampling, pick
 
 PROMPT_BLOCK = 256
-"""Most tokens of a prompt that are read at once, because attention holds a probability for every pair of one of them
+"""Most tokens of a prompt that are read at once, because attention stores a probability for every pair of such a token
 and a token of the context.
 """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Context:
-    """What a model has read, `length` tokens a row: their keys and values in every block."""
+    """The keys and values, in every block, of the `length` tokens of each row that a model has read."""
 
     blocks: tuple[Past, ...]
     length: int
 
     def rows(self, numbers: Int[Array, " n"]) -> "Context":
-        """Return the context of some of its rows."""
+        """Return the context of the rows with these numbers."""
         return Context(tuple(rows_of(past, numbers) for past in self.blocks), self.length)
 
 
@@ -137,10 +137,10 @@ def generate_rows(
     *,
     max_tokens: int,
 ) -> None:
-    """Pick the tokens that follow each of several prompts of one length, greedily, all of them in one reading.
+    """Pick greedily the tokens that follow each of several prompts of one length, reading all rows together.
 
-    goes_on  called with the number of a prompt and with each token that is picked behind it; tells whether another is
-             to follow. A row that has ended is read no further
+    goes_on  called with the number of a prompt and each token that is picked behind it; returns whether another token
+             is to follow. A row that has ended is not read any further
     Raises   GenerateError GEN-002 for prompts that are empty, of several lengths, or longer than the model has
              positions; GEN-006 for logits that are not finite
     """

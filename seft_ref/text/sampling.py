@@ -1,4 +1,4 @@
-"""Which token follows: the largest logit, or a draw among those that top-k and top-p leave (GEN-003 to GEN-006)."""
+"""Picks the next token: the largest logit, or a draw among those that top-k and top-p leave (GEN-003 to GEN-006)."""
 
 import math
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from seft_ref.errors import GenerateError
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a token is picked.
+    """Settings by which a token is picked from logits.
 
     Raises:
         GenerateError: GEN-006 for a value out of range; ConfigError RNG-002 for the seed.
     """
 
     temperature: float = 0.0
-    """0 picks the largest logit, whatever the others say"""
+    """0 always picks the largest logit, whatever the other settings"""
     top_k: int | None = None
-    """None for all"""
+    """how many of the largest logits stay; None for all"""
     top_p: float = 1.0
     seed: int = 0
 
@@ -38,7 +38,7 @@ class Sampling:
 
 
 GREEDY = Sampling()
-"""The largest logit, always."""
+"""Settings that always pick the largest logit."""
 
 
 def pick(logits: Float[Array, " V"], sampling: Sampling, number: int) -> int:
@@ -66,7 +66,7 @@ def pick(logits: Float[Array, " V"], sampling: Sampling, number: int) -> int:
 
 
 def _largest_first(scores: Float[Array, " V"], k: int | None) -> Int[Array, " k"]:
-    """Return the ids of the k largest scores by score, ties to the lower id (SEL-001); all of them for None."""
+    """Return the ids of the k largest scores, largest first, ties to the lower id (SEL-001); all ids if k is None."""
     n = scores.shape[0]
     ids = np.arange(n)
     if k is not None and k < n:

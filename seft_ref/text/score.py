@@ -34,7 +34,7 @@ class Pair:
     continuation: tuple[int, ...]
 
     def read(self) -> tuple[int, ...]:
-        """Return the tokens that the model reads: all but the last one, behind which nothing is predicted."""
+        """Return the tokens that the model reads: all but the last one, because nothing is predicted behind it."""
         return self.context + self.continuation[:-1]
 
 
@@ -112,7 +112,7 @@ def score_pairs(pairs: Sequence[Pair], weights: Weights, config: ModelConfig, ke
     row_of = {tokens: row for row, tokens in enumerate(dict.fromkeys(pair.read() for pair in pairs))}
     x = _read(list(row_of), weights, config, kernels)
     length = x.shape[1]
-    # where each continuation is predicted: its first token behind the last of the context
+    # the token before each token of a continuation, because its logits predict that token
     places = [
         row_of[pair.read()] * length + len(pair.context) - 1 + i
         for pair in pairs
@@ -137,8 +137,7 @@ def _read(
 ) -> Float[Array, "B T C"]:
     """Return the output of the decoder for rows of different lengths, padded at their end.
 
-    No mask is needed, because a token does not see what stands behind it (LYR-008), and nothing asks for the output at
-    the padding.
+    No mask is needed, because a token does not see later ones (LYR-008), and nobody uses the output at the padding.
     """
     xp = array_namespace(weights.norm)
     length = max(map(len, rows))
@@ -152,7 +151,7 @@ def _predicted(
 ) -> tuple[list[float], list[bool]]:
     """Return the log-probability of each target at its place, and whether its logit is the largest.
 
-    Only some places have their logits in memory at once (LYR-012).
+    Only the logits of some places are in memory at a time (LYR-012).
     """
     xp = array_namespace(x)
     rows = xp.reshape(x, (-1, x.shape[-1]))
@@ -193,11 +192,11 @@ def score_items(
 
 
 def blocks_of(items: Sequence[Sequence[Pair]], batch: int) -> list[list[int]]:
-    """Return the numbers of items in blocks of `batch`, which `score_items` takes one by one.
+    """Return the numbers of items in blocks of `batch`, one block for each call of `score_items`.
 
-    The longest items come first, so that memory runs out at once or never; those of one length keep their order. The
-    blocks depend on the items and on `batch` alone, so that a second evaluation, or one that goes on after a stop,
-    computes the same numbers.
+    The longest items come first, so that memory runs out at once or never; items of one length keep their order. The
+    blocks depend only on the items and on `batch`, so that a second evaluation, or one that is resumed, computes the
+    same numbers.
 
     Raises:
         TaskError: TSK-001 for a batch below 1.
@@ -215,7 +214,7 @@ def check_prompt(tokens: Sequence[int], max_tokens: int, config: ModelConfig, wh
     what    the name of the prompt in the message
     Raises  TaskError TSK-003 for too many tokens, none, or one that the vocabulary does not have
     """
-    # the token that is picked last is not read
+    # one less, because the token that is picked last is not read
     needed, positions = len(tokens) + max_tokens - 1, config.max_position_embeddings
     # TSK-003
     if not tokens:
@@ -249,10 +248,9 @@ def generate_until(
     max_tokens: int,
     stops: Sequence[int] = (),
 ) -> list[str]:
-    """Return the text that greedy generation gives behind each of some prompts, cut in front of the first stop word
-    (TSK-009).
+    """Return the text that greedy generation gives behind each prompt, cut in front of the first stop word (TSK-009).
 
-    prompts     of one length; which are generated together decides the last bits of their logits
+    prompts     prompts of one length; the last bits of their logits depend on which of them are generated together
     until       texts that end an answer and are no part of it
     max_tokens  how many tokens at most
     stops       tokens that end an answer and are no part of it

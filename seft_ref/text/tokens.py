@@ -10,7 +10,7 @@ from seft_ref.model.config import ModelConfig
 
 
 class Encoding(Protocol):
-    """What a tokenizer makes of a text."""
+    """A text as a tokenizer has encoded it."""
 
     @property
     def ids(self) -> list[int]:
@@ -18,7 +18,7 @@ class Encoding(Protocol):
 
 
 class Tokenizer(Protocol):
-    """What is asked of a `tokenizers.Tokenizer`."""
+    """The methods of a `tokenizers.Tokenizer` that are used here."""
 
     def encode(self, sequence: str, *, add_special_tokens: bool = True) -> Encoding:
         """Return a text as tokens."""
@@ -61,7 +61,7 @@ def read_tokenizer(model_dir: Path) -> Tokenizer:
         tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_file))
     except Exception as error:
         raise TextError("TRN-016", f"{tokenizer_file} cannot be read: {error}") from error
-    # TRN-016: a tokenizer.json may have saved these options of an earlier call; they do not apply here
+    # TRN-016: switch off options that an earlier use may have saved in tokenizer.json
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if getattr(tokenizer.model, "dropout", None):
@@ -90,7 +90,7 @@ def check_windows(tokens: Sequence[int], length: int, config: ModelConfig) -> No
         TextError: TRN-017 for windows longer than the model has positions, TRN-018 for a token that is not in its
         vocabulary.
     """
-    # a text shorter than a window is refused where its windows are placed
+    # a text shorter than a window is refused later, when its windows are placed
     if length <= len(tokens):
         check_length(length, config)
     check_tokens(tokens, config)
@@ -120,9 +120,10 @@ def check_length(length: int, config: ModelConfig) -> None:
 
 
 def written(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Yield the text of tokens piece by piece as it becomes certain; the pieces make up the text of them all (GEN-009).
+    """Yield the text of tokens piece by piece, each as soon as later tokens cannot change it (GEN-009).
 
-    A character of several tokens is held back until the last of them, at the latest until the tokens end.
+    The pieces together are the text of all tokens. A character of several tokens comes with the last of them, or when
+    the tokens end.
     """
     # A token decoded alone may lose the space in front of it, or be only some bytes of a character. So decode together
     # with the tokens of the last piece, which begins at `before`, and yield what follows the text of that piece.
@@ -162,7 +163,7 @@ def evaluation_starts(tokens: int, length: int, windows: int) -> list[int]:
 
 
 def _room(tokens: int, length: int, clause: str) -> int:
-    """Return at how many places a window can start, refusing a text shorter than one window as `clause`."""
+    """Return at how many places a window can start; raise `clause` for a text shorter than one window."""
     if length < 2:
         raise TextError(clause, f"a window of {length} tokens predicts nothing; use a length of at least 2")
     if tokens < length:

@@ -76,7 +76,7 @@ class Located(Topology):
     def __init__(self, topology: Topology, positions: Int[Array, " nnz"]) -> None:
         """Take a topology and its flat positions."""
         super().__init__(topology.shape, topology.indptr, topology.indices)
-        object.__setattr__(self, "_positions", positions)  # because the class is frozen
+        object.__setattr__(self, "_positions", positions)  # the class is frozen, so assignment would fail
 
     def plain(self) -> Topology:
         """Return the topology without the kept flat positions."""
@@ -214,14 +214,14 @@ def union(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " nm"]:
 
 
 def places_among(a: Int[Array, " n"], extra: Int[Array, " m"]) -> Int[Array, " m"]:
-    """Return the indices of the positions of extra in the union with a; both are sorted and have none in common."""
+    """Return the index of each position of extra in the union with a; both are sorted and disjoint."""
     xp = array_namespace(a, extra)
     before = xp.arange(extra.shape[0], dtype=xp.int64, device=device(extra))
     return seek(a, extra)[0] + before
 
 
 def difference(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " k"]:
-    """Return the positions of sorted a that sorted b lacks, in order."""
+    """Return the positions of sorted a that are not in sorted b, ascending."""
     # look up the shorter of the two in the longer, because each look-up is a search
     if b.shape[0] < a.shape[0]:
         slots, present = find(a, b)
@@ -231,7 +231,7 @@ def difference(a: Int[Array, " n"], b: Int[Array, " m"]) -> Int[Array, " k"]:
 
 
 def outside(a: Int[Array, " n"], b: Int[Array, " m"]) -> Bool[Array, " n"]:
-    """Return for each position of sorted a whether sorted b lacks it."""
+    """Return for each position of sorted a whether it is not in sorted b."""
     if b.shape[0] < a.shape[0]:
         slots, present = find(a, b)
         return ~mask_at(a.shape[0], slots[present])

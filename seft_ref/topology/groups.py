@@ -6,7 +6,7 @@ from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import grouped
 
 _WIDEST_MASK = 62
-"""Largest M for which `nm` holds a group as a mask"""
+"""Largest M for which `nm` stores a group as a mask"""
 
 
 def in_groups(topology: Topology, pattern: tuple[int, int]) -> Topology:
@@ -24,7 +24,7 @@ def in_groups(topology: Topology, pattern: tuple[int, int]) -> Topology:
             "TOP-005", f"a {n_out}x{n_in} matrix has no groups of {n_keep}:{width}; M must divide {n_in}"
         )
     groups = flat(topology) // width
-    # positions ascend, so a group holds more than N exactly if an entry and the N-th after it share it
+    # positions ascend, so a group stores more than N exactly if some entry and the N-th after it lie in the same group
     over = groups[n_keep:] == groups[: groups.shape[0] - n_keep] if groups.shape[0] > n_keep else groups[:0] == 1
     if bool(array_namespace(groups).any(over)):
         raise TopologyError(

@@ -24,12 +24,12 @@ class NMTopology(Topology):
 
     pattern: tuple[int, int]
     masks: Int[Array, "out groups"]
-    """one mask a group, unsigned, of the fewest bytes that hold M bits"""
+    """one mask a group, in the smallest unsigned dtype that has M bits"""
     _nnz: int
 
     def __init__(self, shape: tuple[int, int], pattern: tuple[int, int], masks: Array, nnz: int) -> None:
         for name, value in (("shape", shape), ("pattern", pattern), ("masks", masks), ("_nnz", nnz)):
-            object.__setattr__(self, name, value)  # because the class is frozen
+            object.__setattr__(self, name, value)  # the class is frozen, so assignment would fail
 
     def __reduce__(self) -> tuple[type["NMTopology"], tuple[object, ...]]:
         return NMTopology, (self.shape, self.pattern, self.masks, self._nnz)
@@ -70,7 +70,7 @@ class NMTopology(Topology):
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the masks."""
         xp = array_namespace(self.masks)
         return self.masks.shape[0] * self.masks.shape[1] * xp.iinfo(self.masks.dtype).bits // 8
 
@@ -99,7 +99,7 @@ def grouped(topology: Topology, pattern: tuple[int, int]) -> NMTopology:
     if most > n_keep:
         raise TopologyError("TOP-005", f"a group of {width} stores {most}, {n_keep}:{width} allows {n_keep}")
     bits = xp.bitwise_left_shift(xp.ones_like(positions), positions % width)
-    # a mask is the sum of the bits of its group; the running sum may wrap around, because its differences stay right
+    # a mask is the sum of the bits of its group; differences of the running sum are right even if it wraps around
     running = xp.concat([xp.zeros((1,), dtype=xp.int64, device=on_device), xp.cumulative_sum(bits)])
     masks = xp.take(running, edges[1:]) - xp.take(running, edges[:-1])
     kind = next(k for k, size in ((xp.uint8, 8), (xp.uint16, 16), (xp.uint32, 32), (xp.uint64, 64)) if width <= size)

@@ -1,4 +1,4 @@
-"""Warnings of a run (TRN-011): each finding has a name, a likely cause and what to try.
+"""Warnings of a run (TRN-011): each finding has a name, a likely cause and a remedy.
 
     watch = Watch(budget=model.stored())
     for step ...: findings = watch.add_step(step, loss); after an event: watch.add_event(step, support)
@@ -11,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 BEFORE_EVENT = 5
-"""steps up to an event with which the loss after it is compared"""
+"""number of steps up to an event whose losses are compared with the loss after it"""
 JUMP = 0.05
 """relative rise above the largest of these losses that counts as a jump"""
 MEAN_OF = 10
-"""steps of the mean losses that divergence compares"""
+"""number of steps whose mean loss is compared for divergence"""
 RISE = 0.2
 """relative rise above the lowest mean that counts as divergence"""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A warning: the step whose number made it true, its name in TRN-011, and what it means."""
+    """A warning: the step that caused it, its name in TRN-011, and a message."""
 
     step: int
     name: str
@@ -33,8 +33,8 @@ class Finding:
 class Watch:
     """Finds the warnings of a run while it goes on.
 
-    Steps come in ascending order, an event directly after its step. After a gap, as in a resumed run whose beginning
-    is not at hand, the comparisons start anew with the steps that follow.
+    Steps must come in ascending order, an event directly after its step. After a gap, as in a resumed run whose earlier
+    steps are not known, the comparisons start anew.
     """
 
     budget: int
@@ -46,7 +46,7 @@ class Watch:
     _told_of_lowest: bool = False
 
     def add_step(self, step: int, loss: float) -> list[Finding]:
-        """Return the warnings that the loss of a step gives rise to."""
+        """Return the warnings that the loss of a step causes."""
         if step != self._step + 1:
             self._recent, self._lowest_mean, self._told_of_lowest = [], None, False
         findings: list[Finding] = []
@@ -59,7 +59,7 @@ class Watch:
         return findings
 
     def add_event(self, step: int, support: int) -> list[Finding]:
-        """Return the warnings that the stored weights of all matrices after an event give rise to."""
+        """Return the warnings after an event; `support` is the number of stored weights of all matrices."""
         self._event_step = step
         if support <= self.budget:
             return []
@@ -75,7 +75,7 @@ class Watch:
         ]
 
     def end(self, step: int, stored: int) -> list[Finding]:
-        """Return the warnings that the stored weights of all matrices at the end give rise to."""
+        """Return the warnings at the end of a run; `stored` is the number of stored weights of all matrices."""
         if stored <= self.budget:
             return []
         return [
@@ -123,7 +123,7 @@ def warnings_of(
         events: the steps that an event followed.
         support: for each event the stored weights of all matrices after it.
         budget: the stored weights of all matrices at load.
-        stored_at_end: those at the end; None while the run goes on.
+        stored_at_end: the stored weights of all matrices at the end; None while the run goes on.
     """
     watch, after = Watch(budget), frozenset(events)
     findings: list[Finding] = []
@@ -137,7 +137,7 @@ def warnings_of(
 
 
 def _jump(step: int, loss: float, before: Sequence[float]) -> list[Finding]:
-    """Return the warning of a loss that jumps after an event; one with fewer steps up to it is not judged."""
+    """Return the warning if the loss after an event jumps; none if fewer than BEFORE_EVENT losses precede it."""
     # TRN-011
     if len(before) < BEFORE_EVENT:
         return []

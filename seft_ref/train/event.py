@@ -1,4 +1,4 @@
-"""An event over all matrices of a run: gather evidence, apply the rules, pack the new weights (chapter 8)."""
+"""An event over all matrices of a run: collect evidence, apply the rules, pack the new weights (chapter 8)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,9 +33,9 @@ def evolve_all(
     settings: TrainSettings,
     kernels: KernelSet,
 ) -> tuple[dict[str, Target], dict[str, Packed], dict[str, EventRecord]]:
-    """Return the targets after the event of a step, their packed weights, and what happened to each (EVT-001).
+    """Return the targets after the event of a step, their packed weights and their records (EVT-001).
 
-    A matrix is finished before the next one is looked at, unless all are one pool.
+    One matrix is finished before the next, to save memory, unless all matrices are one pool.
     """
     after: dict[str, Target] = {}
     packed: dict[str, Packed] = {}
@@ -55,7 +55,7 @@ def _evolve_pool(
     settings: TrainSettings,
     kernels: KernelSet,
 ) -> dict[str, tuple[Target, Packed, EventRecord]]:
-    """Return, by name, the targets of one pool after an event, with their packed weights and records."""
+    """Return the named targets after an event that compares them, with their packed weights and records."""
     numbers = {name: i for i, name in enumerate(targets)}
     pool = [replace(targets[name], base=targets[name].base.open()) for name in names]
     pools = _pools(pool, settings)
@@ -102,7 +102,7 @@ def adapt_last(
     settings: TrainSettings,
     kernels: KernelSet,
 ) -> dict[str, tuple[Base, Delta]]:
-    """Return base and delta of the matrices named, pruned to their budgets (EVT-004)."""
+    """Return base and delta of the matrices `over`, pruned to their budgets (EVT-004)."""
     numbers = {name: i for i, name in enumerate(targets)}
     # of the rule only `adapt` matters, because nothing grows any more
     at_end = Rule(adapt=settings.rule.adapt)
@@ -119,9 +119,9 @@ def adapt_last(
 
 
 def _is_over(targets: Sequence[Target], settings: TrainSettings) -> bool:
-    """Tell whether a pool of matrices that are compared with each other holds more weights than its budget."""
+    """Return whether a pool of matrices that are compared with each other has more weights than its budget."""
     pools = _pools(targets, settings)
-    # with one pool the size of the support is enough, so do not build the support
+    # for one pool count the support without building it, because only its size is needed
     if pools.weights.is_one:
         sizes = [int64_like([target.support_size()], target.lost) for target in targets]
     else:
@@ -146,7 +146,7 @@ def _pools(targets: Sequence[Target], settings: TrainSettings) -> Pools:
 
 
 def _budget(target: Target, settings: TrainSettings) -> Counts:
-    """Return K of a matrix, of its rows or of its groups: what each stored at load (DLT-001)."""
+    """Return K of a matrix, of its rows or of its groups: the number of weights stored at load (DLT-001)."""
     if settings.rule.by_row:
         return target.row_budget
     if not settings.rule.by_group:
@@ -158,7 +158,7 @@ def _budget(target: Target, settings: TrainSettings) -> Counts:
 
 
 def _base_after(target: Target, event: Event, pattern: tuple[int, int] | None) -> tuple[AnyBase, Int[Array, " n"]]:
-    """Return the base after an event and the positions that it has lost since load; N:M groups stay (TOP-005)."""
+    """Return the base after an event and the positions lost since load; with a pattern it stays in groups (TOP-005)."""
     if not event.left.shape[0]:
         return target.base, target.lost
     base = event.base if pattern is None else replace(event.base, topology=in_groups(event.base.topology, pattern))

@@ -36,7 +36,7 @@ __all__ = ["Adapted", "FactorState", "finish", "initial_state", "moving_parts", 
 class Adapted:
     """The frozen base of one matrix, and the factors of its adapter.
 
-    A factor is held as a delta whose slots are all its entries, so that every optimizer steps it (ADP-011).
+    A factor is stored as a delta whose slots are all its entries, so that every optimizer can step it (ADP-011).
     """
 
     base: AnyBase
@@ -53,7 +53,7 @@ class Adapted:
         return sum(factor.topology.nnz for factor in self.factors.values())
 
     def arrays(self) -> dict[str, Array]:
-        """Return the factors as an adapter takes them."""
+        """Return the factors as matrices, by name, for the adapter."""
         return {
             name: array_namespace(factor.values).reshape(factor.values, factor.topology.shape)
             for name, factor in self.factors.items()
@@ -62,7 +62,7 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FactorState:
-    """A run after `step` steps. Use a state once, because the next step reuses the memory of its packed weights."""
+    """The state of a run after `step` steps. Pass it on only once: the next step reuses the memory of its weights."""
 
     step: int
     targets: dict[str, Adapted]
@@ -96,7 +96,7 @@ class FactorSums:
 def initial_state(
     settings: TrainSettings, config: ModelConfig, weights: Weights, bases: Mapping[str, AnyBase]
 ) -> FactorState:
-    """Return the state before the first step: factors that change nothing yet (ADP-002).
+    """Return the state before the first step: factors that change no weight yet (ADP-002).
 
     Raises:
         AdapterError: ADP-009 for a matrix that the adapter cannot change. TextError TRN-017, ConfigError TRN-008 as
@@ -125,7 +125,9 @@ def train_step(
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[FactorState, StepRecord]:
-    """Return the state after one more step, and what it did (ADP-010, ADP-011); arguments are those of `loop`.
+    """Return the state after one more step, and the record of the step (ADP-010, ADP-011).
+
+    Arguments are those of `train_step` of `loop`.
 
     Raises:
         UpdateError: TRN-007 for a loss, gradient or new state that is not finite.
@@ -180,7 +182,7 @@ def finish(state: FactorState, settings: TrainSettings, kernels: KernelSet) -> M
 
 
 def moving_parts(targets: Mapping[str, Adapted], ranks: Ranks) -> dict[str, str]:
-    """Return a digest of what a run changes, for ranks to compare (TRN-014); a single process gets none."""
+    """Return a digest of the arrays that a run changes, for ranks to compare (TRN-014); empty for a single process."""
     if ranks.size == 1:
         return {}
     factors = [factor for target in targets.values() for factor in target.factors.values()]
@@ -190,9 +192,9 @@ def moving_parts(targets: Mapping[str, Adapted], ranks: Ranks) -> dict[str, str]
 def placed(
     weights: Weights, targets: Mapping[str, Adapted], settings: TrainSettings, kernels: KernelSet, *, reuse: bool
 ) -> Weights:
-    """Return the weights with the change of every adapter in its place.
+    """Return the weights with the current change of every adapter, packed into a matrix or beside it.
 
-    reuse  whether the packed matrices hold an earlier change, whose memory may be taken; at load they hold the base
+    reuse  whether the memory of the packed matrices may be reused; at load it may not, because they hold the base
     """
     adapter = adapter_of(settings)
     packed: dict[str, Packed] = {}
@@ -208,7 +210,7 @@ def placed(
 
 
 def factor_of(array: Array, settings: TrainSettings) -> Delta:
-    """Return a factor as a delta of which every entry is a slot, with nothing known to the optimizer yet."""
+    """Return a factor as a delta whose slots are all its entries, with an empty optimizer state."""
     xp, shape = array_namespace(array), (array.shape[0], array.shape[1])
     factor = new_delta(
         shape, flat(full(shape, array)), array, settings.optimizer.keeps, shares_of(settings.optimizer, shape)

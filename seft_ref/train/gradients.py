@@ -32,7 +32,7 @@ Kept = TypeVar("Kept", bound=Sums)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepGradients(Generic[Kept]):
-    """Loss of one step, gradients at the positions that were asked for, and sums with the step added."""
+    """The loss of a step, its gradients at the positions asked for, and the windows, or other sums, after the step."""
 
     loss: float
     at: dict[str, Float[Array, " nnz"]] = field(default_factory=dict)
@@ -53,14 +53,14 @@ def loss_and_gradients(
 ) -> StepGradients[Kept]:
     """Return the mean loss of a step over its micro-batches, and the gradients asked for (TRN-001, TRN-002).
 
-    batches    micro-batches of this rank, at least one; the result is of all ranks, and the same on each (TRN-013)
+    batches    micro-batches of this rank, at least one; the result covers all ranks and is the same on each (TRN-013)
     at         for each matrix the positions at which its gradient is wanted (GRD-002)
-    keep       for each matrix whose gradient an event will look at, its window so far; or other sums
-    recompute  keep the input of each block only, and compute the rest again in the backward, with the same bits
-               (MDL-008); None to do so where the rest takes more than a GiB
+    keep       for each matrix whose gradient an event will read, its window so far; or other sums
+    recompute  keep only the input of each block, and recompute the rest in the backward with the same bits (MDL-008);
+               None to do so if all activations take more than a GiB
     Units      loss in nats per target; gradients loss per unit of weight
-    Raises     LayerError LYR-011 if no label counts; LYR-015, LYR-016 for an overflow inside a layer; on every rank if
-               one has it
+    Raises     LayerError LYR-011 if no target is learned; LYR-015, LYR-016 for an overflow inside a layer; every rank
+               raises the error that one of them has met
     """
     count = sum(ranks.every(sum(batch.count() for batch in batches)))
     loss = 0.0
@@ -77,7 +77,7 @@ def loss_and_gradients(
         for name, gradient in gradients:
             if not isinstance(gradient, WeightGradient) or not (name in at or name in in_step):
                 continue
-            # TRN-021.4: padding has no gradient, but it has inputs, which an event may look at
+            # TRN-021.4: padding has no gradient, but it has inputs, which an event may read
             gradient = gradient if rows is None else gradient.of_rows(rows)
             if name in at:
                 values = kernels.sample(gradient.dy, gradient.x, at[name])
@@ -91,16 +91,16 @@ def loss_and_gradients(
             add(batch)
     except LayerError as error:
         refusal = error
-    # TRN-013, TRN-015: what a layer refuses on one rank ends the step on all of them
+    # TRN-013, TRN-015: an error of a layer on one rank ends the step on all ranks
     shares = ranks.every((loss, refusal))
     for _, refused in shares:
         if refused is not None:
             raise refused
     loss = 0.0
-    for share, _ in shares:  # not `sum`: Python 3.12 adds floats up otherwise than 3.11
+    for share, _ in shares:  # a loop, because `sum` rounds differently in Python 3.11 and 3.12
         loss += share
     entries = {name: ranks.sum(values) for name, values in entries.items()}
-    # pop, so that the sums of this rank alone are freed one matrix after the other
+    # pop, so that the sums of this rank are freed one matrix after the other
     sums = {name: window.joined(in_step.pop(name), ranks, kernels) for name, window in keep.items()}
     return StepGradients(loss, entries, sums)
 
@@ -138,7 +138,7 @@ def _backward(
 def _backward_to_targets(
     weights: Weights, config: ModelConfig, batch: Batch, count: int, kernels: KernelSet, *, recompute: bool
 ) -> tuple[float, Iterator[NamedGradient]]:
-    """Return the same as `_backward` without the gradient of lm_head, never holding the logits of all rows."""
+    """Return the same as `_backward` without lm_head's gradient, and without storing the logits of all rows."""
     x, cache = decoder_forward(batch.tokens, weights, config, kernels, batch.mask, recompute=recompute)
     loss, dx = head_loss_and_gradient(x, weights.lm_head, batch.targets(), count, kernels)
     return loss, decoder_backward(dx, cache)

@@ -1,4 +1,4 @@
-"""The loop: the only place that puts model, gradients and rules together.
+"""The training loop: the only place that puts model, gradients and rules together.
 
     start = initial_state(settings, config, weights, bases, kernels, first_batches(settings, data, weights))
     for state, record in train(start, settings, config, data, kernels): ...
@@ -51,18 +51,18 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainState:
-    """A run after `step` steps. Use a state once, because the next step reuses the memory of its packed weights."""
+    """The state of a run after `step` steps. Pass it on only once: the next step reuses the memory of its weights."""
 
     step: int
     targets: dict[str, Target]
     weights: Weights
     window: dict[str, AnyWindow]
-    """by matrix, the sums over the steps of the open gradient window; empty outside one (TRN-005)"""
+    """matrix -> sums over the steps of the open gradient window; empty if no window is open (TRN-005)"""
 
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What a step did: loss in nats per target, norm of the delta gradients in loss per unit of weight."""
+    """The numbers of a step: loss in nats per target, norm of the delta gradients in loss per unit of weight."""
 
     step: int
     loss: float
@@ -131,16 +131,17 @@ def train_step(
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[TrainState, StepRecord]:
-    """Return the state after one more step, and what it did (chapters 8 to 10); recompute as `loss_and_gradients`.
+    """Return the state after one more step, and the record of the step (chapters 8 to 10).
 
-    batches  micro-batches of this rank; state and record are the same on every rank (TRN-013)
-    more     `further_batches` of this rank, which an event of this step looks at too
+    batches    micro-batches of this rank; state and record are the same on every rank (TRN-013)
+    more       `further_batches` of this rank, whose gradients an event of this step reads too
+    recompute  as for `loss_and_gradients`
 
     Raises:
-        ConfigError: TRN-023 if `more` has another number of steps than the event looks at.
-        UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for such evidence; TRN-014
-        for ranks that differ after an event. CheckpointError: CKP-010 for a weight that its file does not hold. The
-        state that was passed in cannot be used after an error either.
+        ConfigError: TRN-023 if `more` has another number of steps than the event reads.
+        UpdateError: TRN-007 for a loss, gradient or new state that is not finite; EVT-005 for evidence that is not;
+        TRN-014 for ranks that differ after an event. CheckpointError: CKP-010 for a weight that overflows the dtype of
+        its file. The state that was passed in cannot be used after an error either.
     """
     step = state.step + 1
     rule, timetable = settings.rule, settings.timetable()
@@ -176,7 +177,7 @@ def train_step(
         check_targets(targets, step, state.weights.limits)
     if not has_event:
         weights = refresh(state.weights, targets, kernels)
-        # settled, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
+        # settle now, so that a run resumed inside a window adds the same numbers in the same order (TRN-004)
         open_window = {name: sums.settled(kernels) for name, sums in windows.items()}
         return TrainState(step, targets, weights, open_window), StepRecord(step, grads.loss, lr, norm)
 
@@ -235,7 +236,7 @@ def step_batches(settings: TrainSettings, data: Data, step: int, weights: Weight
 
 
 def first_batches(settings: TrainSettings, data: Data, weights: Weights, ranks: Ranks = ALONE) -> list[Batch]:
-    """Return the micro-batches by whose gradient the first positions are chosen (DLT-004.3)."""
+    """Return the micro-batches whose gradient chooses the initial positions (DLT-004.3)."""
     steps = range(1, settings.start_batches + 1)
     return [batch for step in steps for batch in step_batches(settings, data, step, weights, ranks)]
 
@@ -243,8 +244,9 @@ def first_batches(settings: TrainSettings, data: Data, weights: Weights, ranks: 
 def further_batches(
     settings: TrainSettings, data: Data, step: int, weights: Weights, ranks: Ranks = ALONE
 ) -> list[list[Batch]]:
-    """Return the micro-batches of those further steps that the event of a step looks at; none if it looks at no
-    gradient, or if the step has no event (TRN-023).
+    """Return the micro-batches of the later steps whose data the event of a step reads too (TRN-023).
+
+    There are none if the step has no event, or if the event reads no gradient.
     """
     if not settings.timetable().is_event(step) or not settings.rule.asks():
         return []
@@ -260,10 +262,10 @@ def finish(
     kernels: KernelSet,
     ranks: Ranks = ALONE,
 ) -> Mapping[str, tuple[Topology, Array]]:
-    """Return for each target the final support and the weight on it, after one last adapt pass where it is
-    needed (EVT-004).
+    """Return for each target the final support and the weight on it, after a last adapt pass if it is over budget
+    (EVT-004).
 
-    The pass looks at the gradient of the last step's data at the final weights, and at what TRN-023.2 adds.
+    The pass reads the gradient of the last step's data, and of the later data of TRN-023.2, at the final weights.
     """
     over, evidence_names = over_budget(state.targets, settings), settings.rule.asks_at_end()
     windows: dict[str, AnyWindow] = {}
@@ -300,7 +302,7 @@ def _with_steps_added(
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, AnyWindow]:
-    """Return windows with the gradients of further steps' data added, all at the same weights (TRN-023)."""
+    """Return the windows after adding the gradients of further steps' data, all at the same weights (TRN-023)."""
     for batches in steps:
         settled = {name: sums.settled(kernels) for name, sums in windows.items()}
         windows = loss_and_gradients(
@@ -312,7 +314,7 @@ def _with_steps_added(
 def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
     """Return digests of the positions and the values that a run changes, for ranks to compare (TRN-014).
 
-    A base needs no digest, because it is the base at load without `lost`. A single process gets none.
+    A base needs no digest, because it is the base at load without `lost`. A single process computes no digest.
     """
     if ranks.size == 1:
         return {}
@@ -323,9 +325,9 @@ def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
 
 
 def _in_groups(base: AnyBase, pattern: tuple[int, int]) -> AnyBase:
-    """Return a base whose topology is held in groups, refusing one that does not fit the pattern (TOP-005).
+    """Return the base with its topology stored in groups; raise TOP-005 if it does not fit the pattern.
 
-    A packed base is returned as it is, because it has no topology beside the packed matrix.
+    A packed base is returned unchanged, because it has no topology beside the packed matrix.
     """
     topology = in_groups(base.topology, pattern)
     return replace(base, topology=topology) if isinstance(base, Base) else base

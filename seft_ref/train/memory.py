@@ -1,4 +1,4 @@
-"""How much memory a run will need, from its config and settings alone, before anything is loaded (TRN-012).
+"""Estimates the memory of a run from its config and settings, before anything is loaded (TRN-012).
 
 parts = memory_of_run(config, settings, stored, compact=True)
 sum(parts.values())
@@ -20,31 +20,31 @@ PROGRAM = 300 << 20
 PANEL = 64
 """Columns of a panel of the compiled kernels; every panel has a pointer of 4 bytes for each row."""
 DENSE_FROM = 0.55
-"""Share of stored positions from which the compiled kernels hold a matrix densely."""
+"""Share of stored positions from which the compiled kernels store a matrix densely."""
 LOGIT_COPIES = 3
-"""Arrays that the loss holds at once, each as large as the logits of one part."""
+"""Arrays of the size of one part's logits that the loss has in memory at once."""
 AT_AN_EVENT = 48
 """Bytes that an event needs for each stored weight of the largest matrix: int64 positions, and arrays on them."""
 IN_POOLS = 240
-"""The same where every row or group is a pool of its own."""
+"""Bytes that an event needs for each stored weight if every row or group is a pool of its own."""
 
 
 class Codes(NamedTuple):
-    """The grid of a model that is held as codes (KRN-018)."""
+    """The grid of a model whose targets are stored as codes (KRN-018)."""
 
     bits: int
     columns: int
-    """of a group; 0 for a whole row"""
+    """columns of a group; 0 for a whole row"""
     symmetric: bool
 
     def n_bytes(self, shape: tuple[int, int], nnz: int) -> int:
         """Return the most bytes that a matrix with this many stored weights takes."""
         n_out, n_in = shape
         rows = -(-n_in // PANEL) * n_out
-        # a row of a panel begins a byte, and 64 bytes behind the codes are read
+        # each row of a panel begins at a new byte, and the loops may read 64 bytes behind the codes
         codes = -(-nnz * self.bits // 8) + (-(-rows // 2) if self.bits == 4 else 0) + PANEL
         scales = n_out * (n_in // self.columns if self.columns else 1) * (4 if self.symmetric else 5)
-        # a mask of 8 bytes for each row of a panel, and 8 bytes for every 64 rows
+        # each row of a panel has a mask of 8 bytes, and every 64 rows have an offset of 8 bytes
         return codes + scales + 8 * rows + 8 * (-(-n_in // PANEL) * -(-n_out // PANEL) + 1)
 
 
@@ -62,17 +62,17 @@ def memory_of_run(
     dense_from: float = DENSE_FROM,
     transposed: bool = False,
 ) -> dict[str, int]:
-    """Return the bytes of each part of a run on the compiled kernels, at its largest (TRN-012).
+    """Return the most bytes that each part of a run takes on the compiled kernels (TRN-012).
 
     stored       stored weights of every target at load
     itemsize     bytes of a number of the compute dtype
-    compact      the targets are held as they are stored (CKP-008)
-    codes        what they are then held as; None for 16 bits
-    beside       weights that stand beside codes, of all targets
-    recompute    as `loss_and_gradients`
+    compact      whether the targets stay in 16 bits or codes (CKP-008)
+    codes        the grid if they are codes; None for 16 bits
+    beside       number of weights that stand beside codes, over all targets
+    recompute    as for `loss_and_gradients`
     index_bytes  bytes for the position of a packed weight: in a plain matrix, and in one of 16 bits
-    dense_from   share of stored positions from which the kernel set holds a matrix densely
-    transposed   the kernel set holds a second, transposed copy of every sparse matrix
+    dense_from   share of stored positions from which the kernel set stores a matrix densely
+    transposed   whether the kernel set has a second, transposed copy of every sparse matrix
     """
     index, index_of_16_bits = index_bytes
     extents = [_Extent(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
@@ -93,20 +93,20 @@ def memory_of_run(
             weights += copies * (itemsize + index) * extent.nnz + of_rows
             continue
         weights += itemsize * extent.numel
-        # KRN-017: a matrix held densely cannot be opened, so its base is kept beside it
+        # KRN-017: a dense matrix cannot be unpacked, so its base is kept beside it
         base += (itemsize + 4) * extent.nnz + 8 * (extent.shape[0] + 1)
         opened -= own
     if adapter is not None and adapter.repacks:
         weights *= 2
-    # a slot has its column, φ, its place, the base value under it, and a bool if the base opens
+    # a slot has its column, φ, its place, the base value under it, and a bool if the base is unpacked from the matrix
     row_starts = sum(8 * (extent.shape[0] + 1) for extent in extents)
-    # KRN-016: beside a compact matrix the effective weights at the slots are packed, in panels
+    # KRN-016: a compact matrix has a second one beside it, in panels, with the effective weights at the slots
     live = copies * sum(slots) * (itemsize + index) + sum(pointers) if compact else 0
     # CKP-008.2: a weight beside codes is packed, and has its column, its value, a bool and its position
     held_beside = beside * (copies * (itemsize + index) + 4 + itemsize + 1 + 8)
     delta = sum(slots) * (4 + itemsize + 8 + itemsize) + opened + row_starts + live + held_beside
     moments = sum(slots) * sum(4 if name == "age" else itemsize for name in settings.keeps())
-    # a step makes new values and moments from gradients at every slot, while the old ones are still there
+    # a step makes new values and moments from gradients at every slot while the old ones are still in memory
     step = moments + 2 * itemsize * sum(slots)
     rows, length = settings.batch, settings.length
     if recompute is None:
@@ -133,16 +133,16 @@ def _pointers(shape: tuple[int, int]) -> int:
 def _event(
     config: ModelConfig, settings: TrainSettings, extents: list["_Extent"], itemsize: int, *, compact: bool
 ) -> int:
-    """Return the bytes of an event: those of its window, and those that it works in."""
+    """Return the bytes of an event: those of its gradient windows, and those of its temporary arrays."""
     if settings.adapter is not None:
-        # one base is open at a time, and one merged matrix
+        # one base and one merged matrix are in memory at a time
         return AT_AN_EVENT * max(extent.nnz for extent in extents) + itemsize * max(extent.numel for extent in extents)
     evidence_names = settings.rule.asks() - {"inputs"}
     start, tokens = 0, settings.batch * settings.micro_batches * settings.length
     if settings.initial_positions == "gradient" and (compact or settings.initial_scope == "anywhere"):
         start = itemsize * _numbers_of_gradients(config, settings.start_batches * tokens)
     elif settings.initial_positions == "gradient":
-        # DLT-004: the gradient at every stored weight, and no other
+        # DLT-004: only the gradient at every stored weight is kept
         start = itemsize * sum(extent.nnz for extent in extents)
     if settings.timetable().event_after(1) is None:
         return start
@@ -154,7 +154,7 @@ def _event(
     # TRN-005, TRN-023: sums over several steps are as large as the matrices
     several = settings.gradient_window > 1 or settings.event_batches > 1
     if "tokens" in evidence_names:
-        # GRD-008: columns of one support, and a sum for each position: of every support if the window has several steps
+        # GRD-008: the columns of one support, and a sum for each position of it, or of every support for several steps
         stored = [extent.nnz for extent in extents]
         working += 4 * max(stored) + itemsize * (sum(stored) if several else 2 * max(stored))
     if several:
@@ -165,11 +165,11 @@ def _event(
 
 
 def _numbers_of_gradients(config: ModelConfig, tokens: int) -> int:
-    """Return the numbers that the gradients of all targets take over so many tokens, factors or whole."""
+    """Return how many numbers the gradients of all targets have over so many tokens, as factors or as matrices."""
     numbers = 0
     for name in ATTENTION + MLP:
         n_out, n_in = config.projection_shape(name)
-        # k and v share the input of q, up that of gate; factors are kept while they are smaller than the matrix
+        # k and v share the input of q, and up that of gate; factors are kept while they are smaller than the matrix
         own_input = 0 if name in ("k_proj", "v_proj", "up_proj") else n_in
         as_factors = tokens * (n_out + n_in) < n_out * n_in
         numbers += tokens * (n_out + own_input) if as_factors else n_out * n_in

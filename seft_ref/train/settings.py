@@ -1,4 +1,4 @@
-"""The settings of a run: everything that decides it besides model and text (TRN-008).
+"""The settings of a run: everything besides model and text that determines its result (TRN-008).
 
 settings = settings_of("seft", steps=200, grow="curvature", optimizer="sgd", momentum=0.9)
 """
@@ -19,21 +19,21 @@ from seft_ref.update.schedule import LrSchedule, Timetable, learning_rate_at, sp
 
 BudgetBy = Literal["numel", "nnz", "count", "rank"]
 _NOT_FLAT = ("label", "rule", "optimizer", "adapter")
-"""Fields of `TrainSettings` that `settings_of` takes otherwise."""
+"""Fields of `TrainSettings` that `settings_of` does not take under the same name."""
 _OF_SLOTS = (
     *("budget_by", "density", "slots", "rank", "evolve_every", "drop_fraction", "gradient_window"),
     *("initial_positions", "initial_scope", "start_batches", "event_batches"),
 )
-"""Settings of a sparse update alone."""
+"""Settings that only a sparse update has."""
 _NUMBERS_OF_STEPS = ("start_batches", "event_batches")
-"""Settings that a description leaves out where they are 1, which changes nothing."""
+"""Settings that `TrainSettings.described` leaves out if they are 1, their default."""
 METHODS: dict[str, dict[str, Setting]] = {
     "sparse-full": {"evolves": False, "budget_by": "nnz", "density": 1.0, "initial_positions": "magnitude"},
     "shira": {"evolves": False, "budget_by": "rank", "rank": 8, "initial_positions": "random"},
 }
 """Methods that the paper compares with, as settings of a sparse update (ADP-010); `ADAPTERS` has the others."""
 NAMES = (*PRESETS, *METHODS, *ADAPTERS)
-"""Every name that `settings_of` takes."""
+"""Every preset or method that `settings_of` takes."""
 _OPTIMIZER_SETTINGS = ("beta1", "beta2", "eps", "weight_decay", "slot_warmup", "momentum")
 _NAMED = {
     "initial_positions": (("gradient", "random", "magnitude"), "DLT-004"),
@@ -44,12 +44,13 @@ _NAMED = {
 
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
-    """Settings of a run. Defaults are chapter 8's to 10's; units are steps, tokens and ratios. `settings_of` makes
-    them from a preset.
+    """Settings of a run; `settings_of` makes them from a preset.
+
+    Defaults are those of chapters 8 to 10; units are steps, tokens and ratios.
     """
 
     label: str = "seft"
-    """the preset that `settings_of` started from; it decides nothing"""
+    """the preset that `settings_of` started from; no code depends on it"""
     rule: Rule = field(default_factory=Rule)
     pattern: tuple[int, int] | None = None
     """(N, M) of a base pruned to a pattern"""
@@ -62,7 +63,7 @@ class TrainSettings:
     length: int = 128
     """tokens of a row"""
     budget_by: BudgetBy = "numel"
-    """what the number of slots comes from: density of all positions, density of stored ones, count or rank (DLT-002)"""
+    """how the number of slots is given: density of all positions, density of stored ones, count or rank (DLT-002)"""
     density: float = 0.02
     """share of the positions that are slots, with budget_by numel or nnz"""
     slots: int = 0
@@ -78,24 +79,24 @@ class TrainSettings:
     event_batches: int = 1
     """steps whose data an event looks at, its own included (TRN-023)"""
     initial_positions: Literal["random", "gradient", "magnitude"] = "gradient"
-    """what chooses the first slots: the largest gradients, the largest weights, or chance (DLT-004)"""
+    """which positions are the first slots: those with the largest gradients or weights, or random ones (DLT-004)"""
     initial_scope: Literal["active", "anywhere"] = "active"
-    """where they lie: among stored weights, or among all positions (DLT-004)"""
+    """where the first slots may lie: at stored weights only, or anywhere in a matrix (DLT-004)"""
     start_batches: int = 1
-    """steps whose data first positions are chosen by, with initial_positions gradient (DLT-004.3)"""
+    """steps whose data give the gradient for initial_positions gradient (DLT-004.3)"""
     lr: float = 1e-3
     """the highest learning rate"""
     warmup_steps: int = 0
     """steps in which the rate rises from 0 to lr (SCH-004)"""
     lr_schedule: LrSchedule = "constant"
-    """what the rate does after the warm-up: it stays constant, or falls to 0 linearly or by a cosine (SCH-004)"""
+    """the rate after the warm-up: it stays constant, or falls to 0 linearly or by a cosine (SCH-004)"""
     optimizer: Optimizer = field(default_factory=AdamW)
     max_norm: float = 1.0
-    """norm that a gradient is scaled down to; 0 scales none (OPT-004)"""
+    """norm to which larger gradients are scaled down; 0 turns clipping off (OPT-004)"""
     seed: int = 0
-    """of all that is drawn: data, first slots, random scores (RNG-001)"""
+    """seed of all random choices: data, first slots, random scores (RNG-001)"""
     adapter: Adapter | None = None
-    """trained in place of a sparse update (ADP-010)"""
+    """the adapter that is trained in place of a sparse update (ADP-010)"""
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range or contradict each other (TRN-008, EVT-012)."""
@@ -194,7 +195,7 @@ class TrainSettings:
             )
 
     def timetable(self) -> Timetable:
-        """Return the timetable, which says which steps have events (SCH-003, SCH-005)."""
+        """Return the timetable, which tells which steps have events (SCH-003, SCH-005)."""
         return Timetable(self.rule, self.steps, self.evolve_every, self.gradient_window, self.drop_fraction)
 
     def delta_budgets(self, extents: Sequence[Extent]) -> list[int]:
@@ -208,14 +209,14 @@ class TrainSettings:
         return [by(self.density, extent) for extent in extents]
 
     def keeps(self) -> tuple[str, ...]:
-        """Return the names of the arrays in slot order: the optimizer's, and origin where drop scores by change."""
+        """Return the names of the arrays in slot order: the optimizer's, and origin if drop is change."""
         return (*self.optimizer.keeps, *(("origin",) if self.rule.drop == "change" else ()))
 
     def described(self) -> dict[str, object]:
         """Return all settings under flat names, as `settings_of` takes them."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_FLAT}
         optimizer = {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
-        # CKP-007.7: states that are older than these settings lack them, so what changes nothing is left out
+        # CKP-007.7: leave out settings at their defaults, because states older than these settings lack them
         own = {name: value for name, value in own.items() if name not in _NUMBERS_OF_STEPS or value > 1}
         if not optimizer.get("slot_warmup"):
             optimizer.pop("slot_warmup", None)
@@ -234,8 +235,8 @@ def settings_of(preset: str = DEFAULT, **changes: object) -> TrainSettings:
     """Return the settings of a preset, or of another method, with some of them changed (EVT-011, ADP-010).
 
     preset   a preset, or one of METHODS or ADAPTERS
-    changes  choices of chapter 8, settings of TrainSettings, and the optimizer's name and settings, all flat; of an
-             adapter its own settings take the place of those of slots
+    changes  choices of chapter 8, settings of TrainSettings, and the optimizer's name and settings, all flat; an
+             adapter has its own settings in place of those of slots
     Raises   ConfigError EVT-011 for an unknown preset or name, EVT-012 for choices that contradict each other
     """
     if preset in ADAPTERS:
@@ -254,10 +255,10 @@ def settings_of(preset: str = DEFAULT, **changes: object) -> TrainSettings:
 
 
 def _optimizer_taken(settings: dict[str, Any]) -> Optimizer:
-    """Return the optimizer that settings ask for, and take its name and its settings out of them.
+    """Return the optimizer that `settings` name, and remove its name and its settings from them.
 
     Raises:
-        ConfigError: EVT-011 for settings beside an optimizer that is whole; else as `optimizer_named`.
+        ConfigError: EVT-011 for settings beside a whole optimizer; others as `optimizer_named`.
     """
     optimizer = settings.pop("optimizer", "adamw")
     own = {name: settings.pop(name) for name in _OPTIMIZER_SETTINGS if name in settings}
@@ -269,7 +270,7 @@ def _optimizer_taken(settings: dict[str, Any]) -> Optimizer:
 
 
 def has_setting(method: str, name: str) -> bool:
-    """Tell whether a method has a setting: one that trains an adapter has none of slots and events (ADP-010)."""
+    """Return whether a method has a setting; a method that trains an adapter has none of slots and events (ADP-010)."""
     return method not in ADAPTERS or name in settings_of_adapter(ADAPTERS[method]) or name not in (*_OF_SLOTS, *CHOICES)
 
 

@@ -1,4 +1,4 @@
-"""The initial positions of every delta (DLT-004)."""
+"""Chooses the initial positions of every delta (DLT-004)."""
 
 from collections.abc import Mapping, Sequence
 
@@ -36,10 +36,10 @@ def initial_positions(
 ) -> dict[str, Array]:
     """Return the initial flat positions of every target, ascending (DLT-004); the same on every rank.
 
-    batches  `first_batches` of this rank; `gradient` takes their gradient at the loaded weights
+    batches  `first_batches` of this rank, whose gradient at the loaded weights is used by initial_positions gradient
     sizes    d_φ of each target
-    Raises   UpdateError TRN-007 if the loss, or a gradient that is looked at, is not finite; EVT-005 for such a
-             gradient with initial_scope anywhere
+    Raises   UpdateError TRN-007 if the loss or a gradient that is used is not finite; EVT-005 for the gradient with
+             initial_scope anywhere
     """
     by, anywhere = settings.initial_positions, settings.initial_scope == "anywhere"
     if by == "gradient":
@@ -69,7 +69,7 @@ def _by_gradient(
     *,
     anywhere: bool,
 ) -> dict[str, Array]:
-    """Return the positions with the largest gradients, in the base or anywhere."""
+    """Return the positions of every target with the largest gradients, in the base or anywhere."""
     chosen: dict[str, Array] = {}
     compact = any(base.held_in is not None for base in bases.values())
     if not anywhere and not compact:

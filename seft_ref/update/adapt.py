@@ -18,16 +18,16 @@ from seft_ref.update.select import Boundary
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Prunable:
-    """The weights of one matrix that may be pruned, in order of position: its support without what is spared."""
+    """The weights of one matrix that may be pruned, in order of position: its support without the spared positions."""
 
     over: Overlay
     spared: Int[Array, " n"]
     """indices in the support, ascending"""
     support: Int[Array, " s"] | None
-    """flat positions of the support; None with one pool, which needs few of them, because to make all costs a pass"""
+    """flat positions of the support; None if all weights are one pool, because that needs only a few of them"""
 
     def weights(self) -> Array:
-        """Return the weights."""
+        """Return the effective weights."""
         return without(self.over.weight, self.spared)
 
     def positions(self) -> Int[Array, " p"]:
@@ -35,7 +35,7 @@ class _Prunable:
         return without(self.over.positions() if self.support is None else self.support, self.spared)
 
     def positions_at(self, indices: Int[Array, " k"]) -> Int[Array, " k"]:
-        """Return the flat positions of some of them, which cost less than all."""
+        """Return the flat positions of the prunable weights at these indices, without computing those of all."""
         return self.over.positions_at(places_before(self.spared, indices))
 
 
@@ -45,12 +45,12 @@ def adapt(
     """Return the flat positions that each part must lose to fit the budgets, ascending, and the selection's boundary.
 
     The positions with the smallest scores leave, of equal scores the lower position (ADPT-001, ADPT-002).
-    Nothing is selected, and the boundary is None, where every pool fits its budget already.
+    Nothing is selected, and the boundary is None, if every pool fits its budget already.
 
     use  last word of the key of random scores, `USE_ADAPT` or `USE_END` (RNG-003)
 
     Raises:
-        UpdateError: SEL-004 for a NaN or infinite score, SEL-005 if more must leave than may.
+        UpdateError: SEL-004 for a NaN or infinite score, SEL-005 if more must leave than may be pruned.
     """
     overlays = [overlay(m.base, m.delta) for m in moved]
     # ADPT-006: zeros are neither counted nor pruned
@@ -67,7 +67,7 @@ def adapt(
         spared = union(_exempt(m, over, rule), at_zero)
         if support is not None:
             fitting = xp.take(excess, pools.weights.of(support)) == 0
-            # the longer one first, because the other is looked up in it
+            # the longer array comes first, because `union` looks up the other in it
             spared = union(xp.astype(xp.nonzero(fitting)[0], xp.int64, copy=False), spared)
         prunable.append(_Prunable(over, spared, support))
     scores = [_scores(m, pools, p, rule, chance, use) for m, p in zip(moved, prunable, strict=True)]
@@ -116,9 +116,9 @@ def _scores(m: Moved, pools: Pools, prunable: _Prunable, rule: Rule, chance: Cha
 
 
 def _evidence_at(m: Moved, pools: Pools, prunable: _Prunable, rule: Rule, evidence: Array | None) -> Array:
-    """Return one entry of evidence per weight, 0 where the support before the event had no such position.
+    """Return one entry of evidence per weight, 0 for positions outside the support before the event.
 
-    Such a position has just come back: its weight is 0, and so is its score whatever the entry.
+    Such a position has just come back, so its weight and its score are 0 whatever the entry.
     """
     if rule.exempt != "new" or rule.counts != "support" or not pools.weights.is_one:
         return on_support(m.part, evidence, prunable.positions())

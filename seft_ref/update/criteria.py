@@ -4,8 +4,8 @@
     GROW["curvature"](known)         the score of each candidate; the largest are grown
     ADAPT["activation"](known)       the score of each weight; the smallest are pruned
 
-The argument is a `Known`, whose arrays broadcast against each other: one value per position, or a block of rows with
-one value per row or column.
+The argument is a `Known`. Its arrays broadcast against each other: they have one value for each position, or a value
+for each row or column of a block of rows.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from seft_ref.arrays.rng import STREAM_SCORES, counter_key, uniform
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """What a criterion may look at, for some positions; a field is None where the criterion does not ask for it."""
+    """The operands of a criterion at some positions; fields that the criterion does not read are None."""
 
     gradient: Array | None = None
     """ḡ, loss per unit of weight"""

@@ -17,7 +17,7 @@ ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 
 @runtime_checkable
 class Extent(Protocol):
-    """What a delta budget is computed from: a topology or a base."""
+    """The sizes from which a delta budget is computed; a topology and a base have them."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,7 +56,7 @@ class Base:
 
     @property
     def held_in(self) -> None:
-        """None: the values have the dtype of computation; a packed base may name a 16-bit dtype here (CKP-008)."""
+        """None, because the values have the dtype of computation; a packed base may be 16-bit or codes (CKP-008)."""
         return None
 
     def open(self) -> "Base":
@@ -66,7 +66,7 @@ class Base:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delta:
-    """A sparse update of one matrix: topology η, the values φ, and what the optimizer keeps."""
+    """A sparse update of one matrix: topology η, values φ, and the state of the optimizer."""
 
     topology: Topology
     values: Float[Array, " d"]
@@ -78,7 +78,7 @@ class Delta:
 
 
 def base_without(base: Base, positions: Int[Array, " n"]) -> tuple[Base, Int[Array, " m"]]:
-    """Return the base without the sorted flat positions, and those of them that it stored (DROP-004, ADPT-004)."""
+    """Return the base without the sorted flat positions, and which of these it stored (DROP-004, ADPT-004)."""
     slots, present = find(flat(base.topology), positions)
     gone = slots[present]
     return Base(base.topology.without_slots(gone), without(base.values, gone)), positions[present]
@@ -167,14 +167,14 @@ class Overlay:
     extra: Int[Array, " e"]
     """flat positions of η outside B"""
     places: Int[Array, " e"]
-    """index of each of these in the support"""
+    """index in the support of each position of `extra`"""
 
     def positions(self) -> Int[Array, " s"]:
         """Return the flat positions of the support, ascending."""
         return merged(self.stored, self.extra, self.places)
 
     def positions_at(self, indices: Int[Array, " k"]) -> Int[Array, " k"]:
-        """Return the flat positions of some entries of the support, which cost less than all."""
+        """Return the flat positions of these entries of the support, without computing those of all entries."""
         return merged_at(self.stored, self.extra, self.places, indices)
 
 

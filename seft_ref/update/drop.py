@@ -35,10 +35,10 @@ def drop(
 def replaced(
     part: Part, dropped: Int[Array, " n"], grown: Int[Array, " m"], pools: Pools, rule: Rule, chance: Chance
 ) -> Int[Array, " k"]:
-    """Return the dropped positions that leave or are cancelled; the other dropped ones stay (GROW-006).
+    """Return the dropped positions that leave or are cancelled; the other dropped positions stay (GROW-006).
 
-    Where fewer new positions come than dropped ones stay away, only the weakest of the latter leave.
-    So the delta keeps its size.
+    If fewer new positions come than dropped positions stay away, only the weakest of those leave, so that the delta
+    keeps its size.
     """
     slots = flat(part.delta.topology)
     back = dropped[~outside(dropped, grown)]

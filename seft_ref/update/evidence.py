@@ -1,6 +1,6 @@
-"""The evidence of one matrix: all that an event knows of the gradients of its window (chapter 6).
+"""The evidence of one matrix: the scores and gradient statistics that an event reads (chapter 6).
 
-`seft_ref.matrix.evidence` gathers it, a block of rows at a time. Arrays on the support S = B ∪ η are in order of flat
+`seft_ref.matrix.evidence` computes it, a block of rows at a time. Arrays on the support S = B ∪ η are in order of flat
 position.
 """
 
@@ -20,22 +20,22 @@ _PIECE = 15 << 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evidence:
-    """The scores of growth, and whatever else the rule asks for.
+    """The scores of growth, and the other statistics that the rule asks for; None where it does not.
 
-    The candidates are the strongest positions outside η, so many that no growth needs another.
+    The candidates are the strongest positions outside η. There are enough of them for any growth of the event.
     """
 
     slots: Int[Array, " d"]
-    """flat positions of η, ascending; empty where growth is over"""
+    """flat positions of η, ascending; empty if nothing grows any more"""
     scores: Float[Array, " d"]
     """growth scores on η, because a dropped position may be grown again"""
     candidates: Int[Array, " c"]
     """flat positions outside η, ascending"""
     candidate_scores: Float[Array, " c"]
     gradient: Float[Array, " s"] | None = None
-    """ḡ on the support, loss per unit of weight, if the rule looks at it there"""
+    """ḡ on the support, loss per unit of weight, if the rule reads it there"""
     gradient_norm: float | None = None
-    """of ḡ over all positions, binary64 (TRN-009)"""
+    """norm of ḡ over all positions, binary64 (TRN-009)"""
     absolute: Float[Array, " s"] | None = None
     """mean |g| on the support"""
     square: Float[Array, " s"] | None = None
@@ -74,7 +74,7 @@ def finite_norm(values: Float[Array, " n"]) -> float:
         rest = binary64(values[n:])
         with overflow_allowed():
             total = float(binary64(xp.vecdot(in_rows, in_rows)).sum()) + float(rest @ rest)
-        # no square has overflown, and what has underflown is too little to matter
+        # no square has overflowed in this range, and squares that underflowed are too small to matter
         if values.shape[0] * 2.0**-100 < total < math.inf:
             return math.sqrt(total)
     largest = max(float(xp.max(values)), -float(xp.min(values)))

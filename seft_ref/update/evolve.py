@@ -1,8 +1,8 @@
 """One event: drop, grow, adapt, in this order, with one gradient (EVT-001, EVT-002).
 
-    events = evolve(parts, pools, n_drop=..., rule=rule)      # one part a matrix, one event a part
+    events = evolve(parts, pools, n_drop=..., rule=rule)      # one part and one event for each matrix
 
-One call takes the matrices that are compared with each other: all of them with scope model, else one (EVT-009).
+A call takes the matrices whose scores are compared with each other: all with scope model, else one (EVT-009).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +26,7 @@ from seft_ref.update.select import Boundary
 __all__ = ["Event", "Part", "Seeds", "evolve", "final_adapt"]
 
 Seeds = Callable[[Array, Array, int], Mapping[str, Array]]
-"""The `seeds` of an optimizer: what new slots start with, from ḡ, the mean g² and the steps of the window."""
+"""The method `seeds` of an optimizer: it returns the state of new slots from ḡ, the mean g² and the window's steps."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ class Event:
     left: Int[Array, " n"]
     """positions that left the base"""
     boundaries: Mapping[str, Boundary | None] = field(default_factory=dict)
-    """of drop, grow and adapt (SEL-008); the matrices of one pool share them"""
+    """the boundaries of drop, grow and adapt (SEL-008); the matrices of one pool share them"""
 
 
 def evolve(
@@ -55,17 +55,17 @@ def evolve(
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
     seeds: Seeds | None = None,
 ) -> list[Event]:
-    """Return what one event makes of each part: drop, grow, adapt (chapter 8).
+    """Return each part after one event: drop, grow, adapt (chapter 8).
 
     Positions that are not dropped, grown or pruned keep their bits, and a base only loses positions (EVT-006). With the
-    preset seft at most as many positions store a weight as before, and each at most once (EVT-003).
+    preset seft the support has at most K positions afterwards, K being the weights stored at load (ADPT-001, EVT-003).
 
     pools   which scores are compared with each other, and the budgets
     n_drop  slots to drop of each pool (SCH-002)
     chance  source of random scores
-    seeds   what a new slot starts with; needed with moments seeded
-    Raises  UpdateError EVT-005 for evidence with NaN or infinity, SEL-004 for such a score, SEL-005 for impossible
-            counts; nothing has changed then
+    seeds   returns the optimizer state of new slots; needed with moments seeded
+    Raises  UpdateError EVT-005 for evidence that is NaN or infinite, SEL-004 for a score that is, SEL-005 for
+            impossible counts; the parts are unchanged then
     """
     for part in parts:
         _check_finite(part.evidence)
@@ -90,7 +90,7 @@ def final_adapt(
     rule: Rule = Rule(),  # noqa: B008  frozen
     chance: Chance = Chance(0, 0),  # noqa: B008  frozen
 ) -> list[Event]:
-    """Return what the pass after the last step makes of each part: pruned to the budget, nothing exempt (EVT-004)."""
+    """Return each part after the pass that follows the last step: pruned to the budget, nothing exempt (EVT-004)."""
     # a rule with scope group cannot say exempt none (EVT-012); no slot is new here, so nothing is exempt anyway
     last = replace(rule, counts="support", exempt="none") if not rule.by_group else rule
     still = []
@@ -146,7 +146,7 @@ def _move(part: Part, dropped: Array, grown: Array, rule: Rule, seeds: Seeds | N
 
 
 def _event(m: Moved, pruned: Array, boundaries: Mapping[str, Boundary | None]) -> Event:
-    """Return the event, with the pruned positions taken out of base and delta (ADPT-004)."""
+    """Return the event after removing the pruned positions from base and delta (ADPT-004)."""
     base, removed = base_without(m.base, pruned)
     after = move_delta(m.delta, difference(flat(m.delta.topology), pruned)) if pruned.shape[0] else m.delta
     return Event(

@@ -29,13 +29,13 @@ def grow(
     The candidates with the largest scores grow: as many as were dropped, plus as many as the delta is short of its
     budget (GROW-001, GROW-002).
 
-    dropped  of each part, (k,) flat positions in η
+    dropped  the flat positions (k,) of η that each part dropped
     n_drop   how many slots each pool dropped
     Raises   UpdateError SEL-004 for a NaN or infinite score
     """
     growable = [_candidates(part, pools, gone, rule) for part, gone in zip(parts, dropped, strict=True)]
     at = [candidates.positions for candidates in growable]
-    # GROW-002: no more than there are candidates
+    # GROW-002: a pool may have fewer candidates than it could grow
     want, there = pools.growth(n_drop, [flat(part.delta.topology) for part in parts]), pools.slots.sizes(at)
     n = array_namespace(want).minimum(want, there)
     selected, boundary = pools.slots.select([c.scores for c in growable], at, n, largest=True)
@@ -64,9 +64,9 @@ def best_of_groups(open_to: Growable, groups: Partition, budgets: Counts) -> Gro
 
 
 def _candidates(part: Part, pools: Pools, dropped: Array, rule: Rule) -> Growable:
-    """Return what growth may choose from (GROW-001, GROW-005 to GROW-007).
+    """Return the positions that may grow, and their scores (GROW-001, GROW-005 to GROW-007).
 
-    These are the candidates of the evidence, and those dropped positions that may be grown again.
+    These are the candidates of the evidence, and the dropped positions that may grow again.
     """
     if not rule.regrow:
         dropped = dropped[:0]

@@ -1,9 +1,9 @@
 """Optimizers of a delta (chapter 9).
 
     delta = optimizer.step(delta, gradient, lr)
-    seeds = optimizer.seeds(mean, mean_square, steps)     # what a seeded slot starts with (DLT-006); SM3 has none
+    seeds = optimizer.seeds(mean, mean_square, steps)     # the state of seeded slots (DLT-006); SM3 has no seeds
 
-Every optimizer is a frozen record of its settings. Its arrays live in the delta; `keeps` names those of a slot.
+Every optimizer is a frozen record of its settings. Its arrays live in the delta; `keeps` names those in slot order.
 """
 
 import math
@@ -29,9 +29,9 @@ class AdamW:
     eps: float = 1e-8
     """added to the root of the mean square"""
     weight_decay: float = 0.0
-    """share of a value, times the rate, that a step takes off"""
+    """fraction of a value that a step subtracts, times the learning rate"""
     slot_warmup: int = 0
-    """steps over which the rate of a slot rises (OPT-010)"""
+    """steps over which the learning rate of a new slot rises (OPT-010)"""
 
     keeps = ADAMW_KEEPS
 
@@ -67,7 +67,7 @@ class AdamW:
 
 @dataclass(frozen=True, slots=True)
 class SpielAdamW:
-    """SpIEL's AdamW (OPT-006): eps divided by the correction too, decay after the update."""
+    """SpIEL's AdamW (OPT-006): the bias correction divides eps too, and decay comes after the update."""
 
     beta1: float = 0.9
     """decay of the mean gradient"""
@@ -76,7 +76,7 @@ class SpielAdamW:
     eps: float = 1e-8
     """added to the root of the mean square"""
     weight_decay: float = 0.0
-    """share of a value, times the rate, that a step takes off"""
+    """fraction of a value that a step subtracts, times the learning rate"""
 
     keeps = ADAMW_KEEPS
 
@@ -101,7 +101,7 @@ class Sgd:
     momentum: float = 0.9
     """decay of the sum of gradients"""
     weight_decay: float = 0.0
-    """share of a value, times the rate, that a step takes off"""
+    """fraction of a value that a step subtracts, times the learning rate"""
 
     keeps = ("momentum",)
 
@@ -123,7 +123,7 @@ class Sm3:
     eps: float = 1e-8
     """added to the accumulator under the root"""
     weight_decay: float = 0.0
-    """share of a value, times the rate, that a step takes off"""
+    """fraction of a value that a step subtracts, times the learning rate"""
 
     keeps = ()
 
@@ -180,7 +180,7 @@ def clip_factor(sum_of_squares: float, max_norm: float) -> float:
 
 
 def _moments(settings: AdamW | SpielAdamW, delta: Delta, gradient: Array) -> tuple[Array, Array, Array]:
-    """Return age, m and v after one more gradient."""
+    """Return age, m and v of every slot after one more gradient."""
     m = settings.beta1 * delta.kept["first_moment"] + (1.0 - settings.beta1) * gradient
     v = settings.beta2 * delta.kept["second_moment"] + (1.0 - settings.beta2) * (gradient * gradient)
     return delta.kept["age"] + 1, m, v
@@ -202,7 +202,7 @@ def _adamw_seeds(settings: AdamW | SpielAdamW, mean: Array, square: Array, steps
 def _per_age(
     age: Int[Array, " d"], like: Float[Array, " d"], *scalars: Callable[[int], float]
 ) -> list[Float[Array, " d"]]:
-    """Return an array for each of the functions `scalars`: its value at the age of every slot (OPT-002).
+    """Return for each of the functions `scalars` an array of its values at the ages of all slots (OPT-002).
 
     A function is evaluated in binary64, once for each age that occurs, and rounded once to the dtype of `like`.
     """
@@ -225,7 +225,7 @@ def _per_age(
 def _raised(accumulator: Float[Array, " n"], index: Int[Array, " d"], values: Float[Array, " d"]) -> Float[Array, " n"]:
     """Return accumulator with entry i raised to the largest value whose index is i; values are not negative."""
     xp = array_namespace(accumulator, index, values)
-    # sorted by value within index, the last of each run is the largest
+    # sort by index and then by value, so that the last entry of each index is its largest
     order = xp.argsort(values, stable=True)
     order = xp.take(order, xp.argsort(xp.take(index, order), stable=True))
     index, values = xp.take(index, order), xp.take(values, order)

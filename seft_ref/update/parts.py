@@ -1,4 +1,4 @@
-"""One matrix at an event: as the event finds it, and between grow and adapt."""
+"""The state of one matrix before an event, and between grow and adapt."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from seft_ref.update.evidence import Evidence
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One matrix as an event finds it."""
+    """One matrix before an event: its base, its delta and its evidence."""
 
     base: Base
     delta: Delta
@@ -23,7 +23,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moved:
-    """One matrix after drop and grow, with flat positions of what they did."""
+    """One matrix after drop and grow, with the flat positions that these changed."""
 
     part: Part
     base: Base
@@ -33,7 +33,7 @@ class Moved:
     """new slots"""
     cancelled: Array
     left: Array
-    """positions that the drop took out of the base (DROP-004)"""
+    """positions that drop removed from the base (DROP-004)"""
 
 
 def support_of(part: Part) -> Int[Array, " s"]:
@@ -42,6 +42,6 @@ def support_of(part: Part) -> Int[Array, " s"]:
 
 
 def on_support(part: Part, values: Array | None, positions: Array) -> Array:
-    """Return evidence, given on the support, at other flat positions; 0 for those off the support."""
+    """Return `values`, evidence on the support, at the given flat positions; 0 for positions off the support."""
     assert values is not None, "the rule asks for evidence that was not gathered"
     return values_at(support_of(part), values, positions)

@@ -1,6 +1,6 @@
 """Pools: which scores an event compares with each other, and the budgets of each pool (EVT-009, SEL-007).
 
-    pools = pools_of(rule, shape, budgets, delta_budgets, pattern)      # once for the matrices that one event compares
+    pools = pools_of(rule, shape, budgets, delta_budgets, pattern)      # for matrices that are compared with each other
     chosen, boundary = pools.slots.select(scores, positions, counts)
 
 Counts and budgets are int64 arrays with one entry a pool.
@@ -50,15 +50,15 @@ class Partition:
     ) -> tuple[list[Array], Boundary | None]:
         """Return the chosen indices of each matrix, ascending, and the boundary of the selection (SEL-007, SEL-008).
 
-        scores  of each matrix, one score a position
-        at      of each matrix its sorted positions, which one pool does without; matrices are ordered by index
+        scores  for each matrix, in order of matrix index, one score a position
+        at      for each matrix its sorted positions; None is enough if all positions are one pool
         counts  how many to choose in each pool
 
         Raises:
             UpdateError: SEL-004 for NaN or infinite scores, SEL-005 for a count outside 0 to the size of its pool.
         """
         if len(scores) == 1:
-            # this saves an array of pool numbers where there is one pool, and a copy of the scores
+            # a single matrix needs no copy of its scores, and no pool numbers if it is one pool
             selected = select(scores[0], None if at is None or self.is_one else self.of(at[0]), counts, largest=largest)
             return [selected.indices], selected.boundary
         xp = array_namespace(*scores)
@@ -82,9 +82,9 @@ class Pools:
     weights: Partition = Partition()
     """pools in which weights are pruned"""
     budgets: tuple[Counts, ...] = ()
-    """K of the pools of weights, of each matrix (DLT-001)"""
+    """for each matrix, K of its pools of weights (DLT-001)"""
     delta_budgets: tuple[Counts, ...] = ()
-    """d_φ of the pools of slots, of each matrix"""
+    """for each matrix, d_φ of its pools of slots"""
 
     @property
     def caps_growth(self) -> bool:
@@ -92,14 +92,17 @@ class Pools:
         return self.slots.is_one and not self.weights.is_one
 
     def growth(self, n_drop: Counts, at: Sequence[Int[Array, " d"]]) -> Counts:
-        """Return how many positions each pool grows at most: as many as drop, and the refill d_φ − |η| (GROW-002).
+        """Return how many positions each pool grows at most: as many as drop, plus the refill d_φ − |η| (GROW-002).
 
-        at  flat positions of η, of each matrix
+        at  for each matrix the flat positions of η
         """
         return _at_least_zero(n_drop + sum(self.delta_budgets) - self.slots.sizes(at))
 
     def excess(self, sizes: Sequence[Counts]) -> Counts:
-        """Return how many weights each pool holds above its budget (ADPT-001); `sizes` are those in each matrix."""
+        """Return how many weights each pool has above its budget (ADPT-001).
+
+        sizes  for each matrix how many weights count in each pool
+        """
         return _at_least_zero(sum(sizes) - sum(self.budgets))
 
 
@@ -110,7 +113,7 @@ def pools_of(
     delta_budgets: Sequence[Counts],
     pattern: tuple[int, int] | None = None,
 ) -> Pools:
-    """Return the pools of matrices that are compared with each other; `together` says which are.
+    """Return the pools of matrices that are compared with each other; `together` finds these.
 
     shape          (out, in) of the matrix, unless all matrices are one pool
     budgets        K of each matrix: one entry, with scope row one a row, with scope group one a group

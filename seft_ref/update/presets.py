@@ -1,4 +1,4 @@
-"""Presets: named rules and settings as data (EVT-011). What a preset does not name has its default."""
+"""Presets: named rules and settings as data (EVT-011). Settings that a preset does not name have their defaults."""
 
 from collections.abc import Mapping
 
@@ -56,7 +56,7 @@ PRESETS: dict[str, dict[str, Setting]] = {
 }
 
 DEFAULT = "active-only"
-"""The preset where none is named: no rule was seen to end lower, and the mask stays as it is (D96)."""
+"""The preset if none is named, because no other rule ended with a lower loss and this one keeps the mask (D96)."""
 
 
 def preset_named(name: str) -> Mapping[str, Setting]:

@@ -1,4 +1,4 @@
-"""The record of an event: what it did to one matrix, in numbers (TRN-009)."""
+"""The record of an event: counts and ratios of what it changed in one matrix (TRN-009)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class EventRecord:
     )
 
     def as_json(self) -> dict[str, object]:
-        """Return the record as the log of a run has it (TRN-010)."""
+        """Return the record as a JSON object for the log of a run (TRN-010)."""
         entries: dict[str, object] = {name: getattr(self, name) for name in self.COUNTS}
         entries |= {"churn": self.churn, "overlap": self.overlap, "gradient_norm": self.gradient_norm}
         entries["boundaries"] = {

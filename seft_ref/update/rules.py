@@ -1,6 +1,6 @@
 """An update rule as a record of named choices (chapter 8), and which choices contradict each other (EVT-012).
 
-Only this file compares `scope`; everything else asks the rule, or the pools that `seft_ref.update.pools` makes of it.
+Only this file reads `scope`; other code asks the rule, or the pools that `seft_ref.update.pools` makes from it.
 """
 
 from collections.abc import Mapping
@@ -137,7 +137,7 @@ class Rule:
         return self.scope == "group"
 
     def asks(self) -> frozenset[str]:
-        """Return the evidence that the criteria of an event look at: gradient, absolute, square, tokens, inputs."""
+        """Return the names of the evidence that an event reads: gradient, absolute, square, tokens, inputs."""
         evidence_names = {
             "gradient": {"gradient"},
             "absolute": {"absolute"},
@@ -153,17 +153,17 @@ class Rule:
         return frozenset(evidence_names)
 
     def asks_on_support(self) -> frozenset[str]:
-        """Return the evidence that an event looks at on the support: that of adapt, and g² if drop is fisher."""
+        """Return the names of the evidence that an event reads on the support: adapt's, and square for drop fisher."""
         evidence_names = _ADAPT_ASKS[self.adapt] - {"inputs"} if self.adapts == "always" else set[str]()
         return frozenset(evidence_names | ({"square"} if self.drop == "fisher" else set()))
 
     def asks_at_end(self) -> frozenset[str]:
-        """Return the evidence that the last adapt pass looks at."""
+        """Return the names of the evidence that the last adapt pass reads."""
         return frozenset() if self.adapts == "never" else frozenset(_ADAPT_ASKS[self.adapt])
 
 
 ON_SUPPORT = {"sensitivity": "gradient", "absolute": "absolute", "fisher": "square", "token-fisher": "tokens"}
-"""The evidence that a criterion of adaptation looks at on the support (ADPT-005)."""
+"""Criterion of adapt -> the evidence that it reads on the support (ADPT-005)."""
 _ADAPT_ASKS: dict[str, set[str]] = {
     **{criterion: {name} for criterion, name in ON_SUPPORT.items()},
     "magnitude": set(),

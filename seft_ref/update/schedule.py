@@ -1,4 +1,4 @@
-"""What happens at which step: drop fraction, events, learning rate."""
+"""Schedules: which steps have events, what fraction of the slots an event drops, and the learning rate of a step."""
 
 import math
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ def last_event_step(total_steps: int, evolve_until: float) -> int:
 
 
 def is_event(step: int, total_steps: int, evolve_every: int, last: int | None = None) -> bool:
-    """Tell whether an event follows a step, counted from 1 (SCH-003). evolve_every 0 means never, last is E."""
+    """Return whether an event follows a step, counted from 1 (SCH-003); evolve_every 0 means never, last is E."""
     last = total_steps if last is None else last
     return evolve_every > 0 and step % evolve_every == 0 and step < total_steps and step <= last
 
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """Which steps have an event, and what part of the slots it drops."""
+    """The steps that have an event, and the fraction of the slots that each drops."""
 
     rule: Rule
     steps: int
@@ -65,24 +65,24 @@ class Timetable:
         return (event, sums) if event <= min(self.steps, last) else None
 
     def is_event(self, step: int) -> bool:
-        """Tell whether an event follows a step."""
+        """Return whether an event follows a step."""
         event = self.event_after(step)
         return event is not None and event[0] == step
 
     def is_first_event(self, step: int) -> bool:
-        """Tell whether the event after a step is the first of the run."""
+        """Return whether the event after a step is the first of the run."""
         first = self.event_after(1)
         return first is not None and first[0] == step
 
     def fraction(self, step: int) -> float:
-        """Return the part of the slots that the event after a step drops (SCH-001, SCH-006, SCH-008)."""
+        """Return the fraction of the slots that the event after a step drops (SCH-001, SCH-006, SCH-008)."""
         if self.rule.first_event == "all" and self.is_first_event(step):
             return 1.0
         last = last_event_step(self.steps, self.rule.evolve_until)
         return drop_fraction_at(step, last, self.drop_fraction, self.rule.drop_schedule)
 
     def in_window(self, step: int) -> bool:
-        """Tell whether the gradient of a step belongs to the window of an event (TRN-005)."""
+        """Return whether the gradient of a step belongs to the window of an event (TRN-005)."""
         event = self.event_after(step)
         return event is not None and step > event[0] - event[1]
 

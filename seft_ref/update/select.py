@@ -1,4 +1,4 @@
-"""Selection under one total order: score, then id. Given the same scores, every implementation picks the same."""
+"""Selection under one total order, score, then id, so that every implementation picks the same from the same scores."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Selection:
-    """Chosen indices, ascending, and the boundary, None where nothing was chosen or nothing is left."""
+    """Chosen indices, ascending, and the boundary; it is None if nothing or everything was chosen."""
 
     indices: Int[Array, " k"]
     boundary: Boundary | None
@@ -43,11 +43,11 @@ def largest(scores: Float[Array, " n"], k: int) -> Int[Array, " k"]:
 
 
 def selection(scores: Float[Array, " n"], k: int) -> Selection:
-    """Return the k smallest scores of one pool, ties to the lower index, in ascending order, and their boundary
+    """Return the indices of the k smallest scores of one pool, ties to the lower index, ascending, and their boundary
     (SEL-002, SEL-003, SEL-008).
 
-    −0.0 compares equal to +0.0, as SEL-004 wants.
-    All scores below the k-th smallest are chosen, and of those equal to it the first ones until there are k.
+    All scores below the k-th smallest are chosen, then the first scores equal to it until there are k. −0.0 compares
+    equal to +0.0, as SEL-004 requires.
 
     Raises:
         UpdateError: SEL-004 for NaN or infinite scores, SEL-005 if k is outside 0 to n.
@@ -70,7 +70,8 @@ def selection(scores: Float[Array, " n"], k: int) -> Selection:
 
 
 def selection_in_pools(scores: Float[Array, " n"], pools: Int[Array, " n"], counts: Int[Array, " p"]) -> Selection:
-    """Return the counts[p] smallest scores of every pool p, and the boundary with the smallest gap (SEL-007).
+    """Return the indices of the counts[p] smallest scores of every pool p, and the boundary with the smallest gap
+    (SEL-007, SEL-008).
 
     Shapes  pools (n,) the pool of each score, from 0; counts (p,) how many of each pool
     Raises  UpdateError SEL-004 for NaN or infinite scores, SEL-005 if a count is outside 0 to the size of its pool
@@ -110,7 +111,8 @@ def selection_in_pools(scores: Float[Array, " n"], pools: Int[Array, " n"], coun
 def select(
     scores: Float[Array, " n"], pools: Int[Array, " n"] | None, counts: Int[Array, " p"], *, largest: bool = False
 ) -> Selection:
-    """Return the counts[p] smallest scores of every pool p, or the largest, and their boundary (SEL-007, SEL-008).
+    """Return the indices of the counts[p] smallest scores of every pool p, or of the largest, and their boundary
+    (SEL-007, SEL-008).
 
     pools  the pool of each score, from 0; None for one pool, which saves an array of zeros
 

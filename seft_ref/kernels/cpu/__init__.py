@@ -4,7 +4,8 @@
     transposed   the set with a second, transposed copy of every sparse matrix; `transpose` makes its topology
     packed       the layouts of a matrix of floats
     coded        the layout of a matrix of codes, and its products
-    coded_rows   the loops that pack and open it; `coded_loops` those of its products
+    coded_rows   the loops that pack and unpack a matrix of codes
+    coded_loops  the loops of products with a matrix of codes
     panels       the loops over column panels
     turned       the loop of dx = dy W for many tokens
     exceeding    the loop that compares entries with a number

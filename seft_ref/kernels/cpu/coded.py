@@ -8,8 +8,8 @@ A panel is 64 columns wide. Bit c of a mask says whether column c of the panel i
 0.4 bytes a stored weight, where a byte for each column and the pointers of `packed` take 1.2. Codes of 4 bits lie two
 in a byte, and the first code of a panel's row begins a byte.
 
-Weights are decoded in registers, so that products are those of the float32 numbers. Only one token differs, by the
-order of its sums.
+Weights are decoded to float32 in registers. A product with several tokens has the bits of the product with those
+weights in panels. A product with one token adds in another order.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from seft_ref.kernels.held import Coded
 from seft_ref.topology.csr import Topology, flat
 
 _BEHIND = 64
-"""Bytes behind the last code that the loops may read; what they hold does not matter."""
+"""Bytes behind the last code that the loops may read; their content does not matter."""
 _LANES = REGISTER_BYTES // 4
 
 
@@ -41,9 +41,9 @@ class PackedCodes:
     shape: tuple[int, int]
     nnz: int
     held_in: Coded
-    """no codes of its own, but the scales and zero points, of which the loops read a transposed view"""
+    """the grid without codes; the loops read a transposed view of its scales and zero points"""
     codes: Int[Array, " bytes"]
-    """int8, one a byte, or uint8, two a byte; panel by panel and row by row"""
+    """int8 with one code a byte, or uint8 with two; panel by panel and row by row"""
     masks: Int64[Array, " rows"]
     """(panels * out,): the stored columns of each row of each panel"""
     starts: Int64[Array, " blocks"]
@@ -56,12 +56,12 @@ class PackedCodes:
 
     @property
     def opens(self) -> bool:
-        """True (KRN-017)."""
+        """True, because `unpack` returns topology and codes (KRN-017)."""
         return True
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the arrays of the matrix."""
         zeros = 0 if self.held_in.symmetric else self.held_in.zeros.nbytes
         return sum(a.nbytes for a in (self.codes, self.masks, self.starts, self.held_in.scales)) + zeros
 
@@ -72,7 +72,7 @@ class PackedCodes:
 
     @property
     def zeros(self) -> Array:
-        """int8 zero points, group by group; none, and uint8, on a symmetric grid, by which the loops tell them."""
+        """int8 zero points, group by group. On a symmetric grid a dummy of uint8 tells the loops that all are 0."""
         if self.held_in.symmetric:
             return np.zeros(1, dtype=np.uint8)
         return self.held_in.zeros.T.reshape(-1)
@@ -87,9 +87,9 @@ class PackedCodes:
 
 
 def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = None) -> PackedCodes:
-    """Return the matrix of topology and codes, which `check_compact` took (KRN-018).
+    """Return the matrix of topology and codes; the caller has checked them by `check_compact` (KRN-018).
 
-    `into`, of the same shape and grid, gives its memory as far as that suffices; do not use it again.
+    The result takes the memory of `into`, of the same shape and grid, as far as it suffices. Do not use `into` again.
 
     Raises:
         KernelError: KRN-010 for codes that are no NumPy arrays, KRN-018 for groups that begin within a register.
@@ -115,7 +115,7 @@ def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = Non
     else:
         packed_codes = np.empty(n_bytes, dtype=np.uint8 if halves else np.int8)
     coded_rows.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, packed_codes)
-    # of a symmetric grid a view without memory, since all zero points are 0
+    # a symmetric grid gets a view that takes no memory, because all its zero points are 0
     zeros = np.broadcast_to(np.zeros((), np.int8), zeros.shape) if stored.symmetric else np.asfortranarray(zeros)
     bare = stored.bare(np.asfortranarray(scales), zeros)
     return PackedCodes(topology.shape, topology.nnz, bare, packed_codes, masks, starts)
@@ -187,7 +187,7 @@ def multiply_columns(dy: Float[NumpyArray, "n out"], packed: PackedCodes) -> Flo
 
 
 def _multiply(task: Any, src: NumpyArray, packed: PackedCodes, result: NumpyArray, n_extra_lines: int) -> NumpyArray:
-    """Return the product of src and the panels in `result`; scratch is as that of `plain`."""
+    """Write the product of src and the panels into `result` and return it; scratch is laid out as in `plain`."""
     n, workers = src.shape[0], numba.get_num_threads()
     n_blocks, n_parts = panels.parts(n, _LANES, workers)
     work_size = (src.shape[1] + n_extra_lines) * panels.LINE_VECTORS * _LANES
@@ -199,7 +199,7 @@ def _multiply(task: Any, src: NumpyArray, packed: PackedCodes, result: NumpyArra
 
 
 def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: NumpyArray) -> NumpyArray:
-    """Return dx = dy W in `dx`: whole blocks of tokens by sorted tiles, the tokens left over by adding to lines."""
+    """Write dx = dy W into `dx` and return it: whole blocks of tokens by sorted tiles, the rest by adding to lines."""
     n_in, workers = packed.shape[1], numba.get_num_threads()
     n, shares = n_blocks * panels.LINE_VECTORS * _LANES, turned.shares(n_blocks, n_in, _LANES, workers)
     panels.run(
@@ -228,5 +228,5 @@ def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: Num
 
 
 def _opened(workers: int, n: int) -> tuple[UInt8[NumpyArray, " n"], Float[NumpyArray, " n"]]:
-    """Return memory for the columns and the weights of the rows that each worker has decoded."""
+    """Return memory for the columns and the weights of decoded rows, n entries for each worker."""
     return np.empty(workers * n, dtype=np.uint8), np.empty(workers * n, dtype=np.float32)

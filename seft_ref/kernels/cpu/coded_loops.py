@@ -3,8 +3,8 @@
 """Compiled loops of products with matrices of codes (`coded` draws the layout).
 
 Panels, lines and blocks of tokens are those of `panels`. Tasks of several tokens decode one row of a panel at a time
-and hand it to the loops of matrices of floats, so that the sums are the same to the bit. One token is multiplied with
-all 64 columns of a panel's row, stored or not, because the row is spread over them anyway.
+and pass it to the loops for matrices of floats, so that the sums have the same bits. Tasks of one token multiply all 64
+columns of a panel's row, stored or not, because decoding spreads the row over them anyway.
 """
 
 from seft_ref.kernels.cpu.coded_rows import ROWS, n_bytes
@@ -34,16 +34,16 @@ from seft_ref.kernels.cpu.vectors import (
 )
 
 AT_ONCE = 8
-"""Rows that are decoded before the first of them is multiplied, because decoding takes long but may overlap."""
+"""Rows that are decoded before the first of them is multiplied, because the processor can overlap their decoding."""
 SCRATCH = AT_ONCE * WIDTH + 128
-"""Elements of a worker's scratch; more than the rows need, so that no two workers share a line of a cache."""
+"""Elements of a worker's scratch: more than AT_ONCE rows need, so that no two workers share a cache line."""
 OPENED = WIDTH * WIDTH + SCRATCH
-"""The same for the rows of one tile."""
+"""Elements of a worker's scratch for the rows of one tile."""
 
 
 @compiled()
 def scale_lines(p, size, n_groups, n_out):
-    """Return where scales of the four registers of columns of panel p begin, with one for each row."""
+    """Return where the scales of each of the four registers of columns of panel p begin; each row has one there."""
     first = p * WIDTH
     last = (n_groups - 1) * n_out
     return (
@@ -56,7 +56,7 @@ def scale_lines(p, size, n_groups, n_out):
 
 @compiled()
 def open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, index, values, base):
-    """Decode rows first to last of panel p, WIDTH entries apart from `base` on; return the first byte behind them."""
+    """Decode rows first to last of panel p to places WIDTH apart, from `base` on; return the byte behind the rows."""
     for r in range(first, last):
         mask = masks[p * n_out + r]
         place = base + (r - first) * WIDTH

@@ -1,18 +1,19 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""Compiled loops that pack a matrix of codes, open it, and clear some of its codes (`coded` draws the layout)."""
+"""Compiled loops that pack and unpack a matrix of codes, and clear some of its codes (`coded` draws the layout)."""
 
 from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.kernels.cpu.decode import popcount
 from seft_ref.kernels.cpu.panels import WIDTH
 
 ROWS = 64
-"""Rows of a panel that share an entry of `starts`; a divisor of the blocks that products take rows in."""
+"""Rows of a panel that share an entry of `starts`. It divides the sizes of the blocks of rows that products use, so
+that each block begins at an entry."""
 
 
 @compiled()
 def fill_masks(indptr, indices, masks):
-    """Set the bits of masks (panels * out,), which holds zeros."""
+    """Set a bit for each stored position in masks (panels * out,), which must hold zeros."""
     n_out = indptr.shape[0] - 1
     for r in range(n_out):
         for slot in range(indptr[r], indptr[r + 1]):
@@ -42,7 +43,7 @@ def n_bytes(n, in_halves):
 
 @compiled()
 def fill_codes(indptr, indices, values, masks, starts, in_halves, codes):
-    """Fill codes with values (nnz,) in slot order; half a byte that no code takes stays as it is."""
+    """Pack values (nnz,), in slot order, into codes; unused half bytes keep their content."""
     n_out = indptr.shape[0] - 1
     n_blocks = (n_out + ROWS - 1) // ROWS
     following = starts[:-1:n_blocks].copy() if n_blocks else starts[:0].copy()  # the next free byte of each panel
@@ -113,7 +114,7 @@ def row_start(masks, starts, n_out, p, r, in_halves):
 
 @compiled()
 def clear_codes(codes, masks, starts, zeros, size, n_out, n_in, in_halves, positions):
-    """Write the zero point of its group at each flat position (m,); return how many positions are not stored."""
+    """Overwrite the code at each flat position (m,) by the zero point of its group; return how many are not stored."""
     absent = 0
     for i in range(positions.shape[0]):
         r, c = positions[i] // n_in, positions[i] % n_in

@@ -1,16 +1,16 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
-"""The innermost loops of matrices of codes (`coded`), which decode one row of a panel at a time.
+"""The innermost loops for matrices of codes (`coded`), which decode one row of a panel at a time.
 
     open_row     values[base:], index[base:]  =  weights of the row and their columns within the panel
     dot_row      y[:]  +=  weight of column c * x[c]      for every stored c; lanes of the register y are added later
     spread_row   x[c]  +=  weight of column c * y         for every stored c
 
 A row has a mask of 64 bits, one for each column of the panel, and a code for each bit that is set. AVX512 spreads the
-codes over the 64 lanes of their columns, or gathers lanes, in one instruction each (VBMI2). Other processors take one
-bit after another. A weight is (code - zero point) * scale, rounded once (QNT-002), whichever way is taken.
+codes over the 64 lanes of their columns, or gathers lanes, in one instruction each (VBMI2). On other processors a loop
+takes one bit after another. Either way a weight is (code - zero point) * scale, rounded once (QNT-002).
 
 Codes are int8, one a byte, or uint8, two a byte with the first in the lower half. Zero points are int8; an array of
-uint8 says that all are 0. The code at `at` may be read together with the 63 bytes behind it.
+uint8 means that all are 0. The loops may read the byte at `at` together with the 63 bytes behind it.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 
 
 def has_expansion(context: Any) -> bool:
-    """Tell whether code is compiled for a processor with AVX512 instructions that spread bytes by a mask."""
+    """Return whether code is compiled for a processor with AVX512 instructions that spread bytes by a mask."""
     _, _, features = context.codegen().magic_tuple()
     return {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi2"} <= set(features.split(","))
 
@@ -37,8 +37,9 @@ def has_expansion(context: Any) -> bool:
 class _Row(Emitter):
     """An emitter for one row of a panel.
 
-    Its arguments are codes, the first byte of the row, mask, scales, zero points, where the scale of each register of
-    columns lies, and two arrays with an offset each, `rest`. A row with one scale uses that of the first register.
+    Its arguments are codes, the first byte of the row, mask, scales, zero points, the index of the scale of each
+    register of columns, and two arrays with an offset each (`rest`). A row with one scale uses that of the first
+    register.
     """
 
     def __init__(
@@ -58,30 +59,30 @@ class _Row(Emitter):
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [data, *more])
 
     def by_mask(self, name: str, data: Any, bits: Any) -> Any:
-        """Return bytes or floats spread or gathered by the bits of a mask; other lanes are 0."""
+        """Return bytes or floats after spreading ("expand") or gathering ("compress") by a mask; other lanes are 0."""
         lanes = data.type.count
         of = "f32" if isinstance(data.type.element, ir.FloatType) else "i8"
         mask = self.builder.bitcast(bits, ir.VectorType(_I1, lanes))
         return self.of_processor(f"llvm.x86.avx512.mask.{name}.v{lanes}{of}", data, ir.Constant(data.type, None), mask)
 
     def part_of_mask(self, k: int) -> Any:
-        """Return the bits of register k of the columns."""
+        """Return the 16 bits of the mask that belong to register k of the columns."""
         return self.builder.trunc(self.builder.lshr(self.mask, _i64(16 * k)), _I16)
 
     def bytes_of_codes(self) -> Any:
-        """Return the codes of the row in 64 bytes, those of 4 bits without their sign, and what lies behind them."""
+        """Return 64 bytes with a code each: those of the row, then others. Codes of 4 bits are not sign-extended."""
         b = self.builder
         first = b.gep(self.codes, [self.at])
         if not self.in_halves:
             read = b.load(b.bitcast(first, ir.VectorType(_I8, 64).as_pointer()), align=1)
-            # into a register, because spreading bytes from memory made a product take 1.3 times as long here
+            # force a register, because spreading bytes from memory made a product take 1.3 times as long here
             return b.asm(ir.FunctionType(read.type, [read.type]), "", "=v,0", [read], side_effect=False)
         read = b.zext(b.load(b.bitcast(first, ir.VectorType(_I8, 32).as_pointer()), align=1), ir.VectorType(_I16, 32))
         both = b.or_(read, b.shl(read, ir.Constant(read.type, [4] * 32)))
         return b.bitcast(b.and_(both, ir.Constant(read.type, [0x0F0F] * 32)), ir.VectorType(_I8, 64))
 
     def weights_by(self, part: int) -> Callable[[Any, int], Any]:
-        """Return what turns 16 of the bytes, from one on, into weights by the scale of a register of columns."""
+        """Return a function (codes, first) -> weights of 16 codes from `first` on, by the scale of register `part`."""
         b = self.builder
         scale = self.in_every_lane(b.load(b.gep(self.scales, [self.scale_at[part]])))
         integers = ir.VectorType(_I32, 16)
@@ -117,7 +118,7 @@ class _Row(Emitter):
         return panel
 
     def write_row(self, index: Any, index_at: Any, values: Any, values_at: Any) -> None:
-        """Write the weights of the row in order, and their columns."""
+        """Write the weights of the stored columns of the row, in order, to `values`, and the columns to `index`."""
         b = self.builder
         lanes = ir.Constant(ir.VectorType(_I8, _PANEL), list(range(_PANEL)))
         columns = self.by_mask("compress", lanes, self.mask)
@@ -136,7 +137,7 @@ class _Row(Emitter):
                 self.store(weights_of(codes, 16 * k), values, values_at, k)
 
     def one_by_one(self, carried: list[Any], body: Callable[[Any, Any, Any, list[Any]], list[Any]]) -> list[Any]:
-        """Emit `carried = body(j, column, weight, carried)` for entry after entry of the row; return it at the end."""
+        """Emit `carried = body(j, column, weight, carried)` for each entry of the row; return the last `carried`."""
         b = self.builder
         low = ir.FunctionType(_I64, [_I64, _I1])
         trailing = cgutils.get_or_insert_function(b.module, low, "llvm.cttz.i64")
@@ -183,7 +184,7 @@ def popcount(typing_context: Any, mask: Any) -> Any:
 
 
 def _of_row(emit_row: Callable[[_Row], None]) -> Any:
-    """Return an intrinsic that runs the code of `emit_row`, for one scale if a row has one, else for one a register.
+    """Return an intrinsic with two versions of `emit_row`: for rows with one scale, and for one scale a register.
 
     It takes codes, the first byte of the row, its mask, scales, zero points, where the scales of each register of
     columns begin, the number of the row, and two arrays with an offset each.

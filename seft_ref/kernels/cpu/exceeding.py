@@ -1,8 +1,8 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""The indices at which a vector exceeds a number (KRN-014).
+"""Finds the indices of the entries of a vector that exceed a number in magnitude (KRN-014).
 
-Results of 64 comparisons become the bits of one integer, of which the loop visits only the set ones. So an entry that
+The results of 64 comparisons become the bits of one integer, and the loop visits only the set bits. So an entry that
 does not exceed costs one lane of a comparison and no branch.
 """
 
@@ -60,11 +60,12 @@ def lowest(typing_context: Any, bits: Any) -> Any:
 
 @compiled()
 def fill(values, start, least, positions):
-    """Write the indices that exceed, from `start` on, while `positions` has room for 64 more.
+    """Write the indices of entries that exceed, from `start` on, as long as `positions` has room for 64 more.
 
-    Return how many they are, and the index to go on from.
+    Return how many indices were written, and the index at which to continue.
 
-    A separate function, because numba would count references in the loop to an array that the caller may replace.
+    This is a separate function, because the caller replaces its array, and numba would then count references in the
+    loop.
     """
     address, size = np.uint64(values.ctypes.data), np.uint64(values.itemsize)
     n_found = 0

@@ -30,7 +30,7 @@ _BITS = {np.dtype(ml_dtypes.bfloat16): np.dtype(np.uint16), np.dtype(np.float16)
 _HELD = {bits: dtype for dtype, bits in _BITS.items()}
 
 PANELS_BELOW = 0.55
-"""Share of stored positions below which panels are used; from it on both products cost less by BLAS."""
+"""Share of stored positions below which panels are used; at larger shares BLAS is faster for both products."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,9 +46,9 @@ class PackedPanels:
     """(panels * out + 1,): the first entry of each row of each panel, int32 if that suffices, else int64; None where
     the matrix is dense."""
     masks: list[NumpyArray] = field(default_factory=list)
-    """What products with one token read in place of `index`: (panels * out,), uint64, a bit for each stored column.
-    The list is empty until the first of these products makes them. It stays empty where rows are short, or where the
-    processor cannot spread numbers by masks."""
+    """One array (panels * out,), uint64, with a bit for each stored column, or none. Products with one token read it in
+    place of `index`, and the first of them makes it. The list stays empty if rows are short, or if the processor cannot
+    spread numbers by masks."""
 
     @property
     def held_in(self) -> Dtype | None:
@@ -62,16 +62,16 @@ class PackedPanels:
 
     @property
     def opens(self) -> bool:
-        """Whether `unpack` returns topology and values (KRN-017); a dense matrix does not know what was stored."""
+        """Whether `unpack` returns topology and values (KRN-017); a dense matrix does not keep its topology."""
         return self.index is not None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the arrays of the matrix."""
         return sum(a.nbytes for a in (self.values, self.index, self.pointer, *self.masks) if a is not None)
 
     def with_masks(self) -> NumpyArray | None:
-        """Return the masks, which are made if need be, or None where `index` is read."""
+        """Return the masks, which the first call makes, or None if products with one token read `index` instead."""
         assert self.pointer is not None
         n_rows = self.pointer.size - 1
         if not token.can_spread() or self.values.size < token.LONG * n_rows:
@@ -79,7 +79,7 @@ class PackedPanels:
         if not self.masks:
             masks = np.empty(n_rows, dtype=np.uint64)
             token.fill_masks(self.index, self.pointer, masks)
-            # not appended, because another thread may have made them meanwhile
+            # assigned and not appended, because another thread may have made the masks meanwhile
             self.masks[:] = [masks]
         return self.masks[0]
 
@@ -92,7 +92,8 @@ LAYOUTS: tuple[type[PackedOnCpu], ...] = (PackedPanels, PackedCodes)
 def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedPanels:
     """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
 
-    `into` gives its memory if it is in panels, of the same shape and dtype, and no smaller; do not use it again.
+    The result takes the memory of `into` if that is in panels, of the same shape and dtype, and no smaller. Do not use
+    `into` again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values float32 or float64
@@ -135,14 +136,15 @@ def _in_panels(topology: Topology, values: NumpyArray, into: PackedPanels | None
 def compact(topology: Topology, values: Stored, into: Packed | None = None) -> PackedOnCpu:
     """Return the matrix of topology and 16-bit values or codes, which computes in float32 (KRN-015, KRN-018).
 
-    `into`, a compact matrix of the same shape that is held alike and no smaller, gives its memory; do not use it again.
+    The result takes the memory of `into`, a compact matrix of the same shape and dtype or grid that is no smaller. Do
+    not use `into` again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values bfloat16 or float16, or codes
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are neither, KRN-018 for groups
-        that are not held.
+        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are neither 16-bit floats nor
+        codes; KRN-018 for groups that the set does not take.
     """
     check_compact(topology, values)
     if isinstance(values, Coded):
@@ -166,8 +168,9 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
 
 
 def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"] | Stored]:
-    """Return topology and values, in slot order, of a matrix that opens; a compact one has 16-bit values or codes
-    (KRN-015, KRN-017, KRN-018).
+    """Return topology and values of a matrix that opens, in slot order (KRN-017).
+
+    The values of a compact matrix are 16-bit floats or codes (KRN-015, KRN-018).
     """
     if isinstance(packed, PackedCodes):
         return unpack_codes(packed)
@@ -237,23 +240,23 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
 
 
 def store_into(own: PackedPanels, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
-    """Return what `store` does for a matrix in this set's own layout, which is not split; raises what `store` does."""
+    """Do the work of `store` for a matrix of this set that is not split; raises the same errors."""
     check_new_values(places, values, own.values)
-    # copy if need be, because the memory of a mapped file may be read-only
+    # copied if it is read-only, as the memory of a mapped file may be
     stored = own.values if own.values.flags.writeable else own.values.copy()
     stored[places] = values
     return PackedPanels(own.shape, stored, own.index, own.pointer, own.masks)
 
 
 def check_operand(name: str, a: Array, n_columns: int, packed: Packed) -> None:
-    """Refuse what a matrix cannot be multiplied with: KRN-009 for its shape, KRN-010 for its dtype or library."""
+    """Refuse an array that cannot be multiplied with the matrix: KRN-009 for shape, KRN-010 for dtype or library."""
     check_matrix(name, a, n_columns)
     check_numpy(**{name: a})
     check_alike(name, a, "the packed matrix", np.empty(0, dtype=packed.dtype))
 
 
 def check_numpy(**arrays: Array) -> None:
-    """Refuse what compiled loops cannot read: KRN-010 for no NumPy array, KRN-009 for one that is not contiguous."""
+    """Refuse arrays that compiled loops cannot read: KRN-010 if not of NumPy, KRN-009 if not contiguous."""
     for name, a in arrays.items():
         if not isinstance(a, np.ndarray):
             raise KernelError("KRN-010", f"{name} is a {type(a).__name__}; this kernel set takes NumPy arrays")

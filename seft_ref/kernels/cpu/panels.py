@@ -11,7 +11,7 @@ A panel is WIDTH = 64 columns wide. Its stored entries lie row by row: a value a
 
 A block of tokens is 512 bytes of each column of x: 128 tokens of float32, 64 of float64. It is transposed into lines,
 so that a line holds one column of consecutive tokens. The 64 lines of a panel take 32 KiB and stay in the first-level
-cache while the rows of the matrix pass over them. Few tokens use shorter lines of 1, 2 or 4 registers; zeros pad them.
+cache while the rows of the matrix use them. Few tokens use shorter lines of 1, 2 or 4 registers, padded with zeros.
 
 y = x Wᵀ sums a line of y in registers. dx = dy W adds every entry of W to a line of dx in that cache, or sorts tiles of
 W if there are several blocks of tokens (`turned`).
@@ -47,10 +47,10 @@ from seft_ref.kernels.cpu.vectors import (
 
 WIDTH = 64
 LINE_VECTORS = 8
-ROW_BLOCK = 1024  # rows of y that are kept as lines: 512 KiB, which fit the second-level cache
-SHORT = 10  # mean entries of a panel's row below which it is too short to take eight at a time
-DY_ROWS = 256  # rows of dyᵀ that `sample` makes into lines at a time
-SAMPLE_VECTORS = 4  # registers of a line in `sample`, few because lines of all columns of x have to fit a cache
+ROW_BLOCK = 1024  # rows of y that a worker keeps as lines at a time; 512 KiB fit the second-level cache
+SHORT = 10  # rows of panels with fewer entries on average are too short to take eight entries at a time
+DY_ROWS = 256  # rows of dyᵀ that `sample` transposes into lines at a time
+SAMPLE_VECTORS = 4  # registers of a line in `sample`; few, because lines of all columns of x have to fit a cache
 
 
 @compiled()
@@ -149,7 +149,7 @@ def from_lines(lines, base, width, a, n_columns, first_token, n_tokens, first_co
 
 
 def parts(n: int, lanes: int, workers: int) -> tuple[int, int]:
-    """Return the blocks of n tokens, and into how many parts each is cut for these workers.
+    """Return the number of blocks of n tokens, and into how many parts each is cut for these workers.
 
     Blocks are cut into one part for every worker, unless whole blocks keep all workers busy.
     """

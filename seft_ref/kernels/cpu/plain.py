@@ -59,7 +59,7 @@ LAYERS = "compiled"
 SAMPLE_BELOW = 0.35
 """Share of stored positions from which `sample` computes whole tiles of rows by BLAS and picks entries from them."""
 SAMPLE_TOKENS = 256
-"""Tokens whose lines `sample` makes at a time."""
+"""Number of tokens that `sample` transposes into lines at a time."""
 SAMPLE_ROWS = 256
 """Rows of a BLAS tile of `sample`."""
 
@@ -115,7 +115,7 @@ def _multiply_columns(dy: NumpyArray, packed: PackedOnCpu) -> NumpyArray:
 
 
 def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topology) -> Float[Array, " nnz"]:
-    """Return dyᵀ x at the stored positions, in slot order; the whole of dyᵀ x is never held (KRN-003).
+    """Return dyᵀ x at the stored positions, in slot order, without storing all of dyᵀ x (KRN-003).
 
     Shapes  dy (n, out), x (n, in), result (nnz,)
     Dtypes  float32 or float64, one for all
@@ -130,7 +130,7 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
         return np.zeros(nnz, dtype=x.dtype)
     if nnz >= SAMPLE_BELOW * topology.numel:
         return _sample_tiles(dy, x, topology)
-    # if the sums of a block take no more memory than its tokens, and every worker gets a block
+    # because the sums of a block then take no more memory than its tokens, and every worker gets a block
     if nnz <= width * sum(topology.shape) and x.shape[0] > width * (numba.get_num_threads() - 1):
         return _sample_blocks(dy, x, topology)
     return _sample_lines(dy, x, topology)
@@ -245,7 +245,7 @@ def _multiply_token(x: NumpyArray, packed: PackedPanels) -> NumpyArray:
 
 
 def _sample_blocks(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
-    """Return what `sample` does: a worker sums one block of tokens at all slots, and blocks are added in order."""
+    """Return the result of `sample`: each worker sums a block of tokens at all slots, and blocks are added in order."""
     n_out, n_in = topology.shape
     lanes, workers = REGISTER_BYTES // x.itemsize, numba.get_num_threads()
     width = panels.SAMPLE_VECTORS * lanes
@@ -281,7 +281,7 @@ def _sample_blocks(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyAr
 
 
 def _sample_lines(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
-    """Return what `sample` does: a worker sums all tokens, some at a time, at its own part of the slots."""
+    """Return the result of `sample`: each worker sums all tokens, some at a time, for its own part of the slots."""
     n_out, n_in = topology.shape
     dvalues = np.zeros(topology.nnz, dtype=x.dtype)
     indptr, indices = topology.indptr, topology.indices
@@ -323,7 +323,7 @@ def _sample_lines(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArr
 
 
 def _sample_tiles(dy: NumpyArray, x: NumpyArray, topology: Topology) -> NumpyArray:
-    """Return what `sample` does: BLAS computes all of dyᵀ x, some rows at a time, and stored positions are picked."""
+    """Return the result of `sample`: BLAS computes dyᵀ x some rows at a time, and a loop picks the stored positions."""
     n_out, n_in = topology.shape
     dvalues = np.empty(topology.nnz, dtype=x.dtype)
     indptr, indices = topology.indptr, topology.indices

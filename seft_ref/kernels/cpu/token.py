@@ -3,15 +3,15 @@
 """The loops of a product with one token, which keep a panel of x in registers (`panels` draws the layout).
 
     gather_panel   y[r, :]  +=  values[j] * x[index[j]]     for every stored j of each row r of a panel
-    spread_panel   the same; masks[r] says in place of `index` which columns of the row are stored
+    spread_panel   the same, with masks[r] in place of `index`: one bit for each stored column of row r
 
 Every entry of W is used once, so reading it should be the only cost. A panel of x has 64 columns, which fill four
 registers of float32 or eight of float64. Each row has a register of sums, and `sum_register` adds its lanes at the end.
 
-AVX512 looks up a register of indices in two registers of x at once; an entry goes to the lane of its place in the row.
-That suits short rows. Or it spreads the next entries over the lanes of their columns, by a bit for each; that takes as
-long for one entry as for 64. Without AVX512 entries are added one by one, in the first lanes. No order depends on which
-worker computes a row (KRN-008).
+AVX512 has instructions for both. `gather_panel` looks up a register of indices in two registers of x at once, and adds
+each entry in the lane of its place in the row, which suits short rows. `spread_panel` spreads the next entries over the
+lanes of their columns by a mask, which takes as long for one entry as for 64. Without AVX512 entries are added one by
+one, in the first lanes. No order of summation depends on which worker computes a row (KRN-008).
 """
 
 from functools import cache, partial
@@ -29,25 +29,25 @@ from seft_ref.kernels.cpu.panels import WIDTH
 from seft_ref.kernels.cpu.vectors import Emitter, _i64, _widen
 
 LONG = 14
-"""A matrix that stores as many entries in a row of a panel, on average, is spread by masks; others are looked up."""
+"""Least mean number of entries in a row of a panel for which a matrix gets masks; others use `index`."""
 TOKEN_ROWS = 8192
-"""Rows of y with a register of sums each: they fill half the second-level cache."""
+"""Rows of y that have a register of sums each at a time: these registers fill half the second-level cache."""
 _AHEAD = 2048
 """How many entries ahead of the sums memory is prefetched: two pages of float32 values."""
 _SUMS = 4
-"""Lanes that take turns where entries are added one by one, because an addition takes several cycles."""
+"""Number of lanes that take turns if entries are added one by one, because an addition takes several cycles."""
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
 
 
 def has_permutes(context: Any) -> bool:
-    """Tell whether code is compiled for a processor with AVX512 instructions that look lanes up, or spread them."""
+    """Return whether code is compiled for a processor with AVX512 instructions that look up lanes and spread them."""
     _, _, features = context.codegen().magic_tuple()
     return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
 
 
 @cache
 def can_spread() -> bool:
-    """Tell whether this processor can take masks (`spread_panel`)."""
+    """Return whether this processor has the instructions that `spread_panel` needs."""
     return has_permutes(cpu_target.target_context)
 
 
@@ -80,13 +80,13 @@ class _Panel(Emitter):
         return picks[0]
 
     def entries(self, values: Any, index: Any, j: Any, mask: Any = None) -> tuple[Any, Any]:
-        """Return a register of values and one of indices, of the entries from j on; zeros where a mask is false."""
+        """Return a register of values and one of indices of the entries from j on, 0 where the mask is false."""
         value = self.read(values, j, mask)
         value = value if self.halves is None else self.widened(value)
         return value, self.builder.zext(self.read(index, j, mask), self.indices)
 
     def read(self, array: Any, j: Any, mask: Any) -> Any:
-        """Return the entries of an array from j on, one for each lane of a register; zeros where a mask is false."""
+        """Return the entries of an array from j on, one in each lane of a register, 0 where the mask is false."""
         b, kind = self.builder, array.type.pointee
         integer = isinstance(kind, ir.IntType)
         size = kind.width // 8 if integer else self.align
@@ -105,13 +105,13 @@ class _Panel(Emitter):
         return b.icmp_unsigned("<", lanes, self.in_every_lane(count))
 
     def place(self, pointer: Any, row: Any) -> Any:
-        """Return the first entry of a row, as 64 bits; pointers have 32 or 64."""
+        """Return the number of the first entry of a row, widened to 64 bits, because `pointer` may be int32."""
         return _widen(self.builder, self.builder.load(self.builder.gep(pointer, [row])))
 
     def ask(self, arrays: list[Any], j: Any, end: Any, gap: Any) -> None:
-        """Prefetch what is read _AHEAD entries after j, because the processor's own prefetcher stops at the end of a
-        page. Reading goes on `gap` entries further once it reaches `end`. An array that is named twice is prefetched
-        two registers long.
+        """Prefetch the entries that are read _AHEAD after j, because the processor's prefetcher stops at page ends.
+
+        At `end` the reading jumps `gap` entries ahead. An array that is named twice is prefetched two registers long.
         """
         b = self.builder
         later = b.add(j, _i64(_AHEAD))
@@ -150,7 +150,7 @@ class _Panel(Emitter):
     def spread_row(self, panel: list[Any], values: Any, j: Any, masks: Any, total: Any, *, last: bool) -> Any:
         """Return where the next row begins, and total + the products of the row at j, lane by lane.
 
-        last  whether fewer values than the panel has columns may be left from j on
+        last  whether the array may end less than WIDTH values after j, so that reads need a mask
         """
         b, bits_of = self.builder, ir.IntType(self.lanes)
         masks = b.bitcast(masks, bits_of.as_pointer())
@@ -206,7 +206,7 @@ def gather_panel(
 ) -> Any:
     """Add one panel's products to the sums of rows first to last of pointer, a register each, from y[y_base] on.
 
-    x[x_base:] is the panel of x, and `following` the entry that is read after these rows.
+    x[x_base:] is the panel of x, and `following` the number of the entry that the caller reads after these rows.
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -253,8 +253,8 @@ def spread_panel(
 ) -> Any:
     """Do what `gather_panel` does with entries start to end, by the masks of rows first to last.
 
-    Rows before `inside` are read without a mask: behind the first value of each of them the array has at least as many
-    values as a panel has columns.
+    Rows before `inside` are read without a mask, because at least WIDTH values follow the start of each of them in the
+    array.
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -268,7 +268,7 @@ def spread_panel(
 
         def of_a_row(r: Any, carried: list[Any], *, last: bool) -> list[Any]:
             j, line = carried
-            # two lines of the cache are prefetched, because a row of 32 values in float32 fills two
+            # prefetch two cache lines, because a row of 32 values in float32 fills two
             e.ask([values_, values_], j, end_, gap)
             j, total = e.spread_row(panel, values_, j, builder.gep(masks_, [r]), e.load(y_, line), last=last)
             e.store(total, y_, line)
@@ -283,7 +283,7 @@ def spread_panel(
 
 @intrinsic
 def sum_register(typing_context: Any, y: Any, y_base: Any) -> Any:
-    """Return the sum of the lanes of the register at y[y_base], added by halves."""
+    """Return the sum of the lanes of the register at y[y_base], adding one half to the other until one lane is left."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         e = Emitter(context, builder, signature, args, 1)
@@ -306,7 +306,7 @@ def fill_masks(index, pointer, masks):
 
 @compiled()
 def lay_out_token(x, n_in, n_padded, work, base):
-    """Copy x (n_in,) to work[base:], and fill it up with zeros to n_padded numbers, which are whole panels."""
+    """Copy x (n_in,) to work[base:] and pad it with zeros to n_padded numbers, which are whole panels."""
     for c in range(n_in):
         work[base + c] = x[c]
     for c in range(n_in, n_padded):

@@ -11,7 +11,7 @@ from seft_ref.topology.csr import Topology
 
 
 def transpose(topology: Topology) -> tuple[Topology, Int64[NumpyArray, " nnz"]]:
-    """Return the topology of Wᵀ and, for each slot of W, its slot there (nnz,), int64."""
+    """Return the topology of Wᵀ and, for each slot of W, its slot in Wᵀ, (nnz,), int64."""
     n_out, n_in = topology.shape
     indptr = np.zeros(n_in + 1, dtype=np.int64)
     indices = np.empty(topology.nnz, dtype=np.int32)
@@ -22,7 +22,7 @@ def transpose(topology: Topology) -> tuple[Topology, Int64[NumpyArray, " nnz"]]:
 
 @compiled()
 def _transpose(indptr, indices, starts, rows, to):
-    """Fill starts (in + 1,), which holds zeros, rows (nnz,) and to (nnz,), by a counting sort of the columns."""
+    """Fill starts (in + 1,), rows (nnz,) and to (nnz,) by a counting sort of the columns; starts must hold zeros."""
     n_out, n_in = indptr.shape[0] - 1, starts.shape[0] - 1
     for slot in range(indices.shape[0]):
         starts[indices[slot] + 1] += 1

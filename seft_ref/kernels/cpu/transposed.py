@@ -1,6 +1,6 @@
 """The compiled kernel set for NumPy arrays, with a second, transposed copy of every sparse matrix.
 
-With a copy of Wᵀ dx = dy W is a product like y = x Wᵀ: its sums stay in registers and nothing is sorted. At 70 %
+With a copy of Wᵀ, dx = dy W is a product like y = x Wᵀ: its sums stay in registers and nothing is sorted. At 70 %
 sparsity the copy takes 5.2 bytes a stored weight (3.2 in 16 bits), pointers of panels included. A matrix that `cpu`
 stores densely has no copy, because BLAS reads it either way.
 
@@ -44,16 +44,16 @@ LAYERS = "compiled"
 """The layer set that goes with this set (LYR-018)."""
 
 MOST = 2**31
-"""Stored weights from which on a matrix is refused, because both its places must fit an int64."""
+"""Number of stored weights from which a matrix is refused, because two places of a weight share one int64."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedTwice:
-    """A matrix and a copy of it, transposed."""
+    """A matrix and a transposed copy of it."""
 
     rows: PackedOnCpu
     columns: PackedOnCpu | None
-    """Wᵀ; None where the matrix is dense, or holds codes"""
+    """Wᵀ; None if the matrix is dense or consists of codes"""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -62,12 +62,12 @@ class PackedTwice:
 
     @property
     def values(self) -> Float[Array, " stored"]:
-        """Values of the matrix, in its own order; codes are none."""
+        """Values of the matrix in the order of its layout; a matrix of codes raises KernelError."""
         return as_own(self.rows, PackedPanels).values
 
     @property
     def held_in(self) -> Held | None:
-        """How the numbers of a compact matrix are held, else None."""
+        """How a compact matrix stores its numbers; None if not compact."""
         return self.rows.held_in
 
     @property
@@ -82,14 +82,15 @@ class PackedTwice:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
+        """Bytes of the matrix and of its copy."""
         return self.rows.nbytes + (0 if self.columns is None else self.columns.nbytes)
 
 
 def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None = None) -> PackedTwice:
     """Return the layout in which the matrix of topology and values is multiplied (KRN-011).
 
-    `into` gives its memory if it is in panels, of the same shape and dtype, and no smaller; do not use it again.
+    The result takes the memory of `into` if that is in panels, of the same shape and dtype, and no smaller. Do not use
+    `into` again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values float32 or float64
@@ -120,14 +121,15 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
 
     Codes have no second copy, because a row of Wᵀ would need the scales of all rows of W.
 
-    `into`, a compact matrix of the same shape that is held alike and no smaller, gives its memory; do not use it again.
+    The result takes the memory of `into`, a compact matrix of the same shape and dtype or grid that is no smaller. Do
+    not use `into` again.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values bfloat16 or float16, or codes
 
     Raises:
-        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are neither, KRN-012 for 2³¹
-        stored weights or more, KRN-018 for groups that are not held.
+        KernelError: KRN-009, KRN-010 if values do not fit the topology or `into`, or are neither 16-bit floats nor
+        codes; KRN-012 for 2³¹ stored weights or more; KRN-018 for groups that the set does not take.
     """
     _check_size(topology)
     of_rows, of_columns = _memory(into)
@@ -233,7 +235,10 @@ def _memory(into: Packed | None) -> tuple[PackedOnCpu | None, PackedOnCpu | None
 
 
 def _parts(places: Int[Array, " m"]) -> tuple[Int[Array, " m"], Int[Array, " m"]]:
-    """Return the places in the matrix and in its copy; what is no int64 array stays as it is, for callers to refuse."""
+    """Return the places in the matrix and in its copy.
+
+    Anything but an int64 array is returned unchanged, because the checks of the callers refuse it.
+    """
     if not isinstance(places, np.ndarray) or places.dtype != np.int64:
         return places, places
     return np.where(places < 0, places, places & (2**32 - 1)), places >> 32

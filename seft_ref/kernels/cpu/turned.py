@@ -18,22 +18,22 @@ from seft_ref.kernels.cpu.panels import LINE_VECTORS, WIDTH, from_lines, to_line
 from seft_ref.kernels.cpu.vectors import gather_row_8
 
 FROM = 2
-"""Whole blocks of tokens from which tiles of W may be sorted, instead of adding to lines of dx."""
+"""Fewest whole blocks of tokens for which sorting tiles of W can be faster than adding to lines of dx."""
 SHARE = 0.08
-"""Share of stored positions from which they may be."""
+"""Least share of stored positions for which sorting can be faster."""
 WORK = 0.4
 """Least product of blocks of tokens and share of stored positions: a sort has to serve enough multiplications."""
 GROUP = 8
 """Most blocks of tokens that one sorted tile is multiplied with."""
 LINES = 1024
-"""Most lines of dy, of all blocks of a group, that are made at a time: 512 KiB, which fit the second-level cache. It is
-at least GROUP * WIDTH."""
+"""Most lines of dy, over all blocks of a group, that a worker makes at a time: 512 KiB, which fit the second-level
+cache. It must be at least GROUP * WIDTH."""
 ENDS = 2 * WIDTH
-"""Length of a worker's `ends`; twice what a tile needs, so that no two workers write to one line of a cache."""
+"""Length of a worker's `ends`: twice what a tile needs, so that no two workers write to the same cache line."""
 
 
 def pays(n_blocks: int, nnz: int, shape: tuple[int, int]) -> bool:
-    """Tell whether dx = dy W of n_blocks whole blocks of tokens is faster with sorted tiles."""
+    """Return whether dx = dy W of n_blocks whole blocks of tokens is faster with sorted tiles."""
     share = nnz / max(1, shape[0] * shape[1])
     return n_blocks >= FROM and share >= SHARE and share * n_blocks >= WORK
 
@@ -61,7 +61,7 @@ def shares(n_blocks: int, n_in: int, lanes: int, workers: int) -> Shares:
 
 @compiled()
 def rows_of_band(n_blocks):
-    """Return how many rows of W, a multiple of WIDTH, have LINES lines of dy at most in n_blocks blocks of tokens."""
+    """Return how many rows of W, a multiple of WIDTH, have at most LINES lines of dy over n_blocks blocks of tokens."""
     return LINES // n_blocks // WIDTH * WIDTH
 
 
@@ -77,8 +77,8 @@ def turn_tile(values, index, pointer, first, last, turned, rows, tile, ends, at)
     """Sort the entries of one tile by column: those of rows `first` to `last` of pointer, at most WIDTH of one panel.
 
     Their values go to `turned` and their rows, counted from the first, to `rows`. Column c owns entries
-    tile + c * WIDTH to ends[at + c]: it has room for all rows, each of which has it once at most (TOP-002), so that
-    nothing has to be counted first.
+    tile + c * WIDTH to ends[at + c]. A row has a column at most once (TOP-002), so WIDTH entries are room enough, and
+    no pass has to count entries first.
     """
     for c in range(WIDTH):
         ends[at + c] = tile + c * WIDTH
@@ -92,7 +92,7 @@ def turn_tile(values, index, pointer, first, last, turned, rows, tile, ends, at)
 
 @compiled()
 def add_tile(turned, rows, tile, ends, at, n_columns, n_blocks, work, dx_line, dy_line, band_rows, width):
-    """Add the products of a sorted tile with the lines of dy of each block of tokens to those of dx."""
+    """Multiply a sorted tile with the lines of dy of each block of tokens, and add the products to the lines of dx."""
     for b in range(n_blocks):
         for c in range(n_columns):
             start, stop = tile + c * WIDTH, ends[at + c]

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
-"""The innermost loops of the CPU kernels as LLVM vectors: portable IR that any target lowers to what it has.
+"""The innermost loops of the CPU kernels as LLVM vectors, in portable IR that LLVM compiles for any processor.
 
     gather_row    y[row, :]  +=  sum over stored j of values[j] * x[index[j], :]
     scatter_row   x[index[j], :]  +=  values[j] * y[row, :]     for every stored j
@@ -54,7 +54,7 @@ class Emitter:
             arg if isinstance(kind, types.CPointer) else _widen(builder, arg)
             for kind, arg in zip(signature.args, args, strict=True)
         ]
-        # products and sums have the dtype of the last array; the first may be of 16-bit values
+        # the last array has the dtype of products and sums, because the first may have 16-bit values
         dtype = [kind.dtype for kind in signature.args if isinstance(kind, types.CPointer)][-1]
         self.lanes = REGISTER_BYTES // (dtype.bitwidth // 8)
         self.align = dtype.bitwidth // 8
@@ -115,8 +115,8 @@ class Emitter:
     def pinned(self, array: Any, offset: Any) -> Any:
         """Return the address of element `offset`, in one register.
 
-        LLVM would compute it anew for every register of a line. An instruction that adds two numbers to an address
-        takes the room of two on Intel's processors.
+        LLVM would compute the address again for every register of a line. On Intel's processors an instruction that
+        adds two numbers to an address takes as much room in the pipeline as two instructions.
         """
         b = self.builder
         address = b.ptrtoint(b.gep(array, [offset]), _I64)
@@ -124,7 +124,7 @@ class Emitter:
         return b.inttoptr(b.call(nothing, [address]), array.type)
 
     def shuffle(self, a: Any, b: Any, lanes: list[int]) -> Any:
-        """Return the named lanes of two registers laid end to end."""
+        """Return the lanes with these numbers of two registers a and b laid end to end."""
         mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
         return self.builder.shuffle_vector(a, b, mask)
 
@@ -135,7 +135,7 @@ class Emitter:
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
 
     def totals(self, vectors: list[Any]) -> Any:
-        """Return a vector with the sum of all lanes of each of 1, 2, 4 or 8 vectors; each is summed by halves."""
+        """Return a vector with the sum of the lanes of each of 1, 2, 4 or 8 vectors; halves are added to each other."""
         length = self.lanes
         while length > 1 or len(vectors) > 1:
             length //= 2
@@ -181,7 +181,7 @@ class Emitter:
         carried: list[Any],
         body: Callable[[Any, list[Any]], list[Any]],
     ) -> tuple[Any, list[Any]]:
-        """Emit `while j + step <= stop: carried = body(j, carried); j += step`; return both at its end."""
+        """Emit `while j + step <= stop: carried = body(j, carried); j += step`; return j and carried after it."""
         b = self.builder
         before = b.block
         head, inside, after = (b.append_basic_block(name) for name in ("head", "inside", "after"))
@@ -204,7 +204,7 @@ class Emitter:
 
 def _make_gather_row(n_vectors: int, at_once: int = 8) -> Any:
     """Return the intrinsic gather_row for lines of n registers, which takes `at_once` entries at a time if it can."""
-    # several independent sums for short lines, because a fused multiply-add takes four cycles
+    # short lines get several independent sums, because a fused multiply-add takes four cycles
     n_sums = max(1, 4 // n_vectors)
 
     @intrinsic
@@ -323,7 +323,7 @@ def _make_dot_row(n_vectors: int) -> Any:
 
                 return body
 
-            # lanes of eight sums are added together, in the same order as the lanes of a single one
+            # both loops add the lanes of a sum in the same order, so a slot's result does not depend on which takes it
             j, _ = e.loop(start_, stop_, 8, [], measure(8))
             e.loop(j, stop_, 1, [], measure(1))
             return context.get_dummy_value()
@@ -358,7 +358,8 @@ def call(typing_context: Any, address: Any, arguments: Any, task: Any, worker: A
 def in_whole_registers(typing_context: Any) -> Any:
     """Let LLVM's loop vectoriser use whole registers in the function that calls this; no result depends on it.
 
-    For Intel's processors it takes halves by itself, and loops with `exp` then take 1.2 to 1.4 times as long.
+    By default the vectoriser uses half registers for Intel's processors, and loops with `exp` then take 1.2 to 1.4
+    times as long.
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:

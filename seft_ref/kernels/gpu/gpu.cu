@@ -239,7 +239,7 @@ SAMPLE_KERNEL(float64, double)
 
 // ---- rows of 16-bit weights as a dense tile ----------------------------------------------------
 
-// tile (rows of the launch, n_columns) holds zeros before; a block writes one row
+// tile (rows of the launch, n_columns) must hold zeros before the launch; a block writes one row
 template <typename V>
 __device__ void expand(const V* values, const i64* pointer, const int* index, i64 first_row, i64 n_columns,
                        float* tile) {
@@ -274,7 +274,7 @@ __device__ int count_run(const T* values, T least, i64 n, i64 first) {
   return count;
 }
 
-// Replaces the count of each thread by the sum of the counts up to and including it.
+// Replaces the count of each thread by the sum of the counts up to and including its own.
 __device__ inline void sum_up(int* counts) {
   for (int step = 1; step < THREADS; step *= 2) {
     __syncthreads();

@@ -45,7 +45,7 @@ class Machine(Protocol):
         """The array library."""
 
     def owns(self, a: Array) -> bool:
-        """Tell whether a is an array on which this machine can launch kernels."""
+        """Return whether a is an array on which this machine can launch kernels."""
 
     def to_host(self, a: Array) -> NumpyArray:
         """Return an array of this machine as a NumPy array."""

@@ -55,7 +55,7 @@ class _Cupy:
     xp = cupy
 
     def owns(self, a: Array) -> bool:
-        """Tell whether a is an array of CuPy on the current device, where results are allocated and kernels run."""
+        """Return whether a is an array of CuPy on the current device, where results are allocated and kernels run."""
         return isinstance(a, cupy.ndarray) and a.device == cupy.cuda.Device()
 
     def to_host(self, a: Array) -> NumpyArray:

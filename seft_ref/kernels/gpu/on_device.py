@@ -28,13 +28,13 @@ from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology
 
 FEW = 16
-"""Tokens up to which the threads of a warp share a row instead of taking tokens of their own. Not measured."""
+"""Most tokens for which the threads of a warp share a row, instead of taking tokens of their own; not measured."""
 TILE_ROWS = 512
 """Rows of a compact matrix that are made dense at once for the transposed product, and rows of a gradient that cuBLAS
-computes at once. Not measured.
+computes at once; not measured.
 """
 SAMPLE_BELOW = 0.2
-"""Share of stored positions from which `sample` computes tiles of rows by cuBLAS and picks entries. Not measured."""
+"""Share of stored positions from which `sample` computes tiles of rows by cuBLAS and picks entries; not measured."""
 
 
 class OnDevice:
@@ -90,8 +90,9 @@ class OnDevice:
         return PackedOnDevice(topology.shape, bits, layouts.as_rows(xp, topology), held_in=values.dtype)
 
     def unpack(self, packed: Packed) -> tuple[Topology, Float[Array, " nnz"]]:
-        """Return topology and values, in slot order, of a matrix that opens; those of a compact one are 16-bit floats
-        in a NumPy array (KRN-015, KRN-017).
+        """Return topology and values of a matrix that opens, in slot order (KRN-017).
+
+        The values of a compact matrix are 16-bit floats in a NumPy array (KRN-015).
         """
         own = as_own(packed, PackedOnDevice)
         assert own.topology is not None, "this layout does not tell what it stores"
@@ -198,7 +199,7 @@ class OnDevice:
         return self._multiply("csr", dy, n_in, (packed.values, c.pointer, c.row, c.slot), ())
 
     def sample(self, dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topology) -> Float[Array, " nnz"]:
-        """Return dyᵀ x at the stored positions, in slot order; the whole of dyᵀ x is never held (KRN-003).
+        """Return dyᵀ x at the stored positions, in slot order, without storing all of dyᵀ x (KRN-003).
 
         Shapes  dy (n, out), x (n, in), result (nnz,)
         Dtypes  float32 or float64, one for all
@@ -251,7 +252,7 @@ class OnDevice:
         return indices
 
     def _check(self, **arrays: Array) -> None:
-        """Refuse what kernels cannot read: KRN-010 for arrays of another machine, KRN-009 for non-contiguous ones."""
+        """Refuse arrays that kernels cannot read: KRN-010 if of another machine, KRN-009 if not contiguous."""
         self._own(**arrays)
         for name, a in arrays.items():
             if not a.flags.c_contiguous:
@@ -268,14 +269,14 @@ class OnDevice:
                 )
 
     def _own_topology(self, topology: Topology) -> None:
-        """Refuse a topology whose arrays are of another machine (KRN-010); one in groups has no array but its masks."""
+        """Refuse a topology whose arrays are of another machine (KRN-010); an N:M topology has masks only."""
         if isinstance(topology, NMTopology):
             self._own(masks=topology.masks)
         else:
             self._own(indptr=topology.indptr, indices=topology.indices)
 
     def _own_packed(self, name: str, a: Array, packed: PackedOnDevice) -> None:
-        """Refuse a matrix on another device, and a factor `a` of another dtype than that of its products (KRN-010)."""
+        """Refuse a matrix on another device, and an operand `a` that has another dtype than its products (KRN-010)."""
         self._own(packed=packed.values)
         check_alike(name, a, "the packed matrix", self.machine.xp.empty(0, dtype=packed.dtype))
 
@@ -290,9 +291,10 @@ class OnDevice:
     ) -> Array:
         """Return (n, n_result), the product of src and a transposed matrix, by the kernels for few or many tokens.
 
-        layout  first part of their names; `stored_dtype` names a 16-bit dtype of the values, None the dtype of src
-        stored  their first arguments: the arrays of the matrix
-        more    their integer arguments behind the number of rows
+        layout        first part of the kernels' names
+        stored        first arguments of the kernels: the arrays of the matrix
+        more          integer arguments of the kernels behind the number of rows
+        stored_dtype  name of the 16-bit dtype of the values; None if they have the dtype of src
         """
         n, name = src.shape[0], stored_dtype or str(src.dtype)
         if n > FEW:
@@ -322,7 +324,7 @@ class OnDevice:
         return xp.ascontiguousarray(result.T)
 
     def _by_tiles(self, dy: Array, packed: PackedOnDevice) -> Array:
-        """Return dy W for a compact matrix, some rows made dense at a time, because it is not stored by columns."""
+        """Return dy W for a compact matrix by making some rows dense at a time, because it is not stored by columns."""
         assert packed.topology is not None
         xp, (n_out, n_in) = self.machine.xp, packed.shape
         dx = xp.zeros((dy.shape[0], n_in), dtype=dy.dtype)

@@ -11,9 +11,9 @@ from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology
 
 INDEX_BYTES = 12
-"""Bytes of a stored weight by rows and columns, besides its value: its column, its row and its slot, 4 each."""
+"""Bytes that a weight takes by rows and columns besides its value: its column, its row and its slot, 4 each."""
 LOOKED_FOR = ((2, 4), (4, 8))
-"""Patterns by which a matrix without a declared pattern is stored in groups, if it happens to keep them."""
+"""N:M patterns that are tried on a matrix without a declared pattern; it is stored in groups if it keeps one."""
 _MOST_SLOTS = 1 << 32
 
 BITS = {np.dtype(ml_dtypes.bfloat16): "bfloat16", np.dtype(np.float16): "float16"}
@@ -54,7 +54,7 @@ class PackedOnDevice:
     columns: Columns | None = None
     grouped: Grouped | None = None
     held_in: Dtype | None = None
-    """The 16-bit dtype of a compact matrix, else None."""
+    """the 16-bit dtype of a compact matrix, else None"""
 
     @property
     def dtype(self) -> Dtype:
@@ -63,12 +63,12 @@ class PackedOnDevice:
 
     @property
     def opens(self) -> bool:
-        """Whether `unpack` returns topology and values (KRN-017); dense matrices and groups do not know it."""
+        """Whether `unpack` returns topology and values (KRN-017); dense matrices and groups keep no topology."""
         return self.topology is not None
 
     @property
     def nbytes(self) -> int:
-        """Bytes held on the device."""
+        """Bytes of the arrays of the matrix, on the device."""
         arrays = [self.values]
         if self.topology is not None:
             arrays += [self.topology.indptr, self.topology.indices]
@@ -80,14 +80,16 @@ class PackedOnDevice:
 
 
 def packed(xp: Namespace, topology: Topology, values: Array) -> PackedOnDevice:
-    """Return values (nnz,) at the slots of a topology, in groups if it keeps a pattern, dense if that takes no more
-    memory than rows and columns do, else by rows and columns.
+    """Return the matrix of a topology and its values (nnz,) in the layout that suits it.
+
+    That is in groups if the topology keeps a pattern, dense if that takes no more memory than rows and columns, else by
+    rows and columns.
     """
     positions = flat(topology)
     pattern = _pattern_of(topology, positions)
     if pattern is not None:
         return _in_groups(xp, topology.shape, positions, values, *pattern)
-    # dense if no larger, because cuBLAS multiplies it then
+    # dense if that is no larger, because cuBLAS multiplies dense matrices
     if topology.numel * values.itemsize <= topology.nnz * (values.itemsize + INDEX_BYTES):
         dense = xp.zeros(topology.numel, dtype=values.dtype)
         dense[positions] = values
@@ -96,7 +98,7 @@ def packed(xp: Namespace, topology: Topology, values: Array) -> PackedOnDevice:
 
 
 def by_rows_and_columns(xp: Namespace, topology: Topology, values: Array) -> PackedOnDevice:
-    """Return values at the slots of a topology in CSR, and for the transposed product their slots column by column."""
+    """Return the matrix in CSR, with its slots column by column for the transposed product."""
     assert topology.nnz < _MOST_SLOTS, "slots are counted in 32 bits"
     by_rows = as_rows(xp, topology)
     order = xp.argsort(by_rows.indices, kind="stable")
@@ -118,13 +120,16 @@ def as_rows(xp: Namespace, topology: Topology) -> Topology:
 
 
 def _pattern_of(topology: Topology, positions: Array) -> tuple[int, int] | None:
-    """Return a pattern that a topology keeps and at least half fills, else None, because CSR takes less memory then."""
+    """Return an N:M pattern that the topology keeps and fills at least half, else None.
+
+    A pattern that is filled less would take more memory than CSR.
+    """
     for n, m in (topology.pattern,) if isinstance(topology, NMTopology) else LOOKED_FOR:
         n_entries = topology.numel // m * n
         if topology.shape[1] % m or not n_entries <= 2 * topology.nnz <= 2 * n_entries or not topology.nnz:
             continue
         groups = positions // m
-        # positions ascend, so a group holds more than n exactly if an entry and the n-th after it share it
+        # positions ascend, so a group stores more than n exactly if some entry and the n-th after it lie in that group
         if not bool((groups[n:] == groups[:-n]).any()):
             return n, m
     return None
@@ -142,6 +147,6 @@ def _in_groups(
 
 
 def places_in_groups(xp: Namespace, positions: Array, slots: Array, n: int, m: int) -> Array:
-    """Return the places of slots where every group has n places, filled in the order of its slots."""
+    """Return the places of slots in the layout by groups: each group has n places, taken in the order of its slots."""
     group = positions[slots] // m
     return group * n + (slots - xp.searchsorted(positions, group * m))

@@ -1,4 +1,4 @@
-"""The layers for NumPy arrays, compiled by numba: the functions of `seft_ref.layers.plain`, one pass where it has many.
+"""The functions of `seft_ref.layers.plain` for NumPy arrays, compiled by numba: one pass over arrays in place of many.
 
     rmsnorm, rope, swiglu, attention, cross_entropy     a forward, and directly below it its backward
     exp         exponentials, a register at a time

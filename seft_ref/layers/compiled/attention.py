@@ -3,9 +3,9 @@
 """Attention, four queries at a time while their scores are in the cache (LYR-007 to LYR-009, LYR-016);
 `layers/attention.py` defines it.
 
-Queries are multiplied with no keys but those from the first to the last that one of the four sees. What stands at the
-others is not read, so that infinity or NaN there, which make NaN in the plain layer, do not reach these queries.
-A forward of few queries, as in generation, goes to BLAS: keys that are turned into lines have to serve many.
+Four queries are multiplied only with the keys from the first to the last that one of them sees. Other keys are not
+read, so infinity or NaN in them does not reach these queries; in the plain layer they give NaN. A forward of few
+queries, as in generation, uses BLAS, because transposing keys into lines takes many queries to pay.
 """
 
 import math
@@ -28,12 +28,15 @@ from seft_ref.layers.compiled.rows import contiguous, over_rows, over_tasks, wor
 from seft_ref.layers.compiled.sums import largest_of, sum_of, sum_of_products
 
 FEW = 16
-"""Queries of a head below which BLAS multiplies, in the forward; the backward never uses it."""
+"""Number of queries of a head below which the forward uses BLAS; the backward never does."""
 
 
 @compiled()
 def seen_span(marks, base, n_rows, n_columns, lanes):
-    """Return where the nonzero marks of some rows begin, rounded down to lanes, and where they end; (0, 0) for none."""
+    """Return where the nonzero marks of n_rows rows begin, rounded down to lanes, and where they end.
+
+    Return (0, 0) if there is no such mark.
+    """
     low, high = n_columns, 0
     for row in range(n_rows):
         i, first, last = base + row * n_columns, 0, n_columns
@@ -50,7 +53,7 @@ def seen_span(marks, base, n_rows, n_columns, lanes):
 def softmax(scores, base, visible, there, n, fault, row, one, lowest):
     """Turn n scores into probabilities; fault[row] becomes 0, or NaN if the largest or the sum is NaN or infinite.
 
-    `one` and `lowest`, −∞, are of the dtype of scores.
+    `one` is 1 and `lowest` is −∞, in the dtype of scores.
     """
     in_whole_registers()
     n_seen = 0
@@ -64,10 +67,10 @@ def softmax(scores, base, visible, there, n, fault, row, one, lowest):
     most = largest_of(scores, base, n)
     for j in range(n):
         scores[base + j] = exp(scores[base + j] - most)
-    # written to `fault` first, which rounds the binary64 sum to the dtype of scores
+    # the sum goes through `fault`, because storing it there rounds it from binary64 to the dtype of scores
     fault[row] = sum_of(scores, base, n)
     share = one / fault[row]
-    # 0 times infinity or NaN is NaN
+    # 0 times infinity or NaN is NaN, so `fault` becomes NaN if the largest score or the sum is not finite
     fault[row] = most * 0 + fault[row] * 0
     for j in range(n):
         scores[base + j] *= share
@@ -96,10 +99,11 @@ def _forward(kind: Any) -> Any:
         task,
         worker,
     ):
-        """Write y (length, depth) and probabilities (length, keys) of one query head, the task, and fault (rows,).
+        """Write y, probabilities and fault of one query head, which is the task.
 
-        q and y are (batch, heads, length, depth), k and v (batch, heads / group, keys, depth), all dense. `visible` is
-        (batch, length, keys) of bytes, or (1, length, keys) if the batch shares it. `softmax` says what fault gets.
+        q and y are (batch, heads, length, depth), k and v (batch, heads / group, keys, depth), probabilities
+        (batch, heads, length, keys), fault (batch, heads, length), all dense. `visible` is (batch, length, keys) of
+        bytes, or (1, length, keys) if the batch shares it. `softmax` explains fault.
         """
         in_whole_registers()
         batch, pair = task // heads, task // group
@@ -160,7 +164,7 @@ def attention_forward(
     """
     b, h, t, d = q.shape
     kv, s = k.shape[1:3]
-    # the loops read as many numbers as these shapes and this dtype say
+    # the loops would read beyond arrays of other shapes or dtypes
     assert k.shape == v.shape, f"keys are {k.shape}, values {v.shape}"
     assert visible.shape in ((b, t, s), (1, t, s)), f"visible is {visible.shape}, expected {(b, t, s)}"
     assert q.dtype == k.dtype == v.dtype, f"queries are {q.dtype}, keys {k.dtype}, values {v.dtype}"
@@ -191,9 +195,9 @@ def attention_forward(
 
 @compiled()
 def through_softmax(work, base, keys, probabilities, there, n_keys, n_rows, low, high, end, spare):
-    """Turn the gradients of probabilities, rows of `work`, into those of scores; rows that see nothing become 0.
+    """Turn the gradients of probabilities, rows of `work`, into those of scores; rows that see no key become 0.
 
-    `spare` is a place of `work` that rounds a mean to its dtype.
+    `spare` is an index of `work`. Storing a mean there rounds it to the dtype of `work`.
     """
     for i in range(n_rows):
         at, by = base + i * keys, there + i * n_keys
@@ -227,7 +231,7 @@ def _backward(kind: Any) -> Any:
         task,
         worker,
     ):
-        """Write dq of the query heads that share one key/value head, the task, and its dk and dv.
+        """Write dk and dv of one key/value head, which is the task, and dq of the query heads that share it.
 
         dy, q and dq are (tasks, group, length, depth), k, v, dk and dv (tasks, keys, depth), probabilities
         (tasks, group, length, keys), all dense; scale is (1,). `since` and `until` (workers * fours,) have, for each
@@ -272,7 +276,7 @@ def _backward(kind: Any) -> Any:
                 for i in range(n):
                     for j in range(depth):
                         dq[(task * rows + row + i) * depth + j] = work[result + i * wide + j] * scale[0]
-            # the heads of a group share keys and values, so that their gradients are summed
+            # the heads of a group share keys and values, so their gradients are summed
             for four in range(n_fours):
                 key, n = four * ROWS, min(ROWS, n_keys - four * ROWS)
                 row, steps = head * length + since[fours + four], until[fours + four] - since[fours + four]

@@ -17,12 +17,12 @@ from seft_ref.layers.compiled.sums import largest_of, sum_of
 from seft_ref.layers.cross_entropy import CrossEntropyCache, checked_targets
 
 COLUMNS = 1024
-"""Exponentials that are held at once."""
+"""Exponentials of a row that are stored at a time before they are summed."""
 
 
 def _forward(kind: Any) -> Any:
     def forward(logits, logsumexp, work, width, n_rows, task, worker):
-        """Write logsumexp (rows,); `work` has COLUMNS numbers a worker."""
+        """Write logsumexp (rows,) at the rows of one task; `work` has COLUMNS numbers for each worker."""
         in_whole_registers()
         own = worker * COLUMNS
         for i in range(task * ROWS, min((task + 1) * ROWS, n_rows)):
@@ -77,7 +77,7 @@ def _backward(kind: Any) -> Any:
 
 
 def cross_entropy_backward(dloss: Float[Array, ""], cache: CrossEntropyCache) -> Float[Array, "N V"]:
-    """Return dlogits, exactly 0 in rows that do not count."""
+    """Return dlogits, exactly 0 in rows whose target is −100."""
     # forward: loss = sum(logsumexp - logits[target]) / count
     logits = cache.logits
     scale = np.where(cache.counted, dloss / cache.count, 0).astype(logits.dtype)

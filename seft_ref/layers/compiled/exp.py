@@ -4,9 +4,9 @@
 
     exp(x) = 2^n · exp(r)     n = x / ln 2 rounded, |r| <= ln 2 / 2, and exp(r) by its Taylor series
 
-The library's exp is a call a number, and several times slower. The result is within 2 units in the last place, and 0
-where it would be below the smallest normal number, because arithmetic with such numbers takes a hundred times as long.
-NaN stays NaN.
+The exp of the C library takes one number a call and is several times slower. The result is within 2 units in the last
+place. It is 0 where it would be below the smallest normal number, because arithmetic with such numbers takes a hundred
+times as long. NaN stays NaN.
 """
 
 import math
@@ -20,9 +20,9 @@ from numba.extending import intrinsic, overload
 
 @intrinsic
 def scaled(typing_context: Any, number: Any, rounded: Any, rounder: Any) -> Any:
-    """Return number · 2^n, where rounded = rounder + n; infinity beyond the largest number.
+    """Return number · 2^n, where rounded = rounder + n; infinity beyond the largest number of the dtype.
 
-    2^n is two factors, because 2^128 is no float32, and exp has numbers that need it.
+    2^n is multiplied as two factors, because exp needs 2^128 for some numbers, which float32 does not have.
     """
     width, fraction, bias = (32, 23, 127) if number.bitwidth == 32 else (64, 52, 1023)
 
@@ -51,9 +51,9 @@ def _exp_of(x):
     """Return the implementation for float32 or float64, whose constants are of that type."""
     kind = np.float32 if x == types.float32 else np.float64
     info = np.finfo(kind)
-    # adding it rounds a number to a whole one, which is then the lowest bits of the sum
+    # adding `rounder` rounds a number to an integer, which then stands in the lowest bits of the sum
     rounder = kind(1.5 * 2.0**info.nmant)
-    # ln 2 in two parts: the first has so few bits that its product with n is exact
+    # ln 2 is split in two, because the first part has so few bits that its product with n is exact
     high, low = kind(0.693359375), kind(-0.000212194440054690582768)
     per_ln2, zero, one = kind(1 / math.log(2)), kind(0), kind(1)
     least, most = kind(math.log(info.tiny) + 1e-5), kind(math.log(info.max) + 1)

@@ -5,7 +5,7 @@
     c[i, j]  +=  sum over k of a[i, k] · b[k, j]
 
 Each sum adds its terms in the order of k. BLAS is not used, for two reasons. One product of attention is too small for
-its threads. And rows that see few keys need only a part of a product.
+the threads of BLAS, and rows that see few keys need only a part of a product.
 """
 
 from typing import Any
@@ -20,8 +20,8 @@ from seft_ref.kernels.cpu.vectors import Emitter
 ROWS = 4
 """Rows of c that are summed at once."""
 VECTORS = 4
-"""Registers of 64 bytes of a row of c that are, with AVX512; 16 sums keep a processor busy whose multiply-add takes
-four cycles. Without AVX512 such a register takes two or four of the processor's, and there is room for one."""
+"""Registers of 64 bytes of a row of c that are summed at once with AVX512. These 16 sums keep a processor busy whose
+multiply-add takes four cycles. Without AVX512 there is room for one, which fills two or four of its registers."""
 _I64 = ir.IntType(64)
 
 
@@ -53,7 +53,7 @@ def _make_tile(n_rows: int, n_vectors: int) -> Any:
             rows, results = ([row_of(*of, i) for i in range(n_rows)] for of in ((a_base_, a_row_), (c_base_, c_row_)))
 
             def add(registers: range) -> None:
-                """Add the product with these registers of columns."""
+                """Add the product with these registers of columns of b to c."""
 
                 def step(k: Any, sums: list[Any]) -> list[Any]:
                     there = builder.add(b_base_, builder.mul(k, b_step_))
@@ -112,7 +112,7 @@ def add_product(a, a_base, a_row, a_step, n_rows, n_steps, b, b_base, b_step, c,
 
 @compiled()
 def padded(a, a_base, n_rows, n_columns, b, b_base, b_row):
-    """Copy n_rows rows of n_columns to rows of b_row, whose other columns become zero."""
+    """Copy n_rows rows of n_columns numbers of a to rows of b_row numbers of b, padded with zeros."""
     for i in range(n_rows):
         for j in range(n_columns):
             b[b_base + i * b_row + j] = a[a_base + i * n_columns + j]
@@ -122,7 +122,7 @@ def padded(a, a_base, n_rows, n_columns, b, b_base, b_row):
 
 @compiled()
 def zeroed(a, base, n):
-    """Write n zeros."""
+    """Write zeros to a[base] and the n - 1 numbers behind it."""
     for i in range(base, base + n):
         a[i] = 0
 

@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN202
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""RMSNorm, one pass over each row (LYR-002, LYR-015); `layers/rmsnorm.py` defines it."""
+"""RMSNorm, compiled row by row (LYR-002, LYR-015); `layers/rmsnorm.py` defines it."""
 
 import math
 from typing import Any
@@ -19,7 +19,7 @@ def _forward(kind: Any) -> Any:
     one = kind(1)
 
     def forward(x, weight, eps, y, r, width, n_rows, task, worker):
-        """Write r (rows,) and y (rows, width)."""
+        """Write r (rows,) and y (rows, width) at the rows of one task."""
         for i in range(task * ROWS, min((task + 1) * ROWS, n_rows)):
             base = i * width
             mean = kind(sum_of_products(x, base, x, base, width) / width)
@@ -37,7 +37,7 @@ def rmsnorm_forward(
     """Return x scaled to unit mean square and by weight, and the cache (LYR-002).
 
     Raises:
-        LayerOverflow: LYR-015 if the mean square of a row is NaN, infinite, or 0 without an eps.
+        LayerOverflow: LYR-015 if the mean square of a row is NaN or infinite, or if it and eps are 0.
     """
     x = contiguous(x)
     y, r = np.empty_like(x), np.empty((*x.shape[:-1], 1), dtype=x.dtype)

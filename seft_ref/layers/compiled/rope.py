@@ -14,7 +14,7 @@ from seft_ref.layers.rope import RopeTable
 
 def _rotation(kind: Any) -> Any:
     def rotate(x, cos, sin, y, sign, heads, length, half, stride_b, stride_h, stride_t, n_rows, task, worker):
-        """Write y, contiguous (batch, heads, length, 2 half): x turned by the angles of its positions, or back."""
+        """Write y, contiguous (batch, heads, length, 2 half): x rotated by the angles of its positions, or back."""
         way = sign[0]
         for i in range(task * ROWS, min((task + 1) * ROWS, n_rows)):
             t, h, b = i % length, i // length % heads, i // (length * heads)
@@ -29,14 +29,14 @@ def _rotation(kind: Any) -> Any:
 
 
 def _rotated(x: NumpyArray, table: RopeTable, way: int) -> NumpyArray:
-    """Return x (..., T, D) turned by the angles of the table, or back for way −1; contiguous."""
+    """Return x (..., T, D) rotated by the angles of the table, or back for way −1; contiguous."""
     *lead, length, dim = x.shape
     x = x.reshape(-1, 1, length, dim) if len(lead) != 2 else x
     if x.strides[3] != x.itemsize:
         x = np.ascontiguousarray(x)
     strides = [stride // x.itemsize for stride in x.strides[:3]]
     y = np.empty(x.shape, dtype=x.dtype)
-    # a view of what x spans, because the loop counts elements from the first one
+    # a flat view of the memory that x spans, because the loop counts elements from the first one
     spanned = np.lib.stride_tricks.as_strided(
         x, (x.size and 1 + sum(s * (n - 1) for s, n in zip((*strides, 1), x.shape, strict=True)),), (x.itemsize,)
     )

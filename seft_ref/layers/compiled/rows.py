@@ -1,4 +1,4 @@
-"""Runs compiled loops on numba's threads: over the rows of arrays, some rows a task, or over tasks of any kind."""
+"""Runs compiled loops on numba's threads: over the rows of arrays, ROWS rows a task, or over tasks of any kind."""
 
 from collections.abc import Callable
 from functools import cache
@@ -29,7 +29,7 @@ def over_rows(make: Callable[[Any], Made], n_rows: int, *arguments: NumpyArray |
 
 
 def over_tasks(make: Callable[[Any], Made], n_tasks: int, *arguments: NumpyArray | int) -> None:
-    """Run the loop that `make` returns for the dtype of the first argument, as so many tasks.
+    """Run n_tasks tasks of the loop that `make` returns for the dtype of the first argument.
 
     The loop takes the arguments, flat arrays as pointers to their first element, then a task and a worker.
     """
@@ -39,7 +39,7 @@ def over_tasks(make: Callable[[Any], Made], n_tasks: int, *arguments: NumpyArray
 
 
 def workers_of(n_tasks: int) -> int:
-    """Return the number of workers that share so many tasks."""
+    """Return the number of workers that share n_tasks tasks."""
     return min(numba.get_num_threads(), max(n_tasks, 1))
 
 

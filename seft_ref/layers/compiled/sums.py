@@ -1,9 +1,10 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""Sums and the largest number of a row, a register at a time: loop vectorisers keep the order of a sum, one by one.
+"""Sums and the largest number of a row, a register at a time.
 
-Sums are of binary64 whatever the dtype of the row, so that they round less than pairwise sums of float32. The order
-of a sum depends on the length of the row alone.
+Vectors are written out here, because loop vectorisers keep the order of a sum and add one number at a time. Sums are
+binary64 whatever the dtype of the row, so that they round less than pairwise sums of float32. The order of a sum
+depends on the length of the row alone.
 """
 
 from typing import Any
@@ -16,7 +17,7 @@ from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES, Emitter
 
 LANES = REGISTER_BYTES // 4
-"""A multiple of the numbers in a register of either dtype; what is left over is added one by one."""
+"""Vector loops take groups of LANES numbers, which fill registers of either dtype; a scalar loop takes the rest."""
 _BINARY64 = ir.DoubleType()
 
 
@@ -26,7 +27,7 @@ def _wide(e: Emitter, vector: Any) -> Any:
 
 
 def _halved(e: Emitter, vector: Any, join: Any) -> Any:
-    """Return what joins all lanes of a vector, by halves."""
+    """Return one number: the lanes of a vector joined half with half by the function `join`."""
     n = vector.type.count
     while n > 1:
         n //= 2
@@ -73,9 +74,9 @@ def _numbers(typing_context: Any, x: Any, base: Any, n: Any) -> Any:
 
 @intrinsic
 def _most(typing_context: Any, x: Any, base: Any, n: Any) -> Any:
-    """Return the largest of x[base + j] for j < n, a multiple of the lanes of a register and not 0; NaN is passed over.
+    """Return the largest of x[base + j] for j < n, a multiple of the lanes of a register; NaN is ignored.
 
-    It is −∞ if all are NaN.
+    It is −∞ if n is 0 or all are NaN.
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -117,7 +118,7 @@ def sum_of(x, base, n):
 
 @compiled()
 def largest_of(x, base, n):
-    """Return the largest of x[base + j] for j < n; NaN is passed over, and −∞ stands for none."""
+    """Return the largest of x[base + j] for j < n, ignoring NaN; −∞ if there is none."""
     whole = n - n % LANES
     most = _most(x, base, whole)
     for j in range(whole, n):

@@ -18,7 +18,7 @@ def _forward(kind: Any) -> Any:
     one = kind(1)
 
     def forward(gate, up, y, width, n_rows, task, worker):
-        """Write y (rows, width)."""
+        """Write y (rows, width) at the rows of one task."""
         in_whole_registers()
         for i in range(task * ROWS * width, min((task + 1) * ROWS, n_rows) * width):
             y[i] = gate[i] * (one / (one + exp(-gate[i]))) * up[i]
@@ -38,7 +38,7 @@ def _backward(kind: Any) -> Any:
     one = kind(1)
 
     def backward(dy, gate, up, dgate, dup, width, n_rows, task, worker):
-        """Write dgate and dup (rows, width)."""
+        """Write dgate and dup (rows, width) at the rows of one task."""
         in_whole_registers()
         for i in range(task * ROWS * width, min((task + 1) * ROWS, n_rows) * width):
             sigmoid = one / (one + exp(-gate[i]))
@@ -60,5 +60,5 @@ def swiglu_backward(dy: Float[Array, "*n F"], cache: SwigluCache) -> tuple[Float
 
 
 def swiglu_again(cache: SwigluCache) -> tuple[Float[Array, "*n F"], SwigluCache]:
-    """Return y as the forward gave it, bit for bit, and the cache; the backward computes its exp once more."""
+    """Return y as the forward gave it, bit for bit, and a cache without sigmoid, which the backward computes again."""
     return swiglu_forward(cache.gate, cache.up)
