@@ -28,9 +28,9 @@ def _prepared(value: Any, dtype: str) -> Any:
 
 
 def same_values(a: Any, b: Any) -> bool:
-    """Return whether two values are equal: arrays by dtype and bytes, numbers by value, NaN equal to NaN."""
+    """Return whether two values are equal: arrays by dtype, shape and bytes, numbers by value, NaN equal to NaN."""
     if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.tobytes() == b.tobytes()
+        return isinstance(b, np.ndarray) and (a.dtype, a.shape) == (b.dtype, b.shape) and a.tobytes() == b.tobytes()
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(same_values(a[k], b[k]) for k in a)
     if isinstance(a, list):

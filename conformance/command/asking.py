@@ -1,6 +1,7 @@
 """Asks a port one case, and prints every line, the whole arrays, and the first difference."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from conformance.cases.case import Case
@@ -50,8 +51,7 @@ def ask(case: Case, variants: Sequence[Variant], say: Say) -> Result:
         port = _Kept(variant.port)
         variant.port.on_line = lambda arrow, raw: say(f"  {arrow} {_line(raw)}")
         say(f"{variant.name}:")
-        recording = Variant(port, variant.dtype, variant.kinds, variant.offers, variant.deterministic)
-        (result,) = run([case], [recording])
+        (result,) = run([case], [replace(variant, port=port)])
         variant.port.on_line = lambda arrow, raw: None
         _tell(result, port.last, say)
         last = result if result.failures or not last.failures else last

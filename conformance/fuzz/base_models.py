@@ -111,4 +111,4 @@ def disturbed(chance: Random, base: dict[str, Plain]) -> None:
     elif kind == 3:
         base.pop(name)
     else:
-        base[name] = replace(one, shape=(prod(one.shape), *one.shape[:0]))
+        base[name] = replace(one, shape=(prod(one.shape),))

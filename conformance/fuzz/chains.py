@@ -111,7 +111,7 @@ def _changed(chance: Random, name: str, base: Tensor, kind: int) -> dict[str, Te
     out: dict[str, Tensor] = {}
     if kind < 6 and base.dtype in files_deltas.WIDTHS:
         dtype = chance.choice(tuple(files_deltas.WIDTHS))
-        out[f"add:{name}"] = replace(at_positions(dtype, base.shape, at, chance))
+        out[f"add:{name}"] = at_positions(dtype, base.shape, at, chance)
         try:
             files_deltas.change(base, {"add": out[f"add:{name}"]})
         except (AssertionError, OverflowError, struct.error):

@@ -177,6 +177,6 @@ def _by_task(requests: Sequence[Instance]) -> dict[object, list[list[int]]]:
 def _first_token(folder: Path, stops: Sequence[int]) -> int | None:
     """Return the token that begins a text: bos_token_id of config.json, else the first one that ends a text."""
     named = json.loads((folder / "config.json").read_bytes()).get("bos_token_id")
-    if isinstance(named, int):
+    if isinstance(named, int) and not isinstance(named, bool):
         return named
     return stops[0] if stops else None
