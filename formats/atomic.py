@@ -1,6 +1,6 @@
 """Files and folders that appear under their name complete, or not at all.
 
-    .model.tmp-0f1e2d3c4b5a6978/      where a writer of `model` works, beside it; locked as long as the writer lives
+    .model.tmp-0f1e2d3c4b5a6978/      in which a writer of `model` works; the writer locks it as long as it lives
 
 A writer that is killed leaves its folder behind. The next writer of the same name gets the lock of the folder, and
 removes it (FMT-166).
@@ -18,23 +18,23 @@ from typing import Any
 
 from formats.errors import DestinationExists
 
-# without fcntl folders are not locked, and none that is left behind is removed
+# without fcntl there are no locks, so nothing shows that a writer was killed, and its folder stays
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 
 
 @contextmanager
 def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
-    """Yield an empty folder beside path, renamed to it if the block ends well, else removed (FMT-110).
+    """Yield an empty folder beside path; it is renamed to path if the block succeeds, otherwise removed (FMT-110).
 
     The block must sync every file that it puts there. Missing parents of path are made, and removed again if the block
     fails. First, the folders of killed writers to the same path are removed (FMT-166).
 
     Args:
         path: the folder to make.
-        replaces: replace what is at path, which comes back if anything goes wrong.
+        replaces: replace an existing folder at path, which is put back if the renaming fails.
 
     Raises:
-        DestinationExists: FMT-110, before anything is written, if path exists and is not to be replaced.
+        DestinationExists: FMT-110 if path exists and `replaces` is false; tested before the block and after it.
     """
     if not replaces:
         refuse_existing(path)
@@ -57,10 +57,10 @@ def new_folder(path: Path, *, replaces: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file for the block to write and sync; it then becomes path (FMT-111).
+    """Yield the path of a temporary file, which the block writes and syncs; it is then renamed to path (FMT-111).
 
-    It replaces an older file if the block ends well, and is removed otherwise, with the parents of path that were
-    made. First, the folders of killed writers to the same path are removed (FMT-166).
+    It replaces an older file. If the block fails, it is removed, and so are the parents of path that were made.
+    First, the folders of killed writers to the same path are removed (FMT-166).
     """
     with _folders_to(path), _workshop(path) as folder:
         yield folder / path.name
@@ -83,13 +83,13 @@ def remove_leftovers(path: Path) -> None:
 
 
 def lock_file(path: Path) -> int:
-    """Return an open file that holds the lock of a file, which is made if it is not there.
+    """Lock a file, and return its handle; the file is created if it does not exist.
 
-    The lock is free when the file is closed here and in every process that was forked meanwhile, or they end.
+    The lock ends when this process, and every process that it forked meanwhile, has closed the handle or ended.
 
     Raises:
-        BlockingIOError: if a living process holds it.
-        OSError: where there are no locks.
+        BlockingIOError: if the file is locked already.
+        OSError: if the system or the file system has no locks.
     """
     if fcntl is None:
         raise OSError(f"{path} cannot be locked, because this system has no flock")
@@ -103,7 +103,7 @@ def lock_file(path: Path) -> int:
 
 
 def is_file_of(path: Path, handle: int) -> bool:
-    """Tell whether a path names the file that is open as handle."""
+    """Return whether a path names the file that is open as handle."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(handle))
     except FileNotFoundError:
@@ -111,10 +111,10 @@ def is_file_of(path: Path, handle: int) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Verify that a file can be written, in place of an older one.
+    """Verify that a file can be written at path; an older file there may be replaced.
 
     Raises:
-        OSError: if it is a folder, or lies where nothing can be written.
+        OSError: if path is no regular file, or lies where nothing can be written.
     """
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file")
@@ -124,10 +124,12 @@ def check_file(path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Verify that the nearest existing parent of a path is a folder that can be written to; writing makes the others.
+    """Verify that the nearest existing parent of a path is a folder in which files can be made.
+
+    Missing parents are no error, because writing makes them.
 
     Raises:
-        OSError: if it is not.
+        OSError: if that parent is no folder, or is read-only.
     """
     folder = path.absolute().parent
     while not os.path.lexists(folder):
@@ -139,7 +141,7 @@ def check_place(path: Path) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write a file under its name at once, in place of an older one (FMT-111)."""
+    """Write a file, which appears complete or not at all; an older one is replaced (FMT-111)."""
     with new_file(path) as new:
         write_bytes(new, data)
 
@@ -153,12 +155,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def refuse_existing(path: str | Path) -> None:
-    """Refuse a name that is taken; an existing folder is never written into.
+    """Refuse a path that exists, because nothing is ever written into an existing folder.
 
     Raises:
         DestinationExists: FMT-110.
     """
-    # FMT-110: a dangling link counts as being there
+    # FMT-110: lexists, because a dangling link occupies the name as well
     if os.path.lexists(path):
         raise DestinationExists("FMT-110", f"{path} exists; choose another destination or remove it first")
 
@@ -185,7 +187,7 @@ def _folders_to(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _workshop(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside path, locked; it is removed when the block ends, unless it has been renamed."""
+    """Yield a new locked folder beside path; it is removed when the block ends, unless it has been renamed."""
     remove_leftovers(path)
     folder, handle = _make_locked(path)
     try:
@@ -197,12 +199,12 @@ def _workshop(path: Path) -> Iterator[Path]:
 
 
 def _make_locked(path: Path) -> tuple[Path, int | None]:
-    """Return a new folder, and the open file that holds its lock; None where there are no locks."""
+    """Return a new folder beside path, and the handle of its lock; the handle is None if there are no locks."""
     while True:
         # in the same folder as path, so that renaming never has to copy
         folder = path.parent / f".{path.name}.tmp-{secrets.token_hex(8)}"
         folder.mkdir()
-        # tried again if another writer removes the folder as dead before it is locked
+        # the loop tries again if another writer removes this folder as dead before it is locked
         with suppress(BlockingIOError, FileNotFoundError):
             handle = _lock(folder)
             if handle is None or is_file_of(folder, handle):
@@ -211,11 +213,11 @@ def _make_locked(path: Path) -> tuple[Path, int | None]:
 
 
 def _lock(path: Path) -> int | None:
-    """Return an open file that holds the lock of a folder; None where there are no locks.
+    """Lock a folder, and return its handle; None if the system or the file system has no locks.
 
     Raises:
-        BlockingIOError: if a living process holds it.
-        FileNotFoundError: if the folder is not there.
+        BlockingIOError: if the folder is locked already.
+        FileNotFoundError: if the folder does not exist.
     """
     if fcntl is None:
         return None
@@ -231,8 +233,8 @@ def _lock(path: Path) -> int | None:
 
 
 def _remove_if_dead(leftover: Path) -> None:
-    """Remove what a writer left if its lock is free, which shows that the writer is dead (FMT-166)."""
-    # a file comes from a writer without locks; `_lock` fails on it, and it is left to the user
+    """Remove the folder of a writer if its lock is free, which shows that the writer is dead (FMT-166)."""
+    # `_lock` fails on a file, which only a writer without locks leaves behind; the user has to remove it
     with suppress(OSError):
         handle = _lock(leftover)
         if handle is not None:

@@ -1,4 +1,4 @@
-"""Changes of one tensor: computes the operations from one version to another, and applies them (FMT-133 to FMT-136)."""
+"""Computes the operations that turn one version of a tensor into another, and applies them (FMT-133 to FMT-136)."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,9 +14,9 @@ from formats.errors import FormatError
 from formats.records import Array, Dense, Mask, Sparse, Tensor, bits, flat, from_flat, with_values
 
 SUMMED = ("F16", "BF16", "F32", "F64")
-"""Dtypes that `add` reads and makes (FMT-133)."""
+"""Dtypes of a base and of amounts that `add` accepts (FMT-133)."""
 BLOCK = 1 << 20
-"""Values that are compared at a time, so that they stay in a cache."""
+"""Number of values that are compared at a time, so that they stay in the cache."""
 
 
 def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str, Tensor]:
@@ -26,7 +26,7 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
         base: the tensor before; None if it is new.
         target: the tensor after.
         op: ``"replace"`` or ``"add"``. A new tensor, a mask, and a tensor of another dtype or shape than before become
-            ``whole``. With ``"replace"`` so does one of which at least as many positions change as it stores.
+            ``whole``. With ``"replace"``, so does a tensor in which at least as many positions change as it stores.
         name: the tensor's name in messages.
 
     Raises:
@@ -57,21 +57,21 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
 
 
 def _same_support(a: Dense | Sparse, b: Dense | Sparse) -> bool:
-    """Tell whether two tensors of one shape have their supports in the same form, and equal."""
+    """Return whether two tensors of one shape are both dense, or both sparse with equal supports."""
     if isinstance(a, Dense) or isinstance(b, Dense):
         return isinstance(a, Dense) and isinstance(b, Dense)
     return np.array_equal(a.indptr, b.indptr) and np.array_equal(a.indices, b.indices)
 
 
 def _unequal(old: Array, new: Array) -> NDArray[np.int64]:
-    """Return the indices at which two arrays of one size hold other bits, in order, one block at a time."""
+    """Return the ascending indices at which the bits of two arrays of one size differ; it compares block by block."""
     blocks = range(0, old.size, BLOCK)
     positions = [np.flatnonzero(bits(old[i : i + BLOCK]) != bits(new[i : i + BLOCK])) + i for i in blocks]
     return np.concatenate([np.empty(0, dtype=np.int64), *positions])
 
 
 def _position_of(tensor: Dense | Sparse, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the flat positions of slots in order."""
+    """Return the flat position of each slot, (slots.size,)."""
     if isinstance(tensor, Dense):
         return slots
     rows = np.searchsorted(tensor.indptr, slots, side="right") - 1
@@ -81,7 +81,7 @@ def _position_of(tensor: Dense | Sparse, slots: NDArray[np.int64]) -> NDArray[np
 def _differing(
     before: NDArray[np.int64], old: Array, after: NDArray[np.int64], new: Array
 ) -> tuple[NDArray[np.int64], Array]:
-    """Return the positions of a target that are new or hold other bits than before, and the values there."""
+    """Return the positions of the new version that the old one lacks or whose bits differ, and the new values there."""
     in_both = _among(after, before)
     differs = ~in_both
     slots = np.searchsorted(before, after[in_both])
@@ -90,7 +90,7 @@ def _differing(
 
 
 def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: NDArray[np.int64], name: str) -> Sparse:
-    """Return the amounts that base needs at some positions to become new: F32 if base has 16 bits, otherwise F64.
+    """Return the amounts to add to base at some positions to reach new: F32 if base has 16 bits, otherwise F64.
 
     Raises:
         FormatError: FMT-135 if base cannot be added to, or a sum does not reach its new value bit for bit.
@@ -119,7 +119,7 @@ def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: N
 
 
 def apply(base: Tensor | None, operations: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return the tensor that operations make of base; they must be a set that FMT-132 allows.
+    """Return base after operations, which must be a set that FMT-132 allows.
 
     Raises:
         FormatError: FMT-133 if an operation does not fit the tensor; FMT-135 if a sum is not finite.
@@ -210,7 +210,7 @@ def sums_of(old: Array, amounts: Array, dtype: np.dtype[Any], name: str) -> Arra
     with np.errstate(over="ignore", invalid="ignore"):
         sums: Array = old.astype(np.float64) + amounts.astype(np.float64)
         if dtype != np.float64:
-            # by way of F32: what a cast from binary64 to 16 bits does differs between libraries
+            # cast to F32 first, because libraries round a cast from binary64 to 16 bits differently
             sums = sums.astype(np.float32)
         sums = sums.astype(dtype)
     if not np.isfinite(sums).all():
@@ -219,7 +219,7 @@ def sums_of(old: Array, amounts: Array, dtype: np.dtype[Any], name: str) -> Arra
 
 
 def values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
-    """Return the values at flat positions, 0 where there is none."""
+    """Return the values of a tensor at flat positions; 0 at positions that it does not store."""
     if isinstance(tensor, Dense):
         dense: Array = tensor.values.reshape(-1)[at]
         return dense
@@ -230,7 +230,7 @@ def values_at(tensor: Dense | Sparse, at: NDArray[np.int64]) -> Array:
 
 
 def _slots(tensor: Sparse, at: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Return how many stored positions lie before each flat position of `at`, ascending, and whether it is stored."""
+    """Return for each flat position of `at`, ascending, how many stored positions precede it, and if it is stored."""
     from formats import loops
 
     before, stored = np.empty(at.size, dtype=np.int64), np.empty(at.size, dtype=np.bool_)

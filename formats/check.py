@@ -29,8 +29,8 @@ Violation = tuple[str, FormatError]
 def violations(path: str | os.PathLike[str], *, limit: int | None = None) -> Iterator[Violation]:
     """Yield the place and the error of each broken rule, each pair once.
 
-    If the header of a file is refused, its error is reported, and those of the tensor entries that can still be
-    parsed. Otherwise every tensor of the file is read and compared with its digests.
+    If the header of a file is refused, its error comes first, and then the errors of the tensor entries that can still
+    be parsed. Otherwise every tensor of the file is read and compared with its digests.
 
     Args:
         path: a checkpoint folder or a single file.
@@ -50,7 +50,7 @@ def violations(path: str | os.PathLike[str], *, limit: int | None = None) -> Ite
 
 
 def _memory_bytes(path: Path) -> int:
-    """Return the bytes that all tensors take in memory; parts with a refused header count 0, because none is read."""
+    """Return the bytes of all tensors in memory; a part with a refused header counts 0, because it is not read."""
     total = 0
     for part in path.glob("model.sparse*.safetensors") if path.is_dir() else [path]:
         with suppress(FormatError):
@@ -107,7 +107,7 @@ def _of_file(path: Path) -> Iterator[Violation]:
 
 
 def _of_whole(path: Path) -> Iterator[Violation]:
-    """Yield what is wrong with parts that are sound each for itself, and with matrices of codes (QNT-009.3)."""
+    """Yield the violations between parts that are each valid, and those in matrices of codes (QNT-009.3)."""
     try:
         checkpoint = checkpoint_of(Reader(path))
     except FormatError as error:
@@ -143,7 +143,7 @@ def _check_entry(name: str, entry: Any) -> None:
 
 
 def _lenient(path: Path) -> Any:
-    """Return the tensor entries of a manifest in any spelling of JSON, None if they cannot be found."""
+    """Return the tensor entries of a manifest, whose JSON need not be canonical; None if they cannot be found."""
     try:
         with open_regular(path) as file:
             n = int.from_bytes(file.read(LENGTH.size), "little")

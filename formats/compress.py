@@ -14,9 +14,9 @@ from formats.errors import FormatError
 
 LEVEL = 9
 RATIO = 1024
-"""Most times that a frame may be smaller than its content, which bounds what a small file asks of a reader."""
+"""Largest allowed ratio of content to frame, so that a small file cannot make a reader take much memory."""
 MAGIC = b"\x28\xb5\x2f\xfd"
-"""The first bytes of a zstd frame; no file that is not packed begins with them (FMT-177.2)."""
+"""The first bytes of a zstd frame; of the files of this format only packed ones begin with them (FMT-177.2)."""
 
 
 def pack(raw: NDArray[np.uint8], itemsize: int) -> bytes | None:
@@ -46,7 +46,7 @@ def unpack(frame: NDArray[np.uint8], raw_bytes: int, itemsize: int, name: str) -
     """Return the expanded bytes of a section, uint8 (raw_bytes,).
 
     Raises:
-        FormatError: FMT-142, without expanding to more than raw_bytes.
+        FormatError: FMT-142 if the frame does not expand to raw_bytes bytes; it never expands to more.
     """
     import zstandard
 
@@ -90,7 +90,7 @@ def unpack_file(frame: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
     """Return the bytes of the file that a packed file holds, uint8 (nbytes,), read-only.
 
     Raises:
-        FormatError: FMT-177, before memory is taken for a size that the frame is too small for.
+        FormatError: FMT-177; a content of more than `RATIO` times the frame is refused before memory is taken for it.
     """
     import zstandard
 

@@ -156,7 +156,7 @@ def values_of(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Arr
 
 
 def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], size_for: Callable[[int], int]) -> bytes:
-    """Return the length field and the header (FMT-020): canonical JSON, padded with spaces to the size of size_for.
+    """Return the length field and the header (FMT-020): canonical JSON, padded with spaces to the size by size_for.
 
     Args:
         metadata: the entries of ``__metadata__``.
@@ -188,7 +188,7 @@ class MappedFile:
     So replace files by renaming, never in place (FMT-111).
 
     Attributes:
-        packed: whether the file is packed, and its content in memory (FMT-177).
+        packed: whether the file is packed; its content is then expanded in memory instead of mapped (FMT-177).
 
     Raises:
         FormatError: FMT-020 for a file of fewer than 8 bytes, FMT-165 if it is no regular file, FMT-177 for a packed
@@ -225,7 +225,7 @@ class MappedFile:
             FormatError: FMT-021 if it is longer than limit or than the file, before a byte of it is read.
         """
         (n,) = LENGTH.unpack(self._bytes[: LENGTH.size].tobytes())
-        # FMT-021: compared by subtraction, which cannot wrap
+        # FMT-021: tested before reading, because a forged length could ask for 2^64 bytes
         if n > limit:
             raise FormatError(
                 "FMT-021", f"{self.path.name} announces a header of {n} bytes, at most {limit} are allowed"

@@ -30,7 +30,7 @@ USES = {
     "scipy": ("dtype",),
     "binsparse": ("dtype",),
 }
-"""Target -> the options that it uses, of those that not every target uses."""
+"""Target -> the options of `convert` that it uses; options that do not depend on the target are left out."""
 TO = tuple(USES)
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
 """Target that can be read back and compared -> the format that it is read as."""
@@ -67,26 +67,27 @@ def convert(
         to: one of TO.
         source_format: name of a format, or ``"auto"`` to detect it.
         base: the model that an adapter, a patch or a delta changes.
-        encoding: as in `write`; of a version folder ``"xor"``, the default, or ``"overwrite"``.
+        encoding: as in `write`; for a version folder ``"xor"``, the default, or ``"overwrite"``.
         compress: as in `write`.
         shard_bytes: as in `write`.
-        dtype: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"`` to cast floats to, of a delta the amounts that an adapter
-            adds; None keeps every bit.
-        zeros: which entries of a dense matrix are absent (FMT-127): ``"any"``, the default, those that equal zero;
-            ``"positive"`` those without a set bit, so that −0.0 is stored.
-        checksum: of a version folder: ``"xxh3-128"``, the default, ``"blake3"`` or ``"adler32"``.
-        expand_quantised: let the quantised tensors of a GGUF file become F32, those of a folder floats (FMT-175), and
-            codes of this format weights (QNT-009.5).
-        keep_codes: let quantised matrices of a folder become codes of this format (QNT-010); for ``"sparse"`` alone.
+        dtype: floats are cast to it: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"``; for a delta only the amounts that
+            an adapter adds are cast. None keeps every bit.
+        zeros: which entries of a dense matrix are absent (FMT-127): with ``"any"``, the default, those that equal zero;
+            with ``"positive"`` those without a set bit, so that −0.0 is stored.
+        checksum: for a version folder: ``"xxh3-128"``, the default, ``"blake3"`` or ``"adler32"``.
+        expand_quantised: expand quantised tensors: those of a GGUF file to F32, those of a folder to floats (FMT-175),
+            and codes of this format to weights (QNT-009.5).
+        keep_codes: turn the quantised matrices of a folder or a GGUF file into codes of this format (QNT-010); only
+            for ``"sparse"``.
         limit: bytes that all tensors may take together once expanded (FMT-098).
-        verify: read everything back and compare it bit for bit; for READ_BACK alone.
-        progress: called with the name of each tensor when it has first been read, and the number of tensors; of a
-            delta when its changes have been made, which need both models first. What it raises ends the conversion,
-            and nothing is written.
+        verify: read everything back and compare it bit for bit; only for the targets of `READ_BACK`.
+        progress: called with a tensor's name and the number of tensors, when the tensor is first read. For a delta
+            it is called when the changes of the tensor are computed, after both models were read. If it raises, the
+            conversion ends and nothing is written.
 
     Returns:
-        Remarks, a sentence each: what was left out, because the target has no place for it (FMT-154), and that a model
-        has no tensors.
+        Remarks for the user, one sentence each: what was left out because the target has no place for it (FMT-154),
+        that a model has no tensors, and what the reader or the writer adds.
 
     Raises:
         FormatError: FMT-084 for an unknown target and for options that do not go together, FMT-110 if `out` exists,
@@ -106,7 +107,7 @@ def convert(
     }
     _check(to, options, verify=verify)
     if isinstance(source, Checkpoint):
-        # only this format has other kinds than models; a model may come from any, so its dense matrices are judged
+        # a model may come from any format, so its dense matrices may become sparse; other kinds come from this format
         source_name, kind = "the checkpoint", "checkpoint" if source.kind == "model" else "sparse"
         if source_format != "auto":
             raise FormatError("FMT-084", "source_format is for a path, and a checkpoint is given; leave it out")
@@ -161,7 +162,7 @@ def _of_nothing(checkpoint: Checkpoint, source_name: str) -> list[str]:
 
 
 def _watched(checkpoint: Checkpoint, progress: Callable[[str, int], None] | None) -> Checkpoint:
-    """Return the checkpoint; with `progress` one that calls it whenever a tensor is first read."""
+    """Return the checkpoint; with `progress`, a copy that calls it when each tensor is read for the first time."""
     if progress is None:
         return checkpoint
     tensors, names_read = checkpoint.tensors, set[str]()
@@ -196,7 +197,7 @@ def _check(to: str, options: dict[str, tuple[object, object]], *, verify: bool) 
 def _check_codes(
     source: str | os.PathLike[str] | Checkpoint, kind: str, to: str, dtype: str | None, *, expand: bool, detected: bool
 ) -> None:
-    """Refuse codes that nobody said what to do with (FMT-175), and to expand where there is nothing (FMT-084)."""
+    """Refuse codes without an option that says what to do with them (FMT-175), and to expand none (FMT-084)."""
     from formats.dialects.int_folder import codes_in
 
     if isinstance(source, Checkpoint):
@@ -229,7 +230,7 @@ def _check_codes(
 def _check_kept(
     source: str | os.PathLike[str] | Checkpoint, kind: str, to: str, dtype: str | None, *, expand: bool
 ) -> None:
-    """Refuse to keep codes where there are none, and beside options that spoil them (QNT-010)."""
+    """Refuse `keep_codes` for a source without codes, and together with options that would change codes (QNT-010)."""
     from formats.dialects.int_folder import codes_in
 
     folder = not isinstance(source, Checkpoint) and kind in ("hf", "compressed-tensors") and codes_in(Path(source))
@@ -242,7 +243,7 @@ def _check_kept(
 
 
 def _check_own_codes(checkpoint: Checkpoint, source: str, to: str, dtype: str | None, *, expand: bool) -> None:
-    """Refuse to write codes of this format where they would be read as weights (QNT-009.4), and to expand none."""
+    """Refuse a target that would take codes of this format for weights (QNT-009.4), and to expand without codes."""
     from formats.dialects.coded import is_coded
 
     has_codes = is_coded(checkpoint) or bool(checkpoint.delta and checkpoint.delta.scales)
@@ -315,7 +316,7 @@ def _write_changes(
         return [*_named(checkpoint), *checkpoint.files]
     if to == "seft":
         before = open_source(_needed(base, to), limit=limit)
-        delta.apply(before, [checkpoint])  # refuses another base (FMT-137)
+        delta.apply(before, [checkpoint])  # raises FMT-137 if `before` is not the base of the delta
         write_seft(out, checkpoint, before.tensors)
         return [*_named(checkpoint), *checkpoint.files]
     write_adapter = {"peft": write_shira, "super-tuning": write_super_tuning}.get(to)
@@ -329,7 +330,7 @@ def _write_changes(
     changes = Changes(operation, {name: listed(tensor) for name, tensor in stored.items()}, checkpoint.attributes)
     if write_adapter:
         before = open_source(_needed(base, to), limit=limit)
-        delta.apply(before, [checkpoint])  # refuses another base (FMT-137)
+        delta.apply(before, [checkpoint])  # raises FMT-137 if `before` is not the base of the delta
         write_adapter(out, changes, before.tensors)
     else:
         write_trl_delta(out, changes, {"target_sha256": checkpoint.delta.target_sha256})
@@ -368,7 +369,7 @@ def _write_foreign(
 
 
 def _named(checkpoint: Checkpoint) -> list[str]:
-    """Return the attributes as a remark names them."""
+    """Return the names of the attributes as a remark lists them."""
     return [f"attribute {name}" for name in checkpoint.attributes]
 
 

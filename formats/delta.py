@@ -22,7 +22,7 @@ from formats.records import Checkpoint, DeltaOf, Dense, Mask, Sparse, Tensor
 from formats.strict_json import JSON
 
 KEPT = 1 << 26
-"""Bytes of changes that `diff` keeps between finding and writing them, so that most of them are made once."""
+"""Bytes of changes that `diff` keeps in memory until they are written; it computes the others a second time."""
 
 
 def verified(reader: Reader) -> Checkpoint:
@@ -41,18 +41,18 @@ def verified(reader: Reader) -> Checkpoint:
 
 
 def contents(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return tensor name -> content digest (FMT-091): the known ones, else of one tensor in memory at a time."""
+    """Return tensor name -> content digest (FMT-091); digests that are not known are computed, a tensor at a time."""
     tensors = checkpoint.tensors
     known_digest = tensors.digest if isinstance(tensors, Lazy) else None
     return {name: known_digest(name) if known_digest else digest.of_content(tensors[name]) for name in sorted(tensors)}
 
 
 def _read(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, str] | None:
-    """Return a tensor and its content digest, None if there is none of the name."""
+    """Return a tensor and its content digest; None if no tensor has the name."""
     if name not in tensors:
         return None
     tensor = tensors[name]
-    # one that was compared with its digest on access is not hashed again
+    # if digests are known, reading has compared the tensor with its digest, so it is not hashed again
     known_digest = tensors.digest if isinstance(tensors, Lazy) else None
     return tensor, known_digest(name) if known_digest else digest.of_content(tensor)
 
@@ -64,9 +64,8 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     """Return the delta from base to target, with the attributes of target and the companions that differ.
 
     Args:
-        base: the model to start from. Each tensor is read once, in a thread beside the one of target, unless the two
-            share their tensors; those whose changes find no room in `KEPT` bytes are read again when the delta is
-            written.
+        base: the model to start from. Each tensor is read once, in parallel with the one of target unless the two
+            share their tensors. Tensors whose changes exceed `KEPT` bytes are read again when the delta is written.
         target: the model to lead to, read like base.
         op: ``"replace"``, which stores new values, or ``"add"``, which stores differences of floats.
 
@@ -138,7 +137,8 @@ def from_changes(
         op: ``"replace"`` or ``"add"``.
         changes: base tensor name -> new values or amounts, of the base tensor's shape.
         attributes: those of the delta.
-        removed: base tensor name -> the positions that leave it, of a tensor that `changes` names; beside replace only.
+        removed: base tensor name -> the positions to remove from it. `changes` must name the tensor, too, and op must
+            be ``"replace"``.
 
     Raises:
         FormatError: FMT-131 if nothing changes, or base is a delta; FMT-133 if a change does not fit its tensor;
@@ -150,7 +150,7 @@ def from_changes(
 
     def operations(name: str) -> dict[str, Tensor]:
         going = removed[name] if removed and name in removed else None
-        # FMT-132: an operation that does nothing is left out where another one stands beside it
+        # FMT-132: of two operations the one that changes nothing is left out
         by_operation: dict[str, Tensor] = {REMOVE: going} if going is not None and going.nnz else {}
         changed = changes[name]
         return by_operation if by_operation and not changed.nnz else by_operation | {op: changed}
@@ -199,16 +199,16 @@ def _refuse_delta(checkpoint: Checkpoint) -> None:
 
 
 def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
-    """Return the checkpoint that deltas, one after the other, make of a base; the chain is checked before this returns.
+    """Return a base after deltas, applied one after the other; the chain is checked before this returns.
 
-    Each tensor is made on access, and compared with its digest: the one that the delta promises, else the base's. What
-    is written in this format is compared by the writer, which hashes it anyway.
+    Each tensor is made on access, and compared with the digest that the delta states, or else with the base's. The
+    writer of this format makes this comparison itself, because it hashes every tensor anyway.
 
     Raises:
         FormatError: FMT-137 if the base is not the one that the first delta was made for, or a delta lists other
             tensors; FMT-139 if a delta does not start where the one before it ends;
-            FMT-010 if a target ties a name to a tensor that it lacks; FMT-016, as for ties;
-            FMT-138, here if digests cannot lead to the target, later if a tensor does not.
+            FMT-010 or FMT-016 if ties or scales of a target name a tensor that it lacks;
+            FMT-138, at once if the digests do not lead to the target, on access if a tensor differs from its digest.
     """
     _refuse_delta(base)
     state = contents(base)
@@ -227,7 +227,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
         state = {n: d for n, d in state.items() if n not in described.tensors}
         state |= {n: target for n, (_, target) in described.tensors.items() if target is not None}
         reached = digest.of_state(state, described.tied, described.scales)
-        # FMT-010, FMT-016: here, because not every format that a result is written in holds ties and scales
+        # FMT-010, FMT-016: checked here, because the result may be written in a format without ties and scales
         validate.check_tied(described.tied, state)
         validate.check_scales(described.scales, state)
         if reached != described.target_sha256:
@@ -241,7 +241,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
 
 
 def _make_what_goes(result: Checkpoint, described: DeltaOf) -> None:
-    """Make each tensor that a delta takes away, because the delta that made it must be checked, too (FMT-138)."""
+    """Make each tensor that a delta deletes, because the earlier delta that made it must be checked, too (FMT-138)."""
     for name, (before, target) in described.tensors.items():
         if before is not None and target is None:
             result.tensors[name]
@@ -269,10 +269,10 @@ def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: 
 def _applied(
     base: Checkpoint, delta: Checkpoint, described: DeltaOf, state: Mapping[str, str], *, from_delta: bool
 ) -> Checkpoint:
-    """Return what a delta makes of a base, whose content digests are to be those of state.
+    """Return a base after one delta; state holds the content digests that the tensors of the result must have.
 
-    Where an earlier delta made the base, its tensors are compared with that delta's digests (FMT-138). A base from a
-    file is not compared when it is read: the result is, and damage that reaches it changes its digest (FMT-137.2).
+    If an earlier delta made the base, its tensors are compared with that delta's digests (FMT-138). A base from a file
+    is not compared: the result is, and damage of the base that reaches the result changes its digest (FMT-137.2).
     """
 
     def unchecked(name: str) -> Tensor:
@@ -288,7 +288,7 @@ def _applied(
             return change.apply(old, {op: delta.tensors[key] for op, key in stored.items()}, name)
         except FormatError:
             if old is not None:
-                base.tensors[name]  # FMT-090, FMT-091: the base itself may be damaged
+                base.tensors[name]  # raises FMT-090 or FMT-091 if the base itself is damaged
             raise
 
     def make(name: str) -> Tensor:
@@ -305,7 +305,7 @@ def _applied(
         return result
 
     def shaped(name: str) -> Tensor:
-        # FMT-133: only as a whole does a tensor get another dtype or shape
+        # FMT-133: only the operation `whole` can change the dtype or the shape
         whole = f"{WHOLE}:{name}"
         return like(delta.tensors, whole) if whole in delta.tensors else like(base.tensors, name)
 

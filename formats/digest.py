@@ -26,7 +26,7 @@ def of_content(tensor: Tensor) -> str:
 
 
 def of_parts(tensor: Tensor, support: Mapping[str, str] | None, values: str | None) -> str:
-    """Return the content digest of a tensor, given `of_support` and `of_values` of it (FMT-091)."""
+    """Return the content digest of a tensor from the results of `of_support` and `of_values` for it (FMT-091)."""
     value: dict[str, JSON] = {
         "dtype": encoding.dtype_of(tensor),
         "nnz": tensor.nnz,

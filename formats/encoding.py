@@ -18,7 +18,7 @@ from formats.records import Array, Dense, Mask, Pattern, Tensor, rows_of, with_v
 
 DENSE = "dense"
 
-# FMT-081: the order settles ties
+# FMT-081: of encodings that take equally many bytes, the first one here is chosen
 CODES: dict[str, Code] = {code.name: code for code in (bitmask.CODE, nm.CODE, csr.CODE, gaps.GAP8, gaps.VARINT)}
 NAMES = (DENSE, *CODES)
 
@@ -46,8 +46,8 @@ def choose(tensor: Tensor, option: str, name: str) -> tuple[str, Pattern | None]
     """Return the encoding that an option selects for a tensor, and the pattern if it is `nm` (FMT-081 to FMT-083).
 
     Args:
-        tensor: checked already (`validate.check_record`).
-        option: its value, checked already (`check_option`).
+        tensor: the tensor, which `validate.check_record` has checked.
+        option: the value of the option `encoding`, which `check_option` has checked.
         name: the tensor's name in messages.
 
     Raises:
@@ -85,7 +85,7 @@ def choose(tensor: Tensor, option: str, name: str) -> tuple[str, Pattern | None]
 
 
 def pays(dtype: str, shape: tuple[int, ...], nnz: int) -> bool:
-    """Tell whether a tensor takes fewer bytes in bitmask or csr than in dense (FMT-122).
+    """Return whether a tensor takes fewer bytes in bitmask or csr than in dense (FMT-122).
 
     Only these two are compared, because their sizes follow from the counts, without making a support.
     """
@@ -96,7 +96,7 @@ def pays(dtype: str, shape: tuple[int, ...], nnz: int) -> bool:
 
 
 def fits_dense(tensor: Tensor) -> bool:
-    """Tell whether `dense` can hold a tensor (FMT-060): it has values, and one at every position."""
+    """Return whether `dense` can hold a tensor (FMT-060): it has values, and one at every position."""
     return not isinstance(tensor, Mask) and tensor.nnz == prod(tensor.shape)
 
 

@@ -1,7 +1,7 @@
 """Errors of the file format: `error.clause` names the broken clause of SPEC.md.
 
-Three kinds have a class of their own, because a caller can react to them: choose another destination, a higher limit,
-another target. So has one of `step_files`: versions that do not follow each other.
+Three subclasses exist because a caller can react to them: choose another destination, a higher limit, another target.
+A fourth, `step_files.Hole`, stands for versions that do not follow each other.
 """
 
 

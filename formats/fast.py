@@ -40,12 +40,12 @@ def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
 
     indices[:] = np.flatnonzero(np.unpackbits(mask, axis=1, bitorder="little")) % (8 * mask.shape[1])
     """
-    # an index without a sign spares the test for one that counts from the end
+    # unsigned, because numba tests a signed index for negative values, which count from the end
     slot, full = np.uintp(0), np.uintp(max(indices.size - 7, 0))
     for row in range(mask.shape[0]):
         for at in range(mask.shape[1]):
             byte, first = mask[row, at], np.int32(8 * at)
-            # each of the eight is stored while there is room, and the next overwrites it unless its bit is set,
+            # while there is room all eight columns are stored, and slot advances past those whose bit is set,
             # because that needs no branch
             if slot < full:
                 for k in range(8):
@@ -64,7 +64,7 @@ def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArra
 
     present[row, indices[slot]] = True for each slot; mask[:] = np.packbits(present, axis=1, bitorder="little")
     """
-    if not mask.size:  # without rows nothing is reserved, because `present` could take 2^31 bytes
+    if not mask.size:  # because even without rows `present` could take 2^31 bytes
         return
     width = mask.shape[1]
     present = np.zeros(8 * width, dtype=np.uint8)
@@ -80,7 +80,7 @@ def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArra
 
 @_compiled
 def _rises(columns: NDArray[Any], n_columns: int) -> bool:
-    """Tell whether columns strictly increases and stays within 0 to n_columns - 1."""
+    """Return whether columns strictly increases and stays within 0 to n_columns - 1."""
     if not columns.size:
         return True
     falls = 0
@@ -120,7 +120,7 @@ def slots_of(
     before: NDArray[np.int64],
     stored: NDArray[np.bool_],
 ) -> None:
-    """Write for each flat position of at, (n,) ascending, how many slots lie before it, and whether it is a slot.
+    """Write for each flat position of at, (n,) ascending, how many slots lie before it, and whether it is stored.
 
     Shapes  before (n,); stored (n,)
 
@@ -175,7 +175,7 @@ def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: 
 
 @_compiled
 def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int, m: int, groups: int) -> bool:
-    """Tell whether each of the `groups` groups of m columns in every row has n slots; stop at the first that has not.
+    """Return whether each of the `groups` groups of m columns in every row has n slots; stop at the first exception.
 
     (indices.reshape(-1, n) // m == np.tile(np.arange(groups), rows)[:, None]).all()
     """
@@ -240,8 +240,8 @@ def unpack_ranks(
 ) -> int:
     """Write the columns of groups along the last axis into indices, (groups, n), and return -1.
 
-    Returns the first rank that is not below limit instead, and stops there. The inverse of `pack_ranks`: the i-th
-    offset is the largest p for which C(p, i) is at most what is left of the rank.
+    If a rank is not below limit, stop there and return that rank. The inverse of `pack_ranks`: for i from n down to 1,
+    offset i is the largest p with C(p, i) <= rank, and C(p, i) is then subtracted from rank.
 
     Shapes  offsets (limit, n), those of every rank, or (0, n) if such a table would be too large
     """
@@ -293,7 +293,7 @@ def gather(
     indptr[0] = 0
     for row in range(dense.shape[0]):
         for column in range(dense.shape[1]):
-            # every entry is stored, and the next one overwrites it unless it counts, because that needs no branch
+            # every entry is stored, and slot advances only past those that count, because that needs no branch
             value = dense[row, column]
             indices[slot] = column
             values[slot] = value

@@ -20,7 +20,7 @@ MAX_HEAD = 1 << 24
 """Most bytes of length and header together (FMT-021); model hubs read at least as much of a file."""
 DELTA, ZSTD = "delta", "zstd"
 FEATURES: frozenset[str] = frozenset({DELTA, ZSTD})
-"""Features beyond the core of version 1 that this reader has."""
+"""Features beyond the core of version 1 that this reader supports."""
 
 _VERSION = re.compile(r"1\.(0|[1-9][0-9]{0,3})")
 _FEATURE = re.compile(r"[a-z][a-z0-9-]{0,63}")
@@ -55,9 +55,9 @@ class Entry:
     nnz: int
     content_sha256: str
     sections: Mapping[str, Stored]
-    """Role -> what the file holds for it."""
+    """Role -> size and digest of its section."""
     pattern: Pattern | None = None
-    """Of encoding `nm` only."""
+    """Set for encoding `nm` only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def parse_manifest(text: str, what: str) -> Manifest:
     if twice:
         raise FormatError("FMT-044", f"{what} names {twice[0]!r} as required and as optional")
     kind = as_string(value["kind"], "kind")
-    # FMT-130: no other file has the key
+    # FMT-130: only the first part of a delta has the key `delta`
     has_delta = kind == DELTA and value["part"] in (0, 1)
     closed(value, _MANIFEST_KEYS | ({"delta"} if has_delta else set()), what)
     check_kind(kind)
@@ -189,7 +189,7 @@ def parse_manifest(text: str, what: str) -> Manifest:
         optional,
         spec,
     )
-    # FMT-050: neither a feature that the file does not use, nor one used in silence
+    # FMT-050: the file must require exactly the features that it uses
     if requires != manifest.requires:
         raise FormatError("FMT-050", f"{what} requires {list(requires)} and uses {list(manifest.requires)}")
     return manifest
@@ -286,7 +286,7 @@ def _delta(value: dict[str, JSON]) -> DeltaOf:
 
 
 def check_version(spec: str, what: str) -> str:
-    """Return spec, after verifying that it is a version 1.x (FMT-042); all of these are read (FMT-160)."""
+    """Return spec, after verifying that it is a version 1.x (FMT-042); this reader reads all of them (FMT-160)."""
     if not _VERSION.fullmatch(spec):
         raise FormatError(
             "FMT-042",

@@ -26,9 +26,9 @@ STOCK = re.compile(r"(?i)(model|adapter_model|pytorch_model)(-\d+-of-\d+)?\.safe
 
 
 def is_sparse(path: Path) -> bool:
-    """Tell whether a path looks like a checkpoint of this format, even a damaged one; OSError if it is not there.
+    """Return whether a path looks like a checkpoint of this format, even a damaged one; OSError if it is not there.
 
-    Every zstd frame looks like a packed file (FMT-177), because no other kind of input is one.
+    Every zstd frame counts as a packed file (FMT-177), because no other format begins with a zstd frame.
     """
     if path.is_dir():
         return any(path.glob("model.sparse*.safetensors")) or (path / INDEX).exists()
@@ -96,7 +96,7 @@ def unlisted(folder: Path, listed: Collection[str]) -> list[str]:
 
 
 def expected_files(names: Collection[str], roots: Sequence[str] | None) -> list[str]:
-    """Return the checkpoint files of a folder in part order, after comparing them with what is there.
+    """Return the checkpoint files of a folder in part order, after verifying that it holds these and no others.
 
     Args:
         names: the file names of the folder.

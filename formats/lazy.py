@@ -7,7 +7,7 @@ T = TypeVar("T", covariant=True)
 
 
 class Lazy(Mapping[str, T]):
-    """Name -> tensor or bytes, in sorted order, which a function makes on every access; nothing is cached."""
+    """A mapping in sorted order whose values, tensors or bytes, a function makes on each access; nothing is cached."""
 
     def __init__(
         self,
@@ -21,7 +21,7 @@ class Lazy(Mapping[str, T]):
         self._make = make
         self._like = like or make
         self.digest = digest
-        """Name -> content digest (FMT-091), if `make` compares each tensor with it before it returns; or None."""
+        """Returns the content digest (FMT-091) of a name; None unless `make` compares each tensor with its digest."""
         self._unchecked = unchecked or make
 
     def __getitem__(self, name: str) -> T:
@@ -31,19 +31,19 @@ class Lazy(Mapping[str, T]):
         return self._make(name)
 
     def like(self, name: str) -> T:
-        """Return a tensor with the dtype and shape of `self[name]`; its values may differ, where those take work."""
+        """Return a tensor with the dtype and shape of `self[name]`; its values may differ, because that saves work."""
         if name not in self._names:
             raise KeyError(name)
         return self._like(name)
 
     def unchecked(self, name: str) -> T:
-        """Return the tensor of a name without comparing it with `digest`: the caller hashes it, and compares."""
+        """Return the tensor of a name without comparing it with `digest`; the caller must hash and compare it."""
         if name not in self._names:
             raise KeyError(name)
         return self._unchecked(name)
 
     def __contains__(self, name: object) -> bool:
-        # defined here, because the one of Mapping would make the tensor
+        # because Mapping.__contains__ would make the tensor
         return name in self._names
 
     def __iter__(self) -> Iterator[str]:
@@ -60,7 +60,7 @@ def like(tensors: Mapping[str, T], name: str) -> T:
 
 
 def promised(tensors: Mapping[str, T], name: str) -> tuple[T, str | None]:
-    """Return a tensor and its content digest (FMT-091), which the caller has to compare; None if none is known."""
+    """Return a tensor and the content digest (FMT-091) that the caller must compare with it; None if it is unknown."""
     if isinstance(tensors, Lazy) and tensors.digest is not None:
         return tensors.unchecked(name), tensors.digest(name)
     return tensors[name], None

@@ -1,7 +1,7 @@
 """The loops over supports: compiled where numba is installed, else in NumPy, which takes longer for the same bytes.
 
-A numba that is installed and does not load, because it does not know this NumPy, is an error of its own: remove or
-update it.
+If numba is installed and fails to load, for example because it does not support this NumPy, importing this module
+fails, too: remove or update numba.
 
 Import this module inside the functions that use it, because numba takes longer to load than the rest of this package.
 """
@@ -52,7 +52,7 @@ def by_rows(rows: int, amount: int, work: Callable[[int, int], R]) -> list[R]:
 
     Args:
         rows: number of rows.
-        amount: slots or bytes of all rows together; few are done in one call, without threads.
+        amount: slots or bytes of all rows together; if they are few, work is called once, without threads.
         work: a loop over some rows; two runs must not write to the same place. Threads help where it releases the GIL.
     """
     runs = _THREADS if amount >= _WORTH_THREADS and rows > 1 else 1

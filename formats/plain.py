@@ -1,7 +1,7 @@
-"""Loops over supports in NumPy: the definition of those that `fast.py` compiles, and their stand-in without numba.
+"""Loops over supports in NumPy: they define the compiled loops of `fast.py`, and replace them if numba is missing.
 
-Arguments and results are those of the function of the same name in `fast.py`. Rows are taken some at a time, so that
-temporary arrays stay at some MB, or at some bytes a column of one long row.
+Arguments and results are those of the function of the same name in `fast.py`. Each loop works on blocks of rows, so
+that temporary arrays take a few MB, or a few bytes per column if a single row is longer than a block.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RUN = 1 << 20
-"""Positions or slots that are looked at together."""
+"""Number of positions or slots in a block of rows."""
 
 
 def _runs(rows: int, a_row: int) -> Iterator[slice]:
-    """Yield runs of rows that hold about _RUN entries each, of a_row entries a row."""
+    """Yield runs of rows that hold about _RUN entries each; a row has a_row entries."""
     step = max(1, _RUN // max(a_row, 1))
     for first in range(0, rows, step):
         yield slice(first, min(first + step, rows))
@@ -48,7 +48,7 @@ def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
 
 def set_bits(indptr: NDArray[np.int64], indices: NDArray[np.int32], mask: NDArray[np.uint8]) -> None:
     """Write a 1 bit for every slot, and 0 elsewhere, into mask, (rows, bytes)."""
-    if not mask.size:  # without rows nothing is reserved, because `present` could take 2^31 bytes
+    if not mask.size:  # because even without rows `present` could take 2^31 bytes
         return
     for run in _runs(mask.shape[0], 8 * mask.shape[1]):
         present = np.zeros((run.stop - run.start, 8 * mask.shape[1]), dtype=np.bool_)
@@ -66,7 +66,7 @@ def first_fault(indptr: NDArray[np.int64], columns: NDArray[Any], n_columns: int
         stands = np.zeros(end - begin, dtype=np.bool_)
         stands[1:] = some[1:] <= some[:-1]
         starts = indptr[first:last] - begin
-        stands[starts[starts < end - begin]] = False  # the first column of a row follows none
+        stands[starts[starts < end - begin]] = False  # the first column of a row may be below the column before it
         wrong = outside | stands
         if wrong.any():
             slot = int(np.argmax(wrong))
@@ -82,7 +82,7 @@ def slots_of(
     before: NDArray[np.int64],
     stored: NDArray[np.bool_],
 ) -> None:
-    """Write for each flat position of at, (n,) ascending, how many slots lie before it, and whether it is a slot."""
+    """Write for each flat position of at, (n,) ascending, how many slots lie before it, and whether it is stored."""
     for first, last in _runs_of_slots(indptr):
         low, high = np.searchsorted(at, (first * n_columns, last * n_columns))
         begin, end = int(indptr[first]), int(indptr[last])
@@ -117,7 +117,7 @@ def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: 
 
 
 def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int, m: int, groups: int) -> bool:
-    """Tell whether each of the `groups` groups of m columns in every row has n slots."""
+    """Return whether each of the `groups` groups of m columns in every row has n slots."""
     if (np.diff(indptr) != groups * n).any():
         return False
     for run in _runs(indptr.size - 1, groups * n):
@@ -154,7 +154,7 @@ def unpack_ranks(
 ) -> int:
     """Write the columns of groups along the last axis into indices, (groups, n), and return -1.
 
-    Returns the first rank that is not below limit instead, and stops there.
+    If a rank is not below limit, stop there and return that rank.
     """
     rows, n = packed.shape[0], indices.shape[1]
     if not indices.size:

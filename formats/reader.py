@@ -117,7 +117,7 @@ class Reader(Mapping[str, Tensor]):
 
     @property
     def delta(self) -> DeltaOf | None:
-        """What a delta starts from and leads to; None for other kinds (FMT-130)."""
+        """The base and the target of a delta; None for other kinds (FMT-130)."""
         return self._first.delta
 
     @property
@@ -141,7 +141,7 @@ class Reader(Mapping[str, Tensor]):
         return list(self._owner)
 
     def info(self, name: str) -> TensorInfo:
-        """Return what the manifest says of a tensor, which is not read. KeyError if it is not stored."""
+        """Return what the manifest says of a tensor, without reading the tensor. KeyError if it is not stored."""
         return self._owner[name].info(name)
 
     def section_digests(self, name: str) -> dict[str, str]:
@@ -165,7 +165,7 @@ class Reader(Mapping[str, Tensor]):
     def rows(self, name: str, first: int, last: int) -> Tensor:
         """Return tensor[first:last] along its first axis, without reading the values of the rest.
 
-        Only what has to be read for it is checked. KeyError if the tensor is not stored.
+        Only the data that this has to read is checked. KeyError if the tensor is not stored.
 
         Raises:
             IndexError: if the tensor has fewer than two axes, or the first one has no such slice.
@@ -206,7 +206,7 @@ class Reader(Mapping[str, Tensor]):
 def companions(folder: Path, entries: Mapping[str, Companion]) -> Lazy[bytes]:
     """Return companion name -> bytes; each access reads the file and compares it with its digest.
 
-    An access raises FormatError: FMT-102 if the file is not there, FMT-094 if its size or digest is another.
+    An access raises FormatError: FMT-102 if the file is not there, FMT-094 if its size or digest differs.
     """
 
     def content(name: str) -> bytes:

@@ -23,10 +23,10 @@ BLOCK = 1 << 22
 
 ANY, POSITIVE = "any", "positive"
 ZEROS = (ANY, POSITIVE)
-"""Options for the entries of a dense array that are absent: those equal to zero, or without a set bit (FMT-127)."""
+"""Which entries of a dense array are absent: those equal to zero, or those without a set bit (FMT-127)."""
 
 LIMIT = 1 << 36
-"""Default of the bytes that an expanded tensor may take in memory (FMT-098)."""
+"""Bytes that an expanded tensor may take in memory by default (FMT-098)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -135,9 +135,9 @@ class Checkpoint:
     scales: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Name of a quantised tensor -> role -> name of the stored tensor that plays it (FMT-016)."""
     delta: DeltaOf | None = None
-    """Of kind ``"delta"`` only (FMT-130)."""
+    """Set for kind ``"delta"`` only (FMT-130)."""
     remarks: tuple[str, ...] = ()
-    """Sentences for the user on what reading or converting left out or carried as it is (FMT-154); never written."""
+    """Sentences for the user: what reading or converting left out or copied unchanged (FMT-154). Never written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class TensorInfo:
     """Bytes of its sections, pads not counted."""
     content_sha256: str
     pattern: Pattern | None = None
-    """Of encoding `nm` only."""
+    """Set for encoding `nm` only."""
 
     @property
     def numel(self) -> int:
@@ -205,7 +205,7 @@ def check_zeros(zeros: str) -> None:
 
 
 def _counted_bits(dtype: DType, zeros: str) -> Any:
-    """Return bits, an unsigned integer of the dtype's size: an element with one of them set is in the support.
+    """Return a bit mask of the dtype's size: an element is in the support if it shares a set bit with the mask.
 
     Raises:
         FormatError: FMT-084.
@@ -261,7 +261,7 @@ def from_support(present: NDArray[np.bool_]) -> Mask:
 
 
 def _columns_present(present: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Return how many columns each row has, (rows,), and all of them row by row, (nnz,)."""
+    """Return the number of True columns of each row, (rows,), and these columns row by row, (nnz,)."""
     columns = np.flatnonzero(present) % max(present.shape[1], 1)
     return np.count_nonzero(present, axis=1), columns.astype(np.int32)
 
@@ -304,7 +304,7 @@ def flat_rows(tensor: Supported, first: int, last: int) -> NDArray[np.int64]:
 
 
 def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
-    """Return a tensor as a dense array with zero bits at absent positions (FMT-002); stored zeros look the same there.
+    """Return a tensor as a dense array with zero bits at absent positions (FMT-002), where a stored +0.0 looks alike.
 
     A mask becomes an array of booleans, True on the support.
 

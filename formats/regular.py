@@ -45,7 +45,7 @@ def read_bounded(path: Path, most: int) -> bytes | None:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # FMT-096: read(most) would reserve that much before it reads, however little the file holds
+        # FMT-096: read(most) would reserve most bytes before it reads, however small the file is
         return file.read(size) if size <= most else None
 
 

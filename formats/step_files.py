@@ -1,4 +1,4 @@
-"""The files in a folder of steps: their names, the way from one version to the newest, the lock (FMT-176)."""
+"""The files in a folder of steps: their names, the lock, and which of them lead to the newest version (FMT-176)."""
 
 import os
 import re
@@ -11,21 +11,21 @@ from formats.reader import Reader, open_checkpoint
 from formats.records import Checkpoint
 
 MODEL, DELTA = "model", "delta"
-"""What a file holds: the ends of their names, and kinds of checkpoints."""
+"""The kinds of checkpoint that a file may hold; file names end in the kind."""
 ATTRIBUTE = "published"
-"""The attribute of every version: an object of its run and its number."""
+"""The attribute that every version has: an object with its run and its number."""
 CHAIN = 32
-"""Deltas that are applied at once: each is an open file, and a level of calls when a tensor is made."""
+"""Most deltas that are applied at once, because each is an open file, and one more call deep when a tensor is made."""
 _FILE = re.compile(r"(\d{6,18})\.(model|delta)")
 _LEFTOVER = re.compile(rf"\.({_FILE.pattern})\.tmp-[0-9a-f]{{16}}")
 
 
 class Hole(FormatError):
-    """The versions in a folder do not lead to its newest one, or they changed during a look at them."""
+    """The versions in a folder do not lead to its newest one, or they changed while they were listed."""
 
 
 class Lock:
-    """The lock of a file, which is made if it is not there and stays (FMT-176.4)."""
+    """The lock of a file; the file is created if it does not exist, and is not removed (FMT-176.4)."""
 
     def __init__(self, path: Path, refusal: str) -> None:
         """Take the lock.
@@ -41,7 +41,7 @@ class Lock:
             raise FormatError("FMT-176", refusal) from None
 
     def is_there(self) -> bool:
-        """Tell whether the lock is held and the file is still the one that was locked."""
+        """Return whether the lock is held and the file is still the one that was locked."""
         return self._handle >= 0 and atomic.is_file_of(self._path, self._handle)
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ def file_name(number: int, kind: str) -> str:
 
 
 def numbers_in(folder: Path) -> tuple[set[int], set[int]]:
-    """Return the numbers of whole checkpoints and of deltas in a folder, none if it is not there (FMT-176.3)."""
+    """Return the numbers of whole checkpoints and of deltas in a folder; both empty if it is missing (FMT-176.3)."""
     numbers: dict[str, set[int]] = {MODEL: set(), DELTA: set()}
     try:
         names = [entry.name for entry in folder.iterdir()]
@@ -70,7 +70,7 @@ def numbers_in(folder: Path) -> tuple[set[int], set[int]]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what killed publishers left of files that nobody writes again (FMT-166)."""
+    """Remove the temporary folders of killed publishers, because nobody writes these versions again (FMT-166)."""
     for entry in folder.iterdir():
         if named := _LEFTOVER.fullmatch(entry.name):
             atomic.remove_leftovers(folder / named[1])
@@ -79,19 +79,19 @@ def remove_leftovers(folder: Path) -> None:
 def advanced(
     folder: Path, current: Callable[[], Checkpoint | None], have: int | None, run: str | None
 ) -> Checkpoint | None:
-    """Return a newer version than `have`, at most `CHAIN` deltas further; None if there is none.
+    """Return a newer version than `have`, at most `CHAIN` deltas further; None if `have` is the newest.
 
     Its tensors are made, and compared with their digests, on access.
 
     Args:
-        folder: of the versions.
+        folder: the folder of the versions.
         current: returns version `have`; called only if deltas are applied to it.
         have: the number of the version to start from, None for none.
         run: the run that the versions must belong to; None for any.
 
     Raises:
-        FormatError: FMT-176 for another run, a file that is not the version of its name, and a way that is not there;
-            otherwise as `formats.delta.apply`.
+        FormatError: FMT-176 for another run, a file that does not hold the version of its name, or versions that do not
+            lead to the newest one; otherwise as `formats.delta.apply`.
     """
     numbers = None
     while True:
@@ -105,7 +105,7 @@ def advanced(
             readers = [_opened(folder / file_name(*file)) for file in files]
             break
         except (FileNotFoundError, Hole):
-            # the publisher adds and removes files meanwhile; it is an error only if it did not
+            # the publisher may have added or removed files meanwhile; if it did not, this is an error
             if numbers == before:
                 raise
     for (number, kind), reader in zip(files, readers, strict=True):
@@ -117,7 +117,7 @@ def advanced(
 
 
 def _opened(path: Path) -> Reader:
-    # a checkpoint may be a folder elsewhere, but a folder does not appear whole, nor with a rename
+    # elsewhere a checkpoint may be a folder, but a publisher writes single files only (FMT-176)
     if path.is_dir():
         raise FormatError("FMT-176", f"{path} is a folder, expected a single file; it comes from no publisher")
     return open_checkpoint(path)
@@ -127,7 +127,7 @@ def _way(folder: Path, models: set[int], deltas: set[int], have: int | None) -> 
     """Return the whole checkpoint to start from, None for version `have`, and the deltas to the newest (FMT-176.7).
 
     Raises:
-        Hole: FMT-176 if there is no such way (FMT-176.8).
+        Hole: FMT-176 if no checkpoint and deltas lead to the newest version (FMT-176.8).
     """
     newest = max(models | deltas, default=-1)
     if have is not None and newest < have:
@@ -145,7 +145,7 @@ def published_as(checkpoint: Checkpoint | Reader, place: Path) -> tuple[str, int
     """Return the run and the number of a version (FMT-176.2).
 
     Raises:
-        FormatError: FMT-176 if it does not say them.
+        FormatError: FMT-176 if its attributes do not state both.
     """
     match checkpoint.attributes.get(ATTRIBUTE):
         case {"run": str(run), "version": int(number), **others} if not others and not isinstance(number, bool):
@@ -157,7 +157,7 @@ def published_as(checkpoint: Checkpoint | Reader, place: Path) -> tuple[str, int
 
 
 def _check_version(reader: Reader, place: Path, number: int, kind: str, run: str | None) -> str:
-    """Verify what a file says of itself, and return its run."""
+    """Verify that a file holds the expected number, kind and run, and return its run."""
     actual, version = published_as(reader, place)
     if run is not None and actual != run:
         raise FormatError("FMT-176", f"{place} belongs to run {actual!r}, not to {run!r}; name another folder or file")

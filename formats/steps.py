@@ -1,6 +1,6 @@
 """The weights of every step of a training run, published into a folder and followed by other processes (FMT-176).
 
-    steps/000000.model     a whole checkpoint: version 0, and every so many versions another
+    steps/000000.model     a whole checkpoint: version 0, and another one after every `every` versions
     steps/000001.delta     from version 0 to version 1
     steps/lock             locked as long as the publisher lives
 
@@ -42,9 +42,9 @@ from formats.writer import FILE, write_file
 
 
 class Publisher:
-    """Publishes the versions of one run into a folder, of which it holds the lock until it is closed.
+    """Publishes the versions of one run into a folder, which it keeps locked until it is closed.
 
-    It goes on after the newest version of the folder, which it reads and verifies first (FMT-176.5).
+    It continues after the newest version of the folder, which it reads and verifies first (FMT-176.5).
 
     Attributes:
         run: the name of the run.
@@ -62,11 +62,12 @@ class Publisher:
         keep: int = 200,
         compress: str | None = None,
     ) -> None:
-        """Take the folder, which is made if it is not there.
+        """Lock the folder, which is made if it does not exist, and load its newest version.
 
         Args:
             folder: where the versions are; its parent must exist.
-            run: a name that no other run has, nor one whose folder was deleted: followers tell runs by it.
+            run: a name that no other run has, not even one whose folder was deleted, because followers tell runs
+                apart by it.
             every: versions from one whole checkpoint to the next, at least 1.
             keep: deltas that stay, at least 0, for followers that are behind. Deltas after the newest whole checkpoint
                 stay in any case, and so do the two newest whole checkpoints.
@@ -138,7 +139,7 @@ class Publisher:
             )
         number = 0 if self.version is None else self.version + 1
         attributes: dict[str, JSON] = {**model.attributes, ATTRIBUTE: {"run": self.run, "version": number}}
-        # copied first: what is compared and written is then one model, even if the caller goes on training
+        # copied first, so that the model that is compared is also the one that is written, even if training goes on
         after = replace(_copied(model), attributes=deepcopy(attributes))
         if self.model is None:
             after = _with_digests(after, delta.contents(after))
@@ -165,7 +166,7 @@ class Publisher:
         return digest.of_state(delta.contents(self.model), self.model.tied, self.model.scales)
 
     def _publish(self, checkpoint: Checkpoint, number: int, kind: str, after: Checkpoint) -> None:
-        """Write a version, and go on from it as soon as its file is there, whatever fails behind that.
+        """Write a version, and make it the newest one as soon as its file exists, even if a later step fails.
 
         Raises:
             FormatError: FMT-176 if the file is there already.
@@ -184,7 +185,7 @@ class Publisher:
         write_file(self.folder / file_name(number, kind), checkpoint, compress=compress)
 
     def _remove_old(self, number: int) -> None:
-        # FMT-176.6: the newest version stays reachable. The whole one before it stays for a reader that began with it.
+        # FMT-176.6: the newest version stays reachable. The whole checkpoint before stays for a reader that began there
         models, deltas = numbers_in(self.folder)
         kept_models = sorted(models)[-2:]
         for old in models - {*kept_models}:
@@ -194,7 +195,7 @@ class Publisher:
                 (self.folder / file_name(old, DELTA)).unlink()
 
     def close(self) -> None:
-        """Give the folder back."""
+        """Unlock the folder."""
         self._lock.close()
 
     def __enter__(self) -> "Publisher":
@@ -207,8 +208,8 @@ class Publisher:
 class Follower:
     """Keeps one file equal to the newest version of a folder, and holds a lock beside the file until it is closed.
 
-    The file is replaced at once, so a reader has one version, and keeps it while it has the file open (FMT-111). It
-    is all that a follower remembers: one that was killed goes on from it.
+    The file is replaced atomically, so a reader has exactly one version, and keeps it while it has the file open
+    (FMT-111). The file is the only state of a follower, so a follower that was killed continues from it.
 
     Attributes:
         version: the number of the version that the file holds; None before the first one.
@@ -216,7 +217,7 @@ class Follower:
     """
 
     def __init__(self, folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-        """Take the file, whose name FMT-112 must allow; the folder may appear later.
+        """Lock the file, whose name FMT-112 must allow; the folder may appear later.
 
         Raises:
             FormatError: FMT-176 if another follower has the file, or it is no published version.
@@ -245,7 +246,7 @@ class Follower:
 
         Raises:
             FormatError: FMT-176 if the folder belongs to another run, ends before the version of the file, or lacks
-                what leads to its newest version; FMT-137 if the file is not the version that it says it is; the
+                versions on the way to its newest one; FMT-137 if the file is not the version that it says it is; the
                 clause that a file breaks. The file is left as it was.
             OSError: if the disk is full or fails; the file is left as it was, and the next call tries again.
         """
@@ -267,7 +268,7 @@ class Follower:
         return delta.verified(reader)
 
     def close(self) -> None:
-        """Give the file back."""
+        """Unlock the file."""
         self._lock.close()
 
     def __enter__(self) -> "Follower":
@@ -289,7 +290,7 @@ def _difference(before: Checkpoint, after: Checkpoint) -> Checkpoint | None:
 
 
 def _copied(model: Checkpoint) -> Checkpoint:
-    """Return a model that shares no memory with another; its arrays are read-only, because its digests are trusted."""
+    """Return a model's copy, which shares no memory; its arrays are read-only, because its digests are trusted."""
     tensors = {name: _copy(model.tensors[name], name) for name in model.tensors}
     scales = {name: dict(roles) for name, roles in model.scales.items()}
     return replace(model, tensors=tensors, tied=dict(model.tied), scales=scales)

@@ -15,7 +15,7 @@ JSON: TypeAlias = "bool | int | str | list[JSON] | dict[str, JSON] | None"
 
 
 class Fraction(str):
-    """A number with a point or an exponent, as a foreign JSON text spells it; a text of the file is a plain str."""
+    """A number with a point or an exponent, as a foreign JSON text spells it; JSON strings become plain str."""
 
     __slots__ = ()
 
@@ -23,7 +23,7 @@ class Fraction(str):
 MAX_INTEGER = 2**53 - 1
 MAX_DEPTH = 16
 MAX_FOREIGN_DEPTH = 100
-"""Levels of a foreign JSON text; far below what exhausts the parser, whose limit depends on its caller."""
+"""Most levels of a foreign JSON text; far below the limit of the parser, which depends on how deep its caller is."""
 
 
 def canonical(value: JSON) -> str:
@@ -69,9 +69,9 @@ def parse_any(data: bytes, what: str) -> JSON:
 
 
 def foreign_object(data: bytes) -> dict[str, JSON]:
-    """Return a foreign JSON object with numbers of any size; empty for what is none, or nested deeper than 100 levels.
+    """Return a foreign JSON object with numbers of any size; empty if data is no object or deeper than 100 levels.
 
-    It only tells what a configuration describes; who relies on the text reads it with its own rules.
+    Use it only to see what a configuration describes; code that relies on its values parses them by its own rules.
     """
     try:
         value = json.loads(data)
@@ -82,7 +82,7 @@ def foreign_object(data: bytes) -> dict[str, JSON]:
 
 
 def check_foreign_depth(value: JSON, what: str) -> None:
-    """Verify that a foreign JSON value is so flat that functions which call themselves can go through it.
+    """Verify that a foreign JSON value has few enough levels for recursive functions.
 
     Raises:
         FormatError: FMT-027.
@@ -101,7 +101,7 @@ def _load(data: bytes, what: str, float_hook: Callable[[str], str] | None = None
         return entries
 
     def integer(text: str) -> int:
-        # FMT-026: judged by length first, so that no huge number is ever converted
+        # FMT-026: the length is tested first, so that no huge number is ever converted
         if len(text) > 17 or abs(int(text)) > MAX_INTEGER:
             raise FormatError("FMT-026", f"{what} has the number {text[:40]}, beyond 2^53 - 1 in size")
         return int(text)
@@ -146,7 +146,7 @@ def check_plain(value: object, name: str, level: int = 1) -> None:
     Args:
         value: the value to check.
         name: its name in messages.
-        level: how deep in the final JSON text value will stand, counting value itself.
+        level: the nesting level of value in the final JSON text, counting value itself.
 
     Raises:
         FormatError: FMT-011.

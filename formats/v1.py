@@ -135,14 +135,14 @@ def _section(values: Array, codec: str | None) -> tuple[memoryview, int | None]:
 
 
 class PartWriter:
-    """Writes the sections of one file, then its header into a gap before them, because it depends on all sections.
+    """Writes the sections of one file, then its header into a gap before them: the header depends on all sections.
 
     The size of the gap is estimated from the names of the tensors. If the header turns out to need another power of
     two, the sections are copied once, behind a header of the right size.
 
     Args:
         spool: a new file for the sections, in the folder of the final file; `close` removes it.
-        names: the tensors to expect.
+        names: names of the tensors to expect, from which the gap is estimated.
     """
 
     def __init__(self, spool: Path, names: Iterable[str] = ()) -> None:
@@ -181,7 +181,7 @@ class PartWriter:
         if len(head) == self._gap:
             self._file.seek(0)
             self._file.write(head)
-            # a file without sections ends where its header ends
+            # the file ends after its last section, or after its header if there are none
             self._file.truncate(self._gap + self.nbytes)
             self._sync(self._file)
             self._spool.rename(path)

@@ -238,7 +238,7 @@ def check_mask(mask: NDArray[np.uint8], n_columns: int, nnz: int, name: str) -> 
 
 
 def check_has_columns(n_columns: int, name: str) -> None:
-    """Verify that there are columns (FMT-064), because rows without bytes cost a file nothing and a reader memory."""
+    """Verify that there are columns (FMT-064), because empty rows take no bytes in a file, but memory in a reader."""
     if not n_columns:
         raise FormatError("FMT-064", f"{name!r} has no columns and cannot be a bitmask; use csr")
 
@@ -270,7 +270,7 @@ def most_gap_rows(nbytes: int) -> int:
 
 
 def check_gap_rows(rows: int, nbytes: int, name: str) -> None:
-    """Verify that rows are few for nbytes of gaps (FMT-056), because they cost a file nothing and a reader memory."""
+    """Verify that nbytes of gaps allow so many rows (FMT-056): in a file rows take no bytes, in a reader memory."""
     if rows > most_gap_rows(nbytes):
         raise FormatError(
             "FMT-056", f"{name!r} has {rows} rows, {nbytes} bytes of gaps can tell of {most_gap_rows(nbytes)}; use csr"

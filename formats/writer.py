@@ -17,7 +17,7 @@ from formats.records import Checkpoint
 from formats.v1 import MAX_TENSORS, Packed, Packer, PartWriter
 
 SHARD_BYTES = 5_000_000_000
-"""Default of the bytes of sections that a part may hold; common tools use the same (FMT-085)."""
+"""Bytes of sections that a part may hold by default; common tools use the same limit (FMT-085)."""
 FILE = "file"
 """The value of `compress` that makes a packed file (FMT-177)."""
 
@@ -33,7 +33,7 @@ def write(
     """Write a checkpoint as a new folder, or as a new packed file; the same options give the same bytes (FMT-080).
 
     Args:
-        path: the folder to make, or the file; its parent must exist.
+        path: the folder to make, or the file; missing parents are made.
         checkpoint: what to write. Each tensor is fetched once, in name order, and released before the next.
         encoding: how to store sparse tensors (FMT-084): ``"auto"`` takes the fewest bytes for each tensor. A dense
             tensor is stored dense in any case, because the writer never invents a support.
@@ -69,11 +69,11 @@ def write_file(
     """Write a checkpoint without companions as one file, in place of an older one if there is one.
 
     Args:
-        path: the file; its parent must exist. Names that loaders of dense models look for are refused.
+        path: the file; missing parents are made. Names that loaders of dense models look for are refused. The name of
+            a packed file must not end in ``.safetensors``, that of any other file must not end in ``.zst``.
         checkpoint: as for `write`, with no files.
         encoding: as for `write`.
-        compress: as for `write`. With ``"file"`` the name must not end in ``.safetensors``, otherwise not in ``.zst``;
-            readers expand such a file in memory as a whole.
+        compress: as for `write`. ``"file"`` makes a packed file, which readers expand in memory as a whole.
 
     Raises:
         FormatError: FMT-112 or FMT-177 for the name, FMT-013 if there are companions, otherwise as `write`. An older
@@ -138,10 +138,10 @@ def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[
 
 
 def _packed(packer: Packer, checkpoint: Checkpoint, name: str) -> Packed:
-    """Return a tensor ready to be written; its content is compared with the digest that its source promises.
+    """Return a tensor ready to be written; its content is compared with the digest that its source states.
 
-    The comparison is made when the entry is asked for, because the digest is computed beside. If it fails the tensor is
-    fetched once more, checked, so that its source says which clause is broken.
+    A thread computes the digests, so they are compared when the entry is requested. If they differ, the tensor is
+    fetched again with all checks, so that its source raises the clause that is broken.
 
     Raises:
         FormatError: as `Packer.pack`.

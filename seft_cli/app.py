@@ -1,4 +1,4 @@
-"""The table of commands. A command is imported only when it is run, so that none waits for another's libraries."""
+"""The table of commands. A command is imported only when it runs, so that it never waits for another's libraries."""
 
 import difflib
 import os
@@ -23,7 +23,7 @@ COMMANDS = {
     "verify": ("conformance.command.app:main", "Judge a port, or this engine, by SPEC.md."),
     "demo": ("commands.demo:main", "Prune and repair a real model, and see that it stays pruned."),
 }
-"""Each command: its module (in this package, or in the kit) and function, and its line in the help."""
+"""Command -> its module (in this package or in conformance) and function, and its line in the help."""
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def run(name: str) -> None:
         raise SystemExit(import_module(module).main())
     command: Callable[..., Any] = getattr(import_module(f"seft_cli.{module}"), function)
     if name == "finetune":
-        # of several processes that mpirun started, only the first prints
+        # mpirun may have started several processes, of which only the first must print
         from seft_cli import launcher
 
         launcher.run(command, f"seft {name}")

@@ -88,7 +88,7 @@ def run_app(app: typer.Typer, name: str | None = None) -> None:
 def progress(what: str, total: int | None = None, *, gone: bool = False) -> Iterator[Callable[..., None]]:
     """Show a progress bar followed by a remark; yield advance(remark="", done=None, total=None).
 
-    gone  whether the bar is only there while it moves, on a terminal
+    gone  whether the bar is shown on a terminal only, and removed at the end
     done  how many steps are done; None for one more
     """
     columns = (

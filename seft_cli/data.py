@@ -1,4 +1,4 @@
-"""What a run trains on and is measured on, from the options of a command line."""
+"""Reads the training and validation data that the options of a command line name."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from seft_ref.train.settings import TrainSettings
 
 @dataclass(frozen=True, slots=True)
 class DataOptions:
-    """The options of `seft finetune` that name data, each None where it was not given."""
+    """The options of `seft finetune` that concern data; None if an option was not given."""
 
     text: Path | None
     data: list[Path] | None
@@ -57,9 +57,9 @@ class DataOptions:
                 raise console.Refused(f"{option} counts measurements on --valid; give --valid FILE")
 
     def read(self, folder: Path, settings: TrainSettings) -> tuple[DataSource, DataSource | None, TrainSettings]:
-        """Return what to train on, what to measure, and the settings with the steps of the epochs (TRN-020, TRN-021).
+        """Return training data, validation data, and settings with the steps of the epochs (TRN-020, TRN-021).
 
-        How many examples are left out or cut is printed.
+        It prints how many examples are left out or cut.
         """
         if self.text is not None:
             return self.text, self.valid, settings
@@ -75,7 +75,7 @@ class DataOptions:
     def validation(
         self, valid_data: DataSource | None, on_loss: Callable[[int, float, Best], None], *, shown: bool
     ) -> Validation | None:
-        """Return what the run is measured on, None for nothing.
+        """Return how the run is validated; None without validation data.
 
         valid_data  as `read` has returned it
         on_loss     called with step, loss and the best so far
@@ -99,9 +99,9 @@ class DataOptions:
 
 
 def _refuse_examples(file: Path, advice: str) -> None:
-    """Refuse a file of examples where a text is meant, by its name or by its first line."""
+    """Refuse a file of examples in place of a text; its name or its first line shows what it is."""
     line = None
-    if file.is_file():  # a folder is refused where it is read
+    if file.is_file():  # because a folder is refused when it is read
         with file.open("rb") as stream, suppress(ValueError, RecursionError):
             line = json.loads(stream.readline(1 << 20))
     if file.suffix == ".jsonl" or (isinstance(line, dict) and {"prompt", "completion", "messages"} & line.keys()):

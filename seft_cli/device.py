@@ -31,8 +31,8 @@ class Place:
     Attributes:
         kernels: the kernel set of the device.
         like: an array on the device; None for NumPy.
-        index_bytes: bytes of the position of a packed weight, plain and in 16 bits.
-        dense_from: returns, for an item size, the share of stored positions from which a matrix is held densely.
+        index_bytes: bytes for the position of a packed weight: in a plain matrix, and in one of 16 bits.
+        dense_from: returns, for an item size, the share of stored positions from which a matrix is stored as dense.
         free_bytes: returns how much memory a run can have.
         name: the name of the device on this machine.
     """
@@ -86,8 +86,8 @@ def _on_cuda(turn: int) -> Place:
     from seft_ref.kernels import gpu
 
     def dense_from(itemsize: int) -> float:
-        # dense takes no more memory than CSR from this share on, because a CSR position takes 12 bytes;
-        # 2:4 and 4:8 groups take less than CSR
+        # from this share on dense takes no more memory than CSR, because a CSR position takes 12 bytes beside its
+        # value; 2:4 and 4:8 groups take less than CSR
         return itemsize / (itemsize + 12)
 
     # the PCI id, because two processes may see different GPUs under one number

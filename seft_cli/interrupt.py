@@ -1,4 +1,4 @@
-"""Interrupts (Ctrl-C): end with a line that says how to go on, and lose none that compiled code swallows."""
+"""Interrupts (Ctrl-C): a command ends with a line on how to go on, even if compiled code swallows the exception."""
 
 import signal
 import threading
@@ -41,7 +41,7 @@ def interrupts() -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def interruptible(state: Path) -> Iterator[None]:
-    """End with a line that says how to go on where a run that keeps its state is interrupted."""
+    """If the block is interrupted, print how to continue the run from its state, and exit with code 130."""
     try:
         yield
     except KeyboardInterrupt:

@@ -39,7 +39,7 @@ def launched() -> tuple[int, int]:
 
 
 def run(command: Callable[..., None], name: str | None = None) -> None:
-    """Run a command line as one of several processes; only the first prints, as the others would print the same."""
+    """Run a command line as one of several processes; only the first prints, because all would print the same."""
     if not launched()[1]:
         console.run(command, name)
         return

@@ -33,7 +33,7 @@ def available_bytes() -> int:
 def itemsize_of(folder: Path, dtype: str | None) -> int:
     """Return the item size of the widest dtype that a run on a sparse checkpoint computes in."""
     with formats.open(folder) as reader:
-        # of a quantised matrix the weights are computed with, not the codes
+        # quantised matrices are left out, because a run computes with their weights, not with their codes
         names = sorted(set(read_config(reader.files).parameters()) & set(reader.names()) - set(reader.scales))
         stored = {name: DTYPES[reader.info(name).dtype] for name in names if reader.info(name).dtype in DTYPES}
     return max((compute_dtype(name, kind, dtype).itemsize for name, kind in stored.items()), default=4)
@@ -56,7 +56,7 @@ def memory_of(folder: Path, settings: TrainSettings, **options: Any) -> dict[str
 def require_memory(folder: Path, settings: TrainSettings, free: int, processes: int = 1, **options: Any) -> None:
     """Raise Refused if a run is expected to need more than `free` bytes; the message says what would help (TRN-012).
 
-    processes  the number that share the memory; each holds a model and a window of its own
+    processes  the number of processes that share the memory; each holds a model and a window of its own
     """
     parts = {name: processes * n for name, n in memory_of(folder, settings, **options).items()}
     needed = sum(parts.values())

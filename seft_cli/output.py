@@ -1,4 +1,4 @@
-"""Outputs of command lines: paths are checked before any work starts, and files appear whole or not at all.
+"""Outputs of command lines: paths are checked before any work starts, and files appear complete or not at all.
 
 The parent folders of an output are created when it is written.
 """

@@ -14,7 +14,7 @@ _BOOLEAN = {"true": True, "false": False}
 
 
 def _types() -> dict[str, str]:
-    """Return the name of the type of every setting, by name of the setting."""
+    """Return setting -> name of its type, for every setting that --set accepts."""
     kinds = (TrainSettings, Rule, *OPTIMIZERS.values(), *map(type, ADAPTERS.values()))
     kinds_by_name = {f.name: getattr(f.type, "__name__", "str") for kind in kinds for f in fields(kind)}
     for name in ("label", "rule", "pattern", "adapter"):
@@ -50,17 +50,17 @@ _OF_EVENTS = (
     *("evolve_every", "drop_fraction"),
     *(f.name for f in fields(Rule) if f.name not in ("evolves", "adapts", "adapt")),
 )
-"""Settings that decide nothing in a run without events."""
+"""Settings that have no effect in a run without events."""
 
 
 def refuse_without_use(settings: TrainSettings, changes: Mapping[str, Any]) -> None:
-    """Refuse settings that a command line names and the run would not look at.
+    """Refuse settings that a command line names but the run would ignore.
 
     Raises:
         Refused: for settings of events in a run without events, and a density where the budget does not follow it.
     """
     if settings.adapter is not None:
-        return  # it refuses what it does not have
+        return  # because the adapter itself refuses settings that it does not have
     if not settings.rule.evolves and (unused := [name for name in _OF_EVENTS if name in changes]):
         raise console.Refused(f"{settings.label} has no events, and does not use {', '.join(unused)}; leave it out")
     if "density" in changes and settings.budget_by in ("rank", "count"):

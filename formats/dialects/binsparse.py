@@ -34,8 +34,8 @@ _TYPES: dict[np.dtype[Any], str] = {
 def write_binsparse(folder: str | os.PathLike[str], checkpoint: Checkpoint, *, dtype: str | None = None) -> None:
     """Write a new folder with one binsparse 0.1 NPZ for each tensor and an index; one tensor in memory at a time.
 
-    A matrix with a support is CSR, a vector with one CVEC, a dense matrix DMATR, a dense vector DVEC; other ranks
-    are custom levels of the same arrays. A mask has the values ``iso[bint8]``, a single true.
+    A sparse matrix is stored as CSR, a sparse vector as CVEC, a dense matrix as DMATR, a dense vector as DVEC. Tensors
+    of other ranks have a custom format of the same arrays. A mask has the values ``iso[bint8]``, a single true.
 
     Args:
         folder: the folder to make; its index is an object of tensor name -> file.
@@ -43,7 +43,7 @@ def write_binsparse(folder: str | os.PathLike[str], checkpoint: Checkpoint, *, d
         dtype: ``"F32"`` or ``"F64"`` to cast F16, BF16, F32 and F64 to; None casts nothing (FMT-126).
 
     Raises:
-        CannotHold: FMT-154 for what is, after the cast, float16, bfloat16 or float8.
+        CannotHold: FMT-154 for a tensor that is float16, bfloat16 or float8 after the cast.
         FormatError: FMT-110 if the folder is there, FMT-126 for a cast that overflows.
     """
     check_cast(dtype, TARGETS)
@@ -95,7 +95,7 @@ def _level(rank: int, *, dense: bool) -> JSON:
 
 
 def _typed(values: Array, name: str) -> tuple[Array, str]:
-    """Return values as binsparse stores them, and what it calls their type."""
+    """Return values as binsparse stores them, and the name of their type in binsparse."""
     if values.dtype == np.bool_:
         return values.view(np.uint8), "bint8"
     if values.dtype == np.complex64:

@@ -2,7 +2,8 @@
 
     w   ->   w without ".weight": .bitmask .compressed .shape (.row_offsets), and quantization_config in config.json
 
-`compressed_tensors` reads such folders up to version 0.14; later versions do not, and say nothing (FMT-179.6).
+The library compressed-tensors reads such folders up to version 0.14. Later versions fill the sparse matrices with
+random weights, without an error (FMT-179.6).
 """
 
 import json
@@ -26,15 +27,15 @@ READERS = (
     "compressed-tensors 0.3 to 0.14 read this folder; later versions, which transformers 5 needs, fill its sparse "
     "matrices with random weights, so write --to hf for those"
 )
-"""What a writer says of whoever loads the folder (FMT-179.6)."""
+"""The remark of the writer on which programs can load the folder (FMT-179.6)."""
 
 
 def write_bitmasks(
     out: str | os.PathLike[str], checkpoint: Checkpoint, *, shard_bytes: int, limit: int | None = None
 ) -> list[str]:
-    """Write a model as a folder that loaders of compressed-tensors take; return what that folder does not hold.
+    """Write a model as a compressed-tensors folder, and return what that folder cannot hold.
 
-    Its sparse tensors are packed as two of every four if all of them store at most that, else by their bitmasks.
+    Sparse tensors are packed as two of every four if each of them stores at most two of every four, else as bitmasks.
 
     Raises:
         FormatError: FMT-179 for a model that has nothing sparse, no config.json or one that describes a quantisation,
@@ -79,7 +80,7 @@ def write_bitmasks(
 
 
 def _beyond(tensor: Sparse) -> int | None:
-    """Return how many places of two of every four are not stored, or None if a tensor does not fit two of four."""
+    """Return how many zeros a tensor needs to store exactly two of every four; None if it cannot be packed that way."""
     if len(tensor.shape) != 2 or tensor.shape[1] % 4:
         return None
     counts = np.bincount(flat(tensor) // 4, minlength=tensor.shape[0] * tensor.shape[1] // 4)
@@ -93,7 +94,7 @@ def _part(tensor: Sparse, part: str, kind: str) -> Array:
         sizes = np.array(tensor.shape, dtype=np.int64)
         return sizes.reshape(2, 1) if kind == TWO_OF_FOUR else sizes
     if part == "row_offsets":
-        # as the library sums them: over the first dimension alone, though nobody reads them (FMT-150.2)
+        # summed over the first dimension only, because the library does so; no reader uses the offsets (FMT-150.2)
         counts = np.diff(tensor.indptr).astype(np.int64).reshape(tensor.shape[:-1] or (1,))
         return (counts.cumsum(axis=0) - counts).reshape(tensor.shape[:-1])
     positions = flat(tensor)
@@ -112,10 +113,10 @@ def _part(tensor: Sparse, part: str, kind: str) -> Array:
 
 
 def _filled(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
-    """Return two positions of every four, ascending: those given, and the first others of groups that have fewer."""
+    """Return two ascending positions of every four: the given ones, then the first free ones where these are fewer."""
     stored = np.zeros(size, dtype=bool)
     stored[positions] = True
-    # those stored sort first, then by place
+    # a stable sort puts the stored positions of a group first, and keeps the order of the free ones
     order = np.argsort(~stored.reshape(-1, 4), axis=1, kind="stable")[:, :2]
     return (np.sort(order, axis=1) + 4 * np.arange(len(order))[:, None]).reshape(-1)
 

@@ -44,9 +44,9 @@ class Changes:
     """Name of a base tensor -> its changed positions in the shape of the base, row-major, each once. Lazy: a tensor
     is read, sorted and checked on each access."""
     attributes: dict[str, JSON] = field(default_factory=dict)
-    """What a checkpoint records of the source; fractions are `float.hex` strings."""
+    """The attributes with which a checkpoint records the source; fractions are `float.hex` strings."""
     removed: Mapping[str, Mask] = field(default_factory=dict)
-    """Name of a base tensor -> the positions that leave it; only beside ``"replace"``."""
+    """Name of a base tensor -> the positions to remove from it; only if op is ``"replace"``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +67,7 @@ class Adapter:
         return {f"{module}.weight": module for module in self.modules}
 
     def attributes(self, kind: str) -> dict[str, JSON]:
-        """Return the attributes that record any adapter: its kind, and the base that it names, if it does."""
+        """Return the attributes that any adapter has: its kind, and the name of its base if the config states it."""
         base_name = self.config.get("base_model_name_or_path")
         named: dict[str, JSON] = {"base_model": base_name} if isinstance(base_name, str) and base_name else {}
         return {"adapter": kind, **named}
@@ -161,7 +161,7 @@ def base_tensor(base: Mapping[str, Tensor], name: str, clause: str) -> Dense | S
     """Return a tensor of the base, after verifying that a `Sparse` can hold its changes.
 
     Raises:
-        CannotHold: FMT-154 for a scalar or rows that int32 columns do not cover.
+        CannotHold: FMT-154 for a scalar or for rows of 2^31 columns or more.
         FormatError: clause for a mask, which has no values.
     """
     tensor = base[name]
@@ -239,7 +239,7 @@ def sorted_support(
 
 
 def listed(tensor: Dense | Sparse) -> Sparse:
-    """Return a stored change with its positions: one of every position may be stored as a dense tensor (FMT-005)."""
+    """Return a stored change as a `Sparse`; a change of every position may be stored as a dense tensor (FMT-005)."""
     if isinstance(tensor, Sparse):
         return tensor
     return with_values(from_flat(tensor.shape, np.arange(tensor.values.size)), tensor.values.reshape(-1))

@@ -1,4 +1,4 @@
-"""Shared by converters: casts, and checks that a foreign format has a place for all of a checkpoint."""
+"""Casts that converters use, and checks that a foreign format can hold everything in a checkpoint."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -13,7 +13,7 @@ from formats.records import Array, Checkpoint, DType, Mask, Tensor
 T = TypeVar("T", bound=Tensor)
 
 CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
-"""Floats that a cast reads and makes (FMT-126); narrower ones mean nothing without their quantisation scheme."""
+"""Floats that can be cast, and cast to (FMT-126); narrower ones mean nothing without their quantisation scheme."""
 
 
 def require_plain(checkpoint: Checkpoint, target: str) -> None:
@@ -33,7 +33,7 @@ def require_plain(checkpoint: Checkpoint, target: str) -> None:
 
 
 def require_model(kind: str, target: str) -> None:
-    """Verify that a checkpoint is a model, where target holds nothing else.
+    """Verify that a checkpoint is a model, because target holds nothing else.
 
     Raises:
         CannotHold: FMT-154 for another kind.
@@ -72,7 +72,7 @@ def rounded_once(values: Array, dtype: DType) -> Array:
         if values.dtype != np.float64 or dtype != DTYPES["BF16"]:
             return values.astype(dtype)
         # ml_dtypes casts by way of float32, which would round twice. So the step to float32 rounds to odd: towards 0,
-        # with the last bit set if anything was cut. A value beside a tie of bfloat16 then does not become the tie.
+        # with the last bit set if anything was cut. So a value close to a tie of bfloat16 does not become that tie.
         near = values.astype(np.float32)
         odd = near.view(np.uint32)
         odd -= np.abs(near.astype(np.float64)) > np.abs(values)

@@ -3,7 +3,7 @@
     w            I8, sparse     codes on the support         weight = (code - zero point) * scale
     w.scale      F32, dense     (out, groups)
     w.zero_point I8, dense      (out, groups), where the grid has zero points
-    w.update     F32 or F64     weights beside the codes, in the place of what those stand for
+    w.update     F32 or F64     weights that differ from those of the codes, and override them
 
 `int_folder` reads the folders of other libraries.
 """
@@ -53,11 +53,11 @@ class Coded:
     zeros: NDArray[np.int8]
     """(out, groups); 0 on a grid without zero points"""
     update: Sparse | None
-    """F32 or F64: the weights beside the codes"""
+    """F32 or F64: weights that override those of the codes (QNT-006)"""
 
 
 def is_coded(checkpoint: Checkpoint) -> bool:
-    """Tell whether matrices of a checkpoint are codes."""
+    """Return whether matrices of a checkpoint are codes."""
     return bool(checkpoint.scales) and ATTRIBUTE in checkpoint.attributes
 
 
@@ -135,14 +135,14 @@ def _update(checkpoint: Checkpoint, name: str, part: str | None) -> Sparse | Non
 
 
 def _sparse(tensor: Dense | Sparse) -> Sparse:
-    """Return a tensor with a support; one that stores every position may come without (FMT-005)."""
+    """Return a tensor as a `Sparse`; one that stores every position may come as a `Dense` (FMT-005)."""
     if isinstance(tensor, Sparse):
         return tensor
     return with_values(from_support(np.ones(tensor.shape, dtype=np.bool_)), tensor.values.reshape(-1))
 
 
 def compute_dtype(dtypes: Iterable[str]) -> DType:
-    """Return the dtype in which codes are computed unless told otherwise, given those of all tensors (QNT-008.2)."""
+    """Return the default dtype for expanding codes, given the dtypes of all tensors of the model (QNT-008.2)."""
     return np.dtype(np.float64 if "F64" in dtypes else np.float32)
 
 
@@ -158,7 +158,7 @@ def weights_of(matrix: Coded, dtype: DType = _F32) -> Sparse:
     codes = matrix.codes
     positions, group = flat(codes), groups_of(matrix)
     steps = codes.values.astype(np.float64) - matrix.zeros.reshape(-1)[group]
-    # 9 bits times 24, so exact in F64
+    # exact in F64, because a difference of 9 bits times a scale of 24 bits has at most 33 bits
     values = (steps * matrix.scales.reshape(-1)[group]).astype(dtype)
     if matrix.update is None:
         return with_values(codes, values)
@@ -171,15 +171,15 @@ def weights_of(matrix: Coded, dtype: DType = _F32) -> Sparse:
 
 
 def beside(base: Checkpoint, trained: Checkpoint) -> Checkpoint:
-    """Return a trained model as the codes of its base, with the weights that are not theirs beside them (QNT-006).
+    """Return a trained model as the codes of its base, with all weights that differ from them as updates (QNT-006).
 
     Args:
         base: a quantised model.
-        trained: the same tensors as weights, as `expanded` has them, after training; its support may be another.
+        trained: the same tensors as weights, as `expanded` returns them, after training; supports may differ.
 
     Raises:
-        FormatError: QNT-009 for a base that is not quantised, or lacks a matrix of the trained model in its shape;
-            those of `read_coded`.
+        FormatError: QNT-009 for a base that is not quantised, or a trained model that lacks a matrix of the base or has
+            it in another shape; otherwise as `read_coded`.
     """
     grid_of(base.attributes)
     tensors, scales = dict(trained.tensors), {}
@@ -197,7 +197,7 @@ def beside(base: Checkpoint, trained: Checkpoint) -> Checkpoint:
 
 
 def _beside(matrix: Coded, new: Sparse) -> tuple[Sparse, Sparse]:
-    """Return the codes that stay, and the weights of a trained matrix that are not theirs."""
+    """Return the codes whose positions stay, and the weights of a trained matrix that its codes do not stand for."""
     if dtype_name(new.dtype) not in ("F32", "F64"):
         raise FormatError("QNT-009", f"weights beside codes are F32 or F64, not {dtype_name(new.dtype)}; train in F32")
     coded, stored = flat(matrix.codes), flat(new)
@@ -210,10 +210,10 @@ def _beside(matrix: Coded, new: Sparse) -> tuple[Sparse, Sparse]:
 
 
 def expanded(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a quantised model as one of weights, each matrix made on access (QNT-009.5).
+    """Return a quantised model with its codes expanded to weights; each matrix is made on access (QNT-009.5).
 
     Raises:
-        FormatError: QNT-009, QNT-001, on access those of `read_coded`.
+        FormatError: QNT-009 or QNT-001; on access as `read_coded`.
     """
     grid, coded = grid_of(checkpoint.attributes), checkpoint.scales
     outlines = (like(checkpoint.tensors, name) for name in checkpoint.tensors)

@@ -31,7 +31,7 @@ Json: TypeAlias = dict[str, Any]
 BITMASK = "sparse-bitmask"
 TWO_OF_FOUR = "sparse-24-bitmask"
 DENSE = frozenset({"dense", "dense-sparsity"})
-"""Formats that state how many weights are zero, while weights are stored as usual."""
+"""Formats that only state how many weights are zero; the weights themselves are stored as dense tensors."""
 
 PARTS = {
     BITMASK: frozenset({"bitmask", "compressed", "row_offsets", "shape"}),
@@ -56,8 +56,8 @@ def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
         folder: a Hugging Face folder whose config.json states a sparsity format.
 
     Raises:
-        FormatError: FMT-150 for names, dtypes, shapes and formats, for bits of a bitmask when its tensor is accessed;
-            FMT-120 and FMT-121 as `open_hf`.
+        FormatError: FMT-150 for names, dtypes, shapes and formats, and on access for the bits of a bitmask; FMT-120 and
+            FMT-121 as `open_hf`.
     """
     source = open_hf(folder)
     config, kind = _read_config(source.files.get(CONFIG), Path(folder).name)
@@ -82,7 +82,7 @@ def open_compressed_tensors(folder: str | os.PathLike[str]) -> Checkpoint:
 
 
 def states_sparsity(config: Json) -> bool:
-    """Tell whether a config.json describes how its tensors are packed, in any of the places of FMT-150."""
+    """Return whether a config.json describes how its tensors are packed, in any of the places of FMT-150."""
     places = (config, *(config.get(key) for key in DESCRIPTIONS))
     described = (place.get(SPARSITY) for place in places if isinstance(place, dict))
     return any(isinstance(sparsity, dict) and sparsity.get("format") for sparsity in described)
@@ -104,7 +104,7 @@ def _unpack(packed: _Packed, mask: NDArray[np.uint8], values: Array) -> Sparse:
     Args:
         packed: its name, format and shape.
         mask: (*shape[:-1], ceil(C / 8)).
-        values: (nnz,), or (R, C / 2) of two of four; its bits are neither copied nor changed.
+        values: (nnz,), or (R, C / 2) for two of four; the result has a view of them, with every bit unchanged.
     """
     rows, columns = rows_of(packed.shape), packed.shape[-1]
     mask, values = mask.reshape(rows, -(-columns // 8)), values.reshape(-1)
@@ -116,7 +116,7 @@ def _unpack(packed: _Packed, mask: NDArray[np.uint8], values: Array) -> Sparse:
     if indptr[-1] != values.size:
         _refuse(packed.name, f"its bitmask has {indptr[-1]} bits set for {values.size} values, expected one for each")
     indices = np.empty(values.size, dtype=np.int32)
-    # two rows at a time if a run of four positions may begin in one and end in the next
+    # two rows at a time if rows are no multiple of four, because then four neighbours may lie in two rows
     step = 2 if packed.kind == TWO_OF_FOUR and columns % 4 else 1
     for pair, end in row_blocks(rows // step, columns * step):
         first, last = pair * step, end * step
@@ -134,7 +134,7 @@ def _groups(source: HfFolder, kind: str) -> list[_Packed]:
         prefix, dot, part = name.rpartition(".")
         if dot and part in PARTS[BITMASK]:
             groups.setdefault(prefix, set()).add(part)
-    # 0.8.1 and older pack every tensor under its own name, 0.9.0 and newer weights without ".weight"
+    # versions up to 0.8.1 pack a tensor under its own name, later ones under that name without ".weight"
     own_names = any(prefix.endswith(".weight") for prefix in groups)
     tensors = []
     for prefix, parts in groups.items():
@@ -164,7 +164,7 @@ def _shape(source: HfFolder, prefix: str, name: str, kind: str) -> tuple[int, ..
     except FormatError as error:
         raise FormatError("FMT-150", f"{name!r} cannot be read: {error}") from error
     rows, columns = rows_of(shape), shape[-1]
-    # a shape without columns is refused, because rows without bytes cost a file nothing and a reader memory
+    # a shape without columns is refused, because empty rows take no bytes in a file, but memory in a reader
     if not columns or max(rows, columns) > validate.MAX_SPARSE_DIM:
         _refuse(name, f"its shape is {list(shape)}, expected 1 to 2^31 - 1 columns and at most 2^31 - 1 rows")
     mask, values = (source.section(f"{prefix}.{part}") for part in ("bitmask", "compressed"))
@@ -185,7 +185,7 @@ def _shape(source: HfFolder, prefix: str, name: str, kind: str) -> tuple[int, ..
 def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
     """Return config.json without its description of sparsity, and the format that the description states.
 
-    Numbers keep their value and may be spelt otherwise.
+    Numbers keep their value, but their spelling may change.
     """
     if data is None:
         raise FormatError(
@@ -221,7 +221,7 @@ def _without_sparsity(config: Json, stated: set[str], quantisations: list[Json])
 
     Their formats are added to stated, and descriptions that may hold a quantisation to quantisations.
 
-    A description that is left with nothing goes as a whole, because loaders that meet it look for packed tensors.
+    A description that holds no quantisation is removed, because loaders that find one look for packed tensors.
     """
     cleaned: Json = {}
     for key, value in config.items():

@@ -3,7 +3,7 @@
     Q8_0   scale, 32 codes of 8 bits                              int8:g32
     Q4_0   scale, 16 bytes: codes 0 to 15 and 16 to 31, plus 8    int4:g32:asym
 
-The scale of Q4_0 may be negative: with the scale -s, codes -c - 1 and the zero point -1 the weights are the same.
+A negative scale of Q4_0 becomes positive: with the codes -c - 1 and the zero point -1 the weights stay the same.
 """
 
 import os
@@ -27,7 +27,7 @@ _GRIDS = {"Q4_0": "int4:g32:asym", "Q8_0": "int8:g32"}
 
 
 def open_gguf_codes(path: str | os.PathLike[str], limit: int | None = None) -> Checkpoint:
-    """Return the tensors of a GGUF file, its matrices of one quantised type as codes of this format (QNT-010.4).
+    """Return the tensors of a GGUF file, with its matrices of one quantised type as codes of this format (QNT-010.4).
 
     That type is Q4_0 if a matrix has it, else Q8_0. Tensors of other quantised types become F32.
 
@@ -74,7 +74,7 @@ def open_gguf_codes(path: str | os.PathLike[str], limit: int | None = None) -> C
 
 
 def _q8_0(blocks: Array) -> Quantised:
-    """Return a matrix of blocks (out, groups, 34), uint8."""
+    """Return the matrix that is stored in Q8_0 blocks, uint8 (out, groups, 34)."""
     rows, groups, _ = blocks.shape
     scales = blocks[:, :, :2].copy().view(np.float16)[:, :, 0]
     codes = blocks[:, :, 2:].copy().view(np.int8).reshape(rows, groups * _BLOCK)
@@ -82,7 +82,7 @@ def _q8_0(blocks: Array) -> Quantised:
 
 
 def _q4_0(blocks: Array) -> Quantised:
-    """Return a matrix of blocks (out, groups, 18), uint8."""
+    """Return the matrix that is stored in Q4_0 blocks, uint8 (out, groups, 18)."""
     rows, groups, _ = blocks.shape
     scales = blocks[:, :, :2].copy().view(np.float16)[:, :, 0]
     halves = blocks[:, :, 2:]

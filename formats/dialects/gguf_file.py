@@ -89,7 +89,7 @@ class _Info:
 
 
 class _Cursor:
-    """A position in a file that moves on with what is read, and never past the end."""
+    """A read position in a file; reading advances it, but never past the end of the file."""
 
     def __init__(self, data: Array, name: str) -> None:
         self.data = data
@@ -107,7 +107,7 @@ class _Cursor:
         return self.data[self.at - n : self.at].tobytes()
 
     def skip(self, n: int, what: str) -> None:
-        """Move on by n bytes; n may be any size, because it is compared with what is left."""
+        """Move on by n bytes; n may have any size, because it is compared with the bytes that are left."""
         if n > self.left:
             raise FormatError(
                 "FMT-155", f"{self.name} ends within {what}: {n} bytes are announced, {self.left} are left"

@@ -52,7 +52,7 @@ class HfFolder(Mapping[str, Dense]):
 
     Attributes:
         files: name -> bytes of the companions, read on access (FMT-123).
-        left_out: name -> reason, of every entry of the folder that is neither a companion nor weights that are read;
+        left_out: name -> reason, for every entry of the folder that is read neither as a companion nor as weights;
             names of folders end in a slash.
     """
 
@@ -66,7 +66,10 @@ class HfFolder(Mapping[str, Dense]):
         self.files: Mapping[str, bytes] = Lazy(companions, lambda name: companions[name].read_bytes())
 
     def checkpoint(self) -> Checkpoint:
-        """Return the folder as a checkpoint of dense tensors, with remarks on what it lacks or carries as it is."""
+        """Return the folder as a checkpoint of dense tensors.
+
+        Its remarks list the files that are left out, and the quantisations whose tensors are copied unchanged.
+        """
         remarks = []
         if self.left_out:
             listed = ", ".join(f"{name} ({reason})" for name, reason in self.left_out.items())
@@ -75,7 +78,7 @@ class HfFolder(Mapping[str, Dense]):
         return Checkpoint("model", self, files=self.files, remarks=tuple(remarks))
 
     def like(self, name: str) -> Dense:
-        """Return a tensor of the dtype and shape of a name, made of its header alone."""
+        """Return a tensor with the dtype and shape of `self[name]`, without reading its values."""
         section = self.section(name)
         return Dense(np.broadcast_to(np.zeros((), dtype=DTYPES[section.dtype]), section.shape))
 
@@ -108,7 +111,7 @@ class HfFolder(Mapping[str, Dense]):
 
 
 def quantisation_remarks(config: bytes) -> list[str]:
-    """Return a remark for each quantisation that a config.json describes: its tensors are carried (FMT-128)."""
+    """Return a remark for each quantisation that a config.json describes: its tensors stay unchanged (FMT-128)."""
     return [
         f"{CONFIG} describes a quantisation ({label}): its tensors are carried as they are, bit for bit, and zeros "
         f"among packed codes are not taken for sparsity"
@@ -119,7 +122,7 @@ def quantisation_remarks(config: bytes) -> list[str]:
 def refuse_packed(names: Collection[str]) -> None:
     """Refuse a folder that has packed tensors but whose config does not say so (FMT-150).
 
-    A reader would take their bitmasks and packed values for weights.
+    The reason is that a reader would take the bitmasks and packed values for weights.
     """
     stems = {name.removesuffix(".bitmask") for name in names if name.endswith(".bitmask")}
     packed = sorted(stem for stem in stems if f"{stem}.compressed" in names and f"{stem}.shape" in names)
@@ -144,8 +147,8 @@ def to_sparse(
 ) -> tuple[str, ...]:
     """Write the Hugging Face folder src as the sparse checkpoint dst, and return remarks for the user.
 
-    `to_hf` makes the same tensors of it again (FMT-125). One tensor is in memory at a time. The remarks name every
-    file and folder of src that is left out (FMT-123), say how many entries of −0.0 are left out or stored
+    `to_hf` turns dst into the same tensors again (FMT-125). One tensor is in memory at a time. The remarks list every
+    file and folder of src that is left out (FMT-123). They say how many entries of −0.0 are left out or stored
     (FMT-127), and whether config.json describes a quantisation (FMT-128).
 
     Args:
@@ -186,7 +189,7 @@ def to_hf(
         dst: the folder to make.
         dtype: name of the dtype to cast floats to, for example ``"F32"``; None keeps every bit.
         shard_bytes: bytes of tensors that a shard may hold before the next tensor opens another one.
-        limit: bytes that all tensors may take together once they are dense (FMT-098); None bounds each alone.
+        limit: bytes that all tensors may take together once they are dense (FMT-098); None limits each tensor alone.
 
     Raises:
         FormatError: FMT-110 if dst is there, the broken rule of src, FMT-098, FMT-126 for a cast that overflows,
@@ -215,7 +218,7 @@ def checkpoint_to_hf(
 ) -> None:
     """Write the tensors and companions of a checkpoint as the Hugging Face folder dst, as `to_hf` does.
 
-    Each tensor is fetched once, and before that one of its dtype and shape (`formats.lazy.like`).
+    Each tensor is fetched once; before that, `formats.lazy.like` gives its dtype and shape.
 
     Raises:
         FormatError: FMT-110 if dst is there, FMT-098, FMT-126 for a cast that overflows, FMT-154 for a mask or another
@@ -295,7 +298,7 @@ def _outlines(reader: Reader, dtype: str | None) -> list[Section]:
 
 
 def _split(tensors: list[Section], shard_bytes: int) -> list[list[Section]]:
-    """Return runs of tensors of at most shard_bytes each, or of one tensor that is larger by itself."""
+    """Return runs of tensors of at most shard_bytes each; a larger tensor is a run of its own."""
     shards: list[list[Section]] = [[]]
     size = 0
     for tensor in tensors:
@@ -308,7 +311,7 @@ def _split(tensors: list[Section], shard_bytes: int) -> list[list[Section]]:
 
 
 def _sorted_out(folder: Path, read: Collection[str]) -> tuple[dict[str, Path], dict[str, str]]:
-    """Return the companions of a folder, and the reason of every entry that is left out; files in read are neither."""
+    """Return the companions of a folder, and the reason for every entry that is left out; files in read are skipped."""
     companions, left_out = {}, {}
     for path in sorted(folder.iterdir()):
         # FMT-123

@@ -3,7 +3,7 @@
     word 0x0000000A, 4 bits     codes 10, 0, 0, ...     as signed codes 2, -8, -8, ...
     weight = (code - zero point of its group) * scale of its group
 
-Nothing here knows a file or a library. `int_layers` says which arrays of a file are which.
+This module knows no files and no libraries; `int_layers` finds the arrays of a matrix in a file.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Quantised:
     bits: int
     """Bits of a code, 1 to 8."""
     mask_is_stored: bool = False
-    """Whether the file says what is pruned. Otherwise the mask is made from codes and scales."""
+    """Whether the file stores the mask. Otherwise it is computed from codes, zero points and scales."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -86,9 +86,9 @@ def unpacked(words: NDArray[np.int32], n: int, bits: int, *, straddling: bool) -
 
 
 def _straddling(words: NDArray[np.uint32], n: int, bits: int) -> NDArray[np.uint32]:
-    """Return the bits from bit i * bits of each row on, for i = 0 to n - 1; higher bits than a code has are junk."""
+    """Return 32 bits of each row from bit i * bits on, for i = 0 to n - 1; only the lowest `bits` are a code."""
     word, bit = np.divmod(np.arange(n) * bits, 32)
-    # a word of zeros behind the last one, because the last code looks there
+    # padded with a word of zeros, because a pair of words is read for the last code, too
     padded = np.zeros((len(words), words.shape[1] + 1), dtype=np.uint64)
     padded[:, :-1] = words
     pairs = padded[:, word] | padded[:, word + 1] << np.uint64(32)
@@ -102,7 +102,7 @@ def check_values(matrix: Quantised, name: str) -> None:
         FormatError: FMT-173 for a scale that is infinite or no number, for a group that is not there, and for codes
             or zero points that their bits cannot hold.
     """
-    with np.errstate(invalid="ignore"):  # of a signalling NaN of 16 bits NumPy warns
+    with np.errstate(invalid="ignore"):  # because NumPy warns of a signalling NaN of 16 bits
         finite = np.isfinite(matrix.scales).all()
     if not finite:
         raise FormatError("FMT-173", f"{name!r} has a scale that is infinite or no number; quantise the model again")
@@ -141,7 +141,7 @@ def made(
         zeros: int8, (out, groups), or None.
         group_of_column: int32, (in,).
         bits: bits of a code.
-        stored_mask: bool, (out, in), if the file says what is pruned.
+        stored_mask: bool, (out, in), False at pruned weights; None if the file stores no mask.
 
     Raises:
         FormatError: FMT-173.
@@ -175,7 +175,7 @@ def dequantised(matrix: Quantised, name: str) -> Array:
         with np.errstate(over="ignore"):
             # exact in F32 if the scale has 11 bits or fewer, so that F16 and BF16 round once, in astype
             steps *= np.take(matrix.scales[first:last].astype(np.float32), columns, axis=1)
-            # FMT-173.6: adding +0.0 turns −0.0, which 0 times a negative scale is, into +0.0
+            # FMT-173.6: 0 times a negative scale is −0.0; adding +0.0 turns it into +0.0
             steps += np.float32(0)
             weights[first:last] = steps.astype(matrix.dtype)
         # FMT-174.3: a weight that a bitmask leaves out is 0, whatever the zero point of its group

@@ -39,9 +39,9 @@ _OF_LIBRARY = frozenset({"weight_packed", "weight_scale", "weight_shape", "weigh
 _OF_PROGRAMS = frozenset({"qweight", "qzeros", "scales"})
 """Parts that only quantised matrices have: of compressed-tensors, and of programs that write GPTQ and AWQ."""
 _CODES = {"qweight": "qweight", "weight_packed": "weight_packed", "weight_scale": "weight", "bitmask": "compressed"}
-"""Part that tells of codes -> the part that holds them."""
+"""Part that shows that a matrix is quantised -> the part that holds its codes."""
 _CODES_ALONE = {"qweight": "qweight"}
-"""Those that tell of codes whatever the configuration says; FMT-150 has the others."""
+"""The part that shows it without a configuration, too; FMT-150 covers the other parts."""
 _OF_ACTIVATIONS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
 """Parts that say how activations are quantised, which the expanded weights do not need."""
 
@@ -68,7 +68,7 @@ class QuantisedFolder:
         self._folder = folder
         files = open_hf(folder).files
         packed = CONFIG in files and states_sparsity(foreign_object(files[CONFIG]))
-        # FMT-175: a bitmask of sparsity is a mask, and a description of dense weights is no obstacle
+        # FMT-175: a config may describe sparsity as well: bitmasks become masks, and dense weights are read as usual
         self._source = open_compressed_tensors(folder) if packed else open_hf(folder).checkpoint()
         self._schemes, self._changed = read_schemes(self._source.files)
         self.layers = _layers(self._source.tensors, self._schemes)
@@ -112,14 +112,15 @@ class QuantisedFolder:
         )
 
     def codes(self) -> Checkpoint:
-        """Return the folder as a quantised model of this format, its codes and zero points as they are (QNT-010).
+        """Return the folder as a quantised model of this format, with codes and zero points unchanged (QNT-010).
 
         Raises:
-            FormatError: QNT-010 here, or when a matrix is read, if not all of them are on one grid of 4 or 8 bits whose
-                groups are runs of columns, or a scale is below 0.
+            FormatError: QNT-010, at once or when a matrix is read, if the matrices are not all on one grid of 4 or 8
+                bits whose groups are runs of columns, or a scale is below 0.
         """
         layers, source, left_out = self.layers, self._source, self._left_out()
-        # a matrix of one group a row fits a grid of rows, and one of groups of its columns
+        # a matrix with several groups a row decides, because one with a single group fits two grids: rows, and groups
+        # of as many columns as it has
         first = next((name for name in layers if self.matrices[name].scales.shape[1] > 1), next(iter(layers)))
         grid = grid_of_matrix(self.matrices[first], first)
         roles = (SCALE, ZERO) if grid.endswith(":asym") else (SCALE,)
@@ -151,7 +152,7 @@ class QuantisedFolder:
         )
 
     def _files(self) -> Mapping[str, bytes]:
-        """Return the companions, without what describes the quantisation."""
+        """Return the companions without their descriptions of the quantisation."""
         changed, files = {name: data for name, data in self._changed.items() if data is not None}, self._source.files
         names = files.keys() - self._changed.keys() | changed.keys()
         return Lazy(names, lambda name: changed[name] if name in changed else files[name])
@@ -188,7 +189,7 @@ def grid_of_matrix(matrix: Quantised, name: str, *, whole: bool = False) -> str:
     Args:
         matrix: the matrix.
         name: for errors.
-        whole: whether to name the group of a row that is one group.
+        whole: whether to state the group size even if each row is a single group.
 
     Raises:
         FormatError: QNT-010 for bits, groups or scales that no grid has.
@@ -215,7 +216,7 @@ def refuse_taken(owner: Mapping[str, tuple[str, str]], names: Iterable[str]) -> 
 
     Args:
         owner: name of a part -> matrix and role.
-        names: of the other tensors.
+        names: the names of the other tensors.
 
     Raises:
         FormatError: QNT-010.
@@ -233,7 +234,7 @@ def part_of(matrix: Quantised, role: str, name: str) -> Tensor:
         return Dense(matrix.zeros)
     if role == SCALE:
         scales = matrix.scales.astype(np.float32)
-        # FMT-174.2: all weights of such a group are pruned; QNT-003.3
+        # FMT-174.2, QNT-003.3: a scale of 0 is replaced, because scales must be above 0; its weights are all pruned
         largest = scales.max(axis=1, keepdims=True)
         return Dense(np.where(scales > 0, scales, np.where(largest > 0, largest, np.float32(1))))
     validate.check_sparse_shape(matrix.shape, name)
@@ -287,7 +288,7 @@ def _layers(tensors: Mapping[str, Tensor], schemes: Schemes) -> dict[str, Layer]
 
 
 def _layer(tensors: Mapping[str, Tensor], module: str, schemes: Schemes) -> Layer:
-    """Return the matrix of a module, by the only one of its schemes that its shapes fit."""
+    """Return the matrix of a module, as described by the only one of its schemes that fits its shapes."""
     fitting: list[Layer] = []
     refusals: list[FormatError] = []
     for scheme in schemes.of(module):

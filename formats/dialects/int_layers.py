@@ -1,6 +1,6 @@
 """Finds the parts of a quantised matrix among the tensors of a folder, and compares their shapes (FMT-172).
 
-Every part is looked at before anything is reserved: its dtype and shape come from the header of its file.
+All parts are checked before memory is reserved, because their dtypes and shapes are in the headers of the files.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ from formats.lazy import like
 from formats.records import Array, Dense, DType, Mask, Sparse, Tensor, to_dense
 
 AWQ_ORDER = (0, 4, 1, 5, 2, 6, 3, 7)
-"""Place in a word of AWQ, lowest bits first, of each of its eight columns."""
+"""Place of each of eight columns in a word of AWQ, counted from the lowest bits."""
 
 _INTEGERS = ("I32", "I64")
 
@@ -36,7 +36,7 @@ class Layer:
     dtype: DType
     """The dtype of its scales."""
     parts: frozenset[str]
-    """The tensors that it consists of."""
+    """The names of the tensors that it consists of."""
     load: Callable[[], Quantised]
     """Reads and verifies it; raises FormatError, FMT-173."""
 
@@ -50,11 +50,11 @@ class Parts:
         self.used: set[str] = set()
 
     def has(self, part: str) -> bool:
-        """Tell whether the module has a part."""
+        """Return whether the module has a part."""
         return f"{self.module}.{part}" in self.tensors
 
     def shape(self, part: str, dtypes: frozenset[str] | tuple[str, ...], rank: int | None = None) -> tuple[int, ...]:
-        """Return the shape of a part, which becomes one of the parts that the matrix consists of.
+        """Return the shape of a part, and record that the matrix uses the part.
 
         Raises:
             FormatError: FMT-172 if it is not there, or has another dtype or rank.
@@ -98,7 +98,7 @@ class Parts:
         return to_dense(self.tensor(part))
 
     def layer(self, scales: str, shape: tuple[int, int], load: Callable[["Parts"], Quantised]) -> Layer:
-        """Return the matrix of the parts that were looked at."""
+        """Return the matrix that consists of the parts recorded so far."""
         return Layer(f"{self.module}.weight", shape, self.dtype(scales), frozenset(self.used), partial(load, self))
 
     def refuse(self, what: str) -> NoReturn:
@@ -179,7 +179,7 @@ def _stated_shape(parts: Parts) -> tuple[int, int]:
 
 
 def _straddling(parts: Parts, shape: tuple[int, int], groups: int, bits: int) -> bool:
-    """Return whether codes may begin in one word and end in the next, which counts of words tell (FMT-173).
+    """Return whether codes may begin in one word and end in the next, which the counts of words show (FMT-173).
 
     Args:
         parts: the parts of the matrix.
@@ -202,7 +202,7 @@ def _straddling(parts: Parts, shape: tuple[int, int], groups: int, bits: int) ->
     if not fitting:
         parts.refuse("its codes and its zero points are packed in two ways, expected one")
     if len(fitting) == 2 and 32 % bits and max(n for n, _ in counts) > 32 // bits:
-        # from 0.18 on codes of 3, 5, 6 and 7 bits straddle words, and the file does not say which version wrote it
+        # since compressed-tensors 0.18 codes of 3, 5, 6 and 7 bits straddle words, but files do not state the version
         parts.refuse(f"its codes of {bits} bits take as many words in either way to pack them, and nothing tells which")
     return fitting[0]
 
@@ -260,7 +260,7 @@ def _gptq(parts: Parts, scheme: Scheme) -> Layer:
         codes = unpacked(parts.array("qweight").T, columns, bits, straddling=True)
         zeros = unpacked(parts.array("qzeros"), out, bits, straddling=True)
         if scheme.source == GPTQ:
-            # FMT-173: stored minus one
+            # FMT-173: the layout gptq stores each zero point minus one
             if (zeros == (1 << bits - 1) - 1).any():
                 raise FormatError(
                     "FMT-173",
@@ -301,9 +301,9 @@ def _awq(parts: Parts, scheme: Scheme) -> Layer:
 
 
 def _of_column(parts: Parts, part: str, columns: int, size: int | None, groups: int) -> NDArray[np.int32]:
-    """Return the group of each column, (in,): that of g_idx, or runs of columns; clipped to groups, -1 if below 0."""
+    """Return the group of each column, (in,), from g_idx or as runs of columns; values out of range stay out of it."""
     if parts.has(part):
-        # a wide integer that wrapped in int32 could name a group that is there
+        # clipped before the cast, because a 64-bit index that wraps in int32 could become a valid group
         return np.clip(parts.array(part), -1, groups).astype(np.int32)
     return _runs(columns, size or columns)
 

@@ -35,15 +35,15 @@ class Scheme:
     source: str
     """PACKED, PLAIN, GPTQ, GPTQ_V2 or AWQ."""
     bits: int | None
-    """Bits of a code; None if each matrix has its own, which its shapes tell."""
+    """Bits of a code; None if they differ between matrices and follow from their shapes."""
     strategy: str
-    """TENSOR, CHANNEL or GROUP: what shares a scale, the matrix, a row, or a group of columns in a row."""
+    """TENSOR, CHANNEL or GROUP: one scale for the matrix, for each row, or for each group of columns in a row."""
     group_size: int | None = None
-    """Columns of a group; None if each matrix has its own, which its g_idx tells."""
+    """Columns of a group; None for other strategies, or if g_idx gives the groups of each matrix."""
     symmetric: bool = False
-    """Whether every zero point is 0 and none is stored; of compressed-tensors only."""
+    """Whether every zero point is 0; for compressed-tensors only."""
     in_order: bool = True
-    """Whether the groups are runs of columns where no g_idx is stored; of GPTQ only."""
+    """Whether the groups are runs of columns if no g_idx is stored; for GPTQ only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,17 @@ class Schemes:
     groups: tuple[tuple[tuple[str, ...], Scheme], ...]
 
     def of(self, module: str) -> list[Scheme]:
-        """Return the schemes that may be meant for a module: those whose targets name it, or all, each once.
+        """Return the schemes that may apply to a module: those whose targets name it, or else all; each once.
 
-        Targets such as Linear or re:.*proj are not followed: this package knows no classes of modules, and runs no
-        regular expression of a file. Shapes tell which scheme is meant.
+        Targets such as Linear or re:.*proj are not followed, because this package knows no classes of modules, and runs
+        no regular expression from a file. The caller chooses by the shapes of the matrix.
         """
         named = [scheme for targets, scheme in self.groups if module in targets]
         return list(dict.fromkeys(named or [scheme for _, scheme in self.groups]))
 
     @property
     def sources(self) -> list[str]:
-        """What the schemes read, sorted."""
+        """The sources of all schemes, sorted, each once."""
         return sorted({scheme.source for _, scheme in self.groups})
 
 
@@ -118,7 +118,7 @@ def without_descriptions(value: Any, descriptions: list[Json]) -> Any:
 
 def _parsed(data: bytes, file: str) -> Any:
     try:
-        # decoded here, because json.loads takes bytes of UTF-16, surrogates and a byte order mark for JSON
+        # decoded here, because json.loads accepts bytes of UTF-16, with surrogates or a byte order mark, too
         value = json.loads(data.decode(), object_pairs_hook=_unique)
         check_foreign_depth(value, file)
         return value
@@ -192,7 +192,7 @@ def _groups(description: Json) -> Iterator[tuple[tuple[str, ...], Scheme]]:
 def _of_weights(weights: Json, source: str) -> Scheme:
     bits = _whole({"num_bits": 8, **weights}, "num_bits", range(1, 9))
     size = None if weights.get("group_size") is None else _group_size(weights, "group_size")
-    # FMT-172: what the library takes the strategy for where none is stated
+    # FMT-172: the strategy that the library assumes if none is stated
     implied = TENSOR if weights.get("group_size") is None else GROUP if size else CHANNEL
     strategy = weights.get("strategy") or implied
     if strategy not in (TENSOR, CHANNEL, GROUP) or (strategy == GROUP and not size):

@@ -83,11 +83,11 @@ class Factors:
 def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
     """Return the changes of a LoRA adapter: float32 amounts to add, at every position of the support (FMT-152).
 
-    In a dense base every position changes. With a sparse base the product is computed twice: here, to count what the
-    support leaves out, and when a tensor is accessed.
+    In a dense base every position changes. With a sparse base the product is computed twice: here, to count the entries
+    outside the support, and when a tensor is accessed.
 
-    The result has the attributes left_out, tensor name -> how many entries of the product outside the support of the
-    base have a bit set, and left_out_total, their sum.
+    The result has the attributes left_out and left_out_total. left_out is tensor name -> how many entries of the
+    product outside the support of the base have a bit set, and left_out_total is their sum.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
@@ -191,7 +191,7 @@ def _factors(adapter: Adapter, module: str, before: Dense | Sparse, name: str) -
     """Return the factors of a tensor, transposed and swapped if the base has its input first."""
     embedding = EMBEDDING[0] in adapter.modules[module]
     a, b = (adapter.array(module, role).astype(np.float64) for role in (EMBEDDING if embedding else LINEAR))
-    # delta = B @ A; of an embedding and with fan_in_fan_out its transpose, A.T @ B.T
+    # delta = B @ A; for an embedding, and with fan_in_fan_out, its transpose, A.T @ B.T
     transposed = embedding or adapter.config.get("fan_in_fan_out") is True
     left, right = (a.T, b.T) if transposed else (b, a)
     if before.shape != (left.shape[0], right.shape[1]):
@@ -232,7 +232,7 @@ def _blocks(factors: Factors, name: str) -> Iterator[tuple[int, int, NDArray[np.
 
 
 def _on_support(factors: Factors, before: Sparse, name: str) -> Iterator[tuple[Array, int]]:
-    """Yield for each block of rows the amounts on the support, and how many of the others have a bit set."""
+    """Yield for each block of rows the amounts on the support, and how many amounts outside it have a bit set."""
     for first, last, amounts in _blocks(factors, name):
         on_support = amounts.reshape(-1)[flat_rows(before, first, last)]
         yield on_support, count_stored(amounts, POSITIVE) - count_stored(on_support, POSITIVE)

@@ -1,4 +1,4 @@
-"""Folders of NPZ files, one a tensor, with an index; and a reader of NPZ that checks each stated size before use.
+"""Folders of one NPZ file per tensor, with an index; and a reader of NPZ that checks each stated size before use.
 
     scipy/index.json                       {"lm_head.weight":"lm_head.weight.npz", ...}
     scipy/lm_head.weight.npz               a zip of .npy members
@@ -28,10 +28,10 @@ SUFFIX = ".npz"
 MAX_INDEX = 100_000_000
 MAX_FILE_NAME = 255
 MAX_HEADER = 10_000
-"""Bytes of the header of a .npy, which is one line of a shape and a dtype."""
+"""Most bytes of the header of a .npy, which is one line with a shape and a dtype."""
 
 MAX_DEFLATE = 1032
-"""Bytes that one compressed byte of DEFLATE can stand for at most: 258 for each two bits."""
+"""Most bytes that one compressed byte of DEFLATE can expand to: 258 for each two bits."""
 
 
 def file_name(name: str) -> str:
@@ -124,10 +124,10 @@ def read_npz(path: Path, *, limit: int, used: int = 0) -> dict[str, Array]:
     Args:
         path: a zip of .npy members, stored or deflated.
         limit: bytes that all members may take together.
-        used: bytes of that limit that files before this one took.
+        used: bytes of that limit that earlier files have used.
 
     Raises:
-        FormatError: FMT-153 for a member that is no plain array, or whose size is not the one that it states.
+        FormatError: FMT-153 for a member that is no plain array, or whose size differs from its stated size.
         ExpansionTooLarge: FMT-098, before anything is inflated.
     """
     with open_regular(path) as file:

@@ -28,10 +28,10 @@ _PARTS = ("packed", "scale", "shape", "zero_point")
 def write_pack_quantized(
     out: str | os.PathLike[str], checkpoint: Checkpoint, *, shard_bytes: int, limit: int | None = None
 ) -> list[str]:
-    """Write a quantised model as a folder that loaders of compressed-tensors take; return what it has no place for.
+    """Write a quantised model as a compressed-tensors folder, and return what that folder cannot hold.
 
     Raises:
-        CannotHold: FMT-154 for weights beside codes.
+        CannotHold: FMT-154 for a matrix with weights beside its codes.
         FormatError: FMT-178 for a model without codes or without config.json; QNT-009; as `checkpoint_to_hf`.
     """
     if ATTRIBUTE not in checkpoint.attributes:
@@ -84,7 +84,7 @@ def _part(matrix: Coded, part: str, bits: int) -> Array:
     if part == "zero_point":
         return packed(matrix.zeros.T, bits).T.copy()
     columns = matrix.codes.shape[1]
-    # a pruned weight is the zero point of its group, which stands for 0
+    # a pruned weight gets the zero point of its group as its code, because that code stands for 0
     codes = np.repeat(matrix.zeros, columns // max(matrix.zeros.shape[1], 1), axis=1)
     codes.reshape(-1)[flat(matrix.codes)] = matrix.codes.values
     return packed(codes, bits)

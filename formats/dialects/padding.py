@@ -1,7 +1,7 @@
-"""Shared by the writers of PEFT's sparse adapters: which changes fit one, and amounts of −0.0 that fill its room.
+"""Padding for the writers of PEFT's sparse adapters: checks that changes fit an adapter, and fills it with −0.0.
 
-PEFT makes room for a count of amounts that the configuration alone decides. A module with fewer changes is padded with
-−0.0, because adding it leaves every number as it is, zeros of either sign included (FMT-157, FMT-170).
+The configuration alone decides for how many amounts PEFT makes room in a module. A module with fewer changes is padded
+with −0.0, because adding −0.0 changes no number, not even a zero of either sign (FMT-157, FMT-170).
 """
 
 import re
@@ -21,7 +21,7 @@ from formats.records import Array, Dense, Sparse, Tensor, bits, flat, from_flat,
 
 SUFFIX = ".weight"
 WRITABLE = frozenset({"F16", "BF16", "F32"})
-"""Dtypes that PEFT, which loads into float32, keeps as they are."""
+"""Dtypes of amounts that PEFT keeps exactly, because it loads them into float32."""
 
 MAX_INDEX = 2**31 - 1
 
@@ -34,7 +34,7 @@ class Plan(NamedTuple):
     shape: tuple[int, ...]
     nnz: int
     room: int
-    """Weights that the base stores."""
+    """Number of weights that the base stores."""
     taken: bool
     """Whether one of the amounts is −0.0."""
 
@@ -99,12 +99,12 @@ def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor], kind: str) -> P
 
 
 def check_sizes(plans: Iterable[Plan], sizes: Mapping[str, int], rule: str) -> bool:
-    """Return whether a module needs padding, after verifying that each has room for it: stored in the base, or changed.
+    """Return whether any module needs padding, after verifying that its base stores enough weights to pad at.
 
     Args:
-        plans: those of all modules.
+        plans: the plans of all modules.
         sizes: tensor name -> how many amounts PEFT makes room for.
-        rule: where PEFT has that number from, for messages.
+        rule: how PEFT computes that number, for messages.
 
     Raises:
         CannotHold: FMT-154 for a matrix too small or too sparse, and for amounts of −0.0 beside padding.
@@ -150,7 +150,7 @@ def adds_nothing(values: Array) -> NDArray[np.bool_]:
 
 
 def without_padding(amounts: Sparse) -> Sparse:
-    """Return amounts without those of −0.0; call it after positions are checked, those of the padding among them."""
+    """Return amounts without those of −0.0; call it after all positions, also those of padding, are checked."""
     mask = ~adds_nothing(amounts.values)
     return with_values(from_flat(amounts.shape, flat(amounts)[mask]), amounts.values[mask])
 
@@ -162,7 +162,7 @@ def write_folder(
     content: Callable[[str], Array],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write the two files of an adapter; a folder that is not whole is never seen.
+    """Write the two files of an adapter into a new folder, which appears complete or not at all.
 
     Args:
         folder: the folder to make.

@@ -1,4 +1,4 @@
-"""Finds descriptions of quantisation in config.json, and tells them from those of sparsity alone (FMT-128)."""
+"""Finds descriptions of quantisation in config.json; descriptions of sparsity alone do not count (FMT-128)."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ LIBRARY = (None, "compressed-tensors", "sparseml")
 
 
 def quantises(description: Mapping[str, Any]) -> bool:
-    """Tell whether a description contains a quantisation; one of compressed-tensors may describe sparsity alone."""
+    """Return whether a description contains a quantisation; one of compressed-tensors may describe sparsity alone."""
     if description.get("quant_method") not in LIBRARY:
         return bool(description)
     return any(description.get(part) for part in ("config_groups", "kv_cache_scheme", "transform_config"))

@@ -1,7 +1,7 @@
 """SciPy's CSR arrays, and folders of the NPZ files that scipy.sparse.save_npz writes.
 
-A matrix is what `scipy.sparse.load_npz` reads. A dense tensor is an NPZ with the members `format` (b"dense") and
-`data`, which `numpy.load` reads.
+`scipy.sparse.load_npz` reads the file of a sparse matrix. The file of a dense tensor has the members `format`
+(b"dense") and `data`, and `numpy.load` reads it.
 """
 
 import os
@@ -54,7 +54,7 @@ def from_scipy(matrix: Any, *, name: str = "matrix") -> Sparse:
 
     Raises:
         FormatError: FMT-153 for indices that are out of range, unsorted or repeated; nothing is repaired.
-        CannotHold: FMT-154 for another format, a dtype that a checkpoint lacks, or a column that int32 cannot name.
+        CannotHold: FMT-154 for another format, a dtype that a checkpoint lacks, or 2^31 rows or columns or more.
     """
     if not scipy.sparse.issparse(matrix) or matrix.format != "csr" or matrix.ndim != 2:
         raise CannotHold(

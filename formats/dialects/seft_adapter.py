@@ -1,9 +1,9 @@
-"""Reads and writes SEFT adapters of PEFT: amounts to add at flat positions, and positions that go (FMT-171).
+"""Reads and writes SEFT adapters of PEFT: amounts to add at flat positions, and positions to prune (FMT-171).
 
     q_proj.seft_delta.indices  I32 [K]  [ 2 6 13 ]    q_proj.seft_delta.values  F32 [K]  [ a b c ]
     q_proj.seft_delta.pruned   I32 [P]  [ 4 ]
 
-An index that the base does not store is a position that enters its support.
+If the base does not store the position of an index, that position is added to its support.
 """
 
 import json
@@ -48,13 +48,14 @@ KNOWN = ABOUT | {
 """Options that steer training only."""
 _INTEGERS = frozenset({"I32", "I64"})
 _SLACK = 2.0**-20
-"""Of the number of places that a density leaves (DLT-002)."""
+"""Added to the number of slots that follows from a density, before it is rounded down (DLT-002)."""
 
 
 def read_seft(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
     """Return the changes of a SEFT adapter (FMT-171).
 
-    They are amounts to add if it prunes nothing, else new values and, of a sparse base, positions to remove.
+    If the adapter prunes nothing, they are amounts to add. Otherwise they are new values and, for a sparse base,
+    positions to remove.
 
     Args:
         folder: holds adapter_config.json and adapter_model.safetensors.
@@ -73,7 +74,7 @@ def read_seft(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
     prunes = any(sections[PRUNED].shape[0] for sections in adapter.modules.values())
 
     def parts(name: str) -> tuple[Sparse, NDArray[np.int64], Dense | Sparse]:
-        """Return the amounts of a module, what it prunes, both ascending, and its base tensor."""
+        """Return the amounts of a module, its pruned positions, both in ascending order, and its base tensor."""
         tensor = float_base(base, name, "FMT-171")
         if len(tensor.shape) != 2:
             raise FormatError("FMT-171", f"{name!r} of the base has shape {list(tensor.shape)}, expected a matrix")
@@ -101,7 +102,7 @@ def read_seft(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
         old[np.isin(at, pruned)] = 0
         new = change.sums_of(old, amounts.values, tensor.dtype, name)
         if isinstance(tensor, Dense):
-            # a dense tensor has no position to lose: what is pruned becomes +0
+            # a dense tensor cannot lose a position, so a pruned weight becomes +0
             zeros = np.setdiff1d(pruned, at, assume_unique=True)
             at, new = np.concatenate([at, zeros]), np.concatenate([new, np.zeros(zeros.size, dtype=new.dtype)])
             order = np.argsort(at)
@@ -133,7 +134,7 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
 
     Args:
         folder: the folder to make.
-        delta: its operations are read twice.
+        delta: the delta; each of its operations is read at least twice.
         base: name -> tensor of the model that it changes.
 
     Raises:
@@ -153,7 +154,7 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
                 "FMT-154", f"{name!r} is no matrix <module>{SUFFIX} of the base of which some positions change"
             )
 
-    # the three tensors of a module are written one after the other
+    # cached, because the tensors of a module are mostly written one after the other
     @lru_cache(maxsize=1)
     def parts(name: str) -> dict[str, Array]:
         tensor = base[name]
@@ -166,7 +167,7 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
     for name in names:
         tensor = base[name]
         arrays, shape = parts(name), tensor.shape
-        # PEFT takes the weights of a dense base for stored that are not 0
+        # in a dense base PEFT counts the weights that are not 0 as stored
         room = int(np.count_nonzero(tensor.values)) if isinstance(tensor, Dense) else tensor.nnz
         if arrays[INDICES].size > room:
             raise CannotHold(
@@ -180,7 +181,7 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
         "density": _density(needs),
         "inference_mode": True,
         "peft_type": "SEFT",
-        # a delta does not name the rule that made it: with adapts never PEFT merges more weights than the base has, too
+        # a delta does not state which rule made it; with adapts "never" PEFT may merge more weights than the base has
         "preset": "static",
         "adapts": "never",
         "initial_scope": "anywhere",
@@ -210,7 +211,7 @@ def _parts(name: str, operations: set[str], stored: Mapping[str, Tensor], tensor
         amounts = new.astype(wide)
         if operation == REPLACE:
             amounts, unreached = _amounts(name, change.values_at(tensor, at), new, wide)
-            # the base is 0 where it is pruned, so that the amount is the new value
+            # the base counts as 0 at a pruned position, so the amount there is the new value
             gone = np.union1d(gone, at[unreached])
             if isinstance(tensor, Dense):
                 # FMT-171.9: a weight that becomes 0 is pruned, because a dense base has no other way to say so
@@ -224,10 +225,10 @@ def _parts(name: str, operations: set[str], stored: Mapping[str, Tensor], tensor
 
 
 def _amounts(name: str, old: Array, new: Array, wide: type) -> tuple[Array, NDArray[np.bool_]]:
-    """Return the amounts that take old values to new ones, bit for bit, and where only 0 in place of old does."""
+    """Return the amounts that turn old values into new ones bit for bit, and a mask of those that need old = 0."""
     nearest: Array = (new.astype(np.float64) - old.astype(np.float64)).astype(wide)
     amounts, missed = nearest.copy(), np.ones(new.size, dtype=np.bool_)
-    # the rounded difference, or a number beside it
+    # tries the rounded difference and its two neighbours, because rounding may miss the new value
     for tried in (nearest, np.nextafter(nearest, wide(np.inf)), np.nextafter(nearest, wide(-np.inf))):
         amounts[missed] = tried[missed]
         missed = bits(change.sums_of(old, amounts, new.dtype, name)) != bits(new)
@@ -238,9 +239,9 @@ def _amounts(name: str, old: Array, new: Array, wide: type) -> tuple[Array, NDAr
 
 
 def _density(needs: list[tuple[int, int]]) -> float:
-    """Return the least density that leaves room for the changes of every matrix, each given with its positions."""
+    """Return the least density that leaves room for every matrix; needs has its positions and its changes."""
     density = max(count / positions for positions, count in needs)
     while any(int(density * positions + _SLACK) < count for positions, count in needs):
         density = float(np.nextafter(density, 2))
-    # a density is above 0
+    # at least 2^-53, because a density must be above 0
     return min(1.0, max(density, 2.0**-53))

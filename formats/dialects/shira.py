@@ -158,7 +158,7 @@ def _positions(indices: Array, shape: tuple[int, ...], name: str) -> NDArray[np.
         raise FormatError("FMT-151", f"{name!r} of the base has shape {list(shape)}, expected a matrix")
     if indices.dtype == np.float32:
         # F32 comes from tools that save no integers; NaN is refused, because it fails the first comparison
-        with np.errstate(invalid="ignore"):  # of infinity and signalling NaN NumPy warns
+        with np.errstate(invalid="ignore"):  # because NumPy warns of infinity and signalling NaN
             wrong = ~((indices >= 0) & (indices < MAX_F32_INDEX)) | (indices % 1 != 0)
         if wrong.any():
             raise FormatError(

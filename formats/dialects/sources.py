@@ -56,14 +56,14 @@ def open_source(
     keep_codes: bool = False,
     limit: int | None = None,
 ) -> Checkpoint:
-    """Return the checkpoint of a path; its tensors are compared on access with the digests that the format has.
+    """Return the checkpoint of a path; if its format has digests, each tensor is compared with them on access.
 
     Args:
         path: a folder or a file.
         kind: name of a format, or ``"auto"`` to detect it.
-        expand_quantised: let the quantised tensors of a GGUF file become F32, without which they are refused; let the
-            quantised matrices of a folder become floats (FMT-175), without which their codes are carried.
-        keep_codes: let the quantised matrices of a folder, or of a GGUF file, be codes of this format (QNT-010).
+        expand_quantised: expand the quantised tensors of a GGUF file to F32, which are refused otherwise, and the
+            quantised matrices of a folder to floats (FMT-175), whose codes are copied unchanged otherwise.
+        keep_codes: turn the quantised matrices of a folder or a GGUF file into codes of this format (QNT-010).
         limit: bytes that all tensors may take together once expanded (FMT-098). None means LIMIT for torch and SciPy
             files, and no limit here for the others.
 
@@ -124,7 +124,7 @@ def _openers(*, expand_quantised: bool, keep_codes: bool, limit: int | None) -> 
         check_limit(reader.memory_bytes, limit, str(path))
         checkpoint = delta.verified(reader)
         if path.is_dir() and (names := unlisted(path, checkpoint.files)):
-            # FMT-154: what a checkpoint does not list is no part of it
+            # FMT-154: a file that the checkpoint does not list is no part of it
             remark = f"left out, because the checkpoint does not list it: {', '.join(names)}"
             checkpoint = replace(checkpoint, remarks=(*checkpoint.remarks, remark))
         if not expand_quantised:

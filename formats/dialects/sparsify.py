@@ -24,14 +24,14 @@ def sparsified(
     """Return a checkpoint whose dense float tensors are sparse where FMT-122 asks for it; each is made on access.
 
     Every tensor is read once before this returns, because the attributes state how many entries of −0.0 are left out
-    of all of them. A remark says how many were left out, or are stored.
+    in all. A remark says how many were left out, or are stored.
 
     Args:
         checkpoint: read from a foreign format; tensors that have a support keep it.
         encoding: ``"auto"`` makes a float matrix sparse where that takes fewer bytes than dense, ``"dense"`` none, any
             other every float matrix.
-        dtype: name of the dtype to cast floats to, for example ``"BF16"``; None keeps every bit. The support is judged
-            before the cast (FMT-126).
+        dtype: name of the dtype to cast floats to, for example ``"BF16"``; None keeps every bit. The values before the
+            cast decide the support (FMT-126).
         zeros: ``"any"`` leaves out every entry that equals zero, ``"positive"`` stores those of −0.0 (FMT-127).
 
     Raises:
@@ -63,7 +63,7 @@ def sparsified(
 
 
 def with_cast(checkpoint: Checkpoint, dtype: str | None) -> Checkpoint:
-    """Return a checkpoint whose floats are cast, with the attribute that says so; the same one for None (FMT-126).
+    """Return a checkpoint with its floats cast and an attribute for it; None casts nothing (FMT-126).
 
     Raises:
         FormatError: FMT-084; FMT-126 when a tensor is accessed.

@@ -45,7 +45,7 @@ from formats.records import Array, Sparse, Tensor, with_values
 
 INDICES, VALUES = "supertuning_indices", "supertuning_values"
 FACTORS = frozenset({"supertuning_lora_A.weight", "supertuning_lora_B.weight"})
-"""Of the hybrid of the paper, Supra, which adds a low rank to the sparse amounts."""
+"""Roles of the paper's hybrid, Supra, which adds low-rank factors to the sparse amounts."""
 
 KNOWN = ABOUT | {
     "init_weights",
@@ -66,7 +66,7 @@ STEPS = 2**53
 """Sparsities that are written are multiples of 1 / STEPS, so that 1 − sparsity is exact in float64."""
 
 MAX_POSITIONS = 2**31
-"""Of a matrix; PEFT casts indices to int32 without a check."""
+"""Most positions of a matrix, because PEFT casts indices to int32 without a check."""
 
 
 def read_super_tuning(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
@@ -117,7 +117,7 @@ def read_super_tuning(folder: str | os.PathLike[str], base: Mapping[str, Tensor]
 
 
 def room_of(positions: int, sparsity: float) -> int:
-    """Return how many amounts PEFT makes room for in a matrix of so many positions, in PEFT's own float64 steps."""
+    """Return how many amounts PEFT makes room for in a matrix of so many positions, with PEFT's float64 arithmetic."""
     return int(positions * (1 - sparsity))
 
 
@@ -224,6 +224,6 @@ def _sparsity(plans: Iterable[Plan]) -> float:
     def has_room(steps: int) -> bool:
         return all(room_of(positions, 1 - steps / STEPS) >= need for positions, need in needs)
 
-    # steps / STEPS is 1 − sparsity; with all of them there is room for every position
+    # steps / STEPS is 1 − sparsity; with steps = STEPS there is room for every position
     steps = 1 + bisect_left(range(1, STEPS + 1), 1, key=has_room)
     return 1 - steps / STEPS

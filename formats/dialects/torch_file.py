@@ -75,7 +75,7 @@ def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoin
 
     Args:
         path: a zip file of torch.save: a dict of name to tensor, or a dict of such a dict under ``"state_dict"``.
-        limit: bytes that the row pointers of all tensors may take together; those of a COO tensor follow its shape.
+        limit: bytes that the row pointers of all COO tensors may take together, because they are made from the shapes.
 
     Raises:
         FormatError: FMT-153 for what torch refuses, an entry that is no tensor, a tensor larger than its bytes,
@@ -202,13 +202,13 @@ def _check_entry(name: object, tensor: object, file: str) -> None:
     except FormatError as error:
         raise FormatError("FMT-153", f"{file} has a name that no checkpoint can hold: {error}") from error
     check_kind(tensor, name)
-    # FMT-007: NumPy takes no dimension of 2^62, not even beside one of 0
+    # FMT-007: checked first, because NumPy refuses a dimension of 2^62 even beside a dimension of 0
     for part in (tensor, *_parts(tensor)):
         _check_shape(tuple(part.shape), name, file)
     for part in _parts(tensor):
         check_kind(part, f"a part of {name}")
         nbytes = part.untyped_storage().nbytes()
-        # FMT-096: because a stride of 0 shows a few bytes as a tensor of any size
+        # FMT-096: because a tensor with strides of 0 may show a few bytes as any number of elements
         if part.numel() * part.element_size() > nbytes:
             raise FormatError(
                 "FMT-153",

@@ -224,7 +224,7 @@ def _load(slot: _Slot, record: Tensor, *, prune_masks: bool) -> None:
 
 
 def _slots(module: torch.nn.Module) -> dict[str, _Slot]:
-    """Return what state_dict saves, by the names of a checkpoint, in order.
+    """Return the parameters and buffers that state_dict saves, in its order, by their names in a checkpoint.
 
     Raises:
         FormatError: FMT-156 for a state_dict that is not the module's own tensors.
@@ -260,7 +260,7 @@ def _slots(module: torch.nn.Module) -> dict[str, _Slot]:
 
 
 def _pruning(owner: torch.nn.Module) -> dict[str, prune.BasePruningMethod]:
-    """Return the parameters of one module that torch.nn.utils.prune prunes, with what prunes them."""
+    """Return name -> pruning hook of the parameters of one module that torch.nn.utils.prune prunes."""
     hooks = owner._forward_pre_hooks.values()
     return {hook._tensor_name: hook for hook in hooks if isinstance(hook, prune.BasePruningMethod)}
 

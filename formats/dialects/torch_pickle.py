@@ -16,7 +16,7 @@ from formats.errors import FormatError
 MAX_DEPTH = 64
 """Levels of a value within another; a state dict needs about ten."""
 SPREAD = 256
-"""Most values that a pickle may hold for each of its opcodes, each value counted wherever it is shown."""
+"""Most values that a pickle may hold for each of its opcodes; a value counts once for each place where it appears."""
 
 # the opcodes that torch's restricted loader takes. _FIXED: bytes of the argument; _COUNTED: bytes of its length
 _TEXT, _NUMBER, _MARK, _TUPLE = "text", "number", "mark", "tuple"
@@ -46,7 +46,7 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
     Args:
         data: the pickle, in the opcodes that torch's restricted loader takes.
         file: its name in messages.
-        trusted: full names of what else it may call.
+        trusted: full names of other functions and classes that it may call.
 
     Raises:
         FormatError: FMT-153, in time proportional to the bytes.
@@ -57,7 +57,7 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
         for opcode, argument in _steps(data):
             steps += 1
             machine.step(opcode, argument)
-    # raised by an end that comes too soon, an empty stack, an empty place in memory, and bytes that are not UTF-8
+    # raised if the data end too soon, the stack or a place in memory is empty, or text is not UTF-8
     except (IndexError, KeyError, UnicodeDecodeError) as error:
         raise FormatError("FMT-153", f"{file} is damaged: its pickle goes wrong after {steps} steps") from error
     if len(machine.stack) != 1:
@@ -85,7 +85,7 @@ def _steps(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class _Machine:
-    """The stack and the memory of a pickle that is followed, with one record a value."""
+    """The stack and the memory while the opcodes of a pickle are followed; both hold one record per value."""
 
     def __init__(self, file: str, trusted: Collection[str]) -> None:
         self.file = file
@@ -94,7 +94,7 @@ class _Machine:
         self._memory: dict[int, _Value] = {}
 
     def step(self, opcode: bytes, argument: bytes) -> None:
-        """Follow one opcode."""
+        """Apply one opcode to the stack and the memory."""
         if opcode in _SCALARS:
             self.stack.append(_Value(_SCALARS[opcode]))
         elif opcode in _EMPTY:
@@ -177,9 +177,9 @@ class _Machine:
 
 
 def _check_spread(root: _Value, steps: int, file: str) -> None:
-    """Verify that values nest at most MAX_DEPTH deep, hold no value that holds them, and stay within SPREAD."""
+    """Verify that values nest at most MAX_DEPTH deep, have no cycle, and stay within SPREAD."""
     sizes: dict[int, tuple[int, int]] = {}
-    """id of a finished value -> how many values it is, each counted wherever it is shown, and its depth"""
+    """id of a finished value -> the number of values in it, counted once for each place of each, and its depth"""
     waiting = [(root, iter(root.parts))]
     inside = {id(root)}
     while waiting:

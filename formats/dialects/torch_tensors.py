@@ -2,7 +2,7 @@
 
     numpy bfloat16  --view as uint16-->  torch uint16  --view as bfloat16-->  torch bfloat16
 
-Floats that only one side names travel as unsigned integers of their size, so that no value is ever computed.
+Floats that NumPy itself lacks travel as unsigned integers of their size, so that no value is ever converted.
 """
 
 import warnings
@@ -18,7 +18,7 @@ from formats import validate
 from formats.errors import CannotHold, ExpansionTooLarge, FormatError
 from formats.records import LIMIT, Array, DType, Sparse, from_flat, rows_of, to_dense, with_values
 
-# filtered by hasattr, because older releases of torch lack some dtypes
+# hasattr leaves out the dtypes that an older release of torch lacks
 _DIRECT: dict[DType, Any] = {
     np.dtype(name): getattr(torch, name)
     for name in (
@@ -40,7 +40,7 @@ NUMPY: dict[Any, DType] = {theirs: ours for ours, theirs in TORCH.items()}
 _CARRIER: dict[int, Any] = {1: torch.uint8, 2: torch.uint16}
 
 # pattern of kept entries in a group of four, first entry in bit 0 -> position of the first packed value in bits 0 and
-# 1, of the second in bits 2 and 3. Groups with fewer than two get further positions, the ones that torch takes.
+# 1, of the second in bits 2 and 3. Groups with fewer than two get the same extra positions that torch chooses.
 _NIBBLE = np.zeros(16, dtype=np.uint8)
 for _pattern, _first, _second in (
     *((0b0000, 2, 3), (0b0001, 0, 2), (0b0010, 1, 2), (0b0100, 2, 3), (0b1000, 2, 3)),
@@ -87,7 +87,7 @@ def from_torch(tensor: torch.Tensor, *, name: str = "tensor") -> Array:
 
 
 def check_kind(tensor: torch.Tensor, name: str) -> None:
-    """Verify that a tensor is a plain one with data and a dtype of ours.
+    """Verify that a tensor is a plain one with data and a dtype that a checkpoint can hold.
 
     Raises:
         CannotHold: FMT-154.
@@ -152,7 +152,7 @@ def without_warnings_of_torch() -> Iterator[None]:
 def from_torch_csr(tensor: torch.Tensor, *, name: str = "tensor", limit: int = LIMIT) -> Sparse:
     """Return a sparse CSR matrix, or a sparse COO tensor of 1 to 8 dimensions, as a record that owns its arrays.
 
-    Stored zeros stay stored. Indices are verified here, whatever torch or a flag of the tensor says of them.
+    Stored zeros stay stored. Indices are verified here, even if a flag of the tensor says that torch has checked them.
 
     Args:
         tensor: torch.sparse_csr of rank 2 or torch.sparse_coo, indices of any integer dtype.
@@ -161,7 +161,7 @@ def from_torch_csr(tensor: torch.Tensor, *, name: str = "tensor", limit: int = L
 
     Raises:
         FormatError: FMT-153 for row pointers or indices that are out of range, unsorted or repeated.
-        CannotHold: FMT-154 for another layout, batches, blocks, or a column that int32 cannot name.
+        CannotHold: FMT-154 for another layout, batches, blocks, or a dimension of 2^31 or more.
         ExpansionTooLarge: FMT-098.
     """
     check_kind(tensor, name)
@@ -253,7 +253,7 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
 
     Args:
         sparse: rank 2, dtype F16, BF16, I8 or F32, at most two stored in each four columns (F32: one in two).
-        device: where the parts go.
+        device: the device of the result.
         name: its name in messages.
 
     Raises:

@@ -81,8 +81,8 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
     Args:
         path: the file to write.
         changes: new bits; each tensor is fetched three times. Attributes are not written.
-        metadata: entries such as model_version or checksum_sha256. sparse, num_changed_params,
-            total_changed_elements and changed_params are filled in; so are format and version unless they are here.
+        metadata: entries such as model_version or checksum_sha256. format, version, sparse, num_changed_params,
+            total_changed_elements and changed_params are filled in, and must not be contradicted here.
 
     Raises:
         CannotHold: FMT-154 for amounts to add, and for a position beyond 2^31 - 1.
@@ -163,7 +163,7 @@ def _metadata(file: MappedFile) -> dict[str, str]:
 def _pairs(
     sections: Mapping[str, Section], metadata: Mapping[str, str]
 ) -> tuple[dict[str, tuple[Section, Section]], Callable[[Array], NDArray[np.int64]]]:
-    """Return name -> sections of indices and values, and the function that makes positions of the indices."""
+    """Return name -> sections of indices and values, and the function that turns indices into positions."""
     if set(sections) == {EMPTY}:
         return {}, _positions
     coded = any(key.endswith(".idx") for key in sections)
@@ -195,7 +195,7 @@ def _positions(indices: Array) -> NDArray[np.int64]:
 
 
 def _from_gaps(gaps: Array) -> NDArray[np.int64]:
-    # a step is at most 2^32, so the sums pass every legal position, which is refused, before they overflow
+    # a step is at most 2^32, so the sums exceed every legal position, and are refused, before they could overflow
     return np.cumsum(gaps.astype(np.int64) + 1) - 1
 
 

@@ -1,10 +1,10 @@
-"""Sparse checkpoint patches of vLLM: objects in memory, one a changed tensor, that a running server takes (FMT-169).
+"""Sparse checkpoint patches of vLLM: objects in memory, one per changed tensor, for a running server (FMT-169).
 
     vLLM 0.33    CheckpointWeightPatch(name, shape, dtype, values, indices)    what load_checkpoint_weight_patches takes
                  SparseWeightPatch(name, indices, values, full_shape)          what send_weights takes
     here         WeightPatch, which has the attributes of both; vllm is not imported
 
-vLLM has no file of patches: what ships a step as a file is a delta, and this makes patches of it where vLLM runs.
+vLLM has no file format for patches. A step is shipped as a delta, and this module makes patches of it where vLLM runs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,12 +36,12 @@ from formats.records import (
 )
 
 PATCHED = frozenset({"F16", "BF16", "F32", "F64"})
-"""Dtypes of sparse patches: they have a NaN, which vLLM lets mark what stays, and torch can scatter them."""
+"""Dtypes of sparse patches: they have a NaN, with which vLLM marks unchanged values, and torch can scatter them."""
 
 _PATCHED = ", ".join(sorted(PATCHED))
 
 MAX_ELEMENTS = 2**31 - 1
-"""Elements of the largest tensor for I32 indices: vLLM compares them with this number in their own dtype."""
+"""Most elements of a tensor with I32 indices, because vLLM compares indices with that count in their own dtype."""
 
 
 class WeightPatch(NamedTuple):
@@ -73,11 +73,11 @@ class Patch(Protocol):
 
     @property
     def values(self) -> torch.Tensor:
-        """As of a `WeightPatch`."""
+        """The new values, as in `WeightPatch`."""
 
     @property
     def indices(self) -> torch.Tensor | None:
-        """As of a `WeightPatch`."""
+        """The flat positions or None, as in `WeightPatch`."""
 
 
 def delta_to_patches(
@@ -87,10 +87,10 @@ def delta_to_patches(
     index_dtype: torch.dtype = torch.int32,
     device: str | torch.device = "cpu",
 ) -> list[WeightPatch]:
-    """Return the patches that a delta means for a server of its base, one for each tensor whose values change.
+    """Return a delta as patches for a server of its base, one for each tensor whose values change.
 
-    A list, because everything is checked before a server sees the first patch. Sparse tensors count as expanded: a
-    position that leaves the support becomes +0.0. Attributes and companions of the delta have no place in patches.
+    It returns a list, because everything is checked before a server sees the first patch. Sparse tensors are expanded,
+    so a position that leaves the support becomes +0.0. Attributes and companions of the delta are left out.
 
     Args:
         base: the model that is served.
@@ -103,7 +103,7 @@ def delta_to_patches(
         CannotHold: FMT-154 if a tensor comes, goes, is a mask, changes its dtype or shape, or changes without being
             F16, BF16, F32 or F64; for ties and scales that change, a new value that is NaN, and 2^31 elements or more
             with int32.
-        FormatError: FMT-084 for another index_dtype; FMT-131, FMT-137 and FMT-138 as of `formats.delta.apply`.
+        FormatError: FMT-084 for another index_dtype; FMT-131, FMT-137 and FMT-138 as `formats.delta.apply`.
     """
     if index_dtype not in (torch.int32, torch.int64):
         raise FormatError("FMT-084", f"index_dtype is {index_dtype}, expected torch.int32 or torch.int64")
@@ -131,7 +131,7 @@ def delta_to_patches(
 
 
 def delta_from_patches(base: Checkpoint, patches: Iterable[Patch]) -> Checkpoint:
-    """Return the delta that patches mean for a base; it holds copies, so the tensors of the patches may be reused.
+    """Return patches of a base as a delta, which holds copies, so the tensors of the patches may be reused.
 
     Patches of one name apply in their order. A position is stored if its bits change.
 
@@ -190,7 +190,7 @@ def _check_writable(values: Array, shape: tuple[int, ...], index_dtype: torch.dt
 
 
 def _count_nan(values: Array) -> int:
-    # a signalling NaN of 16 bits would be a warning of NumPy
+    # because NumPy warns of a signalling NaN of 16 bits
     with np.errstate(invalid="ignore"):
         return int(np.count_nonzero(np.isnan(values)))
 
@@ -203,7 +203,7 @@ def _error(message: str) -> FormatError:
 
 
 def _changed(base: Mapping[str, Tensor], name: str, patches: Iterable[Patch]) -> Sparse:
-    """Return what the patches of one tensor change: positions whose bits differ from the base, and their new values."""
+    """Return the changes by the patches of one tensor: positions whose bits differ from the base, and new values."""
     before = base_tensor(base, name, "FMT-169")
     old = to_dense(before, limit=LIMIT).reshape(-1)
     new = old.copy()

@@ -29,13 +29,13 @@ from formats.strict_json import JSON
 
 INDEX = "model.safetensors.index.json"
 FOLDER = re.compile(r"weight_v(\d{6,})", re.ASCII)
-_FILE = re.compile(r"[\w.-]{1,243}\.safetensors", re.ASCII)  # at most 255 bytes: asking for more is an OSError
+_FILE = re.compile(r"[\w.-]{1,243}\.safetensors", re.ASCII)  # at most 255 bytes, because longer names are OSErrors
 ENCODINGS = ("xor", "overwrite")
 CHECKSUMS = ("xxh3-128", "blake3", "adler32")
 LEVEL = 1
 """The zstd level of slime."""
 WRAPS = 1 << 32
-"""Bytes of the smallest tensor that offsets of four bytes, those of `overwrite`, do not cover."""
+"""Bytes of the smallest tensor that is too large for the four-byte offsets of `overwrite`."""
 MAX_INDEX = 100_000_000
 """Bytes that an index may have."""
 Bytes = NDArray[np.uint8]
@@ -63,7 +63,7 @@ def read_weight_sync(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -
 
 
 def apply_weight_sync(base: Checkpoint, paths: Iterable[str | os.PathLike[str]]) -> Checkpoint:
-    """Return the model that version folders, one after the other, make of a base.
+    """Return a base with the changes of version folders, applied one after the other.
 
     The chain and the headers are verified before this returns. A tensor is made and compared with its checksums on
     each access.
@@ -103,7 +103,7 @@ class Version:
     """An opened version folder: what its index and its headers say; no frame is expanded."""
 
     metadata: dict[str, str]
-    """Of the index: version, base_version, delta_encoding, compression_format, checksum_format."""
+    """Entries of the index: version, base_version, delta_encoding, compression_format, checksum_format."""
     sections: dict[str, tuple[MappedFile, Section, str]]
     """Name of a changed tensor -> its file, its zstd frame there, and the checksum of its new bytes."""
 
@@ -166,7 +166,7 @@ def write_weight_sync(
     encoding: str = "xor",
     checksum: str = "xxh3-128",
 ) -> None:
-    """Write the step from base to target as a version folder, whose name says the version; its base is the one before.
+    """Write the step from base to target as a version folder; its name states the version, and base is the one before.
 
     Args:
         path: a new folder named ``weight_v000007``, for instance.
@@ -182,7 +182,7 @@ def write_weight_sync(
     """
     named = FOLDER.fullmatch(Path(path).name)
     if named is None or int(named[1]) < 1:
-        raise FormatError("FMT-084", f"{path} is not named weight_v and a version of six digits from 000001")
+        raise FormatError("FMT-084", f"{path} is not named weight_v and a version of six digits or more from 000001")
     if encoding not in ENCODINGS:
         raise FormatError("FMT-084", f"encoding {encoding!r} does not exist, expected {' or '.join(ENCODINGS)}")
     digest = _checksum(checksum, "FMT-084")
@@ -218,14 +218,14 @@ def write_weight_sync(
 
 
 def is_version(folder: Path) -> bool:
-    """Tell whether the index of a folder states an encoding of differences, which that of a whole model does not."""
+    """Return whether the index of a folder states an encoding of differences, which that of a whole model does not."""
     data = read_bounded(folder / INDEX, MAX_INDEX) if (folder / INDEX).is_file() else None
     if data is None:
         return False
     try:
         index = strict_json.parse_any(data, INDEX)
     except FormatError:
-        # whoever reads the folder as a model says what is wrong with its index
+        # the reader of the folder as a model reports what is wrong with its index
         return False
     metadata = index.get("metadata") if isinstance(index, dict) else None
     return isinstance(metadata, dict) and "delta_encoding" in metadata
@@ -294,10 +294,10 @@ def _unreached(nbytes: int, name: str) -> str:
 
 
 def _applied(old: Bytes, frame: Bytes, encoding: str, name: str) -> Bytes:
-    """Return the bytes that a frame makes of those before."""
+    """Return the old bytes with the differences of a frame applied."""
     if encoding == "xor":
         return old ^ _expanded(frame, old.size, old.size, name)
-    # FMT-168.7: a writer that did not look has wrapped them
+    # FMT-168.7: refused, because a writer without this check has wrapped offsets
     if old.size >= WRAPS:
         raise _error(f"{_unreached(old.size, name)}; ask for xor")
     raw = _expanded(frame, 4, 4 + 5 * old.size, name)
@@ -313,10 +313,10 @@ def _applied(old: Bytes, frame: Bytes, encoding: str, name: str) -> Bytes:
 
 
 def _expanded(frame: Bytes, least: int, most: int, name: str) -> Bytes:
-    """Return what a zstd frame holds, after verifying the size that it states."""
+    """Return the content of a zstd frame, after verifying the size that it states."""
     zstandard = _zstd()
     if frame[:4].tobytes() != zstandard.FRAME_HEADER:
-        # a skippable frame holds nothing, which would do for a tensor without elements
+        # because a skippable frame is empty, which would pass for the change of a tensor without elements
         raise _error(f"{name!r} is no zstd frame")
     try:
         size = zstandard.frame_content_size(frame.data)

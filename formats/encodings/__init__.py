@@ -1,4 +1,4 @@
-"""Ways to store a support as sections, one module an encoding; `formats.encoding` has the table of them.
+"""Encodings store a support as sections; each has a module here, and `formats.encoding` has the table of them.
 
 Compression is in `formats/compress.py`. Start with `code.py`, then `csr.py`.
 """

@@ -1,4 +1,4 @@
-"""bitmask: a bit a position, rows padded to whole bytes (FMT-061).
+"""bitmask: one bit for each position, each row padded to whole bytes (FMT-061).
 
 [ 5 . 0 ]    mask = [0b101,
 [ . 7 . ]            0b010]

@@ -28,7 +28,7 @@ class Code:
     decode: Callable[[Entry, str, Mapping[str, Array], Rows], tuple[Mask, int]]
     """Sections of the planned dtypes and shapes -> the support of some rows and the number of slots before them.
 
-    Raises FormatError for a broken rule in what has to be read for these rows, at least.
+    Raises FormatError if the data that it reads for these rows breaks a rule; it may check other rows, too.
     """
 
 

@@ -74,7 +74,7 @@ def decode_gap8(entry: Entry, name: str, sections: Mapping[str, Array], rows: Ro
     ends = np.flatnonzero(symbols != SKIP)
     last_ends = not symbols.size or symbols[-1] != SKIP
     validate.check_gap_count(ends.size, entry.nnz, ends=bool(last_ends), name=name)
-    # the step of a slot is 1 for itself, its own byte, and 255 for each skip since the slot before it
+    # the distance to the slot before is 1, plus the last byte of the gap, plus 255 for each byte that is a skip
     skips = np.diff(ends, prepend=-1) - 1
     return cut(positions_of(symbols[ends] + skips * SKIP + 1, entry, name), rows)
 
@@ -126,7 +126,7 @@ def decode_varint(entry: Entry, name: str, sections: Mapping[str, Array], rows: 
     validate.check_gap_count(ends.size, entry.nnz, ends=bool(last_ends), name=name)
     lengths = np.diff(ends, prepend=-1)
     begins = ends - lengths + 1
-    # FMT-073: a last byte of 0 adds nothing, so that a gap would have two spellings
+    # FMT-073: a last byte of 0 is refused, because it adds nothing, and a gap would have two spellings
     if lengths.size and (int(lengths.max()) > LONGEST or (symbols[ends[lengths > 1]] == 0).any()):
         raise FormatError("FMT-073", f"{name!r} has a gap in more bytes than it needs, or in more than {LONGEST}")
     steps = np.ones(entry.nnz, dtype=np.int64)

@@ -1,7 +1,7 @@
 """nm: exactly n of every m neighbours along one axis are stored, and one number says which (FMT-051, FMT-052).
 
 [ 5 . 0 . ]    2:4 along axis 1: offsets (0, 2) and (1, 3)
-[ . 7 . 1 ]    ranks C(0, 1) + C(2, 2) = 1 and C(1, 1) + C(3, 2) = 4, three bits each, a row a byte: 01 04
+[ . 7 . 1 ]    ranks C(0, 1) + C(2, 2) = 1 and C(1, 1) + C(3, 2) = 4, three bits each, one byte per row: 01 04
 
 The rank of offsets p1 < p2 < ... < pn in the combinatorial number system is C(p1, 1) + C(p2, 2) + ... + C(pn, n);
 ranks run from 0 to C(m, n) - 1.
@@ -23,7 +23,7 @@ from formats.records import Array, Mask, Pattern, Supported, flat, from_flat
 AUTO_M = (2, 4, 8, 16, 32)
 """Group sizes that `auto` tries, along the last axis (FMT-081)."""
 _TABLE = 1 << 16
-"""Most ranks of a pattern for which a table of all their offsets is made."""
+"""A pattern with at most this many ranks gets a table of the offsets of every rank."""
 _RUN = 1 << 20
 """Ranks that are packed or unpacked at once, which bounds temporary memory."""
 
@@ -41,7 +41,10 @@ def packed_shape(shape: tuple[int, ...], pattern: Pattern) -> tuple[int, int]:
 
 
 def find(support: Supported) -> Pattern | None:
-    """Return the pattern along the last axis that a support keeps in the fewest bytes, then the smallest m; or None."""
+    """Return the pattern along the last axis that stores a support in the fewest bytes; None if it keeps no pattern.
+
+    Of patterns that take equally many bytes it returns the one with the smallest m.
+    """
     numel = prod(support.shape)
     patterns = []
     for m in AUTO_M:
@@ -53,7 +56,7 @@ def find(support: Supported) -> Pattern | None:
 
 
 def keeps(support: Supported, pattern: Pattern) -> bool:
-    """Tell whether each group of a support has n slots; `check_pattern` must have accepted the pattern (FMT-051)."""
+    """Return whether each group of a support has n slots; `check_pattern` must have accepted the pattern (FMT-051)."""
     from formats import loops
 
     if pattern.axis == len(support.shape) - 1:
@@ -131,7 +134,7 @@ def _offsets(ranks: NDArray[np.uint64], m: int, n: int) -> NDArray[np.uint8]:
     offsets = np.empty((ranks.size, n), dtype=np.uint8)
     rest = ranks.copy()
     for i in range(n, 0, -1):
-        # the largest offset whose binomial is at most what is left of the rank
+        # offset i is the largest p with C(p, i) <= rest
         column = np.ascontiguousarray(table[:, i])
         offsets[:, i - 1] = np.searchsorted(column, rest, side="right") - 1
         rest -= column[offsets[:, i - 1]]
@@ -192,7 +195,7 @@ def _check_spare(packed: NDArray[np.uint8], bits: int, name: str) -> None:
 
 
 def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
-    """Return the support of some rows, and the slots before them; along the last axis only their ranks are read."""
+    """Return the support of some rows, and the slots before them; along the last axis it reads only their ranks."""
     from formats import loops
 
     pattern = entry.pattern
@@ -222,7 +225,7 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
 
 
 def _whole(entry: Entry, name: str, packed: NDArray[np.uint8], per_row: int, pattern: Pattern) -> Mask:
-    """Return the support of a tensor whose groups run across rows, of all rows."""
+    """Return the support of all rows of a tensor whose groups run across rows."""
     offsets = _checked_offsets(_unpack(packed, per_row, width(pattern), name), pattern, name)
     inner = prod(entry.shape[pattern.axis + 1 :])
     line, column = np.divmod(np.arange(offsets.shape[0], dtype=np.int64), inner)

@@ -20,7 +20,7 @@ _ADVICE = {
     "weight-sync": "a version folder; seft apply BASE {} OUT compares its checksums",
     "scipy": "a folder of SciPy matrices; seft convert {} DST --to sparse reads it strictly",
 }
-"""Source that is no sparse checkpoint -> what it is, and what reads it; the others are adapters and patches."""
+"""Format that is no sparse checkpoint -> its name and the command that checks it; the rest changes a base."""
 
 SCHEMA = "seft.check/1"
 """The name of the --json object in docs/reference/json.md."""
@@ -67,7 +67,7 @@ def _unlisted(path: Path) -> list[str]:
 
 
 def _looks_sparse(path: Path) -> bool:
-    """Tell whether what lies in a folder looks like a checkpoint; not where it cannot be read, or has gone."""
+    """Return whether a path looks like a checkpoint; False if it cannot be read or no longer exists."""
     try:
         return is_sparse(path)
     except (OSError, FormatError):
@@ -75,7 +75,7 @@ def _looks_sparse(path: Path) -> bool:
 
 
 def _advice(path: Path) -> str:
-    """Return what a folder is that is no sparse checkpoint, and which command judges it."""
+    """Return a message about a folder that is no sparse checkpoint: what it is, and which command checks it."""
     try:
         kind = detect(path)
     except FormatError:

@@ -214,7 +214,7 @@ def apply(
 
 
 def _delta(path: Path, limit: int | None) -> Checkpoint:
-    """Return a delta of a chain; an error names which of its files it is about."""
+    """Return one delta of a chain; its errors name its path."""
     try:
         return open_source(path, "sparse", limit=limit)
     except FormatError as error:
@@ -230,13 +230,13 @@ def _shard_bytes(text: str | None) -> int:
 
 
 def _tell(remarks: Iterable[str]) -> None:
-    """Print the remarks of a conversion on stderr, one a line."""
+    """Print the remarks of a conversion on stderr, one per line."""
     for remark in remarks:
         console.err.print(remark)
 
 
 def _report(destination: Path, source: Path) -> None:
-    """Print the size of what was written, and its share of what it was made from."""
+    """Print the size of the destination, and its ratio to the size of the source."""
     written, read = _bytes_of(destination), _bytes_of(source)
     console.out.print(f"{destination}: {written:,} bytes, {100 * written / read:.0f} % of {source}")
 

@@ -239,7 +239,7 @@ def split_text(wheels: Path, text: Path) -> None:
 
 
 def table_rows(work: Path, models: dict[str, Path]) -> list[dict[str, Any]]:
-    """Return one row a model from the files that the stages wrote."""
+    """Return one row for each model from the files that the stages wrote."""
     tuning = json.loads((work / "finetune.json").read_text())
     pruning = json.loads((models["pruned"] / "pruning.json").read_text())
     stored = {
@@ -302,7 +302,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def told_of(rows: list[dict[str, Any]], size: Size, work: Path) -> dict[str, Any]:
-    """Return what the page tells: the machine, the run, and the rows of its tables."""
+    """Return the content of the page: the machine, the run, and the rows of its tables."""
     tuning = json.loads((work / "finetune.json").read_text())
     return {
         "date": time.strftime("%Y-%m-%d"),
@@ -316,7 +316,7 @@ def told_of(rows: list[dict[str, Any]], size: Size, work: Path) -> dict[str, Any
 
 
 def by_hand(page: Path) -> str:
-    """Return the end of a page, from its heading BY_HAND on, which a new page keeps."""
+    """Return the end of an existing page, from its heading BY_HAND on, because a new page keeps that part."""
     _, mark, rest = page.read_text(encoding="utf-8").partition(BY_HAND) if page.is_file() else ("", "", "")
     return f"\n{mark}{rest}" if mark else ""
 
@@ -369,7 +369,7 @@ def markdown(results: dict[str, Any]) -> str:
 
 
 def prose(*sentences: str) -> str:
-    """Return Markdown in which a sentence begins a line."""
+    """Return Markdown in which every sentence begins on a new line."""
     return "\n".join(textwrap.fill(sentence, 120) for sentence in sentences)
 
 

@@ -296,7 +296,7 @@ def _one_method(names: list[str]) -> str:
 
 
 def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
-    """Refuse a model that is not a sparse checkpoint, and to begin anew beside an unfinished run."""
+    """Refuse a model that is no sparse checkpoint, and a new run where the state of an unfinished one exists."""
     refuse_version(folder)
     if not is_sparse(folder):
         raise console.Refused(
@@ -315,7 +315,7 @@ def _require_outputs(folder: Path, destination: Path, log: Path | None, json_fil
 
 
 def _warn_of_start(folder: Path, started: Started) -> None:
-    """Say what a person would hardly mean: a model that is not pruned, or a rule of events without an event."""
+    """Warn of likely mistakes: a model that is not pruned, a result that is denser, events that never happen."""
     settings = started.settings
     positions = sum(target.base.shape[0] * target.base.shape[1] for target in started.state.targets.values())
     if started.stored == positions:
@@ -343,7 +343,7 @@ def _why_denser(settings: TrainSettings) -> str:
 def _totals(
     done: Finetuned, settings: TrainSettings, records: list[dict[str, Any]], measurements: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    """Return what --json writes of a run, ended or stopped, without the stored weights at its end."""
+    """Return the content of --json for a run that ended or stopped, without the stored weights at its end."""
     seconds = sorted(r["seconds"] for r in records)
     measured = {"validation": measurements, "best": done.best and asdict(done.best)} if measurements else {}
     return {
@@ -358,7 +358,7 @@ def _totals(
 
 
 def _summary(records: list[dict[str, Any]], done: Finetuned, settings: TrainSettings) -> Iterator[str]:
-    """Yield in a line each what the steps since the start or the resumption did, and which model was kept."""
+    """Yield lines that sum up the steps since the start or the resumption, the merge, and the model that was kept."""
     if records:
         first, last = records[0], records[-1]
         events = sum(record["event"] is not None for record in records)
@@ -392,7 +392,7 @@ def _told(record: StepRecord) -> dict[str, Any]:
 
 
 def _warn(findings: list[Finding], writer: LogWriter, explained: set[str]) -> None:
-    """Log warnings and print them (TRN-011); a name in `explained` had its message before, so it gets none again."""
+    """Log warnings and print them (TRN-011); the message is not printed again for a name in `explained`."""
     for finding in findings:
         why = "as before" if finding.name in explained else finding.message
         console.err.print(f"warning: {finding.name} at step {finding.step}: {why}")

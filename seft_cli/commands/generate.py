@@ -96,7 +96,7 @@ def _print(piece: str) -> None:
 
 
 def _speed(n_prompt: int, started: float, *times: float) -> str:
-    """Return the time of the prompt and the tokens a second after it; the first token needs the whole prompt."""
+    """Return the time of the prompt and the tokens per second, without the first, which needs the whole prompt."""
     if not times:
         return f"prompt of {n_prompt} tokens"
     text = f"prompt of {n_prompt} tokens in {times[0] - started:.2f} s, {len(times)} new"

@@ -91,7 +91,7 @@ def main(
 ) -> None:
     """Prune the linear layers of the blocks of HF_DIR and write the model to OUT_DIR.
 
-    Only sparsegpt changes the bits of what stays, and holds it until all is written.
+    Only sparsegpt changes the weights that stay, and holds them in memory until the whole model is written.
     """
     require_absent(destination)
     if quantize is not None:
@@ -153,7 +153,7 @@ def _quantise(
     seed: int | None,
     dtype: str | None,
 ) -> None:
-    """Write a pruned model as codes, and tell what it became."""
+    """Write a pruned model as codes, and print a summary."""
     require_input(folder)
     if calibration is None:
         options = {"--samples": samples, "--length": length, "--seed": seed}
@@ -193,7 +193,7 @@ def _require_choices(
     pattern: str | None,
     sparsity: float | None,
 ) -> None:
-    """Refuse an unknown method, a measuring one without its calibration text, and options that are not used."""
+    """Refuse an unknown method, a missing calibration text, and options that the method does not use."""
     if method not in METHODS:
         raise console.Refused(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
     if layers != "owl":

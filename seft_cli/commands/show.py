@@ -147,7 +147,7 @@ def _print(path: Path, summary: Mapping[str, Any], *, digests: bool) -> None:
 
 
 def _total(tensors: Sequence[Mapping[str, Any]], kind: str, *, sparse: bool) -> list[str]:
-    """Return the row that sums tensors up."""
+    """Return the table row with the sums over some tensors."""
     row = [f"{len(tensors)} {kind}tensor{'s' * (len(tensors) != 1)}", "", ""]
     if sparse:
         support, numel = (sum(t[key] for t in tensors) for key in ("nnz", "numel"))

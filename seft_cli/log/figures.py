@@ -53,7 +53,7 @@ PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 MANY_STEPS, MANY_EVENTS, MANY_WARNINGS = 1200, 40, 12
 MEAN_OF = 10
 HIGHEST = 1e100
-"""larger losses are drawn here, because an axis cannot be computed near the largest float"""
+"""larger losses are drawn at this height, because an axis cannot be computed near the largest float"""
 ROUND = (1, 2, 5, 10)
 """ticks lie at these multiples of a power of ten"""
 
@@ -312,7 +312,7 @@ def _power(value: float) -> str:
 
 
 def _map(axes: Any, log: Log, title: str, value: Callable[[str, Sequence[Event]], float], unit: str) -> None:
-    """Draw a cell a matrix: projections are rows, blocks are columns; two-sided colours if a value is negative."""
+    """Draw one cell per matrix: projections are rows, blocks are columns; two-sided colours if a value is negative."""
     places = {place(name): name for name in log.matrices}
     cells = {(role, block): value(name, log.events) for (role, block), name in places.items() if block is not None}
     roles = sorted({role for role, _ in cells}, key=projection_order)

@@ -1,4 +1,4 @@
-"""Read the log of a run (TRN-010), one JSON object a line; the run may have ended, been stopped, or still go on."""
+"""Read the log of a run (TRN-010), one JSON object per line; the run may have ended, been stopped, or still go on."""
 
 import json
 import math
@@ -51,7 +51,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The numbers of an event for one matrix, or their sums over all matrices, which have no ratios and gaps."""
+    """The numbers of an event for one matrix, or their sums over all matrices; sums have no ratios and no gaps."""
 
     counts: Mapping[str, int]
     ratios: Mapping[str, float] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Log:
 
 
 def read_log(path: Path) -> Log:
-    """Read a log. Of a step that appears twice, as after resuming, the later counts; a cut last line is skipped."""
+    """Read a log. If a step appears twice, as after resuming, the later line counts; a cut last line is skipped."""
     return parse_log(path, path.read_bytes())
 
 
@@ -176,7 +176,7 @@ class _Reader:
             self._refuse(f"type is {kind!r}, must be run, step, event, validation, warning or end")
 
     def done(self) -> Log:
-        """Return the log that the lines make."""
+        """Return the log of all lines that were parsed."""
         if self.log is None:
             raise LogError(f"{self.path} has no whole line; is this the log of a run?")
         self.log.steps = [self.steps[step] for step in sorted(self.steps)]
@@ -224,7 +224,7 @@ class _Reader:
         self.events[step] = Event(step, self._number(record, "fraction"), total, parts)
 
     def _gap(self, boundaries: Mapping[str, Any], selection: str) -> list[float]:
-        """Return the relative gap of a selection in a list, which is empty if there is none."""
+        """Return a list with the relative gap of a selection; empty if the selection has no gap."""
         boundary = boundaries.get(selection)
         if boundary is None:
             return []

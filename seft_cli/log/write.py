@@ -1,4 +1,4 @@
-"""Write the log of a run (TRN-010): one JSON object a line, and each line in a single write."""
+"""Write the log of a run (TRN-010): one JSON object per line, and each line in a single write."""
 
 import json
 import os
@@ -15,8 +15,8 @@ from seft_ref.train.loop import StepRecord
 class LogWriter:
     """Appends lines to a log; without a path it does nothing.
 
-    A file that is not a log, or is the log of another run, is refused and stays as it is. Unless the run was resumed,
-    every log that exists is of another run.
+    A file that is not a log, or is the log of another run, is refused and stays as it is. If the run was not resumed,
+    any existing log counts as that of another run.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any], *, resumed: bool = False) -> None:

@@ -188,7 +188,7 @@ class Evolution:
         look(list(self.layers.values()), losses, self._trained())
 
     def has_event(self, step: int) -> bool:
-        """Tell whether an event follows a step."""
+        """Return whether an event follows a step."""
         return step in self._windows
 
     def looks(self, step: int) -> int:
