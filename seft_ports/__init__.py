@@ -1,4 +1,4 @@
-"""Ports of SEFT that are useful on their own; each is judged by `conformance`.
+"""Ports of SEFT that are useful on their own; `conformance` tests each of them.
 
-The reference is in `seft_ref`, which none of them imports. Start with the README of one of them.
+The reference is in `seft_ref`, which no port imports. Start with the README of one of them.
 """

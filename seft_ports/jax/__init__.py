@@ -4,10 +4,10 @@ Positions are flat (row · in + column), int64 and increasing. An array of posit
 with NOWHERE, so the number of weights can change while shapes do not. Ids of SPEC.md stand above the lines that fulfil
 them.
 
-event, select, schedule, counter   an event, and what it is made of
+event, select, schedule, counter   an event and its parts
 topology, sparse, optimizer        positions that move, products, AdamW on slots
 exact, wide, errors                sums and products that are rounded once, 64-bit numbers, refusals
-port                               what the kit asks
+port                               the adapter for the conformance kit
 
 There is no model here, no file and no command. Start with `event.py`; `example.py` trains with it.
 """

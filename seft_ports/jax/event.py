@@ -1,4 +1,4 @@
-"""`evolve` runs an event: drop, grow, adapt, and the delta moved to its new positions (DLT, DROP, GROW, ADPT, EVT).
+"""`evolve` runs an event: drop, grow, adapt, and it moves the delta to its new positions (DLT, DROP, GROW, ADPT, EVT).
 
 An event is one function of arrays of fixed capacity: the base has room for K weights, the delta for d_φ slots. Neither
 ever needs more. Counts may be traced, so one compilation serves every event of a run.
@@ -53,8 +53,8 @@ class Event(NamedTuple):
     """The result of an event.
 
     Attributes:
-        base, delta: those after the event; unchanged if it is refused.
-        dropped: mask of the dropped old slots, those that grew again in this event included.
+        base, delta: base and delta after the event; unchanged if it is refused.
+        dropped: mask of the old slots that were dropped, including those that grew again in this event.
         grown: the grown positions, NOWHERE behind them.
         pruned: the pruned positions, NOWHERE behind them.
         trouble: a code of `errors`: FINE, or why the event is refused.
@@ -114,8 +114,8 @@ def grow(
 
     gradient        flat, of all positions
     base            the positions of the base
-    kept_positions  those of the delta that are not dropped
-    active          candidates must lie in the base (`grow_scope` `active`)
+    kept_positions  positions of the delta that are not dropped
+    active          whether candidates must lie in the base (`grow_scope` `active`)
     size            the number of positions, if the gradient has a tail
     """
     everywhere = jnp.arange(gradient.shape[0])
@@ -130,7 +130,7 @@ def grow(
 
 
 def adapt(weight: Base, gradient: Array, budget: Any, exempt: Array | None = None) -> Pruned:
-    """Return the positions to prune: those of least |g · W|, as many as the support exceeds the budget by.
+    """Return the positions to prune: those with the smallest |g · W|, as many as the support has above the budget.
 
     weight    the effective weight
     gradient  flat, of all positions
@@ -193,7 +193,7 @@ def evolve(
     n_grow = jnp.maximum(0, n_drop + (delta_budget - slots))
     grown = grow(gradient, base.positions, kept_positions, n_grow, active=active, size=size)[:capacity]
     positions = jnp.sort(jnp.concatenate([kept_positions, grown]))[:capacity]
-    # GROW-003: a position that is dropped and grown finds its old slot; DROP-002: other dropped ones lose theirs
+    # GROW-003: a position that is dropped and grown keeps its slot; DROP-002: other dropped positions lose theirs
     moved = _moved(delta, positions)
     new = source(delta.positions, positions) < 0
     weight = effective(base, moved.positions, moved.values)

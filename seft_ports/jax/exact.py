@@ -1,4 +1,4 @@
-"""Float arithmetic with subnormal numbers and one rounding an operation (NUM-006), which XLA on a CPU does not give.
+"""Float arithmetic with subnormal numbers and one rounding per operation (NUM-006), which XLA on a CPU does not offer.
 
 XLA flushes subnormal operands and results to zero, in comparisons too, and fuses a · b + c into one operation. But it
 moves numbers bit for bit. So this module compares numbers as integers, and adds and multiplies small ones as integers.

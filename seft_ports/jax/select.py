@@ -36,7 +36,7 @@ def _mask(order: Array, k: Any) -> Array:
 
 
 def trouble(scores: Array, k: Any, among: Array | None = None) -> Array:
-    """Return the code for why a selection is refused, FINE if it is not; `errors.refuse` raises it."""
+    """Return the code for the reason that a selection is refused, or FINE; `errors.refuse` raises it."""
     ranked = jnp.ones(scores.shape, bool) if among is None else among
     # SEL-005
     count = jnp.where((k < 0) | (k > jnp.sum(ranked)), TOO_MANY, FINE)

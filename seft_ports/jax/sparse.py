@@ -90,9 +90,9 @@ def candidates(
 ) -> tuple[Array, Array]:
     """Return the positions of the n largest |g| outside the delta, ascending, and g there (GRD-003).
 
-    dy, x     of each micro-batch of a window of `steps` steps
-    active    only positions of the base count
-    at_once   rows of g that are formed at a time
+    dy, x     dy and x of each micro-batch of a window of `steps` steps
+    active    whether only positions of the base count
+    at_once   number of rows of g that are formed at a time
     Returns   positions, NOWHERE where there are no more, and values
     """
     rows, columns = dy[0].shape[1], x[0].shape[1]

@@ -22,9 +22,10 @@ _SUPPORTS = ("auto", "recorded", "nonzero")
 
 @dataclass
 class SeftConfig(PeftConfig):
-    """What is trained of a pruned model, and how the trained positions move.
+    """The configuration of a SEFT adapter: which positions of a pruned model are trained, and how they move.
 
-    A choice that is None is the preset's own (EVT-011). Learning rate, steps, clipping and data are the trainer's.
+    A choice that is None has the value of the preset (EVT-011). Learning rate, steps, clipping and data are set in the
+    trainer.
 
     Raises:
         SeftError: for a choice out of range, by the clause of SPEC.md that TRN-008 names for it.
@@ -33,13 +34,13 @@ class SeftConfig(PeftConfig):
     density: float | None = None
     """trained positions as a share of a matrix, in (0, 1] (DLT-002)"""
     preset: str = "active-only"
-    """where the choices come from that are not given: active-only, seft, static or another of EVT-011"""
+    """the preset that supplies the choices that are None: active-only, seft, static or another of EVT-011"""
     evolve_every: int | None = None
     """steps between two events"""
     drop_fraction: float | None = None
-    """share of the positions that an event at step 0 would give up; `drop_schedule` says how it falls (SCH-001)"""
+    """share of the positions that an event at step 0 would drop; `drop_schedule` says how it falls (SCH-001)"""
     gradient_window: int | None = None
-    """steps whose mean gradient an event looks at (TRN-005)"""
+    """steps whose mean gradient an event uses (TRN-005)"""
     evolve_until: float | None = None
     """fraction of the steps after which no event follows (SCH-007)"""
     initial_positions: str | None = None
@@ -51,23 +52,23 @@ class SeftConfig(PeftConfig):
     budget_by: str | None = None
     """how many positions a matrix has: density of numel or of nnz, or as many as a LoRA adapter of a rank (DLT-002)"""
     rank: int | None = None
-    """that rank, with budget_by rank"""
+    """the rank of that LoRA adapter, with budget_by rank"""
     slots: int | None = None
-    """not for adapters, which are made one after the other: budget_by count shares them over all matrices"""
+    """unused: budget_by count shares slots over all matrices, but the layers of an adapter are made one by one"""
     pattern: tuple[int, int] | None = None
     """N and M of a base with at most N of every M weights; no event breaks it (EVT-007)"""
     optimizer: str | None = None
     """the optimizer of the run: adamw, spiel-adamw, sgd or sm3"""
     seed: int = 0
-    """seed of all that is random"""
+    """seed of all random choices"""
     evolves: bool | None = None
     """whether there are events at all (EVT-001)"""
     drop: str | None = None
-    """what is dropped by: magnitude, change, fisher, weight or random (DROP-003)"""
+    """score by which slots are dropped, smallest first: magnitude, change, fisher, weight or random (DROP-003)"""
     drops: str | None = None
-    """what a drop takes: the slot, or the weight with it (DROP-004)"""
+    """what a drop removes: the slot, or the weight as well (DROP-004)"""
     grow: str | None = None
-    """what grows by: gradient, absolute, fisher, moments, curvature or random (GROW-004)"""
+    """score by which slots grow, largest first: gradient, absolute, fisher, moments, curvature or random (GROW-004)"""
     grow_scope: str | None = None
     """where positions grow: anywhere, or active, among stored weights (GROW-001)"""
     regrow: bool | None = None
@@ -75,10 +76,10 @@ class SeftConfig(PeftConfig):
     candidates: str | None = None
     """what may grow: all, or the strongest of the first step of a window, first-step (GROW-006)"""
     moments: str | None = None
-    """what the optimizer knows of a new position: zero, or seeded by the window (DLT-006)"""
+    """the optimizer's moments of a new position: zero, or seeded by the window (DLT-006)"""
     adapt: str | None = None
-    """what a weight is pruned by: sensitivity, absolute, fisher, token-fisher, magnitude, activation, curvature or
-    random (ADPT-005)
+    """score by which weights are pruned, smallest first: sensitivity, absolute, fisher, token-fisher, magnitude,
+    activation, curvature or random (ADPT-005)
     """
     adapts: str | None = None
     """when weights are pruned: always, at the end or never (EVT-008)"""
@@ -87,7 +88,7 @@ class SeftConfig(PeftConfig):
     exempt: str | None = None
     """what pruning spares: the new slots of the event, all slots, or none (ADPT-007)"""
     scope: str | None = None
-    """what is compared with what: matrix, row, group or model (EVT-009)"""
+    """where scores are compared with each other: in a matrix, a row, a group or the model (EVT-009)"""
     events: str | None = None
     """when events come: once a period, or in SpIEL's phases (SCH-003)"""
     drop_schedule: str | None = None
@@ -98,8 +99,8 @@ class SeftConfig(PeftConfig):
     """whether an event takes the place of the optimizer's step (EVT-010)"""
     support: Literal["auto", "recorded", "nonzero"] = "auto"
     """which weights of the base are stored. recorded: a mask that the layer keeps, as `load_sparse` and
-    torch.nn.utils.prune leave it. nonzero: those that are not zero. auto: recorded where there is a mask, else nonzero,
-    and of a quantised layer an error
+    torch.nn.utils.prune leave it. nonzero: those that are not zero. auto: recorded if there is a mask, else nonzero,
+    but an error for a quantised layer
     """
     target_modules: list[str] | set[str] | str | None = None
     """names or a regular expression of the linear layers to adapt. None: those of the blocks, in models like LLaMA
@@ -114,12 +115,12 @@ class SeftConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     """modules that are trained and saved whole, such as a new head"""
     stored: int | None = None
-    """stored weights of the adapted layers of the base; the tuner writes it, and refuses another base by it"""
+    """stored weights of the adapted layers of the base; the tuner writes it, and refuses a base with another number"""
     init_weights: bool = True
     """False draws positions and values at random, for tests of PEFT that want an adapter that changes something"""
 
     def __post_init__(self) -> None:
-        """Refuse what is out of range."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         self.from_file = self.stored is not None
         # `register` added the type when this package was imported

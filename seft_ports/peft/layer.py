@@ -1,8 +1,8 @@
-"""A linear layer with adapters that are sparse updates; `update.py` has the part of an adapter that belongs to it.
+"""A linear layer with adapters that are sparse updates; `update.py` has the update of one adapter for one layer.
 
-The base layer keeps its own weight. For the time of a product the effective weight is written into it, b + φ at the
-positions of the update and 0 where the update has pruned, and afterwards the base's own values are written back. So no
-second matrix is held, and a base that an adapter was trained on is the same in every bit.
+The base layer keeps its own weight. For a product the effective weight is written into it: b + φ at the positions of
+the update, and 0 where the update has pruned. Afterwards the base's own values are written back. So there is no second
+matrix in memory, and training an adapter changes no bit of the base.
 """
 
 import warnings
@@ -27,7 +27,7 @@ __all__ = ["SeftLayer", "SeftLinear"]
 
 
 class SeftLayer(BaseTunerLayer, nn.Module):
-    """What PEFT asks of an adapted layer, for a base layer with a matrix (out, in).
+    """The interface that PEFT requires of an adapted layer, for a base layer with a matrix (out, in).
 
     Attributes:
         seft_delta: the update of each adapter, by its name.
@@ -64,7 +64,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         self.update_layer(adapter_name, config)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # a copy is another matrix
+        # a copy gets a number of its own, because it is another matrix
         super().__setstate__(state)
         self.number = number_of(self)
 
@@ -89,7 +89,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         return stored
 
     def support(self, adapter_names: Sequence[str] | None = None) -> Tensor:
-        """Return what is stored with these adapters, or the active ones, as booleans, (out, in)."""
+        """Return which weights are stored with these adapters, or the active ones, as booleans, (out, in)."""
         updates = self._active(self.active_adapters if adapter_names is None else adapter_names)
         support = self.stored()
         for update in updates:
@@ -105,7 +105,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
 
     @contextmanager
     def written(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Return a context in which the effective weight stands in memory, (out, in).
+        """Yield the effective weight, (out, in), which stands in the base layer until the context ends.
 
         values  φ of each active update
         """
@@ -133,10 +133,10 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         return update.effective() - self.get_base_weight()
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:  # noqa: FBT001, FBT002, PEFT's own
-        """Write adapters into the weight of the base layer, in the order of their names' list.
+        """Write adapters into the weight of the base layer, in the order of `adapter_names`.
 
         safe_merge     refuse, before anything is written, an update with a NaN or infinite weight
-        adapter_names  those to merge, or None for the active ones
+        adapter_names  names of the adapters to merge, or None for the active ones
 
         Raises:
             SeftError: EVT-004 for an adapter that stores more weights than the base did; its run is not finished.
@@ -166,7 +166,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
             self.merged_adapters.append(name)
 
     def unmerge(self) -> None:
-        """Give the base layer its own weights back, bit for bit."""
+        """Restore the base layer's own weights, bit for bit."""
         if not self.merged:
             warnings.warn("Already unmerged. Nothing to do.", stacklevel=2)
             return
@@ -209,7 +209,7 @@ class SeftLinear(SeftLayer):
         return y if bias is None else y + bias.to(y.dtype)
 
     def _check_positions(self, updates: list[SeftUpdate]) -> None:
-        """Refuse to train an update whose positions nothing chooses, or whose events nothing makes."""
+        """Refuse to train an update if nothing will choose its positions, or nothing will run its events."""
         if any(u.trained and u.delta_budget and not (u.slots or u.watched or u.has_events) for u in updates):
             raise SeftError(
                 "DLT-004",

@@ -1,4 +1,4 @@
-"""The tuner: which layers of a model are adapted, and what becomes of the model when adapters are merged."""
+"""The tuner: it chooses the layers of a model that are adapted, and merges or unloads adapters."""
 
 import logging
 import re
@@ -107,7 +107,7 @@ class SeftModel(BaseTuner):
                 update.draw()
 
     def _check_finished(self, adapter_names: list[str] | None) -> None:
-        """Refuse to merge an adapter whose run is not finished; with scope model no layer can tell that on its own."""
+        """Refuse to merge an adapter whose run is not finished; with scope model only all layers together show that."""
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, SeftLayer)}
         for name in adapter_names or self.active_adapters:
             check_finished({path: layer.seft_delta[name] for path, layer in layers.items() if name in layer.seft_delta})
@@ -124,7 +124,7 @@ class SeftModel(BaseTuner):
         safe_merge: bool = False,  # noqa: FBT001, FBT002, PEFT's own
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
-        """Make plain layers again; each keeps its support as a buffer, as `seft_ports.pytorch.merge` leaves it."""
+        """Return the model with plain layers; each keeps its support as a buffer, as `seft_ports.pytorch.merge` does."""
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, SeftLayer)}
         supports = {name: layer.support(adapter_names if merge else []) for name, layer in layers.items()}
         if merge:
@@ -141,7 +141,7 @@ class SeftModel(BaseTuner):
 
 
 def _linear_in_blocks(model: nn.Module) -> set[str]:
-    """Return how the names of the linear layers of blocks end, behind the number of the block."""
+    """Return the endings of the names of linear layers in blocks, after the number of the block."""
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     ends = (re.match(r".*\.\d+\.(\D+)$", name.removesuffix(".base_layer")) for name in names)
     return {end[1] for end in ends if end}

@@ -22,7 +22,7 @@ _TENSORS = ("indices", "values", "pruned")
 
 
 class Base(Protocol):
-    """What an update needs of the layer that it belongs to."""
+    """The methods that an update calls on the layer that it belongs to."""
 
     def get_base_weight(self) -> Tensor:
         """Return the weight of the base layer, (out, in)."""
@@ -37,7 +37,7 @@ class SeftUpdate(SparseUpdate):
     """The update that one adapter has for one layer; its base is the layer's.
 
     Attributes:
-        held: (d_φ,), the base at the positions; 0 off B and at free places.
+        held: (d_φ,), the base's values at the positions; 0 outside B and at free places.
         pruned: (n,) int64, ascending: the weights that are stored in the base layer and not in B.
         layer: the layer that the update belongs to.
     """
@@ -61,7 +61,7 @@ class SeftUpdate(SparseUpdate):
 
     @property
     def trained(self) -> bool:
-        """Whether a run trains this update: that of an active adapter."""
+        """Whether a run trains this update, which is so if its adapter is active."""
         return self.values.requires_grad
 
     def base(self) -> Tensor:
@@ -86,7 +86,7 @@ class SeftUpdate(SparseUpdate):
         return self.layer.get_base_weight()[first:last], base
 
     def like(self) -> Tensor:
-        """Return a weight of the shape of the base layer's, (out, in)."""
+        """Return the weight of the base layer, (out, in)."""
         weight: Tensor = self.layer.get_base_weight()
         return weight
 
@@ -94,7 +94,7 @@ class SeftUpdate(SparseUpdate):
     def write(self, flat: Tensor, values: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
         """Write this update into a flat weight, and return what it replaced, for `restore`.
 
-        alone  whether the weight is the base's own, without another update; `held` is then at hand
+        alone  whether no other update is written into the weight; `held` then has its values at the positions
         """
         at, phi = self.positions[: self.slots], values[: self.slots]
         removed = flat[self.pruned]
@@ -116,7 +116,7 @@ class SeftUpdate(SparseUpdate):
     ) -> None:
         """Drop, grow and prune in place; values and the optimizer's `state` move with their slots.
 
-        seeds  what new slots start with, by the names of `state`, each aligned to `decision.grown`; 0 without
+        seeds  initial state of new slots, by the names of `state`, each aligned to `decision.grown`; None for 0
         """
         self.pruned = torch.cat([self.pruned, decision.left]).sort().values
         self.move(decision, state, seeds)
@@ -124,7 +124,7 @@ class SeftUpdate(SparseUpdate):
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Take the base's values at the positions anew."""
+        """Read the base's values at the positions into `held` again."""
         at = self.positions[: self.slots]
         self.held.zero_()[: self.slots] = self.layer.get_base_weight().reshape(-1)[at]
         # DLT-003: b is 0 off B

@@ -7,16 +7,16 @@ save_sparse(model, "tuned")
 
 linear, product, kernels    a layer with a sparse update, and its products
 model                       wrap and merge
-update, delta, split        what such a layer holds, whole or in the rows of several processes
-events, looks               when events come, and what data they look at
-decide, criteria, pools     what an event decides
+update, delta, split        the update of such a layer, whole or split over processes
+events, looks               when events run, and which data they use
+decide, criteria, pools     which positions an event changes
 select, schedule            the smallest scores, and how many of them
-stream                      gradients that are looked at block by block
+stream                      gradients that are processed block by block
 optimizer, slot_step        the optimizer of slots
 callback                    the Trainer of transformers
 files, patterns             checkpoints, and N:M tensors
-settings, presets, refused  what a run may be
-port, port_rules, run       what the kit asks
+settings, presets, refused  the settings of a run, and what it refuses
+port, port_rules, run       the adapter for the conformance kit
 counter, errors             random numbers, refusals
 
 The tuner of PEFT is in `seft_ports.peft`. Start with `linear.py`, then `events.py`.

@@ -23,25 +23,26 @@ __all__ = ["SeftCallback"]
 
 REPLAYED = "after the last step this rule prunes by the loss of that step, which is asked anew: model(**batch).loss"
 LOOKED = "events and first slots look at the data of batches_of by model(**batch).loss"
-"""How the error messages begin that concern the last pass, and looks."""
+"""Beginnings of the error messages about the last pass, and about further data."""
 
 
 class SeftCallback(TrainerCallback, ExportableState):
-    """Events, and the last adapt pass, of a wrapped model that a Trainer fine-tunes with `SeftOptimizer`.
+    """Runs the events and the last adapt pass of a wrapped model that a Trainer fine-tunes with `SeftOptimizer`.
 
     The state of a run is in the buffers of the model and in the optimizer, both part of the Trainer's checkpoints.
 
     Attributes:
-        settings: those the model was wrapped with; without them, those that the model names when training begins.
+        settings: the settings that the model was wrapped with; by default, those in the model when training begins.
         events: for each event its step and how many weights were dropped, grown and pruned.
 
-    event_batches  steps whose data an event looks at, its own included (TRN-023)
+    event_batches  steps whose data an event uses, its own included (TRN-023)
     start_batches  steps whose data chooses the first slots (DLT-004.3)
-    batches_of     step -> the micro-batches of its data in this process, each the arguments of the model by name; the
-                   Trainer cannot look ahead. Their losses are `model(**batch).loss`, and count alike unless the batches
-                   name `num_items_in_batch`. Asked for steps 1 to `start_batches`, for the `event_batches` - 1 steps
-                   after one with an event, and, where the last pass needs them, after the last. A resumed run is the
-                   same if `batches_of` returns the same for a step at every call
+    batches_of     step -> the micro-batches of its data in this process, each the arguments of the model by name. It
+                   is needed because the Trainer cannot look ahead. Their losses are `model(**batch).loss`, and have
+                   equal weight unless the batches have `num_items_in_batch`. It is called for steps 1 to
+                   `start_batches`, for the `event_batches` - 1 steps after one with an event, and, if the last pass
+                   needs them, after the last step. For a resumed run to be the same, it must return the same for a step
+                   at every call
 
     Raises:
         SeftError: TRN-008 for a number below 1; TRN-023 for numbers above 1 without `batches_of`, and for
@@ -91,7 +92,7 @@ class SeftCallback(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """Return the settings, and how far events look, for the Trainer to write into its checkpoints."""
-        # the Trainer asks before it shows the model, too
+        # the settings may still be None, because the Trainer also calls this before it passes the model
         return {"args": {}, "attributes": {"settings": asdict(self._given) if self._given else None, **self._looks}}
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -147,7 +148,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         # a model that was trained already goes on with its slots
         fresh = state.global_step == 0 and not any(layer.slots for layer in self._evolution.layers.values())
         if self._looks["start_batches"] > 1 and fresh:
-            # the Trainer does this in its first step, and these gradients are taken before it
+            # called here, because the Trainer calls it in its first step only, after these gradients
             kwargs["model"].train()
             self._evolution.start(self._losses_of(kwargs["model"], range(1, 1 + self._looks["start_batches"])))
         max_norm = args.max_grad_norm or 0.0
@@ -171,10 +172,10 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._batches = [] if self._step == state.max_steps else None
 
     def _before_optimizer(self, model: nn.Module, max_norm: float) -> None:
-        """Let an event look further, and choose the first slots at the step whose gradient does that."""
+        """Give an event the data of further steps, and choose the first slots if this step's gradient does that."""
         assert self._evolution is not None
         if (reason := self._asks_losses()) and not self._forwards:
-            # EVT-004: said now, and not after the last step
+            # EVT-004: raised now instead of after the last step
             raise SeftError("EVT-004", f"{reason}; the loss does not come from a call of the model here")
         for further in range(1, 1 + self._evolution.looks(self._step)):
             self._evolution.look(self._losses_of(model, [self._step + further]))
@@ -192,7 +193,7 @@ class SeftCallback(TrainerCallback, ExportableState):
             self._batches = remembered
 
     def _asks_losses(self) -> str:
-        """Return how a message begins if the rule asks the model for losses beside those of the Trainer, else empty."""
+        """Return the beginning of a message if the rule needs losses that the Trainer does not compute, else ""."""
         return REPLAYED if self.settings.ends_by_pruning else LOOKED if self._batches_of is not None else ""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -208,7 +209,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         if step == state.max_steps:
             batches, self._batches = self._batches or [], None
             model = kwargs["model"]
-            # the Trainer divides by the targets of all processes, and multiplies by their number
+            # the Trainer divides by the targets of all processes, and multiplies by the number of processes
             factor = processes() if args.average_tokens_across_devices else 1
             further = [state.max_steps + i for i in range(1, self._looks["event_batches"])]
             self._evolution.finish(
@@ -228,7 +229,7 @@ def _settings_of(saved: dict[str, Any]) -> Settings:
     named = dict(saved)
     if "start" in named:
         named["initial_positions"] = named.pop("start")
-    # the choice did not matter to presets that prune nothing
+    # because in older checkpoints `adapt` had no effect in presets that prune nothing
     if "drop" not in named and named["preset"] not in ("seft", "no-adapt", "spiel-adapt"):
         named.pop("adapt", None)
     return Settings(**named)
@@ -269,7 +270,7 @@ def _losses(model: Any, batches: list[dict[str, Any]], begins: str, factor: int 
     """Yield the losses of batches, so that their sum is the loss of the step.
 
     begins  the beginning of an error message
-    factor  by what the loss of a batch with num_items_in_batch is multiplied
+    factor  the loss of a batch with num_items_in_batch is multiplied by it
     """
     for batch in batches:
         loss = model(**batch).loss

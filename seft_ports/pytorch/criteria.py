@@ -1,10 +1,10 @@
-"""The scores of drop, grow and adapt, a function for each name; every operation is rounded once (NUM-006).
+"""The scores of drop, grow and adapt, one function for each name; every operation is rounded once (NUM-006).
 
 DROP["fisher"](evidence)       the score of each slot; the smallest are dropped
 GROW["curvature"](evidence)    the score of each candidate; the largest are grown
 ADAPT["activation"](evidence)  the score of each weight; the smallest are pruned
 
-`evidence` has, by name and aligned with each other, what a criterion looks at:
+`evidence` maps these names to arrays that are aligned with each other:
 
 gradient, absolute, square, tokens  ḡ, mean |g|, mean g², and the squared gradients of tokens (GRD-004 to GRD-008)
 inputs                              mean square of the layer's input at the column
@@ -27,13 +27,13 @@ Known = Mapping[str, Tensor]
 Score = Callable[[Known], Tensor]
 
 _BY_MKL = (torch.float32, torch.float64)
-"""Dtypes whose roots MKL takes."""
+"""Dtypes whose square roots torch lets MKL compute."""
 USE_DROP, USE_GROW, USE_ADAPT, USE_END = 1, 2, 3, 4
 """The last word of the key of random scores (RNG-003)."""
 
 
 def root(x: Tensor) -> Tensor:
-    """Return the square root, rounded once; torch's own goes to MKL, which is an ulp off on some Intel processors."""
+    """Return the square root, rounded once; torch would call MKL, which is an ulp off on some Intel processors."""
     return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" and x.dtype in _BY_MKL else x.sqrt()
 
 

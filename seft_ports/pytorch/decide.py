@@ -1,4 +1,4 @@
-"""What an event drops, grows and prunes (chapter 8), from whole matrices; nothing is changed here.
+"""Decides what an event drops, grows and prunes (chapter 8), from whole matrices; it changes no matrix.
 
     (decision,) = decide([part], rule, counts)
 
@@ -23,21 +23,21 @@ from seft_ports.pytorch.settings import Settings
 __all__ = ["Decision", "Note", "Part", "check_evidence", "decide", "decide_last", "drop", "drop_counts", "grow"]
 
 Note = Callable[[str, list[Tensor], list[Tensor], list[Tensor]], None]
-"""A function that is called after every selection: with its name, and of each matrix the pool of each score, the
-scores, and the indices of those that were chosen, the smallest."""
+"""A function that is called after every selection with its name and three lists, which have one entry per matrix: the
+pool of each score, the scores, and the indices of the smallest scores, which were chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A matrix as an event finds it.
+    """A matrix before an event.
 
     weight      W, (out · in,)
     base        B as booleans, (out · in,)
     held        b at the slots, 0 off B, (n,)
     positions   η, (n,) int64
     values      φ, (n,)
-    evidence    what the rule asks for, by name: gradient, absolute, square and tokens, (out · in,); inputs and the
-                accumulators column, (in,), and row, (out,); origin, (n,)
+    evidence    the evidence that the rule uses, by name: gradient, absolute, square and tokens, (out · in,); inputs and
+                the accumulators column, (in,), and row, (out,); origin, (n,)
     budgets     K of each pool of weights, int64 (DLT-001)
     most        d_φ of each pool of slots, int64 (DLT-002)
     candidates  the only positions that may grow (GROW-006), or None
@@ -57,7 +57,7 @@ class Part:
     matrix: int = 0
 
     def known(self, at: Tensor) -> "_Known":
-        """Return what is known of these positions, by the names of `criteria`, each looked up when it is asked for."""
+        """Return the evidence at these positions, by the names of `criteria`; each is looked up on access."""
         return _Known(self, at)
 
 
@@ -81,10 +81,10 @@ class _Known(dict[str, Tensor]):
 class Decision:
     """The flat positions of a matrix, ascending, that an event changes.
 
-    dropped  those that lose their slot, unless they are grown too (GROW-003)
-    grown    those that get a slot, or keep it
-    pruned   those that are stored no more, of base and delta
-    left     those that leave the base: the pruned ones there, and with `drops` weight the dropped ones
+    dropped  positions that lose their slot, unless they are grown too (GROW-003)
+    grown    positions that get a slot, or keep it
+    pruned   positions that leave the support, of base and delta
+    left     positions that leave the base: the pruned ones there, and with `drops` weight the dropped ones
     """
 
     dropped: Tensor
@@ -95,7 +95,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class _Moved:
-    """A matrix after drop and grow: W, the support, η, the new slots among it, and what left the base."""
+    """A matrix after drop and grow: W, the support, η, the new slots in it, and the positions that left the base."""
 
     part: Part
     weight: Tensor
@@ -128,11 +128,11 @@ def check_evidence(tensors: Iterable[Tensor]) -> None:
 def decide(
     parts: Sequence[Part], rule: Settings, n_drop: Tensor, step: int = 0, note: Note | None = None
 ) -> list[Decision]:
-    """Return what drop, grow and adapt choose in each matrix (EVT-001).
+    """Return the choices of drop, grow and adapt in each matrix (EVT-001).
 
     n_drop  how many slots each pool drops, int64
     step    the step that the event follows, for random scores (RNG-003)
-    note    is called after every selection
+    note    called after every selection
     """
     for part in parts:
         check_evidence(part.evidence.values())
@@ -151,7 +151,7 @@ def decide(
 
 
 def decide_last(parts: Sequence[Part], rule: Settings, step: int = 0) -> list[Decision]:
-    """Return what the pass after the last step prunes; it exempts nothing (EVT-004).
+    """Return the pruning of the pass after the last step; it exempts nothing (EVT-004).
 
     step  the last step, for random scores
     """
@@ -208,7 +208,7 @@ def drop(parts: Sequence[Part], rule: Settings, n: Tensor, step: int = 0, note: 
 
 
 def _replaced(part: Part, dropped: Tensor, grown: Tensor, rule: Settings, step: int) -> Tensor:
-    """Return the dropped positions that leave or are grown again; the others were not dropped (GROW-006)."""
+    """Return the positions that count as dropped: those grown again, and as many others as need slots (GROW-006)."""
     back = among(grown, dropped)
     away = dropped[~back]
     fresh = len(grown) - int(back.sum())
@@ -279,7 +279,7 @@ def _move(part: Part, dropped: Tensor, grown: Tensor, rule: Settings) -> _Moved:
     gone = dropped[~among(grown, dropped)]
     fresh = grown[~among(part.positions, grown)]
     weight, base = part.weight.clone(), part.base
-    # DROP-002: the weight of a slot that goes is b
+    # DROP-002: the weight of a dropped slot becomes b
     weight[gone] = part.held[among(gone, part.positions)].to(weight.dtype)
     removed = gone[:0]
     if rule.drops == "weight":

@@ -1,4 +1,4 @@
-"""Positions of a delta: how many, where they begin, and what moves with them (chapters 2 and 7). Arrays are flat."""
+"""Positions of a delta: their number, the first ones, and moving arrays with them (chapters 2, 7). Arrays are flat."""
 
 import math
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ def initial(s: Settings, allowed: Tensor, scores: Tensor, n: int, matrix: int) -
     """Return the first n positions of a delta, ascending (DLT-004).
 
     allowed  the positions to choose from, ascending
-    scores   weights or gradients there; not looked at where positions are random
+    scores   weights or gradients there; unused if positions are random
     """
     if s.initial_positions == "random":
         return initial_random(allowed, n, s.seed, matrix)

@@ -6,7 +6,7 @@ evolution.after_step(t)           after the optimizer step
 evolution.finish(replay)          after the last one
 
 Or `evolution.attach()` once: then `optimizer.step()` calls the first three.
-An event, and the choice of the first slots, may look at more data than a step has: `look` and `start`.
+An event, and the choice of the first slots, may use more data than one step has: `look` and `start`.
 """
 
 import warnings
@@ -41,10 +41,10 @@ class Evolution:
         layers: the sparse layers by name, in the order of matrix indices.
         steps: T, the steps of the run.
 
-    micro_batches  backwards of a step. 1 lets an event look at its gradient as it is formed, without keeping it, where
-                   the window is one step. With None, unknown, or another number it keeps the factors of gradients, and
-                   adds gradients up once the factors are larger
-    event_batches  steps whose data an event looks at, its own included; `look` gives it the others (TRN-023)
+    micro_batches  backward passes of a step. With 1, and a window of one step, an event processes its gradient while it
+                   is formed, and keeps none. With None (unknown) or another number it keeps the factors of gradients,
+                   and sums gradients once the factors are larger
+    event_batches  steps whose data an event uses, its own included; `look` gives it the others (TRN-023)
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class Evolution:
         )
 
     def _starts(self, step: int, layer: SparseUpdate) -> bool:
-        """Whether the gradient of a step chooses the first slots of an update; one that has slots goes on with them."""
+        """Return whether the gradient of a step chooses the first slots of an update; existing slots are kept."""
         return step == 1 and self._settings.initial_positions == "gradient" and not layer.slots
 
     def before_step(self, step: int) -> None:
-        """Make the layers sum their whole gradients if an event, or the first slots, will need those of this step.
+        """Make the layers sum whole gradients if an event, or the choice of first slots, needs those of this step.
 
         Raises:
             SeftError: TRN-004 if the step lies in an open window whose earlier gradients are missing.
@@ -139,7 +139,7 @@ class Evolution:
                 layer.unwatch()
 
     def _stream(self, layer: SparseUpdate, step: int) -> Stream:
-        """Return what is to look at the backward of a step for one update."""
+        """Return the stream that is to process the backward passes of a step for one update."""
         s = self._settings
         if self._starts(step, layer):
             # DLT-004
@@ -149,7 +149,7 @@ class Evolution:
         return Stream(layer, grow, active=s.grow_scope == "active", adapt=s.adapt if s.prunes else None)
 
     def _streamed(self, name: str, step: int) -> Stream | None:
-        """Return what has looked at the step for one update, or None if the update has sums."""
+        """Return the stream that has processed a step for one update, or None if the update has sums."""
         factors = self._factors.pop(name, None)
         if factors is not None and factors.kept:
             self._streams[name] = self._stream(self.layers[name], step)
@@ -161,8 +161,8 @@ class Evolution:
 
         Call it before the first step, and before `attach`.
 
-        losses  of micro-batches, each with its graph, such as those of the data of the first n steps; each is the sum
-                over its targets, divided by the targets of all of them (TRN-002)
+        losses  losses of micro-batches, each with its graph, such as those of the data of the first n steps; each is
+                the sum over its targets, divided by the number of targets of all of them (TRN-002)
         """
         started = [layer for layer in self.layers.values() if self._starts(1, layer)]
         if len(started) < len(self.layers):
@@ -175,11 +175,11 @@ class Evolution:
         self._forget()
 
     def look(self, losses: Iterable[Tensor]) -> None:
-        """Let the event of the running step look at the data of one more step (TRN-023).
+        """Let the event of the running step use the data of one more step, too (TRN-023).
 
         Call it `event_batches` - 1 times after the last backward of a step with an event.
 
-        losses  of the micro-batches of that step, each with its graph; their sum is the loss of the step
+        losses  losses of the micro-batches of that step, each with its graph; their sum is the loss of the step
         """
         if self._looks.add():
             # DLT-004: first slots are those of the step's own data
@@ -192,11 +192,11 @@ class Evolution:
         return step in self._windows
 
     def looks(self, step: int) -> int:
-        """Return how many times the event of a step is to look at more data, 0 without an event or without evidence."""
+        """Return how often the event of a step wants `look` to be called; 0 without an event or without evidence."""
         return self._looks.wanted if step in self._windows and self._settings.asks() else 0
 
     def attach(self, max_norm: float = 0.0, step: int = 1) -> None:
-        """Let the optimizer's own `step` make what this class does around a step, from the next one on.
+        """Let the optimizer's own `step` call what this class does around a step, from the next step on.
 
         Call it once, before the first forward; only `finish` is left to call then.
 
@@ -224,7 +224,7 @@ class Evolution:
     def before_optimizer(self, step: int, max_norm: float = 0.0) -> None:
         """Place the first slots, if the gradient of the first step chooses them, and set their gradients.
 
-        At a step whose event replaces the optimizer's step it takes all gradients away (EVT-010).
+        At a step whose event replaces the optimizer's step it removes all gradients (EVT-010).
 
         max_norm  clip the gradients to this norm, 0 to leave that to the caller
 
@@ -317,7 +317,7 @@ class Evolution:
         return [list(names)] if self._settings.scope == "model" else [[name] for name in names]
 
     def _of_optimizer(self, layer: SparseUpdate) -> dict[str, Tensor]:
-        """Return what the optimizer knows that the rule asks for, by the names of `criteria`."""
+        """Return the evidence that the rule takes from the optimizer, by the names of `criteria`."""
         accumulators = self._optimizer.accumulators(layer) if self._settings.grow == "moments" else {}
         state = self._optimizer.kept(layer)
         return accumulators | ({"origin": whole(state["origin"])[: layer.slots]} if "origin" in state else {})
@@ -345,8 +345,8 @@ class Evolution:
         further  the same for each of the `event_batches` - 1 steps after it (TRN-023.2)
 
         Raises:
-            SeftError: EVT-004 if weights must go by a gradient, and a step yields no loss; TRN-023 for other numbers of
-                further steps than events look at.
+            SeftError: EVT-004 if a gradient must decide what is pruned, and a step yields no loss; TRN-023 for another
+                number of further steps than events use.
 
         Warns of more stored weights than were loaded, which `spiel-ag` leaves (TRN-011).
         """
@@ -371,7 +371,7 @@ class Evolution:
             )
         self._forget()
         with watching(list(self.layers.values()), s.asks_at_end()):
-            # random and magnitude look at no gradient
+            # random and magnitude use no gradient
             for losses in (replay, *further) if s.asks_at_end() else ():
                 look(list(self.layers.values()), losses(), self._trained(), "EVT-004")
         decisions: dict[str, Decision] = {}

@@ -53,7 +53,7 @@ def save_sparse(
 
 
 def checkpoint_of(model: nn.Module) -> formats.Checkpoint:
-    """Return what `save_sparse` would write of a model that is not split, without the config; it shares memory."""
+    """Return the checkpoint that `save_sparse` would write of an unsplit model, without config; it shares memory."""
     model = _bare(model)
     with _plain_layers(model):
         return _read(model)
@@ -99,7 +99,7 @@ def _write(
 
 
 def _read(model: nn.Module) -> formats.Checkpoint:
-    """Return the tensors of a model of plain layers; a head that the config ties has no name, as in stock files."""
+    """Return the tensors of a model of plain layers; a head that the config ties is left out, as in stock files."""
     checkpoint = from_module(model, masks=_masks(model))
     if getattr(getattr(model, "config", None), "tie_word_embeddings", False):
         tied = {name: of for name, of in checkpoint.tied.items() if name != "lm_head.weight"}
@@ -122,7 +122,7 @@ def _companions(model: nn.Module) -> dict[str, bytes]:
 def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
     """Load a sparse checkpoint into a plain model of its config; each projection keeps its support for `wrap`.
 
-    Of a quantised model the weights are loaded (QNT-002), which only a model in float32 holds.
+    A quantised model is loaded as weights, not as codes (QNT-002), so the plain model must be in float32.
     """
     if layers_of(model):
         raise SeftError("CKP-002", "load_sparse takes a plain model; wrap it afterwards")
@@ -179,7 +179,7 @@ def _gathered(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _plain_layers(model: nn.Module) -> Iterator[None]:
-    """Replace the sparse layers by plain ones that share their weights, for the time of the context."""
+    """Replace the sparse layers by plain ones that share their weights, until the context ends."""
     # a sparse layer of this port, or one of seft_ports.peft
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "plain")}
     for name, layer in layers.items():

@@ -38,7 +38,7 @@ def plain(weight: Tensor, bias: nn.Parameter | None, support: Tensor) -> nn.Line
 
 
 def check_mask(mask: Tensor, weight: Tensor) -> None:
-    """Raise SeftError (TOP-004) for a mask that does not say of each weight whether it is stored."""
+    """Raise SeftError (TOP-004) for a mask that is not boolean or not of the weight's shape."""
     if mask.shape != weight.shape or mask.dtype != torch.bool:
         raise SeftError("TOP-004", f"a mask is {mask.dtype} {tuple(mask.shape)}, expected bool {tuple(weight.shape)}")
 
@@ -78,7 +78,7 @@ class SeftLinear(SparseUpdate):
         self.number = number_of(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # a copy is another matrix
+        # a copy gets a number of its own, because it is another matrix
         super().__setstate__(state)
         self.number = number_of(self)
 
@@ -103,7 +103,7 @@ class SeftLinear(SparseUpdate):
 
     @contextmanager
     def written(self, values: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Return a context in which the effective weight stands in memory, (out, in); it stays there afterwards."""
+        """Yield the effective weight, (out, in); it stays in memory after the context ends."""
         yield self.refresh(values[0])
 
     @torch.no_grad()
@@ -137,7 +137,7 @@ class SeftLinear(SparseUpdate):
     ) -> None:
         """Drop, grow and prune in place; values and the optimizer's `state` move with their slots.
 
-        seeds  what new slots start with, by the names of `state`, each aligned to `decision.grown`; 0 without
+        seeds  initial state of new slots, by the names of `state`, each aligned to `decision.grown`; None for 0
         """
         weight, base = whole(self.weight), whole(self.mask)
         flat, mask, n = weight.view(-1), base.view(-1), self.slots

@@ -1,4 +1,4 @@
-"""Looks at data without training on them: backwards that only the sums of the layers see (EVT-004, TRN-023)."""
+"""Looks at data without training on them: backward passes that only add to the layers' sums (EVT-004, TRN-023)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ __all__ = ["Looks", "look", "watching"]
 
 
 class Looks:
-    """Counts the looks of the running step, of which an event wants a number besides its own data (TRN-023).
+    """Counts how often the running step looks at further data, because an event wants a fixed number (TRN-023).
 
     Attributes:
         wanted: looks that the event of a step wants.
@@ -51,7 +51,7 @@ class Looks:
 
 @contextmanager
 def watching(layers: Sequence[SparseUpdate], evidence_names: Iterable[str]) -> Iterator[None]:
-    """Make every layer sum, from zero, the evidence of the backwards in the context.
+    """Make every layer sum, from zero, the evidence of the backward passes in the context.
 
     evidence_names  names of `update.SUMS`
     """
@@ -68,7 +68,7 @@ def look(
 ) -> None:
     """Add the evidence of one more step to the sums of the layers.
 
-    losses   of the step's micro-batches, each with its graph
+    losses   losses of the step's micro-batches, each with its graph
     trained  every parameter that an optimizer trains, whose `.grad` stays as it is
 
     Raises:

@@ -92,9 +92,9 @@ def mask_zeros(model: nn.Module) -> dict[str, Tensor]:
 
 
 def record_support(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Let layers keep their support, for `wrap` and for SeftConfig(support="recorded"); a state_dict does not have it.
+    """Record the support of layers, for `wrap` and for SeftConfig(support="recorded"), in buffers outside a state_dict.
 
-    masks  booleans, (out, in), by the name of a module; those of a quantised model come from the model before
+    masks  booleans, (out, in), by the name of a module; for a quantised model those of the model before quantisation
     """
     for name, mask in masks.items():
         layer = model.get_submodule(name)
@@ -123,7 +123,7 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
     slots = budgets(settings, shapes, [int(support.sum()) for support in supports.values()])
     layers = {}
     for matrix, name in enumerate(supports):
-        # one after the other, and the old one let go, so that a matrix is not held twice
+        # layers are replaced one by one, and each old one is released, so that only one matrix is in memory twice
         layers[name] = _sparse(targets.pop(name), supports[name], settings, matrix, slots[matrix])
         replace(model, name, layers[name])
     show_overflow(model)

@@ -1,4 +1,4 @@
-"""The optimizers of chapter 9 as one of torch, for a model with sparse updates."""
+"""`SeftOptimizer`: the optimizers of chapter 9 as a torch optimizer, for a model with sparse updates."""
 
 import copy
 from collections.abc import Callable
@@ -23,9 +23,9 @@ _KINDS = get_args(presets.Optimizer)
 
 
 class SeftOptimizer(torch.optim.Optimizer):
-    """An optimizer of a wrapped or adapted model: what it keeps of a slot moves with the slot (chapter 9).
+    """An optimizer of a wrapped or adapted model: the state of a slot moves with the slot (chapter 9).
 
-    Whatever else of the model is trained, such as `modules_to_save` of PEFT, is a second group of parameters.
+    Other trained parameters of the model, such as `modules_to_save` of PEFT, are a second group.
 
     kind         `adamw`, `spiel-adamw`, `sgd` or `sm3`; None is the one that the model's settings name
     momentum     μ of `sgd`
@@ -93,7 +93,7 @@ class SeftOptimizer(torch.optim.Optimizer):
             raise SeftError("TRN-008", f"eps {eps} is 0 in the dtype of the update; choose a larger one")
 
     def kept(self, layer: SparseUpdate) -> dict[str, Tensor]:
-        """Return what is kept of the slots of a layer, by name; an event moves it with them."""
+        """Return the state of a layer's slots, name -> array; an event moves the entries with the slots."""
         state = self._state(layer.values, layer.shape)
         names = (*KEEPS[self.kind], "origin")
         if "origin" not in state and layer.settings is not None and layer.settings.drop == "change":
@@ -102,7 +102,7 @@ class SeftOptimizer(torch.optim.Optimizer):
         return {name: state[name] for name in names if name in state}
 
     def follow(self) -> None:
-        """Take the values of layers that got more places, by an event or a checkpoint (`SparseUpdate.make_room`)."""
+        """Adopt the new parameters of layers that an event or a checkpoint enlarged (`SparseUpdate.make_room`)."""
         params = self.param_groups[0]["params"]
         for i, layer in enumerate(self.layers):
             if params[i] is not layer.values and not is_split(layer.values):
@@ -125,7 +125,7 @@ class SeftOptimizer(torch.optim.Optimizer):
         return state
 
     def seeds(self, gradient: Tensor, square: Tensor, steps: int) -> dict[str, Tensor]:
-        """Return what new slots start with, by the names of `kept`; see `slot_step.seeds` (DLT-006)."""
+        """Return the initial state of new slots, by the names of `kept`; see `slot_step.seeds` (DLT-006)."""
         return seeds(self.kind, gradient, square, steps, _hyper(self.param_groups[0]))
 
     @torch.no_grad()
@@ -178,7 +178,7 @@ class SeftOptimizer(torch.optim.Optimizer):
         return [torch.isfinite(x).all() for x in (phi, *local_state.values(), weight)]
 
     def _step_all(self, group: dict[str, Any], x: Tensor) -> list[Tensor]:
-        """Take a step of a parameter that is trained whole."""
+        """Take a step of a parameter that is trained as a whole, and return whether the results are finite."""
         rows = x.shape[0] if x.ndim else 1
         width = x.numel() // max(rows, 1)
         # one age for the whole tensor, because no part of it is younger

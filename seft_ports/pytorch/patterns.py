@@ -1,4 +1,4 @@
-"""N:M patterns: at most N of every M neighbours of a row are stored (TOP-005), and what hardware makes of them."""
+"""N:M patterns: at most N of every M neighbours of a row are stored (TOP-005), on GPUs as semi-structured tensors."""
 
 import json
 from collections.abc import Sequence
@@ -95,7 +95,7 @@ def to_semi_structured(model: nn.Module, names: Sequence[str] | None = None) -> 
     Merge before, because such a weight is not trained. It holds two of every four weights and two bits for each. Torch
     takes float16 and bfloat16, a multiple of 32 rows, and one of 64 columns.
 
-    names  of modules; without them all linear layers whose weight fits
+    names  names of the modules; None for all linear layers whose weight fits
 
     Returns:
         The names of the layers that were changed.

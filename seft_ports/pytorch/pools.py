@@ -36,8 +36,8 @@ class Pools:
     def smallest(self, scores: Sequence[Tensor], at: Sequence[Tensor], counts: Tensor) -> list[Tensor]:
         """Return the chosen indices of each matrix, ascending: the counts[p] smallest scores of every pool p.
 
-        scores  of each matrix, one score a position
-        at      of each matrix its positions, ascending; matrices are ordered by index
+        scores  the scores of each matrix, one per position
+        at      the positions of each matrix, ascending; matrices are ordered by index
 
         Raises:
             SeftError: SEL-004 for a NaN or infinite score, SEL-005 for a count that a pool does not have.

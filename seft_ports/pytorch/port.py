@@ -42,7 +42,7 @@ class Port:
         torch.set_num_threads(1)
 
     def operations(self) -> dict[str, Callable[[Given], Answer]]:
-        """Return what is offered by name."""
+        """Return the operations that are offered, by name."""
         return dict(_OPERATIONS)
 
     def classes(self, op: str) -> list[str]:
@@ -68,7 +68,7 @@ class Port:
 
 
 class Runs(Port):
-    """The same with the profile `train`.
+    """Answer the operations of the profile `train`, too.
 
     It runs in float32 only. transformers computes norms, softmax and rotations in float32 whatever the dtype of the
     model, so a run in float64 would miss the tolerances of chapter 14.
@@ -77,7 +77,7 @@ class Runs(Port):
     name = "seft_ports.pytorch with transformers"
 
     def operations(self) -> dict[str, Callable[[Given], Answer]]:
-        """Return what is offered by name."""
+        """Return the operations that are offered, by name."""
         return {**_OPERATIONS, **_WITH_TRANSFORMERS}
 
     def classes(self, op: str) -> list[str]:

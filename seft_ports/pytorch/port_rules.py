@@ -21,11 +21,11 @@ Given = dict[str, Any]
 Answer = dict[str, Any]
 
 _SHORT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
-"""What the kit calls the arrays of a slot."""
+"""The kit's name of an array with an entry for each slot -> its name in this port."""
 
 
 def _ends(scores: Tensor, chosen: Tensor, pools: Tensor) -> tuple[float, float] | None:
-    """Return the scores on both sides of the tightest end of a selection of the smallest (SEL-008), or None."""
+    """Return the scores on both sides of the tightest boundary of a selection of the smallest (SEL-008), or None."""
     is_chosen = torch.zeros(len(scores), dtype=torch.bool)
     is_chosen[chosen] = True
     scores = scores.double() + 0.0
@@ -39,7 +39,7 @@ def _ends(scores: Tensor, chosen: Tensor, pools: Tensor) -> tuple[float, float] 
     a, b = inside[bounded], outside[bounded]
     size = torch.maximum(a.abs(), b.abs())
     gaps = torch.where(size > 0, (a - b).abs() / size, size)
-    # SEL-008: of equal gaps that of the first pool, which argmin returns
+    # SEL-008: of equal gaps the first pool's is reported, which argmin returns
     best = int(gaps.argmin())
     return float(a[best]), float(b[best])
 
@@ -59,7 +59,7 @@ def _pools(g: Given) -> Answer:
 
 
 def _scores(of: dict[str, criteria.Score], names: tuple[str, ...], use: int) -> Callable[[Given], Answer]:
-    """Return the operation that scores positions; `names` are the inputs that stand in order of position."""
+    """Return the operation that scores positions; `names` are the inputs with one entry per position."""
 
     def operation(g: Given) -> Answer:
         at, width = g["positions"], max(g.get("in") or 1, 1)
@@ -89,7 +89,7 @@ def _tokens(g: Given) -> Answer:
 
 
 def _window(g: Given, evidence_names: list[str]) -> SeftLinear:
-    """Return a layer that has seen the backwards of a case."""
+    """Return a layer that has seen the backward passes of a case."""
     zeros = g["dy"][0][0].new_zeros(g["out"], g["in"])
     layer = SeftLinear(zeros, zeros != 0, 0)
     layer.watch(evidence_names)
@@ -176,7 +176,7 @@ def _optimizer(g: Given) -> Answer:
 
 
 def _event(g: Given) -> Answer:
-    """Return the outputs of an event, one entry a matrix (chapter 8, TRN-009)."""
+    """Return the outputs of an event, one entry per matrix (chapter 8, TRN-009)."""
     around = {"preset": "sensitivity", "seed": g["seed"], "optimizer": g["parts"][0]["optimizer"]}
     rule = Settings(**settings_named(around | {"pattern": g["pattern"]} | g["rule"]))
     numbers = list(range(len(g["parts"])))
@@ -211,7 +211,7 @@ _OUTPUTS = (
 
 
 def _turned(name: str, ends: tuple[float, float]) -> tuple[float, float]:
-    """Return the scores at the end of a selection; growth takes the largest, so that its scores were turned."""
+    """Return the scores at the boundary of a selection; those of growth change sign, because it negates scores."""
     return (0.0 - ends[0], 0.0 - ends[1]) if name == "grow" else ends
 
 
@@ -243,7 +243,7 @@ def _part(g: Given, rule: Settings) -> decide.Part:
 
 
 def _after(g: Given, rule: Settings, part: decide.Part, decision: decide.Decision, case: Given) -> Answer:
-    """Return base and delta after a decision, by the layer that trains."""
+    """Return base and delta after a decision, which the layer that trains applies."""
     weight = part.weight.clone()
     weight[part.positions] = part.held
     shape = part.shape

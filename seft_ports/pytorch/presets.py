@@ -58,7 +58,7 @@ CHOICES: dict[str, Any] = {
     "evolve_until": 1.0,
     "event_replaces_step": False,
 }
-"""The choices of a rule and their defaults, the preset `sensitivity`."""
+"""The choices of a rule and their defaults, which make up the preset `sensitivity`."""
 
 DEFAULTS: dict[str, Any] = CHOICES | {
     "density": 0.02,
@@ -72,7 +72,7 @@ DEFAULTS: dict[str, Any] = CHOICES | {
     "initial_scope": "active",
     "optimizer": "adamw",
 }
-"""The same with the settings that a preset may name."""
+"""`CHOICES`, and the other settings that a preset may set, with their defaults."""
 
 CLAUSES: dict[str, str] = {
     "evolves": "EVT-001",
@@ -141,4 +141,4 @@ PRESETS: dict[str, dict[str, Any]] = {
     "set": _WEIGHTS | {"grow": "random", "drop_schedule": "constant"},
     "static": {"evolves": False},
 }
-"""What each preset sets (EVT-011); `max_norm` is the trainer's."""
+"""Preset -> what it sets (EVT-011); `max_norm` is a setting of the trainer."""

@@ -1,7 +1,7 @@
 """The product of a matrix that has sparse updates, and its gradients at their positions.
 
-`product` is what a layer calls. In a model that torch compiles it is one operation of the graph, which names its matrix
-by a number, so that the graph need not break there; events change positions, and the compiled code stays.
+A layer calls `product`. In a model that torch compiles it is one operation of the graph, which names its matrix by a
+number. So the graph need not break there, and the compiled code stays valid when events change positions.
 """
 
 import itertools
@@ -22,7 +22,7 @@ __all__ = ["Matrix", "number_of", "product"]
 
 
 class Matrix(Protocol):
-    """What is multiplied by."""
+    """The matrix of a product: an effective weight that can be written into memory."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -40,7 +40,7 @@ class Matrix(Protocol):
         ...
 
     def written(self, values: Sequence[Tensor]) -> AbstractContextManager[Tensor]:
-        """Return a context in which the effective weight stands in memory, (out, in).
+        """Return a context that yields the effective weight, (out, in), while it stands in memory.
 
         values  φ of each update
         """
@@ -50,8 +50,8 @@ class Matrix(Protocol):
 def product(x: Tensor, matrix: Matrix, dtype: torch.dtype, values: Sequence[Tensor]) -> Tensor:
     """Return y = x Wᵀ, (..., out), in `dtype`; its gradient by the values of an update is dyᵀ x at its positions.
 
-    The effective weight is written for the time of a product, and again in the backward, so that the graph holds no
-    matrix.
+    The effective weight is written into memory for the product, and again in the backward pass, so that the graph keeps
+    no matrix.
 
     x       (..., in)
     values  φ of each update of the matrix

@@ -1,4 +1,4 @@
-"""What a run is refused for before it begins: models, optimizers and settings that do not fit each other."""
+"""Checks before a run begins: refuses models, optimizers and settings that do not fit each other."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def check_split(settings: Settings) -> None:
 
 
 def check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: Any, settings: Settings) -> None:
-    """Refuse a model that FSDP1 splits, and an optimizer of another kind or that steps other values."""
+    """Refuse a model that FSDP1 splits, and an optimizer or settings that do not fit the model."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise NotImplementedError(FSDP1)
     if not isinstance(optimizer, SeftOptimizer):
@@ -78,7 +78,7 @@ def check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: Any, set
 
 
 def _check_made(layers: dict[str, SparseUpdate], settings: Settings) -> None:
-    """Refuse updates that were made without what the rule needs of them."""
+    """Refuse updates that were made without the settings or the row counts that the rule needs."""
     needs = {"scope": ("row", "group"), "drop": ("change",)}
     if not any(getattr(settings, name) in values for name, values in needs.items()):
         return

@@ -27,7 +27,7 @@ __all__ = [
 
 
 def training_starts(tokens: int, length: int, seed: int, step: int, rows: int) -> list[int]:
-    """Return where the windows of a step start in a text of `tokens` tokens, one start a row (TRN-003)."""
+    """Return where the windows of a step start in a text of `tokens` tokens, one start per row (TRN-003)."""
     # TRN-003
     if tokens < length:
         raise SeftError("TRN-003", f"a text of {tokens} tokens is shorter than a window of {length}")
@@ -52,7 +52,7 @@ def settings_of(s: dict[str, Any], tokens: int) -> Settings:
 
 
 def settings_named(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what is given of settings and choices by the names of `Settings`.
+    """Return the settings and choices of a case under the names of `Settings`.
 
     The kit calls `initial_positions` `start`, writes true and false as 1 and 0, and a rule as an object of its own.
     """
@@ -126,7 +126,7 @@ class _Run:
             yield _nll(self.model, part) / (s["rows"] * (s["length"] - 1))
 
     def step(self, step: int) -> tuple[float, bool]:
-        """Take a step, with its event if it has one, and return its loss and whether it had."""
+        """Take a step, with its event if it has one, and return its loss and whether it had an event."""
         s = self.s
         self.evolution.before_step(step)
         self.optimizer.zero_grad()
@@ -189,14 +189,14 @@ _KEPT = {"m": "first_moment", "v": "second_moment", "age": "age"}
 
 
 def train_step(g: dict[str, Any]) -> dict[str, Any]:
-    """Return base, delta and what the optimizer keeps of every matrix after one step of a run, and the loss."""
+    """Return base, delta and optimizer state of every matrix after one step of a run, and the loss."""
     names = [f"{name}.weight" for name in targets_of(model_of(g["config"], g["tensors"]))]
     tensors = dict(g["tensors"])
     for name, part in zip(names, g["parts"], strict=True):
         weight = torch.zeros_like(tensors[name])
         weight.view(-1)[part["base"]] = part["base_values"]
         tensors[name] = weight
-    # first positions that nothing chooses yet, because the parts have theirs
+    # with start gradient no positions are chosen yet, because the parts of the case have their own
     settings = g["settings"] | {"start": "gradient"}
     stored = {name: part["base"] for name, part in zip(names, g["parts"], strict=True)}
     run = _Run(g | {"tensors": tensors, "settings": settings}, stored)

@@ -1,4 +1,4 @@
-"""What happens at which step: events and their windows, drop fraction, learning rate (chapters 8 and 9)."""
+"""Schedules over the steps: events and their windows, drop fraction, learning rate (chapters 8 and 9)."""
 
 import math
 
@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 SLACK = 2.0**-20
-"""What is added before a product is rounded down to a count (SEL-006)."""
+"""Added to a product before it is rounded down to a count (SEL-006)."""
 
 
 def last_event_step(steps: int, evolve_until: float) -> int:

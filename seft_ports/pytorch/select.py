@@ -13,7 +13,7 @@ from seft_ports.pytorch.errors import SeftError
 __all__ = ["at_most", "largest", "smallest", "smallest_of_pools"]
 
 _SAMPLE = 4096
-"""Scores that are looked at to guess where the k-th one lies."""
+"""About as many scores form the sample from which the k-th smallest is estimated."""
 
 
 def smallest(scores: Tensor, k: int) -> Tensor:
@@ -35,16 +35,17 @@ def smallest(scores: Tensor, k: int) -> Tensor:
 
 
 def at_most(scores: Tensor, k: int) -> Tensor | None:
-    """Return the indices, ascending, of all scores up to some value that at least k reach, or None.
+    """Return the ascending indices of all scores up to a threshold, at least k of them, or None.
 
-    The value is guessed from a sample, so they are few where k is small; None where that would be no gain, or the guess
-    was too low. The k smallest scores are among them, ties at the boundary included.
+    The threshold is estimated from a sample, so the indices are few if k is small. They include the k smallest scores
+    and all ties at the boundary. None means that the scores are too few or k is too large for a gain, or that the
+    estimate was too low.
     """
     n = scores.numel()
     if n < 8 * _SAMPLE or 4 * k > n:
         return None
     sample = scores[:: n // _SAMPLE]
-    # a quarter more than k are expected, and three deviations of the sample's count
+    # a quarter and three standard deviations above the expected rank, so that the estimate is seldom too low
     share = k / n * sample.numel()
     rank = min(sample.numel(), math.ceil(1.25 * share + 3 * math.sqrt(share)) + 1)
     near = torch.nonzero(scores <= torch.kthvalue(sample, rank).values).flatten()
@@ -79,7 +80,7 @@ def smallest_of_pools(scores: Tensor, pools: Tensor, counts: Tensor) -> Tensor:
     sizes = torch.bincount(pools, minlength=counts.numel())
     for pool in torch.nonzero((counts < 0) | (counts > sizes)).flatten()[:1].tolist():
         _check_count(int(counts[pool]), int(sizes[pool]))
-    # SEL-004: adding 0 makes 0 of −0, which some sorts tell apart
+    # SEL-004: adding +0.0 turns −0.0 into +0.0, because some sorts put −0.0 first
     order = (scores + 0.0).argsort(stable=True)
     order = order[pools[order].argsort(stable=True)]
     within = torch.arange(scores.numel(), device=scores.device) - (sizes.cumsum(0) - sizes)[pools[order]]

@@ -1,4 +1,4 @@
-"""The settings of a run: a preset, and whatever is chosen beside it, by the names of chapter 8 of SPEC.md.
+"""The settings of a run: a preset, and choices that replace those of the preset, by the names of chapter 8 of SPEC.md.
 
 Settings(preset="seft", density=0.02, evolve_every=100, drop="fisher", scope="row")
 """
@@ -22,7 +22,7 @@ _ASKS: dict[str, set[str]] = {
     "fisher": {"square"},
     "curvature": {"gradient", "inputs"},
 }
-"""What a criterion of growth looks at (GROW-004); those that are not named look at no gradient."""
+"""Criterion of growth -> the evidence that it uses (GROW-004); criteria that are missing use no gradient."""
 _ADAPT_ASKS: dict[str, set[str]] = {
     "sensitivity": {"gradient"},
     "absolute": {"absolute"},
@@ -37,17 +37,17 @@ _STREAMED = ("sensitivity", "absolute", "fisher", "token-fisher", "magnitude")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How the support evolves; learning rate, clipping, steps and data are the trainer's.
+    """How the support evolves; learning rate, clipping, steps and data are set in the trainer.
 
-    What is not given has the preset's value (EVT-011), and what the preset does not name the default of
-    `presets.DEFAULTS`. After `Settings(...)` every attribute has its value.
+    A setting that is not given has the value of the preset (EVT-011), or else the default in `presets.DEFAULTS`. After
+    `Settings(...)` every attribute has its value.
 
     Attributes:
         density: slots of the delta as a share of a matrix, or with `budget_by` nnz of its stored weights (DLT-002).
         evolve_every: steps between events.
         drop_fraction: share of slots dropped at step 0; `drop_schedule` says how it falls (SCH-001, SCH-006).
         gradient_window: steps whose mean gradient an event uses; with `events` phases A of SCH-005, 0 too.
-        preset: where the other choices come from; it decides nothing else.
+        preset: the preset that supplies the choices that are not given; it has no other effect.
         budget_by: how many slots a matrix has: by `density` of numel or nnz, by `count` or by `rank` (DLT-002).
         slots: slots of all matrices, with budget_by count.
         rank: the rank of a LoRA adapter with as many parameters, with budget_by rank.
@@ -56,7 +56,7 @@ class Settings:
         initial_scope: whether the first slots lie among stored weights, `active`, or `anywhere`.
         optimizer: the `kind` of the `SeftOptimizer` (OPT-001, OPT-006 to OPT-008).
         pattern: (N, M) of a base pruned to a pattern, which every event keeps (EVT-007).
-        seed: the seed of whatever is random.
+        seed: the seed of all random choices.
         keep_dtype: compute in the 16-bit dtype of the model's weights. By default such weights are refused, because
             SEFT computes them in float32 (CKP-001).
 
@@ -105,7 +105,7 @@ class Settings:
         if self.preset not in PRESETS:
             raise SeftError("EVT-011", f"there is no preset {self.preset!r}; there are {', '.join(PRESETS)}")
         if self.pattern is not None:
-            # a list is what JSON makes of it
+            # because JSON has turned the tuple into a list
             object.__setattr__(self, "pattern", tuple(self.pattern))
         own = DEFAULTS | self._of_pattern() | PRESETS[self.preset]
         for field in fields(self):
@@ -168,7 +168,7 @@ class Settings:
 
     @property
     def streams(self) -> bool:
-        """Whether `Stream` decides an event of this rule; it looks at one backward, and keeps no matrix of it."""
+        """Whether `Stream` decides an event of this rule; it processes the gradient of one step without keeping it."""
         plain = {
             name: CHOICES[name] for name in ("drop", "drops", "grow", "regrow", "candidates", "moments", "counts")
         } | {"exempt": "new", "scope": "matrix", "gradient_window": 1, "events": "period"}
@@ -186,7 +186,7 @@ class Settings:
         return frozenset(evidence_names)
 
     def asks_at_end(self) -> frozenset[str]:
-        """Return the evidence that the last adapt pass looks at."""
+        """Return the evidence that the last adapt pass uses."""
         return frozenset(_ADAPT_ASKS.get(self.adapt, set()))
 
 

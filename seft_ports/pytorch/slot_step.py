@@ -1,4 +1,4 @@
-"""One step of the slots of a matrix, for each optimizer, and what a seeded slot starts with (chapter 9, DLT-006).
+"""One step of the slots of a matrix, for each optimizer, and the initial state of seeded slots (chapter 9, DLT-006).
 
     STEPS["adamw"](values, state, gradient, Hyper(lr=1e-3), place)
 
@@ -35,7 +35,7 @@ class Hyper:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where slots lie: row and column of each, int64, which only `sm3` looks at."""
+    """The row and the column of each slot, int64; only `sm3` uses them."""
 
     row: Tensor
     column: Tensor
@@ -47,7 +47,7 @@ class Place:
 
 
 def _moments(state: Kept, gradient: Tensor, h: Hyper) -> Tensor:
-    """Take age, m and v one gradient on, and return the ages in binary64."""
+    """Update age, m and v by one gradient, in place, and return the ages in binary64."""
     # OPT-001
     state["age"].add_(1)
     state["first_moment"].mul_(h.beta1).add_(gradient, alpha=1 - h.beta1)
@@ -100,7 +100,7 @@ STEPS: dict[str, Callable[[Tensor, Kept, Tensor, Hyper, Place], None]] = {
     "sgd": _sgd,
     "sm3": _sm3,
 }
-"""The optimizers by name: each takes φ, what it keeps, the gradient at the slots, the numbers, and the places."""
+"""The optimizers by name: each takes φ, its state, the gradient at the slots, the numbers, and the places."""
 
 KEEPS: dict[str, tuple[str, ...]] = {
     "adamw": ("first_moment", "second_moment", "age"),
@@ -108,11 +108,11 @@ KEEPS: dict[str, tuple[str, ...]] = {
     "sgd": ("momentum",),
     "sm3": (),
 }
-"""What each keeps of a slot; `sm3` keeps `rows` and `columns` of the matrix."""
+"""Optimizer -> its arrays with an entry for each slot; `sm3` keeps `rows` and `columns` of the matrix instead."""
 
 
 def fresh(kind: str, values: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
-    """Return what an optimizer keeps before the first step (DLT-005).
+    """Return the state of an optimizer before the first step (DLT-005).
 
     shape  (out, in) of the matrix
     """
@@ -123,7 +123,7 @@ def fresh(kind: str, values: Tensor, shape: tuple[int, int]) -> dict[str, Tensor
 
 
 def seeds(kind: str, gradient: Tensor, square: Tensor, steps: int, h: Hyper) -> dict[str, Tensor]:
-    """Return what new slots start with, as if the optimizer had seen the window (DLT-006).
+    """Return the initial state of new slots, as if the optimizer had seen the window (DLT-006).
 
     gradient, square  the means of g and of g² over the window, at the new positions
     """

@@ -1,11 +1,11 @@
-"""What an event needs of one step, without its gradient: the best candidates so far, one block of rows at a time.
+"""Decides an event from the gradient of one step, one block of rows at a time, without keeping the gradient.
 
-`SparseUpdate.watch` adds whole gradients up, because |·| is taken of a sum. Where a window is one step, `Stream` forms
-the gradient block by block and forgets each block. It keeps the candidates that may grow, those that may be pruned, and
-what belongs to the slots: a few numbers for each slot that moves. Of a step with several backwards `Factors` keeps dy
-and x until the end of the step, while they are smaller than the gradient.
+`SparseUpdate.watch` sums whole gradients, because |·| is taken of a sum. If a window is one step, `Stream` forms the
+gradient block by block and forgets each block. It keeps the best candidates for growth and for pruning, and the
+gradient at the slots: a few numbers for each slot that moves. If a step has several backward passes, `Factors` keeps dy
+and x until the end of the step, as long as they are smaller than the gradient.
 
-Its decisions are those of `rules.decide`, tie by tie.
+It decides as `decide.decide` does, ties included.
 """
 
 import math
@@ -31,11 +31,11 @@ FIRST_GRADIENT = (
 """The error message of TRN-007 for the gradient that chooses the first positions."""
 
 _BLOCK = 1 << 20
-"""Positions that are looked at at a time."""
+"""Number of positions in a block of rows."""
 
 
 def _summed(product: Callable[[Tensor, Tensor], Tensor], factors: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the sum of a product of the factors of each backward, flat."""
+    """Return the sum of a product over the factors of each backward pass, flat."""
     total = product(*factors[0])
     for dy, x in factors[1:]:
         total += product(dy, x)
@@ -53,11 +53,11 @@ class _Best:
         self._limit = torch.inf
 
     def offer(self, scores: Tensor, start: int, *beside: Tensor) -> None:
-        """Take what is better than the k best so far, of a block that follows those before.
+        """Keep the scores of the next block that are better than the k best so far.
 
         scores  infinite where a position must not be chosen
         start   the position of the first score
-        beside  numbers to keep beside the scores that are taken
+        beside  numbers to keep beside those scores
         """
         if not self.k:
             return
@@ -79,12 +79,12 @@ class _Best:
 
 
 class Factors:
-    """The factors of the gradients of a step; once they are as large as the gradient, the update sums it up.
+    """The factors of the gradients of a step; once they are as large as the gradient, the update sums gradients.
 
-    evidence_names  what the update is to sum then, of `update.SUMS`
+    evidence_names  which of `update.SUMS` the update sums then
 
     Attributes:
-        kept: dy, (n, out), and x, (n, in), of each backward; empty once the update sums up.
+        kept: dy, (n, out), and x, (n, in), of each backward pass; empty once the update sums gradients.
     """
 
     def __init__(self, update: SparseUpdate, evidence_names: Iterable[str]) -> None:
@@ -92,7 +92,7 @@ class Factors:
         self.kept: list[tuple[Tensor, Tensor]] = []
 
     def see(self, dy: Tensor, x: Tensor) -> None:
-        """Take the factors of one backward."""
+        """Keep the factors of one backward pass."""
         self.kept.append((dy, x))
         out, width = self._update.shape
         if sum(len(x) for _, x in self.kept) * (out + width) < out * width:
@@ -110,7 +110,7 @@ class Stream:
     update  it must keep its slots until `decide`; only their values may change
     grow    how many positions the event may grow, or, for an update without slots, how many are to be placed
     active  whether only stored weights may grow
-    adapt   what the event prunes by (ADPT-005), or None if it prunes nothing
+    adapt   the score by which the event prunes (ADPT-005), or None if it prunes nothing
     first   whether first positions are chosen; then only what may grow must be finite
     """
 
@@ -119,10 +119,11 @@ class Stream:
     ) -> None:
         self._update, self._active, self._first = update, active, first
         like = update.values.detach()
-        # beside each score its gradient, and whether it is stored
+        # two numbers beside each score: the gradient, and whether the base stores the position
         self._grow = _Best(grow, 2, like)
-        # ADPT-001: an event prunes as many as it grows off the base, besides what is above the budget already. Those
-        # that it grows on the base are exempt, and may be among the candidates: together they are at most `grow`
+        # ADPT-001: an event prunes as many weights as it grows off the base, and those that are above the budget
+        # already. Weights that it grows on the base are exempt, but may be among the candidates for pruning. Together
+        # the grown ones are at most `grow`
         above = max(0, int(update.support().sum()) - update.budget) if adapt else 0
         # growth on the base alone leaves nothing to prune
         self._adapt = None if active and not above else adapt
@@ -134,7 +135,7 @@ class Stream:
 
     @torch.no_grad()
     def see(self, dy: Tensor, x: Tensor) -> None:
-        """Look at the gradient dyᵀ x of a backward.
+        """Process the gradient dyᵀ x of a backward pass.
 
         Raises:
             SeftError: TRN-002 for a second backward of the step.
@@ -148,7 +149,7 @@ class Stream:
 
     @torch.no_grad()
     def take(self, factors: Sequence[tuple[Tensor, Tensor]]) -> None:
-        """Look at the sum of the gradients dyᵀ x of the backwards of a step."""
+        """Process the sum of the gradients dyᵀ x of all backward passes of a step."""
         self._used = True
         out, width = self._update.shape
         rows = max(1, _BLOCK // width)
@@ -156,7 +157,7 @@ class Stream:
             self._look([(dy[:, first : first + rows], x) for dy, x in factors], first)
 
     def _look(self, factors: Sequence[tuple[Tensor, Tensor]], first: int) -> None:
-        """Look at the rows of the gradient that belong to these columns of dy."""
+        """Process the rows of the gradient that belong to these columns of dy; first is the first row."""
         update, width = self._update, self._update.in_features
         gradient = _summed(kernels.whole, factors)
         weight, base = update.rows(first, first + gradient.numel() // width)
@@ -194,7 +195,7 @@ class Stream:
         self._prune.offer(prunes, start)
 
     def _scores(self, evidence: Tensor, weight: Tensor) -> Tensor:
-        """Return what the event prunes by (ADPT-005)."""
+        """Return the scores by which the event prunes (ADPT-005)."""
         assert self._adapt is not None
         # ADPT-005
         by_name = dict.fromkeys(("gradient", "absolute", "square", "tokens"), evidence)
@@ -217,10 +218,10 @@ class Stream:
         return self._grow.positions, self._grow.beside[:, 0]
 
     def decide(self, n_drop: int) -> Decision:
-        """Return what the event after the optimizer's step drops, grows and prunes, without changing anything.
+        """Return the decision of the event after the optimizer's step, without changing anything.
 
         Raises:
-            SeftError: EVT-005 for a gradient, or what is taken of it, with a NaN or infinite entry.
+            SeftError: EVT-005 for a NaN or infinite entry in a gradient or in evidence that is computed from it.
         """
         self._check_used()
         if not self._finite:
@@ -247,7 +248,7 @@ class Stream:
         off = int((stays & ~self._on_base).sum()) + int((new & ~on_base[chosen]).sum())
         # ADPT-001
         excess = max(0, self._stored + off - update.budget)
-        # DROP-002: the weight of a slot that goes is b
+        # DROP-002: the weight of a dropped slot becomes b
         base_values = update.held[:n]
         weight = torch.where(stays, (base_values.to(phi.dtype) + phi).to(base_values.dtype), base_values)
         # ADPT-003: new slots are exempt
@@ -255,7 +256,7 @@ class Stream:
         mine = torch.nonzero(stays | self._on_base).flatten()
         positions, order = torch.cat([self._prune.positions[others], at[mine]]).sort()
         scores = torch.cat([self._prune.scores[others], self._scores(self._seen[mine], weight[mine])])[order]
-        # what is not a slot is stored by the base
+        # the base stores every candidate without a slot
         stored = torch.cat([torch.ones_like(others[others]), self._on_base[mine]])[order]
         out = smallest(scores, excess)
         return Decision(dropped, grown, positions[out], positions[out][stored[out]])

@@ -1,6 +1,6 @@
-"""The sparse update of one matrix: its positions and values, the evidence of an open window, and what an event changes.
+"""The sparse update of one matrix: its positions and values, the evidence of an open window, and its change by events.
 
-`SparseUpdate` holds what belongs to the update alone. A subclass holds the weights, and says what they are:
+`SparseUpdate` has the state of the update alone. A subclass has the weights:
 `linear.SeftLinear` owns its matrix; the tuner of `seft_ports.peft` borrows that of the layer it adapts.
 
 FSDP splits the parameter `values`, and `watch` splits the sums of a window as it splits the weight.
@@ -24,7 +24,7 @@ from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, put,
 __all__ = ["ROWS", "SUMS", "SparseUpdate", "check_finished", "is_over"]
 
 SUMS = ("gradient", "absolute", "square", "tokens", "inputs")
-"""What a window may sum (chapter 6); the buffer of each is named sum_ and its name."""
+"""The quantities that a window may sum (chapter 6), each in a buffer that is called sum_ and the name."""
 _OF_STEPS = ("gradient", "absolute", "square")
 
 ROWS = (
@@ -39,11 +39,11 @@ _ANY = Settings(preset="sensitivity")
 
 
 class SparseUpdate(nn.Module):
-    """δ of one matrix, and what the events of a run need of it.
+    """The update δ of one matrix, and the data that the events of a run need.
 
     Attributes:
         positions: (d_φ,) int64, the flat positions of the delta, ascending; free places at the end hold out · in.
-        held: (d_φ,), the base at the positions of the delta; 0 off B and at free places.
+        held: (d_φ,), the base's values at the positions of the delta; 0 outside B and at free places.
         values: (d_φ,), φ in float32, or in float64 for a float64 weight; 0 at free places.
         sum_gradient, sum_absolute, sum_square, sum_tokens: (out, in), the sums of an open window over its steps, of g,
             |g|, g² and the squared gradients of tokens; (0,) where nothing asks for one.
@@ -55,9 +55,9 @@ class SparseUpdate(nn.Module):
         delta_budget: d_φ, the places for slots.
         matrix: the matrix index (MDL-007).
         has_events: whether an `Evolution` was made for it.
-        settings: those of the run that the update was made for, or None if nothing gave them.
+        settings: the settings of the run that the update was made for, or None if none were given.
         slots: the number of slots; the places after them are free.
-        watched: whether a backward is looked at.
+        watched: whether a backward pass adds to the sums, or goes to an observer.
     """
 
     may_be_split = False
@@ -120,7 +120,7 @@ class SparseUpdate(nn.Module):
         return self.out_features, self.in_features
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseUpdate":  # noqa: FBT001, FBT002, torch's own
-        """Move to another device or dtype; φ keeps its own, because a cast is of the base (DLT-003.4)."""
+        """Move to another device or dtype; φ keeps its dtype, because a cast changes the base only (DLT-003.4)."""
         values = self.values.detach()
         super()._apply(fn, recurse)
         if self.values.dtype in (torch.bfloat16, torch.float16):
@@ -145,7 +145,7 @@ class SparseUpdate(nn.Module):
         raise NotImplementedError
 
     def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Return these rows of the weight and of B, (last - first, in); b, or anything, where the delta has slots."""
+        """Return these rows of the weight and of B, (last - first, in); at slots the weight may have any value."""
         raise NotImplementedError
 
     def apply_decision(
@@ -153,7 +153,7 @@ class SparseUpdate(nn.Module):
     ) -> None:
         """Drop, grow and prune in place; values and the optimizer's `state` move with their slots.
 
-        seeds  what new slots start with, by the names of `state`, each aligned to `decision.grown`; 0 without
+        seeds  initial state of new slots, by the names of `state`, each aligned to `decision.grown`; None for 0
         """
         raise NotImplementedError
 
@@ -174,7 +174,7 @@ class SparseUpdate(nn.Module):
             self.slots_at_start = of_slots(self.rule, self.shape).sizes([positions])
 
     def part(self, evidence: Mapping[str, Tensor]) -> Part:
-        """Return the matrix as an event finds it; `evidence` is that of `evidence()`, and what the optimizer knows."""
+        """Return the matrix as input of an event; `evidence` comes from `evidence()` and from the optimizer."""
         n, kind = self.slots, self.values.dtype
         if self.rule.scope == "row" and not self.slots_at_start.numel():
             # EVT-009
@@ -205,7 +205,7 @@ class SparseUpdate(nn.Module):
         # ADPT-004
         new = new[~among(decision.pruned, new)]
         if "origin" in state:
-            # DROP-003: a slot that stays so counts as entering again, with the value that it has now
+            # DROP-003: a slot that was dropped and grown again counts as entering anew, with its present value
             origin = whole(state["origin"])
             origin[:n][again] = whole(self.values.data)[:n][again]
             put(state["origin"], origin)
@@ -231,9 +231,9 @@ class SparseUpdate(nn.Module):
             self._set_room(max(n, self.values.numel() * 3 // 2), state)
 
     def _set_room(self, n: int, state: Mapping[str, Tensor]) -> None:
-        """Give the arrays of slots n places; those at the end come or go."""
+        """Give the arrays of slots n places, by adding or cutting places at their end."""
         more = n - self.values.numel()
-        # another parameter, because autograd keeps the size of one; `SeftOptimizer.follow` takes it
+        # a new parameter, because autograd keeps the size of the old one; `SeftOptimizer.follow` adopts it
         self.values = nn.Parameter(nn.functional.pad(self.values.detach(), (0, more)), self.values.requires_grad)
         self.positions = nn.functional.pad(self.positions, (0, more), value=self.out_features * self.in_features)
         self.held = nn.functional.pad(self.held, (0, more))
@@ -241,7 +241,7 @@ class SparseUpdate(nn.Module):
             array.data = nn.functional.pad(array, (0, more))
 
     def watch(self, evidence_names: Iterable[str], *, first_step: bool = False) -> None:
-        """Open a window if none is open: backwards then add to its sums.
+        """Open a window if none is open: backward passes then add to its sums.
 
         evidence_names  which of SUMS
         first_step      keep them at the candidates of the window's first step and on the support only (GRD-007)
@@ -263,13 +263,13 @@ class SparseUpdate(nn.Module):
         return [total for total in totals if total.numel()]
 
     def observe(self, observer: Callable[[Tensor, Tensor], None]) -> None:
-        """Let each backward give dy and x to `observer`, and sum nothing, until `unwatch`."""
+        """Call `observer` with dy and x of each backward pass, and sum nothing, until `unwatch`."""
         self.watched, self._observer = True, observer
 
     def see(self, dy: Tensor, x: Tensor) -> None:
-        """Take the evidence of one backward.
+        """Add the evidence of one backward pass to the sums, or give it to the observer.
 
-        What is added to sums is that of this process's rows, or of all processes where the sums are split.
+        Sums count the rows of this process only, or of all processes if the sums are split.
         """
         if self._observer is not None:
             self._observer(dy, x)
@@ -309,7 +309,7 @@ class SparseUpdate(nn.Module):
     def evidence(self, steps: int, only: Iterable[str] = SUMS) -> dict[str, Tensor]:
         """Return the means of the window by name, over all processes, so that every one makes the same choice.
 
-        steps  of the window
+        steps  the number of steps of the window
         only   the names that are wanted, if the window has them
         """
         self.settle()
@@ -332,7 +332,7 @@ class SparseUpdate(nn.Module):
         return torch.where(mask, step, 0)
 
     def split(self) -> None:
-        """Split what FSDP does not, as it splits the weight."""
+        """Split the tensors that FSDP does not split, in the way it splits the weight."""
 
     def unwatch(self, *, forget: bool = True) -> None:
         """Stop adding gradients, and with `forget` clear the sums of the window."""
@@ -361,7 +361,7 @@ class SparseUpdate(nn.Module):
 
 
 def check_finished(updates: Mapping[str, SparseUpdate]) -> None:
-    """Refuse a run that is not finished: matrices that store more weights than at load, where its rule allows none.
+    """Refuse an unfinished run: one whose matrices store more weights than at load although its rule forbids that.
 
     updates  all updates that the rule compares with each other, by name
 
@@ -379,8 +379,8 @@ def check_finished(updates: Mapping[str, SparseUpdate]) -> None:
 
 
 def is_over(layers: Sequence[SparseUpdate], settings: Settings) -> bool:
-    """Return whether a pool of weights of these matrices holds more than it did at load (EVT-004)."""
+    """Return whether a pool of weights of these matrices stores more weights than at load (EVT-004)."""
     pools = of_weights(settings, layers[0].shape)
-    # one support at a time, because those of all matrices would take a byte a weight
+    # one support at a time, because the supports of all matrices would take a byte per weight
     sizes = sum(pools.sizes([torch.nonzero(layer.support().reshape(-1)).flatten()]).cpu() for layer in layers)
     return bool((sizes > sum(layer.budgets.cpu() for layer in layers)).any())
