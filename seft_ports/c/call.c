@@ -88,7 +88,7 @@ static const json *wanted(call *c, const char *name)
     return value;
 }
 
-/* PRT-002: the text of {"f64": text} or {"int": text}, terminated; 0 if value is not such an object. */
+/* PRT-002: copies the text of {"f64": text} or {"int": text}, terminated; returns 0 if value is no such object. */
 static int tagged(call *c, const json *value, const char *tag, char *text, size_t room)
 {
     const json *inner = json_first(c->tree, value);
@@ -152,7 +152,7 @@ double call_number(call *c, const char *name)
     return *end ? call_fail(c, "the input %s is no number", name) : number;
 }
 
-/* The number of entries of a shape, or -1. */
+/* Returns the number of entries of a shape, or -1 if it is not valid; `told` gets the shape. */
 static int64_t entries(call *c, const json *shape, array *told)
 {
     const json *side;

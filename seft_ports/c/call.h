@@ -21,7 +21,7 @@ typedef struct {
 typedef struct {
     const json_tree *tree;
     const json *in;
-    dtype real; /* of float arrays */
+    dtype real; /* the dtype of float arrays */
     seft_error error;
     int failed;
     void **blocks;

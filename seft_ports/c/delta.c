@@ -42,7 +42,7 @@ static int name_order(const char *a, size_t a_size, const char *b, size_t b_size
     return order ? order : (a_size > b_size) - (a_size < b_size);
 }
 
-/* The index of a name, or where it would be inserted; `there` says which. */
+/* Returns the index of a name, or the index at which to insert it; `there` says which. */
 static size_t place(const seft_model *model, const char *name, size_t size, int *there)
 {
     size_t low = 0, high = model->count;
@@ -57,7 +57,7 @@ static size_t place(const seft_model *model, const char *name, size_t size, int 
     return low;
 }
 
-/* The tensor that a JSON string names, or NULL. */
+/* Returns the tensor that a JSON string names, or NULL. */
 static seft_stored *named(const seft_model *model, const uint8_t *string)
 {
     char name[SF_NAME];
@@ -310,7 +310,8 @@ static double float_of(const uint8_t *at, int kind)
     return bits >> 15 ? -size : size;
 }
 
-/* FMT-135: rounded to float unless F64, then to the dtype, to nearest, ties to even; 0 if that is not finite. */
+/* FMT-135: stores a value, rounded to float unless the dtype is F64, then to the dtype, to nearest, ties to even.
+ * Returns 0 if the result is not finite. */
 static int put_float(double value, int kind, uint8_t *at)
 {
     const char *name = sf_dtypes[kind].name;
@@ -415,7 +416,7 @@ static int stored(seft_model *model, seft_file *delta, const char *prefix, const
     return load(model, delta, index, t, error) ? 1 : -1;
 }
 
-/* The tensor of a name after the delta. */
+/* Makes the tensor of a listed name as it is after the delta. */
 static int changed(seft_model *model, seft_file *delta, const sf_walk *listed, seft_stored *w, seft_error *error)
 {
     seft_stored change, gone, amounts;

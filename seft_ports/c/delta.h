@@ -35,13 +35,13 @@ int seft_model_load(seft_model *model, seft_file *file, seft_error *error);
 void seft_model_free(seft_model *model);
 void seft_model_state(const seft_model *model, char hex[65]); /* FMT-099 */
 
-/* FMT-137, FMT-139: whether the first delta starts at the model, and each other one where the one before ends. */
+/* FMT-137, FMT-139: checks that the first delta starts at the model, and each other delta where the one before ends. */
 int seft_chain(const seft_model *model, seft_file *const *deltas, size_t count, seft_error *error);
 
 /* Applies a delta. After a failure the model must not be used (FMT-138). */
 int seft_delta_apply(seft_model *model, seft_file *delta, seft_error *error);
 
-/* The size of the values as a file stores them (FMT-071), and the bytes themselves. */
+/* Return the size of the values as a file stores them (FMT-071), and write the bytes themselves. */
 uint64_t seft_packed_size(const seft_stored *tensor);
 void seft_pack(const seft_stored *tensor, uint8_t *bytes);
 

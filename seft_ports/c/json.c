@@ -48,7 +48,7 @@ static int take_word(json_tree *t, const char *word)
     return 1;
 }
 
-/* The length of the UTF-8 sequence of a Unicode scalar value, or 0 if it is not one. */
+/* Returns the length of the UTF-8 sequence of a Unicode scalar value, or 0 if it is not one. */
 static size_t utf8(const char *text, size_t left)
 {
     const unsigned char *s = (const unsigned char *)text;
@@ -84,7 +84,7 @@ static char *put_utf8(char *to, unsigned long c)
     return to;
 }
 
-/* The value of the four digits after \u, or a number larger than any such value if they are not hexadecimal. */
+/* Returns the value of the four digits after \u, or 0x10000 if they are not hexadecimal. */
 static unsigned long hex4(const char *at, const char *end)
 {
     unsigned long value = 0;
@@ -102,7 +102,8 @@ static unsigned long hex4(const char *at, const char *end)
     return value;
 }
 
-/* Unescapes one escape to `to`, which is never behind it; NULL for an unknown escape or half a surrogate pair. */
+/* Writes the meaning of one escape to `to`, which is never behind the escape. Returns the end of what it wrote, or NULL
+ * for an unknown escape or half a surrogate pair. */
 static char *escape(json_tree *t, char *to)
 {
     static const char names[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
@@ -379,7 +380,7 @@ void json_integer(json_out *out, int64_t value)
     json_puts(out, text);
 }
 
-/* The scalar value of a legal UTF-8 sequence. */
+/* Returns the scalar value of a legal UTF-8 sequence. */
 static unsigned long scalar(const char *bytes, size_t size)
 {
     const unsigned char *s = (const unsigned char *)bytes;

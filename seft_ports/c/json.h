@@ -36,15 +36,15 @@ typedef struct {
 int json_parse(json_tree *tree, char *line, size_t size);
 void json_free(json_tree *tree);
 
-/* The member of an object, the last if there are several; NULL if there is none, or it is no object. */
+/* Returns the member of a key, the last if there are several; NULL if there is none, or the value is no object. */
 const json *json_member(const json_tree *tree, const json *object, const char *key);
 const json *json_first(const json_tree *tree, const json *container);
 const json *json_next(const json_tree *tree, const json *value);
 int json_is(const json *value, const char *text); /* whether it is this string */
 
-/* The number of bytes that a padded base64 text encodes, or SIZE_MAX; and the bytes, with 0 if it is not base64. */
+/* Returns the number of bytes that a padded base64 text encodes, or SIZE_MAX if its length or kind is wrong. */
 size_t json_base64_size(const json *string);
-int json_base64_bytes(const json *string, unsigned char *bytes);
+int json_base64_bytes(const json *string, unsigned char *bytes); /* writes the bytes; returns 0 if it is not base64 */
 
 typedef struct {
     char *at;

@@ -1,4 +1,4 @@
-/* seft-port: answers calls of the library as lines of JSON (SPEC.md chapter 16), so that the kit can judge it. */
+/* seft-port: answers calls of the library as lines of JSON (SPEC.md chapter 16), so that the kit can test it. */
 #include "call.h"
 
 #include <stdio.h>

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A tensor; one with full support has no pointers. */
+/* Writes a tensor; one with full support has null for row pointers and columns. */
 static int put_tensor(call *c, const seft_stored *t)
 {
     int64_t dims = t->dims, shape[8], rows = (int64_t)t->rows + 1, nnz = (int64_t)t->nnz, slot;
@@ -101,7 +101,7 @@ static void file_read(call *c)
     seft_close(file);
 }
 
-/* A delta, and the number of its input. */
+/* A delta: the input that holds it, whose key is its number, and the opened file. */
 typedef struct {
     const json *value;
     seft_file *file;

@@ -94,7 +94,7 @@ const operation rule_operations[] = {{"select.largest", BOTH(select_largest)},
 
 #else
 
-/* Scores as doubles, which represent every float exactly. */
+/* Returns the input scores as doubles, which represent every float exactly. */
 static double *OF(scores_in)(call *c, unsigned dims, array *told)
 {
     const REAL *given = (const REAL *)call_reals(c, "scores", dims, told);
@@ -144,7 +144,7 @@ static void OF(change_realign)(call *c)
     call_put_array(c, "values", REAL_TYPE, moved, new_count);
 }
 
-/* The base and the delta of the inputs; an array that is not among the inputs stays NULL. */
+/* Returns the matrix that the inputs describe; an array that is not among the inputs stays NULL. */
 static OF(seft_matrix) OF(matrix_in)(call *c, int values)
 {
     OF(seft_matrix) w;
@@ -160,7 +160,7 @@ static OF(seft_matrix) OF(matrix_in)(call *c, int values)
     return w;
 }
 
-/* A gradient of the shape of the matrix. */
+/* Returns the input gradient, which must have the shape of the matrix. */
 static const REAL *OF(gradient_in)(call *c, int64_t out, int64_t in)
 {
     array told;
@@ -352,7 +352,7 @@ static void OF(kernel_sparse)(call *c)
     call_put_array(c, "dvalues", REAL_TYPE, gradient, w.nnz);
 }
 
-/* KRN-011, pack_dense: every position of a matrix, in row-major order. */
+/* KRN-011, pack_dense: returns the topology of all positions of a matrix, in row-major order. */
 static seft_topology OF(full)(call *c, const array *weight, int64_t **positions)
 {
     int64_t i;
@@ -394,7 +394,7 @@ static void OF(put_product)(call *c, const seft_topology *w, const REAL *values)
     call_put_matrix(c, "y", REAL_TYPE, y, x.shape[0], w->out);
 }
 
-/* The inputs slots and new. */
+/* Returns the values of the input new, and sets `slots` to the input slots. */
 static const REAL *OF(new_in)(call *c, int64_t **slots, int64_t *count)
 {
     array told;
@@ -481,7 +481,7 @@ static void OF(gradient_at)(call *c)
     call_put_array(c, "values", REAL_TYPE, gradient, w.nnz);
 }
 
-/* The micro-batches of an input: their number, and the rows and entries of each. */
+/* Reads the micro-batches of an input: returns their number, and gets the rows and entries of each. */
 static int64_t OF(batches_in)(call *c, const char *name, int64_t side, int64_t **rows, const REAL ***entries)
 {
     const json *list = json_member(c->tree, c->in, name), *one;

@@ -27,24 +27,24 @@ typedef struct {
     const int64_t *indices; /* nnz */
 } seft_topology;
 
-/* Whether row pointers and columns, with these numbers of entries, are a topology (TOP-001, TOP-002). */
+/* Checks that row pointers and columns, with these numbers of entries, are a topology (TOP-001, TOP-002). */
 int seft_topology_check(int64_t out, int64_t in, const int64_t *indptr, int64_t pointers, const int64_t *indices,
                         int64_t columns, seft_error *error);
 void seft_flat(const seft_topology *topology, int64_t *positions); /* nnz */
-/* Whether at most `most` of every `group` consecutive columns are stored (TOP-005); the positions must be valid. */
+/* Checks that at most `most` of every `group` consecutive columns are stored (TOP-005); the positions must be valid. */
 int seft_groups_check(int64_t in, const int64_t *positions, int64_t count, int64_t most, int64_t group,
                       seft_error *error);
 int seft_positions_check(int64_t out, int64_t in, const int64_t *positions, int64_t count, seft_error *error);
 void seft_rows_of(int64_t out, int64_t in, const int64_t *positions, int64_t count, int64_t *indptr, int64_t *indices);
 
-/* The change from old to new positions: for each new slot the old one that holds its position, or -1. */
+/* Computes the change from old to new positions: for each new slot the old slot of the same position, or -1. */
 void seft_change(const int64_t *old, int64_t old_count, const int64_t *new_, int64_t new_count, int64_t *source);
 void seft_realign_f64(const double *values, const int64_t *source, int64_t count, double fill, double *moved);
 void seft_realign_f32(const float *values, const int64_t *source, int64_t count, float fill, float *moved);
 void seft_realign_i64(const int64_t *values, const int64_t *source, int64_t count, int64_t fill, int64_t *moved);
 
-/* The union of two sets of positions, and a less b. They return the size of the result, which needs room for
- * a_count + b_count positions, or for a_count. */
+/* Make the union of two sets of positions, and the positions of a that b lacks. They return the size of the result,
+ * which needs room for a_count + b_count positions, or for a_count. */
 int64_t seft_union(const int64_t *a, int64_t a_count, const int64_t *b, int64_t b_count, int64_t *both);
 int64_t seft_without(const int64_t *a, int64_t a_count, const int64_t *b, int64_t b_count, int64_t *rest);
 
@@ -69,7 +69,7 @@ int seft_matmul_transposed_f32(int64_t n, const float *dy, const seft_topology *
 void seft_sample_f64(int64_t n, const double *dy, const double *x, const seft_topology *w, double *gradient);
 void seft_sample_f32(int64_t n, const float *dy, const float *x, const seft_topology *w, float *gradient);
 
-/* The same products of a matrix that is stored group by group. */
+/* The same products with a matrix that is stored group by group. */
 void seft_group_matmul_f64(int64_t n, const double *x, const seft_groups *w, const double *values, double *y);
 void seft_group_matmul_f32(int64_t n, const float *x, const seft_groups *w, const float *values, float *y);
 int seft_group_matmul_transposed_f64(int64_t n, const double *dy, const seft_groups *w, const double *values,
@@ -83,11 +83,11 @@ int seft_store_f64(double *values, int64_t nnz, const int64_t *slots, int64_t co
 int seft_store_f32(float *values, int64_t nnz, const int64_t *slots, int64_t count, const float *new_,
                    seft_error *error);
 
-/* Indices of entries with |value| > least, or NaN or infinite; returns how many. */
+/* Finds the indices of entries with |value| > least, or NaN or infinite; returns how many. */
 int64_t seft_exceeding_f64(const double *values, int64_t count, double least, int64_t *indices);
 int64_t seft_exceeding_f32(const float *values, int64_t count, float least, int64_t *indices);
 
-/* The mean over `steps` of the sum of dy' x over micro-batches of n[i] rows, as an (out, in) matrix. */
+/* Computes the mean over `steps` of the sum of dy' x over micro-batches of n[i] rows, as an (out, in) matrix. */
 void seft_gradient_f64(int64_t out, int64_t in, int64_t batches, const int64_t *n, const double *const *dy,
                        const double *const *x, int64_t steps, double *gradient);
 void seft_gradient_f32(int64_t out, int64_t in, int64_t batches, const int64_t *n, const float *const *dy,
@@ -95,14 +95,14 @@ void seft_gradient_f32(int64_t out, int64_t in, int64_t batches, const int64_t *
 
 /* --------------------------------------------------------------------------------------------- chapter 7: select.c */
 
-/* The ids of the k largest (smallest) scores, ascending. Scores in float are passed as doubles, which is exact. */
+/* Choose the ids of the k largest (smallest) scores, ascending. Pass float scores as doubles, which is exact. */
 int seft_largest(const double *scores, const int64_t *ids, int64_t count, int64_t k, int64_t *chosen,
                  seft_error *error);
 int seft_smallest(const double *scores, const int64_t *ids, int64_t count, int64_t k, int64_t *chosen,
                   seft_error *error);
 int seft_count_of(double x, int64_t *count, seft_error *error); /* SEL-006 */
 
-/* The flat positions of the n largest of every m scores of a row; rows * columns / m * n of them. */
+/* Chooses the flat positions of the n largest of every m scores of a row; rows * columns / m * n of them. */
 int seft_keep_n_of_m(int64_t rows, int64_t columns, const double *scores, int64_t n, int64_t m, int64_t *kept,
                      seft_error *error);
 
@@ -121,13 +121,13 @@ double seft_learning_rate(seft_rate kind, double lr, int64_t step, int64_t steps
 
 /* --------------------------------------------------------------------------------------------- chapter 8: update.c */
 
-/* The initial positions: the n of the base with the smallest draws (DLT-004). */
+/* Chooses the initial positions: the n positions of the base with the smallest draws (DLT-004). */
 int seft_initial_random(const int64_t *base, int64_t count, int64_t n, uint64_t seed, uint64_t matrix,
                         int64_t *positions, seft_error *error);
 
 typedef enum { SEFT_ANYWHERE, SEFT_ACTIVE } seft_scope;
 
-/* One matrix: its base, its delta, and what the optimizer keeps of the delta's slots. */
+/* One matrix: its base, its delta, and the optimizer state of the delta's slots. */
 typedef struct {
     int64_t out, in, base_count, delta_count;
     int64_t *base;       /* base_count */
@@ -153,30 +153,30 @@ typedef struct {
     int64_t dropped_count, grown_count, pruned_count;
 } seft_event;
 
-/* The support, at most base_count + delta_count positions, and the effective weight on it; returns its size. */
+/* Makes the support, at most base_count + delta_count positions, and the effective weight on it; returns its size. */
 int64_t seft_effective_f64(const seft_matrix_f64 *w, int64_t *support, double *weights);
 int64_t seft_effective_f32(const seft_matrix_f32 *w, int64_t *support, float *weights);
 
-/* The n positions that leave the delta. */
+/* Chooses the n positions that leave the delta. */
 int seft_drop_f64(const int64_t *delta, const double *values, int64_t count, int64_t n, int64_t *dropped,
                   seft_error *error);
 int seft_drop_f32(const int64_t *delta, const float *values, int64_t count, int64_t n, int64_t *dropped,
                   seft_error *error);
 
-/* The positions that enter the delta, at most n; `count` gets their number. gradient is (out, in). */
+/* Chooses the positions that enter the delta, at most n; `count` gets their number. gradient is (out, in). */
 int seft_grow_f64(const seft_matrix_f64 *w, const int64_t *dropped, int64_t dropped_count, const double *gradient,
                   int64_t n, seft_scope scope, int64_t *grown, int64_t *count, seft_error *error);
 int seft_grow_f32(const seft_matrix_f32 *w, const int64_t *dropped, int64_t dropped_count, const float *gradient,
                   int64_t n, seft_scope scope, int64_t *grown, int64_t *count, seft_error *error);
 
-/* The positions to prune so that the support is at most `budget`, none of them exempt; `count` gets their number. */
+/* Chooses the positions to prune for a support of at most `budget`, none of them exempt; `count` gets their number. */
 int seft_adapt_f64(const seft_matrix_f64 *w, const int64_t *exempt, int64_t exempt_count, const double *gradient,
                    int64_t budget, int64_t *pruned, int64_t *count, seft_error *error);
 int seft_adapt_f32(const seft_matrix_f32 *w, const int64_t *exempt, int64_t exempt_count, const float *gradient,
                    int64_t budget, int64_t *pruned, int64_t *count, seft_error *error);
 
-/* The event of the rule `seft`. `after` has room for base_count weights and for the larger of delta_count and
- * min(delta_budget, out * in) slots. If the event is refused, the contents of `after` and `event` are undefined. */
+/* Runs the event of the preset `sensitivity`. `after` has room for base_count weights and for the larger of delta_count
+ * and min(delta_budget, out * in) slots. If the event is refused, the contents of `after` and `event` are undefined. */
 int seft_evolve_f64(const seft_matrix_f64 *before, const double *gradient, int64_t n_drop, int64_t delta_budget,
                     int64_t budget, seft_scope scope, int adapts, seft_matrix_f64 *after, seft_event *event,
                     seft_error *error);
@@ -192,7 +192,7 @@ typedef struct {
 
 extern const seft_adamw seft_adamw_defaults;
 
-/* One step, in place. */
+/* Takes one step, in place. */
 void seft_adamw_step_f64(const seft_adamw *adamw, double lr, int64_t count, const double *gradient, double *values,
                          double *m, double *v, int64_t *age);
 void seft_adamw_step_f32(const seft_adamw *adamw, double lr, int64_t count, const float *gradient, float *values,

@@ -23,7 +23,7 @@
 extern "C" {
 #endif
 
-/* FMT-097: what was broken. The clause is empty where memory ran out or the caller asked for something impossible. */
+/* FMT-097: an error. Its clause is empty if memory ran out or the caller asked for something impossible. */
 typedef struct {
     char clause[8];
     char message[248];
@@ -51,7 +51,8 @@ typedef struct {
 
 typedef struct seft_file seft_file;
 
-/* Opens a file: every rule of 12.2 and 12.3, tied names, scales, FMT-130 to FMT-132. NULL if one is broken. */
+/* Opens a file, and checks every rule of 12.2 and 12.3, tied names, scales, FMT-130 to FMT-132. Returns NULL if one is
+ * broken. */
 seft_file *seft_open(const uint8_t *data, size_t size, seft_error *error);
 seft_file *seft_open_in(const uint8_t *data, size_t size, const seft_memory *memory, seft_error *error);
 void seft_close(seft_file *file);
@@ -60,25 +61,25 @@ const char *seft_kind(const seft_file *file);
 void seft_root(const seft_file *file, char hex[65]);  /* FMT-092 */
 void seft_state(const seft_file *file, char hex[65]); /* FMT-099 */
 
-/* The canonical text of one of these keys of the manifest: attributes, delta, scales, tied. Not terminated; NULL where
- * there is no such key. */
+/* Returns the canonical text of one of these keys of the manifest: attributes, delta, scales, tied. It is not
+ * terminated; NULL if there is no such key. */
 const char *seft_text(const seft_file *file, const char *key, size_t *size);
 
 size_t seft_count(const seft_file *file);
 const seft_tensor *seft_info(const seft_file *file, size_t index); /* NULL if there is no such tensor */
 
-/* FMT-095: pads, section digests, the rules of the encoding and the content digest of one tensor. */
+/* FMT-095: checks pads, section digests, the rules of the encoding and the content digest of one tensor. */
 int seft_check(seft_file *file, size_t index, seft_error *error);
 
-/* The support: rows + 1 row pointers, and nnz columns of column_size 4 (int32_t) or 8 (int64_t) bytes. */
+/* Writes the support: rows + 1 row pointers, and nnz columns of column_size 4 (int32_t) or 8 (int64_t) bytes. */
 int seft_support(seft_file *file, size_t index, int64_t *row_pointers, void *columns, size_t column_size,
                  seft_error *error);
 
-/* The bytes of the section `values` as they are in the file: little-endian, F4 and F6 packed, none of a mask. */
+/* Gets the bytes of the section `values` as they are in the file: little-endian, F4 and F6 packed, none of a mask. */
 int seft_values(seft_file *file, size_t index, const uint8_t **values, uint64_t *size, seft_error *error);
 
-/* The tensor as a dense array in row-major order: a mask as bytes 0 and 1, a value of F4 or F6 in a byte of its own.
- * FMT-098: out_size is the limit; what does not fit is refused before a byte is written. */
+/* Writes the tensor as a dense array in row-major order: a mask as bytes 0 and 1, a value of F4 or F6 in a byte of its
+ * own. FMT-098: out_size is the limit; a larger array is refused before a byte is written. */
 uint64_t seft_dense_size(const seft_file *file, size_t index);
 int seft_dense(seft_file *file, size_t index, uint8_t *out, size_t out_size, seft_error *error);
 
@@ -243,7 +244,7 @@ typedef struct {
     seft_error *error;
 } sf_parser;
 
-/* The length of the UTF-8 sequence of a Unicode scalar value, or 0. */
+/* Returns the length of the UTF-8 sequence of a Unicode scalar value, or 0 if it is not one. */
 static size_t sf_utf8(const uint8_t *s, size_t left)
 {
     size_t size = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0, i;
@@ -354,7 +355,7 @@ static int sf_string(sf_parser *p)
     return sf_expect(p, '"');
 }
 
-/* The next byte that a canonical string stands for, or -1 at its closing quote. */
+/* Returns the next byte that a canonical string stands for, or -1 at its closing quote. */
 static int sf_take(const uint8_t **at)
 {
     const uint8_t *s = *at;
@@ -532,7 +533,7 @@ static size_t sf_members(const uint8_t *object)
     return count;
 }
 
-/* Whether a string is this word, which needs no escapes. Stops at the string's closing quote at the latest. */
+/* Returns whether a string is this word, which needs no escapes. Stops at the string's closing quote at the latest. */
 static int sf_is(const uint8_t *string, const char *word)
 {
     while (*word && *string == (uint8_t)*word)
@@ -549,7 +550,8 @@ static const uint8_t *sf_find(const uint8_t *object, const char *key)
     return NULL;
 }
 
-/* The values of an object with exactly the given keys. A key that begins with `?` may be absent; its value is NULL. */
+/* Gets the values of an object, which must have exactly the given keys. A key that begins with `?` may be absent; its
+ * value is then NULL. */
 static int sf_fields(const uint8_t *object, const char *const *keys, size_t count, const uint8_t **values)
 {
     sf_walk walk;
@@ -593,7 +595,7 @@ static int sf_count(const uint8_t *value, uint64_t *out)
     return 1;
 }
 
-/* The bytes of a string; returns their number, or limit + 1 if there are more than the limit. */
+/* Writes the bytes of a string; returns their number, or limit + 1 if there are more than the limit. */
 static size_t sf_decode(const uint8_t *string, char *out, size_t limit)
 {
     size_t size = 0;
@@ -606,7 +608,7 @@ static size_t sf_decode(const uint8_t *string, char *out, size_t limit)
     return size;
 }
 
-/* [a-z][a-z0-9<extra>]{0,63} */
+/* Returns whether a string matches [a-z][a-z0-9<extra>]{0,63}. */
 static int sf_matches(const uint8_t *string, uint8_t extra)
 {
     size_t i;
@@ -629,7 +631,7 @@ static int sf_digest(const uint8_t *value)
     return value[65] == '"';
 }
 
-/* Whether a string is a tensor name. */
+/* Returns whether a string is a tensor name. */
 static int sf_name(const uint8_t *string)
 {
     size_t size = 0;
@@ -670,8 +672,8 @@ enum { SF_ZSTD = 0 };
 typedef struct {
     int role, compressed;
     uint64_t size, begin; /* begin counts from the end of the header */
-    uint64_t raw_size;    /* FMT-049: what dtype and shape take; size unless it is compressed */
-    uint8_t *raw;         /* a compressed section once it is expanded */
+    uint64_t raw_size;    /* FMT-049: the bytes that dtype and shape take; equal to size unless compressed */
+    uint8_t *raw;         /* the bytes of a compressed section after expanding it */
     const uint8_t *digest;
 } sf_section;
 
@@ -711,7 +713,7 @@ struct seft_file {
     size_t count;
     const uint8_t *attributes, *delta, *scales, *tied; /* in the manifest */
     char kind[65];
-    int compressed;          /* whether a section is */
+    int compressed;          /* whether any section is compressed */
     uint64_t choose[65][65]; /* binomials C(p, i) */
 };
 
@@ -878,7 +880,7 @@ static int sf_features(const uint8_t *list, const char *name, int taken, seft_er
     return 1;
 }
 
-/* 1.<minor>, a number of at most four digits without leading zeros */
+/* Returns whether a string is 1.<minor>, a number of at most four digits without leading zeros. */
 static int sf_version(const uint8_t *string)
 {
     size_t digits = 0;
@@ -1015,7 +1017,7 @@ static uint64_t sf_up(uint64_t value, uint64_t unit)
     return value / unit + (value % unit != 0);
 }
 
-/* FMT-033, FMT-071 and the table of 12.4. A gap code may have any length: `stated`. */
+/* Returns dtype and shape of a section by FMT-033, FMT-071 and the table of 12.4. Gaps have any length: `stated`. */
 static sf_layout sf_layout_of(const sf_tensor *t, int role, uint64_t stated)
 {
     const seft_tensor *info = &t->info;
@@ -1165,7 +1167,7 @@ static int sf_keep_kind(seft_file *file, const uint8_t *value, seft_error *error
 
 /* --------------------------------------------------------------------------- what the manifest says of the header */
 
-/* The index of a stored tensor, or count if there is none of that name. */
+/* Returns the index of a stored tensor, or count if there is none of that name. */
 static size_t sf_place(const seft_file *file, const char *name, size_t size)
 {
     size_t low = 0, high = file->count;
@@ -1185,7 +1187,7 @@ static size_t sf_place(const seft_file *file, const char *name, size_t size)
     return file->count;
 }
 
-/* The index of the tensor that a prefix and a JSON string name, or count. */
+/* Returns the index of the tensor that a prefix and a JSON string name, or count if there is none. */
 static size_t sf_stored(const seft_file *file, const char *prefix, const uint8_t *string)
 {
     char name[SF_NAME + 8];
@@ -1208,7 +1210,7 @@ static int sf_order(const uint8_t *string, const char *bytes, size_t size)
     }
 }
 
-/* The header's section of a name; the keys of a header are sorted (FMT-028). */
+/* Finds the header's section of a name by bisection, because the keys of a header are sorted (FMT-028). */
 static sf_entry *sf_entry_of(seft_file *file, const sf_tensor *t, int role, const char *suffix)
 {
     char key[SF_NAME + 16];
@@ -1347,7 +1349,7 @@ static int sf_check_scales(const seft_file *file, const uint8_t *object, int own
     return 1;
 }
 
-/* How a delta stores a listed tensor: one bit for each of replace, remove, add and whole. */
+/* Returns how a delta stores a listed tensor: one bit for each of replace, remove, add and whole. */
 static unsigned sf_forms(const seft_file *file, const uint8_t *name)
 {
     static const char *const prefixes[] = {"replace:", "remove:", "add:", "whole:"};
@@ -1414,7 +1416,7 @@ static int sf_check_delta(const seft_file *file, const uint8_t *object, seft_err
 
 /* ------------------------------------------------------------------------------------------------------ opening */
 
-/* Checks the types of a manifest's keys, and the values that need no tensor to judge. */
+/* Checks the types of a manifest's values, and those values that can be checked without a tensor. */
 static int sf_check_whole(const uint8_t *const *v, int needs, seft_error *error)
 {
     uint64_t part;
@@ -1431,7 +1433,7 @@ static int sf_check_whole(const uint8_t *const *v, int needs, seft_error *error)
     return sf_features(v[4], "optional", needs, error);
 }
 
-/* 12.8: the order of the checks. */
+/* Opens a file; the order of the checks is that of 12.8. */
 static int sf_open_all(seft_file *file, seft_error *error)
 {
     static const char *const keys[] = {"attributes", "?delta", "files",  "kind",    "optional", "part",
@@ -1545,7 +1547,7 @@ static const uint8_t *sf_bytes(const seft_file *file, const sf_tensor *t, int ro
     return NULL;
 }
 
-/* `width` bits (at most 64) from bit `at` on, the least significant first. */
+/* Returns `width` bits (at most 64) from bit `at` on, the least significant first. */
 static uint64_t sf_bits(const uint8_t *bytes, uint64_t at, unsigned width)
 {
     uint64_t value = 0;
@@ -1604,13 +1606,13 @@ static sf_iter sf_begin(const seft_file *file, const sf_tensor *t)
     return it;
 }
 
-/* FMT-052: the rank of group g of packed row q. */
+/* FMT-052: returns the rank of group g of packed row q. */
 static uint64_t sf_rank(const sf_tensor *t, const uint8_t *ranks, uint64_t q, uint64_t g)
 {
     return sf_bits(ranks + q * sf_up(t->groups * t->rank_bits, 8), g * t->rank_bits, t->rank_bits);
 }
 
-/* FMT-052: the offsets that a rank encodes, as bits. */
+/* FMT-052: returns the offsets that a rank encodes, as bits. */
 static uint64_t sf_offsets(const seft_file *file, const sf_tensor *t, uint64_t rank)
 {
     uint64_t offsets = 0;
@@ -1625,7 +1627,7 @@ static uint64_t sf_offsets(const seft_file *file, const sf_tensor *t, uint64_t r
     return offsets;
 }
 
-/* Unit `at` of an nm code whose groups lie across rows: whether one position is stored. */
+/* Reads unit `at` of an nm code whose groups lie across rows: it says whether one position is stored. */
 static void sf_refill_across(sf_iter *it)
 {
     const seft_tensor *info = &it->t->info;
@@ -1675,7 +1677,7 @@ static int sf_next_bit(sf_iter *it)
     return 1;
 }
 
-/* Moves to the next position of a support that was checked before; 0 at its end. */
+/* Moves to the next position of a support that was checked before; returns 0 at its end. */
 static int sf_next(sf_iter *it)
 {
     const seft_tensor *info = &it->t->info;
@@ -1798,7 +1800,7 @@ static int sf_check_gaps(const seft_file *file, const sf_tensor *t, seft_error *
         return 0;
     while (at < size) {
         gap = sf_gap(gaps, &at, t->encoding);
-        if (gap >= t->info.numel - flat) /* FMT-059, by subtraction */
+        if (gap >= t->info.numel - flat) /* FMT-059; by subtraction, because a sum could wrap */
             return sf_fail(error, "FMT-059", "tensor %.160s: a gap leads past the last position", t->info.name);
         flat += gap + 1;
     }
@@ -2082,7 +2084,7 @@ int seft_values(seft_file *file, size_t index, const uint8_t **values, uint64_t 
     return 1;
 }
 
-/* The size of one value in a dense array. */
+/* Returns the size of one value in a dense array. */
 static size_t sf_unit(const sf_tensor *t)
 {
     unsigned bits = sf_dtypes[t->dtype].bits;

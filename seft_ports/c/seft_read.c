@@ -3,7 +3,7 @@
  *     seft_read FILE                JSON lines: the checkpoint, then each tensor; exit status 0.
  *                                   {"clause":...,"message":...} alone and 1 if a rule is broken, 2 if memory runs out
  *     seft_read --dense NAME FILE   the bytes of a tensor as a dense array
- *     seft_read --many LISTFILE     for each path of a list, one a line: 0 or 1 or 2 and the clause or -
+ *     seft_read --many LISTFILE     for each path of a list, one per line: 0 or 1 or 2 and the clause or -
  *
  * As a shared library it exports seft_verdict and the functions of seft_file.h. */
 #define SEFT_IMPLEMENTATION
@@ -126,7 +126,7 @@ static void sf_print_file(sf_out *out, const seft_file *file)
         sf_print_tensor(out, file, &file->tensors[i]);
 }
 
-/* Judges a file. Returns 0 if it is valid and `json` gets its lines, 1 if it is refused and `json` says why, 2 if
+/* Checks a file. Returns 0 if it is valid and `json` gets its lines, 1 if it is refused and `json` says why, 2 if
  * memory or `json` is too small. */
 int seft_verdict(const uint8_t *data, size_t size, char clause[8], char *json, size_t json_size)
 {
@@ -176,7 +176,7 @@ static uint8_t *sf_slurp(const char *path, size_t *size)
     return data;
 }
 
-/* Reads and judges a file; the caller frees json. */
+/* Reads and checks a file; the caller frees json. */
 static int sf_judge(const char *path, char clause[8], char **json)
 {
     size_t size;

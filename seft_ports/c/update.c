@@ -1,4 +1,4 @@
-/* Chapter 8: drop, grow, adapt, and the event made of them. The file includes itself for double and for float. */
+/* Chapter 8: drop, grow, adapt, and the event that runs them. The file includes itself for double and for float. */
 #ifndef REAL
 
 #include "seft.h"
@@ -184,7 +184,7 @@ int OF(seft_adapt)(const OF(matrix) * w, const int64_t *exempt, int64_t exempt_c
     return done;
 }
 
-/* CHG-002, DLT-005, GROW-003: a slot that stays, or is dropped and grown at once, keeps everything; the rest are new */
+/* CHG-002, DLT-005, GROW-003: a slot that stays, or is dropped and grown at once, keeps its state; the rest are new */
 static int OF(move)(const OF(matrix) * before, const int64_t *delta, int64_t count, OF(matrix) * after,
                     seft_error *error)
 {
@@ -214,8 +214,8 @@ static void OF(keep)(const OF(matrix) * before, const int64_t *pruned, int64_t c
     after->base_count = kept;
 }
 
-/* EVT-001, EVT-002, EVT-003: drop, grow, adapt, with one gradient. `delta` is room for the positions in between,
- * `fresh` for the new slots. */
+/* EVT-001, EVT-002, EVT-003: drop, grow, adapt, with one gradient. `delta` is scratch memory for positions, `fresh` for
+ * the new slots. */
 static int OF(change)(const OF(matrix) * before, const REAL *gradient, int64_t n_drop, int64_t delta_budget,
                       int64_t budget, seft_scope scope, int adapts, int64_t *delta, int64_t *fresh, OF(matrix) * after,
                       seft_event *event, seft_error *error)

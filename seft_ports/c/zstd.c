@@ -8,7 +8,7 @@ int seft_zstd(const uint8_t *frame, size_t size, uint8_t *out, size_t out_size);
 
 enum { MOST_BLOCK = 1 << 17, MOST_STATES = 512, MOST_CODES = 2048 };
 
-/* An entry of a table: the symbol of a state; the next state is `next` plus the value of `bits` bits. */
+/* An entry of a table: the symbol of a state. The next state is `next` plus the value of the `bits` bits read next. */
 typedef struct {
     uint8_t symbol, bits;
     uint16_t next;
@@ -42,7 +42,7 @@ static int log2_of(uint64_t value)
     return log;
 }
 
-/* `count` bits, at most 56, from bit `at` on; bits before the first byte are 0. */
+/* Returns `count` bits, at most 56, from bit `at` on; bits before the first byte are 0. */
 static uint64_t bits_at(const uint8_t *bytes, int64_t at, int count)
 {
     uint64_t value = 0;
@@ -60,7 +60,7 @@ static uint64_t bits_at(const uint8_t *bytes, int64_t at, int count)
     return value;
 }
 
-/* A stream that is read from its end; `left` is negative once more bits were taken than there are. */
+/* A stream that is read from its end; `left` is negative if more bits were taken than there are. */
 typedef struct {
     const uint8_t *bytes;
     int64_t left;
@@ -310,7 +310,8 @@ static const int16_t MATCH_ODDS[53] = {1, 4, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1,
                                        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
                                        1, 1, 1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1};
 
-/* The base and the extra bits of a code; the tables start at code 16 for literal lengths, at 32 for match lengths. */
+/* Look up the base and the extra bits of a code. The tables start at code 16 for literal lengths, at 32 for match
+ * lengths. */
 static void length_of(int code, uint64_t *base, int *bits)
 {
     static const uint32_t bases[20] = {16,  18,  20,  22,   24,   28,   32,   40,    48,    64,
@@ -363,7 +364,7 @@ static int copy_out(decoder *d, size_t literal, size_t count)
     return 1;
 }
 
-/* 3.1.1.5: the offset that a value stands for, 0 if the value is not valid. */
+/* 3.1.1.5: returns the offset that a value stands for, 0 if the value is not valid. */
 static uint64_t offset_of(decoder *d, uint64_t value, uint64_t literal)
 {
     uint64_t *r = d->repeats, offset, which = value + (literal == 0);
@@ -508,7 +509,7 @@ static int expand(decoder *d, const uint8_t *frame, size_t size)
 }
 
 
-/* 1 if the frame is what FMT-142 asks for and expands to out_size bytes, 0 if not, -1 if memory ran out. */
+/* Returns 1 if FMT-142 allows the frame and it expands to out_size bytes, 0 if not, -1 if memory ran out. */
 int seft_zstd(const uint8_t *frame, size_t size, uint8_t *out, size_t out_size)
 {
     decoder *d = (decoder *)calloc(1, sizeof *d);

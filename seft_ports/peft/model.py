@@ -124,7 +124,7 @@ class SeftModel(BaseTuner):
         safe_merge: bool = False,  # noqa: FBT001, FBT002, PEFT's own
         adapter_names: list[str] | None = None,
     ) -> nn.Module:
-        """Return the model with plain layers; each keeps its support as a buffer, as `seft_ports.pytorch.merge` does."""
+        """Return the model with plain layers, each with its support in a buffer, as `seft_ports.pytorch.merge` does."""
         layers = {name: module for name, module in self.model.named_modules() if isinstance(module, SeftLayer)}
         supports = {name: layer.support(adapter_names if merge else []) for name, layer in layers.items()}
         if merge:
