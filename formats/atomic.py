@@ -201,7 +201,7 @@ def _workshop(path: Path) -> Iterator[Path]:
 def _make_locked(path: Path) -> tuple[Path, int | None]:
     """Return a new folder beside path, and the handle of its lock; the handle is None if there are no locks."""
     while True:
-        # in the same folder as path, so that renaming never has to copy
+        # the folder lies beside path, so that renaming it never has to copy
         folder = path.parent / f".{path.name}.tmp-{secrets.token_hex(8)}"
         folder.mkdir()
         # the loop tries again if another writer removes this folder as dead before it is locked
@@ -243,7 +243,7 @@ def _remove_if_dead(leftover: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder cannot be opened, and renaming needs no sync of it
+    if os.name != "posix":  # other systems cannot open a folder, and need no sync after renaming
         return
     handle = os.open(path, os.O_RDONLY)
     try:

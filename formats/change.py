@@ -206,7 +206,7 @@ def sums_of(old: Array, amounts: Array, dtype: np.dtype[Any], name: str) -> Arra
     Raises:
         FormatError: FMT-135 for a sum that is not finite.
     """
-    # converting a signalling NaN warns; its sum is refused below like that of any other NaN
+    # NumPy warns when it casts a signalling NaN; the check below refuses its sum, as that of any NaN
     with np.errstate(over="ignore", invalid="ignore"):
         sums: Array = old.astype(np.float64) + amounts.astype(np.float64)
         if dtype != np.float64:

@@ -147,7 +147,7 @@ def _lenient(path: Path) -> Any:
     try:
         with open_regular(path) as file:
             n = int.from_bytes(file.read(LENGTH.size), "little")
-            # FMT-021, FMT-096: compared before reading, because the length may be forged
+            # FMT-021, FMT-096: the length is tested before it is used, because it may be forged
             if n > min(MAX_HEAD, os.fstat(file.fileno()).st_size) - LENGTH.size:
                 return None
             header = json.loads(file.read(n))

@@ -156,7 +156,7 @@ def values_of(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> Arr
 
 
 def pack_header(metadata: Mapping[str, str], sections: Iterable[Section], size_for: Callable[[int], int]) -> bytes:
-    """Return the length field and the header (FMT-020): canonical JSON, padded with spaces to the size by size_for.
+    """Return the length field and the header (FMT-020): canonical JSON, padded with spaces as size_for requires.
 
     Args:
         metadata: the entries of ``__metadata__``.

@@ -86,12 +86,12 @@ def convert(
             conversion ends and nothing is written.
 
     Returns:
-        Remarks for the user, one sentence each: what was left out because the target has no place for it (FMT-154),
-        that a model has no tensors, and what the reader or the writer adds.
+        Remarks for the user, one sentence each: that names were left out, for which the target has no place (FMT-154),
+        that a model has no tensors, and the remarks of reader and writer.
 
     Raises:
         FormatError: FMT-084 for an unknown target and for options that do not go together, FMT-110 if `out` exists,
-            FMT-094 if what was written reads back otherwise; CannotHold; every rule that the source breaks.
+            FMT-094 if the written files read back differently; CannotHold; a rule that the source breaks.
     """
     from formats.dialects import coded
     from formats.dialects.sources import detect, open_changes, open_source
@@ -197,7 +197,7 @@ def _check(to: str, options: dict[str, tuple[object, object]], *, verify: bool) 
 def _check_codes(
     source: str | os.PathLike[str] | Checkpoint, kind: str, to: str, dtype: str | None, *, expand: bool, detected: bool
 ) -> None:
-    """Refuse codes without an option that says what to do with them (FMT-175), and to expand none (FMT-084)."""
+    """Refuse codes if no option decides their treatment (FMT-175), and expanding where there are none (FMT-084)."""
     from formats.dialects.int_folder import codes_in
 
     if isinstance(source, Checkpoint):
@@ -325,7 +325,7 @@ def _write_changes(
     others += [f"{name} going" for name, (_, after) in checkpoint.delta.tensors.items() if after is None]
     if others:
         raise CannotHold("FMT-154", f"{to} holds {operation} only, the delta has {others[0]!r}")
-    # no masks, because remove and whole are refused above
+    # the delta stores no masks here, because remove and whole are refused above
     stored = {name.split(":", 1)[1]: cast("Dense | Sparse", checkpoint.tensors[name]) for name in checkpoint.tensors}
     changes = Changes(operation, {name: listed(tensor) for name, tensor in stored.items()}, checkpoint.attributes)
     if write_adapter:

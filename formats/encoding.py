@@ -60,7 +60,7 @@ def choose(tensor: Tensor, option: str, name: str) -> tuple[str, Pattern | None]
         best = DENSE if fits_dense(tensor) else ""
         least = 0 if best else -1
         for code in CODES.values() if not best else ():
-            # gaps take at least one byte a slot, so they are not measured if another encoding takes at most that
+            # gaps take at least one byte per slot, so they are not measured if another encoding takes no more than that
             if code.name in _GAPS and 0 <= least <= tensor.nnz:
                 continue
             size = code.size(tensor)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 F = TypeVar("F")
 
-# by byte value: how many of its bits are set
+# byte value -> how many of its bits are set
 _COUNT = np.bitwise_count(np.arange(256, dtype=np.uint8)).astype(np.int64)
 
 

@@ -31,7 +31,7 @@ _DELTA_KEYS = {"base_sha256", "scales", "target_sha256", "tensors", "tied"}
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the manifest says of one section (FMT-049)."""
+    """The manifest entry of one section (FMT-049)."""
 
     nbytes: int
     """Bytes in the file, its pad not counted."""
@@ -47,7 +47,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the manifest says of one tensor (FMT-045, FMT-046)."""
+    """The manifest entry of one tensor (FMT-045, FMT-046)."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Companion:
-    """What the manifest says of one companion."""
+    """The manifest entry of one companion."""
 
     nbytes: int
     sha256: str
@@ -238,7 +238,7 @@ def parse_entry(name: str, value: JSON) -> Entry:
 
 
 def _stored(value: JSON, what: str) -> Stored:
-    """Return what the manifest says of one section (FMT-049)."""
+    """Return the manifest entry of one section (FMT-049)."""
     section = as_object(value, what)
     compressed = "codec" in section or "raw_bytes" in section
     closed(section, {"bytes", "sha256"} | ({"codec", "raw_bytes"} if compressed else set()), what)

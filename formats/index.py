@@ -75,7 +75,7 @@ def parse_index(data: bytes) -> list[str]:
 
 
 def compare_index(data: bytes, spec: str, roots: Sequence[str], tensors: Sequence[Mapping[str, object]]) -> None:
-    """Verify that an index says exactly what its parts say (FMT-101)."""
+    """Verify that an index is exactly the one that its parts imply (FMT-101)."""
     expected = index_text(spec, roots, tensors)
     if data == expected.encode():
         return

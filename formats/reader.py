@@ -97,7 +97,7 @@ class Reader(Mapping[str, Tensor]):
 
     @property
     def kind(self) -> str:
-        """What the checkpoint is for (FMT-012)."""
+        """The kind of the checkpoint, such as ``"model"`` (FMT-012)."""
         return self._first.kind
 
     @property
@@ -141,7 +141,7 @@ class Reader(Mapping[str, Tensor]):
         return list(self._owner)
 
     def info(self, name: str) -> TensorInfo:
-        """Return what the manifest says of a tensor, without reading the tensor. KeyError if it is not stored."""
+        """Return a tensor's description in the manifest, without reading the tensor. KeyError if it is not stored."""
         return self._owner[name].info(name)
 
     def section_digests(self, name: str) -> dict[str, str]:

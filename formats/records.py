@@ -109,7 +109,7 @@ class DeltaOf:
     base_sha256: str
     """State digest of the base (FMT-099)."""
     target_sha256: str
-    """State digest of what the base becomes."""
+    """State digest of the target, which the base becomes."""
     tensors: Mapping[str, tuple[str | None, str | None]]
     """Name of each tensor that changes -> its content digest before and after; None where there is no such tensor."""
     tied: Mapping[str, str] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Checkpoint:
     """The content of one checkpoint (FMT-001)."""
 
     kind: str
-    """What it is for: ``"model"``, ``"training-state"``, ``"delta"`` (FMT-012)."""
+    """Its purpose: ``"model"``, ``"training-state"``, ``"delta"`` (FMT-012)."""
     tensors: Mapping[str, Tensor]
     """Name -> tensor. May be lazy, because the writer fetches each tensor once and holds one at a time."""
     attributes: dict[str, JSON] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Checkpoint:
     delta: DeltaOf | None = None
     """Set for kind ``"delta"`` only (FMT-130)."""
     remarks: tuple[str, ...] = ()
-    """Sentences for the user: what reading or converting left out or copied unchanged (FMT-154). Never written."""
+    """Sentences for the user, such as a list of files that were left out (FMT-154). Never written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ class Pattern:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the manifest says of one tensor, without reading it."""
+    """The description of one tensor in the manifest, available without reading the tensor."""
 
     name: str
     dtype: str
@@ -304,9 +304,9 @@ def flat_rows(tensor: Supported, first: int, last: int) -> NDArray[np.int64]:
 
 
 def to_dense(tensor: Tensor, *, limit: int = LIMIT) -> Array:
-    """Return a tensor as a dense array with zero bits at absent positions (FMT-002), where a stored +0.0 looks alike.
+    """Return a tensor as a dense array with zero bits at absent positions (FMT-002).
 
-    A mask becomes an array of booleans, True on the support.
+    They look like stored values of +0.0 there. A mask becomes an array of booleans, True on the support.
 
     Args:
         tensor: the tensor to expand.

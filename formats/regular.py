@@ -14,7 +14,7 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
-# O_NONBLOCK, because opening a pipe without a writer would wait for ever
+# O_NONBLOCK is set, because opening a pipe without a writer would wait for ever
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -25,11 +25,11 @@ def open_regular(path: Path) -> BinaryIO:
         FormatError: FMT-165, before a byte of it is read.
         OSError: if path is not there or cannot be read.
     """
-    # checked before opening, because opening may make a device act
+    # the kind is checked before opening, because opening a device may make it act
     _check(path, path.stat().st_mode)
     handle = os.open(path, _FLAGS)
     try:
-        # checked again, because the name may stand for another file by now
+        # the kind is checked again, because the name may stand for another file by now
         _check(path, os.fstat(handle).st_mode)
         return os.fdopen(handle, "rb")
     except BaseException:

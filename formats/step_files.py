@@ -15,7 +15,7 @@ MODEL, DELTA = "model", "delta"
 ATTRIBUTE = "published"
 """The attribute that every version has: an object with its run and its number."""
 CHAIN = 32
-"""Most deltas that are applied at once, because each is an open file, and one more call deep when a tensor is made."""
+"""Most deltas that are applied at once, because each is an open file and adds a level of calls to making a tensor."""
 _FILE = re.compile(r"(\d{6,18})\.(model|delta)")
 _LEFTOVER = re.compile(rf"\.({_FILE.pattern})\.tmp-[0-9a-f]{{16}}")
 

@@ -118,7 +118,7 @@ class Publisher:
         Raises:
             FormatError: FMT-176 for another kind, another base or a folder that was removed; the clause that the model
                 breaks. Nothing is published.
-            OSError: if the disk is full or fails. `version` tells whether the version was published before that.
+            OSError: if the disk is full or fails. `version` shows whether the version was published before that.
         """
         if not isinstance(model, Checkpoint):
             raise TypeError(

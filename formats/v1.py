@@ -175,7 +175,7 @@ class PartWriter:
     def finish(self, path: Path, manifest: Manifest) -> str:
         """Write the header, sync the file to disk under its final path, and return the root digest (FMT-092)."""
         head, root = file_head(manifest)
-        # raises here if the background sync failed
+        # `result` raises if the background sync failed
         if self._syncing is not None:
             self._syncing.result()
         if len(head) == self._gap:
@@ -205,7 +205,7 @@ class PartWriter:
         self._beside.shutdown()
         try:
             self._file.close()
-        finally:  # because closing can fail, too, on a full disk
+        finally:  # because closing can fail on a full disk, too
             self._spool.unlink(missing_ok=True)
 
     def __enter__(self) -> "PartWriter":
@@ -263,7 +263,7 @@ class PartReader:
         return total
 
     def info(self, name: str) -> TensorInfo:
-        """Return what the manifest says of a tensor."""
+        """Return the description of a tensor in the manifest."""
         e = self.manifest.tensors[name]
         nbytes = sum(stored.nbytes for stored in e.sections.values())
         return TensorInfo(name, e.dtype, e.shape, e.encoding, e.nnz, nbytes, e.content_sha256, e.pattern)

@@ -34,7 +34,7 @@ def write(
 
     Args:
         path: the folder to make, or the file; missing parents are made.
-        checkpoint: what to write. Each tensor is fetched once, in name order, and released before the next.
+        checkpoint: the checkpoint to write. Each tensor is fetched once, in name order, and released before the next.
         encoding: how to store sparse tensors (FMT-084): ``"auto"`` takes the fewest bytes for each tensor. A dense
             tensor is stored dense in any case, because the writer never invents a support.
         compress: ``"zstd"`` compresses the sections that become smaller. Readers then need that feature, and expand
@@ -131,7 +131,7 @@ def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[
     check_delta(checkpoint.kind, checkpoint.delta, set(names), {**checkpoint.tied, **checkpoint.scales})
     if not isinstance(checkpoint.attributes, dict):
         raise FormatError("FMT-011", f"attributes are a {type(checkpoint.attributes).__name__}, expected a dict")
-    # FMT-011, FMT-027: level 2, because the object of the manifest encloses them
+    # FMT-011, FMT-027: attributes are at level 2, because the object of the manifest encloses them
     strict_json.check_plain(checkpoint.attributes, "attributes", level=2)
     validate.check_file_names(list(checkpoint.files))
     return sorted(names)
@@ -175,7 +175,7 @@ def _write_companions(folder: Path, checkpoint: Checkpoint) -> dict[str, Compani
 
 
 def _manifest(checkpoint: Checkpoint, tensors: dict[str, Entry], files: dict[str, Companion], part: int) -> Manifest:
-    # FMT-104: only the first part holds what concerns the whole checkpoint
+    # FMT-104: only the first part holds the data that concerns the whole checkpoint
     if part > 1:
         return Manifest(checkpoint.kind, tensors, part=part)
     return Manifest(
@@ -211,7 +211,7 @@ class _Parts:
         full = part.nbytes + packed.padded_size > self._shard_bytes or len(part.tensors) == MAX_TENSORS
         if part.tensors and full:
             self._close(len(self._roots) + 1)
-            # the next part is expected to hold as many tensors as this one, which sizes the gap for its header
+            # the gap for the next header is sized as if that part will hold as many tensors as this one
             first = self._names.index(name)
             self._open = PartWriter(self._folder / "spool", self._names[first : first + len(part.tensors)])
         self._open.add(name, packed)

@@ -1,4 +1,4 @@
-"""The command `seft`: what a person types.
+"""The command line program `seft`.
 
 app          the table of commands; each is loaded when it is named
 commands/    one file per command: the order of its steps, nothing that another program would want to call

@@ -33,7 +33,7 @@ def _while_somebody_reads() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # to /dev/null, because Python writes the rest of its buffer when the process ends
+        # stdout becomes /dev/null, because Python writes the rest of its buffer when the process ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 

@@ -102,7 +102,7 @@ def progress(what: str, total: int | None = None, *, gone: bool = False) -> Iter
     task = bar.add_task(visible(what), total=total, remark="")
 
     def advance(remark: str = "", done: int | None = None, total: int | None = None) -> None:
-        bar.start()  # not earlier, so that an error before the first step is printed without a bar
+        bar.start()  # the bar starts here, so that an error before the first step is printed without a bar
         bar.update(task, advance=1 if done is None else None, completed=done, total=total, remark=visible(remark))
 
     try:
@@ -120,7 +120,7 @@ def restart_with_threads(threads: int) -> None:
 
 
 def refuse_unused(what: str, used: Collection[str], options: Mapping[str, Any]) -> None:
-    """Raise Refused for an option that was given although `what` does not use it."""
+    """Raise Refused for a given option that is not among `used`; `what` is the subject of the message."""
     for option, value in options.items():
         if value is not None and option not in used:
             raise Refused(f"{what} does not use {option}; leave it out")

@@ -90,7 +90,7 @@ def _on_cuda(turn: int) -> Place:
         # value; 2:4 and 4:8 groups take less than CSR
         return itemsize / (itemsize + 12)
 
-    # the PCI id, because two processes may see different GPUs under one number
+    # the name is the PCI id, because two processes may see different GPUs under one number
     name = str(cupy.cuda.Device().pci_bus_id)
     return Place(gpu, cupy_like(), (12, 4), dense_from, lambda: int(cupy.cuda.runtime.memGetInfo()[0]), name)
 

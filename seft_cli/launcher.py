@@ -43,7 +43,7 @@ def run(command: Callable[..., None], name: str | None = None) -> None:
     if not launched()[1]:
         console.run(command, name)
         return
-    # not closed, because it must stay open as long as the process lives
+    # the file is not closed, because the process writes to it as long as it lives
     sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
     try:
         console.run(command, name)

@@ -18,7 +18,7 @@ class Refused(Exception):
 
 def require_absent(path: Path) -> None:
     """Raise Refused for an output that exists, and an error for one that cannot be written."""
-    if os.path.lexists(path):  # lexists, because a dangling link counts as existing for writers too (FMT-110)
+    if os.path.lexists(path):  # lexists, because a dangling link exists for the writers, too (FMT-110)
         raise Refused(f"{path} exists; remove it or choose another name")
     check_place(path)
 

@@ -45,7 +45,7 @@ _PLAIN: Mapping[str, DType] = MappingProxyType(
 _SIZES = (1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8)
 """Bytes of a value by its type number; 0 for strings (8) and arrays (9)."""
 _STRING, _ARRAY, _U16, _U32 = 8, 9, 2, 4
-# fewest bytes of a key-value pair (empty key, type, value) and of a tensor info (empty name, rank, type, offset)
+# a key-value pair has at least an empty key, a type and a value; a tensor info an empty name, rank, type and offset
 _LEAST_PAIR = 8 + 4 + 1
 _LEAST_INFO = 8 + 4 + 4 + 8
 
@@ -243,7 +243,7 @@ def _parse(cursor: _Cursor) -> tuple[dict[str, _Info], int]:
             raise FormatError("FMT-155", f"{file} has the tensor {name!r} twice")
         infos[name] = info
     pad = -cursor.at % alignment
-    # a file without tensors may end before the pad
+    # a file without tensors may lack the pad
     cursor.skip(pad if n_tensors else min(pad, cursor.left), "the pad before its data")
     _check_places(infos, alignment, cursor.left, file)
     return infos, cursor.at
@@ -292,7 +292,7 @@ def _info(cursor: _Cursor) -> tuple[str, _Info]:
         kind = GGMLQuantizationType(number)
         per_block, block_bytes = GGML_QUANT_SIZES[kind]
         if kind.name not in _PLAIN:
-            # tried on one block, because gguf knows types that it cannot expand
+            # one block is expanded as a test, because gguf lists types that it cannot expand
             quants.dequantize(np.zeros((1, block_bytes), dtype=np.uint8), kind)
     except (ValueError, KeyError, NotImplementedError) as error:
         raise FormatError(

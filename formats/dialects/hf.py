@@ -122,7 +122,7 @@ def quantisation_remarks(config: bytes) -> list[str]:
 def refuse_packed(names: Collection[str]) -> None:
     """Refuse a folder that has packed tensors but whose config does not say so (FMT-150).
 
-    The reason is that a reader would take the bitmasks and packed values for weights.
+    Otherwise a reader would take the bitmasks and packed values for weights.
     """
     stems = {name.removesuffix(".bitmask") for name in names if name.endswith(".bitmask")}
     packed = sorted(stem for stem in stems if f"{stem}.compressed" in names and f"{stem}.shape" in names)
@@ -181,7 +181,7 @@ def to_hf(
 ) -> None:
     """Write the sparse checkpoint src as the Hugging Face folder dst, one tensor in memory at a time.
 
-    Absent positions become +0.0, and stored zeros cannot be told from them any more. Tied names stay absent (FMT-124).
+    Absent positions become +0.0, so they cannot be distinguished from stored zeros. Tied names stay absent (FMT-124).
     Attributes are left out, because such a folder has no place for them.
 
     Args:
@@ -366,7 +366,7 @@ def _weight_map(path: Path) -> dict[str, str]:
         raise FormatError("FMT-120", f"{path.name} has no weight_map")
     weight_map = {}
     for name, file_name in entries.items():
-        # FMT-120: a plain file name, so that an index never leads out of its folder
+        # FMT-120: only a plain file name is accepted, so that an index never leads out of its folder
         if not isinstance(file_name, str) or not _SHARD_NAME.fullmatch(file_name):
             raise FormatError(
                 "FMT-120", f"{path.name} puts {name!r} into {file_name!r:.80}, expected the name of a file beside it"

@@ -173,12 +173,12 @@ def dequantised(matrix: Quantised, name: str) -> Array:
         if matrix.zeros is not None:
             steps -= np.take(matrix.zeros[first:last].astype(np.float32), columns, axis=1)
         with np.errstate(over="ignore"):
-            # exact in F32 if the scale has 11 bits or fewer, so that F16 and BF16 round once, in astype
+            # exact in F32 if the scale has 11 bits or fewer, so that astype rounds F16 and BF16 only once
             steps *= np.take(matrix.scales[first:last].astype(np.float32), columns, axis=1)
             # FMT-173.6: 0 times a negative scale is −0.0; adding +0.0 turns it into +0.0
             steps += np.float32(0)
             weights[first:last] = steps.astype(matrix.dtype)
-        # FMT-174.3: a weight that a bitmask leaves out is 0, whatever the zero point of its group
+        # FMT-174.3: a weight that the mask leaves out is 0, whatever the zero point of its group is
         weights[first:last][~matrix.mask[first:last]] = 0
         if not np.isfinite(weights[first:last]).all():
             raise FormatError(

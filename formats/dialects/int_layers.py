@@ -301,7 +301,7 @@ def _awq(parts: Parts, scheme: Scheme) -> Layer:
 
 
 def _of_column(parts: Parts, part: str, columns: int, size: int | None, groups: int) -> NDArray[np.int32]:
-    """Return the group of each column, (in,), from g_idx or as runs of columns; values out of range stay out of it."""
+    """Return the group of each column, (in,), from g_idx or as runs of columns; bad values of g_idx stay bad."""
     if parts.has(part):
         # clipped before the cast, because a 64-bit index that wraps in int32 could become a valid group
         return np.clip(parts.array(part), -1, groups).astype(np.int32)

@@ -133,7 +133,7 @@ def read_lora(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
 
 def _check_config(config: Mapping[str, JSON]) -> None:
     check_options(config, KNOWN, "FMT-152")
-    # FMT-152: compared by `is`, because `in` would take 1 for true
+    # FMT-152: values are compared by `is`, because `in` would take 1 for true
     start = config.get("init_lora_weights", True)
     if not any(start is plain or (isinstance(start, str) and start == plain) for plain in PLAIN_STARTS):
         raise FormatError(
@@ -219,7 +219,7 @@ def _blocks(factors: Factors, name: str) -> Iterator[tuple[int, int, NDArray[np.
         with np.errstate(over="ignore", invalid="ignore"):
             product = left[:, :1] * factors.right[0]
             term = np.empty_like(product)
-            # one rank after the other, so that no library chooses the order of the sum
+            # the ranks are added in order, because a library would choose the order of the sum itself
             for k in range(1, left.shape[1]):
                 product += np.multiply(left[:, k : k + 1], factors.right[k], out=term)
             product *= factors.scale

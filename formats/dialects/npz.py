@@ -141,7 +141,7 @@ def read_npz(path: Path, *, limit: int, used: int = 0) -> dict[str, Array]:
                 }
         except (FormatError, MemoryError):
             raise
-        # all are caught, because zipfile, zlib and NumPy raise a dozen kinds of errors over damaged bytes. The text of
+        # every error is caught: zipfile, zlib and NumPy raise a dozen kinds of errors over damaged bytes. The text of
         # NumPy is not shown, because it advises to switch its protection off
         except Exception as error:
             raise FormatError(

@@ -27,7 +27,7 @@ MAX_INDEX = 2**31 - 1
 
 
 class Plan(NamedTuple):
-    """What is needed to write one module."""
+    """The data from which one module is written."""
 
     name: str
     dtype: str
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
 
     @property
     def path(self) -> str:
-        """What the names of the module's tensors begin with."""
+        """The beginning of the names of the module's tensors."""
         return PREFIX + self.module
 
 
@@ -53,7 +53,7 @@ def plans_of(changes: Changes, base: Mapping[str, Tensor], kind: str) -> list[Pl
     """Return the plan of every module, after verifying that an adapter can hold the changes; each is fetched once.
 
     Args:
-        changes: what is to be written.
+        changes: the changes to write.
         base: name -> tensor of the model that is changed.
         kind: the name of the adapter in messages.
 
@@ -81,7 +81,7 @@ def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor], kind: str) -> P
     try:
         before = float_base(base, name, "FMT-154")
     except FormatError as error:
-        # CannotHold, because these changes are the caller's, and no foreign file is at fault
+        # the error becomes CannotHold, because the changes are the caller's and no foreign file is at fault
         raise CannotHold(error.clause, error.message) from error
     if len(tensor.shape) != 2 or tensor.shape != before.shape or max(tensor.shape) > MAX_INDEX:
         raise CannotHold(
@@ -99,7 +99,7 @@ def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor], kind: str) -> P
 
 
 def check_sizes(plans: Iterable[Plan], sizes: Mapping[str, int], rule: str) -> bool:
-    """Return whether any module needs padding, after verifying that its base stores enough weights to pad at.
+    """Return whether any module needs padding, after verifying that its base stores enough weights for the padding.
 
     Args:
         plans: the plans of all modules.

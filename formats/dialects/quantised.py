@@ -27,7 +27,7 @@ def quantisations(config: bytes) -> list[str]:
 
 
 def _named(value: object) -> Iterator[str]:
-    # FMT-128: at any depth, so in lists as well
+    # FMT-128: descriptions count at any depth, in lists, too
     for inner in value if isinstance(value, list) else ():
         yield from _named(inner)
     for key, inner in value.items() if isinstance(value, dict) else ():

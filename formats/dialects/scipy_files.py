@@ -118,7 +118,7 @@ def write_scipy(folder: str | os.PathLike[str], checkpoint: Checkpoint, *, dtype
             if tensor.dtype != np.float16:
                 _check_native(tensor.values, name)
             return {"format": np.array(b"dense"), "data": tensor.values}
-        # the members that scipy.sparse.save_npz writes, so that load_npz reads the file
+        # these are the members that scipy.sparse.save_npz writes, so that load_npz reads the file
         matrix = to_scipy(tensor, name=name)
         return {
             "indices": matrix.indices,

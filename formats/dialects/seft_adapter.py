@@ -185,7 +185,7 @@ def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[
         "preset": "static",
         "adapts": "never",
         "initial_scope": "anywhere",
-        # an expression of whole paths, because PEFT matches a list by endings and would hit other modules, too
+        # target_modules is an expression of whole paths, because PEFT would match the names of a list as endings, too
         "target_modules": "|".join(re.escape(name.removesuffix(SUFFIX)) for name in names),
     }
     text = json.dumps(config, ensure_ascii=False, indent=2, sort_keys=True)

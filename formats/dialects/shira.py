@@ -99,7 +99,7 @@ def write_shira(
         changes: amounts to add to weights of linear layers; each tensor is fetched up to three times. Attributes
             are left out, because an adapter has no place for them.
         base: name -> tensor of the model that is changed.
-        base_name: what the configuration is to name as the base, for example a repository; nothing by default.
+        base_name: the name of the base in the configuration, for example a repository; none by default.
 
     Raises:
         CannotHold: FMT-154 for new values, for tensors that are no matrix ``<module>.weight`` of the base, for
@@ -157,7 +157,7 @@ def _positions(indices: Array, shape: tuple[int, ...], name: str) -> NDArray[np.
     if len(shape) != 2:
         raise FormatError("FMT-151", f"{name!r} of the base has shape {list(shape)}, expected a matrix")
     if indices.dtype == np.float32:
-        # F32 comes from tools that save no integers; NaN is refused, because it fails the first comparison
+        # some tools cannot save integers and write F32; NaN is refused, because it fails the first comparison
         with np.errstate(invalid="ignore"):  # because NumPy warns of infinity and signalling NaN
             wrong = ~((indices >= 0) & (indices < MAX_F32_INDEX)) | (indices % 1 != 0)
         if wrong.any():

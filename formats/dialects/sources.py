@@ -217,7 +217,7 @@ def _is_patch(path: Path) -> bool:
 
 
 def _json(path: Path) -> dict[str, strict_json.JSON]:
-    # FMT-096: bounded by the size of a companion, because a configuration is one
+    # FMT-096: a configuration is a companion, so it may have at most the size of one
     data = read_bounded(path, MAX_FILE_BYTES)
     if data is None:
         raise FormatError("FMT-084", f"{path} has more than {MAX_FILE_BYTES} bytes, which no configuration has")

@@ -169,7 +169,7 @@ def write_super_tuning(
         changes: amounts to add to weights of linear layers; each tensor is fetched up to three times. Attributes
             are left out, because an adapter has no place for them.
         base: name -> tensor of the model that is changed.
-        base_name: what the configuration is to name as the base, for example a repository; nothing by default.
+        base_name: the name of the base in the configuration, for example a repository; none by default.
 
     Raises:
         CannotHold: FMT-154 for new values, for tensors that are no matrix ``<module>.weight`` of the base or that have

@@ -96,7 +96,7 @@ def read_torch(path: str | os.PathLike[str], *, limit: int = LIMIT) -> Checkpoin
             continue
         owners[view] = name
         if tensor.layout == torch.sparse_coo:
-            # FMT-098: its row pointers are made from its shape
+            # FMT-098: the row pointers of a COO tensor are made from its shape
             used += 8 * (prod(tensor.shape[:-1]) + 1)
             validate.check_limit(used, limit, f"what leads up to {name!r} in {path.name}")
         tensors[name] = _from_tensor(tensor, name, limit)
@@ -128,12 +128,12 @@ def _with_masks(tensors: dict[str, Tensor], tied: dict[str, str], file: str) -> 
 
 
 def _state_dict(path: Path) -> dict[Any, Any]:
-    # types that the program has told torch to trust may be loaded here, too
+    # types that the program has added to torch's safe globals may be loaded here, too
     added = torch.serialization.get_safe_globals()
     trusted = [f[1] if isinstance(f, tuple) else f"{f.__module__}.{f.__qualname__}" for f in added]
     check_pickle(_pickle_of(path), path.name, trusted)
     try:
-        # mapped, because a storage then cannot be larger than the file
+        # the file is mapped, because then no storage can be larger than the file
         with without_warnings_of_torch():
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except MemoryError:
@@ -171,7 +171,7 @@ def _pickle_of(path: Path) -> bytes:
                 sound = len({info.filename for info in members}) == len(members) and not archive.comment
                 sound = sound and min((info.header_offset for info in members), default=0) == 0
                 data = archive.read(pickles[0]) if len(pickles) == 1 and sound and not packed else None
-        # all are caught, because zipfile raises a dozen kinds of errors over damaged bytes
+        # every error is caught, because zipfile raises a dozen kinds of errors over damaged bytes
         except Exception as error:
             raise FormatError(
                 "FMT-153",

@@ -175,7 +175,7 @@ def to_module(
             wrong.append(f"{_listed(names)} are one tensor of the module, the checkpoint has {_listed(loaded)} apart")
     if wrong:
         raise FormatError("FMT-156", "; ".join(wrong))
-    # by owner, because a module that is used in two places is loaded, and pruned, once
+    # places are grouped by owner, because a module that is used in two places is loaded and pruned once
     places = {(id(slot.owner), slot.attribute): name for name, slot in slots.items() if name in sources}
     for name in places.values():
         _load(slots[name], records[sources[name]], prune_masks=prune_masks)

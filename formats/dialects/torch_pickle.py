@@ -18,7 +18,7 @@ MAX_DEPTH = 64
 SPREAD = 256
 """Most values that a pickle may hold for each of its opcodes; a value counts once for each place where it appears."""
 
-# the opcodes that torch's restricted loader takes. _FIXED: bytes of the argument; _COUNTED: bytes of its length
+# the opcodes that torch's restricted loader accepts. _FIXED: bytes of the argument; _COUNTED: bytes of its length
 _TEXT, _NUMBER, _MARK, _TUPLE = "text", "number", "mark", "tuple"
 _FIXED = {pickle.BININT: 4, pickle.BININT1: 1, pickle.BININT2: 2, pickle.BINFLOAT: 8, pickle.PROTO: 1}
 _FIXED |= {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4, pickle.BINGET: 1, pickle.LONG_BINGET: 4}
@@ -120,7 +120,7 @@ class _Machine:
         elif opcode in (pickle.REDUCE, pickle.NEWOBJ):
             self._wrap("object", 2)
         elif opcode == pickle.BINPERSID:
-            # checked, because torch uses a part of it as a key, which is hashed
+            # the id is checked, because torch hashes a part of it as a key
             if any(part.kind == _TUPLE or part.kind in _EMPTY.values() for part in self.stack[-1].parts):
                 raise _refused(self.file, "names a storage by more than words and numbers")
             self._wrap("storage", 1)
@@ -179,7 +179,7 @@ class _Machine:
 def _check_spread(root: _Value, steps: int, file: str) -> None:
     """Verify that values nest at most MAX_DEPTH deep, have no cycle, and stay within SPREAD."""
     sizes: dict[int, tuple[int, int]] = {}
-    """id of a finished value -> the number of values in it, counted once for each place of each, and its depth"""
+    """id of a finished value -> how many values it contains, each counted once per place, and its depth"""
     waiting = [(root, iter(root.parts))]
     inside = {id(root)}
     while waiting:

@@ -260,7 +260,7 @@ def to_semi_structured(sparse: Sparse, *, device: str = "cpu", name: str = "tens
         CannotHold: FMT-154 for another dtype, sizes the kernels do not take, or a group with too many values.
         FormatError: FMT-015 or FMT-066 to FMT-069 if the record is wrong, FMT-098 if it is too large.
     """
-    # imported here, because they are private to torch, and the other converters must work without them
+    # these imports stand here because the names are private to torch, and other converters must work without them
     from torch.sparse import SparseSemiStructuredTensorCUTLASS as Cutlass
     from torch.sparse._semi_structured_conversions import _calculate_meta_reordering_scatter_offsets as offsets_of
 

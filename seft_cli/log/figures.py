@@ -15,7 +15,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentF
 
 from seft_cli.log.read import SELECTIONS, Event, Log
 
-# the colours of Okabe and Ito, because colour-blind readers can tell them apart
+# these are the colours of Okabe and Ito, because colour-blind readers can distinguish them
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7"
 INK, QUIET, FAINT = "#222222", "#666666", "#c8c8c8"
 STYLE = {

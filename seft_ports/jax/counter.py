@@ -10,7 +10,7 @@ import seft_ports.jax.wide  # noqa: F401  64-bit numbers, or an error that says 
 __all__ = ["ADAPT", "DROP", "GROW", "LAST", "counter_key", "draws", "random_scores"]
 
 DROP, GROW, ADAPT, LAST = 1, 2, 3, 4
-"""The last word of the key of random scores: what they are used for (RNG-003)."""
+"""The last word of the key of random scores, which names their use (RNG-003)."""
 
 _GAMMA = 0x9E3779B97F4A7C15
 

@@ -187,7 +187,7 @@ def evolve(
     # EVT-005; SEL-005
     refusal = jnp.where(jnp.all(jnp.isfinite(gradient)), FINE, NOT_FINITE)
     refusal = _either(refusal, trouble(delta.values, n_drop, occupied))
-    # EVT-001: drop, grow, adapt, with one gradient (EVT-002)
+    # EVT-001: an event runs drop, grow and adapt with one gradient (EVT-002)
     dropped = drop(delta.positions, delta.values, n_drop)
     kept_positions = jnp.where(dropped, NOWHERE, delta.positions)
     n_grow = jnp.maximum(0, n_drop + (delta_budget - slots))

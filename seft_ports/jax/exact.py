@@ -85,7 +85,7 @@ def times(a: Array, b: Array) -> Array:
     exponent = ea + eb
     shift = jnp.clip(jnp.maximum(least - exponent, length - fraction - 1), 0, 127)
     mantissa = _shifted_to_even(high, low, shift.astype(jnp.uint64))
-    # a plain +, because a carry out of the fraction then raises the exponent by one, as it must
+    # a plain + is right, because a carry out of the fraction must raise the exponent by one
     steps = jnp.where(mantissa > 0, exponent + shift - least, 0)
     whole = (jnp.maximum(steps, 0).astype(jnp.uint64) << fraction) + mantissa
     whole = jnp.minimum(whole, _bits(jnp.array(jnp.inf, a.dtype)))
@@ -125,6 +125,6 @@ def _shifted_to_even(high: Array, low: Array, n: Array) -> Array:
 
 
 def _shifted(high: Array, low: Array, n: Array) -> Array:
-    # no special case for 0 or 64, because a shift by the width or more gives 0 in XLA
+    # 0 and 64 need no special case, because a shift by the width or more gives 0 in XLA
     far = jnp.uint64(64)
     return jnp.where(n < far, (low >> n) | (high << (far - n)), high >> (n - far))

@@ -108,7 +108,7 @@ def _step_and_event(
 ) -> tuple[list[Layer], Array, Array]:
     loss, (gradients, whole) = _whole_gradients(layers, batch)
     after, troubles = [], []
-    # EVT-002: the gradient is that of before the optimizer step, and is not clipped
+    # EVT-002: an event uses the gradient from before the optimizer step, not clipped
     for (base, delta), g, budget in zip(_updated(layers, gradients, step), whole, budgets, strict=True):
         n_drop = schedule.drop_count(step, STEPS, DROP, count(delta.positions))
         event = evolve(base, delta, g, n_drop, delta.positions.shape[0], budget)

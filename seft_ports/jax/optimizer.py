@@ -24,11 +24,11 @@ def adamw(
     kind = delta.values.dtype
     beta1, beta2, eps, lr, weight_decay = (jnp.asarray(x, jnp.float64) for x in (beta1, beta2, eps, lr, weight_decay))
     age = delta.age + 1
-    # OPT-002: in binary64, rounded once; OPT-009: XLA's power is accurate enough
+    # OPT-002: the corrections are computed in binary64 and rounded once; OPT-009: XLA's power is accurate enough
     ages = age.astype(jnp.float64)
     step = (lr / (1 - beta1**ages)).astype(kind)
     c2 = jnp.sqrt(1 - beta2**ages).astype(kind)
-    # OPT-001; times and plus, because plain XLA would flush subnormal values to 0
+    # OPT-001; `times` and `plus` are used, because plain XLA would flush subnormal values to 0
     values = _times((1 - lr * weight_decay).astype(kind), delta.values)
     m = plus(_times(beta1.astype(kind), delta.m), _times((1 - beta1).astype(kind), gradient))
     v = plus(_times(beta2.astype(kind), delta.v), _times((1 - beta2).astype(kind), times(gradient, gradient)))

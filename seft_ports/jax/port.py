@@ -55,7 +55,7 @@ class Port:
         return {
             "port": port,
             "ops": {op: ["exact64", "fp32"] for op in self.ops},
-            # ftz, because XLA flushes subnormal numbers to zero; README.md says where that shows
+            # ftz is true, because XLA flushes subnormal numbers to zero; README.md says where that shows
             "flags": {"deterministic": True, "ftz": True},
         }
 
@@ -163,7 +163,7 @@ def _changed(i: Inputs) -> Outputs:
 
 
 def _realigned(i: Inputs) -> Outputs:
-    # cast by NumPy, because XLA would flush a subnormal number in a cast
+    # NumPy casts the fill, because XLA would flush a subnormal number in a cast
     fill = i["values"].dtype.type(i["fill"])
     moved = _realign(_pad(i["values"]), _source(_positions(i["old"]), _positions(i["new"])), fill)
     return {"values": _head(moved, len(i["new"]))}
@@ -236,7 +236,7 @@ def _pruned(i: Inputs) -> Outputs:
 
 
 def _evolved(i: Inputs) -> Outputs:
-    # room for all d_φ slots, because growth may add to a delta that has fewer
+    # the arrays have room for all d_φ slots, because growth may add to a delta that has fewer
     room = max(0, i["delta_budget"] - len(i["delta"]))
     longer = (np.concatenate([i[n], np.zeros(room, i[n].dtype)]) for n in ("delta_values", "m", "v", "age"))
     arrays = [_pad(x) for x in longer]

@@ -17,13 +17,13 @@ def _wide(x: Any) -> Array:
 
 def counted(x: Array) -> Array:
     """Return the count for a formula x in binary64: floor(x + 2⁻²⁰) (SEL-006)."""
-    # SEL-006: `rounded`, because XLA would fuse a product with the sum
+    # SEL-006: `rounded` is needed, because XLA would fuse a product with the sum
     return jnp.floor(rounded(x) + 2.0**-20).astype(jnp.int64)
 
 
 def delta_budget(density: Any, rows: Any, columns: Any, stored: Any) -> Array:
     """Return d_φ, the slots of a delta: density · rows · columns, at most the stored weights (DLT-002)."""
-    # DLT-002: multiplied from left to right (SEL-006)
+    # DLT-002: the product is taken from left to right (SEL-006)
     return jnp.minimum(counted(rounded(_wide(density) * _wide(rows)) * _wide(columns)), stored)
 
 

@@ -65,7 +65,7 @@ def gradient_at(dy: Array, x: Array, positions: Array) -> Array:
 
     if positions.shape[0] == 0:
         return jnp.zeros(0, x.dtype)
-    # KRN-003, GRD-002; a batch at a time, so that no (n, slots) array is formed
+    # KRN-003, GRD-002; positions are processed in batches, so that no (n, slots) array is formed
     many = jax.vmap(one)(positions) if positions.shape[0] <= _AT_ONCE else lax.map(one, positions, batch_size=_AT_ONCE)
     return jnp.where(positions == NOWHERE, 0, many)
 
@@ -102,7 +102,7 @@ def candidates(
     wide = [jnp.pad(part, ((0, 0), (0, blocks * at_once - rows))) for part in dy]
 
     def block(best: tuple[Array, Array], number: Array) -> tuple[tuple[Array, Array], None]:
-        # GRD-004: the signed mean over the window
+        # GRD-004: g is the signed mean over the window
         cut = [lax.dynamic_slice_in_dim(part, number * at_once, at_once, 1) for part in wide]
         parts = jnp.stack([gradient_whole(a, b) for a, b in zip(cut, x, strict=True)])
         g = jnp.sum(parts, axis=0).reshape(-1) / steps
@@ -152,7 +152,7 @@ sparse_linear.defvjp(_forward, _backward)
 
 
 def _product(a: Array, b: Array, over: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
-    # NUM-002: HIGHEST, because accelerators use a lower precision by default
+    # NUM-002: the precision is HIGHEST, because accelerators use a lower one by default
     return lax.dot_general(a, b, (over, ((), ())), precision=lax.Precision.HIGHEST)
 
 

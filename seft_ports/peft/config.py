@@ -74,7 +74,7 @@ class SeftConfig(PeftConfig):
     regrow: bool | None = None
     """whether a position may grow in the event that dropped it (GROW-005)"""
     candidates: str | None = None
-    """what may grow: all, or the strongest of the first step of a window, first-step (GROW-006)"""
+    """positions that may grow: all, or the strongest of the first step of a window, first-step (GROW-006)"""
     moments: str | None = None
     """the optimizer's moments of a new position: zero, or seeded by the window (DLT-006)"""
     adapt: str | None = None
@@ -84,9 +84,9 @@ class SeftConfig(PeftConfig):
     adapts: str | None = None
     """when weights are pruned: always, at the end or never (EVT-008)"""
     counts: str | None = None
-    """what is counted against the budget: the support, or values that are not zero (ADPT-006)"""
+    """weights that count against the budget: the support, or values that are not zero (ADPT-006)"""
     exempt: str | None = None
-    """what pruning spares: the new slots of the event, all slots, or none (ADPT-007)"""
+    """slots that pruning spares: the new ones of the event, all slots, or none (ADPT-007)"""
     scope: str | None = None
     """where scores are compared with each other: in a matrix, a row, a group or the model (EVT-009)"""
     events: str | None = None
@@ -94,7 +94,7 @@ class SeftConfig(PeftConfig):
     drop_schedule: str | None = None
     """how the drop fraction falls: cosine, linear or constant (SCH-001)"""
     first_event: str | None = None
-    """what the first event drops: the fraction, or all (SCH-008)"""
+    """slots that the first event drops: the fraction, or all (SCH-008)"""
     event_replaces_step: bool | None = None
     """whether an event takes the place of the optimizer's step (EVT-010)"""
     support: Literal["auto", "recorded", "nonzero"] = "auto"

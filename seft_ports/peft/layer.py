@@ -113,7 +113,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         flat, updates, replaced = weight.view(-1), self._active(self.active_adapters), []
         try:
             for i, (update, phi) in enumerate(zip(updates, values, strict=True)):
-                # the first update finds the base's own values there, which it has in `held`
+                # the first update replaces the base's own values, which it has in `held`
                 replaced.append(update.write(flat, phi, alone=i == 0))
             yield weight
         finally:
@@ -128,7 +128,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         return plain(weight, self.get_base_layer().bias, self.support()).train(self.training)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
-        """Return what an adapter adds to the weight of the base layer, (out, in); −b where it prunes."""
+        """Return the matrix that an adapter adds to the weight of the base layer, (out, in); −b where it prunes."""
         (update,) = self._active([adapter_name])
         return update.effective() - self.get_base_weight()
 
@@ -152,7 +152,7 @@ class SeftLayer(BaseTunerLayer, nn.Module):
             if update.settings is None or update.settings.scope != "model":
                 check_finished({"a matrix": update})
             if safe_merge and not bool(torch.isfinite(update.effective()).all()):
-                # the words are PEFT's
+                # PEFT uses the same words
                 msg = f"NaNs detected in the merged weights. The adapter {name} seems to be broken"
                 raise ValueError(msg)
         if len(names) > 1 and (stored := int(self.support(names).sum())) > int(self.stored().sum()):

@@ -30,7 +30,7 @@ class SeftModel(BaseTuner):
     """A model with SEFT adapters, as `get_peft_model` makes it.
 
     model   the model whose linear layers are adapted; pruned, and in float32 or 16 bits
-    config  what is trained, see `SeftConfig`
+    config  the configuration of the adapter, a `SeftConfig`
     """
 
     prefix: str = "seft_"
@@ -94,7 +94,7 @@ class SeftModel(BaseTuner):
         if updates and stored == sum(update.out_features * update.in_features for _, update in updates):
             message = "dense-base: every weight of the adapted layers is stored, so there is nothing to keep sparse"
             warnings.warn(f"{message}; prune the model first (seft prune)", stacklevel=2)
-        # MDL-007: projections of blocks in their order, then what else is adapted
+        # MDL-007: projections of blocks come in their order, then all other adapted layers
         updates.sort(key=lambda one: (place_of(one[0]) is None, place_of(one[0]) or ()))
         for matrix, (_, update) in enumerate(updates):
             assert isinstance(update, SeftUpdate)

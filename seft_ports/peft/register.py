@@ -33,7 +33,7 @@ def _add_type() -> None:
         return
     member = str.__new__(PeftType, NAME)
     member._name_, member._value_ = NAME, NAME
-    # before the tables, because an enumeration refuses to set an attribute that they name
+    # this comes before the tables, because an enumeration refuses to set an attribute that is in its tables
     setattr(PeftType, NAME, member)
     PeftType._member_map_[NAME] = member
     PeftType._member_names_.append(NAME)

@@ -56,7 +56,7 @@ class SeftUpdate(SparseUpdate):
         self.take_budgets(stored)
         self.register_buffer("pruned", self.positions[:0].clone())
         self.register_buffer("held", torch.zeros(slots, dtype=weight.dtype, device=weight.device), persistent=False)
-        # set past nn.Module, which would register the layer as a submodule of its own submodule
+        # written into __dict__, because nn.Module would register the layer as a submodule of its own submodule
         self.__dict__["layer"] = layer
 
     @property
@@ -92,7 +92,7 @@ class SeftUpdate(SparseUpdate):
 
     @torch.no_grad()
     def write(self, flat: Tensor, values: Tensor, *, alone: bool = False) -> tuple[Tensor, Tensor]:
-        """Write this update into a flat weight, and return what it replaced, for `restore`.
+        """Write this update into a flat weight, and return the values that it replaced, for `restore`.
 
         alone  whether no other update is written into the weight; `held` then has its values at the positions
         """
@@ -127,7 +127,7 @@ class SeftUpdate(SparseUpdate):
         """Read the base's values at the positions into `held` again."""
         at = self.positions[: self.slots]
         self.held.zero_()[: self.slots] = self.layer.get_base_weight().reshape(-1)[at]
-        # DLT-003: b is 0 off B
+        # DLT-003: b is 0 outside B
         self.held[: self.slots][torch.isin(at, self.pruned)] = 0
 
     def draw(self) -> None:
@@ -177,7 +177,7 @@ class SeftUpdate(SparseUpdate):
             self.hold()
 
     def _wrong(self, at: Tensor, values: Tensor, pruned: Tensor) -> str:
-        """Return what is wrong with the tensors of a file, or an empty text."""
+        """Return an error message about the tensors of a file, or an empty text."""
         size = self.out_features * self.in_features
         if at.ndim != 1 or at.shape != values.shape or pruned.ndim != 1:
             shapes = f"indices {tuple(at.shape)}, values {tuple(values.shape)} and pruned {tuple(pruned.shape)}"

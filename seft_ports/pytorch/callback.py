@@ -102,7 +102,7 @@ class SeftCallback(TrainerCallback, ExportableState):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
-        # again, because a callback that was added later got no on_init_end
+        # on_init_end did the same, but is not called for a callback that was added later
         self._take(kwargs["model"])
         _check_fsdp(args, self.settings, may_be_split=self._may_be_split)
         if args.fp16:
@@ -145,7 +145,7 @@ class SeftCallback(TrainerCallback, ExportableState):
             event_batches=self._looks["event_batches"],
         )
         self._device = args.device
-        # a model that was trained already goes on with its slots
+        # a model that was trained before keeps its slots
         fresh = state.global_step == 0 and not any(layer.slots for layer in self._evolution.layers.values())
         if self._looks["start_batches"] > 1 and fresh:
             # called here, because the Trainer calls it in its first step only, after these gradients
@@ -154,7 +154,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         max_norm = args.max_grad_norm or 0.0
         self._hooks = [
             kwargs["model"].register_forward_pre_hook(self._remember, with_kwargs=True),
-            # not on_pre_optimizer_step, because DeepSpeed has stepped by then
+            # on_pre_optimizer_step is no substitute, because DeepSpeed has stepped by then
             optimizer.register_step_pre_hook(lambda *_: self._before_optimizer(kwargs["model"], max_norm)),
         ]
 
@@ -185,7 +185,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         """Yield the losses of the batches of some steps, each as its share of the mean over all of them."""
         assert self._batches_of is not None
         batches = [send_to_device(batch, self._device) for step in steps for batch in self._batches_of(step)]
-        # not remembered, because the Trainer did not make these forwards
+        # these forwards are not remembered, because the Trainer did not make them
         remembered, self._batches = self._batches, None
         try:
             yield from _losses(model, batches, LOOKED)
@@ -236,7 +236,7 @@ def _settings_of(saved: dict[str, Any]) -> Settings:
 
 
 def _check_fsdp(args: Any, settings: Settings, *, may_be_split: bool) -> None:
-    # accelerate's own state, because its config file can turn FSDP on without the Trainer's arguments
+    # accelerate's own state is read, because its config file can turn FSDP on without the Trainer's arguments
     plugin = AcceleratorState._shared_state.get("fsdp_plugin")
     if plugin is None:
         if args.fsdp:

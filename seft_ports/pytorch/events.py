@@ -182,7 +182,7 @@ class Evolution:
         losses  losses of the micro-batches of that step, each with its graph; their sum is the loss of the step
         """
         if self._looks.add():
-            # DLT-004: first slots are those of the step's own data
+            # DLT-004: the step's own data chooses the first slots
             starts = {name: one for name, one in self.layers.items() if self._starts(self._looks.step, one)}
             self._first_slots = {name: self._first(layer) for name, layer in starts.items()}
         look(list(self.layers.values()), losses, self._trained())

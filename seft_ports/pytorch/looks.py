@@ -80,7 +80,7 @@ def look(
     for loss in losses:
         n_losses += 1
         if not any(is_split(x) for x in values):
-            # not backward(), because that would run the hooks of DDP
+            # autograd.grad replaces backward() here, because backward() would run the hooks of DDP
             torch.autograd.grad(loss, values)
             continue
         # autograd.grad cannot be used, because the leaves are gathered values that only FSDP holds

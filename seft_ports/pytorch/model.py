@@ -148,7 +148,7 @@ def _show_overflow(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> 
 
     The NaN reaches the loss, so the step is refused (TRN-007), and no norm has to wait for the device.
     """
-    # LYR-015, TRN-019: in float32, as the modules of transformers compute
+    # LYR-015, TRN-019: squares are in float32, because the modules of transformers compute in it
     square = inputs[0].detach().float().square().mean(-1, keepdim=True)
     return output + (square - square).to(output.dtype)
 
@@ -180,7 +180,7 @@ class _Scores:
     def _score(self, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
         assert self._query is not None
         key = output.detach().reshape(*output.shape[:2], -1, 1, self._width)
-        # LYR-007: the queries of one key head
+        # LYR-007: several query heads share one key head
         query = self._query.reshape(*key.shape[:3], -1, self._width)
         self._query = None
         # LYR-016, TRN-019: an infinite or NaN entry of q or k makes the score NaN or infinite, and s - s is then NaN
@@ -231,7 +231,7 @@ def place_first(update: SparseUpdate, settings: Settings) -> None:
         base = update.base()
         everywhere = torch.ones_like(base) if settings.initial_scope == "anywhere" else base
         allowed = torch.nonzero(everywhere.view(-1)).flatten()
-        # b is 0 off B, as the weight is
+        # the weight is 0 outside B, and so is b
         weight = update.effective().reshape(-1)[allowed]
         update.place(initial(settings, allowed, weight, update.delta_budget, update.matrix))
 

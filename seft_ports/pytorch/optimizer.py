@@ -181,7 +181,7 @@ class SeftOptimizer(torch.optim.Optimizer):
         """Take a step of a parameter that is trained as a whole, and return whether the results are finite."""
         rows = x.shape[0] if x.ndim else 1
         width = x.numel() // max(rows, 1)
-        # one age for the whole tensor, because no part of it is younger
+        # the whole tensor has one age, because no part of it is younger
         local_state = {name: local(one) for name, one in self._state(x, (rows, width), one_age=True).items()}
         values, gradient = local(x), local(x.grad)
         place = self._place(torch.arange(values.numel() if self.kind == "sm3" else 0, device=x.device), width)

@@ -239,7 +239,7 @@ def _part(g: Given, evidence: Answer, most: int, **changed: Any) -> decide.Part:
 
 def _grow(g: Given) -> Answer:
     values = g["gradient"].new_zeros(len(g["delta"]))
-    # so that n grow: n_drop + (d_φ − |η|) is n
+    # d_φ is chosen so that n positions grow: n_drop + (d_φ − |η|) = n
     most = g["n"] - len(g["dropped"]) + len(g["delta"])
     part = _part(g | {"delta_values": values}, {"gradient": g["gradient"]}, most)
     rule = Settings(preset="sensitivity", grow_scope=_GROWN_FROM[g["scope"]])
@@ -247,7 +247,7 @@ def _grow(g: Given) -> Answer:
 
 
 def _drop(g: Given) -> Answer:
-    # a drop looks at slots only, and the matrix may be too large to be held
+    # a drop uses the slots only, and the matrix may be too large for memory
     values, at = g["delta_values"], g["delta"]
     part = decide.Part(_shape(g), values, at, values, at, values, {}, at, at)
     return {"dropped": decide.drop([part], _SENSITIVITY, torch.tensor([g["n"]]))[0]}

@@ -85,7 +85,7 @@ def _backward(
     # y = x Wᵀ
     dy = dy.reshape(len(rows), out).to(dtype)
     if needs_input_grad[0]:
-        # written again, because FSDP gathered the weight anew, without what the forward wrote into it
+        # the weight is written again, because FSDP gathered it anew, without the values of the forward
         with matrix.written(values) as weight:
             gradients[0] = kernels.matmul_transposed(dy, weight.to(dtype)).reshape(x.shape).to(x.dtype)
     for update, phi, needs_grad in zip(matrix.updates, values, needs_input_grad[1:], strict=True):

@@ -1,4 +1,4 @@
-"""Runs, steps and evaluations with a transformers model, as the kit asks for them (chapters 10 and 11)."""
+"""Runs, steps and evaluations of a transformers model, in the form that the kit requests (chapters 10 and 11)."""
 
 import math
 import sys
@@ -142,7 +142,7 @@ class _Run:
             raise SeftError("TRN-007", f"the loss of step {step} is {total}")
         if s["max_norm"]:
             gradients = [layer.values.grad for layer in self.layers if layer.values.grad is not None]
-            # OPT-004: the norm in binary64
+            # OPT-004: the norm is computed in binary64
             norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))
             for gradient in gradients:
                 gradient *= clip_factor(norm, s["max_norm"])
@@ -250,7 +250,7 @@ def perplexity(g: dict[str, Any]) -> dict[str, Any]:
     show_overflow(model)
     rows = torch.stack([g["text"][start : start + g["length"]] for start in starts])
     targets = rows.shape[0] * (g["length"] - 1)
-    # EVL-001, EVL-003: summed in binary64
+    # EVL-001, EVL-003: the losses are summed in binary64
     mean = sum(float(_nll(model, row[None])) for row in rows) / targets
     if not mean <= math.log(sys.float_info.max):
         raise SeftError("EVL-003", f"the mean cross-entropy is {mean}; the model is damaged, or its dtype too narrow")

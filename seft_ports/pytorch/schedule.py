@@ -53,7 +53,7 @@ def event_fraction(
     first  whether the event is the first of the run
 
     Raises:
-        SeftError: SCH-001, SCH-007 or SCH-008 for what is out of range or unknown.
+        SeftError: SCH-001, SCH-007 or SCH-008 for a value that is out of range or unknown.
     """
     if not 0 < evolve_until <= 1:
         raise SeftError("SCH-007", f"evolve_until {evolve_until} is outside (0, 1]")

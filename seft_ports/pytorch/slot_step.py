@@ -72,7 +72,7 @@ def _spiel_adamw(values: Tensor, state: Kept, gradient: Tensor, h: Hyper, _: Pla
     ages = _moments(state, gradient, h)
     c1 = (1 - h.beta1**ages).to(values.dtype)
     c2 = torch.sqrt(1 - h.beta2**ages).to(values.dtype)
-    # OPT-006: eps is divided by c₂ too, and decay takes the new φ
+    # OPT-006: eps is divided by c₂, too, and the decay uses the new φ
     values.sub_(h.lr * (state["first_moment"] / ((state["second_moment"].sqrt() + h.eps) * c1 / c2)))
     values.sub_((h.lr * h.weight_decay) * values)
 
@@ -129,7 +129,7 @@ def seeds(kind: str, gradient: Tensor, square: Tensor, steps: int, h: Hyper) -> 
     """
 
     def scaled(mean: Tensor, factor: float) -> Tensor:
-        # DLT-006: factors in binary64, rounded once
+        # DLT-006: factors are computed in binary64 and rounded once
         return mean * torch.tensor(factor, dtype=mean.dtype).to(mean.device)
 
     if kind == "sgd":

@@ -49,7 +49,7 @@ def split_as(like: Any, new: Tensor) -> Tensor:
         return new
     from torch.distributed.tensor import distribute_tensor
 
-    # no source rank, so nothing is sent, because every process already has the whole tensor
+    # without a source rank nothing is sent, because every process already has the whole tensor
     split: Tensor = distribute_tensor(new, like.device_mesh, like.placements, src_data_rank=None)
     return split
 

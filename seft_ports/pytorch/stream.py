@@ -111,7 +111,7 @@ class Stream:
     grow    how many positions the event may grow, or, for an update without slots, how many are to be placed
     active  whether only stored weights may grow
     adapt   the score by which the event prunes (ADPT-005), or None if it prunes nothing
-    first   whether first positions are chosen; then only what may grow must be finite
+    first   whether first positions are chosen; then only gradients where growth is allowed must be finite
     """
 
     def __init__(

@@ -46,8 +46,8 @@ class SparseUpdate(nn.Module):
         held: (d_φ,), the base's values at the positions of the delta; 0 outside B and at free places.
         values: (d_φ,), φ in float32, or in float64 for a float64 weight; 0 at free places.
         sum_gradient, sum_absolute, sum_square, sum_tokens: (out, in), the sums of an open window over its steps, of g,
-            |g|, g² and the squared gradients of tokens; (0,) where nothing asks for one.
-        sum_inputs: (in + 1,), the sum of x² over all rows, and how many they are; (0,) where nothing asks for it.
+            |g|, g² and the squared gradients of tokens; (0,) if the rule does not use it.
+        sum_inputs: (in + 1,), the sum of x² over all rows, and the number of rows; (0,) if the rule does not use it.
         candidates: (d_φ,) int64 in an open window with `first_step`, the positions that may grow; (0,) else.
         first_step: whether the window keeps g and g², at the candidates of its first step and on the support (GRD-007).
         slots_at_start: (out,) int64 with `scope` row, the slots of each row at the start (EVT-009); (0,) else.
@@ -81,14 +81,14 @@ class SparseUpdate(nn.Module):
         self.budget, self.budgets = 0, torch.zeros(1, dtype=torch.int64)
         self.delta_budget, self.matrix, self.slots, self.watched = delta_budget, matrix, 0, False
         self.settings, self.first_step, self.has_events = settings, False, False
-        # in the order of SUMS, because processes add them up in the same order
+        # the names keep the order of SUMS, because all processes must add the sums up in the same order
         self._asked: tuple[str, ...] = ()
         self._observer: Callable[[Tensor, Tensor], None] | None = None
-        # the gradient of the running step, because |g| and g² are taken of whole steps (GRD-005)
+        # the gradient of the running step is kept, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
         kind = kernels.wide(dtype)
         self.register_buffer("positions", torch.full((delta_budget,), shape[0] * shape[1], device=device))
-        # empty, but always in the state_dict, because FSDP loads only names that it has
+        # empty buffers are in the state_dict, too, because FSDP loads only names that it has
         for name in SUMS:
             self.register_buffer(f"sum_{name}", torch.zeros(0, dtype=kind, device=device))
         for name in ("candidates", "slots_at_start"):
@@ -227,7 +227,7 @@ class SparseUpdate(nn.Module):
     def make_room(self, n: int, state: Mapping[str, Tensor]) -> None:
         """Give the arrays of slots n places if they have fewer; with `scope` model a matrix may get slots of others."""
         if n > self.values.numel():
-            # by half as much again, so that compiled graphs see few sizes
+            # room grows by half, so that compiled graphs see few sizes
             self._set_room(max(n, self.values.numel() * 3 // 2), state)
 
     def _set_room(self, n: int, state: Mapping[str, Tensor]) -> None:
@@ -254,7 +254,7 @@ class SparseUpdate(nn.Module):
             total = getattr(self, f"sum_{name}")
             if not total.numel():
                 total = total.new_zeros(self.in_features + 1) if name == "inputs" else total.new_zeros(self.shape)
-            # split here too, because a checkpoint loads them whole
+            # sums are split here, too, because a checkpoint loads them whole
             setattr(self, f"sum_{name}", total if name == "inputs" else split_as(weight, total))
 
     def sums(self) -> list[Tensor]:
