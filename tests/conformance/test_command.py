@@ -103,7 +103,7 @@ def test_a_failure_tells_everything(verify, broken):
     for part in (
         "FAILED select.largest-example (select.largest)",
         "meant to catch: the example of chapter 7",
-        "SEL-001 The k largest of scores with ids",
+        "SEL-001 The k largest scores are the first k",
         "scores = [1., 3., 3., 2.]",
         "k = 2",
         f"broken {version('seft_ref')} float64: chosen at [0] expected 7, got 5",

@@ -100,7 +100,7 @@ def test_a_failure_tells_everything():
     for part in (
         "fail select.largest-ties select.largest",
         "meant to catch: ties by the highest id",
-        "SEL-001The k largest of scores with ids",
+        "SEL-001The k largest scores are the first k",
         "scores[1., 3., 3.]",
         "small float32, output chosen, first at [0], 2.5 times the bound",
         "at [0] expected 7, got 9",
