@@ -5,7 +5,7 @@ rounds    shared parts: a clean environment, a description of the machine, round
 page      tables and pictures from the files of --json
 check_gpu all checks and benchmarks of a GPU, in one go
 
-Every other file is one benchmark. Nothing in this folder is installed, so run it from a checkout.
+Most other files are one benchmark each. Nothing in this folder is installed, so run it from a checkout.
 
-Correctness is not timed here but tested in `tests`. Start with `rounds.py`.
+Tests of correctness are in `tests`. Start with `rounds.py`.
 """

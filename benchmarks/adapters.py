@@ -1,8 +1,9 @@
-"""The size of a sparse change of a model: as deltas of this format, and as adapters of PEFT.
+"""Compare the file sizes of one sparse change of a model: as deltas of this format, and as adapters of PEFT.
 
-The model is made up, with the block projections of SmolLM2-135M in bfloat16. Of each matrix the weights of largest
-magnitude change, as Super-Tuning chooses them, by amounts of float32. No library writes the adapters but this one, in
-the layouts of PEFT; each is read back, and has to hold the same changes.
+The model has random weights and the shapes of the block projections of SmolLM2-135M, in bfloat16. In each matrix the
+weights of largest magnitude change by float32 amounts; Super-Tuning chooses weights in this way. This library writes
+the two sparse adapters in the layouts of PEFT, reads them back and compares them with the change. The LoRA adapter has
+about as many parameters as weights change.
 """
 
 import tempfile
@@ -16,7 +17,7 @@ from benchmarks.rounds import JsonFile, machine, restart_in_clean_environment
 from seft_cli.output import write_json
 
 AMOUNT = 1e-3
-"""Standard deviation of amounts; weights have 0.02."""
+"""Standard deviation of the amounts; that of the weights is 0.02."""
 
 
 def adapters(
@@ -24,7 +25,7 @@ def adapters(
     layers: Annotated[int, typer.Option(min=1, help="Blocks of the model; 30 have 106 million weights.")] = 30,
     json_file: JsonFile = None,
 ) -> None:
-    """Write one sparse change in every way, and tell the bytes of each file."""
+    """Write one sparse change in every format, and print the bytes of each file."""
     import formats
     from formats import delta
 
@@ -59,7 +60,7 @@ def adapters(
 
 
 def _made(sizes: dict[str, Any], share: float) -> tuple[Any, dict[str, Any]]:
-    """Return the model, and amounts at the positions of largest magnitude."""
+    """Return a random model, and for each matrix the amounts by which its weights of largest magnitude change."""
     import ml_dtypes
     import numpy as np
 
@@ -86,7 +87,7 @@ def _cast(tensor: Any) -> Any:
 
 
 def _of_peft(place: Path, base: Any, changed: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return way -> bytes and amounts held, of the two sparse adapters of PEFT; each is read back and compared."""
+    """Write the two sparse adapters of PEFT, compare each with the change, and return way -> (bytes, amounts)."""
     from formats.dialects.changes import Changes
     from formats.dialects.shira import read_shira, write_shira
     from formats.dialects.super_tuning import read_super_tuning, write_super_tuning
@@ -108,7 +109,7 @@ def _of_peft(place: Path, base: Any, changed: dict[str, Any]) -> dict[str, tuple
 
 
 def _lora(folder: Path, sizes: dict[str, Any], count: int) -> tuple[int, int]:
-    """Write factors of the rank whose parameters are nearest to count; return bytes and parameters."""
+    """Write LoRA factors that have about `count` parameters, and return their bytes and their parameters."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -124,12 +125,12 @@ def _lora(folder: Path, sizes: dict[str, Any], count: int) -> tuple[int, int]:
 
 
 def _bytes(out: Path) -> int:
-    """Return the bytes of the weights: a configuration is left out."""
+    """Return the bytes of the safetensors files of a folder, without its configuration."""
     return sum(file.stat().st_size for file in out.glob("*.safetensors"))
 
 
 def _held(folder: Path, ending: str) -> int:
-    """Return how many amounts an adapter holds, padding included."""
+    """Return how many amounts an adapter stores, padding included."""
     from formats.dialects.stock import open_stock
 
     _, sections = open_stock(folder / "adapter_model.safetensors")

@@ -1,7 +1,7 @@
 """Measure what the project claims about speed, against the libraries one would use otherwise.
 
     python -m benchmarks kernels [--json FILE] [--threads N] [--quick] [--device cuda]
-    python -m benchmarks bounds         what bounds a sparse product on this processor
+    python -m benchmarks bounds         the upper limits of a sparse product on this processor
     python -m benchmarks sizes MODEL    bytes a weight, beside other formats
     python -m benchmarks files          writing and reading, beside safetensors
     python -m benchmarks adapters       a sparse change, as deltas and as adapters of PEFT
@@ -15,20 +15,20 @@
     python -m benchmarks generate       products with one token, beside dense and CSR
     python -m benchmarks tokens         tokens a second of a model, beside PyTorch and llama.cpp
     python -m benchmarks step           a training step, beside PyTorch with dense gradients and with LoRA
-    python -m benchmarks parts          the seconds of a step of ours, by part
-    python -m benchmarks memory         what a step holds, by part, beside PyTorch
+    python -m benchmarks parts          the seconds of our training step, by part
+    python -m benchmarks memory         the memory of a training step by part, beside PyTorch
     python -m benchmarks peft MODEL     SEFT beside other tuners of PEFT
-    python -m benchmarks peft-page QUALITY SPEED PAGE    its tables
+    python -m benchmarks peft-page QUALITY SPEED PAGE    the tables of that comparison
     python -m benchmarks large          a training step of a 7B model, event included, inside 16 GiB
     python -m benchmarks scale          larger models on several hosts, by a model of time and memory
-    python -m benchmarks readers        which readers of safetensors take bad files
-    python -m benchmarks readers-page JSON PAGE    its page
-    python -m benchmarks page PAGE RESULTS    tables and pictures from what --json wrote
+    python -m benchmarks readers        which readers of safetensors accept bad files
+    python -m benchmarks readers-page JSON PAGE    the page about them
+    python -m benchmarks page PAGE RESULTS    tables and pictures from the files of --json
 
-Every comparison is made in one process, or beside others that rest meanwhile (`beside`). Each round runs every
-method, so that whatever disturbs the machine disturbs all of them, and each timed block follows an untimed call of
-the same method, so that its memory is warm. A ratio is dense NumPy's time over the method's within a round; the table
-shows their median and range.
+Methods run in one process, or in processes that sleep between calls (`beside`). Each round runs every method, so that
+a disturbance of the machine slows all of them. An untimed call of a method comes before each of its timed blocks, so
+that its memory is warm. A ratio is the time of dense NumPy over that of the method, within a round. The table shows
+the median of the ratios and their range.
 """
 
 import json
@@ -104,7 +104,7 @@ SHAPES = ((576, 576), (1536, 576), (2048, 2048), (5632, 2048), (4096, 4096), (11
 """Layers of models of 135 million, of one billion and of seven billion parameters."""
 PATTERNS = ("50%", "2:4", "70%", "80%", "90%")
 SAMPLED = "99%"
-"""The sparsity of the positions at which `sample` is timed; a sparse update has so few."""
+"""`sample` is timed at 1 % of the positions, because a sparse update needs the gradient at about as many."""
 TOKENS = (1, 16, 128, 512, 2048)
 CSR_WORK = 1.2e10
 """CSR peers are left out above this many multiplications and additions, because they would take most of the time."""
@@ -118,7 +118,7 @@ UNDISTURBED = 0.95
 
 @dataclass(frozen=True)
 class Row:
-    """One method against dense NumPy, or dense NumPy itself."""
+    """One method on one product, matrix and number of tokens, compared with dense NumPy."""
 
     product: str
     shape: tuple[int, int]
@@ -150,8 +150,9 @@ def kernels(
     ] = None,
     device: DeviceOption = Device.cpu,
 ) -> None:
-    """Compare the CPU kernel set with dense NumPy, dense and CSR torch, and SciPy; the GPU's with cuBLAS, torch and
-    cuSPARSE.
+    """Compare the CPU kernels with dense NumPy, dense and CSR torch, and SciPy.
+
+    With --device cuda, compare the GPU kernels with cuBLAS, torch and cuSPARSE.
     """
     if device is Device.cuda:
         console.refuse_unused("--device cuda", (), {"--threads": threads, "--shape": shape or None})
@@ -263,7 +264,7 @@ def _peers(
 
 
 def _check(product: str, methods: dict[str, Callable[[], Any]]) -> None:
-    """Refuse to time a method whose result differs from dense NumPy's by more than float32 sums may."""
+    """Exit if the result of a method differs from dense NumPy's by more than the rounding of float32 sums may."""
     expected = methods["numpy"]()
     largest = float(abs(expected).max())
     for name, method in methods.items():

@@ -1,8 +1,8 @@
-"""A peer in a process of its own, which works only while it is asked.
+"""Run a peer in a process of its own, which sleeps between calls.
 
-PyTorch and numba share one OpenMP library in a process. Once numba's threads are there, it holds more threads than the
-machine has cores, and lets those of PyTorch sleep at every wait: on two threads of an Intel Xeon a training step of
-PyTorch then took 3.8 s in place of 1.9.
+PyTorch and numba share one OpenMP library in a process. Once numba has started its threads, that library has more
+threads than the machine has cores, and puts the threads of PyTorch to sleep at every wait. On two threads of an Intel
+Xeon, a training step of PyTorch then took 3.8 s instead of 1.9 s.
 """
 
 import multiprocessing
@@ -12,10 +12,10 @@ from typing import Any
 
 
 class Beside:
-    """A function that runs in another process, on what `build(*arguments)` returned there.
+    """A function that runs in another process, where `build(*arguments)` makes it.
 
     Raises:
-        RuntimeError: what the other process raised.
+        RuntimeError: the other process raised an error, or has ended.
     """
 
     def __init__(self, build: Callable[..., Callable[..., Any]], *arguments: Any) -> None:
@@ -23,7 +23,7 @@ class Beside:
         self._here, there = fresh.Pipe()
         self._process = fresh.Process(target=_serve, args=(there, build, arguments), daemon=True)
         self._process.start()
-        # so that the end of the other process is the end of the pipe
+        # close our copy of the other end, so that `recv` raises EOFError once the other process has ended
         there.close()
         self._answer()
 
@@ -43,7 +43,7 @@ class Beside:
 
 
 def _serve(there: Connection, build: Callable[..., Callable[..., Any]], arguments: tuple[Any, ...]) -> None:
-    """Build the function, then answer calls until nobody asks any more."""
+    """Build the function, then answer calls until the caller closes the pipe."""
     try:
         function = build(*arguments)
         there.send((False, None))
@@ -51,5 +51,5 @@ def _serve(there: Connection, build: Callable[..., Callable[..., Any]], argument
             there.send((False, function(*there.recv())))
     except EOFError:
         return
-    except Exception as error:  # noqa: BLE001 - whoever asked raises it
+    except Exception as error:  # noqa: BLE001 - `_answer` raises it in the calling process
         there.send((True, f"{type(error).__name__}: {error}"))

@@ -1,7 +1,8 @@
-"""What bounds a sparse product on this processor: the pace of its instructions, of its loop, and of a whole product.
+"""Measure the upper limits of a sparse product on this processor: of its instructions, its loop and a whole product.
 
-Each row has what the one before it has and something more: operands that are loaded, columns that are looked up, rows
-that end, a matrix that does not fit a cache. One thread, because a bound is that of a core.
+Each row adds one cost to the row before it: loads of operands, lookups of columns, ends of rows, and a matrix that
+does not fit into a cache. On processors that have them, a last row is for dot products of bfloat16. All rows use one
+thread, because the limits are those of one core.
 """
 
 import statistics
@@ -17,7 +18,7 @@ from seft_cli.output import write_json
 STORED = 19
 """Stored entries of a row of a panel at 70 % sparsity."""
 LONG = 4096
-"""Entries of a row that seldom ends."""
+"""Entries of a row that is so long that the cost of its end does not count."""
 TOKENS, WIDTH, SPARSITY = 128, 2048, 0.7
 
 
@@ -26,7 +27,7 @@ def bounds(
     n_rounds: Annotated[int, typer.Option("--rounds", min=1)] = 9,
     work: Annotated[float, typer.Option(min=1e-3, help="Billions of operations of a timed block.")] = 4.0,
 ) -> None:
-    """Print how many billion multiplications and additions a second this processor makes, by what is in their way."""
+    """Print for each limit how many billion multiplications and additions this processor makes in a second."""
     restart_in_clean_environment(1)
     rows = []
     for what, operations, run in _methods():
@@ -47,7 +48,7 @@ def _seconds(run: Callable[[int], None], repeats: int) -> float:
 
 
 def _methods() -> Iterator[tuple[str, float, Callable[[int], None]]]:
-    """Yield what is timed, the operations of one repeat, and a function that repeats it."""
+    """Yield for each row its name, the operations of one repeat, and a function that runs n repeats."""
     import numpy as np
     from numba.core.registry import cpu_target
 
@@ -87,7 +88,7 @@ def _methods() -> Iterator[tuple[str, float, Callable[[int], None]]]:
 
 
 def _aligned(n: int) -> Any:
-    """Return n zeros of float32 that start at a page, because where they lie would change the pace."""
+    """Return n float32 zeros that start at a page of memory, because their alignment would change the speed."""
     import numpy as np
 
     raw = np.zeros(4 * n + 4096, dtype=np.uint8)

@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""Loops of the instructions of a product and of nothing else, for `bounds`: tasks of `panels.run`."""
+"""Loops over the instructions or over one row of a sparse product, which `bounds` times: tasks of `panels.run`."""
 
 from typing import Any
 
@@ -12,14 +12,15 @@ from numba.extending import intrinsic
 from seft_ref.kernels.cpu.vectors import Emitter, gather_row_8
 
 CHAINS = 16
-"""Sums that are added to in turn, so that none waits for another; a multiply-add takes four cycles."""
+"""Number of independent sums, so that no multiply-add waits for the one before it, which takes four cycles."""
 _I64 = ir.IntType(64)
 
 
 def _chain(add: Any) -> Any:
-    """Return an intrinsic that runs n times through CHAINS sums: sum = add(emitter, factor, line, number, sum).
+    """Return an intrinsic that updates each of CHAINS sums n times: sum = add(emitter, factor, line, number, sum).
 
-    `line` is one of 31 lines of CHAINS registers in 32 KiB, so that LLVM cannot keep what it has loaded.
+    `line` is one of 31 lines of CHAINS registers in 32 KiB. It changes with every repeat, so that LLVM has to load its
+    operands each time.
     """
 
     @intrinsic
@@ -55,7 +56,7 @@ def _of_load(e: Emitter, factor: Any, line: Any, k: int, total: Any) -> Any:
 
 
 def _of_pairs(e: Emitter, factor: Any, line: Any, k: int, total: Any) -> Any:
-    # LLVM before 16 has integers here, and later versions take them too
+    # the operands are vectors of integers, which LLVM before 16 requires and later versions accept
     pairs = ir.VectorType(ir.IntType(32), e.lanes)
     kind = ir.FunctionType(e.vector, [e.vector, pairs, pairs])
     name = "llvm.x86.avx512bf16.dpbf16ps.512"
@@ -68,21 +69,21 @@ _registers, _loads, _pairs = (_chain(add) for add in (_of_register, _of_load, _o
 
 
 def from_registers(lines, sums, n, task, worker):
-    """Run n times through CHAINS multiply-adds whose operands are in registers."""
+    """Run CHAINS multiply-adds n times, with operands in registers."""
     _registers(lines, sums, n)
 
 
 def from_memory(lines, sums, n, task, worker):
-    """Run n times through CHAINS multiply-adds, each with an operand from 32 KiB."""
+    """Run CHAINS multiply-adds n times, each with an operand loaded from 32 KiB of memory."""
     _loads(lines, sums, n)
 
 
 def of_bfloat16(lines, sums, n, task, worker):
-    """Run n times through CHAINS dot products of pairs of bfloat16."""
+    """Run CHAINS dot products of pairs of bfloat16 n times."""
     _pairs(lines, sums, n)
 
 
 def of_one_row(values, index, stored, lines, sums, n, task, worker):
-    """Add n times what a row of these entries adds to its line of y."""
+    """Add the products of one row to its line of y, n times."""
     for _ in range(n):
         gather_row_8(values, index, 0, stored, lines, 0, sums, 0)

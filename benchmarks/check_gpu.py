@@ -1,4 +1,4 @@
-"""All checks and benchmarks of a GPU in one go: python -m benchmarks gpu
+"""Run all checks and benchmarks of a GPU: python -m benchmarks gpu
 
 Checks: the conformance kit, products against their definition, training runs against those on the processor, and with
 MPI two processes against one. Benchmarks: products against cuBLAS, torch and cuSPARSE, and memory. The results go to
@@ -23,7 +23,7 @@ from seft_cli.output import require_file, write_file
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "gpu.md"
 MARK = "<!-- what follows is written by tools/check_gpu.py -->\n"
-"""The line of the page below which it is replaced."""
+"""The line of the page below which each run replaces the text."""
 UNFINISHED = "**The run has not come to its end.**"
 """The last line of a page whose run is still going on or was killed."""
 
@@ -34,7 +34,7 @@ def main(
         bool, typer.Option("--quick", help="One shape, two token counts, three rounds, two examples of a property.")
     ] = False,
 ) -> None:
-    """Check and measure everything on this machine's GPU, and write a page of it, line by line as it is found."""
+    """Check and measure everything on this machine's GPU, and write each result to the page as soon as it is known."""
     require_file(page)
     gpu = the_gpu()
     kept, mark, _ = page.read_text(encoding="utf-8").partition(MARK) if page.is_file() else ("# The GPU\n\n", MARK, "")
@@ -102,7 +102,7 @@ def _table(what: str, rows: Iterator[str]) -> Iterator[tuple[str, bool]]:
         for row in rows:
             console.err.print(row)
             yield row, True
-    except (Exception, SystemExit) as error:  # noqa: BLE001  as below; a result that is off ends a benchmark by exit
+    except (Exception, SystemExit) as error:  # noqa: BLE001  as in `_guarded`; a benchmark exits if a result is off
         console.err.print(f"{what}: FAILED, {_first(error)}")
         yield "", False
         yield f"**Broke off**: {_first(error)}", False

@@ -1,10 +1,10 @@
-"""A model that is shipped after every step: deltas of this format, beside whole files and zstd of what differs.
+"""Ship a model after every training step: as deltas of this format, as whole files, and as zstd of the difference.
 
-The model is made up, with the shapes of SmolLM2-135M in bfloat16. A step changes the given share of the weights of
-every tensor in their last four bits, because steps of reinforcement learning are small. A way ships a step in two
-halves: the sender has the weights before and after in two folders, the receiver those before, and writes those after.
-With a sparsity the matrices of blocks are stored sparse in folders of this format, and steps change stored weights.
-Memory is that of processes of their own, which make and take the first delta once more.
+The model has random weights and the shapes of SmolLM2-135M, in bfloat16. A step changes the given share of the weights
+of every tensor in their last four bits, because steps of reinforcement learning are small. A step is shipped in two
+halves. The sender has the weights before and after the step in two folders. The receiver has those before the step,
+and writes those after it. With a sparsity, the matrices of blocks are sparse, the folders are of this format, and
+steps change only stored weights. Memory is measured in separate processes, which send and receive the last delta again.
 """
 
 import json
@@ -27,11 +27,11 @@ from benchmarks.rounds import JsonFile, machine, restart_in_clean_environment
 from seft_cli.output import write_json
 
 SHAPES = {"vocab": 49152, "hidden": 576, "inner": 1536, "values": 192, "layers": 30}
-"""Those of SmolLM2-135M, whose head is its embedding."""
+"""The sizes of SmolLM2-135M, whose head is its embedding."""
 LEVEL = 1
-"""of zstd on the exclusive or, which is mostly zeros; higher levels take longer and save a tenth"""
+"""The level of zstd for the exclusive or, which is mostly zeros; higher levels take longer and save a tenth."""
 WAYS = ("delta", "delta, compressed", "zstd of xor", "dense file")
-"""dense file: safetensors writes the weights and reads them; it is the one way that needs nothing from before"""
+"""The ways to ship a step; `dense file`, written and read by safetensors, is the only one without earlier weights."""
 
 
 def shapes(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
@@ -52,9 +52,9 @@ def shapes(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
 
 
 class Shipped:
-    """The model before and after a step, as bits and as folders, and a place for each way's file.
+    """A model that changes step by step: its bits, and its weights before and after the last step as two folders.
 
-    The folders are of Hugging Face, or of this format if the model is sparse.
+    They are Hugging Face folders, or folders of this format if the model is sparse.
     """
 
     def __init__(self, root: Path, sizes: dict[str, int], share: float, sparsity: float = 0.0) -> None:
@@ -67,10 +67,10 @@ class Shipped:
             for name, shape in shapes(sizes).items()
         }
         self.stored: dict[str, Any] = {}
-        """flat positions of the weights of each sparse matrix"""
+        """name of a sparse matrix -> flat positions of its stored weights"""
         for name, bits in self.bits.items() if sparsity else ():
             if ".layers." in name and bits.ndim == 2:
-                # one of 16 million draws is zero, and a zero is not stored
+                # about one of 16 million draws is zero, and a zero is not stored
                 keeps = (self.random.random(bits.size) >= sparsity) & (bits.reshape(-1) << 1 != 0)
                 bits.reshape(-1)[~keeps] = 0
                 self.stored[name] = np.flatnonzero(keeps)
@@ -127,7 +127,7 @@ def opened(folder: Path) -> Iterator[Any]:
 
 
 def send_delta(root: Path, out: Path, compress: str | None = None) -> None:
-    """Write a delta in this format, from the folders `before` and `after` of a root."""
+    """Write the delta between the folders `before` and `after` of a root, in this format."""
     import formats
     from formats import delta
 
@@ -136,7 +136,7 @@ def send_delta(root: Path, out: Path, compress: str | None = None) -> None:
 
 
 def receive_deltas(start: Path, steps: list[Path], made: Path) -> None:
-    """Apply deltas in order and write a folder; every digest is compared on the way."""
+    """Apply deltas to a folder in order, comparing every digest, and write the result as another folder."""
     import formats
     from formats import delta
     from formats.dialects.hf import checkpoint_to_hf
@@ -148,7 +148,7 @@ def receive_deltas(start: Path, steps: list[Path], made: Path) -> None:
 
 
 def send_xor(model: Shipped, out: Path) -> None:
-    """Write one zstd frame of the exclusive or of the two files of weights."""
+    """Write the exclusive or of the two files of weights, as one zstd frame."""
     import numpy as np
     import zstandard
 
@@ -157,7 +157,7 @@ def send_xor(model: Shipped, out: Path) -> None:
 
 
 def receive_xor(start: Path, frame: Path, made: Path) -> None:
-    """Write the file of weights that a frame makes of the one before."""
+    """Write the file of weights after a step, from the one before it and the frame of `send_xor`."""
     import numpy as np
     import zstandard
 
@@ -177,14 +177,14 @@ def receive_dense(whole: Path, made: Path) -> None:
 
 @contextmanager
 def clock(told: dict[str, float], half: str) -> Iterator[None]:
-    """Note the CPU seconds and the seconds of what runs inside."""
+    """Record the CPU seconds and the seconds of the with-block."""
     wall, cpu = time.perf_counter(), time.process_time()
     yield
     told[f"{half} cpu"], told[half] = time.process_time() - cpu, time.perf_counter() - wall
 
 
 def shipped_by(model: Shipped, way: str, n: int) -> tuple[Path, dict[str, float]]:
-    """Ship step n by one way, check that what arrives is what was sent, and return the file and the times."""
+    """Ship step n by one way, check that the received weights are those sent, and return the file, times and bytes."""
     from safetensors.numpy import save_file
 
     sent, made = model.root / f"{way} {n}", model.root / "made"
@@ -229,9 +229,9 @@ def _compare(made: Path, model: Shipped, way: str) -> None:
 
 
 def peaks(root: Path) -> dict[str, int]:
-    """Return the largest resident size, in bytes, of a process that imports, that sends and that receives.
+    """Return the largest resident size, in bytes, of three processes: one only imports, one sends, one receives.
 
-    Nothing is measured where there is no /proc.
+    Return nothing on a system without /proc.
     """
     if not Path("/proc/self/status").exists():
         return {}
@@ -242,7 +242,7 @@ def peaks(root: Path) -> dict[str, int]:
 
 
 def _alone(what: str, root: Path) -> int:
-    """Do one half of a step in this process, which does nothing else, and return its largest resident size."""
+    """Run one half of a step in this process, which does nothing else, and return its largest resident size."""
     sent = root / "alone"
     if what == "import":
         with opened(root / "before"):
@@ -251,7 +251,7 @@ def _alone(what: str, root: Path) -> int:
         send_delta(root, sent)
     else:
         receive_deltas(root / "before", [sent], root / "made alone")
-    # ru_maxrss of a new process begins with what its parent held
+    # not ru_maxrss, because in a new process it starts at the resident size of the parent
     return largest_resident()
 
 
@@ -270,12 +270,12 @@ def deltas(
     told: dict[str, list[dict[str, float]]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         model = Shipped(Path(folder), SHAPES | {"layers": layers}, share, sparsity)
-        # of a sparse model the bytes of its folder count, for those are read and hashed
+        # the size of a sparse model is that of its folder, because those bytes are read and hashed
         folder_bytes = sum(file.stat().st_size for file in (model.root / "after").iterdir())
         total = folder_bytes if sparsity else sum(bits.nbytes for bits in model.bits.values())
         ways = WAYS[:2] if sparsity else WAYS
         chain = []
-        # the first step is not counted: it loads what the others find loaded
+        # the first step is not counted, because it loads the libraries
         for n in range(steps + 1):
             model.step()
             if n == 1:

@@ -1,4 +1,4 @@
-"""Sizes and speed of checkpoint files; `bench.py sizes`, `bench.py files` and `bench.py big` are here."""
+"""Sizes, speed and memory of checkpoint files: `python -m benchmarks sizes`, `files` and `big`."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def _numel(pruned: dict[str, formats.Sparse]) -> int:
 
 
 def _totals(pruned: dict[str, formats.Sparse], label: str) -> dict[str, float]:
-    """Return the bytes of all matrices by way of storing them; those of this project are sizes of written files."""
+    """Return format -> bytes of all matrices; those of this project are the sizes of written files."""
     totals = dict.fromkeys(("dense", "zstd of dense", "torch CSR, int64", "torch CSR, int32"), 0.0)
     totals |= dict.fromkeys(("compressed-tensors", *CODES, BASE, "bound: entropy of support and of bytes"), 0.0)
     for t in pruned.values():
@@ -90,7 +90,7 @@ def _totals(pruned: dict[str, formats.Sparse], label: str) -> dict[str, float]:
         totals["zstd of dense"] += len(zstandard.ZstdCompressor(level=3).compress(dense.view(np.uint16).tobytes()))
         for bits in (32, 64):
             totals[f"torch CSR, int{bits}"] += values + (t.nnz + rows + 1) * bits // 8
-        # values, the mask, a row offset of 8 bytes, and the shape
+        # this library stores the values, one bit a position, an offset of 8 bytes a row, and the shape in 16 bytes
         totals["compressed-tensors"] += values + rows * -(-columns // 8) + 8 * rows + 16
         for name, code in CODES.items():
             size = code.size(t)
@@ -108,7 +108,7 @@ def _totals(pruned: dict[str, formats.Sparse], label: str) -> dict[str, float]:
 
 
 def _support_entropy(t: formats.Sparse, label: str) -> float:
-    """Return the entropy in bits of a support drawn evenly from all of this size, or of this N:M pattern."""
+    """Return the entropy in bits of a support that is uniform among those of its size, or of its N:M pattern."""
     numel = prod(t.shape)
     if ":" in label:
         n, m = (int(x) for x in label.split(":"))
@@ -209,7 +209,7 @@ def files(
 
 
 def _plainly(work: Callable[[], object]) -> Callable[[], None]:
-    """Return work that takes the loops in NumPy, as where numba is not installed."""
+    """Return a function that does the work with the NumPy loops, as if numba was not installed."""
 
     def run() -> None:
         with ExitStack() as stack:
@@ -240,15 +240,15 @@ def _some_rows(path: Path, name: str) -> None:
 # memory ------------------------------------------------------------------------------------------
 
 LAYERS, HIDDEN, WIDE, VOCABULARY = 32, 4096, 11008, 32000
-"""The shape of LLaMA 7B."""
+"""The sizes of LLaMA 7B."""
 
 
 def big(
     folder: Annotated[Path, typer.Option(help="Where to write; needs 6 GB.")] = Path("build/bench"),
 ) -> None:
-    """Write a checkpoint of the shape of LLaMA 7B, made up tensor by tensor, and read one tensor of it.
+    """Write a checkpoint of random tensors with the shapes of LLaMA 7B, one by one, and read one of them.
 
-    Writing and reading run in processes of their own, so that the peak of each is its own.
+    Writing and reading run in separate processes, so that the peak memory of each is measured alone.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -1,13 +1,13 @@
-"""Benchmark of the product of generation, one token at a time: y = W x, with W from memory and not from a cache.
+"""Benchmark of the product of generation, y = W x with one token, where W comes from memory and not from a cache.
 
     numpy           W @ x of a dense matrix
     ours            kernels.cpu.matmul of one row
     scipy csr       csr_array @ x
     torch           torch's W @ x of the same dense matrix
 
-Every method walks over copies of its matrix, because a model's matrices leave the cache between two tokens. Together
-they take at least ROTATED bytes, more than the caches of the machines that this was run on. All methods are checked
-before one is timed.
+Every method cycles through copies of its matrix, because a model's matrices leave the cache between two tokens. The
+copies take at least ROTATED bytes together, more than the caches of the machines that this was run on. All methods are
+checked before one is timed.
 """
 
 import json
@@ -48,7 +48,7 @@ def generate(
     threads: Threads = 1,
     quick: Annotated[bool, typer.Option(help="One shape, three rounds.")] = False,
 ) -> None:
-    """Compare products with one token with dense NumPy and torch, and SciPy."""
+    """Compare our product of one token with those of dense NumPy, dense torch and SciPy's CSR."""
     restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
     rows = []
@@ -104,7 +104,7 @@ def _methods(
     row, tx = x[None, :], torch.from_numpy(x)
 
     def ready() -> Any:
-        """Return our matrix with the masks that its first product makes."""
+        """Return our packed matrix after a first product, which builds its masks."""
         matrix = cpu.pack(topology, values)
         cpu.matmul(row, matrix)
         return matrix

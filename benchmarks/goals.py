@@ -1,30 +1,30 @@
-"""The ratios that are to be reached, each said once: benchmarks print what they miss, and a page has the table."""
+"""The goals of the benchmarks, least ratios against peers: benchmarks print those they miss, a page tabulates all."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 WIDE = 2048
-"""Goals of products are for matrices of so many rows and columns, and more."""
+"""Goals of products apply to matrices with at least this many rows and columns."""
 THREADS = (1, 2)
-"""The numbers of threads that a page has results of."""
+"""The numbers of threads that a page shows results for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """How many times as fast as a peer every row of a benchmark is to be that the goal is about."""
+    """A least ratio: every row of a benchmark that has these fields is to be that many times as fast as the peer."""
 
     what: str
     kind: str
     """kernels, step or generate"""
     rows: Mapping[str, Any]
-    """the fields by which its rows are known"""
+    """fields and values of the rows that the goal applies to"""
     least: tuple[float, float]
-    """on one thread, and on more"""
+    """the least ratio on one thread, and on more"""
     peer: str = "numpy"
 
     def ratios(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-        """Return how many times as fast as the peer its rows are, by matrix or `model`."""
+        """Return by matrix, or `model`, how many times as fast as the peer the rows of this goal are."""
         own = [r for r in rows if all(r[name] == value for name, value in self.rows.items())]
         if self.kind == "step":
             return {r["what"]: r["ratio"][self.peer] for r in own if self.peer in r["ratio"]}
@@ -38,7 +38,7 @@ class Goal:
         return {matrix: of["ours"] / of[self.peer] for matrix, of in by_matrix.items() if both <= of.keys()}
 
     def of_threads(self, threads: int) -> float:
-        """Return the least ratio on so many threads."""
+        """Return the least ratio for a number of threads."""
         return self.least[min(threads, len(self.least)) - 1]
 
 
@@ -89,7 +89,7 @@ GOALS = (
 
 
 def missed(kind: str, rows: Sequence[Mapping[str, Any]], threads: int) -> str:
-    """Return what a benchmark prints after its rows: a line for every goal that one of them misses."""
+    """Return the text that a benchmark prints after its rows, with a line for every goal that a row misses."""
     lines = []
     for goal in GOALS:
         if goal.kind == kind:

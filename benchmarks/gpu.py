@@ -29,7 +29,7 @@ BLOCK_SECONDS = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method against the dense product, or the dense product itself."""
+    """One method on one product, matrix and number of tokens, compared with the dense product."""
 
     product: str
     shape: tuple[int, int]
@@ -44,7 +44,7 @@ class Row:
 
 
 def measure(gpu: Gpu, shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ...], n_rounds: int) -> Iterator[Row]:
-    """Yield every method on every matrix, product by product."""
+    """Yield a row for every method on every matrix, product by product."""
     rng = np.random.default_rng(0)
     for shape in shapes:
         for pattern in PATTERNS:
@@ -78,7 +78,7 @@ def measure(gpu: Gpu, shapes: tuple[tuple[int, int], ...], tokens: tuple[int, ..
 
 
 def kernels(json_file: Path | None, *, quick: bool) -> None:
-    """Print every method on this machine's GPU, and write the rows to a file as well."""
+    """Time every method on this machine's GPU, print the rows, and write them to a file if one is given."""
     gpu = the_gpu()
     print("; ".join(f"{name} {what}" for name, what in gpu.told.items()))
     print("\n".join(HEAD))

@@ -59,7 +59,7 @@ MATRICES = (
 )
 """Shapes and patterns of products that are compared."""
 TOKENS = (0, 1, 3, 16, 17, 128, 300)
-"""Tokens that these products have."""
+"""Numbers of tokens of these products."""
 TERMS = (512, 4096)
 """Numbers of equal terms whose sums are compared."""
 HALVES = ("float16", "bfloat16")
@@ -82,7 +82,7 @@ class Checked:
 
 
 def check_kit(backend: str, examples: int) -> Iterator[Checked]:
-    """Judge the engine on a backend by the kit, with `examples` examples of each property."""
+    """Run the kit on the engine with a backend, with `examples` examples of each property."""
     # a long timeout, because a call may wait for many kernels to be compiled
     run = judge(Target.of_engine((backend,)), Options(timeout=KIT_SECONDS, examples=examples))
     verdict = run.verdict()
@@ -148,7 +148,7 @@ def check_processes(folder: Path) -> Iterator[Checked]:
 
 
 def _restless(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int) -> list[str]:
-    """Return the products of real numbers that give other bits in a second launch, as a race of threads would."""
+    """Return the products whose second launch gives other bits than the first, which a race of threads would cause."""
     rng = np.random.default_rng([n, *shape])
     topology = pruned(rng, shape, pattern)
     values, x, dy = (
@@ -223,7 +223,10 @@ def _wrong(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int, dtype: str) -
 
 
 def check_runs(gpu: Gpu, folder: Path) -> Iterator[Checked]:
-    """Train small models on the GPU, the processor, and both in turn: losses must agree, in float64 supports too."""
+    """Train small models on the GPU, on the processor, and on both in turn, and compare losses and supports.
+
+    Losses must agree, and in float64 also supports.
+    """
     tokens = np.random.default_rng(5).integers(0, CONFIG["vocab_size"], 4000).tolist()
     bases = {pattern: _write_model(folder / pattern.replace(":", "-"), pattern) for pattern in ("60%", "2:4")}
     on_cpu: tuple[KernelSet, Any] = (cpu, None)
@@ -287,7 +290,7 @@ def _run(
 
 
 def _apart(a: Topology, b: Topology) -> int:
-    """Return how many positions only one of the two has."""
+    """Return the number of positions that are in only one of two topologies."""
     return int(np.setxor1d(to_numpy(flat(a)), to_numpy(flat(b))).shape[0])
 
 

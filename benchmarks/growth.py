@@ -6,8 +6,9 @@
     ours            seft_ref.matrix.evidence.evidence, some rows at a time
     product         dyᵀ x alone, a lower bound
 
-All must find the same positions, outside the update's own, before anything is timed. Memory is the most that a call
-allocates through NumPy, its result included. That of torch is not measured, because it follows from the shapes.
+Before anything is timed, ours and torch must find at least 99.9 % of the positions that NumPy finds. Positions of the
+update are excluded. Memory is the most that a call allocates through NumPy, its result included. That of torch is not
+measured, because it follows from the shapes.
 """
 
 import json
@@ -29,7 +30,7 @@ SHAPES = ((2048, 2048), (5632, 2048), (2048, 5632), (8192, 2048))
 """Matrices of models of a billion parameters: those of TinyLlama 1.1B, and the widest of LLaMA 3.2 1B."""
 TOKENS = (512, 2048)
 GROWN = 0.002
-"""Share of positions that grow: a fifth of an update of 1 %."""
+"""Share of positions that grow, a fifth of an update of 1 %."""
 GOALS = {"numpy": 1 / 1.1, "torch": 2.0}
 MEMORY_GOAL = 0.1
 
@@ -73,7 +74,7 @@ def _measure(shape: tuple[int, int], tokens: int, threads: int, n_rounds: int) -
     methods = _methods(shape, tokens, threads)
     answers = {"ours": methods["ours"](), "numpy": methods["numpy"](), "torch": methods["torch"](True)}
     for name, positions in answers.items():
-        # not all of them, because sums in another order may swap positions whose scores differ by one bit
+        # 0.1 % may differ, because sums in another order may swap positions whose scores differ by one bit
         same = np.intersect1d(positions, answers["numpy"]).size
         if same < 0.999 * answers["numpy"].size:
             raise SystemExit(f"{name} finds {same} of {answers['numpy'].size} positions")
@@ -93,7 +94,7 @@ def _measure(shape: tuple[int, int], tokens: int, threads: int, n_rounds: int) -
 
 
 def _made_up(shape: tuple[int, int], tokens: int) -> tuple[Any, Any, Any, Any, int]:
-    """Return dy, x, the positions that are stored and those of the update, and how many positions grow."""
+    """Return random dy and x, the stored positions, those of the update, and how many positions grow."""
     rng = np.random.default_rng(0)
     n = shape[0] * shape[1]
     dy = rng.standard_normal((tokens, shape[0]), dtype=np.float32)
@@ -114,10 +115,10 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
 
     dy, x, stored, own, k = _made_up(shape, tokens)
     base = Base(from_flat(shape, stored), np.ones(stored.size, dtype=np.float32))
-    # the gradient as its two factors, because a backward pass has those
+    # the gradient is given as its two factors, because a backward pass has those
     window = Window(shape, latest=Accumulated(shape, (WeightGradient(dy, x),)))
     view = View(window, base, new_delta(shape, own, base.values))
-    # without adaptation, because its evidence costs the same whatever method finds the candidates
+    # adapt at the end only, because the evidence for it costs the same whatever method finds the candidates
     rule = Rule(adapts="end")
 
     def ours() -> Any:
@@ -134,7 +135,7 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
 
 
 def _torch_growth(shape: tuple[int, int], tokens: int, threads: int) -> Callable[..., Any]:
-    """Return PyTorch's growth, which returns the positions to another process only if they are asked for."""
+    """Return PyTorch's growth; it returns the positions only if asked, because they would cross a pipe."""
     import torch
 
     torch.set_num_threads(threads)
@@ -151,7 +152,7 @@ def _torch_growth(shape: tuple[int, int], tokens: int, threads: int) -> Callable
 
 
 def _peak(method: Callable[[], Any]) -> int:
-    """Return the most bytes that NumPy allocated during a call, above those before it."""
+    """Return the peak of the bytes that NumPy allocates during a call."""
     tracemalloc.start()
     try:
         method()

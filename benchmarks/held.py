@@ -1,7 +1,7 @@
-"""Products of matrices that are held in 16 bits or as codes, beside float32 (KRN-015, KRN-018).
+"""Time products of matrices that are stored in 16 bits or as codes, beside float32 (KRN-015, KRN-018).
 
-Several matrices of one shape are multiplied in turn, so that none stays in a cache, as in a model. Ratios are float32's
-time over the form's.
+Several matrices of one shape are multiplied in turn, so that none stays in a cache, as in a model. A ratio is the time
+in float32 over that in the other form.
 """
 
 import statistics
@@ -68,7 +68,7 @@ def _measure(shape: tuple[int, int], sparsity: float, n: int, n_rounds: int) -> 
                 form: partial(_all, multiply, operand, packed[form]) for form in FORMS
             }
             for method in methods.values():
-                method()  # the first product with one token makes masks
+                method()  # the first product with one token builds masks
             for form, times, ratios, _ in rounds(methods, n_rounds, base="float32"):
                 yield {
                     "form": form,
@@ -88,7 +88,7 @@ def _all(multiply: Any, operand: Any, matrices: list[Any]) -> None:
 
 
 def _check(wide: Any, codes: Any, rng: Any) -> None:
-    """Stop if products of codes are not those of their float32 weights."""
+    """Exit if products of codes are not those of their float32 weights."""
     import numpy as np
 
     from seft_ref.kernels import cpu

@@ -1,8 +1,8 @@
-"""One training step, and one with an event, of a model too large to hold in float32 (CKP-008, MDL-008).
+"""Measure a training step, and one with an event, of a model that is too large for float32 (CKP-008, MDL-008).
 
 A checkpoint of the model's shape is written tensor by tensor with random weights, then loaded and trained on random
-tokens. Its loss means nothing; memory and seconds are the results. All measured stages run in one process, whose peak
-is its largest resident size.
+tokens. Its loss means nothing; memory and seconds are the results. All measured stages run in one process, and peak
+memory is its largest resident size.
 """
 
 import json
@@ -116,7 +116,7 @@ def _made_up(config: ModelConfig, name: str) -> formats.Tensor:
 
 
 def _made_up_codes(config: ModelConfig, grid: Grid, name: str) -> formats.Tensor:
-    """Return random codes of a matrix, or scales by which its weights have the size of `_made_up`."""
+    """Return random codes of a matrix, or scales that give its weights the size of those of `_made_up`."""
     targets = {matrix.name for matrix in config.targets()}
     if name.removesuffix(f".{SCALE}") in targets - {name}:
         n_out, n_in = config.parameters()[name.removesuffix(f".{SCALE}")]

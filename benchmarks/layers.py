@@ -1,4 +1,4 @@
-"""The two layer sets beside each other: each layer with its backward, and a training step of 135 million parameters.
+"""Compare the two layer sets: each layer with its backward, and a training step of a model of 135 million parameters.
 
 Both sets run in turn in one process, on the same kernel set, after their results are compared.
 """
@@ -44,7 +44,7 @@ def layers(
 
 
 def _checked(run: Callable[[str], list[Any]], name: str) -> Callable[[], object]:
-    """Return a run with a set, after comparing its results with those of the plain set."""
+    """Return a function that runs the set `name`, after comparing its results with those of the plain set."""
     _compare(name, run(name), run(SETS[0]))
     return lambda: run(name)
 
@@ -58,7 +58,10 @@ def _compare(name: str, found: list[Any], wanted: list[Any]) -> None:
 
 
 def _layers() -> dict[str, Callable[[str], list[Any]]]:
-    """Return what runs each layer forward and backward with a set, on arrays of a step of the model."""
+    """Return by layer a function that runs it forward and backward with the set that it is given.
+
+    The arrays are random, with the shapes of a step of the model.
+    """
     import importlib
 
     import numpy as np
@@ -106,9 +109,9 @@ def _layers() -> dict[str, Callable[[str], list[Any]]]:
 
 
 def _step(config: dict[str, Any]) -> Callable[[str], list[Any]]:
-    """Return what takes a step of a made-up model with a set; each set has a run of its own.
+    """Return a function that takes a step of a random model with the set that it is given.
 
-    A step changes its run, so that only losses of steps of one number are compared: those of the first.
+    Each set has a run of its own. A step changes its run, so only the losses of the first steps are compared.
     """
     import numpy as np
 

@@ -1,13 +1,14 @@
-"""Compare our scores with those of lm-eval, item by item: its task files and prompts, our data files.
+"""Compare our scores with those of lm-eval, item by item, on its task files and prompts and our data files.
 
     python -m benchmarks.lm_eval_peer DIR --data DATA --limit 200 --json FILE
     python -m benchmarks.lm_eval_peer DIR --data DATA --limit 20 --model hf
 
 `--model seft` (the default) lets lm-eval drive our engine through its own plug-in point. `--model hf` lets it drive
-transformers, so that tokens and log-probabilities have another author too. Needs the extra `lm-eval`.
+transformers, so that tokens and log-probabilities come from an independent program too. Needs the extra `lm-eval`.
 
-Each of lm-eval's own task files is taken over, prompt, choices and metrics included; only the data set is replaced. The
-raw fields are cut out of our data files by the plain code of this module, which shares nothing with `seft_ref.tasks`.
+The task files are lm-eval's own, with their prompts, choices and metrics. Only the data set is replaced, and the few
+settings that `PEERS` lists. This module cuts the raw fields out of our data files with code that shares nothing with
+`seft_ref.tasks`.
 """
 
 import csv
@@ -37,7 +38,7 @@ Row = dict[str, Any]
 
 
 def _cut(record: Row, word: str) -> tuple[str, list[str], int]:
-    """Return question, choices and the number of the right one of an item in instruction form."""
+    """Return the question, the choices and the index of the right choice of an item in instruction form."""
     text = record["instruction"].split(": ", 1)[1]
     text = text[: text.rindex("Answer format:")]
     n = 1
@@ -94,7 +95,7 @@ def _mmlu(file: Path) -> list[Row]:
         text = content.decode("latin-1")
     separator = ";" if text.split("\n")[0].count(";") >= 3 else ","
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
-    # the list is written as Python writes it, and no other package here reads that
+    # the column holds the choices as the source of a Python list
     return [
         {"question": row["question"], "choices": eval(row["choices"], {}), "answer": int(row["answer"])}  # noqa: S307
         for row in rows
@@ -102,7 +103,7 @@ def _mmlu(file: Path) -> list[Row]:
     ]
 
 
-# task: (data file, its rows in the schema of lm-eval, lm-eval's own task file, what is replaced in it)
+# task -> (data file, a function that converts a record to lm-eval's schema, lm-eval's task file, replaced settings)
 PEERS: dict[str, tuple[str, Callable[[Row], Row], str, Row]] = {
     "arc_easy": (COMMON.format("ARC-Easy"), lambda r: _letters(r, "question"), "arc/arc_easy.yaml", {}),
     "arc_challenge": (COMMON.format("ARC-Challenge"), lambda r: _letters(r, "question"), "arc/arc_easy.yaml", {}),
@@ -164,7 +165,7 @@ def rows_of(task: str, data: Path) -> dict[str, list[Row]]:
 
 
 def write_task(folder: Path, task: str, part: str, rows: list[Row], max_tokens: int) -> str:
-    """Write lm-eval's task file with our data in the place of its own, and return the name of the task."""
+    """Write a task file that includes lm-eval's own but reads our data, and return the name of the task."""
     import lm_eval
 
     _, _, own, changes = PEERS[task]
@@ -177,7 +178,7 @@ def write_task(folder: Path, task: str, part: str, rows: list[Row], max_tokens: 
     if task in ("gsm8k", "multiarith"):
         stop = {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temperature": 0.0}
         changes = changes | {"generation_kwargs": stop | {"max_gen_toks": max_tokens}}
-    # JSON is YAML
+    # the file is written as JSON, because JSON is valid YAML
     include = str(Path(lm_eval.__file__).parent / "tasks" / own.format(part))
     content = {"include": include, "task": name, "tag": None, **source, **split, **changes}
     (folder / f"{name}.yaml").write_text(json.dumps(content), encoding="utf-8")
@@ -187,7 +188,7 @@ def write_task(folder: Path, task: str, part: str, rows: list[Row], max_tokens: 
 def peer_items(
     folder: Path, out: Path, data: Path, ours: list[ItemResult], model: str, batch: int, max_tokens: int
 ) -> tuple[dict[tuple[str, int], Row], dict[str, Row]]:
-    """Return what lm-eval finds on the items that we scored: (task, item) to its logged sample, and its totals."""
+    """Score the items of `ours` with lm-eval; return (task, item) -> its logged sample, and task -> its totals."""
     os.environ |= {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     import lm_eval
     from lm_eval.tasks import TaskManager
@@ -212,7 +213,7 @@ def peer_items(
         device="cpu",
         task_manager=TaskManager(include_path=str(out), include_defaults=False),
         log_samples=True,
-        bootstrap_iters=1,  # 0 would leave out standard errors; those of means have a formula
+        bootstrap_iters=1,  # 0 would leave out the standard errors, which need no bootstrap for means
         verbosity="ERROR",
     )
     samples: dict[tuple[str, int], Row] = {}
@@ -257,7 +258,7 @@ def differences(ours: list[ItemResult], theirs: dict[tuple[str, int], Row]) -> d
 
 
 def same_totals(ours: TaskResult, theirs: Row) -> bool:
-    """Tell whether the means and standard errors of a task are those that lm-eval reports."""
+    """Return whether the means and standard errors of a task are those that lm-eval reports."""
     named = {ours_name: lm_name.split(",") for lm_name, ours_name in METRICS.items() if lm_name in theirs}
     return bool(named) and all(
         ours.scores[name] == theirs[f"{metric},{part}"]

@@ -1,8 +1,8 @@
 """Benchmark of the memory of a training step, by part: the formula, this engine, and PyTorch for the same work.
 
-Every run is a process of its own. A part is the sum of the sizes of its arrays. *Transient* is the most that a step, or
-a step with an event, allocates above what is held between steps. For PyTorch it is the rise of the largest resident
-size, because PyTorch does not report its allocations on a CPU.
+Every run is a process of its own. The size of a part is the sum of the sizes of its arrays. *Transient* is the most
+that a step, or a step with an event, allocates above the arrays that stay between steps. For PyTorch it is the rise of
+the largest resident size, because PyTorch does not report its allocations on a CPU.
 """
 
 import json
@@ -18,11 +18,11 @@ from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_envir
 from seft_cli.output import write_json
 
 GOALS = {0.5: 3.0, 0.7: 2.0, 0.9: 1.0}
-"""Most bytes to hold per weight of the targets, update and optimizer included, by sparsity."""
+"""Sparsity -> the most bytes for each weight of the targets, update and optimizer included."""
 HELD = ("weights", "base", "delta", "moments")
 PATTERNS = ((2, 4), (4, 8), (1, 4), (8, 16), (3, 7))
 PATTERN_SHAPE = (2048, 4 * 4 * 7 * 36)
-"""A shape whose row length every M of PATTERNS divides."""
+"""A shape whose row length is a multiple of every M of PATTERNS."""
 
 
 def memory(
@@ -30,7 +30,7 @@ def memory(
     threads: Threads = 2,
     quick: Annotated[bool, typer.Option(help="70 %, a model of four blocks.")] = False,
 ) -> None:
-    """Print what a step of a model of 135 million parameters holds, and what PyTorch holds for it."""
+    """Print the memory of a training step of a model of 135 million parameters, and PyTorch's for the same step."""
     restart_in_clean_environment(threads)
     rows = []
     for sparsity in (0.7,) if quick else GOALS:

@@ -1,10 +1,11 @@
-"""Tables and pictures of benchmarks, from the JSON files that they wrote.
+"""Write the tables and pictures of a page of benchmarks from the JSON files of the benchmarks.
 
     python -m benchmarks page docs/results/benchmarks.md RESULTS
 
 RESULTS holds the files of `--json`: `kernels-1.json` and `kernels-2.json` (the digit is the threads), `step-1.json`,
-`memory.json`, `generate-1.json`. The text between `<!-- table NAME -->` and `<!-- end -->` in the page is replaced; the
-table `goals` is of all of them. So are the pictures in the folder beside the page that has its name.
+`memory.json`, `generate-1.json`. The text between `<!-- table NAME -->` and `<!-- end -->` in the page is replaced by
+the table of NAME.json; the table `goals` comes from several files. The pictures are written to the folder beside the
+page that has the page's name.
 """
 
 import json
@@ -37,14 +38,14 @@ RIGHT = {
     "split": "sums in two halves",
     "fma": "products added in one rounding",
 }
-"""What `python -m conformance.properties` calls the right programs: its name for one -> the page's."""
+"""Name of a right program in `python -m conformance.properties` -> its name on the page."""
 ANCHORED = {
     "steps": "steps",
     "events of matrices": "events of matrices",
     "too close to decide": "events with two scores too close to decide within the tolerance",
     "decided otherwise": "of these, decided otherwise than by the oracle",
 }
-"""What the property `train.anchored` counts: its name for a count -> the page's."""
+"""Name of a count of the property `train.anchored` -> its name on the page."""
 TABLE = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -118,7 +119,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def tables(name: str, told: dict[str, Any]) -> str:
-    """Return the result of a benchmark as Markdown tables, and a result with `columns` as the table that it is."""
+    """Return the result of a benchmark as Markdown tables; a result with `columns` is a table already."""
     if "columns" in told:
         return _as_it_is(told)
     kind = name.partition("-")[0]
@@ -164,7 +165,7 @@ def _ratio(middle: float, lowest: float, highest: float) -> str:
 
 
 def _programs(told: dict[str, Any]) -> str:
-    """Return two tables: right programs that the kit judged, and the choices of compiled kernels that are too close."""
+    """Return two tables: right programs that the kit tested, and choices of compiled kernels too close to decide."""
     keys = ("runs", "properties", "examples", "false failures")
     programs = [[RIGHT[one["program"]], *(f"{one[key]:,}" for key in keys)] for one in told["programs"]]
     counts = next(one["counts"] for one in told["programs"] if one["program"] == "numba")

@@ -1,7 +1,8 @@
-"""Where the seconds of our training step go: sparse products, the head, samples, layers and the rest.
+"""Measure the parts of our training step: sparse products, the head, samples, layers and the rest.
 
-The step is that of `benchmarks step`: made-up weights of the shape of SmolLM2-135M, 512 tokens. Every function of the
-kernel set and of the layer set is timed from outside, so that what calls them is in the rest.
+The step is that of `benchmarks step`: random weights with the shapes of SmolLM2-135M, 512 tokens. The products,
+`sample` and `store` of the kernel set and the functions of the layer set are timed from outside, so that the code that
+calls them counts as the rest.
 """
 
 import importlib
@@ -32,7 +33,7 @@ def parts(
     n_rounds: Annotated[int, typer.Option("--rounds", min=1, help="Steps that are timed, after one that is not.")] = 7,
     blocks: Annotated[int, typer.Option(min=1, help="Blocks of the model; 30 have 135 million parameters.")] = 30,
 ) -> None:
-    """Print the seconds of a training step by part, and how many billion useful operations a second they are."""
+    """Print the seconds of a training step by part, and its billions of useful operations a second."""
     restart_in_clean_environment(threads)
     from seft_ref.kernels import NAMES, cpu
 
@@ -69,7 +70,7 @@ def parts(
 
 
 def _timed(function: Callable[..., Any], name: str, spent: Counter[str]) -> Callable[..., Any]:
-    """Return a function that adds its seconds to those of a part."""
+    """Return the function with a clock: each call adds its seconds to spent[name]."""
 
     def timed(*arguments: Any, **options: Any) -> Any:
         start = time.perf_counter()
@@ -83,7 +84,10 @@ def _timed(function: Callable[..., Any], name: str, spent: Counter[str]) -> Call
 def _timed_product(
     function: Callable[..., Any], product: str, classes: int, spent: Counter[str], work: Counter[str]
 ) -> Callable[..., Any]:
-    """Return a product that adds its seconds, and its multiplications and additions of stored weights, to its part."""
+    """Return the product with a clock: each call adds its seconds and operations to its part.
+
+    Operations are the multiplications and additions of stored weights.
+    """
 
     def timed(x: Any, packed: Any) -> Any:
         part = f"{HEAD if packed.shape[0] == classes else SPARSE} {product}"
@@ -98,7 +102,7 @@ def _timed_product(
 
 @contextmanager
 def _timed_layers(layers: ModuleType, spent: Counter[str]) -> Iterator[None]:
-    """Time the functions of a layer set, by layer."""
+    """Time the functions of a layer set, by layer, during the with-block."""
     names = [name for name in dir(layers) if name.startswith(LAYERS) and callable(getattr(layers, name))]
     before = {name: getattr(layers, name) for name in names}
     for name, function in before.items():

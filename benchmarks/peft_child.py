@@ -1,8 +1,8 @@
-"""Train one model by one method of PEFT, and say what came of it; a process of its own, so that its memory is known.
+"""Train a model by one method of PEFT and print the result, in a process of its own, so that its memory is measured.
 
     python -m benchmarks.peft_child JSON
 
-JSON is an object with the fields of `Asked`; the answer is one on the last line of standard output.
+JSON is an object with the fields of `Asked`. The last line of standard output is an object with the result.
 """
 
 import json
@@ -17,33 +17,34 @@ from typing import Any
 
 SEFT = ("seft", "active-only", "static")
 METHODS = (*SEFT, "wrapped", "lora", "dora", "shira", "super-tuning", "masked")
-"""Three presets of the tuner; the port without PEFT, `seft`; four tuners of PEFT; every stored weight, by AdamW."""
+"""Three presets of our tuner; `wrapped`, our port without PEFT; four tuners of PEFT; `masked`, AdamW on every stored
+weight."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What one process does."""
+    """The settings of one run."""
 
     model: str
     """a Hugging Face folder"""
     method: str
     train: str
     valid: str
-    """texts, as files"""
+    """paths of the texts to train on and to measure the loss on"""
     lr: float
     steps: int
     rows: int = 2
     length: int = 128
     density: float = 0.02
-    """trained positions as a share of the projections; the other methods train as many numbers, or nearly"""
+    """trained positions as a share of the projections; other methods but `masked` train about as many numbers"""
     evolve_every: int = 25
     windows: int = 40
-    """of 256 tokens, whose loss is measured; 0 for none"""
+    """windows of 256 tokens to measure the loss on; 0 measures no loss"""
     seed: int = 0
 
 
 def main(asked: Asked) -> dict[str, Any]:
-    """Train, merge, and return what was measured; seconds and bytes."""
+    """Train and merge a model, and return the settings and the measurements, in seconds and bytes."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -57,7 +58,7 @@ def main(asked: Asked) -> dict[str, Any]:
     linears = targets_of(model)
     masks = {name: linear.weight.detach() != 0 for name, linear in linears.items()}
     at_load = sum(int(mask.sum()) for mask in masks.values())
-    # wrapped layers take their place
+    # drop these references, because wrapped layers replace the layers
     del linears
     loaded = _peak()
     dice = torch.Generator().manual_seed(asked.seed)
@@ -99,12 +100,12 @@ def main(asked: Asked) -> dict[str, Any]:
 
 
 def _peak() -> int:
-    """Return the most bytes that this process has held."""
+    """Return the largest resident size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _method(asked: Asked, model: Any, masks: dict[str, Any]) -> tuple[Any, Any, Any]:
-    """Return the model, its optimizer, and what makes events, or None."""
+    """Return the model prepared for the method, its optimizer, and its Evolution, or None if it has no events."""
     import torch
     from peft import LoraConfig, ShiraConfig, SupertuningConfig, get_peft_model
 
@@ -140,7 +141,7 @@ def _method(asked: Asked, model: Any, masks: dict[str, Any]) -> tuple[Any, Any, 
 
 
 def _merged(asked: Asked, model: Any, masks: dict[str, Any]) -> dict[str, Any]:
-    """Return the plain model, how many of its weights are not zero, and the bytes of the adapter."""
+    """Merge the update; return the plain model, how many of its weights are not zero, and the bytes of the adapter."""
     import torch
 
     from seft_ports.pytorch import merge

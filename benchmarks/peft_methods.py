@@ -1,8 +1,8 @@
-"""SEFT beside other tuners of PEFT: time, memory, bytes, and what a trained model is worth.
+"""Compare SEFT with other tuners of PEFT: time, memory, bytes of the adapter, and loss of the trained model.
 
-Every method trains about as many numbers, on the same text, in a process of its own. `--speed` takes few steps in
-rounds, every method once a round, and measures no loss; without it each learning rate is tried, and the page has the
-best one.
+Every method trains on the same text, in a process of its own. All but `masked` train about as many numbers. With
+`--speed` every method runs few steps once a round, and no loss is measured. Without it each learning rate is tried,
+and the page shows the best one.
 """
 
 import json
@@ -60,7 +60,7 @@ def peft(
 
 
 def _run(asked: Asked) -> dict[str, Any]:
-    """Return what a process of its own says."""
+    """Run `benchmarks.peft_child` in a process of its own, and return its result."""
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.peft_child", json.dumps(asdict(asked))]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode:
@@ -85,7 +85,7 @@ def peft_page(
     speed: Annotated[Path, typer.Argument(help="What `peft --speed --json` wrote.", exists=True)],
     page: Annotated[Path, typer.Argument(help="The page whose tables are written anew.", exists=True)],
 ) -> None:
-    """Write the tables of a page."""
+    """Write the tables of a page from two results of `peft`."""
     made = {"quality": _quality(_runs(quality)), "speed": _speed(_runs(speed))}
     text = page.read_text(encoding="utf-8")
     page.write_text(TABLE.sub(lambda m: f"{m[1]}\n{made[m[2]]}\n\n{m[3]}", text), encoding="utf-8")
@@ -97,7 +97,7 @@ def _runs(file: Path) -> list[dict[str, Any]]:
 
 
 def _quality(runs: list[dict[str, Any]]) -> str:
-    """Return a table of what each method made of each model: at its best rate the mean over seeds, and the range."""
+    """Return a table of perplexities by model and method: mean and range over seeds, at the best learning rate."""
     lines = [
         "| base | method | learning rate | seeds | perplexity | stored after the merge | adapter |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -106,7 +106,7 @@ def _quality(runs: list[dict[str, Any]]) -> str:
     for model, name in product(models, METHODS):
         mine = [run for run in runs if (run["model"], run["method"]) == (model, name)]
         if mine:
-            # the rate is chosen by one seed, which was run with all of them
+            # the first seed chooses the rate, because it was run with all rates
             first = min(run["seed"] for run in mine)
             best = min((run for run in mine if run["seed"] == first), key=lambda run: run["loss"])
             found = [math.exp(run["loss"]) for run in mine if run["lr"] == best["lr"]]
@@ -142,5 +142,5 @@ def _speed(runs: list[dict[str, Any]]) -> str:
 
 
 def _median(run: dict[str, Any], *, events: bool) -> float:
-    """Return the median seconds of a run's steps with, or without, an event; the first one warms up."""
+    """Return the median seconds of a run's steps with, or without, an event; the first step warms up and is skipped."""
     return statistics.median([s for s, event in run["seconds"][1:] if event == events] or [0])

@@ -1,10 +1,10 @@
-"""Pictures of what benchmarks wrote: our speed by sparsity and tokens, and memory by program and part."""
+"""Draw the results of benchmarks: our speed by sparsity and tokens, and memory by program and part."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 PARTS = ("weights", "base", "delta", "moments")
-"""What a run holds, in the order of tables and pictures."""
+"""The parts of the memory of a run, in the order of tables and pictures."""
 
 
 def pictures_of(name: str) -> Sequence[Callable[[dict[str, Any]], Any]]:

@@ -1,9 +1,9 @@
-"""The pack of bad files (conformance/badfiles) read by every reader of safetensors that is installed here.
+"""Read the pack of bad files (conformance/badfiles) with every reader of safetensors that is installed here.
 
     python -m benchmarks readers --python VENV/bin/python --json docs/results/bad-files.json
     python -m benchmarks readers-page docs/results/bad-files.json docs/results/bad-files.md
 
-Each file is loaded in a process of its own by `readers_child.py`, so that a crash, a hang and memory are answers.
+`readers_child.py` loads each file in a process of its own, so that crashes, hangs and lack of memory are recorded.
 """
 
 import json
@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PACK = ROOT / "conformance" / "badfiles"
 CHILD = Path(__file__).with_name("readers_child.py")
 NO_TENSORS = ("modelvet",)
-"""Readers that judge a file and return no tensor of it."""
+"""Readers that validate a file and return no tensors."""
 SLOW = 5.0
-"""seconds of one file that are worth a word"""
+"""Files that take more seconds than this are listed."""
 
 Pythons = Annotated[
     list[str] | None,
@@ -41,7 +41,7 @@ Programs = Annotated[
 
 
 def readers(python: Pythons = None, program: Programs = None, json_file: JsonFile = None) -> None:
-    """Ask every reader that is installed about every file of the pack of bad files."""
+    """Load every file of the pack of bad files with every reader that is installed."""
     index = {entry["file"]: entry for entry in json.loads((PACK / "index.json").read_text(encoding="utf-8"))["files"]}
     results, missing = [], []
     for name, words in _commands([sys.executable, *(python or ())], program or ()):
@@ -60,7 +60,7 @@ def readers(python: Pythons = None, program: Programs = None, json_file: JsonFil
 
 
 def _commands(pythons: Sequence[str], programs: Sequence[str]) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield the name of each reader, with the commands that may have it."""
+    """Yield the name of each reader, with the commands that are tried for it: one for each interpreter."""
     for name in READERS:
         yield name, [[python, str(CHILD), name, str(PACK)] for python in pythons]
     for program in programs:
@@ -71,7 +71,7 @@ def _commands(pythons: Sequence[str], programs: Sequence[str]) -> Iterator[tuple
 
 
 def _lines(command: list[str]) -> list[dict[str, Any]]:
-    """Return the lines of one reader; none if this interpreter does not have it."""
+    """Run a command of one reader and return its lines of JSON; none if its interpreter does not have the reader."""
     environment = os.environ | dict.fromkeys(NAMES, "1") | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
@@ -85,10 +85,10 @@ def _lines(command: list[str]) -> list[dict[str, Any]]:
 def compared(
     name: str, version: str, answers: Sequence[Mapping[str, Any]], index: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return what one reader did: counts, surprises, and its answers on open files.
+    """Return the result of one reader: counts, surprises, outcomes on files that the format leaves open, slow files.
 
-    A surprise is a bad file that is not refused, a good one that is not read, tensors other than those of the index,
-    and anything that is neither reading nor refusing.
+    A surprise is a bad file that it does not refuse, a good one that it does not read, tensors other than those of the
+    index, and any outcome but reading and refusing.
     """
     name, _, own = name.partition("@")
     surprises: dict[str, dict[str, Any]] = {}
@@ -135,7 +135,7 @@ def _plain(error: str) -> str:
 
 
 def _others(tensors: Sequence[Mapping[str, Any]], wanted: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what differs from the index, a text for each tensor."""
+    """Return the differences between a reader's tensors and those of the index, as texts."""
     found, right = ({t["name"]: t for t in listed} for listed in (tensors, wanted))
     texts = [f"{n!r} is missing" for n in right if n not in found] + [f"{n!r} is new" for n in found if n not in right]
     for name in right.keys() & found.keys():

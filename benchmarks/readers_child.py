@@ -1,8 +1,8 @@
-"""Ask one reader of safetensors about every file of a folder; it needs nothing but Python and the reader.
+"""Load every file of a folder with one reader of safetensors; this program needs only Python and the reader.
 
     python benchmarks/readers_child.py READER FOLDER [PROGRAM]     a line of JSON for each file
 
-The reader is imported once. A process forked for each file loads it, so that crashes, hangs and memory are answers.
+The reader is imported once. A forked process loads each file, so that crashes, hangs and lack of memory are recorded.
 """
 
 import json
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 60
-"""for one file"""
+"""the seconds that one file may take"""
 MEMORY = 4 << 30
 """bytes of address space that one file may add"""
 Loaded = list[dict[str, Any]]
@@ -218,7 +218,7 @@ def _second() -> Reader:
 
 
 def _program(program: str) -> Reader:
-    """Return a reader that is a program: path -> lines of name, dtype, shape and bytes, parted by tabs."""
+    """Return a reader that runs a program: path -> lines of name, dtype, shape and bytes, separated by tabs."""
 
     def load(path: str) -> Loaded:
         ended = subprocess.run([program, path], capture_output=True, timeout=SECONDS, check=False)
@@ -249,14 +249,14 @@ READERS: dict[str, tuple[str, Callable[[], Reader]]] = {
     "seft": ("", _formats),
     "seft second reader": ("", _second),
 }
-"""Name -> distribution and what imports it; programs are named on the command line."""
+"""Name of a reader -> its distribution, and a function that imports it; programs are named on the command line."""
 
 
 # asking ------------------------------------------------------------------------------------------
 
 
 def ask(load: Reader, path: str) -> dict[str, Any]:
-    """Return how a reader took a file: outcome, error, tensors, seconds and MiB."""
+    """Load a file in a forked process, and return outcome, error or tensors, seconds and MiB."""
     receive, send = os.pipe()
     start = time.monotonic()
     child = os.fork()
@@ -303,7 +303,7 @@ def _answer(load: Reader, path: str, send: int) -> None:
         answer = {"outcome": "memory", "error": f"MemoryError: {error}"[:200]}
     except Exception as error:  # noqa: BLE001 - whatever a foreign reader raises is its refusal
         answer = {"outcome": "refuse", "error": f"{type(error).__name__}: {error}"[:200]}
-    except BaseException as error:  # noqa: BLE001 - a panic of Rust arrives as one
+    except BaseException as error:  # noqa: BLE001 - a panic of Rust is a BaseException
         answer = {"outcome": "panic", "error": f"{type(error).__name__}: {error}"[:200]}
     answer["mib"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10
     with os.fdopen(send, "wb") as file:
@@ -312,13 +312,13 @@ def _answer(load: Reader, path: str, send: int) -> None:
 
 
 def answers(load: Reader, folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the answer for each safetensors file of a folder and its folders."""
+    """Yield the answer for each safetensors file of a folder and of the folders in it."""
     for path in sorted(folder.rglob("*.safetensors")):
         yield {"file": path.relative_to(folder).as_posix()} | ask(load, str(path))
 
 
 def main() -> int:
-    """Print a line about the reader, then one for each file; return 3 if the reader is not there."""
+    """Print a line about the reader, then one for each file; return 3 if the reader is not installed."""
     name, folder = sys.argv[1], Path(sys.argv[2])
     try:
         if len(sys.argv) > 3:

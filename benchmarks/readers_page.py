@@ -1,11 +1,11 @@
-"""The page of bad files, made from what the readers said."""
+"""Make the page of bad files from the answers of the readers."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 PROFILE = ("seft second reader", "seft C reader")
-"""Readers of sparse checkpoints alone: no file of the pack is one, so all are refused."""
+"""Readers that read only sparse checkpoints. No file of the pack is one, so they refuse all files."""
 CRATE = "safetensors: "
 HUNG = ("crash", "panic", "memory", "timeout")
 NOTES = {
@@ -27,7 +27,7 @@ NOTES = {
     "seft": "FMT-121 lets a foreign header begin with spaces, and reads nothing of `__metadata__`.",
     "fastsafetensors": "On the CPU, with `nogds`.",
 }
-"""Reader -> what was found by hand where its figures surprise."""
+"""Reader -> remarks, found by hand, that explain its figures."""
 LEFT_OUT = (
     ("candle", "Hugging Face's has no wheel on PyPI (`candle-python` is another project)"),
     ("transformers", "it calls `safe_open`"),
@@ -94,7 +94,7 @@ def _readers(asked: Sequence[Mapping[str, Any]], verdicts: Mapping[str, int]) ->
 
 
 def _remarks(asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a row for each reader of which a figure needs a word."""
+    """Yield a table with the remarks on readers and the files that took them long."""
     yield "What the figures do not say:"
     yield ""
     yield "| reader | remark |"
@@ -107,7 +107,7 @@ def _remarks(asked: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def short(names: Sequence[str], asked: Sequence[Mapping[str, Any]]) -> str:
-    """Return names of readers; those of the crate safetensors as one if all of them are there."""
+    """Return names of readers as text; all those of the crate safetensors together are shortened to one name."""
     own = [r["reader"] for r in asked if r["reader"].startswith(CRATE)]
     if len(names) == len(asked):
         return "all"

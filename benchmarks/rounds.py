@@ -19,7 +19,7 @@ JsonFile = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of every library.")]
 
-# unset, because they would make OpenBLAS choose a slower dense product than the machine's own
+# variables that are removed, because they would make OpenBLAS choose a slower dense product than the machine's own
 UNSET = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 
 BLOCK_SECONDS = 0.04
@@ -77,10 +77,10 @@ def drawn_mask(rng: Any, shape: tuple[int, int], pattern: str) -> Any:
 def rounds(
     methods: dict[str, Callable[[], Any]], n_rounds: int, base: str = "numpy"
 ) -> Iterator[tuple[str, list[float], list[float], float]]:
-    """Time each method once a round; then yield the results of each.
+    """Time each method once a round, then yield the name, times, ratios and share of cores of each.
 
-    They are its name, its times, the ratios of the base's time to its own, and the least share of its cores that it or
-    the base got in a block.
+    A ratio is the time of the base over that of the method. The share is the least that the method or the base got of
+    its cores in a block.
     """
     times: dict[str, list[float]] = {name: [] for name in methods}
     cores: dict[str, list[float]] = {name: [] for name in methods}

@@ -1,8 +1,8 @@
-"""How long a step and an event would take, and what they would hold, on models and hosts that nobody has here.
+"""Predict the time and memory of a step and of an event, for models and numbers of hosts that cannot be measured here.
 
-Memory is the formula of `seft_ref.train.memory`, which tests compare with runs. Time is a model of four constants. They
-come from one measured run, of a 7B shape, and are checked on another, of 135M, that did not decide them. Hosts are
-connected as `seft_ref.arrays.ranks` uses them: each holds the whole model and reads rows of its own.
+Memory is the formula of `seft_ref.train.memory`, which tests compare with runs. Time is a model with three measured
+constants. They come from a run of a 7B shape, and are checked on a run of 135M that did not decide them. Hosts work
+together as `seft_ref.arrays.ranks` does: each has the whole model and reads rows of its own.
 """
 
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ MODELS: dict[str, dict[str, Any]] = SHAPES | {
 SPARSITY, DENSITY = 0.7, 0.005
 HOSTS = (1, 4, 16, 64)
 LINKS = {"10 Gbit/s": 1.25e9, "100 Gbit/s": 12.5e9}
-"""bytes a second that a host sends, and receives at the same time"""
+"""Link -> bytes a second that a host sends, and receives at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that was measured: seconds of a step, and what a step with an event takes longer."""
+    """A measured run: the seconds of a step, and the additional seconds of a step with an event."""
 
     model: str
     tokens: int
@@ -49,16 +49,16 @@ class Run:
 
 
 DECIDES = Run("7b", 128, recompute=True, step=7.4, event=127 - 7.4)
-"""docs/results/large.md: AMD EPYC, two cores"""
+"""The run that decides the constants (docs/results/large.md: AMD EPYC, two cores)."""
 CHECKS = Run("135m", 512, recompute=False, step=0.947, event=4.0)
-"""docs/results/benchmarks.md and growth.md: the same processor"""
+"""The run that checks them (docs/results/benchmarks.md and growth.md: the same processor)."""
 BYTES_A_SECOND = 5.2e9 / 31
-"""of the file of the 7B model: read, verified and packed"""
+"""Bytes of a checkpoint that are read, verified and packed in a second, from the file of the 7B model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What of a model decides time: positions, stored weights and slots of its targets, entries of its head."""
+    """The numbers of a model that decide time: positions, stored weights and slots of targets, entries of its head."""
 
     config: ModelConfig
     numel: int
@@ -68,7 +68,7 @@ class Size:
 
 
 def size_of(model: str) -> Size:
-    """Return the size of a model at the sparsity and density of this page."""
+    """Return the size of a model at SPARSITY and DENSITY."""
     config = ModelConfig.from_json(MODELS[model])
     numel = sum(n_out * n_in for n_out, n_in in (matrix.shape for matrix in config.targets()))
     head = config.vocab_size * config.hidden_size
@@ -76,22 +76,22 @@ def size_of(model: str) -> Size:
 
 
 def products(size: Size, tokens: int, *, recompute: bool) -> float:
-    """Return the multiplications of a step: forward and dx of every matrix, once more forward if recomputed."""
+    """Return the multiplications of a step: forward and dx of every matrix, and a second forward if recomputed."""
     return tokens * ((3 if recompute else 2) * size.stored + 2 * size.head)
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """What a host does in a second, and what an event costs a stored weight."""
+    """The speed of a host, and the cost of an event for each stored weight."""
 
     rate: float
     """multiplications a second, two threads"""
     passes: float
-    """seconds of an event for each stored weight, its gradient left out"""
+    """seconds of an event for each stored weight, without the gradient"""
 
     @classmethod
     def of(cls, run: Run) -> "Constants":
-        """Return the constants that a measured run has."""
+        """Return the constants that follow from a measured run."""
         size = size_of(run.model)
         rate = products(size, run.tokens, recompute=run.recompute) / run.step
         return cls(rate, (run.event - size.numel * run.tokens / rate) / size.stored)
@@ -101,9 +101,9 @@ class Constants:
         return products(size, tokens, recompute=recompute) / self.rate
 
     def event(self, size: Size, tokens: int, hosts: int = 1) -> float:
-        """Return what a step with an event takes longer on each host: a dense gradient, and passes over the weights.
+        """Return the additional seconds of a step with an event: a dense gradient, and passes over the weights.
 
-        Where factors are gathered, every host computes the gradient of the tokens of all.
+        Where factors are gathered, every host computes the gradient of the tokens of all hosts.
         """
         of_all = sum(
             n_out * n_in * tokens * (hosts if as_factors(n_out, n_in, tokens, hosts) else 1)
@@ -113,15 +113,15 @@ class Constants:
 
 
 def as_factors(n_out: int, n_in: int, tokens: int, hosts: int) -> bool:
-    """Tell whether the factors of all hosts are gathered, because they are smaller than the matrix (TRN-013)."""
+    """Return whether the factors of all hosts are gathered, because they are smaller than the matrix (TRN-013)."""
     return hosts * tokens * (n_out + n_in) < n_out * n_in
 
 
 def exchanged(size: Size, tokens: int, hosts: int) -> tuple[float, float]:
-    """Return the bytes that each host sends in a step, and in an event besides (TRN-013).
+    """Return the bytes that each host sends in a step, and those that it sends in an event in addition (TRN-013).
 
-    A sum is sent in parts and gathered, so twice. At an event the factors of all hosts are gathered while they are
-    smaller than a matrix; else gradients are summed.
+    A sum is sent twice, because its parts are reduced and then gathered. At an event the factors of all hosts are
+    gathered if they are smaller than the matrix. Otherwise the gradients are summed.
     """
     if hosts == 1:
         return 0.0, 0.0
@@ -135,7 +135,7 @@ def exchanged(size: Size, tokens: int, hosts: int) -> tuple[float, float]:
 
 
 def row(model: str, hosts: int, tokens: int, constants: Constants) -> dict[str, Any]:
-    """Return what one host holds, and the seconds of a step and of an event, without and with the exchange."""
+    """Return memory of one host, seconds of a step and of an event, bytes and seconds of the exchange, time to load."""
     size = size_of(model)
     settings = settings_of("seft", batch=1, length=min(tokens, 2048), density=DENSITY)
     stored = {
@@ -162,7 +162,7 @@ def scale(
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of a step on each host.")] = 2048,
     json_file: JsonFile = None,
 ) -> None:
-    """Print seconds and memory of a step and an event for 1B, 7B and 70B on 1 to 64 hosts, by a model of both."""
+    """Predict and print seconds and memory of a step and an event, for models of 1B, 7B and 70B on 1 to 64 hosts."""
     constants = Constants.of(DECIDES)
     size = size_of(CHECKS.model)
     step = constants.step(size, CHECKS.tokens, recompute=CHECKS.recompute)

@@ -1,8 +1,8 @@
-"""The bytes of a delta by how much changes: this format's three forms, and the forms that others ship.
+"""Compare the bytes of deltas of few changes: in the three forms of this format, and in the formats of other tools.
 
-The model is made up, with the block projections of SmolLM2-135M in bfloat16. In each matrix the same number of weights
-change in their last four bits. The dialects are written by this library, in the layouts of their own tools, and each
-file is read back and has to hold the same changes.
+The model has random weights and the shapes of the block projections of SmolLM2-135M, in bfloat16. In each matrix the
+same number of weights change in their last four bits. This library writes the other formats too, in the layouts of
+their tools. Each file is read back and compared with the change.
 """
 
 import tempfile
@@ -25,7 +25,7 @@ def small_deltas(
     layers: Annotated[int, typer.Option(min=1, help="Blocks of the model; 30 have 210 matrices.")] = 30,
     json_file: JsonFile = None,
 ) -> None:
-    """Write deltas of a few weights a matrix in every form, and tell the bytes of each."""
+    """Write deltas of a few weights a matrix in every form, and print the bytes of each."""
     import numpy as np
 
     restart_in_clean_environment(1)
@@ -46,7 +46,7 @@ def small_deltas(
 
 
 def _drawn(rng: Any, shape: tuple[int, ...]) -> Any:
-    """Return the bits of a matrix, uint16."""
+    """Return the bits of a random bfloat16 matrix, as uint16."""
     import ml_dtypes
     import numpy as np
 
@@ -54,7 +54,7 @@ def _drawn(rng: Any, shape: tuple[int, ...]) -> Any:
 
 
 def _changed(rng: Any, bits: Any, count: int) -> Any:
-    """Return bits with count of them changed in their last four."""
+    """Return a copy of a matrix of bits in which `count` weights have other last four bits."""
     changed = bits.copy()
     at = rng.choice(bits.size, count, replace=False)
     changed.reshape(-1)[at] ^= rng.integers(1, 16, count, dtype=bits.dtype)
@@ -70,7 +70,7 @@ def _model(bits: dict[str, Any]) -> Any:
 
 
 def _written(place: Path, before: Any, after: Any) -> dict[str, int]:
-    """Return form -> bytes of the weights, after reading each file back."""
+    """Write the change in every form, compare each file with it, and return form -> bytes."""
     import formats
     from formats import delta
     from formats.dialects.changes import Changes

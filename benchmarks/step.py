@@ -194,7 +194,7 @@ def _torch_step(json_config: dict[str, Any], sparsity: float) -> Callable[[Any],
 
 
 class OurRun:
-    """A run of this engine that takes one step when it is told to, in turn with those of its peers."""
+    """A run of this engine that takes one step a call, so that it can alternate with its peers."""
 
     def __init__(self, config: Any, settings: Any, state: Any, kernels: Any) -> None:
         self.config, self.settings, self.state, self.kernels = config, settings, state, kernels

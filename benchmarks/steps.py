@@ -1,8 +1,8 @@
-"""A torch model whose weights are published after every step: a folder of steps, beside a whole file a step.
+"""Publish the weights of a torch model after every step: as a folder of steps, and as a whole file a step.
 
 The model has about 10 million weights in bfloat16, and a step flips the lowest bit of the given share of each tensor.
-Both ways end on disk (fsync), and with the weights in a module of the receiver. A delta is followed into a file
-first, from which the receiver reads; a whole file is read where the sender put it.
+Both ways write to disk (fsync), and end with the weights in a module of the receiver. A follower first writes each
+delta into a file of its own, from which the receiver reads. A whole file is read where the sender put it.
 """
 
 import json
@@ -22,7 +22,7 @@ WAYS = ("steps", "whole file")
 
 
 def _new_module(hidden: int) -> Any:
-    """Return blocks of linear layers in bfloat16; 512 wide they have 10.5 million weights."""
+    """Return a stack of linear layers in bfloat16; a width of 512 makes 10.5 million weights."""
     import torch
 
     torch.manual_seed(0)
@@ -31,7 +31,7 @@ def _new_module(hidden: int) -> Any:
 
 
 def _whole_file(state: Any, path: Path) -> None:
-    """Write a state_dict with safetensors, and put it under its name when it is on disk."""
+    """Write a state_dict with safetensors to a temporary file, and rename that once it is on disk."""
     from safetensors.torch import save_file
 
     temporary = path.with_suffix(".tmp")
@@ -74,7 +74,7 @@ def steps(
         with Publisher(folder, "bench", every=every, keep=2 * count) as publisher, Follower(folder, served) as follower:
             publisher.publish(checkpoint_of(state))
             follower.poll()
-            # the first step is not counted: it loads what the others find loaded
+            # the first step is not counted, because it loads the libraries
             for step in range(1, count + 2):
                 change(state, step, share)
                 told: dict[str, float] = {}

@@ -1,17 +1,17 @@
-"""Tokens a second of a whole model, one at a time: sparse here, dense in PyTorch, and in llama.cpp.
+"""Measure the tokens a second of a whole model, one token at a time: sparse here, dense in PyTorch and in llama.cpp.
 
-    ours               float32, bfloat16 and codes at the given sparsity (`--compact` holds the latter two); the head
+    ours               float32, bfloat16 and codes at the given sparsity (`--compact` stores the latter two); the head
                        and the embedding, which are not pruned, stay float32
     torch              the same weights, dense, in LlamaForCausalLM of transformers with its cache, as a user calls it:
                        its time includes that of Python
     llama.cpp          the same weights, dense, as F16 and Q8_0, head included, with a cache of F16; takes part if
                        llama-cpp-python is installed
 
-The weights are made up, because the pace does not depend on them. Before anything is timed, every method reads a
-prompt and one token more, and the logits behind them must agree: with PyTorch's in float32, and of codes with those of
-the weights that they stand for.
+The weights are random, because the speed does not depend on them. Before anything is timed, every method reads a
+prompt and one more token, and its logits are checked. They must agree with those of PyTorch in float32; the logits of
+codes must agree with those of the float32 weights that the codes stand for.
 
-PyTorch and llama.cpp have a process each, which rests while another method is timed (`beside`).
+PyTorch and llama.cpp have a process each, which sleeps while another method is timed (`beside`).
 """
 
 import statistics
@@ -50,12 +50,12 @@ WITHIN = {
 """Largest difference of a logit from PyTorch's in float32, as a share of the largest logit."""
 
 SAME_WEIGHTS = "weights of "
-"""Begins the name of a method that is not timed: codes must agree with the weights in float32 that they stand for."""
+"""Prefix of the names of methods that are not timed: the float32 weights that codes are compared with."""
 
 Reader = Callable[[list[int]], Any]
-"""Reads tokens behind those that it has read, and returns the logits (V,) behind the last."""
+"""Reads tokens that follow those of earlier calls, and returns the logits (V,) after the last one."""
 Methods = Iterator[tuple[str, Callable[[], Reader], int]]
-"""By name: what begins a text anew, and the bytes in which the weights are held."""
+"""Yields the name of a method, a function that starts a text and returns its reader, and the bytes of the weights."""
 
 
 def tokens(
@@ -108,17 +108,17 @@ def answers(
     sparsity: float,
     threads: int,
 ) -> Callable[..., Any]:
-    """Return a function that answers for the methods of one process; every process makes the same weights."""
+    """Return a function that runs the methods of one process, on weights that are the same in every process."""
     dense = _made_up(config, sparsity, np.random.default_rng(0))
     begins, sizes = {}, {}
     for name, begin, n_bytes in methods(config, dense, threads):
         begins[name], sizes[name] = begin, n_bytes
 
     def ask(name: str | None = None, prompt: list[int] | None = None, count: int = 0) -> Any:
-        """Return the sizes by name; or of a method the logits behind a prompt; or its pace over `count` tokens."""
+        """Return name -> bytes without a name; with one, logits after a prompt, or the speed over `count` tokens."""
         if name is None:
             return sizes
-        # a method that is only compared is let go, so that its memory is free while others are timed
+        # a method that is only compared is dropped, so that its memory is free while others are timed
         read = (begins.pop(name) if name.startswith(SAME_WEIGHTS) else begins[name])()
         return _pace(read, prompt or [], count) if count else _logits(read, prompt or [])
 
@@ -126,7 +126,7 @@ def answers(
 
 
 def _pace(read: Reader, prompt: list[int], count: int) -> float:
-    """Return the tokens a second behind a prompt, each the likeliest; the prompt is not timed."""
+    """Generate `count` tokens greedily after a prompt, which is not timed, and return the tokens a second."""
     token = int(np.argmax(read(prompt)))
     start = time.perf_counter()
     for _ in range(count):
@@ -135,13 +135,13 @@ def _pace(read: Reader, prompt: list[int], count: int) -> float:
 
 
 def _logits(read: Reader, prompt: list[int]) -> Any:
-    """Return the logits behind a prompt whose last token is read alone, as tokens are that follow it."""
+    """Return the logits after a prompt and its last token once more, which is read alone as in generation."""
     read(prompt)
     return read(prompt[-1:])
 
 
 def _compare(name: str, found: Any, wanted: Any) -> None:
-    """Stop if logits are not those of PyTorch in float32, within the rounding of the method."""
+    """Exit if logits differ from the wanted ones by more than the rounding of the method."""
     within = WITHIN.get(name, 1e-4)
     if not np.max(np.abs(found - wanted)) <= within * np.max(np.abs(wanted)):
         raise SystemExit(f"the logits of {name} are not those of the same weights: {np.max(np.abs(found - wanted))}")
@@ -181,7 +181,7 @@ def _ours(config: dict[str, Any], dense: dict[str, Any], threads: int) -> Method
         for matrix in model.targets():
             weight = dense[matrix.name]
             packed[matrix.name] = packing(from_flat(matrix.shape, np.flatnonzero(weight)), weight)
-            # makes the masks that one token reads
+            # the first product with one token builds the masks that later ones use
             cpu.matmul(np.zeros((1, matrix.shape[1]), dtype=np.float32), packed[matrix.name])
         weights = assemble(model, dense, packed)
 
@@ -269,7 +269,7 @@ def _llama(config: dict[str, Any], dense: dict[str, Any], threads: int) -> Metho
 
 
 def _write_gguf(file: Path, config: dict[str, Any], dense: dict[str, Any], form: str) -> None:
-    """Write the weights as llama.cpp reads them, with a vocabulary that stands for nothing."""
+    """Write the weights as a GGUF file for llama.cpp, without a vocabulary."""
     import gguf
 
     kind = gguf.GGMLQuantizationType[form]
@@ -289,7 +289,7 @@ def _write_gguf(file: Path, config: dict[str, Any], dense: dict[str, Any], form:
     for name, array in dense.items():
         heads = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}.get(name.split(".")[-2])
         if heads is not None:
-            # llama.cpp turns neighbours, and not halves, of a head
+            # llama.cpp rotates adjacent pairs of a head, and not its two halves
             n = config[heads]
             array = array.reshape(n, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
         there = names.get_name(name, try_suffixes=(".weight",))

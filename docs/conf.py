@@ -17,11 +17,11 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "manual"
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
-# a heading of a log or of SPEC.md may skip a level; nothing else is passed over
+# a heading of a log or of SPEC.md may skip a level; no other warning is suppressed
 suppress_warnings = ["myst.header"]
 nitpicky = True
 default_role = "code"
-# an option is two hyphens, not a dash
+# smart quotes would turn the two hyphens of an option into a dash
 smartquotes = False
 highlight_language = "text"
 autodoc_member_order = "bysource"

@@ -1,8 +1,8 @@
-"""The pages of the manual that are made from code and SPEC.md while Sphinx reads them.
+"""Fill pages of the manual with text from code and SPEC.md while Sphinx reads them.
 
-A line `<!-- fill: NAME -->` in a page is replaced by what the function of that name returns. So are the lines after it
-up to `<!-- filled -->`: they tell a reader of the file itself where that text is. Links of a page that is
-taken from elsewhere in the repository are turned into links of the manual; a link to a source file downloads it.
+The text that the function NAME returns replaces a line `<!-- fill: NAME -->` and the lines after it up to
+`<!-- filled -->`. Those lines tell a reader of the file itself where that text is. Links of a page that is taken from
+elsewhere in the repository are turned into links of the manual. A link to a source file downloads it.
 """
 
 import html
@@ -39,16 +39,16 @@ ELSEWHERE = {
     "CHANGELOG.md": "changelog",
     "README.md": "index",
 }
-"""Files of the repository and the page of the manual that shows them."""
+"""File of the repository -> the page of the manual that shows it."""
 CODE = "_code"
 """The folder of the built manual that holds pages of source files and of cases."""
 KIT = ("conformance/cases/compare.py", "conformance/judge", "conformance/protocol", "conformance/command")
 IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *KIT)
-"""Folders and files whose lines implement clauses; those of chapters 14 and 16 the kit implements."""
+"""Folders and files whose lines implement clauses; the kit implements those of chapters 14 and 16."""
 EVIDENCE = (("line of code", "lines of code"), ("case", "cases"), ("mutant", "mutants"), ("test file", "test files"))
-"""What `evidence` and `tests_of` return by clause, one and several of each."""
+"""Singular and plural of the things that `evidence` and `tests_of` return for a clause."""
 ENTRIES = 64
-"""Entries of an array of a case that are shown."""
+"""The most entries of an array of a case that are shown."""
 _ID = r"[A-Z]{3,4}-\d{3}(?:\.\d+)?"
 """The id of a clause or of one of its parts."""
 _PART_STARTS = re.compile(rf"^\*\*({_ID})\*\* \((?:MUST|SHOULD|MAY)\)")
@@ -57,9 +57,9 @@ _NAMED = re.compile(
     rf"|\*\*{_ID}\*\*|\({_ID}\)=|<p class=.*?</p>|\b({_ID})\b",
     re.DOTALL | re.MULTILINE,
 )
-"""The id of a clause or part, or what may hold one that is not to be a link."""
+"""The id of a clause or part, or text in which an id must not become a link."""
 _MARK = re.compile(r"<!-- fill: (\w+)(?: (\S+))? -->(?:\n(?:(?!<!--).)*<!-- filled -->)?", re.DOTALL)
-"""Where a page is filled, and what stands there in the file."""
+"""A mark where a page is filled, with the text that the file has there."""
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
 
 
@@ -75,14 +75,14 @@ def fill(app: Sphinx, page: str, source: list[str]) -> None:
     """Replace the marks of a page, and the links that lead out of the manual."""
     text = with_links(source[0], f"docs/{page}.md")
     if "<!-- fill: " in text:
-        # what it is made from is no file that Sphinx knows of
+        # read the page in every build, because Sphinx does not know the files that its text is made from
         app.env.note_reread()
     text = _MARK.sub(lambda m: FILLED[m[1]](*filter(None, m.groups()[1:])), text)
     source[0] = with_clauses(text)
 
 
 def as_written(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Keep the lines of a docstring as they stand: they align names with what they hold."""
+    """Show the lines of a docstring below its first paragraph as they are, because they align names and meanings."""
     first, *rest = "\n".join(lines).split("\n\n", 1)
     if rest and rest[0].strip():
         lines[:] = [
@@ -96,7 +96,7 @@ def as_written(app: Sphinx, what: str, name: str, thing: object, options: object
 
 
 def with_links(text: str, path: str) -> str:
-    """Return Markdown of a file of the repository with the links that the manual has in their place."""
+    """Return Markdown of a file of the repository, with its links replaced by links of the manual."""
 
     def link(found: re.Match[str]) -> str:
         label, target = found[1], found[2]
@@ -134,7 +134,7 @@ def file(path: str) -> str:
 def spec() -> str:
     """Return SPEC.md with an anchor at each part of a clause.
 
-    Below the last part of a clause stands where the clause is implemented and what shows it.
+    A line below the last part of a clause links to its code, cases, mutants and tests.
     """
     source = file("SPEC.md").splitlines()
     lines, clause = [], ""
@@ -154,7 +154,7 @@ def spec() -> str:
 
 
 def _goes_on(clause: str, lines: Sequence[str]) -> bool:
-    """Tell whether the next lines that are not empty begin with another part of the clause."""
+    """Return whether the next line that is not empty begins another part of the clause."""
     return next((line.startswith(f"**{clause}.") for line in lines if line), False)
 
 
@@ -166,7 +166,7 @@ def shown(clause: str) -> str:
 
 
 def evidence_page(clause: str) -> str:
-    """Return which lines implement a clause, which cases show it, which mutants break it and which tests name it."""
+    """Return HTML that lists the lines that implement a clause, its cases, its mutants and the tests that name it."""
     code, cases, mutants = (of[clause] for of in evidence())
     lists = {
         "Code": [f'<a href="../{file}.html#line-{number}">{file}:{number}</a>' for file, number in code],
@@ -183,7 +183,7 @@ def evidence_page(clause: str) -> str:
 
 
 def write_code(app: Sphinx, error: Exception | None) -> None:
-    """Write what the clauses of SPEC.md link to: a page a clause, source files with an anchor a line, and cases."""
+    """Write the pages that SPEC.md links to: one for each clause, for each source file, and for cases."""
     if error or app.builder.format != "html":
         return
     light, dark = (HtmlFormatter(style=style, linenos="inline", linespans="line") for style in ("default", "monokai"))
@@ -210,7 +210,7 @@ def write_code(app: Sphinx, error: Exception | None) -> None:
 
 
 def case_shown(case: Case) -> str:
-    """Return what a case asks and expects, with long arrays cut."""
+    """Return a case as HTML, with its inputs and expected outputs; long arrays are cut."""
     asked = [f"{name} = {whole_text(value, ENTRIES)}" for name, value in case.inputs.items() if value is not None]
     wanted = [f"{name} = {whole_text(value, ENTRIES)}" for name, value in case.expected.items()]
     out = f"refused by {' or '.join(case.refused)}" if case.refused else "\n".join(wanted)
@@ -224,7 +224,7 @@ def case_shown(case: Case) -> str:
 
 @cache
 def tests_of() -> dict[str, dict[str, int]]:
-    """Return by clause the files of tests that name it, as FMT-177 or in a function's name, and the first such line."""
+    """Return clause -> file of tests -> the first line that names the clause, as FMT-177 or in a function's name."""
     tests = defaultdict[str, dict[str, int]](dict)
     for source in sorted((ROOT / "tests").rglob("*.py")):
         name = source.relative_to(ROOT).as_posix()
@@ -254,7 +254,7 @@ def anchors() -> frozenset[str]:
 def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[Case]], dict[str, list[tuple[str, str, int]]]]:
     """Return by clause the lines of code that name it, the cases that show it, and the mutants that break it.
 
-    A mutant is its name and the file and line that describe it.
+    A mutant is given by its name, and the file and line that describe it.
     """
     code = defaultdict[str, list[tuple[str, int]]](list)
     cases = defaultdict[str, list[Case]](list)
@@ -274,7 +274,7 @@ def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[Case]],
         for source in sorted((ROOT / "conformance" / "wrong" / "mutants").glob("*.py"))
     }
     for mutant in MUTANTS:
-        # where its flaw is told in words
+        # the first line that contains its description
         places = [(name, n) for name, of in written.items() for n, line in enumerate(of, 1) if mutant.flaw in line]
         name, number = min(places, default=("conformance/wrong/mutants/__init__.py", 1))
         for clause in mutant.clauses:

@@ -1,6 +1,6 @@
-"""Tables of reference pages that are made from code: python docs/tables.py writes them into their pages.
+"""Make the tables of reference pages from code: python docs/tables.py writes them into their pages.
 
-They stand between `<!-- table NAME -->` and `<!-- end -->`. A test compares them with the code.
+A table stands between `<!-- table NAME -->` and `<!-- end -->`. A test compares it with the code.
 """
 
 import ast
@@ -32,12 +32,12 @@ PAGES = tuple(Path(__file__).with_name("reference") / name for name in ("command
 
 
 def filled(text: str) -> str:
-    """Return the text of a page with its tables made anew."""
+    """Return the text of a page with new tables."""
     return TABLE.sub(lambda m: f"{m[1]}\n{TABLES[m[2]]()}\n\n{m[3]}", text)
 
 
 def commands() -> str:
-    """Return arguments and options of every command as tables, from what `--help` prints."""
+    """Return the help text of every command, with tables of its arguments and options."""
     parts = []
     for name, (where, _) in COMMANDS.items():
         module, _, function = where.partition(":")
@@ -56,7 +56,7 @@ def commands() -> str:
 
 
 def command_page(title: str, command: Any, heading: str) -> str:
-    """Return one command: what it does, its arguments, its options."""
+    """Return the section of one command: its help text, and a table of its arguments and options."""
     context = command.make_context(title, [], resilient_parsing=True)
     records = (parameter.get_help_record(context) for parameter in command.params)
     rows = [(f"`{names}`", " ".join(told.split())) for names, told in filter(None, records)]
@@ -69,7 +69,7 @@ def command_page(title: str, command: Any, heading: str) -> str:
 
 
 def presets() -> str:
-    """Return what each preset sets, and the choices that it leaves at their default."""
+    """Return the table of presets, with the choices that each sets."""
     nothing = "nothing: every choice has its default"
     rows = [
         (f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in choices.items()) or nothing)
@@ -79,7 +79,7 @@ def presets() -> str:
 
 
 def methods() -> str:
-    """Return the other methods that a run can train, and the settings that they set or have."""
+    """Return the table of the other methods that a run can train, with the settings that each sets or has."""
     rows = [(f"`{name}`", ", ".join(f"`{key}` {value}" for key, value in of.items())) for name, of in METHODS.items()]
     for name, adapter in ADAPTERS.items():
         own = settings_of_adapter(adapter)
@@ -88,7 +88,7 @@ def methods() -> str:
 
 
 def choices() -> str:
-    """Return every choice of a rule: its values, its default, its clause."""
+    """Return the table of the choices of a rule: values, default and clause of each."""
     hints = get_type_hints(Rule)
     rows = []
     for one in fields(Rule):
@@ -101,7 +101,7 @@ def choices() -> str:
 
 
 def settings() -> str:
-    """Return every other setting of a run, its default and its meaning."""
+    """Return the table of the other settings of a run and of the optimizers: default and meaning of each."""
     meaning_of = read_meanings(TrainSettings)
     rows = [
         (f"`{one.name}`", "" if one.default is None else f"`{one.default}`", meaning_of[one.name])
@@ -116,7 +116,7 @@ def settings() -> str:
 
 
 def read_meanings(kind: type) -> dict[str, str]:
-    """Return by field of a dataclass the text that stands below it in the source, empty if there is none."""
+    """Return field of a dataclass -> the text below it in the source, empty if there is none."""
     (of_class,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(of_class, ast.ClassDef)
     meaning_of: dict[str, str] = defaultdict(str)
@@ -139,7 +139,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "choices": choices,
     "settings": settings,
 }
-"""What a table is made by: its name in the mark -> a function."""
+"""Name of a table in its mark -> the function that makes it."""
 
 
 if __name__ == "__main__":

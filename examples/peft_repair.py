@@ -2,8 +2,8 @@
 
     python -m examples.peft_repair PRUNED_HF TUNED --train train.txt --valid valid.txt
 
-TUNED gets three folders: `adapter`, what was trained; `hf`, a stock dense checkpoint; `sparse`, the same with its mask.
-A step of SmolLM2-135M took 2.8 to 5 s on two cores, so that the 150 steps take 7 to 12 minutes.
+TUNED gets three folders: `adapter` with the trained values, `hf` with a stock dense checkpoint, and `sparse` with the
+same model and its mask. A step of SmolLM2-135M took 2.8 to 5 s on two cores, so that 150 steps take 7 to 12 minutes.
 """
 
 import math
@@ -20,7 +20,7 @@ from seft_ports.peft import SeftCallback, SeftConfig, SeftOptimizer, save_sparse
 
 
 def rows_of(tokenizer: Any, file: Path, length: int) -> list[dict[str, Any]]:
-    """Return a text as rows of so many tokens, which are their own labels."""
+    """Return a text as rows of `length` tokens, which are their own labels."""
     ids = torch.tensor(tokenizer(file.read_text(encoding="utf-8")).input_ids)
     rows = ids[: len(ids) // length * length].view(-1, length)
     return [{"input_ids": row, "labels": row} for row in rows]

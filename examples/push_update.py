@@ -3,9 +3,9 @@
     python -m examples.push_update train PRUNED_HF STEPS --text train.txt
     python -m examples.push_update serve PRUNED_HF STEPS "Once upon a time"
 
-They are two processes, and STEPS is a folder that both see. A version is what the trainer's model would be if its
-adapter was merged; from one to the next only the positions that changed are written. The server copies those into its
-own model, which it never loads again.
+They are two processes, and STEPS is a folder that both can access. A version is the trainer's model with its adapter
+merged. From one version to the next, the trainer writes only the positions that changed. The server copies those into
+its own model, which it loads only once.
 """
 
 import time
@@ -101,7 +101,7 @@ def take(model: Any, file: Path) -> None:
 
 @torch.no_grad()
 def change(model: Any, delta: Path) -> None:
-    """Copy what a delta changes into a model that has the version before."""
+    """Copy the changes of a delta into a model that has the version before it."""
     parameters = dict(model.named_parameters())
     with open_checkpoint(delta) as changes:
         for stored in changes:

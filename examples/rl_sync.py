@@ -3,9 +3,9 @@
     python -m examples.rl_sync publish STEPS --run toy --until 500
     python -m examples.rl_sync follow  STEPS current.sparse
 
-They are two processes, and STEPS is a folder that both see. Either may be killed at any moment and started again. The
-trainer learns a small policy by REINFORCE. With --state FILE it has no task: it changes some values of that
-state_dict, which torch.save wrote, in each step.
+They are two processes, and STEPS is a folder that both can access. Either may be killed at any moment and started
+again. The trainer learns a small policy by REINFORCE. With --state FILE it has no task: in each step it changes some
+values of that state_dict, which torch.save wrote.
 """
 
 import time
@@ -23,7 +23,7 @@ from formats.steps import Follower, Publisher
 
 ACTIONS = 8
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of a value -> the integers as which its bits are changed."""
+"""Bytes of a value -> the integer dtype through which its bits are changed."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 State = Mapping[str, torch.Tensor]
@@ -40,14 +40,14 @@ def state_of(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def new_policy() -> torch.nn.Module:
-    """Return a policy in bfloat16, the same each time: a context of ACTIONS numbers to logits of as many actions."""
+    """Return a policy in bfloat16, always the same, that maps a context of ACTIONS numbers to logits of the actions."""
     torch.manual_seed(0)
     layers = (torch.nn.Linear(ACTIONS, 64), torch.nn.Tanh(), torch.nn.Linear(64, ACTIONS))
     return torch.nn.Sequential(*layers).to(torch.bfloat16)
 
 
 def reinforce(policy: torch.nn.Module, step: int) -> None:
-    """Train one step on 256 contexts: the action that is the largest number of its context earns 1."""
+    """Train one step on 256 contexts: the action whose number in its context is largest earns 1."""
     random = torch.Generator().manual_seed(step)
     contexts = torch.randn(256, ACTIONS, generator=random).to(torch.bfloat16)
     log_p = policy(contexts).float().log_softmax(-1)
@@ -73,7 +73,7 @@ def change(state: State, step: int, share: float) -> None:
 
 
 def trainer(state_file: Path | None, share: float) -> tuple[State, Callable[[int], None]]:
-    """Return a state, in the memory that is trained, and a function that trains a step of a given number."""
+    """Return a state, whose tensors are trained in place, and a function that trains the step of a given number."""
     if state_file is not None:
         state: State = torch.load(state_file, map_location="cpu", weights_only=True)
         return state, lambda step: change(state, step, share)

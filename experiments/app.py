@@ -2,10 +2,10 @@
 
     python -m experiments NAME SPARSE_DIR --train TRAIN.txt --valid VALID.txt
 
-An experiment is arms x seeds (--list). Each finished run is one line in WORK/results.jsonl: a stopped experiment goes
-on where it stopped, experiments share the runs they have in common, and processes that are given different cells
-(--only-arm, --seed) may fill one file. When all runs are there, OUT/NAME.md, .svg and .json are written; --redraw makes
-page and picture of the JSON again.
+An experiment runs each of its arms (--list) with several seeds. Each finished run is one line of WORK/results.jsonl, so
+that a stopped experiment continues where it stopped, and experiments share their common runs. Several processes may
+fill one file if they are given different arms and seeds (--only-arm, --seed). Once all runs are finished, OUT/NAME.md,
+.svg and .json are written. --redraw writes page and picture again from the JSON.
 """
 
 import json
@@ -85,7 +85,7 @@ def main(
         bool, typer.Option("--any-engine", help="Take results of other versions of the engine too; the page says so.")
     ] = False,
 ) -> None:
-    """Run what is missing of an experiment and write its page and picture."""
+    """Make the missing runs of an experiment, and write its page and picture."""
     if show:
         print_list()
         return
@@ -156,7 +156,7 @@ def main(
 
 
 def write_again(name: str | None, out: Path, title: str | None = None) -> None:
-    """Write page and picture again from the JSON of a finished experiment, which keeps a new title."""
+    """Write page and picture again from the JSON of a finished experiment; a new title is stored in the JSON."""
     names = (*EXPERIMENTS, COMPARE, *OWN)
     if name not in names:
         raise console.Refused(f"--redraw needs one of {', '.join(names)}")
@@ -191,7 +191,7 @@ def print_own(
     evaluation: dict[str, int],
     title: str | None,
 ) -> None:
-    """Measure what is missing of an experiment without arms, and write its page."""
+    """Make the missing measurements of an experiment without arms, and write its page."""
     for file in (*(out / f"{of.NAME}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
@@ -240,7 +240,7 @@ def fill(cells: list[Cell], inputs: Inputs, results: Results, engine: str) -> No
     for number, cell in enumerate(todo, 1):
         finished = results.found()
         if cell.key in finished:
-            continue  # another process was faster
+            continue  # another process has finished this run meanwhile
         if before is None:
             before = perplexity_before(inputs, results)
         with console.progress(

@@ -1,4 +1,4 @@
-"""What a command line asks for, checked before anything is run."""
+"""Check the command line of an experiment before anything is run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ def check_asked(
 
 
 def tasks_of(experiment: Experiment, names: str | None, data: Path | None, limit: int | None) -> Tasks | None:
-    """Return the tasks of a command line, or else of the experiment; None for none."""
+    """Return the tasks that the command line names, or else those of the experiment; None if there are none."""
     chosen = tuple(names.split(",")) if names else experiment.tasks
     if not chosen and (data is not None or limit is not None):
         raise console.Refused("--data and --limit are for tasks; name some with --tasks")
@@ -61,7 +61,7 @@ def check_fitting(name: str, changes: Mapping[str, Any], *, of_arms: bool) -> No
 
 
 def experiment_of(name: str, arms: list[str]) -> Experiment:
-    """Return an experiment of the table, or one of the arms that a command line names: LABEL:KEY=VALUE,..."""
+    """Return an experiment of the table, or one that compares the arms of a command line: LABEL:KEY=VALUE,..."""
     if name != COMPARE:
         if arms:
             raise console.Refused(f"--arm is for {COMPARE}; {name} has its own")
@@ -90,10 +90,10 @@ def check_model(folder: Path) -> None:
 
 
 def pattern_for(name: str, folder: Path, *, patterned: bool) -> dict[str, Any]:
-    """Return the N:M pattern of the model as a setting, nothing for one without (EVT-007).
+    """Return the N:M pattern of the model as a setting, or no setting if it has none (EVT-007).
 
     Raises:
-        Refused: for a pattern where the arms would all grow alike, and for none where the experiment is on patterns.
+        Refused: the model has a pattern and the arms would all grow alike, or it has none and the experiment needs one.
     """
     pattern = pattern_of_folder(folder)
     if pattern is not None and not patterned:

@@ -24,7 +24,7 @@ NOTE = """
 
 @dataclass(frozen=True, slots=True)
 class Multiple:
-    """What a row takes, as a multiple of the first row."""
+    """The time and memory of a row, as multiples of those of the first row."""
 
     row: Row
     seconds: Estimate
@@ -80,7 +80,7 @@ def markdown(report: Report) -> str:
 
 
 def sentences(report: Report) -> list[str]:
-    """Return what each row takes against the first, in words."""
+    """Return a sentence for each row that compares its time and memory with those of the first row."""
     first = report.rows()[0].label
     return [
         f"`{m.row.label}` takes {_times(m.seconds)} the time of `{first}` and {_times(m.memory)} its memory."

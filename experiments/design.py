@@ -1,8 +1,9 @@
 """The design of the screening: which settings are tried at which two levels, and which of all combinations are run.
 
-All combinations of 16 settings are 65,536. The 32 that are run are a regular fraction of resolution IV: every setting
-has its high level in 16 of them, so the mean of those less the mean of the others is its effect. That is not mixed up
-with the effect of another setting, or with what two of them do together. It is mixed up with what three do together.
+Sixteen settings have 65,536 combinations of levels. The 32 that are run are a regular fraction of resolution IV. Every
+setting has its high level in 16 of them, and its effect is the mean of those runs less the mean of the others. An
+effect is not confounded with the effect of another setting or with an interaction of two settings. It is confounded
+with interactions of three.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ class Factor:
     low: Any
     high: Any
     of_events: bool = True
-    """whether it changes events alone, so that `static` is without it"""
+    """whether it changes only events, so that the preset `static` does not have it"""
 
     def level(self, sign: int) -> Any:
         """Return the high level for 1, the low one for -1."""
@@ -58,8 +59,8 @@ FACTORS = (
 def signs() -> list[tuple[int, ...]]:
     """Return for every run the sign of every factor, 1 or -1, in the order of FACTORS.
 
-    A column is the product of one, three or five of the basic ones. So the product of two columns is none of them, and
-    neither is the product of three columns a constant.
+    A column is the product of one, three or five basic columns. So the product of two columns is never a column, and
+    the product of three columns is never constant.
     """
     words = [word for size in (1, 3, 5) for word in combinations(range(BASIC), size)]
     if len(words) != len(FACTORS):
@@ -68,7 +69,7 @@ def signs() -> list[tuple[int, ...]]:
 
 
 def settings_of_run(kind: str, run: tuple[int, ...]) -> Mapping[str, Any]:
-    """Return preset and settings of a run of the design, with those alone that its kind has."""
+    """Return preset and settings of a run of the design, without the settings that the preset does not have."""
     levels = {
         factor.name: factor.level(sign)
         for factor, sign in zip(FACTORS, run, strict=True)

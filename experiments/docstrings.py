@@ -11,9 +11,9 @@ import sysconfig
 from pathlib import Path
 
 SKIPPED = {"test", "tests", "idlelib", "lib2to3", "site-packages", "dist-packages", "turtledemo"}
-"""Folders that are left out: tests, programs, and what is not the standard library."""
+"""Folders that are left out: tests, programs, and packages outside the standard library."""
 EVERY = 7
-"""Of so many modules with docstrings the first is held out."""
+"""The first of every so many modules with docstrings is held out."""
 
 
 def docstrings_of(source: str) -> list[str]:
@@ -27,7 +27,7 @@ def docstrings_of(source: str) -> list[str]:
 
 
 def texts_of(root: Path) -> tuple[str, str]:
-    """Return the texts to train on and to validate on of the modules below a folder, in the order of their paths."""
+    """Return a training and a validation text: the docstrings of the modules below a folder, in the order of paths."""
     modules: list[str] = []
     for path in sorted(root.rglob("*.py")):
         if not SKIPPED.intersection(path.relative_to(root).parts[:-1]):

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 def prose(text: str, indent: str = "") -> str:
     """Return a paragraph, a sentence a line, wrapped at 120 characters; all lines but the first are indented."""
-    # keep | and % off the start of a line, because they would begin a table there, and a comment of the manual
+    # keep | and % off the start of a line, because there | begins a table and % a comment of the manual
     flow = re.sub(r" (?=[|%])", "\N{NO-BREAK SPACE}", " ".join(text.split()))
     lines: list[str] = []
-    # not behind an initial or an abbreviation
+    # do not split after an initial or an abbreviation
     for sentence in re.split(r"(?<=[.?!])(?<!\b[A-Z]\.)(?<!e\.g\.)(?<!i\.e\.)(?<!vs\.) (?=[A-Z`*]|[0-9]+ [a-z])", flow):
         lines += textwrap.wrap(
             sentence,
@@ -47,7 +47,7 @@ def title_of(command: str, usual: str) -> str:
 
 
 def measured_by(command: str, name: str) -> str:
-    """Return the command that measured what a page shows, and the one that writes the page again."""
+    """Return Markdown with the command that measured the figures of a page, and the one that writes the page again."""
     again = f"`python -m experiments {name} --out FOLDER --redraw` writes this page again from [its JSON]({name}.json)."
     return f"```\n{shell(command)}\n```\n\n{prose(again)}"
 

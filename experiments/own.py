@@ -1,4 +1,4 @@
-"""Experiments without arms, each a module of its own: what they measure is not a run of training alone."""
+"""Experiments without arms. Each is a module of its own, because its measurements are not plain training runs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from seft_ref import TrainSettings
 
 
 class Own(Protocol):
-    """What such a module has."""
+    """The interface of a module with an experiment without arms."""
 
     NAME: str
     TITLE: str
@@ -21,7 +21,7 @@ class Own(Protocol):
     def fill(
         self, inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
     ) -> Sequence[Mapping[str, Any]]:
-        """Measure what the results lack, and return all measurements."""
+        """Make the measurements that the results lack, and return all measurements."""
 
     def write(
         self, lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: tuple[str, str], out: Path

@@ -25,7 +25,7 @@ class Report:
     name: str
     experiment: Experiment
     runs: Mapping[str, Mapping[int, Run]]
-    """arm, seed, run"""
+    """arm -> seed -> run"""
     command: str
     model: str
     texts: tuple[str, str]
@@ -50,7 +50,7 @@ class Report:
         return [row for row in self.experiment.rows if row.arm in self.runs]
 
     def labels(self) -> dict[str, str]:
-        """Return the label of every arm; of an arm with two rows without the part that names their moment."""
+        """Return arm -> label; for an arm with two rows, without the part after the comma, which names their moment."""
         rows = self.rows()
         several = {arm for arm, n in Counter(row.arm for row in rows).items() if n > 1}
         return {row.arm: row.label.split(",")[0] if row.arm in several else row.label for row in rows}
@@ -176,7 +176,7 @@ def with_interval(of: Estimate, digits: int) -> str:
 
 def _results(report: Report) -> str:
     headings = ("perplexity", "largest support", "support", "overlap", "seconds a step", "seconds an event", "peak GiB")
-    # runs of before 2026-11-28 lack the size of the final model's file
+    # runs from before 2026-11-28 lack the size of the final model's file
     told_bytes = all("bytes" in run for of_arm in report.runs.values() for run in of_arm.values())
     rows = []
     for row in report.rows():
@@ -210,13 +210,13 @@ def _counts(report: Report) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A row less the row that it is compared with, paired by seed."""
+    """The perplexity of a row less that of the row that it is compared with, paired by seed."""
 
     row: Row
     reference: Row
     perplexity: Estimate
     percent: Estimate
-    """of the geometric mean over seeds"""
+    """the difference of the geometric means over seeds, in per cent of that of the reference"""
 
 
 def differences(report: Report) -> list[Difference]:
@@ -259,7 +259,7 @@ def sentences(report: Report) -> list[str]:
 
 
 def advice(report: Report) -> list[str]:
-    """Return for each group of rows that are compared the advice which to choose, as far as the runs show."""
+    """Return for each group of compared rows a paragraph on which row to choose, as far as the runs show."""
     groups: dict[str | None, list[Row]] = {}
     for row in report.rows():
         if not row.before_last_pass:
@@ -268,18 +268,18 @@ def advice(report: Report) -> list[str]:
 
 
 def arms_told(command: str) -> str:
-    """Return what each arm of a command line is, empty if it names none."""
+    """Return a sentence with the choices of each arm of a command line, empty if it names no arms."""
     arms = [word.partition(":") for option, word in pairwise(shlex.split(command)) if option == "--arm"]
     told = [f"*{label}* is {', '.join(f'`{one.strip()}`' for one in choices.split(','))}" for label, _, choices in arms]
     return f"{'; '.join(told)}." if told else ""
 
 
 def in_short(report: Report) -> str:
-    """Return which row of each group that is compared ended lowest, and which may be as good."""
+    """Return for each group of compared rows which one ended lowest, and which others may be as good."""
     groups = [one.partition(" Choose among them")[0] for one in advice(report)]
     if len(groups) == 1:
         return groups[0]
-    # one sentence a group; the page has the others
+    # only the first sentence of each group, because the page shows the others below
     return " ".join(f"{one.partition('. ')[0]}." for one in groups) or "one arm was run."
 
 
@@ -291,7 +291,7 @@ def _advice(report: Report, rows: Sequence[Row]) -> str:
     if len(values[best]) == 1:
         return f"{text} With one run each this is no ground for a choice."
     behind: dict[str, list[str]] = {}
-    """for an arm those that ended higher, with an interval that excludes 0; each arm once"""
+    """arm -> arms that ended higher, with an interval that excludes 0; each is listed once"""
     alike = list(values)
     for other in sorted(values, key=lambda label: fmean(values[label].values())):
         found = [x for x in alike if (d := paired(values[x], values[other])).excludes_zero and d.mean > 0]

@@ -130,7 +130,7 @@ def _losses_apart(axes: Any, report: Report) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Return the middles and the means of `SMOOTH` steps in a row, because single steps hide one arm behind another."""
+    """Return the middles and means of windows of SMOOTH steps, because with single steps one arm hides another."""
     width = min(SMOOTH, len(values))
     starts = range(len(values) - width + 1)
     return [start + (width + 1) / 2 for start in starts], [fmean(values[start : start + width]) for start in starts]
@@ -147,7 +147,7 @@ def _density(axes: Any, report: Report) -> None:
 
 
 def _supports(run: Mapping[str, Any]) -> tuple[list[int], list[float]]:
-    """Return the steps at which the support changed, and its size from each on as a multiple of that at load."""
+    """Return the steps at which the support changed, and its size after each as a multiple of that at load."""
     last = len(run["losses"])
     changes = [(0, run["stored"]), *((event["step"], event["support"]) for event in run["events"])]
     changes += [(last, run["support_before_last_pass"]), (last, run["support_final"])]

@@ -2,8 +2,8 @@
 
     python -m experiments pruning-cost SPARSE_DIR --train TRAIN.txt --valid VALID.txt
 
-It trains nothing: it prunes a share of the stored weights and evaluates. A draw is a seed of the training windows; each
-is one line of the results.
+It trains nothing: it prunes a share of the stored weights and evaluates. A draw is a seed of the training windows. Each
+draw has one line of the results for every criterion and number of batches.
 """
 
 import datetime as dt
@@ -46,7 +46,7 @@ NAME = "pruning-cost"
 HEADING = "What does the pruning of an event cost?"
 TITLE = "what the pruning of an event costs, by criterion and batches; no training"
 TAKES = ("batch", "micro_batches", "length")
-"""Settings that a command line may change: which windows of the text a draw takes."""
+"""Settings that a command line may change; they decide which windows of the text a draw takes."""
 SHARE = 0.01
 """The share of the stored weights of every matrix that is pruned."""
 BATCHES = (1, 4, 16)
@@ -98,7 +98,7 @@ class Watched:
         return Watched(self.window.plus(gradient, kernels), self.outputs + outputs, self.inputs + inputs)
 
     def joined(self, step: "Watched", ranks: Ranks, kernels: KernelSet) -> "Watched":
-        """Return these sums with a step added, up over all ranks."""
+        """Return these sums plus those of a step, which are added up over all ranks."""
         window = self.window.joined(step.window, ranks, kernels)
         return Watched(window, self.outputs + ranks.sum(step.outputs), self.inputs + ranks.sum(step.inputs))
 

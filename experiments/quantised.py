@@ -2,8 +2,8 @@
 
     python -m experiments quantised SPARSE_DIR --train TRAIN.txt --valid VALID.txt --set lr=0.002
 
-A measurement is one line of the results: a grid, what was done, and a seed. What does not depend on a seed is measured
-with seed 0 alone.
+A measurement is one line of the results: a grid, a treatment and a seed. Treatments that do not depend on a seed are
+measured only with seed 0.
 """
 
 import datetime as dt
@@ -36,17 +36,17 @@ NAME = "quantised"
 HEADING = "What do codes of 8 and 4 bits cost a pruned model?"
 TITLE = "a pruned model in codes of 8 and 4 bits, before and after fine-tuning"
 TAKES = None
-"""Every setting."""
+"""A command line may change every setting."""
 GRIDS = ("int8:g64", "int4:g64")
 FLOAT = "float"
-"""In the place of a grid: weights as they are."""
+"""Stands in the place of a grid where weights stay floats."""
 CALIBRATION = {"samples": 16, "length": 256}
-"""Windows of the training text that GPTQ measures activations on, and their tokens."""
+"""Number and length in tokens of the windows of the training text that GPTQ measures activations on."""
 LORA_RANK = 8
 _OF_LORA = ("steps", "batch", "length", "lr", "lr_schedule", "seed")
 ROUNDINGS = ("nearest", "gptq")
 BEFORE = ("pruned", *ROUNDINGS)
-"""What does not depend on a seed."""
+"""Treatments that do not depend on a seed."""
 WHAT = {
     "pruned": "pruned",
     "tuned": "pruned, fine-tuned",
@@ -59,13 +59,13 @@ WHAT = {
     "after nearest": "pruned, fine-tuned, rounded to nearest",
     "after gptq": "pruned, fine-tuned, GPTQ",
 }
-"""What was done, in the words of the page."""
+"""Treatment -> its description on the page."""
 Cell = tuple[str, str, int]
-"""A grid or `float`, what was done, and the seed."""
+"""A grid or `float`, a treatment and a seed."""
 
 
 def cells(seeds: int) -> list[Cell]:
-    """Return all measurements."""
+    """Return the cells of all measurements."""
     found: list[Cell] = [(FLOAT, "pruned", 0)]
     for seed in range(seeds):
         found.append((FLOAT, "tuned", seed))
@@ -80,7 +80,7 @@ Measured = Iterator[tuple[Cell, dict[str, Any]]]
 def measured(
     inputs: Inputs, settings: TrainSettings, seed: int, before: float, wanted: Set[Cell], work: Path
 ) -> Measured:
-    """Yield (cell, what was measured) for the wanted cells of a seed."""
+    """Measure the wanted cells of a seed, and yield (cell, measurements)."""
     settings = replace(settings, seed=seed)
     asked = {(grid, what): (grid, what, seed) for grid, what, _ in wanted}
     with tempfile.TemporaryDirectory(dir=work) as name:
@@ -94,7 +94,7 @@ def measured(
 def _floats_first(
     inputs: Inputs, settings: TrainSettings, asked: Mapping[tuple[str, str], Cell], temporary: Path
 ) -> Measured:
-    """Yield what fine-tuning of floats, and rounding behind it, lead to."""
+    """Yield the measurements after fine-tuning of floats, and after rounding of the fine-tuned model."""
     rounded = [(grid, how) for grid in GRIDS for how in ROUNDINGS if (grid, f"after {how}") in asked]
     if not rounded and (FLOAT, "tuned") not in asked:
         return
@@ -116,7 +116,7 @@ def _codes_first(
     work: Path,
     temporary: Path,
 ) -> Measured:
-    """Yield what rounding, and fine-tuning behind it, lead to."""
+    """Yield the measurements after rounding, and after fine-tuning of the rounded model."""
     for how in ROUNDINGS:
         if (grid, how) in asked:
             yield asked[grid, how], _judged(base_of(inputs, grid, how, work), inputs)
@@ -148,7 +148,7 @@ def _judged(folder: Path, inputs: Inputs) -> dict[str, Any]:
 
 
 def base_of(inputs: Inputs, grid: str, how: str, work: Path) -> Path:
-    """Return the folder of the quantised model, which later measurements find."""
+    """Return the folder of the quantised model, which is made once and then reused."""
     folder = work / f"{inputs.model[:12]}-{grid.replace(':', '-')}-{how}"
     if not folder.exists():
         _quantised(inputs.folder, folder, grid, how, inputs)
@@ -161,10 +161,12 @@ def _quantised(folder: Path, out: Path, grid: str, how: str, inputs: Inputs) -> 
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
-    """Return the bytes of the pruned matrices of a checkpoint with all that belongs to them, and how many weights.
+    """Return the bytes of the pruned matrices of a checkpoint, and their numbers of weights.
 
-    bytes   in the file
-    memory  as `seft eval` holds them, codes with --compact
+    bytes   in the file, scales and updates included
+    memory  as `seft eval` loads them, codes with --compact
+    stored  weights that are stored
+    beside  weights of updates beside the codes
     """
     loaded = load_model(folder, cpu, compact=is_quantised(folder))
     memory = sum(matrix_of(loaded.weights, matrix.name).nbytes for matrix in loaded.config.targets())
@@ -183,7 +185,7 @@ def sizes_of(folder: Path) -> dict[str, int]:
 def fill(
     inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
 ) -> list[dict[str, Any]]:
-    """Measure what the results lack, and return all measurements.
+    """Make the measurements that the results lack, and return all measurements.
 
     before  perplexity of the model as it is
     """
@@ -243,7 +245,7 @@ def _of(lines: Sequence[Mapping[str, Any]], grid: str, what: str) -> list[Mappin
 
 
 def _rows(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return grid and deed of each row of the page."""
+    """Return (grid, treatment) of each row of the page."""
     return list(dict.fromkeys((line["grid"], line["what"]) for line in lines))
 
 
@@ -257,7 +259,7 @@ def told(of: Estimate) -> str:
 
 
 def _above_floats(lines: Sequence[Mapping[str, Any]], grid: str, what: str) -> str:
-    """Return by how many per cent a row ends above fine-tuned floats as text; blank for these, and before training."""
+    """Return as text how many per cent a row ends above fine-tuned floats; blank for these and for untrained rows."""
     if what in BEFORE or what == "tuned":
         return ""
     values = ({line["seed"]: line["perplexity"] for line in _of(lines, *of)} for of in ((grid, what), (FLOAT, "tuned")))

@@ -163,7 +163,7 @@ def measure(
 
 
 def perplexity_of(model: Path | Model, inputs: Inputs) -> float:
-    """Return the perplexity of a model on the validation text, of examples that of what is learned."""
+    """Return the perplexity of a model on the validation text; of examples, only learned tokens count."""
     if isinstance(inputs.valid, Examples):
         loaded = load_model(model, cpu) if isinstance(model, Path) else model
         return math.exp(evaluate_examples(loaded.weights, loaded.config, inputs.valid, cpu))
@@ -209,7 +209,7 @@ def machine() -> dict[str, Any]:
 def reset_peak() -> None:
     """Reset the largest resident size, if the system can (Linux)."""
     gc.collect()
-    # glibc keeps what was freed, so that a run would begin with the memory of the one before it
+    # return freed memory to the system, because glibc keeps it and a run would start with that of the run before it
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:

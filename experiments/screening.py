@@ -3,7 +3,7 @@
     python -m experiments screening SPARSE_DIR --train TRAIN.txt --valid VALID.txt
 
 It is for a small model (`python -m experiments.small_model`), because it makes 96 runs a seed. `experiments.design`
-says which.
+chooses their settings.
 """
 
 import datetime as dt
@@ -33,7 +33,7 @@ TITLE = "which of sixteen settings decide; 96 short runs a seed, for a small mod
 TAKES = ("steps", "batch", "micro_batches", "length", "warmup_steps", "max_norm")
 """Settings that a command line may change for all runs; the design sets the others."""
 _KEPT = ("perplexity_after", "counts", "stored", "support_final")
-"""What is kept of a run's measurements; losses of every step would make the file of results a hundred times as long."""
+"""The measurements of a run that are kept; losses of every step would make the results a hundred times as long."""
 
 CONTRASTS: dict[str, tuple[str, str | None]] = {
     STATIC: (STATIC, None),
@@ -42,7 +42,7 @@ CONTRASTS: dict[str, tuple[str, str | None]] = {
     f"{ACTIVE} − {STATIC}": (ACTIVE, STATIC),
     f"{SEFT} − {ACTIVE}": (SEFT, ACTIVE),
 }
-"""What effects are told of: a preset's perplexity, or that of one preset divided by that of another."""
+"""The quantities whose effects are reported: a preset's perplexity, or that of one preset divided by another's."""
 
 
 def fill(
@@ -121,7 +121,7 @@ def runs_with(levels: Mapping[str, Any]) -> list[int]:
 
 
 def overall(lines: Sequence[Mapping[str, Any]], contrast: str, runs: Sequence[int] | None = None) -> Estimate:
-    """Return the mean of a contrast over runs of the design, in per cent, or of one preset the mean logarithm."""
+    """Return the mean of a contrast over runs of the design, in per cent; for a single preset, the mean logarithm."""
     scale = 1 if CONTRASTS[contrast][1] is None else 100
     chosen = range(len(signs())) if runs is None else runs
     return estimate(
@@ -160,7 +160,7 @@ def write(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
     """Write page, picture and lines, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     _draw(lines, out / f"{NAME}.svg")
-    # what all lines have in common is written once
+    # fields that are equal in all lines are written once
     first = lines[0]
     common = {name: first[name] for name in first if all(line.get(name) == first[name] for line in lines)}
     head = {"command": command, "model": model, "texts": texts, "common": common}
@@ -224,7 +224,7 @@ def _page(lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: t
 
 
 def _apart(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return how far the presets end from each other in the parts of the design that WHERE names."""
+    """Return the rows of a table that compares the presets in the parts of the design that WHERE names."""
     contrasts = [contrast for contrast, (_, lower) in CONTRASTS.items() if lower]
     rows = []
     for levels in WHERE:

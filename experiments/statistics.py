@@ -59,8 +59,9 @@ def paired(values: Mapping[int, float], reference: Mapping[int, float]) -> Estim
 
 
 def paired_percent(values: Mapping[int, float], reference: Mapping[int, float]) -> Estimate:
-    """Return by how many per cent the geometric mean over seeds is above that of the reference, and half the width of
-    its interval; both must have the same seeds.
+    """Return how many per cent the geometric mean over seeds is above that of the reference, with its interval.
+
+    Both must have the same seeds. The half width is half of the whole interval, which is not symmetric in per cent.
     """
     of = paired(*({seed: math.log(value) for seed, value in one.items()} for one in (values, reference)))
     low, mean, high = (100 * math.expm1(x) for x in (of.low, of.mean, of.high))

@@ -30,12 +30,12 @@ class Experiment:
     title: str
     question: str
     expected: str
-    """what one expects from what could be read about the paper, and no more"""
+    """the result that the published texts about the paper let one expect, and nothing else"""
     rows: tuple[Row, ...]
     shows_density: bool = False
     """whether the picture shows the number of stored weights over the steps"""
     before: str = ""
-    """what the page said before, and why that has changed"""
+    """the findings of an earlier version of the page, and why they have changed"""
     of_cost: bool = False
     """whether the page is on time and memory, and not on perplexity"""
     tasks: tuple[str, ...] = ()
@@ -50,7 +50,9 @@ class Experiment:
         return tuple(dict.fromkeys(row.arm for row in self.rows))
 
     def settings(self, arm: str, given: Mapping[str, Any], seed: int) -> TrainSettings:
-        """Return the settings of an arm: its own choices replace those in `given`, of which it takes what it has.
+        """Return the settings of an arm: its own choices, and those of `given` that its preset has.
+
+        Its own choices replace those of `given`.
 
         Raises:
             SeftError: for choices that the engine refuses.
@@ -69,7 +71,7 @@ DENSITIES = (0.005, 0.02, 0.08)
 RISE = 10
 """steps over which the rate of a new slot rises in `newborns`"""
 RANK = 8
-"""of low-rank changes in `recovery`; sparse updates have as many slots as such a change has parameters"""
+"""rank of the low-rank changes in `recovery`; sparse updates have as many slots as such a change has parameters"""
 
 ARMS: dict[str, dict[str, Any]] = {
     "seft": {"preset": "seft"},
@@ -106,7 +108,7 @@ METHODS = (
     *(Row(name, f"{name}-rank") for name in ("seft", "active-only", "static")),
     *(Row(name, name) for name in ("lora-star", "sparse-peft", "spp", "lora", "sparse-full")),
 )
-"""What the paper's method is compared with, and three that tell what its parts do or what is left out."""
+"""The paper's method, two variants without some of its parts, and the methods that they are compared with."""
 
 EXPERIMENTS: dict[str, Experiment] = {
     "mask-ablation": Experiment(

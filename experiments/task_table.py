@@ -1,4 +1,4 @@
-"""The section of a result page on tasks: scores of every arm, and points more than the first one, paired by seed."""
+"""The section of a result page on tasks: scores of every arm, and points above the first arm, paired by seed."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -18,7 +18,7 @@ NOTE = """
 
 
 def section(rows: Sequence[Row], of_arms: Mapping[str, Mapping[int, Run]]) -> list[str]:
-    """Return the parts of the page, none without scores; the runs are given by arm and seed."""
+    """Return the parts of the section, none if the runs have no scores; `of_arms` is arm -> seed -> run."""
     first = next(iter(of_arms[rows[0].arm].values()))
     if "scores" not in first:
         return []

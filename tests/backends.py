@@ -1,7 +1,7 @@
 """The array libraries, devices and dtypes on which the engine must give the same answers.
 
-    BACKENDS["numpy-float32"].array(x)   # x there, its floats rounded to the backend's dtype
-    BACKENDS["numpy-float32"].numpy(y)   # and back
+    BACKENDS["numpy-float32"].array(x)   # x as an array of the backend, with floats rounded to its dtype
+    BACKENDS["numpy-float32"].numpy(y)   # y as a NumPy array
 
 Nothing here imports the engine: shape checking must be able to hook its modules before they are loaded.
 """
@@ -35,7 +35,7 @@ class Backend:
         return 1e-12 if self.dtype == "float64" else 1e-4
 
     def array(self, x: np.ndarray) -> Any:
-        """Return x here: floats in this dtype, other dtypes kept; read-only where the library can say so."""
+        """Return x as an array of this backend: floats in its dtype, other dtypes unchanged, read-only in NumPy."""
         x = np.asarray(x)
         if x.dtype.kind == "f":
             x = x.astype(self.dtype)
@@ -46,7 +46,7 @@ class Backend:
         return self.xp.asarray(x.copy(), device=self.device)
 
     def arrays(self, named: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Return every array here, by name."""
+        """Return name -> array of this backend."""
         return {name: self.array(x) for name, x in named.items()}
 
     def numpy(self, x: Any) -> np.ndarray:
@@ -54,7 +54,7 @@ class Backend:
         return np.asarray(self.to_host(x))
 
     def owns(self, x: Any) -> bool:
-        """Tell whether x is an array of this library, on this device, of this float dtype."""
+        """Return whether x is an array of this library, on this device, of this float dtype."""
         if self.xp is np:
             return isinstance(x, np.ndarray | np.generic) and str(x.dtype) == self.dtype
         return x.device == self.device and x.dtype == getattr(self.xp, self.dtype)
@@ -74,11 +74,11 @@ def _cupy() -> tuple[Backend | None, str]:
             import cupy
         if cupy.cuda.runtime.getDeviceCount() < 1:
             return None, "no GPU"
-        # before a test computes anything; the file imports nothing, so that the engine is not loaded by way of it
+        # this must come before any test computes; the file is run by its path, so that the engine is not imported
         runpy.run_path(str(CUPY_READY))["keep_subnormals"](cupy)
     except Exception as error:  # noqa: BLE001  # a broken driver must not stop the other backends
         return None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-    # cupy.asarray takes no device
+    # array_api_compat, because cupy.asarray has no parameter `device`
     return Backend("cupy-float64", xp, "float64", cupy.cuda.Device(0), lambda x: x.get()), "found"
 
 
@@ -89,7 +89,7 @@ BACKENDS = {
     for backend in (
         REFERENCE,
         Backend("numpy-float32", np, "float32"),
-        # the device that is not the default: an array that is made elsewhere is an error
+        # not the default device, so that an array that code makes on the default device raises an error
         _strict("strict-device1", "device1", "float64"),
         _strict("strict-no_float64", "no_float64", "float32"),
         CUPY,

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def relative_error(got: np.ndarray, want: np.ndarray) -> float:
-    """The largest absolute difference over the largest absolute value wanted (NUM-004), 0 for zeros."""
+    """Return the largest absolute difference over the largest absolute value of `want` (NUM-004), 0 for zeros."""
     got, want = np.asarray(got, dtype=np.float64), np.asarray(want, dtype=np.float64)
     assert got.shape == want.shape, f"shape {got.shape}, expected {want.shape}"
     if not want.size:
@@ -23,6 +23,6 @@ def assert_close(got: np.ndarray, want: np.ndarray, bound: float, what: str = ""
 
 
 def same_bits(got: np.ndarray, want: np.ndarray) -> bool:
-    """Tell whether two arrays have the same dtype, shape and bits; tells −0.0 from +0.0."""
+    """Return whether two arrays have the same dtype, shape and bits, so that −0.0 and +0.0 differ."""
     got, want = np.asarray(got), np.asarray(want)
     return got.dtype == want.dtype and got.shape == want.shape and got.tobytes() == want.tobytes()

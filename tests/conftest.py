@@ -1,4 +1,4 @@
-"""Fixtures of every test room: the backends, and a ledger of the errors that were measured."""
+"""Fixtures of all tests: the backends, and a summary of the errors that were measured."""
 
 import gc
 import sys
@@ -10,7 +10,7 @@ import pytest
 from tests.backends import BACKENDS, CUPY_STATE, Backend
 from tests.compare import assert_close
 
-gc.disable()  # nothing that is imported and collected is garbage
+gc.disable()  # until all tests are collected, because nothing that they import is garbage
 
 _LEDGER = pytest.StashKey[dict[str, float]]()
 
@@ -20,8 +20,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_finish():
-    # eleven thousand tests and what they import stay to the end, so that a collection need not go through them; the
-    # thresholds are some thirty and twice those of Python, because little of what tests make forms a cycle
+    # Eleven thousand tests and the modules that they import stay to the end, so the collector need not visit them.
+    # The thresholds are about thirty times and twice those of Python, because tests make few cycles of references.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
@@ -31,11 +31,11 @@ def pytest_collection_finish():
 
 @pytest.fixture(autouse=True)
 def no_tracer_is_left_on():
-    """A tracer that a test leaves on makes every later test of the process many times slower, and none fails."""
+    """Fail a test that leaves a tracer on, because all later tests of the process would be many times slower."""
     before = sys.gettrace()
     yield
     left = tracemalloc.is_tracing()
-    # off before the assertion, so that one test fails and not all
+    # stop it before the assertion, so that only this test fails
     tracemalloc.stop()
     assert not left
     assert sys.gettrace() is before
@@ -55,13 +55,13 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(params=list(BACKENDS))
 def backend(request) -> Backend:
-    """Every array library, device and dtype in turn."""
+    """Return every backend in turn: an array library, a device and a dtype."""
     return BACKENDS[request.param]
 
 
 @pytest.fixture
 def within(request):
-    """`within(family, got, want, bound, what)` asserts the relative error and notes it for the summary."""
+    """Return `within(family, got, want, bound, what)`, which asserts a relative error and adds it to the summary."""
     ledger = request.config.stash[_LEDGER]
 
     def check(family, got, want, bound, what=""):

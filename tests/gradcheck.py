@@ -1,4 +1,4 @@
-"""Derivatives without derivatives: what a backward says against what the forward does when pushed."""
+"""Numerical derivatives of forward functions, which tests compare with the backward functions."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Several Python processes that mpirun starts."""
+"""Run several Python processes under mpirun."""
 
 import importlib.util
 import os
@@ -18,12 +18,12 @@ OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
-"""Open MPI refuses root, and more processes than cores, unless it is told otherwise."""
+"""Variables that let Open MPI run as root, and with more processes than cores."""
 HERE = Path(__file__).resolve().parents[1]
 
 
 def together(n, command, *paths):
-    """Run a Python command as n processes, which import from the given folders first; returns what subprocess does."""
+    """Run a Python command as n processes, which import from `paths` first; return the result of `subprocess.run`."""
     command = [MPIRUN, "-n", str(n), sys.executable, *map(str, command)]
     environment = os.environ | OPEN_MPI | {"PYTHONPATH": os.pathsep.join(map(str, (*paths, HERE)))}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)

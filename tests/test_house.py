@@ -1,4 +1,4 @@
-"""The house itself: floors hold and their guards bite, files are short, public names say what they return."""
+"""The structure of the repository: import contracts hold and can fail, files are short, public names are documented."""
 
 import ast
 import re
@@ -18,12 +18,12 @@ from conformance.cases.ops import AREAS
 ROOT = Path(seft_ref.__file__).parents[1]
 PACKAGES = ("seft_ref", "formats", "seft_cli", "conformance", "seft_ports")
 DESK = ("benchmarks", "experiments", "examples", "tools", "tests")
-"""What is not installed."""
+"""Folders that are not installed."""
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONTRACTS = [contract["name"] for contract in SETTINGS["tool"]["importlinter"]["contracts"]]
 LONGEST = 400
 
-# houses, each of which several contracts are broken in: contract -> (file that gains an import, the import)
+# contracts that are broken together in one copy of the packages: contract -> (file that gains an import, the import)
 TRESPASSES: list[dict[str, tuple[str, str]]] = [
     {
         "floors of the engine": ("seft_ref/topology/csr.py", "import seft_ref.model.decoder"),
@@ -49,7 +49,7 @@ TRESPASSES: list[dict[str, tuple[str, str]]] = [
 
 
 def copy_of_the_house(to):
-    """The packages and their contracts in another place; modules that a contract names are there, if only empty."""
+    """Copy the packages and their contracts to another folder, and return it; `conformance.oracle` always exists."""
     for package in PACKAGES:
         shutil.copytree(ROOT / package, to / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", to)
@@ -59,7 +59,7 @@ def copy_of_the_house(to):
 
 
 def verdicts(house):
-    """Each contract's verdict, KEPT or BROKEN, in a house."""
+    """Return contract -> KEPT or BROKEN, for a copy of the packages."""
     found = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
         cwd=house,
@@ -79,7 +79,7 @@ def test_import_contracts_hold(tmp_path):
 
 
 def test_each_import_contract_bites(tmp_path):
-    """Each is broken in the house with its own trespass, and kept in another one, where others trespass."""
+    """Each contract is broken in the copy with its own trespass, and kept in another copy with other trespasses."""
     found = []
     for number, trespasses in enumerate(TRESPASSES):
         house = copy_of_the_house(tmp_path / str(number))
@@ -145,7 +145,7 @@ def test_locals_say_what_they_hold():
 def test_every_folder_says_where_to_start():
     for package in (*PACKAGES, "benchmarks", "experiments", "examples"):
         for path in (ROOT / package).rglob("__init__.py"):
-            # a template's own folders belong to whoever copies it
+            # not in a template, because its folders belong to whoever copies it
             if path.parent.parent.name != "templates":
                 said = " ".join((ast.get_docstring(tree_of(path)) or "").split())
                 assert re.search(r"Start (reading )?(in|with) ", said), path
@@ -159,7 +159,7 @@ def test_files_that_contributors_are_sent_to_are_there():
 
 
 def test_templates_of_issues_have_their_front_matter():
-    # one that is reflowed is shown as text, and cannot be chosen
+    # GitHub shows a reflowed front matter as text, and the template cannot be chosen
     for path in (ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md"):
         assert re.match(r"---\nname: \S[^\n]*\nabout: \S[^\n]*\n---\n\n", path.read_text(encoding="utf-8")), path
 
@@ -204,7 +204,7 @@ def test_no_file_is_longer_than_two_things():
 
 
 def reads_scope(tree):
-    """Whether code reads a rule's `scope`, as an attribute or by its name."""
+    """Return whether code reads a rule's `scope`, as an attribute or by its name."""
     return any(
         (isinstance(node, ast.Attribute) and node.attr == "scope")
         or (isinstance(node, ast.Constant) and node.value == "scope")
@@ -226,7 +226,7 @@ def test_the_look_for_scope_finds_it(line):
 
 
 def public_functions(tree, inside=""):
-    """Every function and method whose name, and whose class's name, is public."""
+    """Yield every function and method whose name, and whose class's name, is public."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from public_functions(node, f"{node.name}.")
@@ -235,7 +235,7 @@ def public_functions(tree, inside=""):
 
 
 def constructors(tree):
-    """The `__init__` of every public class, which has no docstring of its own."""
+    """Yield the `__init__` of every public class; these need no docstring."""
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
             yield from ((f"{node.name}.__init__", f) for f in node.body if getattr(f, "name", "") == "__init__")
@@ -255,11 +255,11 @@ LOOPS = {
     f"kernels/cpu/{name}.py" for name in ("panels", "turned", "exceeding", "transpose", "vectors", "token", "decode")
 }
 LOOPS |= {f"layers/compiled/{name}.py" for name in ("exp", "sums", "rows")}
-"""What numba compiles or emits: its types, not Python's."""
+"""Files whose functions numba compiles or emits, so that their types are numba's and not Python's."""
 
 
 def annotations(function):
-    """What the signature of a function says of its parameters and of what it returns."""
+    """Return the annotations of a function's parameters and of its result."""
     given = function.args
     every = (*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg)
     return [a.annotation for a in every if a and a.annotation] + ([function.returns] if function.returns else [])
@@ -292,12 +292,12 @@ def module_name(path):
 
 
 def imports_of(path, modules):
-    """The modules of ours that a file imports anywhere, in functions too."""
+    """Yield those of `modules` that a file imports, also inside functions."""
     for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            # a name is a module of the package or something that the package itself holds
+            # a name is a module of the package, or an object that the package itself defines
             full = [f"{node.module}.{alias.name}" for alias in node.names]
             names = [name if name in modules else node.module for name in full]
         else:
@@ -306,7 +306,7 @@ def imports_of(path, modules):
 
 
 def cycle_in(graph):
-    """A cycle of a graph as a list of its nodes, or None."""
+    """Return a cycle of a graph as a list of its nodes, or None."""
     state = {}
 
     def visit(node, path):
@@ -346,7 +346,7 @@ def test_every_docstring_says_something():
 
 
 VERB = re.compile(r"\b(?:are|be|can|cannot|do|have|is|may|must|was|were|will|[a-z]{2,}(?:s|ed|ld))\b")
-"""What looks like a finite verb. Plural nouns match as well, so the test misses riddles rather than blame sentences."""
+"""A word that looks like a finite verb. Plural nouns match too, so some riddles pass, but no sentence fails."""
 
 
 def comments(text):

@@ -30,21 +30,21 @@ SHAPE = {"hidden_size": 64, "intermediate_size": 128, "max_position_embeddings":
 
 PROGRAMS = ("seft", "python", "pip")
 SHORTER = {"--steps": "2", "--epochs": "1", "--limit": "2", "--length": "128", "--shard-size": "1MB"}
-"""Option -> what it is given in place of what the page says, so that a page takes seconds."""
+"""Option -> the value that replaces that of the page, so that a page takes seconds."""
 SHORTER_PYTHON = {"steps=80": "steps=2", "lines[20:]": "lines[2:]", "lines[:20]": "lines[:2]"}
 STAND_FOR = {"FORMAT": "hf", "PATH": "pruned"}
 ELSEWHERE = ("-m benchmarks gpu", "-m examples.rl_sync", "pip install")
-"""What needs a GPU or the network, or runs in tests of its own."""
+"""Commands that need a GPU or the network, or that other tests run."""
 FOREIGN = ("from vllm", "import lm_eval")
 """Python that needs another program, and is not run here."""
 LANGUAGES = ("", "sh", "py", "python", "json", "js")
-"""Of blocks; `test_readme` runs those of python, which print what they say, and one test runs that of js."""
+"""Languages of blocks; `test_readme` runs those of `python` and compares their output, one test here that of `js`."""
 OUTPUT = {"prune": 1, "convert": 1, "finetune": 1, "diff": 2, "apply": -1}
-"""Command -> which of its arguments is written; a page may write a name twice."""
+"""Command -> the index of the argument that it writes; a page may write a name twice."""
 
 
 def commands(block):
-    """Return the commands of a block, each as its words: bash reads loops, comments and quotes, and has no programs."""
+    """Return the commands of a block, each as a list of words; bash expands loops and quotes, and runs no programs."""
     tell = "".join(f"{name}() {{ printf '%s\\n' \"$(printf '%q ' {name} \"$@\")\" >&3; }}\n" for name in PROGRAMS)
     line = f"PATH=; exec 3>&1\n{tell}{block}"
     done = subprocess.run(["bash", "-uec", line], capture_output=True, text=True, check=True)
@@ -52,25 +52,25 @@ def commands(block):
 
 
 def adapted(words):
-    """Return the words with short options, and with what the names of a page stand for."""
+    """Return the words with shorter runs, and with the names of a page replaced by values."""
     words = [STAND_FOR.get(word, word) for word in words if word not in ("--device", "cuda")]
     return [SHORTER.get(before, word) for before, word in zip(["", *words], words, strict=False)]
 
 
 def output_of(name, *words):
-    """Return what a command writes, or None."""
+    """Return the path that a command writes, or None."""
     return Path(" ".join(words).split(" --")[0].split()[OUTPUT[name]]) if name in OUTPUT else None
 
 
 def remove(place):
-    """Remove what a page wrote before, in words or in Python, and writes again."""
+    """Remove a file or folder that the page wrote before, by a command or in Python, and writes again."""
     if place.is_dir():
         shutil.rmtree(place)
     place.unlink(missing_ok=True)
 
 
 def models(folder, seft):
-    """A dense model, a pruned one, texts, examples and tasks."""
+    """Write a dense model, a pruned one, texts, examples and tasks."""
     hf_folder(folder / "llama", CONFIG | SHAPE)
     for name in ("train", "valid"):
         (folder / f"{name}.txt").write_text(TEXT)
@@ -84,7 +84,7 @@ def models(folder, seft):
 
 
 def before_converting(folder, seft):
-    """Two models with deltas between them, an adapter, a quantised model, and the folders of two published steps."""
+    """Write models with deltas between them, an adapter, a quantised model, and the folders of two published steps."""
     steps = [fixture_base()]
     rng = np.random.default_rng(0)
     for _ in range(2):
@@ -104,7 +104,7 @@ def before_converting(folder, seft):
 
 
 def before_quantising(folder, seft):
-    """A pruned model, and one of codes as another program has it."""
+    """Write a pruned model, and a quantised one in the format of another program."""
     shutil.copytree("pruned", "PRUNED")
     seft("prune", "pruned", "codes", "--quantize", "int4:g64", "--calibration", "train.txt")
     seft("convert", "codes", "LLAMA-W4A16", "--to", "compressed-tensors")

@@ -29,7 +29,7 @@ WITH_EXAMPLES = [
 
 def test_a_page_of_the_manual_has_a_title_of_its_own():
     texts = [(ROOT / page).read_text(encoding="utf-8") for page in PAGES if page.parts[0] == "docs"]
-    # a page that shows another file has its title there
+    # a page that shows another file has no title of its own
     titles = [heading[0] for text in texts if (heading := re.match(r"# .+$", text, re.MULTILINE))]
     assert len(titles) > 60
     assert len(titles) == len(set(titles))
@@ -61,7 +61,7 @@ def test_links_lead_to_files_that_are_there(page):
 
 @cache
 def anchors(page):
-    """What a link to a place in a page may name: headings as GitHub spells them, and anchors."""
+    """Return the names that a link to a place in a page may have: headings as GitHub spells them, and anchors."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     spelt = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
@@ -105,13 +105,13 @@ def test_every_command_of_the_readme_exists():
         assert target in targets, target
 
 
-# typer has a copy of click of its own, and exports BadParameter alone
+# typer contains a copy of click, of whose errors it exports only BadParameter
 USAGE = typer.BadParameter.__bases__[0]
 
 
 @cache
 def parser_of(name):
-    """Return what reads the arguments of a command; the kit's has commands of its own."""
+    """Return the parser of the arguments of a command; that of the kit has subcommands."""
     module, _, function = COMMANDS[name][0].partition(":")
     if module.startswith("conformance"):
         return typer.main.get_command(import_module(module).app)
@@ -121,7 +121,7 @@ def parser_of(name):
 
 
 def refusal(line):
-    """Return why a command line is refused, or None. Missing arguments and values are not looked at."""
+    """Return why a command line is refused, or None; missing arguments and wrong values are not checked."""
     name, *words = shlex.split(line, comments=True)
     if name not in COMMANDS:
         return f"{line}: there is no command {name}"

@@ -18,13 +18,13 @@ PARTS = dict(
 CLAUSES = [part for part in PARTS if "." not in part]
 UNTESTABLE = set(CLAUSES) - {part.partition(".")[0] for part, text in PARTS.items() if "[untestable:" not in text}
 MOST_SENTENCES, MOST_WORDS, LONGEST_SENTENCE = 3, 60, 25
-# what looks like a clause and is none: digests, and the number 000 of a base class that is never raised
+# names that look like ids of clauses: digests, and FMT-000 of a base class that is never raised
 FOREIGN = {"SHA-256", "SHA-512", "SHA-384", "FMT-000"}
 TEXT = {".py", ".cu", ".md", ".json", ".jsonl", ".toml", ".txt"}
 CODE = ("seft_ref", "formats", "seft_cli", "conformance")
 KIT = re.search(r"^KIT = (.+)$", (ROOT / "docs" / "manual.py").read_text(encoding="utf-8"), re.MULTILINE)
 IMPLEMENTS = ("seft_ref", "formats", "seft_cli", *ast.literal_eval(KIT[1]))
-"""Where a clause is implemented, as the manual has it: those of chapters 14 and 16 by the kit."""
+"""Folders and files that implement clauses, as in the manual; the kit implements those of chapters 14 and 16."""
 PROOF = ("tests", "conformance")
 
 
@@ -34,7 +34,7 @@ def files(folders):
 
 
 def cited(folders):
-    """Id of a clause or part to the files that cite it; names of tests write ids with an underscore."""
+    """Return id of a clause or part -> the files that cite it; names of tests write ids with an underscore."""
     found = {}
     for path in files(folders):
         text = path.read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def cited(folders):
 
 
 def prose(text):
-    """Sentences of a part, each a list of words, without tables and tags; code between backticks is one word."""
+    """Return the sentences of a part as lists of words, without tables and tags; code between backticks is one word."""
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("|"))
     lines = re.sub(r"\[(?:paper-silent|untestable:[^\]]*)\]", "", re.sub(r"`[^`]*`", "code", lines))
     sentences = re.split(r"(?<=[.?!])\s+", lines)
@@ -57,7 +57,7 @@ def test_clauses_are_numbered_once_and_rise_within_a_family():
     assert len(set(CLAUSES)) == len(CLAUSES)
     for family in {clause.split("-")[0] for clause in CLAUSES}:
         numbers = [int(clause.split("-")[1]) for clause in CLAUSES if clause.startswith(family + "-")]
-        # files tell their story in the order of an implementation, and number where there was room
+        # FMT clauses stand in the order in which one implements them, and later ones took free numbers
         assert family == "FMT" or numbers == sorted(numbers), family
         assert len(numbers) == len(set(numbers)), family
 
@@ -110,7 +110,7 @@ def test_every_cited_clause_exists(folder):
 
 @pytest.mark.parametrize(("where", "folders"), [("code", IMPLEMENTS), ("a test or a conformance case", PROOF)])
 def test_every_clause_is_cited_by(where, folders):
-    # a part that is cited cites its clause
+    # a citation of a part counts for its clause
     known = {part.partition(".")[0] for part in cited(folders)}
     missing = [clause for clause in CLAUSES if clause not in known and not (where != "code" and clause in UNTESTABLE)]
     assert not missing, f"{len(missing)} clauses are not cited by {where}: {' '.join(missing)}"

@@ -25,7 +25,7 @@ OLD = ROOT / "tests" / "formats" / "fixtures" / "compressed_tensors" / "0.9.0-sp
 
 
 def before_shipping(folder, command):
-    """Leave beside v1 a copy with one changed byte."""
+    """Make `damaged`, a copy of v1 with one changed byte."""
     if not (folder / "v1").is_dir() or (folder / "damaged").exists():
         return
     shutil.copytree(folder / "v1", folder / "damaged")
@@ -44,7 +44,7 @@ def before_repairing(folder, command):
 
 
 def before_training(folder, command):
-    """Leave a pruned folder in bfloat16, and the texts."""
+    """Make a pruned folder in bfloat16, and the texts."""
     if not (folder / "pruned-hf").exists():
         config = CONFIG | {"max_position_embeddings": 256}
         hf_folder(folder / "pruned-hf", config, pruned(parameters(config, dtype=BF16), config), dtype=BF16)
@@ -73,7 +73,7 @@ BEFORE = {
 ELSEWHERE = ("--port ./seft-port", "--profile core")
 """Commands that tests of the ports run."""
 FAILURE = re.compile(r"^error: |1 rule is broken$|, [1-9]\d* failed,|^  WRONG", re.MULTILINE)
-"""What a command prints that exits with another status than 0."""
+"""Output of a command that exits with another status than 0."""
 SHORTER = ("--steps 300", "--steps 2")
 SHORTER_PYTHON = ("max_steps=300", "max_steps=25")
 
@@ -89,13 +89,13 @@ def typed(block):
 
 
 def shows(shown, printed):
-    """Tell whether printed lines hold the lines of a page in their order; ... stands for anything."""
+    """Return whether printed lines contain the lines of a page in their order; ... stands for any text."""
     rest = iter(printed)
     patterns = [".*".join(map(re.escape, line.strip().split("..."))) for line in shown if line.strip() != "..."]
     return all(any(re.fullmatch(f"{pattern}.*", line.strip()) for line in rest) for pattern in patterns)
 
 
-@pytest.mark.filterwarnings("default")  # transformers warns of itself
+@pytest.mark.filterwarnings("default")  # transformers warns about its own code
 @pytest.mark.parametrize("page", BEFORE)
 def test_commands_print_what_the_page_shows(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -141,7 +141,7 @@ def test_commands_of_several_processes_print_what_the_page_shows(tmp_path, monke
     for language, block in blocks:
         for command, shown in () if language else typed(block):
             if command.startswith("seft "):
-                # what needs no process of its own: a start takes longer than the twelve steps
+                # in this process, because starting another takes longer than the twelve steps
                 code, out, err = call(monkeypatch, capsys, *shlex.split(command)[1:])
             else:
                 line = command.replace("PYTHONPATH=CLONE python", shlex.quote(sys.executable))

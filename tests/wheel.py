@@ -1,10 +1,10 @@
-"""The wheel as a stranger gets it: built, installed into an empty environment, and used from another folder.
+"""Test the wheel as a user gets it: built, installed into an empty environment, and used from another folder.
 
     python -m tests.wheel [FOLDER]
 
 Runs `seft --help`, one round on a tiny model from pruning to evaluation, the help of the other commands, twenty
-cases of the kit and `import formats`; then the format alone, without numba. Exit status 0 if all of it works; the
-first command that does not is shown with what it said.
+cases of the kit and `import formats`; then the format alone, without numba. The exit status is 0 if all of it works.
+The first command that fails is shown with its output.
 """
 
 import os
@@ -19,7 +19,7 @@ from tests.seft_ref.folders import TEXT, hf_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 LIGHT = {"numpy", "ml_dtypes", "formats"}
-"""What `import formats` may bring, beside the standard library."""
+"""Packages that `import formats` may load besides the standard library."""
 FORMATS_ALONE = f"""
 import sys
 before = set(sys.modules)
@@ -33,9 +33,9 @@ SHORT = ("--steps", 4, "--batch", 2, "--length", 8, "--evolve-every", 2, "--dens
 
 
 def run(*words: object, cwd: Path) -> str:
-    """Run a command away from the checkout; return what it printed, or end with what it said."""
+    """Run a command away from the checkout; return its output, or exit with the output and the status."""
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
-    environment["NUMBA_OPT"] = "1"  # every loop is compiled once more, and runs for a moment
+    environment["NUMBA_OPT"] = "1"  # optimise little, because every loop is compiled again and runs only for a moment
     line = [str(word) for word in words]
     done = subprocess.run(line, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -49,12 +49,12 @@ def main() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     away = folder / "away"
     away.mkdir(parents=True)
-    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # what an earlier build left would go into this one
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # files of an earlier build would go into the wheel
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     venv.create(folder / "env")
     python, seft = folder / "env" / "bin" / "python", folder / "env" / "bin" / "seft"
-    # most modules that are installed are never imported: only those that are need to be compiled
+    # do not compile all modules, because most of those that are installed are never imported
     install = ("install", "--quiet", "--no-compile", "--disable-pip-version-check", wheel)
     run(sys.executable, "-m", "pip", "--python", python, *install, cwd=away)
 
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def formats_alone(folder: Path) -> int:
-    """Install the format alone, without numba, and use it; return the bytes of all that is not NumPy."""
+    """Install the format alone, without numba, and use it; return the bytes of all packages but NumPy."""
     source = folder / "formats"
     shutil.copytree(ROOT / "formats", source, ignore=shutil.ignore_patterns("__pycache__", "build", "*.egg-info"))
     venv.create(folder / "alone")

@@ -1,4 +1,6 @@
-/* Prints what csafetensors (github.com/syoyo/safetensors-cpp) finds in a file: name, dtype, shape and bytes, by tabs.
+/* Prints a line for each tensor that csafetensors (github.com/syoyo/safetensors-cpp) reads from a file.
+ *
+ * A line has name, dtype, shape and bytes, separated by tabs.
  *
  *     cc -O1 -I SAFETENSORS_CPP -o csafetensors csafetensors.c SAFETENSORS_CPP/csafetensors.c
  */

@@ -1,4 +1,6 @@
-/* Prints what safetensors-cpp (github.com/syoyo/safetensors-cpp) finds in a file: name, dtype, shape and bytes, by tabs.
+/* Prints a line for each tensor that safetensors-cpp (github.com/syoyo/safetensors-cpp) reads from a file.
+ *
+ * A line has name, dtype, shape and bytes, separated by tabs.
  *
  *     c++ -O1 -std=c++17 -I SAFETENSORS_CPP -o safetensors_cpp safetensors_cpp.cc
  */

@@ -86,7 +86,7 @@ def arrow(start: tuple[float, float], end: tuple[float, float]) -> FancyArrowPat
 
 def an_event() -> tuple[Base, Delta, Event]:
     """Return a matrix of 4 × 6 before one event, and the event."""
-    # adapt by |ḡ · W|, because only a gradient is made up here and token-fisher would need single tokens
+    # adapt by |ḡ · W|, because this example has only a mean gradient and token-fisher needs those of single tokens
     rule, shape = Rule(adapt="sensitivity"), (4, 6)
     values = {0: 5.0, 3: -2.0, 4: 0.3, 7: 1.5, 8: -4.0, 11: 2.5, 13: 3.0, 16: -0.2, 18: 2.0, 20: -3.5, 23: 1.0}
     base = Base(from_flat(shape, np.array(list(values))), np.array(list(values.values())))
@@ -155,7 +155,7 @@ def matrix(
 
 
 def save(figure: Any, out: Path) -> None:
-    """Write a picture whose bytes depend on nothing but what is drawn, on a white ground that dark pages need."""
+    """Write a picture whose bytes depend only on the drawing, on a white background, because dark pages need one."""
     options = {"metadata": {"Date": None}} if out.suffix == ".svg" else {"dpi": 110}
     figure.savefig(out, facecolor=PAPER, **options)
     plt.close(figure)

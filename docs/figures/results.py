@@ -61,7 +61,7 @@ def draw_growth() -> Any:
 
 
 def draw_large() -> Any:
-    """Draw what each stage takes."""
+    """Draw the seconds and the memory of each stage."""
     rows = rows_of("large", "What each stage takes")[1:]
     stages = [(cells[0], float(cells[1]), float(cells[2].split()[0])) for cells in rows]
     names = [name for name, _, _ in stages]
@@ -122,7 +122,7 @@ DRAWN = {"growth": draw_growth, "large": draw_large, "fuzzing": draw_fuzzing, "k
 
 
 def main() -> None:
-    """Draw all of them beside their pages, or into the folder that is named."""
+    """Draw all pictures beside their pages, or into the folder that the command line names."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
     with mpl.rc_context(PLAIN):
         for name, draw in DRAWN.items():
