@@ -37,7 +37,7 @@ Bits = np.ndarray[Any, Any]
 LEVELS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.98, 0.99)
 PATTERNS = ((1, 2), (2, 4), (4, 8), (1, 4), (2, 8), (8, 16))
 BASE = "bound: entropy of the support + values"
-"""The lower bound for a file that stores values as they are and assumes nothing of the support but its size."""
+"""The lower bound for a file that stores values as they are, and knows only the size of the support."""
 
 
 # sizes -------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def _support_entropy(t: formats.Sparse, label: str) -> float:
 
 
 def _byte_entropy(values: Bits) -> float:
-    """Return the entropy in bytes of the values, where the k-th byte of every value has its own code."""
+    """Return the entropy in bytes of the values, where the k-th bytes of all values share one code."""
     planes = values.view(np.uint8).reshape(-1, values.itemsize).T
     total = 0.0
     for plane in planes:

@@ -16,7 +16,7 @@ class Goal:
 
     what: str
     kind: str
-    """kernels, step or generate"""
+    """the benchmark: kernels, step or generate"""
     rows: Mapping[str, Any]
     """fields and values of the rows that the goal applies to"""
     least: tuple[float, float]

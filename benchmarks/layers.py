@@ -17,7 +17,7 @@ from seft_cli.output import write_json
 
 SETS = ("plain", "compiled")
 WITHIN = 1e-4
-"""Largest difference between the sets, as a share of the largest entry."""
+"""The largest difference between the sets that is allowed, as a share of the largest entry."""
 
 
 def layers(

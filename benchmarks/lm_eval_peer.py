@@ -111,7 +111,7 @@ PEERS: dict[str, tuple[str, Callable[[Row], Row], str, Row]] = {
         COMMON.format("boolq"),
         _boolq,
         "super_glue/boolq/default.yaml",
-        {"doc_to_text": "Question: {{question}}\nAnswer:", "should_decontaminate": False},  # the files have no passage
+        {"doc_to_text": "Question: {{question}}\nAnswer:", "should_decontaminate": False},  # our files have no passage
     ),
     "openbookqa": (
         COMMON.format("openbookqa"),

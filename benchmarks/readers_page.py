@@ -43,7 +43,7 @@ LEFT_OUT = (
 def page(result: Mapping[str, Any], index: Mapping[str, Any]) -> str:
     """Return the page in Markdown.
 
-    result  what `readers --json` wrote
+    result  the content of a file of `readers --json`
     index   index.json of the pack
     """
     asked = [r for r in result["readers"] if r["reader"] not in PROFILE]

@@ -85,7 +85,7 @@ class Constants:
     """The speed of a host, and the cost of an event for each stored weight."""
 
     rate: float
-    """multiplications a second, two threads"""
+    """multiplications a second, on two threads"""
     passes: float
     """seconds of an event for each stored weight, without the gradient"""
 

@@ -47,7 +47,7 @@ WITHIN = {
     "llama.cpp F16": 0.02,
     "llama.cpp Q8_0": 0.1,
 }
-"""Largest difference of a logit from PyTorch's in float32, as a share of the largest logit."""
+"""The largest difference of a logit from PyTorch's in float32 that is allowed, as a share of the largest logit."""
 
 SAME_WEIGHTS = "weights of "
 """Prefix of the names of methods that are not timed: the float32 weights that codes are compared with."""

@@ -1,4 +1,4 @@
-"""Sphinx builds the manual from the Markdown of this folder; `manual.py` fills the pages that code or SPEC.md write."""
+"""Settings with which Sphinx builds the manual; `manual.py` fills pages with text from code and SPEC.md."""
 
 import sys
 import tomllib

@@ -65,7 +65,7 @@ def serve(
     prompt: Annotated[str, typer.Argument(help="Text to go on from.")],
     until: Annotated[int, typer.Option(min=0, help="Version to end with.")] = 3,
 ) -> None:
-    """Follow the versions, and generate with each that arrives."""
+    """Follow the versions, and generate text with each new one."""
     tokenizer = AutoTokenizer.from_pretrained(pruned)
     model = AutoModelForCausalLM.from_pretrained(pruned, dtype=torch.float32).eval()
     asked = tokenizer(prompt, return_tensors="pt")

@@ -93,7 +93,7 @@ def publish(
     compress: Annotated[str | None, typer.Option(help="zstd, or file for whole files (FMT-177).")] = None,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between steps.")] = 0.1,
 ) -> None:
-    """Train, and publish a version after every step; go on after the newest version that is there."""
+    """Train, and publish a version after every step; continue after the newest version in the folder."""
     torch.set_num_threads(1)
     state, train = trainer(state_file, share)
     with Publisher(steps, run, every=every, keep=keep, compress=compress) as publisher:
@@ -116,7 +116,7 @@ def follow(
     until: Annotated[int | None, typer.Option(min=0, help="Version to end with; else it goes on.")] = None,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between looks.")] = 0.05,
 ) -> None:
-    """Keep FILE equal to the newest version. Whoever opens FILE has one version of the model."""
+    """Keep FILE equal to the newest version. A program that opens FILE reads one version of the model."""
     with Follower(steps, path) as follower:
         print("follows from version", follower.version, flush=True)
         while until is None or follower.version is None or follower.version < until:

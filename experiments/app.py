@@ -300,7 +300,7 @@ def command_line(
     """Return the command that makes the page.
 
     paths  model, both texts and the folder of the page; only the last component of each is shown
-    own    the words that name arms of one's own and their title
+    own    the words of the options --arm and --title
     """
     folder, train, valid, out = (path.name for path in paths)
     words = ["python", "-m", "experiments", name, folder, "--train", train, "--valid", valid, "--out", out]

@@ -47,7 +47,7 @@ def tasks_of(experiment: Experiment, names: str | None, data: Path | None, limit
 
 
 def check_fitting(name: str, changes: Mapping[str, Any], *, of_arms: bool) -> None:
-    """Refuse a seed in --set, a setting that the experiment would not use, and options for arms where there are none.
+    """Refuse a seed in --set, a setting that the experiment would not use, and options for arms if it has no arms.
 
     changes  the settings of --set alone
     """

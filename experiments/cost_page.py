@@ -41,7 +41,7 @@ def _gib(run: Mapping[str, Any]) -> float:
 
 
 def multiples(report: Report) -> list[Multiple]:
-    """Return the multiples of all rows but the first."""
+    """Return the time and memory of all rows but the first, as multiples of those of the first."""
     first, *others = report.rows()
 
     def ratio(row: Row, what: Any) -> Estimate:

@@ -1,4 +1,4 @@
-"""Markdown of result pages: paragraphs, lists, commands and tables."""
+"""Functions that return Markdown for result pages: paragraphs, lists, commands and tables."""
 
 import re
 import shlex

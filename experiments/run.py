@@ -69,7 +69,7 @@ class Inputs:
     train: Data
     valid: Data
     evaluation: dict[str, int]
-    """length and windows"""
+    """length of an evaluation window, and the number of windows"""
     tasks: Tasks | None = None
 
     def identity(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def fill(
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """How much one setting changes one contrast, in per cent of perplexity, its high level against its low one."""
+    """The effect of one setting on one contrast: its high level against its low one, in per cent of perplexity."""
 
     factor: Factor
     contrast: str
@@ -138,7 +138,7 @@ WHERE: tuple[Mapping[str, Any], ...] = (
     {"adapt": "token-fisher", "density": 0.04},
     {"adapt": "token-fisher", "grow": "gradient", "density": 0.01},
 )
-"""Parts of the design that the presets are compared in; `adapt` token-fisher is the preset's own."""
+"""Parts of the design in which the presets are compared; `adapt` token-fisher is the choice of the preset `seft`."""
 
 QUESTION = f"""
     Sixteen settings are tried at two levels each. The 32 runs of the design have every setting at its high level in

@@ -21,7 +21,7 @@ CUPY_READY = Path(__file__).resolve().parents[1] / "seft_ref" / "arrays" / "cupy
 
 @dataclass(frozen=True)
 class Backend:
-    """One library, device and float dtype."""
+    """An array library with a device and a float dtype."""
 
     name: str
     xp: Any

@@ -182,7 +182,7 @@ def test_layout_contracts_and_tree_have_the_same_rooms():
     assert {room for line in lines for room in line} == tree - {"__init__", "__pycache__"}
     named = set(re.findall(r"^(\w+)/", layout, re.MULTILINE))
     folders = subprocess.run(["git", "ls-files", "--", "*/*"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if folders.returncode == 0:  # not in a copy without git
+    if folders.returncode == 0:  # a copy without git has no list of files
         assert named == {line.split("/")[0] for line in folders.stdout.splitlines()} - {".ci", ".github"}
 
 
@@ -213,7 +213,7 @@ def reads_scope(tree):
 
 
 def test_EVT_009_one_file_reads_scope_and_everything_else_asks_the_rule_or_its_pools():
-    # these write and read the scope of a pruner in the record of pruning (PRN-008), which is no choice of a rule
+    # not these two: they write and read the scope of a pruner in the record of pruning (PRN-008), not that of a rule
     pruners = [ROOT / "seft_ref" / "runs" / name for name in ("prune.py", "prune_again.py")]
     found = [p for p in sources("seft_ref") if p not in pruners and reads_scope(tree_of(p))]
     assert found == [ROOT / "seft_ref" / "update" / "rules.py"]
@@ -350,14 +350,14 @@ VERB = re.compile(r"\b(?:are|be|can|cannot|do|have|is|may|must|was|were|will|[a-
 
 
 def comments(text):
-    """Yield (first line, comment): comments on consecutive lines of their own are one."""
+    """Yield (first line, comment) for each comment on lines of its own; consecutive lines are joined."""
     for block in re.finditer(r"(?:^[ ]*# .*\n)+", text, re.MULTILINE):
         lines = (line.lstrip("# ") for line in block[0].splitlines())
         yield text.count("\n", 0, block.start()) + 1, " ".join(lines)
 
 
 def without_verb(comment):
-    """Return the sentences without a verb of a comment of more than two sentences."""
+    """Return the sentences without a verb in a comment, if it has more than two sentences."""
     sentences = re.split(r"(?<=[.?!])\s+(?=[A-Z])", comment)
     return [one for one in sentences if not VERB.search(one)] if len(sentences) > 2 else []
 

@@ -132,11 +132,11 @@ def refusal(line):
             parser, words = parser.commands[words[0]], words[1:]
         parser.make_context(name, words)
     except typer.BadParameter:
-        return None  # a file that is not there, or a word that stands for a number
+        return None  # the line names a missing file, or has a word in the place of a number
     except USAGE as error:
         return f"{line}: {error.format_message()}"
     except typer.Exit:
-        return None  # --help and the like
+        return None  # an option such as --help exits
     return None
 
 
@@ -146,7 +146,7 @@ def test_commands_on_every_page_have_options_that_there_are():
         text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
         blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
         lines += re.findall(r"^(?:\$ )?(?:mpirun -n \d+ )?seft (\w.*)$", "".join(blocks), re.MULTILINE)
-    lines = [line for line in lines if " | " not in line]  # a choice of several
+    lines = [line for line in lines if " | " not in line]  # a line with a choice of words cannot be parsed
     assert len(lines) > 80
     assert [why for line in lines if (why := refusal(line))] == []
     assert refusal("eval MODEL --text t --no-such-option 1") is not None
