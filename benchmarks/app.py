@@ -21,6 +21,7 @@
     python -m benchmarks peft-page QUALITY SPEED PAGE    the tables of that comparison
     python -m benchmarks large          a training step of a 7B model, event included, inside 16 GiB
     python -m benchmarks scale          larger models on several hosts, by a model of time and memory
+    python -m benchmarks gpu            all checks and benchmarks of a GPU
     python -m benchmarks readers        which readers of safetensors accept bad files
     python -m benchmarks readers-page JSON PAGE    the page about them
     python -m benchmarks page PAGE RESULTS    tables and pictures from the files of --json
