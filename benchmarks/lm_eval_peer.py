@@ -11,6 +11,7 @@ settings that `PEERS` lists. This module cuts the raw fields out of our data fil
 `seft_ref.tasks`.
 """
 
+import ast
 import csv
 import io
 import json
@@ -97,7 +98,7 @@ def _mmlu(file: Path) -> list[Row]:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     # the column holds the choices as the source of a Python list
     return [
-        {"question": row["question"], "choices": eval(row["choices"], {}), "answer": int(row["answer"])}  # noqa: S307
+        {"question": row["question"], "choices": ast.literal_eval(row["choices"]), "answer": int(row["answer"])}
         for row in rows
         if row["error_type"].strip().lower() == "ok"
     ]
