@@ -1,4 +1,7 @@
-"""Every figure with an interval in prose that people wrote follows from the results that are committed."""
+"""Every figure with an interval in prose that people wrote follows from the results that are committed.
+
+Signs are not compared, and a figure of any experiment counts, so that a figure in the wrong row is not noticed.
+"""
 
 import itertools
 import json
