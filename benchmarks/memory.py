@@ -1,4 +1,4 @@
-"""Benchmark of the memory of a training step, by part: the formula, this engine, and PyTorch for the same work.
+"""Measure the memory of a training step by part, and compare the formula, this engine and PyTorch on the same work.
 
 Every run is a process of its own. The size of a part is the sum of the sizes of its arrays. *Transient* is the most
 that a step, or a step with an event, allocates above the arrays that stay between steps. For PyTorch it is the rise of

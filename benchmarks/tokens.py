@@ -1,7 +1,7 @@
 """Measure the tokens a second of a whole model, one token at a time: sparse here, dense in PyTorch and in llama.cpp.
 
-    ours               float32, bfloat16 and codes at the given sparsity (`--compact` stores the latter two); the head
-                       and the embedding, which are not pruned, stay float32
+    ours               float32, bfloat16 and codes at the given sparsity, the latter two in memory as `seft generate
+                       --compact` keeps them. The head and the embedding are not pruned and stay float32
     torch              the same weights, dense, in LlamaForCausalLM of transformers with its cache, as a user calls it:
                        its time includes that of Python
     llama.cpp          the same weights, dense, as F16 and Q8_0, head included, with a cache of F16; takes part if

@@ -234,7 +234,7 @@ def _lock(path: Path) -> int | None:
 
 def _remove_if_dead(leftover: Path) -> None:
     """Remove the folder of a writer if its lock is free, which shows that the writer is dead (FMT-166)."""
-    # `_lock` fails on a file, which only a writer without locks leaves behind; the user has to remove it
+    # `_lock` raises OSError on a file. Older versions left such files without a lock, so the user has to remove them
     with suppress(OSError):
         handle = _lock(leftover)
         if handle is not None:

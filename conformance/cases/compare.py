@@ -175,7 +175,7 @@ def _within(a: NDArray[Any], b: NDArray[Any], bounds: NDArray[np.float64], *, ke
         return Verdict(passed=True, ratio=float(np.max(ratios, initial=0.0)))
     place, index = _first(~good)
     detail = f"{place}expected {b[index]}, got {a[index]}"
-    # `detail` shows the first bad entry, the ratio is that of the worst one; NaN counts as the worst
+    # NaN counts as infinite, because the ratio is that of the worst entry, and np.max would return NaN
     return Verdict(passed=False, detail=detail, ratio=float(np.max(np.where(np.isnan(ratios), np.inf, ratios))))
 
 

@@ -237,7 +237,7 @@ def freeze(
     clause: Annotated[list[str], typer.Option(help="Clause that the case shows; may be repeated.")],
     name: Annotated[str, typer.Option(help="Name of the case, after found.")],
 ) -> None:
-    """Make a frozen case of the example that failed in a property."""
+    """Add the failed example of a property to the frozen cases of the kit, as found.NAME."""
     try:
         path = freeze_case(folder, clause, name)
     except (ValueError, OSError) as error:

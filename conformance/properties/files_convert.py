@@ -34,7 +34,7 @@ def _tensor(d: Draw, cast: str | None) -> Tensor:
     sign, top = 1 << (width - 1), (1 << width) - 1 if dtype != "BOOL" else 1
     kinds = d.integers(n, 0, d.choice((3, 7, 20)))
     drawn = d.integers(n, 0, min(top, 2**40 - 1))
-    # kinds 0 and 1 are zeros of either sign, 2 is the number next to zero, 3 random bits
+    # kind 0 and kinds above 3 give 0, kind 1 the top bit (−0.0 in a float), kind 2 the pattern 1, kind 3 drawn bits
     patterns = [(0, sign if dtype != "BOOL" else 1, 1, x)[k] if k < 4 else 0 for k, x in zip(kinds, drawn, strict=True)]
     if width == 64 and dtype != "C64":
         patterns = [x << 24 if k == 3 else x for k, x in zip(kinds, patterns, strict=True)]

@@ -165,7 +165,7 @@ def _single(x: float) -> float:
     sees=_EVENT,
 )
 def _evolve(d: Draw, t: Trial) -> None:
-    """An event equals drop, grow and adapt on dictionaries, whatever the ties."""
+    """An event gives the same result as drop, grow and adapt of the oracle, also where scores are equal."""
     shape = d.shape()
     state = draw_state(d, shape)
     evolve_case(t, shape, state, draw_event(d, shape, state))

@@ -10,7 +10,7 @@ except ImportError:  # Windows has no such module
 __all__ = ["AddressSpace"]
 
 _FILE_OPS_MEMORY = 2 << 30
-"""Bytes of address space that an operation on files may add to those of the port before it."""
+"""Bytes of address space that an operation on files may use beyond what the port uses when the operation starts."""
 
 
 class AddressSpace:

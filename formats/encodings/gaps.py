@@ -69,7 +69,10 @@ def encode_gap8(support: Supported, _pattern: Pattern | None) -> dict[str, Array
 
 
 def decode_gap8(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
-    """Return the support of some rows, and the slots before them; all gaps are read, because positions are sums."""
+    """Return the support of some rows, as a matrix, and the number of slots before them.
+
+    All gaps are read, because a position is the sum of the gaps before it.
+    """
     symbols = sections["gaps"]
     ends = np.flatnonzero(symbols != SKIP)
     last_ends = not symbols.size or symbols[-1] != SKIP
@@ -119,7 +122,10 @@ def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Arr
 
 
 def decode_varint(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:
-    """Return the support of some rows, and the slots before them; all gaps are read, because positions are sums."""
+    """Return the support of some rows, as a matrix, and the number of slots before them.
+
+    All gaps are read, because a position is the sum of the gaps before it.
+    """
     symbols = sections["gaps"]
     ends = np.flatnonzero(symbols < 0x80)
     last_ends = not symbols.size or symbols[-1] < 0x80

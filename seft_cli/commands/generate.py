@@ -34,7 +34,7 @@ def main(
     max_bytes: MaxBytes = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [all cores].")] = None,
 ) -> None:
-    """Print what the model in DIR writes behind PROMPT, as it writes it."""
+    """Continue PROMPT with the model in DIR, and print each piece of text as soon as it is generated."""
     if threads is not None:
         console.restart_with_threads(threads)
     limit = limit_of(max_bytes, require_input(folder))

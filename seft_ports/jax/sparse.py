@@ -144,7 +144,7 @@ def _backward(shape: Shape, residuals: Any, dy: Array) -> tuple[Array, None, Non
     x, base, delta_positions, delta_values = residuals
     weight = effective(base, delta_positions, delta_values)
     dx = matmul_transposed(dy, weight.positions, weight.values, shape)
-    # W = b + φ at the delta, so the gradient by φ is that by W there, and no matrix is formed
+    # W = b + φ at the delta, so ∂L/∂φ equals ∂L/∂W at these positions; the full gradient is not computed
     return dx, None, None, gradient_at(dy, x, delta_positions)
 
 

@@ -229,7 +229,7 @@ def _settings_of(saved: dict[str, Any]) -> Settings:
     named = dict(saved)
     if "start" in named:
         named["initial_positions"] = named.pop("start")
-    # because in older checkpoints `adapt` had no effect in presets that prune nothing
+    # a checkpoint without `drop` is older: its `adapt` had no effect in presets that prune nothing
     if "drop" not in named and named["preset"] not in ("seft", "no-adapt", "spiel-adapt"):
         named.pop("adapt", None)
     return Settings(**named)

@@ -180,7 +180,7 @@ def _gathered(model: nn.Module) -> nn.Module:
 @contextmanager
 def _plain_layers(model: nn.Module) -> Iterator[None]:
     """Replace the sparse layers by plain ones that share their weights, until the context ends."""
-    # a sparse layer of this port, or one of seft_ports.peft
+    # two kinds of sparse layers have `plain`: those of this port and those of seft_ports.peft
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "plain")}
     for name, layer in layers.items():
         replace(model, name, layer.plain())

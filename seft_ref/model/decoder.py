@@ -167,7 +167,7 @@ def self_attention_backward(
     dy = _linear_backward(dy, cache.o_proj, f"{prefix}.o_proj", gradients)
     dy = _split_heads(dy, cache.attention.q.shape[-1])
     dq, dk, dv = _attend_backward(dy, cache.attention, layers)
-    # forward: k, v = past.keys, past.values
+    # the forward put the past before k and v; a past gets no gradient, so only the last T entries are kept
     dk, dv = (part[:, :, part.shape[2] - dq.shape[2] :, :] for part in (dk, dv))
     dk = layers.rope_backward(dk, cache.rope)
     dq = layers.rope_backward(dq, cache.rope)

@@ -1,4 +1,4 @@
-"""Tasks: reads their data files, makes prompts in the format of lm-eval, and scores answers (chapter 18).
+"""Read the data files of tasks, make prompts in the format of lm-eval, and score answers (chapter 18).
 
 item          the items of a task: choices to compare, or a question to answer
 table         every task by name: its folder, its format, its metrics

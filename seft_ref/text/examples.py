@@ -66,7 +66,7 @@ class Examples:
             yield [len(example.tokens), *example.tokens, *example.labels]
 
     def most_unlearned(self) -> int:
-        """Return the most consecutive tokens of which none is learned, over all orders of the examples."""
+        """Return the largest number of consecutive tokens that are not learned, over all orders of the examples."""
         stretches = [_unlearned([IGNORE, *example.labels[1:]]) for example in self.items]
         inside = max(max(stretch) for stretch in stretches)
         return max(inside, max(stretch[-1] for stretch in stretches) + max(stretch[0] for stretch in stretches))

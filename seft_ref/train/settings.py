@@ -216,7 +216,7 @@ class TrainSettings:
         """Return all settings under flat names, as `settings_of` takes them."""
         own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_FLAT}
         optimizer = {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
-        # CKP-007.7: leave out settings at their defaults, because states older than these settings lack them
+        # CKP-007.7: later settings are absent at their defaults, so that the text equals that of an older state
         own = {name: value for name, value in own.items() if name not in _NUMBERS_OF_STEPS or value > 1}
         if not optimizer.get("slot_warmup"):
             optimizer.pop("slot_warmup", None)

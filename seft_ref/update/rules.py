@@ -184,7 +184,7 @@ def rule_of(choices: Mapping[str, object], pattern: tuple[int, int] | None) -> R
     stays = pattern is not None and choices.get("scope") != "group"
     chosen: dict[str, Any] = {**({"grow_scope": "active"} if stays else {}), **choices}
     if stays and chosen.get("candidates") == "first-step" and "grow_scope" not in choices:
-        # EVT-012: the rule alone would advise another grow_scope, which the pattern refuses
+        # EVT-012: the error of `Rule` would advise grow_scope anywhere, which an N:M pattern does not allow
         raise ConfigError(
             "EVT-012",
             "candidates first-step lie anywhere in a matrix, and this model has an N:M pattern; set candidates all and "
