@@ -194,4 +194,5 @@ def both(main, folder, port):
         sys.exit()
     ended = [os.waitpid(child, 0)[1] for child in children]
     if any(ended):
-        sys.exit(1)
+        # a process that a signal ends prints nothing itself
+        sys.exit(f"exit statuses of both processes, or minus the signal: {[*map(os.waitstatus_to_exitcode, ended)]}")
