@@ -29,7 +29,7 @@ NOTES = {
 }
 """Reader -> remarks, found by hand, that explain its figures."""
 LEFT_OUT = (
-    ("candle", "Hugging Face's has no wheel on PyPI (`candle-python` is another project)"),
+    ("candle", "Hugging Face publishes no wheel of it on PyPI; `candle-python` is another project"),
     ("transformers", "it calls `safe_open`"),
     (
         "torch.distributed.checkpoint",

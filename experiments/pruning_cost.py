@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from experiments.markup import bullets, measured_by, prose, table, title_of
 from experiments.page import as_json, machine_told
@@ -78,29 +78,37 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Watched:
-    """A gradient window, and the sums of the squares of the two factors of the gradient over all tokens of its steps.
-
-    Their outer product is `rank-one`: Σ dy² · Σ x² in the place of Σ dy² x² of `token-fisher` (GRD-008).
-    """
+class WindowAndSquares:
+    """A gradient window, and the squares of the gradient's two factors, summed over all tokens of its steps."""
 
     window: AnyWindow
-    outputs: Float[Array, " out"] | float = 0.0
-    inputs: Float[Array, " in_"] | float = 0.0
+    output_squares: Float[Array, " out"] | float = 0.0
+    """Σ dy² of each row"""
+    input_squares: Float[Array, " in_"] | float = 0.0
+    """Σ x² of each column"""
 
-    def fresh(self) -> "Watched":
+    def fresh(self) -> "WindowAndSquares":
         """Return empty sums, to which this rank adds its micro-batches of a step."""
-        return Watched(self.window.fresh())
+        return WindowAndSquares(self.window.fresh())
 
-    def plus(self, gradient: WeightGradient, kernels: KernelSet) -> "Watched":
+    def plus(self, gradient: WeightGradient, kernels: KernelSet) -> "WindowAndSquares":
         """Return the sums with one more micro-batch."""
-        outputs, inputs = ((array * array).sum(axis=0) for array in (gradient.dy, gradient.x))
-        return Watched(self.window.plus(gradient, kernels), self.outputs + outputs, self.inputs + inputs)
+        of_dy, of_x = ((factor * factor).sum(axis=0) for factor in (gradient.dy, gradient.x))
+        window = self.window.plus(gradient, kernels)
+        return WindowAndSquares(window, self.output_squares + of_dy, self.input_squares + of_x)
 
-    def joined(self, step: "Watched", ranks: Ranks, kernels: KernelSet) -> "Watched":
+    def joined(self, step: "WindowAndSquares", ranks: Ranks, kernels: KernelSet) -> "WindowAndSquares":
         """Return these sums plus those of a step, which are added up over all ranks."""
-        window = self.window.joined(step.window, ranks, kernels)
-        return Watched(window, self.outputs + ranks.sum(step.outputs), self.inputs + ranks.sum(step.inputs))
+        return WindowAndSquares(
+            self.window.joined(step.window, ranks, kernels),
+            self.output_squares + ranks.sum(step.output_squares),
+            self.input_squares + ranks.sum(step.input_squares),
+        )
+
+    def rank_one(self, positions: Int[Array, " n"], n_columns: int) -> Float[Array, " n"]:
+        """Return Σ dy² · Σ x² at flat positions, in the place of Σ dy² x² of `token-fisher` (GRD-008)."""
+        rows, columns = divmod(positions, n_columns)
+        return np.take(self.output_squares, rows) * np.take(self.input_squares, columns)
 
 
 def measured(
@@ -112,17 +120,17 @@ def measured(
     before    perplexity of the model as it is
     """
     model = load_model(inputs.folder, cpu)
-    watched = {
-        name: Watched(opened(base, from_flat(base.shape, flat(base.topology)[:0]), _ASKED))
+    sums = {
+        name: WindowAndSquares(opened(base, from_flat(base.shape, flat(base.topology)[:0]), _ASKED))
         for name, base in model.bases.items()
     }
     for step in range(max(n for _, n in wanted) + 1):
         if step:
-            watched = {name: replace(of, window=of.window.settled(cpu)) for name, of in watched.items()}
+            sums = {name: replace(of, window=of.window.settled(cpu)) for name, of in sums.items()}
             batches = step_batches(settings, inputs.train, step, model.weights)
-            watched = dict(loss_and_gradients(model.weights, model.config, batches, cpu, {}, watched).kept)
+            sums = dict(loss_and_gradients(model.weights, model.config, batches, cpu, {}, sums).kept)
         for criterion in (name for name in CRITERIA if (name, step) in wanted):
-            after = perplexity_of(_without(model, watched, criterion, settings.seed, cpu), inputs)
+            after = perplexity_of(_without(model, sums, criterion, settings.seed, cpu), inputs)
             yield {
                 "criterion": criterion,
                 "batches": step,
@@ -131,7 +139,9 @@ def measured(
             }
 
 
-def _without(model: Model, watched: Mapping[str, Watched], criterion: str, seed: int, kernels: KernelSet) -> Model:
+def _without(
+    model: Model, sums: Mapping[str, WindowAndSquares], criterion: str, seed: int, kernels: KernelSet
+) -> Model:
     """Return the model without the share of weights with the smallest scores (ADPT-001, ADPT-002)."""
     packed = {}
     for number, (name, stored) in enumerate(model.bases.items()):
@@ -141,11 +151,9 @@ def _without(model: Model, watched: Mapping[str, Watched], criterion: str, seed:
         if criterion == "random":
             known = Known(uniform=Chance(seed, 0).scores(number, positions, 0))
         elif criterion == "rank-one":
-            rows, columns = divmod(positions, base.shape[1])
-            tokens = np.take(watched[name].outputs, rows) * np.take(watched[name].inputs, columns)
-            known = Known(weight=base.values, tokens=tokens)
+            known = Known(weight=base.values, tokens=sums[name].rank_one(positions, base.shape[1]))
         elif criterion != "magnitude":
-            view = View(watched[name].window, base, new_delta(base.shape, positions[:0], base.values))
+            view = View(sums[name].window, base, new_delta(base.shape, positions[:0], base.values))
             (scored,) = evidence([view], Rule(adapt=criterion), None, kernels=kernels)  # type: ignore[arg-type]
             by_name = {} if scored.inputs is None else {"inputs": np.take(scored.inputs, base.topology.indices)}
             by_name |= (

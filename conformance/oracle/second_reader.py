@@ -94,7 +94,7 @@ def parse(raw: bytes, place: str) -> Any:
 
 
 def form(value: Any, expected: Any, place: str, clause: str = "") -> None:
-    """Refuse a value without the expected form (FMT-040, FMT-041); `clause`, if given, is named instead of others."""
+    """Refuse a value without the expected form (FMT-040, FMT-041). If `clause` is given, the error names it instead."""
     kind: Any = expected if isinstance(expected, type) else str if isinstance(expected, tuple) else type(expected)
     need(place, clause or "FMT-041", kind is object or (type(value) is kind and (kind is not int or value >= 0)))
     if isinstance(expected, tuple):
