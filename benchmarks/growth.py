@@ -108,7 +108,8 @@ def _methods(shape: tuple[int, int], tokens: int, threads: int) -> dict[str, Cal
     from seft_ref.kernels import cpu
     from seft_ref.layers.linear import WeightGradient
     from seft_ref.matrix.evidence import View, evidence
-    from seft_ref.matrix.window import Accumulated, Window
+    from seft_ref.matrix.of_step import Accumulated
+    from seft_ref.matrix.window import Window
     from seft_ref.topology.csr import from_flat
     from seft_ref.update.delta import Base, new_delta
     from seft_ref.update.rules import Rule

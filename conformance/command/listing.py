@@ -220,7 +220,10 @@ NAMES = (
         "`batches`; `branches`",
         "dicts of `tokens`, `labels` and `mask?`, (B, T), -100 for what does not count; tokens (B, T)",
     ),
-    ("`churn`, `overlap`, `gradient_norm`", "floats, one a matrix (TRN-009); null where no whole ḡ was asked for"),
+    (
+        "`churn`, `overlap`, `gradient_norm`",
+        "floats, one a matrix (TRN-009); null where ḡ is not asked for, or not kept everywhere",
+    ),
     ("`starts`", "for each event the count `start` of TRN-009, one a target"),
 )
 """Names of inputs and outputs, and their descriptions on the page of operations."""

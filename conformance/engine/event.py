@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from conformance.engine.update import KEPT, choices_of
 from conformance.engine.values import Values, ints
-from seft_ref.arrays.library import array_namespace, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, array_namespace, from_numpy, to_numpy
 from seft_ref.matrix.evidence import View, evidence
-from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.matrix.window import AnyWindow, FirstStepWindow, opened
 from seft_ref.topology.csr import flat, from_flat, union
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, Delta
@@ -27,26 +26,26 @@ def _rule(choices: Mapping[str, Any]) -> Rule:
     return Rule(**{key: value for key, value in choices_of(choices).items() if key in CHOICES})
 
 
-def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> Window | FirstStepWindow:
+def _seen(part: Values, base: Base, delta: Delta, rule: Rule) -> AnyWindow:
     """Return a gradient window whose means are those that the case gives for a part."""
-    shape = (part["out"], part["in"])
-    if rule.candidates == "all":
-        # `Window` takes only the sums that its rule asks for
-        kinds = rule.asks()
-        sums: Values = {n: part[n] for n in ("gradient", "absolute", "square") if n in kinds}
-        h = part["inputs"] if "inputs" in kinds else None
-        if "tokens" in kinds:
-            support = union(flat(base.topology), flat(delta.topology))
-            xp = array_namespace(support)
-            sums["tokens"] = xp.take(xp.reshape(part["tokens"], (-1,)), support)
-            sums["support"] = partial(from_flat, shape, support)
-        return Window(shape, kinds, 1, **sums, input_squares=h, n_inputs=1)
+    window = opened(base, delta.topology, rule.asks(), on_support=rule.only_on_support)
     support = union(flat(base.topology), flat(delta.topology))
-    positions = union(part["candidates"], support)
-    xp = array_namespace(positions)
-    gradient, square = (xp.take(xp.reshape(part[n], (-1,)), positions) for n in ("gradient", "square"))
-    first = Window(shape)
-    return FirstStepWindow(0, support, first, 1, part["candidates"], positions, gradient=gradient, square=square)
+    xp = array_namespace(support)
+
+    def at(name: str, positions: Array) -> Array:
+        return xp.take(xp.reshape(part[name], (-1,)), positions)
+
+    first = FirstStepWindow.of(0, window, part["candidates"]) if rule.candidates == "first-step" else None
+    window = window if first is None else first.window
+    kept = None if window.kept_at is None else flat(window.kept_at())
+    # a window takes only the sums that its rule asks for
+    sums: Values = {n: part[n] if kept is None else at(n, kept) for n in window.of_gradients}
+    if "tokens" in window.asked:
+        sums["tokens"] = at("tokens", support)
+    if "inputs" in window.asked:
+        sums |= {"input_squares": part["inputs"], "n_inputs": 1}
+    window = replace(window, settled_steps=1, **sums)
+    return window if first is None else replace(first, window=window)
 
 
 def _events(a: Values) -> list[Any]:

@@ -11,7 +11,7 @@ from seft_ref.layers.embedding import embedding_backward, embedding_forward, emb
 from seft_ref.layers.linear import Linear, linear_backward, linear_forward
 from seft_ref.layers.rope import Rope, rope_frequencies, rope_table
 from seft_ref.layers.sets import layers_of
-from seft_ref.matrix.window import Accumulated
+from seft_ref.matrix.of_step import Accumulated
 
 
 def _embedding(a: Values) -> Values:

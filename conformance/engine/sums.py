@@ -12,19 +12,18 @@ from conformance.cases.compare import float_type
 from conformance.engine.port import EnginePort
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.kernels import NAMES, reference
-from seft_ref.kernels.split import live_part
+from seft_ref.kernels.split import multiply_parts
 from seft_ref.topology.csr import Topology, flat
 
 __all__ = ["fused", "permuted", "reduced", "split"]
 
 
-def _whole(packed: Any) -> Array:
-    """Return a packed matrix as one dense array."""
-    stored = live_part(packed, reference.PackedEntries)
-    xp, (n_out, n_in) = array_namespace(stored.values), packed.shape
+def _whole(stored: reference.PackedEntries) -> Array:
+    """Return a packed matrix, or a part of one that is split, as one dense array."""
+    xp, (n_out, n_in) = array_namespace(stored.values), stored.shape
     if stored.positions is None:
         return xp.reshape(stored.values, (n_out, n_in))
-    whole = xp.zeros(n_out * n_in, dtype=packed.dtype, device=device(stored.values))
+    whole = xp.zeros(n_out * n_in, dtype=stored.values.dtype, device=device(stored.values))
     whole[stored.positions] = stored.values
     return xp.reshape(whole, (n_out, n_in))
 
@@ -38,11 +37,11 @@ def _set(product: Any) -> Any:
     def matmul(x: Array, packed: Any) -> Array:
         # called on no rows, because only its refusals are needed
         reference.matmul(x[:0, ...], packed)
-        return product(x, _whole(packed).T)
+        return multiply_parts(lambda x, part: product(x, _whole(part).T), x, packed, reference.PackedEntries)
 
     def matmul_transposed(dy: Array, packed: Any) -> Array:
         reference.matmul_transposed(dy[:0, ...], packed)
-        return product(dy, _whole(packed))
+        return multiply_parts(lambda dy, part: product(dy, _whole(part)), dy, packed, reference.PackedEntries)
 
     def sample(dy: Array, x: Array, topology: Topology) -> Array:
         result = reference.sample(dy, x, topology)

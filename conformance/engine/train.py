@@ -17,8 +17,9 @@ from seft_ref.files.state import Origin
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.evidence import View, evidence
+from seft_ref.matrix.of_step import Accumulated, Sampled
 from seft_ref.matrix.target import Target, place
-from seft_ref.matrix.window import Accumulated, AnyWindow, FirstStepWindow, Window, opened
+from seft_ref.matrix.window import AnyWindow, FirstStepWindow, Window, opened
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, with_matrices
 from seft_ref.runs.finetune import finetune
@@ -92,19 +93,17 @@ def _first_step(a: Values) -> Values:
     like = a["gradients"][0]
     if a["n"] > a["out"] * a["in"]:
         largest(array_namespace(like).reshape(like, (-1,)), a["n"])
-    nothing = from_numpy(ints([]), like)
-    window = FirstStepWindow(a["n"], nothing, Window(shape))
-    for gradient in a["gradients"]:
-        xp = array_namespace(gradient)
-        if window.positions is None:
-            window = replace(window, first=Window(shape, latest=Accumulated(shape, (), gradient)))
-        else:
-            window = replace(window, latest=xp.take(xp.reshape(gradient, (-1,)), window.positions))
-        window = window.settled()
     xp = array_namespace(like)
     zeros = xp.zeros((0,), dtype=like.dtype, device=device(like))
-    empty = from_flat(shape, nothing)
-    (info,) = evidence([View(window, Base(empty, zeros), Delta(empty, zeros, {}))], Rule(candidates="first-step"), None)
+    empty = from_flat(shape, from_numpy(ints([]), like))
+    base, rule = Base(empty, zeros), Rule(candidates="first-step", moments="seeded")
+    window = FirstStepWindow(a["n"], opened(base, empty, rule.asks()))
+    for gradient in a["gradients"]:
+        of_step: Accumulated | Sampled = Accumulated(shape, (), gradient)
+        if (kept_at := window.window.kept_at) is not None:
+            of_step = Sampled(shape, kept_at, values=xp.take(xp.reshape(gradient, (-1,)), flat(kept_at())))
+        window = replace(window, window=replace(window.window, latest=of_step)).settled()
+    (info,) = evidence([View(window, base, Delta(empty, zeros, {}))], rule, None)
     return {"candidates": info.candidates, "gradient": info.candidate_gradient, "square": info.candidate_square}
 
 
@@ -201,7 +200,7 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
         placed, packed[matrix.name], places, under = place(base, delta, a["kernels"])
         targets[matrix.name] = Target(placed, delta, part["budget"], part["delta_budget"], places, under, nothing)
     windows = {
-        matrix.name: _open_window(targets[matrix.name], part, settings.rule.asks())
+        matrix.name: _open_window(targets[matrix.name], part, settings.rule)
         for matrix, part in zip(config.targets(), a["parts"], strict=True)
         if "window" in part
     }
@@ -221,11 +220,15 @@ def _one_step(a: Values, batches_for: Callable[[Weights], Sequence[Batch]]) -> V
     }
 
 
-def _open_window(target: Target, part: Values, kinds: frozenset[str]) -> AnyWindow:
+def _open_window(target: Target, part: Values, rule: Rule) -> AnyWindow:
     """Return the window of a part with its sums over the earlier steps."""
-    sums = {"gradient": part["window"], "tokens": part.get("window_tokens")}
-    empty = opened(target.base, target.delta.topology, kinds)
-    return replace(empty, settled_steps=part["window_steps"], **{name: sums[name] for name in kinds})
+    empty = opened(target.base, target.delta.topology, rule.asks(), on_support=rule.only_on_support)
+    total = part["window"]
+    if empty.kept_at is not None:
+        xp = array_namespace(total)
+        total = xp.take(xp.reshape(total, (-1,)), flat(empty.kept_at()))
+    sums = {"gradient": total, "tokens": part.get("window_tokens")}
+    return replace(empty, settled_steps=part["window_steps"], **{name: sums[name] for name in empty.asked})
 
 
 def _dtype(a: Values) -> Values:

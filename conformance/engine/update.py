@@ -1,6 +1,7 @@
 """The rules of the engine: counts, schedules, scores, drop, grow, adapt, presets, optimizers (chapters 7 to 9)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, 
 from seft_ref.arrays.rng import STREAM_POSITIONS, choose, counter_key
 from seft_ref.errors import ConfigError
 from seft_ref.matrix.evidence import View, evidence
-from seft_ref.matrix.window import Window
+from seft_ref.matrix.window import GRADIENT_ONLY, Window, opened
 from seft_ref.topology.csr import Topology, flat, from_flat, full
 from seft_ref.train.settings import settings_of
 from seft_ref.update.criteria import ADAPT, DROP, GROW, USE_DROP, USE_GROW, Chance, Known
@@ -73,9 +74,14 @@ def _one_pool(a: Values, budget: int, delta_budget: int) -> Pools:
     return Pools(budgets=(int64_like([budget], a["base"]),), delta_budgets=(int64_like([delta_budget], a["base"]),))
 
 
-def _whole_window(a: Values) -> Window:
-    """Return a window of one step with a whole gradient, which the event reads in blocks of rows."""
-    return Window((a["out"], a["in"]), settled_steps=1, gradient=a["gradient"])
+def _window(a: Values, base: Base, delta: Delta, *, on_support: bool) -> Window:
+    """Return a window of one step with the gradient of a case, which the event reads in blocks of rows."""
+    window = opened(base, delta.topology, GRADIENT_ONLY, on_support=on_support)
+    gradient = a["gradient"]
+    if window.kept_at is not None:
+        xp = array_namespace(gradient)
+        gradient = xp.take(xp.reshape(gradient, (-1,)), flat(window.kept_at()))
+    return replace(window, settled_steps=1, gradient=gradient)
 
 
 def _grow(a: Values) -> Values:
@@ -85,7 +91,8 @@ def _grow(a: Values) -> Values:
     n_drop = int(a["dropped"].shape[0])
     # with this d_φ exactly n positions grow, because grow chooses n_drop + (d_φ − |η|)
     pools = _one_pool(a, base.topology.nnz, a["n"] - n_drop + delta.topology.nnz)
-    (facts,) = evidence([View(_whole_window(a), base, delta)], rule, int64_like([a["n"]], a["base"]))
+    window = _window(a, base, delta, on_support=rule.only_on_support)
+    (facts,) = evidence([View(window, base, delta)], rule, int64_like([a["n"]], a["base"]))
     dropped = int64_like([n_drop], a["base"])
     (grown,), _ = grow([Part(base, delta, facts)], pools, [a["dropped"]], dropped, rule)
     return {"grown": grown}
@@ -93,7 +100,7 @@ def _grow(a: Values) -> Values:
 
 def _adapt(a: Values) -> Values:
     base, delta = _state(a)
-    (facts,) = evidence([View(_whole_window(a), base, delta)], Rule(), None)
+    (facts,) = evidence([View(_window(a, base, delta, on_support=True), base, delta)], Rule(), None)
     (event,) = final_adapt([Part(base, delta, facts)], _one_pool(a, a["budget"], delta.topology.nnz))
     return {"pruned": event.pruned}
 
@@ -103,7 +110,8 @@ def _evolve(a: Values) -> Values:
     pools, n_drop = _one_pool(a, a["budget"], a["delta_budget"]), int64_like([a["n_drop"]], a["base"])
     rule = Rule(grow_scope=GROWN_FROM[a["scope"]], adapts="always" if a["adapts"] else "end")  # type: ignore[arg-type]
     grows = pools.growth(n_drop, [flat(delta.topology)])
-    (facts,) = evidence([View(_whole_window(a), base, delta)], rule, grows)
+    window = _window(a, base, delta, on_support=rule.only_on_support)
+    (facts,) = evidence([View(window, base, delta)], rule, grows)
     (event,) = evolve([Part(base, delta, facts)], pools, n_drop=n_drop, rule=rule)
     return after(event.base, event.delta)
 

@@ -315,7 +315,7 @@ def _edges(area: Area) -> None:
     }
     inputs["parts"][0]["square"] = np.full((2, 3), math.inf)
     area.add("refuse-infinite", "update.event", clauses, "an event with such evidence", inputs, refused=clauses)
-    for name, change in (("drop", {"drop": "fisher", "grow_scope": "active"}), ("seeds", {"moments": "seeded"})):
+    for name, change in (("drop", {"drop": "fisher"}), ("seeds", {"moments": "seeded"})):
         chosen = rule(**change)
         part, evidence = made(43, (2, 3), 4, 2, 0, chosen=chosen)
         # the last candidate has gradient 0, so that it does not grow

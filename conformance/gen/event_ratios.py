@@ -23,13 +23,13 @@ def ratios() -> Area:
     """Return cases of churn, overlap and gradient norm of an event's record (TRN-009)."""
     area = Area("ratios", "dictionaries by flat position")
 
-    def add(name: str, purpose: str, parts: list[Made], chosen: Rule) -> None:
+    def add(name: str, purpose: str, parts: list[Made], chosen: Rule, clauses: str = "TRN-009") -> None:
         inputs = {"parts": [given_part(*one) for one in parts], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
         of, evidence = [p for p, _ in parts], [s for _, s in parts]
         wide, narrow = (event(of, evidence, chosen, 0.5, seed=3, step=20, rounded=r) for r in (binary64, binary32))
         answer = ratios_of(parts, chosen, wide)
         assert answer == ratios_of(parts, chosen, narrow), "a choice that hangs on a rounding"
-        area.add(name, "event.ratios", "TRN-009", purpose, inputs, answer)
+        area.add(name, "event.ratios", clauses, purpose, inputs, answer)
 
     chosen = rule(scope="model")
     part, evidence = made(50, (3, 5), 8, 4, 1, chosen=chosen, missing=2)
@@ -45,6 +45,8 @@ def ratios() -> Area:
     add("row", "K of the first row for that of the matrix", [made(52, (3, 6), 10, 6, 2, chosen=chosen)], chosen)
     chosen = rule(grow="absolute", adapt="magnitude")
     add("no-gradient", "a norm of 0 where no ḡ was asked for", [made(53, (3, 5), 8, 4, 1, chosen=chosen)], chosen)
+    chosen = rule(grow_scope="active")
+    add("active", "the norm of ḡ on the support", [made(55, (3, 5), 9, 5, 2, chosen=chosen)], chosen, "GRD-009 TRN-009")
     chosen = rule(candidates="first-step", adapts="never")
     add("candidates", "the norm of a part of ḡ", [made(54, (3, 5), 9, 5, 2, chosen=chosen)], chosen)
     return area

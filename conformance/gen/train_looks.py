@@ -91,6 +91,24 @@ def runs() -> Area:
             "candidates of a further step, or moments of a window of one step",
         ),
         (
+            "event-active",
+            drawn
+            | {"rule": _RULE | {"grow_scope": "active", "drop": "fisher"}, "density": 0.25}
+            | {"event_batches": 2, "gradient_window": 2},
+            ({"event_batches": 1}, {"gradient_window": 1}, _After),
+            "TRN-023 GRD-009 GRD-004",
+            "sums on the support of other steps, or of one gradient",
+        ),
+        (
+            "event-first-mean",
+            drawn
+            | {"rule": _RULE | {"candidates": "first-step", "grow": "absolute", "adapt": "absolute"}}
+            | {"event_batches": 2, "gradient_window": 2},
+            ({"event_batches": 1}, {"gradient_window": 1}),
+            "TRN-023 GRD-007 GRD-005",
+            "|g| summed over other steps, or of the sum",
+        ),
+        (
             "last-pass",
             drawn | {"rule": _RULE | {"adapts": "end"}, "event_batches": 2},
             ({"event_batches": 1}, _Wrapped),

@@ -19,15 +19,8 @@ from conformance.oracle.model import Config, targets
 ORIGIN = {"model": files.digest(b"the model"), "text": files.digest(b"the text")}
 """The digests of model and text that a run is given."""
 
-_SETTINGS = PRESET_SETTINGS | {
-    "steps": 10,
-    "rows": 3,
-    "micro_batches": 1,
-    "length": 5,
-    "density": 0.5,
-    "drop_fraction": 1.0,
-    "lr": 2.0**-4,
-}
+_SETTINGS = PRESET_SETTINGS | {"steps": 10, "rows": 3, "micro_batches": 1, "length": 5}
+_SETTINGS |= {"density": 0.5, "drop_fraction": 1.0, "lr": 2.0**-4}
 
 _TWO = tiny.CONFIG | {"num_hidden_layers": 2}
 _LEAST = 1e-3
@@ -80,6 +73,9 @@ RUNS = (
         "sums of |g|, of g² or of x² that are lost, or means in place of sums"),
     Run("tokens", {"adapt": "token-fisher"}, {"gradient_window": 3}, 5, "GRD-008 ADPT-005",
         "sums over tokens that are lost, or are not those of the support"),
+    Run("active", {"grow_scope": "active", "grow": "absolute", "drop": "fisher"},
+        {"gradient_window": 3, "density": 0.25}, 5, "GRD-009 GRD-005",
+        "sums of positions that cannot grow, or sums that are lost"),
     Run("group", {"scope": "group"}, {"pattern": [2, 4], "budget_by": "count", "slots": 40}, 4, "EVT-009 GROW-007",
         "budgets of the groups taken from what is left of the base"),
 )  # fmt: skip
@@ -152,6 +148,7 @@ WRONG: dict[str, tuple[Spoil, ...]] = {
     ),
     "evidence": (_sums("absolute"), _sums("square"), _sums("inputs")),
     "tokens": (_sums("gradient"), _sums("tokens")),
+    "active": (_sums("absolute"), _sums("square")),
     "group": (_groups_of_what_is_left,),
 }
 """Name of a run -> ways to spoil its state, each of which must change the end of the run."""
@@ -355,10 +352,8 @@ def _refusals(area: Area) -> None:
         area.add(f"refuse-{name}", "state.resume", clause.split()[0], purpose, plain | change, refused=clause,
                  dtypes=("float32",))  # fmt: skip
 
-    for name, change in (
-        ("rate", {"lr": 2.0**-5}),
-        ("rule", {"rule": update_choices.RULE | {"evolves": 0, "regrow": 0}}),
-    ):
+    other_rule = update_choices.RULE | {"evolves": 0, "regrow": 0}
+    for name, change in (("rate", {"lr": 2.0**-5}), ("rule", {"rule": other_rule})):
         refuse(f"other-{name}", "CKP-006", "a run that goes on under other settings", settings=settings | change)
     refuse("other-text", "CKP-006", "a run that goes on with another text", origin=ORIGIN | {"text": ORIGIN["model"]})
     refuse("other-model", "CKP-006", "a run that goes on with another model", origin=ORIGIN | {"model": ORIGIN["text"]})

@@ -107,7 +107,7 @@ def steps() -> Area:
     area = Area("step", "binary64 step")
     clauses = "TRN-001 TRN-003 EVT-001 EVT-002 EVT-006 OPT-001 OPT-004 DLT-003"
     event = f"{clauses} SCH-001 SCH-002 GROW-002 GROW-003 ADPT-002 ADPT-004 DLT-005"
-    for name, change, at in (
+    table: tuple[tuple[str, dict[str, Any], tuple[int, ...]], ...] = (
         ("plain", {}, (1, 3)),
         ("event", {}, (2, 4, 6)),
         ("active-only", {"preset": "active-only"}, (4,)),
@@ -116,7 +116,8 @@ def steps() -> Area:
         ("window", _SIGNED | {"gradient_window": 2, "evolve_every": 3}, (3,)),
         ("long-window", _SIGNED | {"gradient_window": 4, "evolve_every": 4, "micro_batches": 2}, (4,)),
         ("tokens-window", {"gradient_window": 3, "evolve_every": 4}, (4,)),
-    ):
+    )
+    for name, change, at in table:
         settings = SETTINGS | change
         for seed, step, inputs, answer in reached(settings, at):
             purpose = "an age, a moment or a slot that the run before it has left and a fresh start does not have"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from conformance.oracle import select_pools, update_scores
-from conformance.oracle.event_evidence import ADAPTATION, Evidence, asked_by, refuse_infinite
+from conformance.oracle.event_evidence import ADAPTATION, Evidence, asked_by, kept_at, refuse_infinite
 from conformance.oracle.powers import power
 from conformance.oracle.select import Round, binary64
 from conformance.oracle.select_pools import Boundary, Selection
@@ -71,11 +71,11 @@ class Outcome:
     record: dict[str, int] = field(default_factory=dict)
 
 
-def check(parts: Sequence[Part], evidence: Sequence[Evidence], kinds: set[str]) -> None:
+def check(parts: Sequence[Part], evidence: Sequence[Evidence], rule: Rule, kinds: set[str]) -> None:
     """Refuse evidence of these kinds that is not finite, and a ḡ whose norm is not finite (EVT-005)."""
     for part, one in zip(parts, evidence, strict=True):
         support = part.base.keys() | part.phi.keys()
-        kept = None if one.candidates is None else one.candidates | support
+        kept = kept_at(support, one, rule)
         for name in kinds:
             values, at = getattr(one, name), support if name == "tokens" else kept
             refuse_infinite(values if at is None or name == "inputs" else [values[p] for p in sorted(at)])
@@ -295,7 +295,7 @@ def event(
     """
     if rule["first_event"] == "all" and any(part.first for part in parts):
         fraction = 1.0
-    check(parts, evidence, asked_by(rule))
+    check(parts, evidence, rule, asked_by(rule))
     before = _Event(parts, evidence, rule, (seed, step), pattern, rounded)
     dropped, n_drop, slots = before.drop(fraction)
     grown = before.grow(set(dropped.chosen), n_drop, slots)
@@ -356,7 +356,8 @@ def last_pass(
     pattern: Pattern | None = None,
 ) -> tuple[list[Part], list[Boundary]]:
     """Return every matrix after the adapt pass that follows the last step, and the boundaries (EVT-004)."""
-    check(parts, evidence, set(ADAPTATION.get(rule["adapt"], ())))
+    # GRD-009.2
+    check(parts, evidence, rule | {"grow_scope": "active"}, set(ADAPTATION.get(rule["adapt"], ())))
     selection = _Event(parts, evidence, rule, (seed, step), pattern, binary64).adapt(
         set(), "support", update_scores.LAST
     )

@@ -1,7 +1,7 @@
 """The evidence that an event gets from a gradient window, and the kinds that a rule asks for (chapter 6, EVT-005)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 from conformance.oracle import select_pools
@@ -33,6 +33,16 @@ class Evidence:
     candidates: frozenset[int] | None = None
     steps: int = 1
     tokens: list[float] = field(default_factory=list)
+
+
+def kept_at(support: Set[int], evidence: Evidence, rule: Rule) -> Set[int] | None:
+    """Return the positions at which a window keeps gradients; None for all (GRD-007, GRD-009).
+
+    support  the positions of base and delta
+    """
+    if evidence.candidates is not None:
+        return evidence.candidates | support
+    return support if rule["grow_scope"] == "active" else None
 
 
 def refuse_infinite(values: Sequence[float]) -> None:

@@ -3,7 +3,7 @@
 import math
 
 from conformance.oracle.event import Outcome, Part
-from conformance.oracle.event_evidence import Evidence, asked_by
+from conformance.oracle.event_evidence import Evidence, asked_by, kept_at
 from conformance.oracle.update_choices import Rule
 
 
@@ -12,7 +12,7 @@ def ratios(old: Part, evidence: Evidence, rule: Rule, one: Outcome) -> dict[str,
 
     old  the matrix before the event, whose outcome is `one`
     """
-    is_whole = evidence.candidates is None and "gradient" in asked_by(rule)
+    is_whole = kept_at(frozenset(), evidence, rule) is None and "gradient" in asked_by(rule)
     return {
         "churn": len(one.grown) / max(len(old.phi), 1),
         "overlap": one.record["start"] / max(sum(old.budget), 1),

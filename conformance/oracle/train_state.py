@@ -1,7 +1,7 @@
 """Training states: content, file, the run up to one, and the run resumed from one (TRN-004, CKP-006, CKP-007)."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -270,20 +270,20 @@ def contents(saved: Saved, names: Sequence[str], settings: dict[str, Any], dtype
 
 def _of_window(sums: Sums, part: Part, rule: update_choices.Rule, real: str) -> dict[str, Held]:
     """Return the tensors of an open window, by the last part of their names (CKP-007)."""
+    kinds, support = asked_by(rule), part.base.keys() | part.phi.keys()
+    kept: Set[int] = frozenset(range(part.shape[0] * part.shape[1]))
+    if rule["grow_scope"] == "active":
+        kept = support
+    out: dict[str, Held] = {}
     if sums.candidates is not None:
-        at = sorted(sums.candidates | part.base.keys() | part.phi.keys())
-        return {
-            "gradient": Held(real, part.shape, [sums.gradient[p] for p in at], at),
-            "square": Held(real, part.shape, [sums.square[p] for p in at], at),
-            "candidates": Held("NONE", part.shape, [], sorted(sums.candidates)),
-        }
-    kinds = asked_by(rule)
-    out: dict[str, Held] = {
-        key: Held(real, part.shape, getattr(sums, key)) for key in ("gradient", "absolute", "square") if key in kinds
-    }
-    if "tokens" in kinds:
-        at = sorted(part.base.keys() | part.phi.keys())
-        out["tokens"] = Held(real, part.shape, [sums.tokens[p] for p in at], at)
+        kept = sums.candidates | support
+        out["candidates"] = Held("NONE", part.shape, [], sorted(sums.candidates))
+    for key in ("gradient", "absolute", "square", "tokens"):
+        at = sorted(support if key == "tokens" else kept)
+        if key in kinds:
+            is_whole = key != "tokens" and sums.candidates is None and rule["grow_scope"] == "anywhere"
+            values = [getattr(sums, key)[p] for p in at]
+            out[key] = Held(real, part.shape, values) if is_whole else Held(real, part.shape, values, at)
     return out | ({"input_squares": Held(real, part.shape[1:], sums.inputs)} if "inputs" in kinds else {})
 
 

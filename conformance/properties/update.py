@@ -184,7 +184,11 @@ def _refuses(d: Draw, t: Trial) -> None:
     state = draw_state(d, shape)
     event = draw_event(d, shape, state)
     bad = d.choice((math.nan, math.inf, -math.inf))
-    event.gradient.reshape(-1)[d.integer(0, state.size - 1)] = bad
+    # GRD-009: with growth on the base alone an event reads the gradient on the support
+    support = sorted(state.base.keys() | state.phi.keys())
+    event = event if support else replace(event, scope="all")
+    at = d.choice(support) if event.scope == "active" else d.integer(0, state.size - 1)
+    event.gradient.reshape(-1)[at] = bad
     t.saw("NaN" if math.isnan(bad) else "infinity")
     inputs = asked(shape, state, event)
     t.case("update.evolve", inputs, refused=["EVT-005", "SEL-004"])

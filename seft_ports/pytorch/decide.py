@@ -135,7 +135,7 @@ def decide(
     note    called after every selection
     """
     for part in parts:
-        check_evidence(part.evidence.values())
+        _check(part, on_support=rule.grow_scope == "active")
     dropped = drop(parts, rule, n_drop, step, note)
     grown = grow(parts, rule, dropped, n_drop, step, note)
     if rule.candidates == "first-step":
@@ -157,12 +157,28 @@ def decide_last(parts: Sequence[Part], rule: Settings, step: int = 0) -> list[De
     """
     still = []
     for part in parts:
-        check_evidence(part.evidence.values())
+        # GRD-009.2
+        _check(part, on_support=True)
         occupied, none = _mask(part, part.positions), _mask(part, part.positions[:0])
         still.append(_Moved(part, part.weight, part.base | occupied, occupied, none, part.positions[:0]))
     # EVT-004
     pruned = _prune(still, rule, "support", "none", (step, USE_END), None)
     return [Decision(m.left, m.left, out, out[m.part.base[out]]) for m, out in zip(still, pruned, strict=True)]
+
+
+def _check(part: Part, *, on_support: bool) -> None:
+    """Raise SeftError (EVT-005) for evidence with a NaN or infinite entry where an event reads it.
+
+    on_support  whether it reads gradients on the support alone (GRD-009)
+    """
+    support = part.base | _mask(part, part.positions)
+    kept = support if on_support else torch.ones_like(support)
+    if part.candidates is not None:
+        # GRD-007
+        kept = support | _mask(part, part.candidates)
+    # GRD-008
+    where = {"gradient": kept, "absolute": kept, "square": kept, "tokens": support}
+    check_evidence(one[where[name]] if name in where else one for name, one in part.evidence.items())
 
 
 def _mask(part: Part, positions: Tensor) -> Tensor:

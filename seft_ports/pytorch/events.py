@@ -114,12 +114,12 @@ class Evolution:
             SeftError: TRN-004 if the step lies in an open window whose earlier gradients are missing.
         """
         inside, opened = self._in_window(step), self._in_window(step - 1) and step - 1 not in self._windows
-        evidence_names, first_step = self._settings.asks(), self._settings.candidates == "first-step"
+        evidence_names, keeps = self._settings.asks(), self._settings.keeps
         self._looks.begin(step, has_event=bool(evidence_names) and step in self._windows)
         streams = self._streams_may and not (self._looks.wanted and step in self._windows)
         for name, layer in self.layers.items():
             # TRN-004
-            if inside and opened and evidence_names and not layer.sums():
+            if inside and opened and evidence_names and not layer.sums() and bool(layer.support().any()):
                 raise SeftError(
                     "TRN-004",
                     f"step {step} lies in an open gradient window, of which {name} has no gradients; resume from a "
@@ -131,10 +131,10 @@ class Evolution:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
             elif streams and inside != starts:
-                self._factors[name] = Factors(layer, needed_names)
+                self._factors[name] = Factors(layer, needed_names, keeps)
                 layer.observe(self._factors[name].see)
             elif inside or starts:
-                layer.watch(needed_names, first_step=first_step)
+                layer.watch(needed_names, keeps=keeps)
             else:
                 layer.unwatch()
 
@@ -370,7 +370,7 @@ class Evolution:
                 "TRN-023", f"finish takes the losses of {self._looks.wanted} further steps, not {len(further)}"
             )
         self._forget()
-        with watching(list(self.layers.values()), s.asks_at_end()):
+        with watching(list(self.layers.values()), s.asks_at_end(), keeps="support"):
             # random and magnitude use no gradient
             for losses in (replay, *further) if s.asks_at_end() else ():
                 look(list(self.layers.values()), losses(), self._trained(), "EVT-004")

@@ -50,14 +50,15 @@ class Looks:
 
 
 @contextmanager
-def watching(layers: Sequence[SparseUpdate], evidence_names: Iterable[str]) -> Iterator[None]:
+def watching(layers: Sequence[SparseUpdate], evidence_names: Iterable[str], keeps: str = "all") -> Iterator[None]:
     """Make every layer sum, from zero, the evidence of the backward passes in the context.
 
-    evidence_names  names of `update.SUMS`
+    evidence_names  names of `window.SUMS`
+    keeps           where the sums are kept, one of `window.KEEPS`
     """
     for layer in layers:
         layer.unwatch()
-        layer.watch(evidence_names)
+        layer.watch(evidence_names, keeps=keeps)
     yield
     for layer in layers:
         layer.unwatch(forget=False)

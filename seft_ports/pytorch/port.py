@@ -220,7 +220,7 @@ def _candidates(g: Given) -> Answer:
 def _first_step(g: Given) -> Answer:
     n, first = g["n"], g["gradients"][0]
     layer = SeftLinear(torch.zeros_like(first), torch.zeros_like(first, dtype=torch.bool), n)
-    layer.watch(["gradient", "square"], first_step=True)
+    layer.watch(["gradient", "square"], keeps="first-step")
     for gradient in g["gradients"]:
         # dyᵀ x is the gradient of the step if dy is the identity
         layer.see(torch.eye(len(gradient), dtype=gradient.dtype), gradient)

@@ -89,9 +89,12 @@ def _tokens(g: Given) -> Answer:
 
 
 def _window(g: Given, evidence_names: list[str]) -> SeftLinear:
-    """Return a layer that has seen the backward passes of a case."""
+    """Return a layer that stores the case's support and has seen its backward passes."""
     zeros = g["dy"][0][0].new_zeros(g["out"], g["in"])
-    layer = SeftLinear(zeros, zeros != 0, 0)
+    support = torch.zeros(zeros.shape, dtype=torch.bool)
+    if "support" in g:
+        support.view(-1)[g["support"]] = True
+    layer = SeftLinear(zeros, support, 0)
     layer.watch(evidence_names)
     for dys, xs in zip(g["dy"], g["x"], strict=True):
         for dy, x in zip(dys, xs, strict=True):

@@ -234,11 +234,14 @@ def _restore(layer: SparseUpdate, part: dict[str, Any], run: _Run) -> None:
     for short, name in _KEPT.items():
         state[name][:n] = part[short]
     # a part without sums begins its window with this step
-    layer.watch(run.settings.asks())
-    if "window" in part and layer.sum_gradient.numel():
-        layer.sum_gradient += part["window"]
-    if "window" in part and layer.sum_tokens.numel():
-        layer.sum_tokens[layer.support()] = part["window_tokens"]
+    asks = run.settings.asks()
+    layer.watch(asks, keeps=run.settings.keeps)
+    if "window" in part and "gradient" in asks:
+        layer.take_sum("gradient", part["window"])
+    if "window" in part and "tokens" in asks:
+        tokens = torch.zeros_like(part["window"])
+        tokens[layer.support()] = part["window_tokens"]
+        layer.take_sum("tokens", tokens)
 
 
 @torch.no_grad()

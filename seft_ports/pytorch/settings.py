@@ -167,6 +167,14 @@ class Settings:
         return self.adapts == "never" and (self.grow_scope, self.initial_scope) != ("active", "active")
 
     @property
+    def keeps(self) -> str:
+        """Where a window keeps g, |g| and g²; one of `window.KEEPS` (GRD-007, GRD-009)."""
+        if self.candidates == "first-step":
+            return "first-step"
+        # first slots that may lie anywhere are chosen by gradients of all positions
+        return "support" if (self.grow_scope, self.initial_scope) == ("active", "active") else "all"
+
+    @property
     def streams(self) -> bool:
         """Whether `Stream` decides an event of this rule; it processes the gradient of one step without keeping it."""
         plain = {
@@ -204,16 +212,16 @@ def _contradictions(s: Settings) -> Iterator[tuple[str, bool, str]]:
         ),
         (s.moments == "seeded" and s.optimizer == "sm3", "sm3 keeps nothing of a slot that could be seeded"),
         (
-            first and s.grow not in ("gradient", "fisher"),
-            f"candidates first-step keeps sums of g and g², which grow {s.grow} does not use",
+            first and s.grow not in ("gradient", "absolute", "fisher"),
+            f"candidates first-step keeps sums of gradients alone, which grow {s.grow} does not use",
         ),
         (
             first and (s.grow_scope == "active" or s.scope != "matrix"),
             "candidates first-step lie anywhere in a matrix; use all, or grow_scope anywhere and scope matrix",
         ),
         (
-            first and not {"inputs", "absolute", "tokens"}.isdisjoint(s.asks()),
-            f"candidates first-step keeps sums of g and g², which adapt {s.adapt} does not use",
+            first and "inputs" in s.asks(),
+            f"candidates first-step keeps no inputs, which adapt {s.adapt} looks at",
         ),
         (group and s.pattern is None, "scope group needs an N:M pattern: give pattern=(2, 4)"),
         (

@@ -81,14 +81,15 @@ class _Best:
 class Factors:
     """The factors of the gradients of a step; once they are as large as the gradient, the update sums gradients.
 
-    evidence_names  which of `update.SUMS` the update sums then
+    evidence_names  which of `window.SUMS` the update sums then
+    keeps           where it keeps them, one of `window.KEEPS`
 
     Attributes:
         kept: dy, (n, out), and x, (n, in), of each backward pass; empty once the update sums gradients.
     """
 
-    def __init__(self, update: SparseUpdate, evidence_names: Iterable[str]) -> None:
-        self._update, self._asked = update, evidence_names
+    def __init__(self, update: SparseUpdate, evidence_names: Iterable[str], keeps: str = "all") -> None:
+        self._update, self._asked, self._keeps = update, evidence_names, keeps
         self.kept: list[tuple[Tensor, Tensor]] = []
 
     def see(self, dy: Tensor, x: Tensor) -> None:
@@ -98,7 +99,7 @@ class Factors:
         if sum(len(x) for _, x in self.kept) * (out + width) < out * width:
             return
         self._update.unwatch()
-        self._update.watch(self._asked)
+        self._update.watch(self._asked, keeps=self._keeps)
         for factors in self.kept:
             self._update.see(*factors)
         self.kept.clear()
@@ -171,7 +172,11 @@ class Stream:
         self._stored += int(base.sum())
         # GROW-002
         grows = gradient.abs()
-        self._check(grows.masked_fill(~base, 0) if self._first and self._active else grows)
+        unread = ~base if self._active else torch.zeros_like(base)
+        if not self._first:
+            # GRD-009
+            unread[inside] = False
+        self._check(grows.masked_fill(unread, 0))
         if not self._finite:
             # NaN and infinity cannot be ranked; `place` and `decide` refuse them
             return
@@ -187,7 +192,7 @@ class Stream:
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
             evidence = _summed(kernels.tokens, factors) if self._adapt == "token-fisher" else whole[self._adapt]()
-            self._check(evidence)
+            self._check(evidence.masked_fill(unread, 0))
         self._seen[begin:end] = evidence[inside]
         prunes = self._scores(evidence, weight)
         prunes.masked_fill_(~base, torch.inf)

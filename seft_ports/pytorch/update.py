@@ -3,29 +3,25 @@
 `SparseUpdate` has the state of the update alone. A subclass has the weights:
 `linear.SeftLinear` owns its matrix; the tuner of `seft_ports.peft` borrows that of the layer it adapts.
 
-FSDP splits the parameter `values`, and `watch` splits the sums of a window as it splits the weight.
+FSDP splits the parameter `values`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seft_ports.pytorch import kernels
-from seft_ports.pytorch.decide import Decision, Part, check_evidence
+from seft_ports.pytorch.decide import Decision, Part
 from seft_ports.pytorch.delta import among, realign, source
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.pools import of_slots, of_weights
-from seft_ports.pytorch.select import largest
 from seft_ports.pytorch.settings import Settings
-from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, put, split_as, whole
+from seft_ports.pytorch.split import put, whole
+from seft_ports.pytorch.window import SUMS, Windowed
 
-__all__ = ["ROWS", "SUMS", "SparseUpdate", "check_finished", "is_over"]
-
-SUMS = ("gradient", "absolute", "square", "tokens", "inputs")
-"""The quantities that a window may sum (chapter 6), each in a buffer that is called sum_ and the name."""
-_OF_STEPS = ("gradient", "absolute", "square")
+__all__ = ["ROWS", "SparseUpdate", "check_finished", "is_over"]
 
 ROWS = (
     "scope row holds each row to the slots that it had at the start, which an adapter file does not say; train such an "
@@ -38,18 +34,13 @@ _ANY = Settings(preset="sensitivity")
 """Stands for the settings of an update that was given none."""
 
 
-class SparseUpdate(nn.Module):
+class SparseUpdate(Windowed):
     """The update δ of one matrix, and the data that the events of a run need.
 
     Attributes:
         positions: (d_φ,) int64, the flat positions of the delta, ascending; free places at the end hold out · in.
         held: (d_φ,), the base's values at the positions of the delta; 0 outside B and at free places.
         values: (d_φ,), φ in float32, or in float64 for a float64 weight; 0 at free places.
-        sum_gradient, sum_absolute, sum_square, sum_tokens: (out, in), the sums of an open window over its steps, of g,
-            |g|, g² and the squared gradients of tokens; (0,) if the rule does not use it.
-        sum_inputs: (in + 1,), the sum of x² over all rows, and the number of rows; (0,) if the rule does not use it.
-        candidates: (d_φ,) int64 in an open window with `first_step`, the positions that may grow; (0,) else.
-        first_step: whether the window keeps g and g², at the candidates of its first step and on the support (GRD-007).
         slots_at_start: (out,) int64 with `scope` row, the slots of each row at the start (EVT-009); (0,) else.
         budget: K, the stored weights at load.
         delta_budget: d_φ, the places for slots.
@@ -57,14 +48,13 @@ class SparseUpdate(nn.Module):
         has_events: whether an `Evolution` was made for it.
         settings: the settings of the run that the update was made for, or None if none were given.
         slots: the number of slots; the places after them are free.
-        watched: whether a backward pass adds to the sums, or goes to an observer.
+        The attributes of an open window are those of `Windowed`.
     """
 
     may_be_split = False
     """Whether FSDP may split the update and its weight."""
     positions: Tensor
     held: Tensor
-    candidates: Tensor
     slots_at_start: Tensor
 
     def __init__(
@@ -76,23 +66,15 @@ class SparseUpdate(nn.Module):
         matrix: int,
         settings: Settings | None,
     ) -> None:
-        super().__init__()
+        kind = kernels.wide(dtype)
+        super().__init__(kind, device)
         self.out_features, self.in_features = shape
         self.budget, self.budgets = 0, torch.zeros(1, dtype=torch.int64)
-        self.delta_budget, self.matrix, self.slots, self.watched = delta_budget, matrix, 0, False
-        self.settings, self.first_step, self.has_events = settings, False, False
-        # the names keep the order of SUMS, because all processes must add the sums up in the same order
-        self._asked: tuple[str, ...] = ()
-        self._observer: Callable[[Tensor, Tensor], None] | None = None
-        # the gradient of the running step is kept, because |g| and g² are taken of whole steps (GRD-005)
-        self._step: Tensor | None = None
-        kind = kernels.wide(dtype)
+        self.delta_budget, self.matrix, self.slots = delta_budget, matrix, 0
+        self.settings, self.has_events = settings, False
         self.register_buffer("positions", torch.full((delta_budget,), shape[0] * shape[1], device=device))
-        # empty buffers are in the state_dict, too, because FSDP loads only names that it has
-        for name in SUMS:
-            self.register_buffer(f"sum_{name}", torch.zeros(0, dtype=kind, device=device))
-        for name in ("candidates", "slots_at_start"):
-            self.register_buffer(name, torch.zeros(0, dtype=torch.int64, device=device))
+        # an empty buffer is in the state_dict, too, because FSDP loads only names that it has
+        self.register_buffer("slots_at_start", torch.zeros(0, dtype=torch.int64, device=device))
         self.values = nn.Parameter(torch.zeros(delta_budget, dtype=kind, device=device))
 
     @property
@@ -138,10 +120,6 @@ class SparseUpdate(nn.Module):
 
     def base(self) -> Tensor:
         """Return B, the support of the base, as booleans, (out, in)."""
-        raise NotImplementedError
-
-    def like(self) -> Tensor:
-        """Return the weight as the model holds it, (out, in), which FSDP may split."""
         raise NotImplementedError
 
     def rows(self, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -190,7 +168,7 @@ class SparseUpdate(nn.Module):
             evidence={name: one.reshape(-1).to(kind) for name, one in evidence.items()},
             budgets=self.budgets.to(self.positions.device),
             most=most,
-            candidates=self.candidates if self.first_step else None,
+            candidates=self.candidates if self.keeps == "first-step" else None,
             matrix=self.matrix,
         )
 
@@ -240,108 +218,8 @@ class SparseUpdate(nn.Module):
         for array in state.values():
             array.data = nn.functional.pad(array, (0, more))
 
-    def watch(self, evidence_names: Iterable[str], *, first_step: bool = False) -> None:
-        """Open a window if none is open: backward passes then add to its sums.
-
-        evidence_names  which of SUMS
-        first_step      keep them at the candidates of the window's first step and on the support only (GRD-007)
-        """
-        evidence_names = frozenset(evidence_names)
-        self.watched, self.first_step = True, first_step
-        self._asked = tuple(name for name in SUMS if name in evidence_names)
-        weight = self.like()
-        for name in self._asked:
-            total = getattr(self, f"sum_{name}")
-            if not total.numel():
-                total = total.new_zeros(self.in_features + 1) if name == "inputs" else total.new_zeros(self.shape)
-            # sums are split here, too, because a checkpoint loads them whole
-            setattr(self, f"sum_{name}", total if name == "inputs" else split_as(weight, total))
-
-    def sums(self) -> list[Tensor]:
-        """Return the sums that the window has."""
-        totals = [getattr(self, f"sum_{name}") for name in SUMS]
-        return [total for total in totals if total.numel()]
-
-    def observe(self, observer: Callable[[Tensor, Tensor], None]) -> None:
-        """Call `observer` with dy and x of each backward pass, and sum nothing, until `unwatch`."""
-        self.watched, self._observer = True, observer
-
-    def see(self, dy: Tensor, x: Tensor) -> None:
-        """Add the evidence of one backward pass to the sums, or give it to the observer.
-
-        Sums count the rows of this process only, or of all processes if the sums are split.
-        """
-        if self._observer is not None:
-            self._observer(dy, x)
-            return
-        of_steps = [name for name in self._asked if name in _OF_STEPS]
-        if of_steps == ["gradient"] and not self.first_step:
-            add(self.sum_gradient, kernels.whole(dy, x))
-        elif of_steps:
-            if self._step is None:
-                self._step = torch.zeros_like(getattr(self, f"sum_{of_steps[0]}"))
-            add(self._step, kernels.whole(dy, x))
-        if "tokens" in self._asked:
-            # GRD-008: the loss is the mean over N processes, so the gradient of a token is dy x / N. The sum of its
-            # squares over all processes is then the mean of dy² x² over them, divided by N once more
-            add(self.sum_tokens, kernels.tokens(dy, x) / processes())
-        if "inputs" in self._asked:
-            # GRD-006
-            self.sum_inputs[:-1] += x.to(self.sum_inputs.dtype).square().sum(0)
-            self.sum_inputs[-1] += len(x)
-
-    def settle(self) -> None:
-        """Add the gradient of the step that ends, its |g| and its g², to the sums of the window."""
-        step, self._step = self._step, None
-        if step is None:
-            return
-        step = step if is_split(step) else mean_of_all(step)
-        if self.first_step:
-            step = self._where_kept(step)
-        # GRD-004, GRD-005
-        if self.sum_gradient.numel():
-            self.sum_gradient += step
-        if self.sum_absolute.numel():
-            self.sum_absolute += step.abs()
-        if self.sum_square.numel():
-            self.sum_square += step * step
-
-    def evidence(self, steps: int, only: Iterable[str] = SUMS) -> dict[str, Tensor]:
-        """Return the means of the window by name, over all processes, so that every one makes the same choice.
-
-        steps  the number of steps of the window
-        only   the names that are wanted, if the window has them
-        """
-        self.settle()
-        means = {}
-        for name in [name for name in self._asked if name in only]:
-            total = getattr(self, f"sum_{name}")
-            summed = whole(total) if is_split(total) else mean_of_all(total.clone())
-            # GRD-006
-            means[name] = summed[:-1] / summed[-1] if name == "inputs" else summed / steps
-        return means
-
-    def _where_kept(self, step: Tensor) -> Tensor:
-        """Return a gradient with 0 where the window keeps nothing; the first one of a window chooses the candidates."""
-        if not self.candidates.numel() and not any(bool(total.any()) for total in self.sums()):
-            check_evidence([step])
-            # GRD-007
-            self.candidates = largest(step.abs().flatten(), self.delta_budget)
-        mask = self.support()
-        mask.view(-1)[self.candidates] = True
-        return torch.where(mask, step, 0)
-
     def split(self) -> None:
         """Split the tensors that FSDP does not split, in the way it splits the weight."""
-
-    def unwatch(self, *, forget: bool = True) -> None:
-        """Stop adding gradients, and with `forget` clear the sums of the window."""
-        self.watched, self._observer = False, None
-        if forget:
-            self._step, self._asked = None, ()
-            for name in SUMS:
-                setattr(self, f"sum_{name}", torch.zeros(0, dtype=self.values.dtype, device=self.positions.device))
-            self.candidates = self.positions[:0].clone()
 
     def extra_repr(self) -> str:
         """Return shape, stored weights and slots."""

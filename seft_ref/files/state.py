@@ -7,8 +7,7 @@ state = load_state("run.state", model.weights, settings, origin, kernels)
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ from seft_ref.kernels import KernelSet, Packed
 from seft_ref.kernels.held import Held
 from seft_ref.matrix.bases import not_held
 from seft_ref.matrix.target import Target, place
-from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
+from seft_ref.matrix.window import AnyWindow, FirstStepWindow, opened
 from seft_ref.model.config import ATTENTION, MLP
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import Data, Examples
-from seft_ref.topology.csr import Topology, as_numpy, flat, from_flat, placed_like, union
+from seft_ref.topology.csr import Topology, as_numpy, flat, placed_like
 from seft_ref.topology.groups import in_groups
 from seft_ref.train.factors import Adapted, FactorState, placed
 from seft_ref.train.loop import TrainState
@@ -284,58 +283,53 @@ def _kept_of(
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:
     """Return the tensors and the counts in which a state file stores a settled window (CKP-007)."""
     tensors: dict[str, formats.Tensor] = {}
+    counts: dict[str, formats.JSON] = {"steps": window.steps}
     if isinstance(window, FirstStepWindow):
-        assert window.positions is not None
         assert window.candidates is not None
-        assert window.gradient is not None
-        assert window.square is not None
-        topology = from_flat(window.first.shape, window.positions)
-        tensors["gradient"] = _sparse(topology, window.gradient)
-        tensors["square"] = _sparse(topology, window.square)
-        tensors["candidates"] = _mask(window.first.shape, window.candidates)
-        return tensors, {"steps": window.settled_steps}
-    for part in ("gradient", "absolute", "square", "input_squares"):
-        if (sums := getattr(window, part)) is not None:
-            tensors[part] = _dense(sums)
+        tensors["candidates"] = _mask(window.window.shape, window.candidates)
+        window = window.window
+    else:
+        counts["inputs"] = window.n_inputs
+    for part in window.of_gradients:
+        sums = getattr(window, part)
+        tensors[part] = _dense(sums) if window.kept_at is None else _sparse(window.kept_at(), sums)
+    if window.input_squares is not None:
+        tensors["input_squares"] = _dense(window.input_squares)
     if window.tokens is not None:
         assert window.support is not None
         tensors["tokens"] = _sparse(window.support(), window.tokens)
-    return tensors, {"steps": window.settled_steps, "inputs": window.n_inputs}
+    return tensors, counts
 
 
 def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: Rule) -> AnyWindow:
     """Return the saved window of a matrix."""
-    shape, steps = parts.shape, _told(counts, "steps", int)
-    if rule.candidates == "first-step":
-        topology, gradient = parts.sparse("window.gradient")
-        same, square = parts.sparse("window.square")
-        candidates = parts.positions("window.candidates")
-        support = union(flat(target.base.topology), flat(target.delta.topology))
-        positions = to_numpy(flat(topology))
-        if not all(np.array_equal(positions, to_numpy(x)) for x in (flat(same), union(candidates, support))):
-            raise _damaged(f"the sums of the window of {parts.name} are not those of its candidates and support")
-        return FirstStepWindow(
-            target.delta_budget,
-            support,
-            Window(shape),
-            steps,
-            candidates,
-            flat(topology),
-            gradient=gradient,
-            square=square,
-        )
-    evidence_names = rule.asks()
-    sums: dict[str, Any] = {
-        part: parts.dense(f"window.{part}", shape) for part in sorted(evidence_names & OF_GRADIENTS)
-    }
+    shape, evidence_names = parts.shape, rule.asks()
+    window = opened(target.base, target.delta.topology, evidence_names, on_support=rule.only_on_support)
+    first_step = rule.candidates == "first-step"
+    if first_step:
+        first = FirstStepWindow.of(target.delta_budget, window, parts.positions("window.candidates"))
+        window = first.window
+    support, kept_at = window.support, window.kept_at
+    assert support is not None
+    sums: dict[str, Any] = {}
+    for part in window.of_gradients:
+        sums[part] = parts.dense(f"window.{part}", shape) if kept_at is None else _sums_at(parts, part, kept_at())
     if "tokens" in evidence_names:
-        topology, sums["tokens"] = parts.sparse("window.tokens")
-        sums["support"] = partial(support_of, target.base, target.delta.topology)
-        if not np.array_equal(to_numpy(flat(topology)), to_numpy(flat(sums["support"]()))):
-            raise _damaged(f"the sums of the window of {parts.name} are not those of its support")
+        sums["tokens"] = _sums_at(parts, "tokens", support())
     if "inputs" in evidence_names:
         sums["input_squares"] = parts.dense("window.input_squares", shape[1:])
-    return Window(shape, evidence_names, steps, n_inputs=_told(counts, "inputs", int), **sums)
+    if not first_step:
+        sums["n_inputs"] = _told(counts, "inputs", int)
+    window = replace(window, settled_steps=_told(counts, "steps", int), **sums)
+    return replace(first, window=window) if first_step else window
+
+
+def _sums_at(parts: _Parts, part: str, positions: Topology) -> Array:
+    """Return saved sums of a window; refuse them if they are not at the positions where the window keeps them."""
+    topology, sums = parts.sparse(f"window.{part}")
+    if not np.array_equal(to_numpy(flat(topology)), to_numpy(flat(positions))):
+        raise _damaged(f"{parts.name}.window.{part} is not at the positions where the window keeps it")
+    return sums
 
 
 def settings_text(settings: TrainSettings) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxtyping import Int
 
-from seft_ref.arrays.library import Array, array_namespace, device
+from seft_ref.arrays.library import Array, array_namespace, device, spread
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
@@ -63,7 +63,7 @@ def evidence(
     Raises  UpdateError EVT-005, SEL-004 for evidence, or the score of a candidate, that is not finite
     """
     if rule.candidates == "first-step":
-        return [_first_step_evidence(view, rule) for view in views]
+        return [_first_step_evidence(view, rule, kernels) for view in views]
     collector: _PerRow | _Strongest | None = None
     if n is not None:
         # n + 1, because the first rejected score is the boundary that SEL-008 reports
@@ -94,6 +94,24 @@ class _Block:
     """further evidence that a candidate keeps, by name, one value an entry"""
 
 
+class _Kept:
+    """The means of a window that keeps gradients on the support only. Elsewhere its rows are 0, which nothing reads."""
+
+    def __init__(self, window: Window, view: View, kernels: KernelSet) -> None:
+        self.support, self.names = support_of(view.base, view.delta.topology), window.of_gradients
+        self.means = window.at_positions(kernels, lambda: self.support)
+
+    def rows(self, start: int, stop: int) -> Known:
+        """Return rows start to stop of the means."""
+        (_, n_in), slots = self.support.shape, self.support.positions(start, stop)
+        low, high = int(self.support.indptr[start]), int(self.support.indptr[stop])
+        blocks = {}
+        for name in self.names:
+            values = spread(getattr(self.means, name)[low:high], slots, (stop - start) * n_in)
+            blocks[name] = array_namespace(values).reshape(values, (stop - start, n_in))
+        return Known(**blocks)
+
+
 def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, kernels: KernelSet) -> Evidence:
     """Return the evidence on the support, and offer each block to `strongest`, which keeps the best candidates."""
     n_out, n_in = view.base.topology.shape
@@ -106,13 +124,16 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
     if window is not None and "tokens" in window.asked:
         tokens = window.of_tokens(kernels, partial(support_of, view.base, view.delta.topology))
         refuse_infinite(tokens)
+    kept = None if window is None or window.kept_at is None else _Kept(window, view, kernels)
     norm = 0.0
     parts: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "absolute": [], "square": []}
     rows = _rows_at_once(n_out, n_in)
     for start in range(0, n_out, rows):
         stop = min(start + rows, n_out)
         low = start * n_in
-        of_block = Known() if window is None else window.rows(start, stop)
+        of_block = Known()
+        if window is not None:
+            of_block = window.rows(start, stop) if kept is None else kept.rows(start, stop)
         whole: dict[str, Array] = {}
         for name in evidence_names:
             whole[name] = xp.reshape(getattr(of_block, name), (-1,))
@@ -148,7 +169,7 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
         inputs=inputs,
         tokens=tokens,
         steps=1 if view.window is None else view.window.steps,
-        gradient_norm=norm if "gradient" in evidence_names else None,
+        gradient_norm=norm if "gradient" in evidence_names and kept is None else None,
         **{n: xp.concat(parts[n]) if parts[n] else zero for n in sorted(support_names)},
     )
 
@@ -302,39 +323,41 @@ def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
     return {names[k]: xp.concat([p[k] for p in pieces]) for k in names if k in pieces[0]}
 
 
-def _first_step_evidence(view: View, rule: Rule) -> Evidence:
+def _first_step_evidence(view: View, rule: Rule, kernels: KernelSet) -> Evidence:
     """Return the evidence of a FirstStepWindow, which has gradients at some positions only (GRD-007, GROW-006)."""
     assert isinstance(view.window, FirstStepWindow), "candidates first-step need their window"
-    window = view.window.settled()
-    assert window.positions is not None
-    assert window.candidates is not None
-    xp = array_namespace(window.positions)
-    eta = flat(view.delta.topology)
-    for values in (window.gradient, window.square):
-        refuse_infinite(values)
-    steps = window.settled_steps
-    total, squares = window.gradient, window.square
-    assert total is not None
-    assert squares is not None
-    mean, square = (total, squares) if steps == 1 else (total / steps, squares / steps)
-    scores = GROW[rule.grow](Known(gradient=mean, square=square))
+    chosen = view.window.settled(kernels)
+    window, kept = chosen.window, chosen.candidates
+    assert kept is not None
+    assert window.kept_at is not None
+    positions = flat(window.kept_at())
+    xp = array_namespace(positions)
+    eta, support = flat(view.delta.topology), support_of(view.base, view.delta.topology)
+    means = window.at_positions(kernels)
+    tokens = window.of_tokens(kernels, lambda: support)
+    for values in (means.gradient, means.absolute, means.square, tokens):
+        if values is not None:
+            refuse_infinite(values)
+    scores = GROW[rule.grow](means)
 
-    def at(positions: Array, values: Array) -> Array:
-        return xp.take(values, find(window.positions, positions)[0])
+    def at(where: Array, values: Array | None) -> Array | None:
+        return None if values is None else xp.take(values, find(positions, where)[0])
 
-    free = outside(window.candidates, eta)
-    candidates = window.candidates[free]
+    free = outside(kept, eta)
+    candidates = kept[free]
     return Evidence(
         eta,
         at(eta, scores),
         candidates,
         at(candidates, scores),
-        gradient=at(window.support, mean),
-        square=at(window.support, square),
-        candidate_gradient=at(candidates, mean),
-        candidate_square=at(candidates, square),
-        steps=steps,
-        again=window.candidates[~free],
+        gradient=at(flat(support), means.gradient),
+        absolute=at(flat(support), means.absolute),
+        square=at(flat(support), means.square),
+        tokens=tokens,
+        candidate_gradient=at(candidates, means.gradient),
+        candidate_square=at(candidates, means.square),
+        steps=window.steps,
+        again=kept[~free],
     )
 
 

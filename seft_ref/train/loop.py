@@ -24,7 +24,7 @@ from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.text.batch import Batch, batch_of, batch_of_examples
 from seft_ref.text.examples import Data, Examples, check_data
 from seft_ref.text.tokens import check_length, training_starts
-from seft_ref.topology.csr import Topology, flat, slots_per_row, union
+from seft_ref.topology.csr import Topology, flat, slots_per_row
 from seft_ref.topology.groups import in_groups
 from seft_ref.train.event import adapt_last, evolve_all, over_budget
 from seft_ref.train.gradients import loss_and_gradients
@@ -271,7 +271,8 @@ def finish(
     windows: dict[str, AnyWindow] = {}
     if over and evidence_names:
         batches = step_batches(settings, data, settings.steps, state.weights, ranks)
-        empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], evidence_names) for n in over}
+        # nothing grows any more, so only the support is looked at (GRD-009)
+        empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], evidence_names, on_support=True) for n in over}
         more = _batches_of_later_steps(settings, data, settings.steps + 1, state.weights, ranks)
         with overflow_ends("the last adapt pass", LOWER_RATE):
             windows = _with_steps_added(empty, state.weights, [batches, *more], config, kernels, ranks=ranks)
@@ -343,13 +344,10 @@ def _window(state: TrainState, step: int, settings: TrainSettings) -> dict[str, 
         return state.window
     windows: dict[str, AnyWindow] = {}
     for name, target in state.targets.items():
-        if rule.candidates == "all":
-            windows[name] = _opened(target, evidence_names)
-        else:
-            support = union(flat(target.base.topology), flat(target.delta.topology))
-            windows[name] = FirstStepWindow(target.delta_budget, support, Window(target.base.shape))
+        window = _opened(target, evidence_names, on_support=rule.only_on_support)
+        windows[name] = window if rule.candidates == "all" else FirstStepWindow(target.delta_budget, window)
     return windows
 
 
-def _opened(target: Target, evidence_names: frozenset[str]) -> Window:
-    return opened(target.base, target.delta.topology, evidence_names)
+def _opened(target: Target, evidence_names: frozenset[str], *, on_support: bool) -> Window:
+    return opened(target.base, target.delta.topology, evidence_names, on_support=on_support)

@@ -10,7 +10,8 @@ from seft_ref.arrays.rng import STREAM_POSITIONS, choose, counter_key
 from seft_ref.kernels import KernelSet
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.evidence import View, evidence
-from seft_ref.matrix.window import Accumulated, AnyWindow, Window
+from seft_ref.matrix.of_step import Accumulated
+from seft_ref.matrix.window import AnyWindow, Window
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
 from seft_ref.text.batch import Batch
@@ -116,5 +117,5 @@ def _everywhere(base: Base) -> Array:
 def _latest(window: AnyWindow) -> Accumulated:
     """Return the gradient of the one step that a window holds."""
     assert isinstance(window, Window)
-    assert window.latest is not None
+    assert isinstance(window.latest, Accumulated)
     return window.latest

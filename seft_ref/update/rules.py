@@ -86,8 +86,8 @@ class Rule:
             raise ConfigError("SCH-007", f"evolve_until is {self.evolve_until}, must be above 0 and at most 1")
         for wrong, why in (
             (
-                self.candidates == "first-step" and self.grow not in ("gradient", "fisher"),
-                f"candidates first-step keeps sums of g and g², which grow {self.grow} does not use",
+                self.candidates == "first-step" and self.grow not in ("gradient", "absolute", "fisher"),
+                f"candidates first-step keeps sums of gradients alone, which grow {self.grow} does not use",
             ),
             (
                 self.candidates == "first-step" and (self.grow_scope == "active" or self.scope != "matrix"),
@@ -96,10 +96,6 @@ class Rule:
             (
                 self.candidates == "first-step" and "inputs" in self.asks(),
                 f"candidates first-step keeps no inputs, which adapt {self.adapt} looks at",
-            ),
-            (
-                self.candidates == "first-step" and not {"absolute", "tokens"}.isdisjoint(self.asks()),
-                f"candidates first-step keeps sums of g and g², which adapt {self.adapt} does not use",
             ),
             (
                 self.by_group and (self.adapts != "always" or self.counts != "support"),
@@ -135,6 +131,11 @@ class Rule:
     def by_group(self) -> bool:
         """Whether every group of an N:M pattern has a budget of its own, so that the pattern moves (EVT-009)."""
         return self.scope == "group"
+
+    @property
+    def only_on_support(self) -> bool:
+        """Whether events read gradients on the support alone, because nothing else may grow (GRD-009)."""
+        return self.grow_scope == "active"
 
     def asks(self) -> frozenset[str]:
         """Return the names of the evidence that an event reads: gradient, absolute, square, tokens, inputs."""

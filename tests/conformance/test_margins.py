@@ -20,6 +20,7 @@ def test_what_is_written_is_what_comes_out():
     some = [case for case in CASES.values() if case.op in ("kernel.sparse", "layer.rmsnorm", "adamw.step")]
     rows = margins.read()
     for result in run(some, margins.right_variants()):
+        assert not result.failures, result.case.id
         # other machines round otherwise, but not by half a bound
         assert result.ratio <= max(2 * rows[result.case.id][0], margins.LARGEST_RIGHT / 2), result.case.id
 

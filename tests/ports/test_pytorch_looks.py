@@ -8,7 +8,16 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from seft_ports.pytorch import Evolution, SeftError, SeftOptimizer, Settings, layers_of, merge  # noqa: E402
+from seft_ports.pytorch import (  # noqa: E402
+    Evolution,
+    SeftError,
+    SeftLinear,
+    SeftOptimizer,
+    Settings,
+    kernels,
+    layers_of,
+    merge,
+)
 from seft_ports.pytorch.model import targets_of  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
 
@@ -154,3 +163,42 @@ def test_TRN_023_another_number_of_looks_is_refused():
         evolution.after_step(3)
     with pytest.raises(SeftError, match="TRN-008: event_batches 0 is below 1"):
         Evolution(made, optimizer, SETTINGS, STEPS, event_batches=0)
+
+
+# where sums are kept
+
+
+@pytest.mark.parametrize(
+    ("preset", "sums"),
+    [
+        ("active-only", {"gradient"}),
+        ("no-adapt", {"gradient"}),
+        ("seft", {"gradient", "tokens"}),
+        ("set", set()),
+        ("spiel-adapt", {"gradient", "square"}),
+        ("spiel-ma", set()),
+    ],
+)
+def test_GRD_005_a_window_sums_what_its_event_looks_at(preset, sums):
+    assert Settings(preset=preset).asks() == sums
+    layer = SeftLinear(torch.ones(3, 4), torch.ones(3, 4, dtype=torch.bool), 2)
+    layer.watch(Settings(preset=preset).asks())
+    layer.see(torch.ones(2, 3), torch.ones(2, 4))
+    assert set(layer.evidence(1)) == sums
+    assert len(layer.sums()) == len(sums)
+
+
+def test_GRD_009_a_window_of_growth_on_the_base_has_sums_on_the_support_alone(monkeypatch):
+    settings = Settings(preset="active-only", gradient_window=2)
+    assert (settings.keeps, Settings(preset="seft").keeps) == ("support", "all")
+    mask = torch.arange(12).view(3, 4) % 3 == 0
+    layer = SeftLinear(torch.ones(3, 4), mask, 2)
+    layer.watch(settings.asks(), keeps=settings.keeps)
+    honest = kernels.whole
+    monkeypatch.setattr(kernels, "whole", lambda dy, x: honest(dy, x).masked_fill(~mask, torch.inf))
+    layer.see(torch.ones(2, 3), torch.arange(8.0).view(2, 4))
+    layer.see(torch.ones(1, 3), torch.ones(1, 4))
+    assert layer.sum_gradient.shape == (4,)
+    want = (torch.arange(8.0).view(2, 4).sum(0) + 1).expand(3, 4) / 2
+    assert torch.equal(layer.evidence(2)["gradient"], torch.where(mask, want, 0))
+    assert torch.equal(layer.evidence(2)["gradient"], torch.where(mask, want, 0)), "evidence changes no sum"

@@ -329,16 +329,19 @@ class _Look:
 
 
 def seen_by(window: Any) -> Seen:
-    """Everything a whole window knows, position by position."""
+    """Everything a window knows, position by position, and NaN where it keeps nothing."""
     if window is None:
         return Seen()
-    known = window.rows(0, window.shape[0])
-    return Seen(
-        *(None if a is None else a.reshape(-1) for a in (known.gradient, known.absolute, known.square)),
-        window.inputs(),
-        window.steps,
-        {} if (t := window.of_tokens()) is None else dict(zip(flat(window.support()).tolist(), t, strict=True)),
-    )
+    whole = window.kept_at is None
+    known = window.rows(0, window.shape[0]) if whole else window.at_positions()
+    sums = []
+    for kept in (known.gradient, known.absolute, known.square):
+        sums.append(kept if kept is None else np.full(window.shape, np.nan, kept.dtype).reshape(-1))
+        if kept is not None:
+            sums[-1][slice(None) if whole else flat(window.kept_at())] = kept.reshape(-1)
+    tokens = window.of_tokens()
+    by_position = {} if tokens is None else dict(zip(flat(window.support()).tolist(), tokens, strict=True))
+    return Seen(*sums, window.inputs(), window.steps, by_position)
 
 
 @dataclass
@@ -385,7 +388,7 @@ def check_end(run: Run) -> list[set[int]]:
     matrices = [hand_matrix(target) for target in targets.values()]
     gone: list[set[int]] = [set() for _ in matrices]
     if settings.rule.adapts != "never":
-        empty = {n: opened(t.base, t.delta.topology, asked) for n, t in targets.items()}
+        empty = {n: opened(t.base, t.delta.topology, asked, on_support=True) for n, t in targets.items()}
         batches = step_batches(settings, TOKENS, settings.steps, run.state.weights)
         kept = loss_and_gradients(run.state.weights, run.config, batches, reference, {}, empty).kept
         seen = [seen_by(window) for window in kept.values()]

@@ -15,7 +15,7 @@ import numpy as np
 from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import reference
 from seft_ref.matrix.target import Target
-from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.matrix.window import FirstStepWindow
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights, assemble
 from seft_ref.topology.csr import flat, from_flat
@@ -193,10 +193,10 @@ def arrays_of(state: TrainState) -> dict[str, np.ndarray]:
         packed = getattr(state.weights.blocks[int(layer)], projection).weight
         found |= {f"{name}.packed": packed.values, f"{name}.packed.positions": packed.positions}
     for name, window in state.window.items():
-        parts = ["gradient", "square", "settled_steps"]
-        parts += ["support", "candidates", "positions"] if isinstance(window, FirstStepWindow) else []
-        parts += ["absolute", "input_squares", "n_inputs"] if isinstance(window, Window) else []
-        for part in parts:
+        if isinstance(window, FirstStepWindow):
+            found[f"{name}.window.candidates"] = window.candidates
+            window = window.window
+        for part in ("gradient", "absolute", "square", "tokens", "input_squares", "n_inputs", "settled_steps"):
             if getattr(window, part) is not None:
                 found[f"{name}.window.{part}"] = np.asarray(getattr(window, part))
     return found

@@ -11,6 +11,7 @@ from seft_ref.errors import ConfigError, UpdateError
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.window import FirstStepWindow, Window
+from seft_ref.topology.csr import from_flat
 from seft_ref.train.loop import train
 from tests.backends import BACKENDS
 from tests.seft_ref.tiny import CONFIG, TOKENS, model, start, states, tiny_settings
@@ -92,8 +93,8 @@ def test_TRN_007_a_window_that_a_later_step_goes_on_with_is_finite(asked):
 
 
 def test_TRN_007_the_sums_of_candidates_are_finite_too():
-    shape, support = (1, 3), np.array([0])
-    window = FirstStepWindow(1, support, Window(shape))
+    kept = Window((1, 3), frozenset({"gradient", "square"}), support=lambda: from_flat((1, 3), np.array([0])))
+    window = FirstStepWindow(1, kept)
     good, large = (
         WeightGradient(np.full((1, 1), x, dtype=np.float32), np.ones((1, 3), dtype=np.float32)) for x in (1.0, 1e30)
     )

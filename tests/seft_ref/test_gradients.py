@@ -10,7 +10,8 @@ from seft_ref.errors import LayerError, UpdateError
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix import evidence
-from seft_ref.matrix.window import Accumulated, Window
+from seft_ref.matrix.of_step import Accumulated
+from seft_ref.matrix.window import OF_GRADIENTS, Window
 from seft_ref.model.config import ModelConfig
 from seft_ref.text.batch import Batch
 from seft_ref.topology.csr import from_flat
@@ -256,6 +257,27 @@ def test_GRD_004_the_evidence_is_the_mean_over_the_window(backend, steps):
     got = looked(by_step, everywhere, everywhere[:0], 3)
     assert (by_step.steps, by_step.settled_steps) == (steps, steps - 1)
     assert np.array_equal(backend.numpy(got.gradient), total.reshape(-1) / steps)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (1, 2), (30, 40)])
+def test_GRD_009_sums_on_the_support_are_those_of_a_plain_loop(backend, shape):
+    rng, numel = np.random.default_rng(12), shape[0] * shape[1]
+    support = np.sort(rng.permutation(numel)[: max(numel // 3, 1)])
+    topology = from_flat(shape, backend.array(support))
+    window = Window(shape, OF_GRADIENTS, kept_at=lambda: topology)
+    steps = []
+    for step in range(1, 5):
+        window, part, of_step = window.settled(), window.fresh(), np.zeros(shape, dtype=np.int64)
+        for rows in (2, 1, 8):
+            dy, x, whole = integer_factors(rng, rows, shape)
+            part, of_step = part.plus(weight_gradient(backend, dy, x)), of_step + whole
+        window, steps = window.joined(part, ALONE), [*steps, of_step.reshape(-1)[support]]
+        means = window.at_positions()
+        for name, terms in (("gradient", steps), ("absolute", np.abs(steps)), ("square", np.square(steps))):
+            found = backend.numpy(getattr(means, name))
+            assert np.array_equal(found, (np.sum(terms, axis=0) / step).astype(found.dtype))
+    assert window.gradient.shape == window.square.shape == support.shape
+    assert not window.latest.factors or shape == (30, 40), "factors larger than the matrix are let go"
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 2), (30, 40)])

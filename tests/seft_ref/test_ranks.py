@@ -13,7 +13,7 @@ from seft_ref.files.model import load_model
 from seft_ref.files.state import Origin, load_state, save_state
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.matrix.window import Accumulated
+from seft_ref.matrix.of_step import Accumulated
 from seft_ref.text.tokens import read_tokens
 from seft_ref.topology.csr import flat, from_flat
 from seft_ref.train.loop import finish, first_batches, initial_state, step_batches, train, train_step

@@ -335,8 +335,9 @@ def test_oracle_12_TRN_004_a_run_cut_inside_a_window_sums_what_the_whole_one_sum
         if after.window:
             cut[after.step] = through_file(run, after, tmp_path / f"{after.step}.state")
             for name, window in cut[after.step].window.items():
-                at = range(len(sums[name])) if preset == "seft" else window.positions.tolist()
-                held = window.gradient.reshape(-1)
+                kept = window if preset == "seft" else window.window
+                at = range(len(sums[name])) if preset == "seft" else flat(kept.kept_at()).tolist()
+                held = kept.gradient.reshape(-1)
                 if preset == "seft":
                     assert held.tolist() == [float(sums[name][p]) for p in at]
                 else:

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, mutant, right, unchecked
+from conformance.engine.parts import window
+from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, edited, mutant, right, unchecked
 
 
 def choosing(**new: Any) -> Operation:
@@ -81,6 +82,14 @@ def looked_at_where_it_is_scored(a: Values) -> Values:
 MUTANTS: list[Mutant] = [
     mutant("DLT-001 EVT-009", "update.event", n_for_the_budget_of_a_group, "N for what a group stored at load"),
     mutant("EVT-005", "update.event", looked_at_where_it_is_scored, "NaN off what is scored goes unseen"),
+    *(
+        edited("GRD-009", op, window.opened, "support if on_support else None", "None", flaw)
+        for op, flaw in (
+            ("update.event", "evidence kept everywhere with growth on the base"),
+            ("event.ratios", "a norm of the whole ḡ with growth on the base"),
+            ("state.write", "sums of every position with growth on the base"),
+        )
+    ),
     mutant("DROP-003", "update.event", choosing(drop="magnitude"), "always drops by |φ|"),
     mutant("DROP-004", "update.event", choosing(drops="slot"), "the base of a dropped weight stays"),
     mutant("GROW-004", "update.event", choosing(grow="gradient"), "always grows by |ḡ|"),

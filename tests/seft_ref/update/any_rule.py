@@ -7,8 +7,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from seft_ref.arrays.library import from_numpy, to_numpy
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.evidence import View, evidence
-from seft_ref.matrix.window import FirstStepWindow, Window, opened
-from seft_ref.topology.csr import check, flat, from_flat, union
+from seft_ref.matrix.window import FirstStepWindow, opened
+from seft_ref.topology.csr import check, flat, from_flat
 from seft_ref.update.criteria import Chance
 from seft_ref.update.delta import Base, effective, new_delta
 from seft_ref.update.evolve import Part, evolve, final_adapt
@@ -163,14 +163,12 @@ class AnyRun(AnyEvent, RuleBasedStateMachine):
         ]
 
     def window(self, rng, i, steps, scale):
-        shape = self.bases[i].topology.shape
-        if self.rule.candidates == "first-step":
-            support = union(flat(self.bases[i].topology), flat(self.deltas[i].topology))
-            window = FirstStepWindow(self.delta_budgets[i], support, Window(shape))
-        else:
-            if not self.rule.asks():
-                return None
-            window = opened(self.bases[i], self.deltas[i].topology, self.rule.asks())
+        shape, rule = self.bases[i].topology.shape, self.rule
+        if not rule.asks():
+            return None
+        window = opened(self.bases[i], self.deltas[i].topology, rule.asks(), on_support=rule.only_on_support)
+        if rule.candidates == "first-step":
+            window = FirstStepWindow(self.delta_budgets[i], window)
         for number in range(steps):
             window = window.settled() if number else window
             for _ in range(int(rng.integers(1, 3))):

@@ -13,8 +13,8 @@ from seft_ref.errors import ConfigError, UpdateError
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix import evidence as evidence_module
 from seft_ref.matrix.evidence import View, evidence
-from seft_ref.matrix.window import FirstStepWindow, Window
-from seft_ref.topology.csr import flat, from_flat
+from seft_ref.matrix.window import FirstStepWindow, Window, opened
+from seft_ref.topology.csr import from_flat
 from seft_ref.update.delta import Base, new_delta
 from seft_ref.update.evolve import Part, evolve
 from seft_ref.update.pools import together
@@ -101,7 +101,7 @@ def test_GROW_006_EVT_012_first_step_candidates_with_every_adapt_run_or_are_refu
         return
     base = Base(from_flat((1, 4), F64.ints([0, 1, 2])), F64.floats([5, 1, 2]))
     delta = new_delta((1, 4), F64.ints([2]), base.values)
-    window = FirstStepWindow(2, flat(base.topology), Window((1, 4)))
+    window = FirstStepWindow(2, opened(base, delta.topology, rule.asks()))
     window = window.plus(WeightGradient(F64.floats([1]).reshape(1, 1), F64.floats([1, 1, 0.1, 9]).reshape(1, 4)))
     (seen,) = evidence([View(window, base, delta)], rule, F64.ints([1]))
     pools = one_pool(base.values, 3, 1)

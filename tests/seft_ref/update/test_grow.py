@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from seft_ref.arrays.library import array_namespace
 from seft_ref.errors import UpdateError
 from seft_ref.layers.linear import WeightGradient
-from seft_ref.matrix.window import Accumulated
+from seft_ref.matrix.of_step import Accumulated
 from tests.seft_ref.looks import PARTS, latest, looked, settled
 from tests.seft_ref.update.by_hand import LIBRARIES, RULES, library_id, listed, ranked
 from tests.seft_ref.update.one_matrix import grown

@@ -51,7 +51,7 @@ def spiel_run(monkeypatch, density):
         # SpIEL's own words: hooks are on at the start and when (c + 1) mod R is 0, until c mod R is A
         if phase or before.step == 0 or (before.step + 1) % 20 == 0:
             phase.append(whole_gradients(run, before))
-        windows[after.step] = {w.settled_steps for w in after.window.values()}
+        windows[after.step] = {w.steps for w in after.window.values()}
         if after.step % 20 == 5:
             found.append((after, record, events[-1].matrices, phase))
             phase = []
