@@ -50,9 +50,22 @@ def _op(kind: Kind, inputs: str, /, **outputs: Class) -> Op:
     return Op(kind, tuple(inputs.split()), outputs)
 
 
+def _exact(outputs: str) -> dict[str, Class]:
+    return dict.fromkeys(outputs.split(), "exact")
+
+
 _MATRIX = "out in base base_values delta delta_values"
 _FROZEN = "out in positions values bias?"
 _CODED = "out in grid positions codes scales zeros?"
+_STEP: dict[str, Class] = {
+    "loss": "relative",
+    **_exact("base base_values delta age"),
+    **dict.fromkeys(("delta_values", "m", "v"), "relative"),
+}
+_RUN: dict[str, Class] = {
+    **dict.fromkeys(("losses", "weights"), "relative"),
+    **_exact("budgets delta_budgets slots bases support"),
+}
 _PAIR: dict[str, Class] = {
     "y": "relative",
     "dx": "relative",
@@ -305,26 +318,16 @@ OPS: dict[str, Op] = {
     "train.step": _op(
         "whole",
         "config tensors parts text settings step",
-        loss="relative",
-        base="exact",
-        base_values="exact",
-        delta="exact",
-        delta_values="relative",
-        m="relative",
-        v="relative",
-        age="exact",
+        **_STEP,
     ),
     "train.run": _op(
         "whole",
         "config tensors stored text settings",
-        losses="relative",
-        budgets="exact",
-        delta_budgets="exact",
-        slots="exact",
-        bases="exact",
-        support="exact",
-        weights="relative",
+        **_RUN,
     ),
+    # held is float16, bfloat16 or a grid; then codes, scales and zeros are dicts by target, and `tensors` has the
+    # weights of the codes. With exact layers multiply by codes at the slots too
+    "train.held": _op("whole", "config tensors stored text settings held codes? scales? zeros? exact?", **_RUN),
     # training states: origin has the digests `model` and `text`; stop is the step after which the state is written
     # of the targets in `tensors` of `state.resume` only the shapes count, as in `train.step`
     # slots, bases and starts have an entry per later event; starts has the count `start` of TRN-009 of each target
@@ -343,14 +346,7 @@ OPS: dict[str, Op] = {
     "train.batches": _op(
         "whole",
         "config tensors parts batches settings step",
-        loss="relative",
-        base="exact",
-        base_values="exact",
-        delta="exact",
-        delta_values="relative",
-        m="relative",
-        v="relative",
-        age="exact",
+        **_STEP,
     ),
     # dtypes, warnings and ranks of a run; dtypes have the names of FMT-006, but `asked` and the output `dtype` NumPy's
     "checkpoint.dtype": _op("scalar", "stored asked?", dtype="exact"),
@@ -374,14 +370,7 @@ OPS: dict[str, Op] = {
     "convert.from_hf": _op(
         "scalar",
         "files large? encoding zeros cast?",
-        kind="exact",
-        tensors="exact",
-        attributes="exact",
-        tied="exact",
-        scales="exact",
-        companions="exact",
-        left_out="exact",
-        quantised="exact",
+        **_exact("kind tensors attributes tied scales companions left_out quantised"),
     ),
     # a folder whose format is detected; a separate operation, because a port may copy codes without reading them
     "convert.codes": _op(
@@ -392,6 +381,15 @@ OPS: dict[str, Op] = {
         companions="exact",
         config="exact",
     ),
+    # such a folder, whose codes are kept (chapter 19); then they are expanded, or written for compressed-tensors.
+    # scheme has num_bits, group_size, symmetric, type and strategy, zeros how many stored weights the writer says are 0
+    "convert.keep_codes": _op(
+        "scalar",
+        "files",
+        **_exact("tensors attributes scales companions config"),
+    ),
+    "convert.expand_codes": _op("scalar", "files", tensors="exact", attributes="exact", scales="exact"),
+    "convert.pack_codes": _op("scalar", "files", tensors="exact", scheme="exact", zeros="exact"),
     # files are a checkpoint folder of chapter 12; part_bytes is the most that a shard may have
     "convert.to_hf": _op("scalar", "files part_bytes cast?", files="stock"),
     # files are an adapter folder or a patch, tensors those of its base; how is `add` or `replace`

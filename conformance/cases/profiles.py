@@ -101,14 +101,14 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "prune.model",
         "prune.model_sparsegpt",
     ),
-    "quant": ("quantise.matrix", "quantise.weights", "quantise.merge"),
+    "quant": ("quantise.matrix", "quantise.weights", "quantise.merge", "train.held"),
     "adapters": ("adapter.initial", "adapter.lora", "adapter.spp", "adapter.sparsepeft", "adapter.lora_star"),
     "generate": ("generate.read", "generate.fork", "generate.pick", "generate.text"),
     "ckpt-read": ("file.read", "delta.apply"),
     "ckpt-write": ("file.write",),
     "compression": ("file.compress",),
     "folders": ("folder.read", "folder.write"),
-    "codes": ("convert.codes",),
+    "codes": ("convert.codes", "convert.keep_codes", "convert.expand_codes", "convert.pack_codes"),
     "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
     "checkpoints": (
         "checkpoint.dtype",
@@ -169,6 +169,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "generate.pick": ("rng.draws",),
     "generate.text": ("generate.read", "generate.pick"),
     "quantise.merge": ("quantise.weights",),
+    "train.held": ("train.run",),
     "adapter.lora_star": ("adapter.lora", "prune.wanda"),
     "delta.apply": ("file.read",),
     "file.expand": ("file.read",),
@@ -178,6 +179,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "convert.from_hf": ("folder.read",),
     "convert.to_hf": ("folder.read",),
     "convert.codes": ("convert.from_hf",),
+    "convert.expand_codes": ("convert.keep_codes",),
+    "convert.pack_codes": ("convert.keep_codes",),
 }
 """The operations that an operation rests on: if one of them fails, its own cases are blocked (PRT-012)."""
 

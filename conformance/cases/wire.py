@@ -33,7 +33,7 @@ INPUTS: Types = {
     **_each("out in k n m steps step seed matrix rows parts budget delta_budget n_drop length", "int"),
     **_each("slots stored warmup slot_warmup evolve_every accumulate period gradient_window head_dim", "int"),
     **_each("largest adapts first use count windows rows_at_once recompute window block rank", "int"),
-    **_each("max_tokens top_k stop limit part_bytes ranks expand_quantised", "int"),
+    **_each("max_tokens top_k stop limit part_bytes ranks expand_quantised exact", "int"),
     **_each("asked dtype generation record held", "string"),
     "files": "dict of u8[*]",
     **_each("density drop_fraction lr beta1 beta2 eps weight_decay momentum", "float"),
@@ -160,6 +160,13 @@ _NO_OTHER: Types = {}
 _CODED: Types = {"codes": "i64[n_slots]", "scales": "real[out, groups]", "zeros": "i64[out, groups] or null"}
 _ADAPTER = {"merged": "real[*]", "parameters": "int"}
 _EVENT = {"parts": "list of part of an event", "pattern": "list of int"}
+_RUN = {
+    "losses": "real[*]",
+    **_each("budgets delta_budgets", "i64[*]"),
+    **_each("slots bases", "list of list of i64[*]"),
+    "support": "list of i64[*]",
+    "weights": "list of real[*]",
+}
 _LISTS = {
     **_each("base delta age", "list of i64[*] or null"),
     **_each("base_values delta_values m v", "list of real[*] or null"),
@@ -304,17 +311,11 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "text.evaluation": ({"tokens": "int"}, _NO_OTHER),
     "topology.of": ({"pattern": "i64[2] or null"}, _NO_OTHER),
     "topology.positions": (_NO_OTHER, {"positions": "i64[n_slots]"}),
-    "train.run": (
-        {"stored": "dict of i64[*]"},
-        {
-            "losses": "real[*]",
-            "budgets": "i64[*]",
-            "delta_budgets": "i64[*]",
-            "slots": "list of list of i64[*]",
-            "bases": "list of list of i64[*]",
-            "support": "list of i64[*]",
-            "weights": "list of real[*]",
-        },
+    "train.run": ({"stored": "dict of i64[*]"}, _RUN),
+    "train.held": (
+        _each("stored codes", "dict of i64[*]")
+        | {"scales": "dict of real[out, groups]", "zeros": "dict of i64[out, groups]"},
+        _RUN,
     ),
     "train.batches": ({"parts": "list of part of a step", "batches": "list of batch of a step"}, _LISTS),
     "generate.fork": ({"branches": "list of i64[B, *]"}, {"logits": "list of real[B, V]"}),
@@ -335,7 +336,12 @@ OF: Mapping[str, tuple[Types, Types]] = {
         {"large": "dict of int"},
         {"companions": "dict of string", "left_out": "list of string"},
     ),
-    "convert.codes": (_NO_OTHER, {"companions": "dict of string", "config": "string"}),
+    **dict.fromkeys(
+        ("convert.codes", "convert.keep_codes"),
+        (_NO_OTHER, {"companions": "dict of string", "config": "string"}),
+    ),
+    "convert.expand_codes": (_NO_OTHER, _NO_OTHER),
+    "convert.pack_codes": (_NO_OTHER, {"scheme": "string", "zeros": "int"}),
     "convert.adapter": ({"tensors": "dict of tensor"}, {"how": "string", "left_out": "dict of int"}),
     "convert.to_hf": (_NO_OTHER, {"files": "dict of u8[*]"}),
     "checkpoint.dtype": ({"stored": "string"}, {"dtype": "string"}),

@@ -215,6 +215,21 @@ NAMES = (
             " expanded, else 0 (FMT-175); what `config.json` of the answer holds, as canonical JSON text (FMT-028)"
         ),
     ),
+    (
+        "`files` of `convert.keep_codes`, `convert.expand_codes`, `convert.pack_codes`; `scheme`, `zeros`",
+        (
+            "such a folder, whose codes are kept (QNT-010), then expanded (QNT-009), or written for compressed-tensors"
+            " (FMT-178); of the scheme that is written `num_bits`, `group_size`, `symmetric`, `type` and `strategy`, as"
+            " canonical JSON text, and how many stored weights are 0"
+        ),
+    ),
+    (
+        "`held`, `codes?`, `scales?`, `zeros?`, `exact?` of `train.held`",
+        (
+            "`float16`, `bfloat16` or a grid, which the targets are held in (CKP-008); of a grid codes, scales and zero"
+            " points of each target by name; 1 for mode `grid-exact` (QNT-011)"
+        ),
+    ),
     ("`part_bytes`", "the part size of FMT-085; of `convert.to_hf` the bytes that a shard may hold (FMT-124)"),
     (
         "`batches`; `branches`",

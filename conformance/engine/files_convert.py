@@ -1,6 +1,7 @@
 """The operations `convert.*`: conversion of foreign folders by `formats.dialects`."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,50 @@ def _codes(a: Values) -> Values:
             }
 
 
+def _kept_codes(a: Values) -> Values:
+    with work_folder() as place:
+        source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
+        formats.convert(source, target, "sparse", keep_codes=True)
+        with formats.open(target) as reader:
+            config = json.loads(reader.files[hf.CONFIG]) if hf.CONFIG in reader.files else None
+            return {
+                "tensors": {name: described(reader.load_verified(name)) for name in reader.names()},
+                "attributes": encoded(reader.attributes),
+                "scales": encoded(reader.scales),
+                "companions": _digests({name: reader.files[name] for name in reader.files if name != hf.CONFIG}),
+                "config": encoded(config),
+            }
+
+
+def _expanded_codes(a: Values) -> Values:
+    with work_folder() as place:
+        source, kept, target = laid_out(Path(place) / "source", a), Path(place) / "kept", Path(place) / "target"
+        formats.convert(source, kept, "sparse", keep_codes=True)
+        formats.convert(kept, target, "sparse", expand_quantised=True)
+        with formats.open(target) as reader:
+            return {
+                "tensors": {name: described(reader.load_verified(name)) for name in reader.names()},
+                "attributes": encoded(reader.attributes),
+                "scales": encoded(reader.scales),
+            }
+
+
+def _packed_codes(a: Values) -> Values:
+    with work_folder() as place:
+        source, kept, target = laid_out(Path(place) / "source", a), Path(place) / "kept", Path(place) / "target"
+        formats.convert(source, kept, "sparse", keep_codes=True)
+        remarks = formats.convert(kept, target, "compressed-tensors")
+        with hf.open_hf(target) as folder:
+            (scheme,) = json.loads(folder.files[hf.CONFIG])["quantization_config"]["config_groups"].values()
+            names = ("num_bits", "group_size", "symmetric", "type", "strategy")
+            zeros = [int(n) for remark in remarks for n in re.findall(r"(\d+) stored weights of 0", remark)]
+            return {
+                "tensors": {name: described(folder[name]) for name in folder},
+                "scheme": encoded({name: scheme["weights"][name] for name in names}),
+                "zeros": sum(zeros),
+            }
+
+
 def _adapter(a: Values) -> Values:
     base = {name: tensor_of(t) for name, t in a["tensors"].items()}
     with work_folder() as place:
@@ -91,4 +136,7 @@ OPERATIONS: dict[str, Any] = {
     "convert.to_hf": _to_hf,
     "convert.adapter": _adapter,
     "convert.codes": _codes,
+    "convert.keep_codes": _kept_codes,
+    "convert.expand_codes": _expanded_codes,
+    "convert.pack_codes": _packed_codes,
 }

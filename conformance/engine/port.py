@@ -22,6 +22,7 @@ from conformance.engine import (
     quantise,
     select,
     train,
+    train_held,
     update,
 )
 from conformance.protocol.port import Refused, Unsupported
@@ -51,6 +52,7 @@ _MODULES = (
     layers,
     model,
     train,
+    train_held,
     prune,
     quantise,
     adapters,

@@ -143,6 +143,11 @@ def _model(a: Values) -> Model:
 
 
 def _run(a: Values) -> Values:
+    return run_of(a, _model(a))
+
+
+def run_of(a: Values, model: Model, **options: Any) -> Values:
+    """Return the outputs of `train.run` for a loaded model; `options` are those of `finetune`."""
     targets: list[Matrix] = []
     losses, slots, stored = [], [], []
 
@@ -154,13 +159,14 @@ def _run(a: Values) -> Values:
             stored.append([flat(target.base.topology) for target in state.targets.values()])
 
     done = finetune(
-        _model(a),
+        model,
         None,
         [int(t) for t in a["text"]],
         settings_of_case(a["settings"]),
         on_start=lambda started: targets.extend(started.state.targets.values()),
         on_step=note,
         kernels=a["kernels"],
+        **options,
     )
     assert done.final is not None
     final = list(done.final.values())

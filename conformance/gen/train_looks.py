@@ -128,7 +128,7 @@ def runs() -> Area:
             world = tiny.world(Numbers(131, seed), tiny.CONFIG)
             mine = settings | {"seed": seed}
             run = train.run(tiny.CONFIG, *world, mine)
-            if run.gap >= GAP and run.moves["grown"] and all(_differs(mine, world, run, one) for one in wrong):
+            if run.gap >= GAP and run.moves["grown"] and all(differs(mine, world, run, one) for one in wrong):
                 break
         else:
             msg = f"no seed for {name}"
@@ -153,7 +153,7 @@ def runs() -> Area:
     return area
 
 
-def _differs(settings: dict[str, Any], world: World, run: train.Run, wrong: Any) -> bool:
+def differs(settings: dict[str, Any], world: World, run: train.Run, wrong: Any) -> bool:
     """Return whether a run with other settings, or of a wrong kind, moves other slots or ends with another support."""
     if isinstance(wrong, dict):
         other = train.run(tiny.CONFIG, *world, settings | wrong)

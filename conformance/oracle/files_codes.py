@@ -178,3 +178,63 @@ def awq(m: Codes) -> dict[str, Tensor]:
 def named(module: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the parts by the names that they have in a folder."""
     return {f"{module}.{part}": tensor for part, tensor in parts.items()}
+
+
+# codes that are kept (QNT-009, QNT-010, FMT-178) -------------------------------------------------
+
+
+def grid(m: Codes) -> str:
+    """Return the grid of a matrix (QNT-001); its groups are runs of columns."""
+    size = f":g{len(m.groups) // (m.groups[-1] + 1)}" if m.groups[-1] else ""
+    return f"int{m.bits}{size}{':asym' if m.zeros is not None else ''}"
+
+
+def stored(m: Codes) -> tuple[tuple[int, int], ...]:
+    """Return the positions that are not pruned (FMT-174)."""
+    if m.support is not None:
+        return m.support
+    return tuple(
+        (r, c)
+        for r, row in enumerate(m.codes)
+        for c, code in enumerate(row)
+        if code != m.zero(r, m.groups[c]) and _scale(m, r, m.groups[c])
+    )
+
+
+def wide_scales(m: Codes) -> list[list[int]]:
+    """Return the scales as bit patterns of F32; one of 0 becomes the largest of its row, or 1 (QNT-010.3)."""
+    rows = []
+    for r in range(len(m.codes)):
+        row = [_scale(m, r, g) for g in range(len(m.scales[r]))]
+        # every number of F16 and BF16 is one of F32
+        rows.append([int.from_bytes(struct.pack("<f", x or max(row) or 1.0), "little") for x in row])
+    return rows
+
+
+def _scale(m: Codes, row: int, group: int) -> float:
+    return number(m.dtype, m.scales[row][group].to_bytes(BITS[m.dtype] // 8, "little"))
+
+
+def kept(name: str, m: Codes) -> dict[str, Tensor]:
+    """Return the tensors of a matrix whose codes are kept (QNT-009, QNT-010)."""
+    at, wide = stored(m), wide_scales(m)
+    codes = int8([[m.codes[r][c] for r, c in at]]) if at else Tensor("I8", (1, 0), b"")
+    tensors = {
+        name: Tensor("I8", m.shape, codes.bits, at),
+        f"{name}.scale": dense("F32", (len(wide), len(wide[0])), [one for row in wide for one in row]),
+    }
+    return tensors if m.zeros is None else tensors | {f"{name}.zero_point": int8(m.zeros)}
+
+
+def expanded(m: Codes) -> Tensor:
+    """Return the weights that kept codes stand for, in F32, on the stored positions (QNT-002, QNT-009.5)."""
+    return weights(Codes(m.bits, m.codes, "F32", wide_scales(m), m.zeros, m.groups, stored(m)))
+
+
+def repacked(m: Codes) -> dict[str, Tensor]:
+    """Return the parts of `pack-quantized` that are written for kept codes (FMT-178)."""
+    at = set(stored(m))
+    codes = [
+        [x if (r, c) in at else m.zero(r, m.groups[c]) for c, x in enumerate(row)] for r, row in enumerate(m.codes)
+    ]
+    return pack_quantized(Codes(m.bits, codes, "F32", wide_scales(m), m.zeros, m.groups))

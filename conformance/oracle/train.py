@@ -176,7 +176,7 @@ class Trainer:
         """Return loss, target gradients and inputs of a step's data at the present weights (TRN-001, TRN-003)."""
         for name, shape, part in zip(self.names, self.shapes, self.parts, strict=True):
             dense = np.zeros(shape[0] * shape[1])
-            w = update.effective(part.base, part.phi)
+            w = self.multiplied(part.matrix, update.effective(part.base, part.phi))
             dense[list(w)] = list(w.values())
             self.tensors[name] = dense.reshape(shape)
         decoder = Decoder(self.config, self.tensors)
@@ -188,6 +188,10 @@ class Trainer:
             dy = decoder.upstream(*self.data(step))
             upstream = [train_window.floats(dy[n].reshape(-1, self.tensors[n].shape[0])) for n in self.names]
         return Step(loss, flat, [train_window.floats(x) for x in entered], upstream)
+
+    def multiplied(self, i: int, weights: dict[int, float]) -> dict[int, float]:
+        """Return the weights by which layers multiply, given the effective weights of target i."""
+        return weights
 
     def looks(self, step: int) -> list[Step]:
         """Return the passes over this step's data and later data that an event after it looks at (TRN-023)."""

@@ -78,14 +78,18 @@ def surely(
 
 
 def ask_until_sure(
-    t: Trial, op: str, draw: Callable[[], tuple[dict[str, Any], dict[str, Any] | None]], saw: str
+    t: Trial,
+    op: str,
+    draw: Callable[[], tuple[dict[str, Any], dict[str, Any] | None]],
+    saw: str,
+    dtypes: tuple[str, ...] | None = None,
 ) -> None:
     """Draw examples until one has an answer, and ask for it; nothing is asked if none of _TRIED has one."""
     for _ in range(_TRIED):
         inputs, answer = draw()
         if answer is not None:
             t.saw(saw)
-            t.case(op, inputs, answer)
+            t.case(op, inputs, answer, dtypes=dtypes)
             return
 
 

@@ -11,11 +11,11 @@ from conformance.properties.draws import Draw
 from conformance.properties.models import OFF, ask_until_sure, surely
 from conformance.properties.trial import Trial, property_of
 
-_LEAST = 3e-4
+LEAST = 3e-4
 """The least first moment of a slot relative to the largest, because below it AdamW divides rounding by rounding."""
 
 
-def _weakest(run: train.Run) -> float:
+def weakest(run: train.Run) -> float:
     """Return the smallest first moment of a slot with an age, relative to the largest; 0 if all are 0."""
     sizes = [abs(x) for part in run.states for p, x in part.kept["m"].items() if part.kept["age"][p]]
     return min(sizes) / max(sizes) if any(sizes) else 0.0
@@ -61,7 +61,7 @@ def _run(d: Draw, t: Trial) -> None:
         run = train.run(tiny.CONFIG, tensors, stored, text, settings)
         answer = None
         # neighbours alone do not suffice, because AdamW's steps have nearly one size and rounding may turn a choice
-        if _weakest(run) > _LEAST and run.gap >= GAP:
+        if weakest(run) > LEAST and run.gap >= GAP:
             answer = surely(
                 d, tensors, lambda params: run_answer(train.run(tiny.CONFIG, params, stored, text, settings)), 10 * OFF
             )

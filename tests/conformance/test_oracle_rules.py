@@ -126,9 +126,14 @@ def test_GROW_007_DLT_001_a_group_takes_as_many_as_it_stored_at_load():
 def test_EVT_005_evidence_that_is_asked_for_and_scores_that_are_ranked():
     one = part((2, 2), {0: 1.0, 1: 1.0, 2: 1e200}, {}, [2, 1], [1, 1])
     nan = seen((2, 2), [1.0, 1.0, 1.0, math.nan])
-    for chosen in (rule(grow="random"), rule(grow_scope="active"), rule(moments="seeded", grow="absolute")):
+    for chosen in (rule(grow="random"), rule(moments="seeded", grow="absolute")):
         with pytest.raises(select_pools.RefusedError, match="EVT-005"):
             event([replace(one, budget=[9], delta_budget=[1])], [nan], chosen, 0.0)
+    # GRD-009: position 3 is off the support
+    active = replace(one, budget=[9], delta_budget=[1])
+    assert only(event([active], [nan], rule(grow_scope="active"), 0.0)).grown == [0]
+    with pytest.raises(select_pools.RefusedError, match="EVT-005"):
+        event([active], [seen((2, 2), [1.0, math.nan, 1.0, 1.0])], rule(grow_scope="active"), 0.0)
     # row 1 has nothing to prune: its weight, whose score would overflow, is not ranked
     rows = rule(scope="row", adapt="curvature", grow="random", grow_scope="active")
     fine = seen((2, 2), [1.0] * 4)

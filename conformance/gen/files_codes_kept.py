@@ -1,0 +1,129 @@
+"""Cases of codes that are kept, expanded from there, and written for compressed-tensors (QNT-009, QNT-010, FMT-178)."""
+
+from dataclasses import replace
+from typing import Any
+
+from conformance.gen.files import content, raw_array
+from conformance.gen.files_codes import AWQ, GPTQ, NORM, V2, Folder, drawn, library, scheme, shuffled
+from conformance.gen.numbers import Area, Numbers
+from conformance.oracle import files_codes as oracle
+from conformance.oracle.files import Tensor, digest, text
+from conformance.oracle.files_codes import Codes, named
+from conformance.oracle.files_convert import WHOLE, sorted_out
+
+PURPOSE = "codes, zero points or scales that change, or positions of codes that stand for 0"
+
+
+def given(folder: Folder) -> dict[str, Any]:
+    """Return the inputs of the operations on kept codes."""
+    return {"files": {name: raw_array(raw) for name, raw in folder.tree().items()}}
+
+
+def kept(folder: Folder) -> dict[str, Any]:
+    """Return the outputs of `convert.keep_codes`."""
+    tensors = dict(folder.others)
+    scales: dict[str, dict[str, str]] = {}
+    for module, m in folder.matrices.items():
+        name = f"{module}.weight"
+        tensors |= oracle.kept(name, m)
+        scales[name] = {part.rpartition(".")[2]: part for part in oracle.kept(name, m) if part != name}
+    tree = folder.tree()
+    companions, _ = sorted_out({name: len(raw) for name, raw in tree.items()}, (WHOLE, "config.json"))
+    return {
+        "tensors": content(tensors)["tensors"],
+        "attributes": text({"quantised": {"grid": grid_of(folder), "rounding": "unknown"}}),
+        "scales": text(scales),
+        "companions": {name: digest(tree[name]) for name in companions},
+        "config": text(folder.config),
+    }
+
+
+def grid_of(folder: Folder) -> str:
+    """Return the grid of a folder, which a matrix with several groups a row decides."""
+    return oracle.grid(max(folder.matrices.values(), key=lambda m: m.groups[-1]))
+
+
+def expanded(folder: Folder) -> dict[str, Any]:
+    """Return the outputs of `convert.expand_codes`."""
+    made = {f"{module}.weight": oracle.expanded(m) for module, m in folder.matrices.items()}
+    return {"tensors": content(folder.others | made)["tensors"], "attributes": text({}), "scales": text({})}
+
+
+def packed(folder: Folder) -> dict[str, Any]:
+    """Return the outputs of `convert.pack_codes`."""
+    parts: dict[str, Tensor] = {}
+    for module, m in folder.matrices.items():
+        parts |= named(module, oracle.repacked(m))
+    bits, *options = grid_of(folder).removeprefix("int").split(":")
+    size = next((int(option[1:]) for option in options if option.startswith("g")), None)
+    described = {"num_bits": int(bits), "group_size": size, "symmetric": "asym" not in options, "type": "int"}
+    described["strategy"] = "group" if size else "channel"
+    zeros = sum(m.codes[r][c] == m.zero(r, m.groups[c]) for m in folder.matrices.values() for r, c in oracle.stored(m))
+    return {"tensors": content(folder.others | parts)["tensors"], "scheme": text(described), "zeros": zeros}
+
+
+def folders() -> dict[str, Folder]:
+    """Return a folder of each source, and one with matrices that fit two grids."""
+    n = Numbers(181, 2)
+    channel, groups = drawn(n, (3, 8), 8), drawn(n, (4, 8), 4, 4, "BF16", zeros=-8)
+    gptq, awq = drawn(n, (8, 16), 4, 8, zeros=-7), drawn(n, (8, 8), 4, 8, zeros=-8)
+    both = drawn(n, (3, 8), 4, 4, "F32"), drawn(n, (2, 4), 4, 4, "F32")
+    # one scale of a row is 0, and all scales of another row
+    holes = replace(groups, scales=[[0, groups.scales[0][1]], [0, 0], *groups.scales[2:]])
+    mask = Codes(8, [[5, 0, -3, 0], [0, 7, 0, 0]], "F16", [[0x3800], [0x3400]], None, [0] * 4, ((0, 0), (0, 1), (1, 1)))
+    bitmap = {"shape": oracle.integers([2, 4]), "bitmask": Tensor("U8", (2, 1), bytes([3, 2]))}
+    bitmap |= {"compressed": Tensor("I8", (3,), oracle.int8([[5, 0, 7]]).bits), "row_offsets": oracle.integers([0, 2])}
+    asymmetric = library(scheme(4, "group", 4, symmetric=False))
+    of_rows = library(scheme(8, "channel"), form="int-quantized")
+    pair = named("a", oracle.pack_quantized(both[0])) | named("b", oracle.pack_quantized(both[1]))
+    others = {"norm.weight": NORM}
+    plain, packs = "int-quantized", "pack-quantized"
+    scale = {"weight_scale": oracle.scale_tensor(mask)}
+    return {
+        "plain": Folder(of_rows, {"q": channel}, named("q", oracle.int_quantized(channel)), plain, others),
+        "packed": Folder(asymmetric, {"q": groups}, named("q", oracle.pack_quantized(groups)), packs, others),
+        "scales-of-0": Folder(asymmetric, {"q": holes}, named("q", oracle.pack_quantized(holes)), packs),
+        "gptq": Folder(GPTQ, {"q": gptq}, named("q", oracle.gptq(gptq, less=1)), "gptq"),
+        "awq": Folder(AWQ, {"q": awq}, named("q", oracle.awq(awq)), "awq"),
+        "two-grids": Folder(library(scheme(4, "group", 4)), {"a": both[0], "b": both[1]}, pair, packs),
+        "mask": Folder(of_rows | {"sparsity_config": {"format": "sparse-bitmask"}}, {"q": mask},
+                       named("q", bitmap | scale), plain),
+    }  # fmt: skip
+
+
+def refused() -> dict[str, Folder]:
+    """Return folders whose matrices are on no grid, or on several (QNT-010.2)."""
+    n = Numbers(182, 3)
+    three, order = drawn(n, (3, 32), 3, 8, zeros=-4), shuffled(n, drawn(n, (8, 16), 4, 8, zeros=-8))
+    negative = replace(m := drawn(n, (3, 8), 8), scales=[[0xB800], *m.scales[1:]])
+    a, b = drawn(n, (2, 8), 8, 4), drawn(n, (2, 8), 8, 2)
+    pair = named("a", oracle.pack_quantized(a)) | named("b", oracle.pack_quantized(b))
+    two = library(scheme(8, "group", 4) | {"targets": ["a"]}, scheme(8, "group", 2) | {"targets": ["b"]})
+    by_row = library(scheme(8, "channel"), form="int-quantized")
+    taken = {"q.weight.scale": NORM}
+    return {
+        "bits": Folder(library(scheme(3, "group", 8, symmetric=False)), {"q": three},
+                       named("q", oracle.pack_quantized(three)), ""),
+        "order": Folder(V2 | {"desc_act": True}, {"q": order}, named("q", oracle.gptq(order, less=0)), ""),
+        "negative": Folder(by_row, {"q": negative}, named("q", oracle.int_quantized(negative)), ""),
+        "several": Folder(two, {"a": a, "b": b}, pair, ""),
+        "taken": Folder(by_row, {"q": m}, named("q", oracle.int_quantized(m)), "", taken),
+    }  # fmt: skip
+
+
+def codes_kept() -> Area:
+    """Return cases of codes that stay codes, and of what is made of them."""
+    area = Area("kept-codes", "exact fractions by chapter 19")
+    for name, folder in folders().items():
+        area.add(f"{name}", "convert.keep_codes", "QNT-009 QNT-010 FMT-174", PURPOSE, given(folder), kept(folder))
+        purpose = "weights at pruned positions, or weights rounded twice"
+        area.add(f"expand-{name}", "convert.expand_codes", "QNT-009 QNT-002", purpose, given(folder), expanded(folder))
+        purpose = "codes of pruned positions that are not the zero point, scales of another dtype, another grid"
+        area.add(f"pack-{name}", "convert.pack_codes", "FMT-178 FMT-173", purpose, given(folder), packed(folder))
+    for name, folder in refused().items():
+        purpose = "codes that are kept although no grid has them"
+        area.add(f"refuse-{name}", "convert.keep_codes", "QNT-010", purpose, given(folder), refused="QNT-010")
+    return area
+
+
+AREAS = (codes_kept,)

@@ -1,0 +1,70 @@
+"""Properties of codes that are kept, expanded from there, and written for compressed-tensors (QNT-009, QNT-010)."""
+
+from dataclasses import replace
+
+from conformance.gen.files_codes import AWQ, GPTQ, Folder, drawn, library, scheme, shuffled
+from conformance.gen.files_codes_kept import expanded, given, kept, packed
+from conformance.oracle import files_codes as oracle
+from conformance.oracle.files_codes import Codes, named
+from conformance.properties.draws import Draw
+from conformance.properties.trial import Trial, property_of
+
+_SEES = ("gptq", "awq", "pack-quantized", "int-quantized", "one group a row", "a scale of 0")
+
+
+def _folder(d: Draw, t: Trial) -> Folder:
+    """Return a folder of one matrix that is on a grid."""
+    source = d.choice(("gptq", "awq", "pack-quantized", "int-quantized"))
+    t.saw(source)
+    size, asymmetric = d.choice((0, 4, 8)), d.flag()
+    t.saw("one group a row", not size)
+    if source in ("gptq", "awq"):
+        m = drawn(d, (8, 8 * d.integer(1, 2)), 4, size, zeros=-7)
+        m = _with_holes(d, t, m)
+        parts = oracle.gptq(m, less=1) if source == "gptq" else oracle.awq(m)
+        description = (GPTQ if source == "gptq" else AWQ) | {"group_size": size or -1}
+        return Folder(description, {"q": m}, named("q", parts), source)
+    bits = 8 if source == "int-quantized" else d.choice((4, 8))
+    dtype = d.choice(("F16", "BF16", "F32"))
+    m = drawn(d, (d.integer(1, 4), 8), bits, size, dtype, zeros=-8 if asymmetric else None)
+    m = _with_holes(d, t, m)
+    described = scheme(bits, "group" if size else "channel", size or None, symmetric=not asymmetric)
+    parts = oracle.pack_quantized(m) if source == "pack-quantized" else oracle.int_quantized(m)
+    return Folder(library(described, form=source), {"q": m}, named("q", parts), source)
+
+
+def _with_holes(d: Draw, t: Trial, m: Codes) -> Codes:
+    """Return a matrix, of which one scale may be 0."""
+    if d.flag(3):
+        return m
+    t.saw("a scale of 0")
+    return replace(m, scales=[[0, *m.scales[0][1:]], *m.scales[1:]])
+
+
+@property_of("convert.kept_codes", "QNT-009 QNT-010 FMT-174", "codes", "convert.keep_codes", sees=_SEES, cost=2)
+def _kept(d: Draw, t: Trial) -> None:
+    """The codes of a folder stay as they are, or are refused where no grid has them."""
+    folder = _folder(d, t)
+    (m,) = folder.matrices.values()
+    if m.groups[-1] and folder.source == "pack-quantized" and d.flag(2):
+        m = shuffled(d, m)
+        if m.groups != sorted(m.groups):
+            described = library(scheme(m.bits, "group", 4, symmetric=m.zeros is None, actorder="group"))
+            parts = named("q", oracle.pack_quantized(m, index="I32"))
+            t.case("convert.keep_codes", given(Folder(described, {"q": m}, parts, "")), refused=["QNT-010"])
+            return
+    t.case("convert.keep_codes", given(folder), kept(folder))
+
+
+@property_of("convert.expanded_codes", "QNT-009 QNT-002", "codes", "convert.expand_codes", sees=_SEES, cost=2)
+def _expanded(d: Draw, t: Trial) -> None:
+    """Kept codes expand to their weights on the stored positions."""
+    folder = _folder(d, t)
+    t.case("convert.expand_codes", given(folder), expanded(folder))
+
+
+@property_of("convert.packed_codes", "FMT-178 FMT-173", "codes", "convert.pack_codes", sees=_SEES, cost=2)
+def _packed(d: Draw, t: Trial) -> None:
+    """Kept codes are written as words, with the zero point at every position that is not stored."""
+    folder = _folder(d, t)
+    t.case("convert.pack_codes", given(folder), packed(folder))

@@ -1,0 +1,54 @@
+"""Mutants of codes that are kept, then expanded, or written for compressed-tensors (QNT-009, QNT-010, FMT-178)."""
+
+import json
+
+from conformance.engine.parts import coded, int_folder, pack_quantized
+from conformance.wrong.mutants.base import Mutant, Rows, Values, after, edits, mutant, unchecked
+
+KEEP, EXPAND, PACK = "convert.keep_codes", "convert.expand_codes", "convert.pack_codes"
+
+
+def rounding_to_nearest(out: Values, a: Values) -> Values:
+    described = json.loads(out["attributes"])
+    described["quantised"]["rounding"] = "nearest"
+    return {"attributes": json.dumps(described, sort_keys=True, separators=(",", ":"))}
+
+
+_ROWS: Rows = (
+    (KEEP, "QNT-010", int_folder.part_of, ".astype(np.float32)", ".astype(np.float16).astype(np.float32)",
+     "scales in 16 bits"),
+    (KEEP, "QNT-010", int_folder.part_of, "np.where(largest > 0, largest, np.float32(1))", "np.float32(1)",
+     "1 for every scale of 0"),
+    (KEEP, "QNT-010", int_folder.part_of, "np.where(largest > 0, largest, np.float32(1))", "largest",
+     "a row whose scales are all 0 keeps them"),
+    (KEEP, "QNT-009", int_folder.part_of, "return Dense(matrix.zeros)", "return Dense(-matrix.zeros)",
+     "zero points of the other sign"),
+    (KEEP, "QNT-009", int_folder.grid_of_matrix, "if groups > 1 or whole else", "if True else",
+     "the size of the only group of a row named"),
+    (KEEP, "QNT-010", int_folder.grid_of_matrix, "if matrix.bits not in (4, 8):", "if False:", "any number of bits"),
+    (KEEP, "QNT-010", int_folder.grid_of_matrix, "if size * groups != columns or", "if False and",
+     "groups that are no runs of columns"),
+    (KEEP, "QNT-010", int_folder.grid_of_matrix, "if (matrix.scales < 0).any():", "if False:", "a scale below 0"),
+    (KEEP, "QNT-010", int_folder.refuse_taken, "sorted(set(names) & set(owner))", "[]", "a name that is taken"),
+    (EXPAND, "QNT-009 QNT-002", coded.weights_of, " - matrix.zeros.reshape(-1)[group]", "", "no zero points"),
+    (EXPAND, "QNT-009 QNT-002", coded.groups_of, "// max(columns, 1) * groups", "// max(columns, 1)",
+     "the groups of another row"),
+    (EXPAND, "QNT-009", coded.expanded, "without_grid(checkpoint.attributes)", "checkpoint.attributes",
+     "the attribute of the grid stays"),
+    (PACK, "FMT-178", pack_quantized._part, "np.repeat(matrix.zeros,", "np.repeat(0 * matrix.zeros,",
+     "0 as the code of a pruned position"),
+    (PACK, "FMT-178 FMT-173", pack_quantized.packed, "np.arange(0, 32, bits,", "np.arange(32 - bits, -1, -bits,",
+     "the highest bits first"),
+    (PACK, "FMT-178", pack_quantized._part, "packed(matrix.zeros.T, bits).T.copy()", "packed(matrix.zeros, bits)",
+     "zero points packed along the columns"),
+    (PACK, "FMT-178", pack_quantized._config, '"group" if group else "channel"', '"channel"', "always a row a group"),
+    (PACK, "FMT-178", pack_quantized._config, '"asym" not in options', "True", "zero points that are not described"),
+    (PACK, "FMT-178", pack_quantized._zeros, "==", "!=", "the number of weights that are not 0"),
+)  # fmt: skip
+"""Operation, clauses, function, text of its source, replacement, and flaw."""
+
+MUTANTS: list[Mutant] = [
+    *edits(_ROWS),
+    mutant("QNT-009", KEEP, after(KEEP, rounding_to_nearest), "a rounding that nobody knows"),
+    *unchecked(KEEP, "QNT-010"),
+]
