@@ -1,4 +1,4 @@
-"""GPTQ and rounding to nearest against PyTorch: the algorithm as its authors run it, in float64, and fake_quantize."""
+"""GPTQ, rounding to nearest and merges against PyTorch: the published algorithm, fake_quantize, whole matrices."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import pytest
 from seft_ref.prune.sparsegpt import hessian_of
 from seft_ref.quantise.gptq import gptq
 from seft_ref.quantise.grid import nearest, parse_grid, weights_of
+from seft_ref.quantise.merge import beside, in_grid
 from seft_ref.topology.csr import flat, from_flat
 
 torch = pytest.importorskip("torch")
@@ -90,3 +91,55 @@ def test_QNT_004_nearest_is_fake_quantize_of_torch(shape, dtype, asymmetric):
     away = np.abs(quotient - np.floor(quotient) - 0.5) > 1e-4
     np.testing.assert_array_equal(weights[away], found.numpy()[stored][away])
     assert away.mean() > 0.99
+
+
+def merged(made, now, support, mode):
+    """A merge in whole matrices: codes, where they are, where weights stand beside them, and the counts."""
+    shape, size = support.shape, made.columns
+    scale = torch.from_numpy(made.scales).repeat_interleave(size, 1).double()
+    zero = torch.from_numpy(made.zeros).repeat_interleave(size, 1).double()
+    codes, coded = torch.zeros(shape).double(), torch.zeros(shape, dtype=torch.bool)
+    at = torch.from_numpy(np.asarray(flat(made.topology)))
+    codes.view(-1)[at], coded.view(-1)[at] = torch.from_numpy(made.codes).double(), True
+    weight = torch.from_numpy(now)
+    stand_for = torch.where(coded, (codes - zero) * scale, 0.0).to(weight.dtype)
+    same_bits = (stand_for == weight) & (torch.signbit(stand_for) == torch.signbit(weight))
+    differs = support & ~(coded & same_bits)
+    if mode == "beside":
+        return codes, coded & support, differs, (int(differs.sum()), 0, 0)
+    free = torch.round(weight.double() / scale) + zero
+    low, high = -(2 ** (made.bits - 1)), 2 ** (made.bits - 1) - 1
+    before = torch.where(coded, codes, zero)
+    new = torch.where(differs, free.clamp(low, high), before)
+    beyond = differs & ((free < low) | (free > high))
+    return new, support, differs, (int(differs.sum()), int((differs & (new == before)).sum()), int(beyond.sum()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("grid", ["int8", "int4:g6", "int4:g4:asym", "int8:asym"])
+@pytest.mark.parametrize("mode", ["beside", "grid"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_QNT_006_QNT_007_merges_are_those_of_whole_matrices(shape, grid, mode, dtype):
+    weight, topology, stored, _ = drawn(shape, 11, dtype=dtype)
+    made = nearest(weight, topology, parse_grid(grid))
+    rng, now = np.random.default_rng(12), np.zeros(shape, dtype=dtype)
+    now[stored] = weights_of(made, np.dtype(dtype))
+    # some stored weights leave, pruned ones come back; some weights move by less than half a step, others far away
+    support = (stored & (rng.random(shape) < 0.9)) | (rng.random(shape) < 0.05)
+    step = np.repeat(made.scales, made.columns, axis=1)
+    moved = support & (rng.random(shape) < 0.3)
+    now[moved] += (step * rng.choice([-200.0, -1.0, -0.25, 0.0, 0.5, 3.0], shape)).astype(dtype)[moved]
+    now[support & (rng.random(shape) < 0.02)] = -0.0
+    slots = from_flat(shape, np.flatnonzero(support))
+    codes, where, differs, counts = merged(made, now, torch.from_numpy(support), mode)
+    values = now[support]
+    if mode == "beside":
+        kept, beside_codes, found = beside(made, slots, values)
+        np.testing.assert_array_equal(beside_codes, differs.numpy()[support])
+    else:
+        kept, found = in_grid(made, slots, values)
+        assert shape == SHAPES[0] or min(counts) > 0
+    np.testing.assert_array_equal(flat(kept.topology), np.flatnonzero(where.numpy()))
+    np.testing.assert_array_equal(kept.codes, codes.numpy()[where.numpy()])
+    np.testing.assert_array_equal(kept.scales, made.scales)
+    assert (found.changed, found.vanished, found.saturated) == counts
