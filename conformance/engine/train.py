@@ -101,7 +101,7 @@ def _first_step(a: Values) -> Values:
     for gradient in a["gradients"]:
         of_step: Accumulated | Sampled = Accumulated(shape, (), gradient)
         if (kept_at := window.window.kept_at) is not None:
-            of_step = Sampled(shape, kept_at, values=xp.take(xp.reshape(gradient, (-1,)), flat(kept_at())))
+            of_step = Sampled(kept_at, 0, values=xp.take(xp.reshape(gradient, (-1,)), flat(kept_at())))
         window = replace(window, window=replace(window.window, latest=of_step)).settled()
     (info,) = evidence([View(window, base, Delta(empty, zeros, {}))], rule, None)
     return {"candidates": info.candidates, "gradient": info.candidate_gradient, "square": info.candidate_square}

@@ -192,7 +192,12 @@ def _pattern(area: Area) -> None:
     )
     how = {"n_drop": 3, "delta_budget": 6, "budget": 24, "scope": "active", "adapts": 1}
     text = "growth breaks a 2:4 pattern"
-    _evolve_case(area, "two-of-four", "EVT-007 GROW-001", text, shape, state, n.real(shape), **how)
+    gradient = n.real(shape)
+    _evolve_case(area, "two-of-four", "EVT-007 GROW-001", text, shape, state, gradient, **how)
+    spoilt = gradient.copy()
+    spoilt[0, 1], spoilt[5, 6] = math.nan, math.inf
+    text = "a gradient off the support refused, or ranked, although nothing there may grow"
+    _evolve_case(area, "active-nan", "GRD-009 GROW-001 EVT-005", text, shape, state, spoilt, **how)
 
 
 def _refusals(area: Area, shape: tuple[int, int], state: State, n: Numbers) -> None:

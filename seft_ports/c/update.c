@@ -131,8 +131,9 @@ int OF(seft_grow)(const OF(matrix) * w, const int64_t *dropped, int64_t dropped_
     int64_t *ids = (int64_t *)room(all, sizeof *ids, error);
     int done = scores && ids;
     for (p = 0; done && p < all; p++) {
-        /* EVT-005 */
-        if (!isfinite(gradient[p]))
+        /* EVT-005, GRD-009 */
+        int is_read = scope != SEFT_ACTIVE || has(w->base, w->base_count, p) || has(w->delta, w->delta_count, p);
+        if (is_read && !isfinite(gradient[p]))
             done = seft_refuse(error, "EVT-005", "the gradient has a NaN or infinite entry");
         /* GROW-001 */
         if (has(w->delta, w->delta_count, p) && !has(dropped, dropped_count, p))

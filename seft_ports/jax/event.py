@@ -184,8 +184,12 @@ def evolve(
     gradient = gradient.reshape(-1)
     n_drop, slots, capacity = jnp.asarray(n_drop), count(delta.positions), delta.positions.shape[0]
     occupied = delta.positions != NOWHERE
+    # GRD-009: with active growth the gradient is read on the support alone
+    read = jnp.zeros(gradient.shape, dtype=bool)
+    for positions in (base.positions, delta.positions):
+        read = read.at[positions].set(True, mode="drop")
     # EVT-005; SEL-005
-    refusal = jnp.where(jnp.all(jnp.isfinite(gradient)), FINE, NOT_FINITE)
+    refusal = jnp.where(jnp.all(jnp.isfinite(gradient) | (active & ~read)), FINE, NOT_FINITE)
     refusal = _either(refusal, trouble(delta.values, n_drop, occupied))
     # EVT-001: an event runs drop, grow and adapt with one gradient (EVT-002)
     dropped = drop(delta.positions, delta.values, n_drop)

@@ -171,14 +171,15 @@ def _check(part: Part, *, on_support: bool) -> None:
 
     on_support  whether it reads gradients on the support alone (GRD-009)
     """
-    support = part.base | _mask(part, part.positions)
-    kept = support if on_support else torch.ones_like(support)
-    if part.candidates is not None:
-        # GRD-007
-        kept = support | _mask(part, part.candidates)
+    off = ~(part.base | _mask(part, part.positions))
     # GRD-008
-    where = {"gradient": kept, "absolute": kept, "square": kept, "tokens": support}
-    check_evidence(one[where[name]] if name in where else one for name, one in part.evidence.items())
+    unread = {"tokens": off}
+    if on_support:
+        unread |= dict.fromkeys(("gradient", "absolute", "square"), off)
+    elif part.candidates is not None:
+        # GRD-007
+        unread |= dict.fromkeys(("gradient", "absolute", "square"), off & ~_mask(part, part.candidates))
+    check_evidence(one.masked_fill(unread[name], 0) if name in unread else one for name, one in part.evidence.items())
 
 
 def _mask(part: Part, positions: Tensor) -> Tensor:

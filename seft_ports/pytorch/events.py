@@ -108,13 +108,13 @@ class Evolution:
         return step == 1 and self._settings.initial_positions == "gradient" and not layer.slots
 
     def before_step(self, step: int) -> None:
-        """Make the layers sum whole gradients if an event, or the choice of first slots, needs those of this step.
+        """Make the layers sum gradients if an event, or the choice of first slots, needs those of this step.
 
         Raises:
             SeftError: TRN-004 if the step lies in an open window whose earlier gradients are missing.
         """
         inside, opened = self._in_window(step), self._in_window(step - 1) and step - 1 not in self._windows
-        evidence_names, keeps = self._settings.asks(), self._settings.keeps
+        evidence_names = self._settings.asks()
         self._looks.begin(step, has_event=bool(evidence_names) and step in self._windows)
         streams = self._streams_may and not (self._looks.wanted and step in self._windows)
         for name, layer in self.layers.items():
@@ -122,11 +122,11 @@ class Evolution:
             if inside and opened and evidence_names and not layer.sums() and bool(layer.support().any()):
                 raise SeftError(
                     "TRN-004",
-                    f"step {step} lies in an open gradient window, of which {name} has no gradients; resume from a "
-                    "checkpoint outside windows",
+                    f"step {step} lies in an open window, and {name} has no gradients of it; resume outside windows",
                 )
             starts = self._starts(step, layer)
             needed_names = (evidence_names if inside else set()) | ({"gradient"} if starts else set())
+            keeps = self._settings.keeps(starts=starts)
             if streams and inside != starts and self._one_backward:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)

@@ -235,7 +235,7 @@ def _restore(layer: SparseUpdate, part: dict[str, Any], run: _Run) -> None:
         state[name][:n] = part[short]
     # a part without sums begins its window with this step
     asks = run.settings.asks()
-    layer.watch(asks, keeps=run.settings.keeps)
+    layer.watch(asks, keeps=run.settings.keeps())
     if "window" in part and "gradient" in asks:
         layer.take_sum("gradient", part["window"])
     if "window" in part and "tokens" in asks:

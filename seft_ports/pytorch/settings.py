@@ -166,13 +166,16 @@ class Settings:
         """Whether a run may end with more stored weights than it was given (EVT-008)."""
         return self.adapts == "never" and (self.grow_scope, self.initial_scope) != ("active", "active")
 
-    @property
-    def keeps(self) -> str:
-        """Where a window keeps g, |g| and g²; one of `window.KEEPS` (GRD-007, GRD-009)."""
+    def keeps(self, *, starts: bool = False) -> str:
+        """Return where a window keeps g, |g| and g²; one of `window.KEEPS` (GRD-007, GRD-009).
+
+        starts  whether the step chooses the first slots too, which may lie anywhere (DLT-004)
+        """
+        if starts and self.initial_scope == "anywhere":
+            return "all"
         if self.candidates == "first-step":
             return "first-step"
-        # first slots that may lie anywhere are chosen by gradients of all positions
-        return "support" if (self.grow_scope, self.initial_scope) == ("active", "active") else "all"
+        return "support" if self.grow_scope == "active" else "all"
 
     @property
     def streams(self) -> bool:

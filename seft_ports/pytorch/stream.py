@@ -1,6 +1,6 @@
 """Decides an event from the gradient of one step, one block of rows at a time, without keeping the gradient.
 
-`SparseUpdate.watch` sums whole gradients, because |·| is taken of a sum. If a window is one step, `Stream` forms the
+`SparseUpdate.watch` sums gradients of steps, because |·| is taken of a sum. If a window is one step, `Stream` forms the
 gradient block by block and forgets each block. It keeps the best candidates for growth and for pruning, and the
 gradient at the slots: a few numbers for each slot that moves. If a step has several backward passes, `Factors` keeps dy
 and x until the end of the step, as long as they are smaller than the gradient.
@@ -192,6 +192,10 @@ class Stream:
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
             evidence = _summed(kernels.tokens, factors) if self._adapt == "token-fisher" else whole[self._adapt]()
+            if self._adapt == "token-fisher":
+                # GRD-008: with any growth the squares of tokens count on the support alone
+                unread = ~base
+                unread[inside] = False
             self._check(evidence.masked_fill(unread, 0))
         self._seen[begin:end] = evidence[inside]
         prunes = self._scores(evidence, weight)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.decide import check_evidence
+from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.select import largest
 from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, split_as, whole
 
@@ -75,14 +76,17 @@ class Windowed(nn.Module):
         keeps           one of KEEPS
         """
         evidence_names = frozenset(evidence_names)
-        # noted here, because in a backward pass FSDP has gathered the weight
-        self.watched, self.keeps, self._is_split = True, keeps, is_split(self.like())
+        self.watched, self.keeps = True, keeps
+        # noted here, because in a backward pass, and after a forward alone, FSDP may have gathered the weight
+        self._is_split = is_split(self.like()) or any(is_split(total) for total in self.sums())
         self._asked = tuple(name for name in SUMS if name in evidence_names)
         # a window that was loaded has chosen its candidates
-        self._has_candidates |= bool(self.candidates.numel() or self.sums())
+        of_steps = (getattr(self, f"sum_{name}") for name in _OF_STEPS)
+        self._has_candidates |= bool(self.candidates.numel()) or any(bool(total.numel()) for total in of_steps)
         for name in self._asked:
             if not (self._chooses and name in _OF_STEPS):
                 self._total(name)
+                self._fit(name)
 
     def sums(self) -> list[Tensor]:
         """Return the sums that the window has."""
@@ -177,14 +181,38 @@ class Windowed(nn.Module):
         """Return a sum of the window; a new one is 0."""
         total: Tensor = getattr(self, f"sum_{name}")
         if not total.numel():
-            at = None if name == "inputs" else self._kept_at(name)
-            everywhere = (self.in_features + 1,) if name == "inputs" else (self.out_features, self.in_features)
-            total = total.new_zeros(everywhere if at is None else at.shape)
+            total = total.new_zeros(self._shape(name))
         if name != "inputs" and self._is_split and not is_split(total):
             # sums are split here, too, because a checkpoint loads them whole
             total = split_as(self.like(), total)
         setattr(self, f"sum_{name}", total)
         return total
+
+    def _fit(self, name: str) -> None:
+        """Give a sum that has every position those where the window keeps it, as after another number of processes."""
+        total, shape = getattr(self, f"sum_{name}"), self._shape(name)
+        if tuple(total.shape) == shape:
+            return
+        at = self._kept_at(name)
+        # TRN-004
+        if at is None or tuple(total.shape) != self._everywhere:
+            raise SeftError(
+                "TRN-004",
+                "the saved sums of an open gradient window fit no run of these settings on these processes; "
+                "resume from a checkpoint outside windows",
+            )
+        setattr(self, f"sum_{name}", total.reshape(-1)[at])
+
+    @property
+    def _everywhere(self) -> tuple[int, int]:
+        return self.out_features, self.in_features
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a sum."""
+        if name == "inputs":
+            return (self.in_features + 1,)
+        at = self._kept_at(name)
+        return self._everywhere if at is None else tuple(at.shape)
 
     def _kept_at(self, name: str) -> Tensor | None:
         """Return the flat positions where a sum is kept; None if it has all."""
@@ -210,4 +238,4 @@ class Windowed(nn.Module):
             return kept
         spread = kept.new_zeros(self.out_features * self.in_features)
         spread[at] = kept
-        return spread.view(self.out_features, self.in_features)
+        return spread.view(self._everywhere)

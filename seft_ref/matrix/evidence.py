@@ -138,7 +138,7 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
         for name in evidence_names:
             whole[name] = xp.reshape(getattr(of_block, name), (-1,))
             # EVT-005: evidence must be finite everywhere, not only where it is used
-            if name == "gradient":
+            if name == "gradient" and kept is None:
                 norm = math.hypot(norm, finite_norm(whole[name]))
             else:
                 refuse_infinite(whole[name])
@@ -326,7 +326,7 @@ def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
 def _first_step_evidence(view: View, rule: Rule, kernels: KernelSet) -> Evidence:
     """Return the evidence of a FirstStepWindow, which has gradients at some positions only (GRD-007, GROW-006)."""
     assert isinstance(view.window, FirstStepWindow), "candidates first-step need their window"
-    chosen = view.window.settled(kernels)
+    chosen = view.window.chosen()
     window, kept = chosen.window, chosen.candidates
     assert kept is not None
     assert window.kept_at is not None

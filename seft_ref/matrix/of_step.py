@@ -1,6 +1,6 @@
 """The gradient of one matrix in one step, summed over its micro-batches (chapter 6).
 
-`Accumulated` has every position, `Sampled` some. Both keep dy and x while these are smaller than the matrix.
+`Accumulated` has every position, `Sampled` some. Both keep dy and x while these are smaller than the sum.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Accumulated:
     def plus(self, gradient: WeightGradient) -> "Accumulated":
         """Return the sum with one more gradient (GRD-001)."""
         factors = (*self.factors, gradient)
-        if _smaller(factors, self.shape):
+        if _size(factors) < self.shape[0] * self.shape[1]:
             return Accumulated(self.shape, factors, self.dense)
         return Accumulated(self.shape, (), self._rows_of(factors, 0, self.shape[0]))
 
@@ -82,8 +82,9 @@ class Sampled:
     With `squares` it is the sum of the squared gradients of single tokens (GRD-008).
     """
 
-    shape: tuple[int, int]
     positions: Callable[[], Topology]
+    most: int
+    """Factors of so many numbers are multiplied out: those of the sum, or of the matrix if that has them too."""
     squares: bool = False
     factors: tuple[WeightGradient, ...] = ()
     """micro-batches that `values` does not contain yet"""
@@ -92,7 +93,7 @@ class Sampled:
     def plus(self, gradient: WeightGradient, kernels: KernelSet) -> "Sampled":
         """Return the sum with one more gradient."""
         after = replace(self, factors=(*self.factors, gradient))
-        if _smaller(after.factors, self.shape):
+        if _size(after.factors) < self.most:
             return after
         return replace(after, factors=(), values=after.at(kernels))
 
@@ -118,7 +119,6 @@ class Sampled:
         return replace(self, factors=(), values=ranks.sum(self.at(kernels)))
 
 
-def _smaller(factors: tuple[WeightGradient, ...], shape: tuple[int, int]) -> bool:
-    """Return whether the factors take less memory than their product."""
-    n_out, n_in = shape
-    return sum(f.x.shape[0] for f in factors) * (n_out + n_in) < n_out * n_in
+def _size(factors: tuple[WeightGradient, ...]) -> int:
+    """Return how many numbers factors have."""
+    return sum(f.x.shape[0] * (f.dy.shape[1] + f.x.shape[1]) for f in factors)

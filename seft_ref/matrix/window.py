@@ -33,7 +33,7 @@ from seft_ref.update.select import largest
 
 GRADIENT_ONLY = frozenset({"gradient"})
 OF_GRADIENTS = frozenset({"gradient", "absolute", "square"})
-"""Kinds of evidence that have an entry for every position of a matrix."""
+"""Kinds of evidence that are sums over the gradients of steps."""
 
 
 @runtime_checkable
@@ -70,9 +70,11 @@ class Window:
     """Σ g², if asked; of the same shape"""
     kept_at: Callable[[], Topology] | None = None
     """returns the positions at which g, |g| and g² are summed; None for all positions (GRD-007, GRD-009)"""
+    n_kept: int = 0
+    """at least the number of positions of `kept_at`"""
     support: Callable[[], Topology] | None = None
-    """returns the positions of `tokens`; needed if `tokens` is asked for. It and `kept_at` are functions, because the
-    positions of all matrices together would take as much memory as the weights"""
+    """returns the positions of `tokens`; `tokens` and candidates of the first step need it. It and `kept_at` are
+    functions, because the positions of all matrices together would take as much memory as the weights"""
     tokens: Float[Array, " s"] | None = None
     """Σ dy² x² over all tokens of settled steps, if asked (GRD-008)"""
     latest_tokens: Sampled | None = None
@@ -94,7 +96,7 @@ class Window:
 
     def fresh(self) -> "Window":
         """Return an empty window that asks for the same evidence, to which a rank adds its next step."""
-        return Window(self.shape, self.asked, kept_at=self.kept_at, support=self.support)
+        return Window(self.shape, self.asked, kept_at=self.kept_at, n_kept=self.n_kept, support=self.support)
 
     def joined(self, step: "AnyWindow", ranks: Ranks, kernels: KernelSet = definition) -> "Window":
         """Return this window with one more step, which is first summed over all ranks (TRN-013)."""
@@ -116,13 +118,14 @@ class Window:
         """Return the window with one more micro-batch added to the latest step."""
         latest = self.latest
         if latest is None:
-            latest = Accumulated(self.shape) if self.kept_at is None else Sampled(self.shape, self.kept_at)
+            latest = Accumulated(self.shape) if self.kept_at is None else Sampled(self.kept_at, self.n_kept)
         if self.of_gradients:
             latest = latest.plus(gradient) if isinstance(latest, Accumulated) else latest.plus(gradient, kernels)
         after = replace(self, latest=latest)
         if "tokens" in self.asked:
             assert self.support is not None, "tokens are asked for without their support"
-            tokens = self.latest_tokens or Sampled(self.shape, self.support, squares=True)
+            # the gradient of the matrix keeps the same factors, as long as they are smaller than the matrix
+            tokens = self.latest_tokens or Sampled(self.support, self.shape[0] * self.shape[1], squares=True)
             after = replace(after, latest_tokens=tokens.plus(gradient, kernels))
         if "inputs" not in self.asked:
             return after
@@ -230,13 +233,15 @@ class FirstStepWindow:
     @staticmethod
     def of(n: int, window: Window, candidates: Int[Array, " n"]) -> "FirstStepWindow":
         """Return a window whose candidates are chosen, with the sums of `window`."""
-        support = window.support
+        # not the window itself, whose latest step would stay in memory
+        shape, support = window.shape, window.support
         assert support is not None
 
         def kept_at() -> Topology:
-            return from_flat(window.shape, union(candidates, flat(support())))
+            return from_flat(shape, union(candidates, flat(support())))
 
-        return FirstStepWindow(n, replace(window, kept_at=kept_at), candidates)
+        n_kept = window.n_kept + int(candidates.shape[0])
+        return FirstStepWindow(n, replace(window, kept_at=kept_at, n_kept=n_kept), candidates)
 
     @property
     def steps(self) -> int:
@@ -262,9 +267,18 @@ class FirstStepWindow:
         Raises:
             UpdateError: EVT-005 if the gradient of the first step has NaN or infinity, TRN-007 if a sum has.
         """
+        chosen = self.chosen()
+        return replace(chosen, window=chosen.window.settled(kernels))
+
+    def chosen(self) -> "FirstStepWindow":
+        """Return the window with its candidates, which the first step chooses, and the latest step still apart.
+
+        Raises:
+            UpdateError: EVT-005 if the gradient of the first step has NaN or infinity.
+        """
         window = self.window
         if self.candidates is not None or window.latest is None:
-            return replace(self, window=window.settled(kernels))
+            return self
         assert isinstance(window.latest, Accumulated)
         assert window.support is not None
         whole = window.latest.whole()
@@ -275,8 +289,8 @@ class FirstStepWindow:
         chosen = FirstStepWindow.of(self.n, window, candidates)
         kept_at = chosen.window.kept_at
         assert kept_at is not None
-        first = Sampled(window.shape, kept_at, values=xp.take(everywhere, flat(kept_at())))
-        return replace(chosen, window=replace(chosen.window, latest=first).settled(kernels))
+        first = Sampled(kept_at, chosen.window.n_kept, values=xp.take(everywhere, flat(kept_at())))
+        return replace(chosen, window=replace(chosen.window, latest=first))
 
 
 AnyWindow = Window | FirstStepWindow
@@ -288,7 +302,8 @@ def opened(base: AnyBase, slots: Topology, evidence_names: frozenset[str], *, on
     on_support  whether gradients are kept only on the support (GRD-009)
     """
     support = partial(support_of, base, slots)
-    return Window(base.shape, evidence_names, kept_at=support if on_support else None, support=support)
+    kept_at = support if on_support else None
+    return Window(base.shape, evidence_names, kept_at=kept_at, n_kept=base.nnz + slots.nnz, support=support)
 
 
 def support_of(base: AnyBase, slots: Topology) -> Topology:

@@ -303,11 +303,15 @@ def _with_steps_added(
     recompute: bool | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, AnyWindow]:
-    """Return the windows after adding the gradients of further steps' data, all at the same weights (TRN-023)."""
+    """Return the windows after adding the gradients of further steps' data, all at the same weights (TRN-023).
+
+    windows  is emptied
+    """
     for batches in steps:
-        settled = {name: sums.settled(kernels) for name, sums in windows.items()}
+        # pop, so that the gradients of a step are freed before those of the next are summed
+        windows = {name: windows.pop(name).settled(kernels) for name in list(windows)}
         windows = loss_and_gradients(
-            weights, config, batches, kernels, {}, settled, recompute=recompute, ranks=ranks
+            weights, config, batches, kernels, {}, windows, recompute=recompute, ranks=ranks
         ).kept
     return windows
 

@@ -151,6 +151,10 @@ def _event(
     working = at_an_event * largest + itemsize * max(extent.numel for extent in extents) // 8
     if not evidence_names:
         return max(start, working)
+    support = sum(extent.nnz for extent in extents) + sum(settings.delta_budgets(extents))
+    of_step = _numbers_of_gradients(config, tokens)
+    if settings.rule.only_on_support:
+        of_step = sum(min(tokens * sum(extent.shape), extent.nnz) for extent in extents)
     several = settings.gradient_window > 1 or settings.event_batches > 1
     if "tokens" in evidence_names:
         # GRD-008: the columns of one support, and a sum for each position of it, or of every support for several steps
@@ -158,15 +162,12 @@ def _event(
         working += 4 * max(stored) + itemsize * (sum(stored) if several else 2 * max(stored))
     if several:
         # TRN-005, TRN-023: sums over several steps are as large as the matrices, or as what the window keeps of them
-        kept, of_first_step = sum(extent.numel for extent in extents), 0
-        if settings.rule.only_on_support:
-            kept = sum(extent.nnz for extent in extents)
-        elif settings.rule.candidates == "first-step":
-            kept = sum(extent.nnz for extent in extents) + sum(settings.delta_budgets(extents))
-            of_first_step = _numbers_of_gradients(config, tokens)
-        sums = len(evidence_names & OF_GRADIENTS) * kept + of_first_step
+        kept = sum(extent.numel for extent in extents)
+        if settings.rule.only_on_support or settings.rule.candidates == "first-step":
+            kept = support
+        sums = len(evidence_names & OF_GRADIENTS) * kept + (of_step if kept == support else 0)
         return max(start, working + itemsize * sums)
-    return max(start, working + itemsize * _numbers_of_gradients(config, tokens))
+    return max(start, working + itemsize * of_step)
 
 
 def _numbers_of_gradients(config: ModelConfig, tokens: int) -> int:

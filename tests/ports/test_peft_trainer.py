@@ -59,7 +59,7 @@ def test_trn_004_an_open_window_is_not_in_an_adapter(tmp_path):
     other = {"preset": "seft", "gradient_window": 3}
     run = tiny.trainer(adapted(**other), tmp_path, None, save_strategy="steps", save_steps=5)
     run.train()
-    with pytest.raises(SeftError, match="TRN-004: step 6 lies in an open gradient window"):
+    with pytest.raises(SeftError, match="TRN-004: step 6 lies in an open window"):
         tiny.trainer(adapted(**other), tmp_path / "half", None).train(
             resume_from_checkpoint=str(tmp_path / "checkpoint-5")
         )

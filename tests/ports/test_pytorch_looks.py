@@ -190,10 +190,10 @@ def test_GRD_005_a_window_sums_what_its_event_looks_at(preset, sums):
 
 def test_GRD_009_a_window_of_growth_on_the_base_has_sums_on_the_support_alone(monkeypatch):
     settings = Settings(preset="active-only", gradient_window=2)
-    assert (settings.keeps, Settings(preset="seft").keeps) == ("support", "all")
+    assert (settings.keeps(), Settings(preset="seft").keeps()) == ("support", "all")
     mask = torch.arange(12).view(3, 4) % 3 == 0
     layer = SeftLinear(torch.ones(3, 4), mask, 2)
-    layer.watch(settings.asks(), keeps=settings.keeps)
+    layer.watch(settings.asks(), keeps=settings.keeps())
     honest = kernels.whole
     monkeypatch.setattr(kernels, "whole", lambda dy, x: honest(dy, x).masked_fill(~mask, torch.inf))
     layer.see(torch.ones(2, 3), torch.arange(8.0).view(2, 4))
@@ -202,3 +202,26 @@ def test_GRD_009_a_window_of_growth_on_the_base_has_sums_on_the_support_alone(mo
     want = (torch.arange(8.0).view(2, 4).sum(0) + 1).expand(3, 4) / 2
     assert torch.equal(layer.evidence(2)["gradient"], torch.where(mask, want, 0))
     assert torch.equal(layer.evidence(2)["gradient"], torch.where(mask, want, 0)), "evidence changes no sum"
+
+
+def test_GRD_007_a_window_that_is_opened_twice_before_its_first_step_chooses_candidates():
+    # the hook after an event opens the next window, and the step opens it once more, or a saved one
+    layer = SeftLinear(torch.ones(3, 4), torch.arange(12).view(3, 4) % 3 == 0, 2)
+    for _ in range(2):
+        layer.watch(["gradient", "tokens"], keeps="first-step")
+    layer.see(torch.ones(2, 3), torch.arange(8.0).view(2, 4))
+    layer.settle()
+    assert layer.candidates.numel() == layer.delta_budget == 2
+
+
+def test_TRN_004_sums_of_every_position_are_cut_to_the_support_and_others_refused():
+    mask = torch.arange(12).view(3, 4) % 3 == 0
+    layer = SeftLinear(torch.ones(3, 4), mask, 2)
+    layer.sum_gradient = torch.arange(12.0).view(3, 4)
+    layer.watch(["gradient"], keeps="support")
+    assert layer.sum_gradient.tolist() == [0.0, 3.0, 6.0, 9.0]
+    layer.sum_gradient = torch.ones(5)
+    with pytest.raises(SeftError, match="TRN-004"):
+        layer.watch(["gradient"], keeps="support")
+    with pytest.raises(SeftError, match="TRN-004"):
+        layer.watch(["gradient"])

@@ -175,3 +175,14 @@ def test_a_step_of_several_backwards_keeps_no_matrix_where_factors_are_smaller(p
             evolution._optimizer.zero_grad()
         supports.append([layer.support() for layer in evolution.layers.values()])
     assert all(torch.equal(a, b) for a, b in zip(*supports, strict=True))
+
+
+def test_GRD_008_an_infinite_square_off_the_support_is_not_read():
+    mask = torch.eye(3, dtype=torch.bool)
+    layer = SeftLinear(torch.eye(3), mask, 2, settings=Settings(preset="seft"))
+    layer.place(torch.tensor([0]))
+    watching = stream.Stream(layer, 2, active=False, adapt="token-fisher")
+    # dy x is 3e19 at one position off the support, and its square is beyond float32
+    dy, x = torch.tensor([[1e10, 0, 0], [0, 1, 1]]), torch.tensor([[0, 3e9, 0], [1, 1, 1]])
+    watching.take([(dy, x)])
+    assert 1 in watching.decide(1).grown.tolist()

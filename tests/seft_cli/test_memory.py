@@ -193,7 +193,7 @@ def test_TRN_012_what_makes_a_run_smaller_or_larger():
     assert total(**few) < total(**few, gradient_window=2) == total(**few, event_batches=2)
     # GRD-009, GRD-007: sums on the support, with candidates or without
     few["gradient_window"] = 2
-    assert total(**few, grow_scope="active") < total(**few, candidates="first-step") < total(**few)
+    assert max(total(**few, grow_scope="active"), total(**few, candidates="first-step")) < total(**few)
     assert total(density=0.05) < plain
     assert total(evolve_every=100, initial_positions="random") < plain
 

@@ -1,6 +1,8 @@
 """Gradients where they are asked for (GRD-001 to GRD-004), on integers where bits must be equal."""
 
+import gc
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix import evidence
 from seft_ref.matrix.of_step import Accumulated
-from seft_ref.matrix.window import OF_GRADIENTS, Window
+from seft_ref.matrix.window import OF_GRADIENTS, FirstStepWindow, Window
 from seft_ref.model.config import ModelConfig
 from seft_ref.text.batch import Batch
 from seft_ref.topology.csr import from_flat
@@ -264,7 +266,7 @@ def test_GRD_009_sums_on_the_support_are_those_of_a_plain_loop(backend, shape):
     rng, numel = np.random.default_rng(12), shape[0] * shape[1]
     support = np.sort(rng.permutation(numel)[: max(numel // 3, 1)])
     topology = from_flat(shape, backend.array(support))
-    window = Window(shape, OF_GRADIENTS, kept_at=lambda: topology)
+    window = Window(shape, OF_GRADIENTS, kept_at=lambda: topology, n_kept=len(support))
     steps = []
     for step in range(1, 5):
         window, part, of_step = window.settled(), window.fresh(), np.zeros(shape, dtype=np.int64)
@@ -277,7 +279,18 @@ def test_GRD_009_sums_on_the_support_are_those_of_a_plain_loop(backend, shape):
             found = backend.numpy(getattr(means, name))
             assert np.array_equal(found, (np.sum(terms, axis=0) / step).astype(found.dtype))
     assert window.gradient.shape == window.square.shape == support.shape
-    assert not window.latest.factors or shape == (30, 40), "factors larger than the matrix are let go"
+    assert not window.latest.factors, "factors larger than the sum are let go"
+
+
+def test_GRD_007_the_gradient_of_the_first_step_is_let_go():
+    topology = from_flat((5, 7), np.arange(4))
+    window = FirstStepWindow(3, Window((5, 7), frozenset({"gradient"}), support=lambda: topology))
+    window = window.plus(WeightGradient(np.ones((9, 5)), np.ones((9, 7))))
+    whole = weakref.ref(window.window.latest.dense)
+    window = window.settled()
+    gc.collect()
+    assert whole() is None
+    assert window.window.gradient.shape == (4,)
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (1, 2), (30, 40)])

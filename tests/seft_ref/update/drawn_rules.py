@@ -17,7 +17,7 @@ def rules(draw):
 
     scope = pick("matrix", "row", "group", "model")
     first_step = scope == "matrix" and draw(st.booleans())
-    grow = pick(*(("gradient", "fisher") if first_step else ALL_GROW))
+    grow = pick(*(("gradient", "absolute", "fisher") if first_step else ALL_GROW))
     optimizer = Sm3() if grow == "moments" else pick(AdamW(), AdamW(weight_decay=0.5), SpielAdamW(), Sgd(), Sm3())
     group = scope == "group"
     return optimizer, Rule(
@@ -29,7 +29,7 @@ def rules(draw):
         candidates="first-step" if first_step else "all",
         moments="zero" if isinstance(optimizer, Sm3) else pick("zero", "seeded"),
         # test_GROW_006 looks at the adapts left out here
-        adapt=pick("sensitivity", "fisher", "magnitude", "random", *(() if first_step else _NOT_OF_FIRST_STEP)),
+        adapt=pick(*_ADAPT, *(() if first_step else _NOT_OF_FIRST_STEP)),
         adapts="always" if group else pick("always", "always", "always", "end", "never"),
         counts="support" if group else pick("support", "support", "values"),
         exempt="new" if group else pick("new", "none", *(() if scope == "row" else ("slots",))),
@@ -37,5 +37,6 @@ def rules(draw):
     )
 
 
-_NOT_OF_FIRST_STEP = ("absolute", "token-fisher", "activation", "curvature")
+_ADAPT = ("sensitivity", "absolute", "fisher", "token-fisher", "magnitude", "random")
+_NOT_OF_FIRST_STEP = ("activation", "curvature")
 ALL_GROW = ("gradient", "absolute", "fisher", "moments", "curvature", "random")
