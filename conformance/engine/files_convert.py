@@ -110,12 +110,14 @@ def _packed_codes(a: Values) -> Values:
         formats.convert(source, kept, "sparse", keep_codes=True)
         remarks = formats.convert(kept, target, "compressed-tensors")
         with hf.open_hf(target) as folder:
-            (scheme,) = json.loads(folder.files[hf.CONFIG])["quantization_config"]["config_groups"].values()
+            config = json.loads(folder.files[hf.CONFIG])["quantization_config"]
+            (scheme,) = config["config_groups"].values()
+            whole = {name: config[name] for name in ("quant_method", "format")} | {"targets": scheme["targets"]}
             names = ("num_bits", "group_size", "symmetric", "type", "strategy")
             zeros = [int(n) for remark in remarks for n in re.findall(r"(\d+) stored weights of 0", remark)]
             return {
                 "tensors": {name: described(folder[name]) for name in folder},
-                "scheme": encoded({name: scheme["weights"][name] for name in names}),
+                "scheme": encoded(whole | {name: scheme["weights"][name] for name in names}),
                 "zeros": sum(zeros),
             }
 

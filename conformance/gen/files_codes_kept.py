@@ -1,5 +1,6 @@
 """Cases of codes that are kept, expanded from there, and written for compressed-tensors (QNT-009, QNT-010, FMT-178)."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ from conformance.gen.numbers import Area, Numbers
 from conformance.oracle import files_codes as oracle
 from conformance.oracle.files import Tensor, digest, text
 from conformance.oracle.files_codes import Codes, named
-from conformance.oracle.files_convert import WHOLE, sorted_out
+from conformance.oracle.files_convert import WHOLE, dense, sorted_out
 
 PURPOSE = "codes, zero points or scales that change, or positions of codes that stand for 0"
 
@@ -27,7 +28,7 @@ def kept(folder: Folder) -> dict[str, Any]:
         name = f"{module}.weight"
         tensors |= oracle.kept(name, m)
         scales[name] = {part.rpartition(".")[2]: part for part in oracle.kept(name, m) if part != name}
-    tree = folder.tree()
+    tree = {name: raw for name, raw in folder.tree().items() if name not in ("quantize_config.json",)}
     companions, _ = sorted_out({name: len(raw) for name, raw in tree.items()}, (WHOLE, "config.json"))
     return {
         "tensors": content(tensors)["tensors"],
@@ -56,20 +57,30 @@ def packed(folder: Folder) -> dict[str, Any]:
         parts |= named(module, oracle.repacked(m))
     bits, *options = grid_of(folder).removeprefix("int").split(":")
     size = next((int(option[1:]) for option in options if option.startswith("g")), None)
-    described = {"num_bits": int(bits), "group_size": size, "symmetric": "asym" not in options, "type": "int"}
-    described["strategy"] = "group" if size else "channel"
+    described: dict[str, Any] = {
+        "num_bits": int(bits),
+        "group_size": size,
+        "symmetric": "asym" not in options,
+        "type": "int",
+    }
+    described |= {"strategy": "group" if size else "channel", "quant_method": "compressed-tensors"}
+    described |= {"format": "pack-quantized", "targets": ["Linear"]}
     zeros = sum(m.codes[r][c] == m.zero(r, m.groups[c]) for m in folder.matrices.values() for r, c in oracle.stored(m))
     return {"tensors": content(folder.others | parts)["tensors"], "scheme": text(described), "zeros": zeros}
 
 
 def folders() -> dict[str, Folder]:
     """Return a folder of each source, and one with matrices that fit two grids."""
+    older = {"bits": 4, "group_size": 8, "desc_act": False}
+    files = {"quantize_config.json": json.dumps(older).encode(), "vocab.json": b"{}"}
+    dropped = {"q.input_scale": dense("F16", (1,), [0x3C00])}
     n = Numbers(181, 2)
     channel, groups = drawn(n, (3, 8), 8), drawn(n, (4, 8), 4, 4, "BF16", zeros=-8)
     gptq, awq = drawn(n, (8, 16), 4, 8, zeros=-7), drawn(n, (8, 8), 4, 8, zeros=-8)
     both = drawn(n, (3, 8), 4, 4, "F32"), drawn(n, (2, 4), 4, 4, "F32")
     # one scale of a row is 0, and all scales of another row
-    holes = replace(groups, scales=[[0, groups.scales[0][1]], [0, 0], *groups.scales[2:]])
+    holes = replace(groups, scales=[[0x8000, groups.scales[0][1]], [0, 0], *groups.scales[2:]])
+    second = drawn(n, (8, 16), 4, 8, zeros=-8)
     mask = Codes(8, [[5, 0, -3, 0], [0, 7, 0, 0]], "F16", [[0x3800], [0x3400]], None, [0] * 4, ((0, 0), (0, 1), (1, 1)))
     bitmap = {"shape": oracle.integers([2, 4]), "bitmask": Tensor("U8", (2, 1), bytes([3, 2]))}
     bitmap |= {"compressed": Tensor("I8", (3,), oracle.int8([[5, 0, 7]]).bits), "row_offsets": oracle.integers([0, 2])}
@@ -83,7 +94,8 @@ def folders() -> dict[str, Folder]:
         "plain": Folder(of_rows, {"q": channel}, named("q", oracle.int_quantized(channel)), plain, others),
         "packed": Folder(asymmetric, {"q": groups}, named("q", oracle.pack_quantized(groups)), packs, others),
         "scales-of-0": Folder(asymmetric, {"q": holes}, named("q", oracle.pack_quantized(holes)), packs),
-        "gptq": Folder(GPTQ, {"q": gptq}, named("q", oracle.gptq(gptq, less=1)), "gptq"),
+        "gptq": Folder(None, {"q": gptq}, named("q", oracle.gptq(gptq, less=1)), "gptq", beside=files),
+        "gptq-v2": Folder(V2, {"q": second}, named("q", oracle.gptq(second, less=0)), "gptq_v2", dropped=dropped),
         "awq": Folder(AWQ, {"q": awq}, named("q", oracle.awq(awq)), "awq"),
         "two-grids": Folder(library(scheme(4, "group", 4)), {"a": both[0], "b": both[1]}, pair, packs),
         "mask": Folder(of_rows | {"sparsity_config": {"format": "sparse-bitmask"}}, {"q": mask},
@@ -100,12 +112,23 @@ def refused() -> dict[str, Folder]:
     pair = named("a", oracle.pack_quantized(a)) | named("b", oracle.pack_quantized(b))
     two = library(scheme(8, "group", 4) | {"targets": ["a"]}, scheme(8, "group", 2) | {"targets": ["b"]})
     by_row = library(scheme(8, "channel"), form="int-quantized")
+    short, wide = drawn(n, (8, 24), 4, 16, zeros=-7), drawn(n, (2, 8), 8, dtype="F32")
+    wide = replace(wide, scales=[[0x7F00_0000], *wide.scales[1:]])
+    mask = Codes(8, [[5, 0], [0, 7]], "F16", [[0x3800], [0]], None, [0, 0], ((0, 0), (1, 1)))
+    bitmap = {"shape": oracle.integers([2, 2]), "bitmask": Tensor("U8", (2, 1), bytes([1, 2]))}
+    bitmap |= {"compressed": Tensor("I8", (2,), oracle.int8([[5, 7]]).bits), "row_offsets": oracle.integers([0, 1])}
+    bitmap |= {"weight_scale": oracle.scale_tensor(mask)}
+    masked = by_row | {"sparsity_config": {"format": "sparse-bitmask"}}
     taken = {"q.weight.scale": NORM}
     return {
         "bits": Folder(library(scheme(3, "group", 8, symmetric=False)), {"q": three},
                        named("q", oracle.pack_quantized(three)), ""),
         "order": Folder(V2 | {"desc_act": True}, {"q": order}, named("q", oracle.gptq(order, less=0)), ""),
         "negative": Folder(by_row, {"q": negative}, named("q", oracle.int_quantized(negative)), ""),
+        "short-group": Folder(GPTQ | {"group_size": 16}, {"q": short},
+                              named("q", oracle.gptq(short, less=1, index="")), ""),
+        "mask-scale": Folder(masked, {"q": mask}, named("q", bitmap), ""),
+        "beyond-float32": Folder(by_row, {"q": wide}, named("q", oracle.int_quantized(wide)), ""),
         "several": Folder(two, {"a": a, "b": b}, pair, ""),
         "taken": Folder(by_row, {"q": m}, named("q", oracle.int_quantized(m)), "", taken),
     }  # fmt: skip

@@ -357,7 +357,8 @@ def last_pass(
 ) -> tuple[list[Part], list[Boundary]]:
     """Return every matrix after the adapt pass that follows the last step, and the boundaries (EVT-004)."""
     # GRD-009.2
-    check(parts, evidence, rule | {"grow_scope": "active"}, set(ADAPTATION.get(rule["adapt"], ())))
+    on_support = [replace(one, candidates=None) for one in evidence]
+    check(parts, on_support, rule | {"grow_scope": "active"}, set(ADAPTATION.get(rule["adapt"], ())))
     selection = _Event(parts, evidence, rule, (seed, step), pattern, binary64).adapt(
         set(), "support", update_scores.LAST
     )

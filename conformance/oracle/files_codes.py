@@ -202,7 +202,9 @@ def stored(m: Codes) -> tuple[tuple[int, int], ...]:
 
 
 def wide_scales(m: Codes) -> list[list[int]]:
-    """Return the scales as bit patterns of F32; one of 0 becomes the largest of its row, or 1 (QNT-010.3)."""
+    """Return the scales as bit patterns of F32, (out, groups); one of 0 becomes the largest of its row, or 1
+    (QNT-010.3).
+    """
     rows = []
     for r in range(len(m.codes)):
         row = [_scale(m, r, g) for g in range(len(m.scales[r]))]

@@ -41,7 +41,7 @@ def _with_holes(d: Draw, t: Trial, m: Codes) -> Codes:
     return replace(m, scales=[[0, *m.scales[0][1:]], *m.scales[1:]])
 
 
-@property_of("convert.kept_codes", "QNT-009 QNT-010 FMT-174", "codes", "convert.keep_codes", sees=_SEES, cost=2)
+@property_of("convert.kept_codes", "QNT-009 QNT-010 FMT-174", "kept-codes", "convert.keep_codes", sees=_SEES, cost=2)
 def _kept(d: Draw, t: Trial) -> None:
     """The codes of a folder stay as they are, or are refused where no grid has them."""
     folder = _folder(d, t)
@@ -56,14 +56,14 @@ def _kept(d: Draw, t: Trial) -> None:
     t.case("convert.keep_codes", given(folder), kept(folder))
 
 
-@property_of("convert.expanded_codes", "QNT-009 QNT-002", "codes", "convert.expand_codes", sees=_SEES, cost=2)
+@property_of("convert.expanded_codes", "QNT-009 QNT-002", "kept-codes", "convert.expand_codes", sees=_SEES, cost=2)
 def _expanded(d: Draw, t: Trial) -> None:
     """Kept codes expand to their weights on the stored positions."""
     folder = _folder(d, t)
     t.case("convert.expand_codes", given(folder), expanded(folder))
 
 
-@property_of("convert.packed_codes", "FMT-178 FMT-173", "codes", "convert.pack_codes", sees=_SEES, cost=2)
+@property_of("convert.packed_codes", "FMT-178 FMT-173", "kept-codes", "convert.pack_codes", sees=_SEES, cost=2)
 def _packed(d: Draw, t: Trial) -> None:
     """Kept codes are written as words, with the zero point at every position that is not stored."""
     folder = _folder(d, t)

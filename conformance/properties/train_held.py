@@ -5,7 +5,7 @@ from typing import Any
 from conformance.gen import tiny, train_presets
 from conformance.gen.numbers import Numbers
 from conformance.gen.train import GAP, run_answer
-from conformance.gen.train_held import TIE, run_held
+from conformance.gen.train_held import HALVES, TIE, run_held
 from conformance.oracle import update_choices
 from conformance.properties.draws import Draw
 from conformance.properties.models import OFF, ask_until_sure, surely
@@ -16,18 +16,18 @@ from conformance.properties.trial import Trial, property_of
 @property_of(
     "train.held",
     "CKP-008 QNT-008 QNT-011",
-    "quant",
+    "held",
     "train.held",
     sees=("a run",),
-    tells=("float16", "codes", "rounded in every step"),
+    tells=("16 bits", "codes", "rounded in every step"),
     seeded=4,
 )
 def _held(d: Draw, t: Trial) -> None:
     """A short run on targets that are held as they are stored ends like the kit's own run on their weights."""
 
     def draw() -> tuple[dict[str, Any], dict[str, Any] | None]:
-        form = d.choice(("float16", "int8", "int8:asym", "int4", "int4:asym"))
-        exact = int(form != "float16" and d.flag())
+        form = d.choice(("float16", "bfloat16", "int8", "int8:asym", "int4", "int4:asym"))
+        exact = int(form not in HALVES and d.flag())
         rule = dict(update_choices.RULE) | {"adapt": d.choice(("sensitivity", "magnitude"))}
         settings = train_presets.SETTINGS | {
             "rule": rule,
@@ -52,8 +52,8 @@ def _held(d: Draw, t: Trial) -> None:
                 return run_answer(moved)
 
             answer = surely(d, others, again, 10 * OFF)
-        t.saw("float16", answer is not None and form == "float16")
-        t.saw("codes", answer is not None and form != "float16")
+        t.saw("16 bits", answer is not None and form in HALVES)
+        t.saw("codes", answer is not None and form not in HALVES)
         t.saw("rounded in every step", answer is not None and exact)
         return inputs, answer
 

@@ -204,6 +204,12 @@ def grid_of_matrix(matrix: Quantised, name: str, *, whole: bool = False) -> str:
         raise FormatError("QNT-010", f"the groups of {name!r} are no runs of one number of columns; expand the model")
     if (matrix.scales < 0).any():
         raise FormatError("QNT-010", f"{name!r} has a scale below 0; expand the model")
+    if matrix.mask_is_stored and (matrix.mask & (matrix.scales == 0)[:, matrix.group_of_column]).any():
+        raise FormatError("QNT-010", f"{name!r} stores weights under a scale of 0; expand the model")
+    # QNT-003.5
+    farthest = (1 << matrix.bits) - 1 if matrix.zeros is not None else 1 << (matrix.bits - 1)
+    if matrix.scales.size and float(matrix.scales.max()) * farthest > float(np.finfo(np.float32).max):
+        raise FormatError("QNT-010", f"{name!r} has a scale whose weights are beyond float32; expand the model")
     return (
         f"int{matrix.bits}"
         + (f":g{size}" if groups > 1 or whole else "")

@@ -34,6 +34,8 @@ HONEST: dict[str, tuple[str, ...]] = {
     "runs": ("ranks.rows",),
     "convert": ("convert.to_hf",),
     "codes": (),
+    "kept-codes": (),
+    "held": (),
 }
 """Profile -> operations that its null port really computes; it answers the others from a table."""
 _POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
@@ -156,6 +158,8 @@ FOUND_BY = {
     "table-runs": ("runs", "run.warnings"),
     "table-convert": ("convert", "convert.from_hf"),
     "table-codes": ("codes", "convert.codes"),
+    "table-kept-codes": ("kept-codes", "convert.kept_codes"),
+    "table-held": ("held", "train.held"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
 }
