@@ -8,7 +8,7 @@ from conformance.oracle.update_choices import Rule
 
 
 def ratios(old: Part, evidence: Evidence, rule: Rule, one: Outcome) -> dict[str, float | None]:
-    """Return the ratios of an event's record; the norm of ḡ is None unless the rule asks for a whole ḡ (TRN-009).
+    """Return the ratios of an event's record; the norm of ḡ is None unless ḡ is kept everywhere (TRN-009).
 
     old  the matrix before the event, whose outcome is `one`
     """

@@ -215,7 +215,7 @@ class _Reader:
             if name not in log.matrices:
                 self._refuse(f"the matrix {name!r} is not among those of the run")
             ratios = {key: self._ratio(item, key) for key in RATIOS}
-            # gradient_norm is absent if the rule uses no gradient (TRN-009)
+            # gradient_norm is absent if ḡ is not kept at all positions (TRN-009)
             if item.get("gradient_norm") is not None:
                 ratios["gradient_norm"] = self._not_negative(item, "gradient_norm")
             boundaries = self._of(item, "boundaries", dict)
