@@ -44,7 +44,7 @@ from seft_ref.adapters import spp as adapter_spp
 from seft_ref.arrays import rng
 from seft_ref.kernels import reference as kernels
 from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, linear, rmsnorm, rope
-from seft_ref.matrix import evidence, window
+from seft_ref.matrix import evidence, strongest, window
 from seft_ref.model import config
 from seft_ref.model import decoder as model
 from seft_ref.prune import keep, sparsegpt, wanda
@@ -135,6 +135,7 @@ __all__ = [
     "spiel",
     "start",
     "stock",
+    "strongest",
     "super_tuning",
     "text",
     "topology",

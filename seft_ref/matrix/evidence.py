@@ -7,23 +7,20 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
-from jaxtyping import Int
-
 from seft_ref.arrays.library import Array, array_namespace, device, spread
+from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
+from seft_ref.matrix.strongest import Block, PerRow, Strongest
 from seft_ref.matrix.window import OF_GRADIENTS, AnyWindow, FirstStepWindow, Window, support_of
-from seft_ref.topology.csr import difference, find, flat, outside, per_pool, union
+from seft_ref.topology.csr import find, flat, outside, union
 from seft_ref.update.criteria import GROW, USE_GROW, Chance, Known
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.evidence import Evidence, finite_norm, refuse_infinite
-from seft_ref.update.grow import Growable, best_of_groups
 from seft_ref.update.pools import Counts, Pools
 from seft_ref.update.rules import Rule
-from seft_ref.update.select import largest, selection_in_pools
 
 ROWS = 512
 """Most rows of a block, which is the part of a gradient that is evaluated at once."""
@@ -31,8 +28,8 @@ _BLOCKS = 8
 """Number of blocks of a large matrix, because an eighth of its gradient takes little memory."""
 _LEAST_BLOCK = 1 << 18
 """Fewest entries of a block, because smaller products are slow; ROWS may force smaller blocks."""
-_FIRST_LOOK = 1 << 14
-"""Fewest entries of the first piece, whose scores are sorted to find a first threshold."""
+_OF_KEPT = ("gradient", "absolute", "fisher")
+"""Criteria of growth whose scores follow from what a window keeps at a position."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,34 +61,15 @@ def evidence(
     """
     if rule.candidates == "first-step":
         return [_first_step_evidence(view, rule, kernels) for view in views]
-    collector: _PerRow | _Strongest | None = None
+    collector: PerRow | Strongest | None = None
     if n is not None:
         # n + 1, because the first rejected score is the boundary that SEL-008 reports
-        collector = _Strongest(int(n[0]) + 1, pools, kernels) if pools.slots.is_one else _PerRow(n)
+        collector = Strongest(int(n[0]) + 1, pools, kernels) if pools.slots.is_one else PerRow(n)
     answers = [_look(view, number, rule, collector, chance, kernels) for number, view in enumerate(views)]
     if collector is None:
         return answers
     chosen = collector.result(len(views))
     return [replace(answer, **chosen[number]) for number, answer in enumerate(answers)]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Block:
-    """Consecutive rows of a matrix and the scores of their entries; positions count from the first of these rows."""
-
-    number: int
-    """index of the matrix among the views"""
-    low: int
-    """flat position of the first entry of the block"""
-    n_in: int
-    values: Array
-    """scores, or signed gradients whose magnitude is the score, one an entry"""
-    taken: Array
-    """positions of η, which cannot grow"""
-    only: Array | None
-    """the only positions that may grow; None for all"""
-    more: dict[str, Array]
-    """further evidence that a candidate keeps, by name, one value an entry"""
 
 
 class _Kept:
@@ -125,6 +103,8 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
         tokens = window.of_tokens(kernels, partial(support_of, view.base, view.delta.topology))
         refuse_infinite(tokens)
     kept = None if window is None or window.kept_at is None else _Kept(window, view, kernels)
+    if kept is not None and (strongest is None or (isinstance(strongest, Strongest) and rule.grow in _OF_KEPT)):
+        return replace(_look_on_support(view, number, rule, strongest, kept), inputs=inputs, tokens=tokens)
     norm = 0.0
     parts: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "absolute": [], "square": []}
     rows = _rows_at_once(n_out, n_in)
@@ -156,7 +136,7 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
             parts["slots"].append(slots + low)
             parts["scores"].append(xp.abs(xp.take(values, slots)))
             more = {n: v for n, v in whole.items() if rule.moments == "seeded" and n in ("gradient", "square")}
-            strongest.offer(_Block(number, low, n_in, values, slots, stored if active else None, more))
+            strongest.offer(Block(number, low, n_in, values, slots, stored if active else None, more))
             del signed, values, more
         del of_block, whole  # free them before the next block takes as much memory
     zero, nothing = view.base.values[:0], xp.zeros((0,), dtype=xp.int64, device=device(view.base.values))
@@ -172,6 +152,28 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
         gradient_norm=norm if "gradient" in evidence_names and kept is None else None,
         **{n: xp.concat(parts[n]) if parts[n] else zero for n in sorted(support_names)},
     )
+
+
+def _look_on_support(view: View, number: int, rule: Rule, strongest: Strongest | None, kept: _Kept) -> Evidence:
+    """Return the evidence of a window that keeps gradients on the support only, as `_look` does, in one pass."""
+    xp = array_namespace(view.base.values)
+    means = {name: getattr(kept.means, name) for name in kept.names}
+    for values in means.values():
+        refuse_infinite(values)
+    zero, slots = view.base.values[:0], flat(view.delta.topology)
+    scores = zero
+    if strongest is None:
+        slots = slots[:0]
+    else:
+        positions, values = flat(kept.support), xp.abs(GROW[rule.grow](kept.means))
+        places, _ = find(positions, slots)
+        scores = xp.take(values, places)
+        extras = {n: without(v, places) for n, v in means.items() if rule.moments == "seeded" and n != "absolute"}
+        # GROW-001: what is on the support and no slot is stored in the base
+        strongest.keep(number, without(positions, places), without(values, places), extras)
+    wanted = rule.asks_on_support()
+    of_support = {n: v for n, v in means.items() if n in wanted}
+    return Evidence(slots, scores, slots[:0], scores[:0], steps=view.window.steps if view.window else 1, **of_support)
 
 
 def _rows_at_once(n_out: int, n_in: int) -> int:
@@ -197,130 +199,6 @@ def _with_rest(
         positions = xp.arange(start * n_in, stop * n_in, dtype=xp.int64, device=device(view.base.values))
         return replace(block_evidence, uniform=chance.scores(view.matrix, positions, USE_GROW))
     return block_evidence
-
-
-class _Strongest:
-    """Keeps the n positions with the largest scores of all blocks offered, in order of matrix and position.
-
-    `least` is the n-th best score so far, or None until n positions were found. `seen` counts the entries looked at.
-    """
-
-    def __init__(self, n: int, pools: Pools, kernels: KernelSet) -> None:
-        self.n, self.pools, self.kernels = n, pools, kernels
-        self.least: float | None = None
-        self.pieces: list[dict[str, Any]] = []
-        self.held = self.seen = 0
-
-    def offer(self, block: _Block) -> None:
-        """Keep those positions of a block that may be among the n strongest."""
-        if block.only is not None or self.pools.caps_growth:
-            self._look_at(block)
-            return
-        # each piece is twice as long as all before it, so about 2 n of its entries exceed the n-th best score so far
-        n, start = block.values.shape[0], 0
-        while start < n:
-            stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, 2 * self.seen))
-            slots = _between(block.taken, start, stop) - start
-            more = {name: array[start:stop] for name, array in block.more.items()}
-            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=slots, more=more)
-            self._look_at(part)
-            self.seen += stop - start
-            start = stop
-
-    def _look_at(self, block: _Block) -> None:
-        xp = array_namespace(block.values)
-        if block.only is not None:
-            positions = block.only
-        elif self.least is not None:
-            # strictly above, because an equal score has a higher position and loses (SEL-001)
-            positions = self.kernels.exceeding(block.values, self.least)
-        else:
-            positions = xp.arange(block.values.shape[0], dtype=xp.int64, device=device(block.values))
-        positions = difference(positions, block.taken)
-        scores = xp.abs(xp.take(block.values, positions))
-        # EVT-005: only the scores of candidates are checked, because no others are ranked
-        refuse_infinite(scores)
-        if self.pools.caps_growth:
-            groups, (budgets,) = self.pools.weights, self.pools.budgets
-            best = best_of_groups(Growable(positions, scores), groups, budgets[block.low // groups.width :])
-            positions, scores = best.positions, best.scores
-        elif self.least is None and positions.shape[0] > self.n:
-            chosen = largest(scores, self.n)
-            positions, scores = xp.take(positions, chosen), xp.take(scores, chosen)
-        if not positions.shape[0]:
-            return
-        extras = {name: xp.take(array, positions) for name, array in block.more.items()}
-        self.pieces.append({"number": block.number, "positions": positions + block.low, "scores": scores, **extras})
-        self.held += positions.shape[0]
-        if self.held >= self.n and (self.least is None or self.held > self.n + max(self.n // 2, 4096)):
-            self._compact()
-
-    def _compact(self) -> None:
-        """Drop all but the n strongest positions from the pieces, and raise `least` to the score of the last."""
-        xp = array_namespace(self.pieces[0]["scores"])
-        scores = xp.concat([piece["scores"] for piece in self.pieces])
-        chosen = largest(scores, self.n)
-        self.least = float(xp.min(xp.take(scores, chosen)))
-        sizes = [piece["scores"].shape[0] for piece in self.pieces]
-        starts = [0, *accumulate(sizes)]
-        edges = xp.searchsorted(chosen, xp.asarray(starts, dtype=chosen.dtype, device=device(chosen)))
-        edges = [int(edges[i]) for i in range(len(starts))]
-        pieces = []
-        for piece, start, low, high in zip(self.pieces, starts, edges, edges[1:], strict=False):
-            if high > low:
-                within = chosen[low:high] - start
-                pieces.append({k: v if k == "number" else xp.take(v, within) for k, v in piece.items()})
-        self.pieces, self.held = pieces, chosen.shape[0]
-
-    def result(self, n_matrices: int) -> list[dict[str, Array]]:
-        """Return the candidates of each matrix as fields of its Evidence."""
-        if self.held > self.n:
-            self._compact()
-        return [_candidates([p for p in self.pieces if p["number"] == number]) for number in range(n_matrices)]
-
-
-class _PerRow:
-    """Keeps the n[r] + 1 positions with the largest scores of every row r of one matrix."""
-
-    def __init__(self, n: Int[Array, " out"]) -> None:
-        self.n = n
-        self.pieces: list[dict[str, Any]] = []
-
-    def offer(self, block: _Block) -> None:
-        """Keep the strongest positions of each row of a block."""
-        values = block.values
-        xp = array_namespace(values)
-        everywhere = xp.arange(values.shape[0], dtype=xp.int64, device=device(values))
-        positions = difference(everywhere if block.only is None else block.only, block.taken)
-        if not positions.shape[0]:
-            return
-        scores = xp.abs(xp.take(values, positions))
-        # EVT-005: only the scores of candidates are checked, because no others are ranked
-        refuse_infinite(scores)
-        n_rows, first = values.shape[0] // block.n_in, block.low // block.n_in
-        counts = xp.minimum(self.n[first : first + n_rows] + 1, per_pool(positions, block.n_in, n_rows))
-        chosen = selection_in_pools(-scores, positions // block.n_in, counts).indices
-        positions, scores = xp.take(positions, chosen), xp.take(scores, chosen)
-        extras = {name: xp.take(array, positions) for name, array in block.more.items()}
-        self.pieces.append({"number": block.number, "positions": positions + block.low, "scores": scores, **extras})
-
-    def result(self, n_matrices: int) -> list[dict[str, Array]]:
-        """Return the candidates of the one matrix as fields of its Evidence."""
-        return [_candidates(self.pieces)]
-
-
-def _candidates(pieces: list[dict[str, Any]]) -> dict[str, Array]:
-    """Return the pieces joined into arrays, as fields of Evidence."""
-    if not pieces:
-        return {}
-    xp = array_namespace(pieces[0]["scores"])
-    names = {
-        "positions": "candidates",
-        "scores": "candidate_scores",
-        "gradient": "candidate_gradient",
-        "square": "candidate_square",
-    }
-    return {names[k]: xp.concat([p[k] for p in pieces]) for k in names if k in pieces[0]}
 
 
 def _first_step_evidence(view: View, rule: Rule, kernels: KernelSet) -> Evidence:
@@ -359,10 +237,3 @@ def _first_step_evidence(view: View, rule: Rule, kernels: KernelSet) -> Evidence
         steps=window.steps,
         again=kept[~free],
     )
-
-
-def _between(positions: Int[Array, " n"], low: int, high: int) -> Int[Array, " m"]:
-    """Return the sorted positions p with low ≤ p < high."""
-    xp = array_namespace(positions)
-    edges = xp.searchsorted(positions, xp.asarray([low, high], dtype=positions.dtype, device=device(positions)))
-    return positions[int(edges[0]) : int(edges[1])]

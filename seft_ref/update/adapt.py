@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace, int64_like
 from seft_ref.arrays.sorted import places_before, seek, without
-from seft_ref.topology.csr import difference, find, flat, union
+from seft_ref.topology.csr import difference, find, flat, outside, union
 from seft_ref.update.criteria import ADAPT, Chance, Known
 from seft_ref.update.delta import Overlay, overlay
 from seft_ref.update.parts import Moved, on_support
@@ -52,6 +52,8 @@ def adapt(
     Raises:
         UpdateError: SEL-004 for a NaN or infinite score, SEL-005 if more must leave than may be pruned.
     """
+    if rule.counts == "support" and pools.weights.is_one and _fits(moved, pools):
+        return [flat(m.delta.topology)[:0] for m in moved], None
     overlays = [overlay(m.base, m.delta) for m in moved]
     # ADPT-006: zeros are neither counted nor pruned
     zeros = [_zeros(over) if rule.counts == "values" else over.slots[:0] for over in overlays]
@@ -74,6 +76,17 @@ def adapt(
     positions = None if pools.weights.is_one else [p.positions() for p in prunable]
     selected, boundary = pools.weights.select(scores, positions, excess)
     return [p.positions_at(chosen) for p, chosen in zip(prunable, selected, strict=True)], boundary
+
+
+def _fits(moved: Sequence[Moved], pools: Pools) -> bool:
+    """Return whether all weights, which are one pool, fit its budget; it takes few look-ups and computes no weight."""
+    sizes = []
+    for m in moved:
+        slots = flat(m.delta.topology)
+        off = outside(slots, flat(m.base.topology))
+        sizes.append(int64_like([m.base.topology.nnz + int(array_namespace(off).count_nonzero(off))], slots))
+    excess = pools.excess(sizes)
+    return not bool(array_namespace(excess).any(excess > 0))
 
 
 def _zeros(over: Overlay) -> Int[Array, " n"]:

@@ -6,9 +6,9 @@ from conformance.engine.parts import (
     adapt,
     drop,
     event_record,
-    evidence,
     optimizers,
     pools,
+    strongest,
 )
 from conformance.wrong.mutants.base import Mutant, Rows, edited, edits
 
@@ -65,7 +65,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "update.event",
         "GRD-003 GROW-007",
-        evidence._Strongest._look_at,
+        strongest.Strongest._look_at,
         "budgets[block.low // groups.width :]",
         "budgets",
         "the budgets of the first groups",
@@ -73,7 +73,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "update.event",
         "GRD-003 EVT-009",
-        evidence._PerRow.offer,
+        strongest.PerRow.offer,
         "self.n[first : first + n_rows]",
         "self.n[:n_rows]",
         "the counts of the first rows",

@@ -5,13 +5,13 @@ from typing import Any
 from conformance.engine.parts import (
     diagnose,
     event,
-    evidence,
     evolve,
     norms,
     rng,
     schedule,
     settings,
     start,
+    strongest,
     text,
     training,
 )
@@ -184,7 +184,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "gradient.candidates",
         "GRD-003 SEL-001",
-        evidence._Strongest.offer,
+        strongest.Strongest.offer,
         "low=block.low + start",
         "low=block.low",
         "every part of a block counted from its begin",
@@ -192,7 +192,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "gradient.candidates",
         "GRD-003",
-        evidence._Strongest._compact,
+        strongest.Strongest._compact,
         "self.least = float(xp.min(xp.take(scores, chosen)))",
         "self.least = float(xp.max(xp.take(scores, chosen)))",
         "a threshold at the best instead of the last",
