@@ -67,6 +67,7 @@ def large(
     length: Annotated[int, typer.Option(help="Tokens of the one row of a step.")] = 128,
     density: Annotated[float, typer.Option(help="Slots of the delta, as a share of all positions.")] = 0.005,
     grid: Annotated[str, typer.Option(help="Hold codes of this grid, int4:g64 for instance; 16 bits if empty.")] = "",
+    preset: Annotated[str, typer.Option(help="The rule of the event.")] = "seft",
     threads: Threads = 2,
     keep: Annotated[bool, typer.Option(help="Leave the checkpoint; use one that is there.")] = False,
     json_file: JsonFile = None,
@@ -87,8 +88,8 @@ def large(
         print(f"made {model}: {size:,} bytes in {time.perf_counter() - started:.0f} s", flush=True)
     result = folder / f"{model.name}.json"
     arguments = [sys.executable, "-m", __name__, "train", shape, str(model), str(length), str(density), str(result)]
-    subprocess.run(arguments, check=True)
-    report = json.loads(result.read_text()) | {"grid": grid, "machine": machine(threads)}
+    subprocess.run([*arguments, preset], check=True)
+    report = json.loads(result.read_text()) | {"grid": grid, "preset": preset, "machine": machine(threads)}
     goal = GOAL_OF_CODES if grid else GOAL
     fits = report["peak_bytes"] <= goal
     print(f"peak {report['peak_bytes'] / 2**30:.2f} GiB, goal {goal / 2**30:.0f}: {'met' if fits else 'missed'}")
@@ -144,7 +145,7 @@ def _make(shape: str, model: Path, grid: str) -> None:
     formats.write(model, made, encoding="bitmask")
 
 
-def _train(model: Path, length: int, density: float, result: Path) -> None:
+def _train(model: Path, length: int, density: float, result: Path, preset: str = "seft") -> None:
     from seft_ref import RunState, Started, StepRecord, TrainState, finetune, settings_of
     from seft_ref.kernels import cpu
 
@@ -164,7 +165,7 @@ def _train(model: Path, length: int, density: float, result: Path) -> None:
     def start(started: Started) -> None:
         stage("load, first positions", time.perf_counter() - begun)
 
-    settings = settings_of("seft", steps=3, batch=1, length=length, density=density, evolve_every=2, lr=1e-4)
+    settings = settings_of(preset, steps=3, batch=1, length=length, density=density, evolve_every=2, lr=1e-4)
     vocabulary = ModelConfig.from_json(json.loads((model / "config.json").read_text())).vocab_size
     tokens = np.random.default_rng(0).integers(0, vocabulary, 50 * length).tolist()
     done = finetune(
@@ -187,4 +188,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "make":
         _make(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
     else:
-        _train(Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), Path(sys.argv[6]))
+        _train(Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), Path(sys.argv[6]), sys.argv[7])
