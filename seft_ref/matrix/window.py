@@ -124,8 +124,9 @@ class Window:
         after = replace(self, latest=latest)
         if "tokens" in self.asked:
             assert self.support is not None, "tokens are asked for without their support"
-            # the gradient of the matrix keeps the same factors, as long as they are smaller than the matrix
-            tokens = self.latest_tokens or Sampled(self.support, self.shape[0] * self.shape[1], squares=True)
+            # the gradient of the whole matrix keeps the same factors, as long as they are smaller than the matrix
+            most = self.shape[0] * self.shape[1] if self.kept_at is None else self.n_kept
+            tokens = self.latest_tokens or Sampled(self.support, most, squares=True)
             after = replace(after, latest_tokens=tokens.plus(gradient, kernels))
         if "inputs" not in self.asked:
             return after

@@ -165,7 +165,8 @@ def _event(
         kept = sum(extent.numel for extent in extents)
         if settings.rule.only_on_support or settings.rule.candidates == "first-step":
             kept = support
-        sums = len(evidence_names & OF_GRADIENTS) * kept + (of_step if kept == support else 0)
+        # the sums before a step are in memory beside those after it
+        sums = 2 * len(evidence_names & OF_GRADIENTS) * kept + of_step
         return max(start, working + itemsize * sums)
     return max(start, working + itemsize * of_step)
 

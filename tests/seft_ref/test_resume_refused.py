@@ -17,7 +17,7 @@ RULES = {
     "sm3": {"optimizer": "sm3"},
     "row": {"scope": "row"},
     "inputs": {"adapt": "activation", "gradient_window": 3},
-    "first-step": {"preset": "sensitivity", "candidates": "first-step", "gradient_window": 3},
+    "first-step": {"preset": "sensitivity", "candidates": "first-step", "moments": "seeded", "gradient_window": 3},
 }
 TARGET = "model.layers.0.mlp.up_proj.weight"
 
@@ -132,7 +132,7 @@ def test_CKP_007_tensors_of_another_shape_or_kind_are_refused(written, tmp_path)
 def test_CKP_007_sums_of_candidates_lie_on_candidates_and_support(written, tmp_path):
     run, content = written("first-step")
     other = lambda tensor: formats.from_flat(tensor.shape, formats.flat(tensor)[:-1])  # noqa: E731
-    assert "not those of its candidates" in str(
+    assert "not at the positions where the window keeps it" in str(
         refused(run, tmp_path, with_tensor(content, "window.candidates", other))
     )
 

@@ -45,7 +45,7 @@ from tests.seft_ref.tiny import tiny_settings
         ("EVT-012", {"initial_scope": "anywhere"}),
         ("EVT-012", {"grow": "moments"}),
         ("EVT-012", {"moments": "seeded", "optimizer": "sm3"}),
-        ("EVT-012", {"candidates": "first-step", "grow": "absolute"}),
+        ("EVT-012", {"candidates": "first-step", "grow": "random"}),
         ("EVT-012", {"candidates": "first-step", "grow_scope": "active"}),
         ("EVT-012", {"candidates": "first-step", "scope": "row"}),
         ("EVT-012", {"scope": "group", "pattern": (2, 4), "adapts": "end"}),
