@@ -38,7 +38,8 @@ def _held(d: Draw, t: Trial) -> None:
             "micro_batches": 1,
             "evolve_every": 2,
             "density": d.integer(1, 3) / 8,
-            "lr": 2.0 ** -d.integer(5, 12),
+            # lr is small, because AdamW divides a small gradient by itself and so shows its rounding as a part of lr
+            "lr": 2.0**-12,
         }
         world = tiny.world(Numbers(203, d.integer(0, 2**40)), tiny.CONFIG)
         run, inputs, tie = run_held(settings, world, form, exact=exact)
