@@ -189,7 +189,10 @@ class Windowed(nn.Module):
         return total
 
     def _fit(self, name: str) -> None:
-        """Give a sum that has every position those where the window keeps it, as after another number of processes."""
+        """Cut a sum that has every position to those where the window keeps it.
+
+        A saved state has such a sum if FSDP had split it, or if an earlier version wrote it.
+        """
         total, shape = getattr(self, f"sum_{name}"), self._shape(name)
         if tuple(total.shape) == shape:
             return
@@ -205,6 +208,7 @@ class Windowed(nn.Module):
 
     @property
     def _everywhere(self) -> tuple[int, int]:
+        """The shape of a sum that has every position."""
         return self.out_features, self.in_features
 
     def _shape(self, name: str) -> tuple[int, ...]:

@@ -84,7 +84,8 @@ class Sampled:
 
     positions: Callable[[], Topology]
     most: int
-    """Factors of so many numbers are multiplied out: those of the sum, or of the matrix if that has them too."""
+    """Factors are kept while they have fewer numbers than this: the size of the sum, or that of the matrix where the
+    gradient of the whole matrix keeps the same factors."""
     squares: bool = False
     factors: tuple[WeightGradient, ...] = ()
     """micro-batches that `values` does not contain yet"""

@@ -6,8 +6,8 @@
     window = window.joined(step, ranks)          # after the last micro-batch, on every rank
     window = window.settled()                    # after a step that has no event
 
-A window keeps the sums of all positions, or of some: the support (GRD-009), or besides it the candidates of its first
-step (GRD-007).
+A window keeps its sums at all positions, or on the support alone (GRD-009), or on the support and at the candidates of
+its first step (GRD-007).
 """
 
 from collections.abc import Callable, Mapping
@@ -227,7 +227,7 @@ class FirstStepWindow:
     n: int
     """d_φ, the number of candidates"""
     window: Window
-    """everywhere until `settled` chooses the candidates from the first step, afterwards at these and on the support"""
+    """It keeps every position until the first step has chosen the candidates; afterwards these and the support."""
     candidates: Int[Array, " n"] | None = None
     """flat positions, ascending"""
 
