@@ -21,6 +21,7 @@ USES = {
     "hf": ("shard_bytes", "dtype"),
     "delta": ("base", "encoding", "compress", "shard_bytes", "dtype"),
     "compressed-tensors": ("shard_bytes",),
+    "gptq": ("shard_bytes",),
     "torch-csr": ("dtype",),
     "peft": ("base",),
     "super-tuning": ("base",),
@@ -32,6 +33,8 @@ USES = {
 }
 """Target -> the options of `convert` that it uses; options that do not depend on the target are left out."""
 TO = tuple(USES)
+CODED = ("compressed-tensors", "gptq")
+"""Targets that take the codes of this format as codes (QNT-009.4)."""
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
 """Target that can be read back and compared -> the format that it is read as."""
 
@@ -251,7 +254,7 @@ def _check_own_codes(checkpoint: Checkpoint, source: str, to: str, dtype: str | 
         raise FormatError("FMT-084", f"expand_quantised is for quantised models, and {source} is none; leave it out")
     if not has_codes or expand:
         return
-    if to not in ("sparse", "compressed-tensors"):
+    if to not in ("sparse", *CODED):
         advice = "apply the delta first" if checkpoint.delta else "pass expand_quantised=True, or --expand-quantised"
         raise FormatError("QNT-009", f"{source} is quantised, and {to} would take its codes for weights; {advice}")
     if dtype is not None:
@@ -349,15 +352,15 @@ def _write_foreign(
     if to == "hf":
         hf.checkpoint_to_hf(out, checkpoint, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
         return _named(checkpoint), []
-    if to == "compressed-tensors":
-        from formats.dialects.bitmasks import READERS, write_bitmasks
-        from formats.dialects.coded import without_grid
-        from formats.dialects.pack_quantized import write_pack_quantized
+    if to in CODED:
+        from formats.dialects import bitmasks, coded, coded_folder
 
-        write_folder = write_pack_quantized if checkpoint.scales else write_bitmasks
-        lost = write_folder(out, checkpoint, shard_bytes=shard_bytes, limit=limit)
-        names = _named(replace(checkpoint, attributes=without_grid(checkpoint.attributes)))
-        return [*names, *lost], [] if checkpoint.scales else [READERS]
+        names = [name for name in _named(checkpoint) if name != f"attribute {coded.ATTRIBUTE}"]
+        if to == "compressed-tensors" and not checkpoint.scales:
+            lost = bitmasks.write_bitmasks(out, checkpoint, shard_bytes=shard_bytes, limit=limit)
+            return [*names, *lost], [bitmasks.READERS]
+        lost, remarks = coded_folder.write_coded(out, checkpoint, to, shard_bytes=shard_bytes, limit=limit)
+        return [*names, *lost], remarks
     bare = replace(checkpoint, attributes={}, files={})
     if to == "torch-csr":
         _writer("torch_file", "write_torch_csr")(out, replace(with_cast(bare, dtype), attributes={}))

@@ -110,7 +110,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "compression": ("file.compress",),
     "folders": ("folder.read", "folder.write"),
     "codes": ("convert.codes",),
-    "kept-codes": ("convert.keep_codes", "convert.expand_codes", "convert.pack_codes"),
+    "kept-codes": ("convert.keep_codes", "convert.expand_codes", "convert.pack_codes", "convert.gptq_codes"),
     "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
     "checkpoints": (
         "checkpoint.dtype",
@@ -184,6 +184,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "convert.keep_codes": ("convert.codes",),
     "convert.expand_codes": ("convert.keep_codes",),
     "convert.pack_codes": ("convert.keep_codes",),
+    "convert.gptq_codes": ("convert.keep_codes",),
 }
 """The operations that an operation rests on: if one of them fails, its own cases are blocked (PRT-012)."""
 

@@ -332,16 +332,14 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "file.compress": ({"tensors": "dict of tensor", "delta": "string"}, {"raw": "u8[*]"}),
     "folder.read": (_NO_OTHER, {"files": "dict of u8[*]"}),
     "folder.write": ({"tensors": "dict of tensor", "delta": "string"}, {"files": "dict of u8[*]"}),
-    "convert.from_hf": (
-        {"large": "dict of int"},
-        {"companions": "dict of string", "left_out": "list of string"},
-    ),
+    "convert.from_hf": ({"large": "dict of int"}, {"companions": "dict of string", "left_out": "list of string"}),
     **dict.fromkeys(
         ("convert.codes", "convert.keep_codes"),
         (_NO_OTHER, {"companions": "dict of string", "config": "string"}),
     ),
     "convert.expand_codes": (_NO_OTHER, _NO_OTHER),
     "convert.pack_codes": (_NO_OTHER, {"scheme": "string", "zeros": "int"}),
+    "convert.gptq_codes": (_NO_OTHER, {"scheme": "string", "zeros": "int", "rounded": "int"}),
     "convert.adapter": ({"tensors": "dict of tensor"}, {"how": "string", "left_out": "dict of int"}),
     "convert.to_hf": (_NO_OTHER, {"files": "dict of u8[*]"}),
     "checkpoint.dtype": ({"stored": "string"}, {"dtype": "string"}),

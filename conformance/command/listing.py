@@ -216,11 +216,12 @@ NAMES = (
         ),
     ),
     (
-        "`files` of `convert.keep_codes`, `convert.expand_codes`, `convert.pack_codes`; `scheme`, `zeros`",
+        "`files` of `convert.keep_codes`, `.expand_codes`, `.pack_codes`, `.gptq_codes`; `scheme`, `zeros`, `rounded`",
         (
             "such a folder, whose codes are kept (QNT-010), then expanded (QNT-009), or written for compressed-tensors"
-            " (FMT-178); of the scheme that is written `num_bits`, `group_size`, `symmetric`, `type` and `strategy`, as"
-            " canonical JSON text, and how many stored weights are 0"
+            " (FMT-178) or GPTQ (FMT-180); of the scheme that is written `num_bits`, `group_size`, `symmetric`, `type`"
+            " and `strategy`, or all of `quantization_config` for GPTQ, as canonical JSON text; how many stored weights"
+            " are 0, and how many scales F16 cannot hold"
         ),
     ),
     (

@@ -122,6 +122,20 @@ def _packed_codes(a: Values) -> Values:
             }
 
 
+def _gptq_codes(a: Values) -> Values:
+    with work_folder() as place:
+        source, kept, target = laid_out(Path(place) / "source", a), Path(place) / "kept", Path(place) / "target"
+        formats.convert(source, kept, "sparse", keep_codes=True)
+        remarks = " ".join(formats.convert(kept, target, "gptq"))
+        with hf.open_hf(target) as folder:
+            return {
+                "tensors": {name: described(folder[name]) for name in folder},
+                "scheme": encoded(json.loads(folder.files[hf.CONFIG])["quantization_config"]),
+                "zeros": sum(int(n) for n in re.findall(r"(\d+) stored weights of 0", remarks)),
+                "rounded": sum(int(n) for n in re.findall(r"(\d+) scales are no numbers of 16 bits", remarks)),
+            }
+
+
 def _adapter(a: Values) -> Values:
     base = {name: tensor_of(t) for name, t in a["tensors"].items()}
     with work_folder() as place:
@@ -141,4 +155,5 @@ OPERATIONS: dict[str, Any] = {
     "convert.keep_codes": _kept_codes,
     "convert.expand_codes": _expanded_codes,
     "convert.pack_codes": _packed_codes,
+    "convert.gptq_codes": _gptq_codes,
 }

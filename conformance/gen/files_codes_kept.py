@@ -1,4 +1,4 @@
-"""Cases of codes that are kept, expanded from there, and written for compressed-tensors (QNT-009, QNT-010, FMT-178)."""
+"""Cases of codes that are kept, expanded, and written for compressed-tensors and GPTQ (QNT-010, FMT-178, FMT-180)."""
 
 import json
 from dataclasses import replace
@@ -65,8 +65,36 @@ def packed(folder: Folder) -> dict[str, Any]:
     }
     described |= {"strategy": "group" if size else "channel", "quant_method": "compressed-tensors"}
     described |= {"format": "pack-quantized", "targets": ["Linear"]}
-    zeros = sum(m.codes[r][c] == m.zero(r, m.groups[c]) for m in folder.matrices.values() for r, c in oracle.stored(m))
-    return {"tensors": content(folder.others | parts)["tensors"], "scheme": text(described), "zeros": zeros}
+    tensors = content(folder.others | parts)["tensors"]
+    return {"tensors": tensors, "scheme": text(described), "zeros": stored_zeros(folder)}
+
+
+def for_gptq(folder: Folder) -> dict[str, Any]:
+    """Return the outputs of `convert.gptq_codes`."""
+    parts: dict[str, Tensor] = {}
+    for module, m in folder.matrices.items():
+        parts |= named(module, oracle.for_gptq(m))
+    bits, *options = grid_of(folder).removeprefix("int").split(":")
+    described = {
+        "quant_method": "gptq",
+        "bits": int(bits),
+        "group_size": next((int(option[1:]) for option in options if option.startswith("g")), -1),
+        "sym": "asym" not in options,
+        "desc_act": False,
+        "checkpoint_format": "gptq_v2" if "asym" in options else "gptq",
+        "lm_head": "lm_head" in folder.matrices,
+    }
+    return {
+        "tensors": content(folder.others | parts)["tensors"],
+        "scheme": text(described),
+        "zeros": stored_zeros(folder),
+        "rounded": sum(oracle.beyond_f16(m) for m in folder.matrices.values()),
+    }
+
+
+def stored_zeros(folder: Folder) -> int:
+    """Return how many stored weights are 0."""
+    return sum(m.codes[r][c] == m.zero(r, m.groups[c]) for m in folder.matrices.values() for r, c in oracle.stored(m))
 
 
 def folders() -> dict[str, Folder]:
@@ -101,6 +129,42 @@ def folders() -> dict[str, Folder]:
         "mask": Folder(of_rows | {"sparsity_config": {"format": "sparse-bitmask"}}, {"q": mask},
                        named("q", bitmap | scale), plain),
     }  # fmt: skip
+
+
+def of_whole_words() -> dict[str, Folder]:
+    """Return folders whose codes fill whole words along both sides, as GPTQ stores them (FMT-180)."""
+    n = Numbers(183, 4)
+    asymmetric, rows = drawn(n, (8, 16), 4, 8, zeros=-7), drawn(n, (4, 8), 8, dtype="F32")
+    groups, head = drawn(n, (8, 16), 4, 4, "BF16"), drawn(n, (16, 8), 4, 4, "BF16")
+    both = named("q", oracle.pack_quantized(groups)) | named("lm_head", oracle.pack_quantized(head))
+    mask = Codes(
+        8, [[5, 0, -3, 0]] + [[0, 7, 0, 1]] * 3, "F16", [[0x3800]] * 4, None, [0] * 4, ((0, 0), (0, 1), (2, 1), (3, 3))
+    )
+    bitmap = {"shape": oracle.integers([4, 4]), "bitmask": Tensor("U8", (4, 1), bytes([3, 0, 2, 8]))}
+    offsets = oracle.integers([0, 2, 2, 3])
+    bitmap |= {"compressed": Tensor("I8", (4,), oracle.int8([[5, 0, 7, 1]]).bits), "row_offsets": offsets}
+    bitmap |= {"weight_scale": oracle.scale_tensor(mask)}
+    masked = library(scheme(8, "channel"), form="int-quantized") | {"sparsity_config": {"format": "sparse-bitmask"}}
+    return {
+        "zero-points": Folder(GPTQ, {"q": asymmetric}, named("q", oracle.gptq(asymmetric, less=1)), "gptq"),
+        "rows": Folder(library(scheme(8, "channel"), form="int-quantized"), {"q": rows},
+                       named("q", oracle.int_quantized(rows)), "int-quantized", {"norm.weight": NORM}),
+        "head": Folder(library(scheme(4, "group", 4)), {"q": groups, "lm_head": head}, both, "pack-quantized"),
+        "mask": Folder(masked, {"q": mask}, named("q", bitmap), "int-quantized"),
+    }  # fmt: skip
+
+
+def no_whole_words() -> dict[str, Folder]:
+    """Return folders that GPTQ has no form for (FMT-180.3)."""
+    n = Numbers(184, 5)
+    few, narrow = drawn(n, (6, 8), 8, 4), drawn(n, (8, 12), 4, 4)
+    groups = library(scheme(8, "group", 4), form="int-quantized")
+    return {
+        "few-rows": Folder(groups, {"q": few}, named("q", oracle.int_quantized(few)), ""),
+        "few-columns": Folder(
+            library(scheme(4, "group", 4)), {"q": narrow}, named("q", oracle.pack_quantized(narrow)), ""
+        ),
+    }
 
 
 def refused() -> dict[str, Folder]:
@@ -143,6 +207,12 @@ def codes_kept() -> Area:
         area.add(f"expand-{name}", "convert.expand_codes", "QNT-009 QNT-002", purpose, given(folder), expanded(folder))
         purpose = "codes of pruned positions that are not the zero point, scales of another dtype, another grid"
         area.add(f"pack-{name}", "convert.pack_codes", "FMT-178 FMT-173", purpose, given(folder), packed(folder))
+    for name, folder in of_whole_words().items():
+        purpose = "parts of the other layout, zero points without their 1, words along the wrong side"
+        area.add(f"gptq-{name}", "convert.gptq_codes", "FMT-180 FMT-173", purpose, given(folder), for_gptq(folder))
+    for name, folder in no_whole_words().items():
+        purpose = "codes that fill no whole words, which no reader of GPTQ takes"
+        area.add(f"refuse-{name}", "convert.gptq_codes", "FMT-180", purpose, given(folder), refused="FMT-180")
     for name, folder in refused().items():
         purpose = "codes that are kept although no grid has them"
         area.add(f"refuse-{name}", "convert.keep_codes", "QNT-010", purpose, given(folder), refused="QNT-010")

@@ -180,7 +180,7 @@ def named(module: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{module}.{part}": tensor for part, tensor in parts.items()}
 
 
-# codes that are kept (QNT-009, QNT-010, FMT-178) -------------------------------------------------
+# codes that are kept (QNT-009, QNT-010, FMT-178, FMT-180) ----------------------------------------
 
 
 def grid(m: Codes) -> str:
@@ -235,8 +235,31 @@ def expanded(m: Codes) -> Tensor:
 
 def repacked(m: Codes) -> dict[str, Tensor]:
     """Return the parts of `pack-quantized` that are written for kept codes (FMT-178)."""
+    return pack_quantized(everywhere(m))
+
+
+def for_gptq(m: Codes) -> dict[str, Tensor]:
+    """Return the parts of GPTQ that are written for kept codes (FMT-180)."""
+    return gptq(everywhere(m), less=int(m.zeros is None))
+
+
+def everywhere(m: Codes) -> Codes:
+    """Return kept codes with the zero point as the code of every position that is not stored, and scales of F32."""
     at = set(stored(m))
     codes = [
         [x if (r, c) in at else m.zero(r, m.groups[c]) for c, x in enumerate(row)] for r, row in enumerate(m.codes)
     ]
-    return pack_quantized(Codes(m.bits, codes, "F32", wide_scales(m), m.zeros, m.groups))
+    return Codes(m.bits, codes, "F32", wide_scales(m), m.zeros, m.groups)
+
+
+def beyond_f16(m: Codes) -> int:
+    """Return how many scales are no numbers of F16 (FMT-180.4)."""
+    count = 0
+    for row in wide_scales(m):
+        for scale in row:
+            (exact,) = struct.unpack("<f", scale.to_bytes(4, "little"))
+            try:
+                count += struct.unpack("<e", struct.pack("<e", exact))[0] != exact
+            except OverflowError:
+                count += 1
+    return count

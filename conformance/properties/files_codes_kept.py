@@ -1,9 +1,9 @@
-"""Properties of codes that are kept, expanded from there, and written for compressed-tensors (QNT-009, QNT-010)."""
+"""Properties of codes that are kept, expanded, and written for compressed-tensors and GPTQ (QNT-009, QNT-010)."""
 
 from dataclasses import replace
 
 from conformance.gen.files_codes import AWQ, GPTQ, Folder, drawn, library, scheme, shuffled
-from conformance.gen.files_codes_kept import expanded, given, kept, packed
+from conformance.gen.files_codes_kept import expanded, for_gptq, given, kept, packed
 from conformance.oracle import files_codes as oracle
 from conformance.oracle.files_codes import Codes, named
 from conformance.properties.draws import Draw
@@ -68,3 +68,14 @@ def _packed(d: Draw, t: Trial) -> None:
     """Kept codes are written as words, with the zero point at every position that is not stored."""
     folder = _folder(d, t)
     t.case("convert.pack_codes", given(folder), packed(folder))
+
+
+@property_of("convert.gptq_codes", "FMT-180 FMT-173", "kept-codes", "convert.gptq_codes", sees=_SEES, cost=2)
+def _gptq(d: Draw, t: Trial) -> None:
+    """Kept codes are written for GPTQ, or refused where they fill no whole words along both sides."""
+    folder = _folder(d, t)
+    (m,) = folder.matrices.values()
+    if any(side % (32 // m.bits) for side in m.shape):
+        t.case("convert.gptq_codes", given(folder), refused=["FMT-180"])
+    else:
+        t.case("convert.gptq_codes", given(folder), for_gptq(folder))

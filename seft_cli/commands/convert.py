@@ -1,7 +1,7 @@
 """Convert checkpoints, and make and apply deltas between them.
 
-seft convert SRC DST --to sparse|hf|delta|compressed-tensors|torch-csr|peft|super-tuning|seft|trl-delta|weight-sync
-                          |scipy|binsparse
+seft convert SRC DST --to sparse|hf|delta|compressed-tensors|gptq|torch-csr|peft|super-tuning|seft|trl-delta
+                          |weight-sync|scipy|binsparse
 seft diff  BASE TARGET DELTA
 seft apply BASE DELTA|VERSION [...] OUT
 """

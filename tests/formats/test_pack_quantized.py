@@ -11,7 +11,7 @@ from formats.dialects import coded
 from formats.dialects.hf import open_hf
 from formats.dialects.int_codes import unpacked
 from formats.dialects.int_folder import open_quantised
-from formats.dialects.pack_quantized import packed
+from formats.dialects.int_words import packed
 from formats.records import from_flat, to_dense
 
 FIXTURES = Path(__file__).parent / "fixtures" / "int_codes"

@@ -1,11 +1,12 @@
-"""Mutants of codes that are kept, then expanded, or written for compressed-tensors (QNT-009, QNT-010, FMT-178)."""
+"""Mutants of codes that are kept, then expanded, or written for others (QNT-009, QNT-010, FMT-178, FMT-180)."""
 
 import json
 
-from conformance.engine.parts import coded, int_folder, pack_quantized
+from conformance.engine.parts import coded, coded_folder, gptq_folder, int_folder, int_words, pack_quantized
 from conformance.wrong.mutants.base import Mutant, Rows, Values, after, edits, mutant, unchecked
 
 KEEP, EXPAND, PACK = "convert.keep_codes", "convert.expand_codes", "convert.pack_codes"
+GPTQ = "convert.gptq_codes"
 
 
 def rounding_to_nearest(out: Values, a: Values) -> Values:
@@ -35,15 +36,29 @@ _ROWS: Rows = (
      "the groups of another row"),
     (EXPAND, "QNT-009", coded.expanded, "without_grid(checkpoint.attributes)", "checkpoint.attributes",
      "the attribute of the grid stays"),
-    (PACK, "FMT-178", pack_quantized._part, "np.repeat(matrix.zeros,", "np.repeat(0 * matrix.zeros,",
+    (PACK, "FMT-178", int_words.codes_everywhere, "np.repeat(matrix.zeros,", "np.repeat(0 * matrix.zeros,",
      "0 as the code of a pruned position"),
-    (PACK, "FMT-178 FMT-173", pack_quantized.packed, "np.arange(0, 32, bits,", "np.arange(32 - bits, -1, -bits,",
+    (PACK, "FMT-178 FMT-173", int_words.packed, "np.arange(0, 32, bits,", "np.arange(32 - bits, -1, -bits,",
      "the highest bits first"),
-    (PACK, "FMT-178", pack_quantized._part, "packed(matrix.zeros.T, bits).T.copy()", "packed(matrix.zeros, bits)",
-     "zero points packed along the columns"),
-    (PACK, "FMT-178", pack_quantized._config, '"group" if group else "channel"', '"channel"', "always a row a group"),
-    (PACK, "FMT-178", pack_quantized._config, '"asym" not in options', "True", "zero points that are not described"),
-    (PACK, "FMT-178", pack_quantized._zeros, "==", "!=", "the number of weights that are not 0"),
+    (PACK, "FMT-178", pack_quantized._part, "packed(matrix.zeros.T, grid.bits).T.copy()",
+     "packed(matrix.zeros, grid.bits)", "zero points packed along the columns"),
+    (PACK, "FMT-178", pack_quantized._described, '"group" if grid.size else "channel"', '"channel"',
+     "always a row a group"),
+    (PACK, "FMT-178", pack_quantized._described, "not grid.asymmetric", "True", "zero points that are not described"),
+    (PACK, "FMT-178", coded_folder._zeros, "==", "!=", "the number of weights that are not 0"),
+    (GPTQ, "FMT-180", gptq_folder._part, " - np.int8(not grid.asymmetric)", "", "zero points of gptq as of gptq_v2"),
+    (GPTQ, "FMT-180", gptq_folder._part, "- np.int8(not grid.asymmetric)", "- np.int8(1)", "1 less in gptq_v2 too"),
+    (GPTQ, "FMT-180", gptq_folder._part, "matrix.scales.T.copy()", "matrix.scales", "scales that are not turned"),
+    (GPTQ, "FMT-180", gptq_folder._part, "packed(codes_everywhere(matrix), grid.bits).T.copy()",
+     "packed(codes_everywhere(matrix).T, grid.bits)", "codes packed along the rows, as AWQ does"),
+    (GPTQ, "FMT-180", gptq_folder._part, "np.arange(columns) //", "0 * np.arange(columns) //", "one group a row"),
+    (GPTQ, "FMT-180", gptq_folder._part, "rows % each or columns % each", "columns % each", "rows of part of a word"),
+    (GPTQ, "FMT-180", gptq_folder._part, "rows % each or columns % each", "rows % each", "columns of part of a word"),
+    (GPTQ, "FMT-180", gptq_folder._described, '"gptq_v2" if grid.asymmetric else "gptq"', '"gptq"',
+     "the layout of zero points not named"),
+    (GPTQ, "FMT-180", gptq_folder._described, "grid.size or -1", "grid.size or 128", "a usual group for a whole row"),
+    (GPTQ, "FMT-180", gptq_folder._described, '"lm_head.weight" in matrices', "False", "a head of codes not named"),
+    (GPTQ, "FMT-180", coded_folder._rounded, "!= matrix.scales", "== matrix.scales", "the scales that F16 holds"),
 )  # fmt: skip
 """Operation, clauses, function, text of its source, replacement, and flaw."""
 

@@ -1,0 +1,50 @@
+"""The layouts `gptq` and `gptq_v2` of GPTQModel, for a quantised model of this format (FMT-180)."""
+
+from typing import Any
+
+import numpy as np
+
+from formats.dialects.coded import Coded
+from formats.dialects.int_words import Grid, Layout, codes_everywhere, packed
+from formats.errors import FormatError
+from formats.records import Array
+
+_CODES, _SCALES, _ZEROS, _GROUPS = "qweight", "scales", "qzeros", "g_idx"
+
+
+def _parts(grid: Grid) -> tuple[str, ...]:
+    return _CODES, _SCALES, _ZEROS, _GROUPS
+
+
+def _part(matrix: Coded, part: str, grid: Grid) -> Array:
+    (rows, columns), each = matrix.codes.shape, 32 // grid.bits
+    if not rows or not columns or rows % each or columns % each:
+        raise FormatError(
+            "FMT-180",
+            f"a matrix of {rows} x {columns} has no whole words of {each} codes along both sides, as GPTQ stores them; "
+            "write it for compressed-tensors",
+        )
+    if part == _SCALES:
+        return matrix.scales.T.copy()
+    if part == _GROUPS:
+        return (np.arange(columns) // (columns // matrix.scales.shape[1])).astype(np.int32)
+    if part == _ZEROS:
+        # readers of the layout gptq add 1 to a stored zero point; they disagree on one that is 0, which no symmetric
+        # grid has
+        return packed(matrix.zeros.T - np.int8(not grid.asymmetric), grid.bits)
+    return packed(codes_everywhere(matrix), grid.bits).T.copy()
+
+
+def _described(grid: Grid, matrices: list[str]) -> dict[str, Any]:
+    return {
+        "quant_method": "gptq",
+        "bits": grid.bits,
+        "group_size": grid.size or -1,
+        "sym": not grid.asymmetric,
+        "desc_act": False,
+        "checkpoint_format": "gptq_v2" if grid.asymmetric else "gptq",
+        "lm_head": "lm_head.weight" in matrices,
+    }
+
+
+GPTQ = Layout("FMT-180", _parts, _part, _described, np.dtype(np.float16))
