@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from seft_ref.arrays.library import Array, array_namespace, device, spread
-from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.matrix.strongest import Block, PerRow, Strongest
@@ -103,7 +102,7 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
         tokens = window.of_tokens(kernels, partial(support_of, view.base, view.delta.topology))
         refuse_infinite(tokens)
     kept = None if window is None or window.kept_at is None else _Kept(window, view, kernels)
-    if kept is not None and (strongest is None or (isinstance(strongest, Strongest) and rule.grow in _OF_KEPT)):
+    if kept is not None and (strongest is None or (_takes_entries(strongest) and rule.grow in _OF_KEPT)):
         return replace(_look_on_support(view, number, rule, strongest, kept), inputs=inputs, tokens=tokens)
     norm = 0.0
     parts: dict[str, list[Array]] = {"slots": [], "scores": [], "gradient": [], "absolute": [], "square": []}
@@ -154,6 +153,11 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
     )
 
 
+def _takes_entries(collector: PerRow | Strongest) -> bool:
+    """Return whether a collector takes entries that are no whole rows: it compares all of a matrix with each other."""
+    return isinstance(collector, Strongest) and not collector.pools.caps_growth
+
+
 def _look_on_support(view: View, number: int, rule: Rule, strongest: Strongest | None, kept: _Kept) -> Evidence:
     """Return the evidence of a window that keeps gradients on the support only, as `_look` does, in one pass."""
     xp = array_namespace(view.base.values)
@@ -165,12 +169,14 @@ def _look_on_support(view: View, number: int, rule: Rule, strongest: Strongest |
     if strongest is None:
         slots = slots[:0]
     else:
-        positions, values = flat(kept.support), xp.abs(GROW[rule.grow](kept.means))
+        positions = flat(kept.support)
+        # ḡ stays signed, because its magnitude is needed at few positions
+        values = kept.means.gradient if rule.grow == "gradient" else GROW[rule.grow](kept.means)
         places, _ = find(positions, slots)
-        scores = xp.take(values, places)
-        extras = {n: without(v, places) for n, v in means.items() if rule.moments == "seeded" and n != "absolute"}
+        scores = xp.abs(xp.take(values, places))
+        more = {n: v for n, v in means.items() if rule.moments == "seeded" and n != "absolute"}
         # GROW-001: what is on the support and no slot is stored in the base
-        strongest.keep(number, without(positions, places), without(values, places), extras)
+        strongest.offer(Block(number, 0, view.base.topology.shape[1], values, places, None, more, positions))
     wanted = rule.asks_on_support()
     of_support = {n: v for n, v in means.items() if n in wanted}
     return Evidence(slots, scores, slots[:0], scores[:0], steps=view.window.steps if view.window else 1, **of_support)

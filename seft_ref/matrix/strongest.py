@@ -20,21 +20,23 @@ _FIRST_LOOK = 1 << 14
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Consecutive rows of a matrix and the scores of their entries; positions count from the first of these rows."""
+    """Entries of a matrix and their scores; `taken` and `only` number the entries of the block from 0."""
 
     number: int
     """index of the matrix among the views"""
     low: int
-    """flat position of the first entry of the block"""
+    """flat position of the first entry, if the entries are consecutive"""
     n_in: int
     values: Array
     """scores, or signed gradients whose magnitude is the score, one an entry"""
     taken: Array
-    """positions of η, which cannot grow"""
+    """the entries at η, which cannot grow"""
     only: Array | None
-    """the only positions that may grow; None for all"""
+    """the only entries that may grow; None for all"""
     more: dict[str, Array]
     """further evidence that a candidate keeps, by name, one value an entry"""
+    where: Array | None = None
+    """flat position of each entry; None if they follow each other from `low` on"""
 
 
 class Strongest:
@@ -60,7 +62,9 @@ class Strongest:
             stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, 2 * self.seen))
             slots = _between(block.taken, start, stop) - start
             more = {name: array[start:stop] for name, array in block.more.items()}
-            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=slots, more=more)
+            where = None if block.where is None else block.where[start:stop]
+            at = {"low": block.low + start, "taken": slots, "where": where}
+            part = replace(block, values=block.values[start:stop], more=more, **at)
             self._look_at(part)
             self.seen += stop - start
             start = stop
@@ -86,20 +90,8 @@ class Strongest:
             chosen = largest(scores, self.n)
             positions, scores = xp.take(positions, chosen), xp.take(scores, chosen)
         extras = {name: xp.take(array, positions) for name, array in block.more.items()}
-        self._append(block.number, positions + block.low, scores, extras)
-
-    def keep(self, number: int, positions: Array, scores: Array, extras: dict[str, Array]) -> None:
-        """Keep those of a matrix's candidates that may be among the n strongest; their scores are finite."""
-        xp = array_namespace(scores)
-        chosen = None
-        if self.least is not None:
-            chosen = self.kernels.exceeding(scores, self.least)
-        elif scores.shape[0] > self.n:
-            chosen = largest(scores, self.n)
-        if chosen is not None:
-            positions, scores = xp.take(positions, chosen), xp.take(scores, chosen)
-            extras = {name: xp.take(array, chosen) for name, array in extras.items()}
-        self._append(number, positions, scores, extras)
+        flat_positions = positions + block.low if block.where is None else xp.take(block.where, positions)
+        self._append(block.number, flat_positions, scores, extras)
 
     def _append(self, number: int, positions: Array, scores: Array, extras: dict[str, Array]) -> None:
         if not positions.shape[0]:
