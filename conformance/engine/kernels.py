@@ -85,6 +85,8 @@ def _store(a: Values) -> Values:
     kernels, topology = a["kernels"], read_topology(a, "positions")
     if not _is_held(a, a["values"]):
         packed, slots = kernels.pack(topology, a["values"]), a["slots"]
+    elif a["live"] is None:
+        packed, slots = _held(a, topology, a["values"]), a["slots"]
     else:
         packed, slots = _held(a, topology, a["values"]), find(a["live"], a["slots"])[0]
         topology = from_flat(topology.shape, array_namespace(slots).take(flat(topology), a["live"]))

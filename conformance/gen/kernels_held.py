@@ -41,6 +41,17 @@ def held() -> Area:
         purpose = "a live value stored into the frozen part, or added to what is there"
         clauses, answer = "KRN-012 KRN-016 KRN-011", {"y": dense.reshape(5, 8).T.copy()}
         area.add(f"store-{name}", "kernel.store", clauses, purpose, inputs, answer)
+    own = Numbers(122, 3)
+    for kind in ("float16", "bfloat16"):
+        values, slots, new = own.lattice(22, 100) / 8, own.subset(22, 9), own.lattice(9, 100) / 32
+        after, dense = values.copy(), np.zeros(40)
+        after[slots] = new
+        dense[at] = after
+        inputs = {"out": 5, "in": 8, "positions": ids(at), "values": values, "slots": ids(slots), "new": new}
+        purpose = "a value stored with other bits than those of its number, or into the place of another column"
+        answer = {"y": dense.reshape(5, 8).T.copy()}
+        inputs |= {"x": np.eye(8), "held": kind}
+        area.add(f"store-compact-{kind}", "kernel.store", "KRN-015 KRN-012", purpose, inputs, answer)
     _patterns(area, n)
     _coded(area, Numbers(122, 2))
     return area

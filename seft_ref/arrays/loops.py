@@ -8,7 +8,7 @@ from numba import njit
 
 from seft_ref.arrays.library import Array
 
-__all__ = ["fill_merged", "fill_positions", "fill_seek", "fill_without"]
+__all__ = ["fill_merged", "fill_positions", "fill_seek", "fill_seek_in_rows", "fill_without"]
 
 
 @njit(cache=True, nogil=True)
@@ -34,6 +34,32 @@ def fill_seek(a: Array, queries: Array, before: Array, present: Array) -> None:
                 high = middle
         before[i] = at
         present[i] = at < n and a[at] == one
+
+
+@njit(cache=True, nogil=True)
+def fill_seek_in_rows(edges: Array, columns: Array, n_in: int, queries: Array, before: Array, present: Array) -> None:
+    """Write for each ascending flat position how many slots of a matrix lie before it, and whether one lies there."""
+    first, at, end = 0, 0, edges[1] if edges.size > 1 else 0
+    for i in range(queries.size):
+        if queries[i] - first >= n_in:
+            row = queries[i] // n_in
+            first, at, end = row * n_in, edges[row], edges[row + 1]
+        column = queries[i] - first
+        # in doubling steps, as in fill_seek
+        high, step = at, 1
+        while high < end and columns[high] < column:
+            at = high + 1
+            high += step
+            step *= 2
+        high = min(high, end)
+        while at < high:
+            middle = (at + high) // 2
+            if columns[middle] < column:
+                at = middle + 1
+            else:
+                high = middle
+        before[i] = at
+        present[i] = at < end and columns[at] == column
 
 
 @njit(cache=True, nogil=True)

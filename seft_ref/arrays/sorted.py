@@ -1,6 +1,7 @@
 """Look-ups and merges of sorted integers, such as positions in a matrix and places in an array.
 
     before, present = seek(a, queries)           # how many entries of a are less than each query
+    before, present = seek_in_rows(edges, columns, n_in, queries)            # the same, for the positions of a matrix
     union = merged(a, extra, places)             # a with more entries
     some = merged_at(a, extra, places, indices)  # a few entries of that union, without making all of it
     rest = without(a, gone)                      # a with fewer entries
@@ -39,6 +40,7 @@ __all__ = [
     "positions_of_rows",
     "seek",
     "seek_by_search",
+    "seek_in_rows",
     "without",
     "without_by_mask",
 ]
@@ -94,6 +96,21 @@ def seek_by_search(a: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[
         return nothing, nothing != nothing
     before = xp.astype(xp.searchsorted(a, queries), xp.int64)
     return before, xp.take(a, xp.where(before < n, before, xp.zeros_like(before))) == queries
+
+
+def seek_in_rows(
+    edges: Int[Array, " rows+1"], columns: Int[Array, " n"], n_in: int, queries: Int[Array, " m"]
+) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+    """Return seek(positions_of_rows(edges, columns, n_in), queries) for ascending queries within the rows.
+
+    edges    where the slots of each row begin, and where those of the last row end; the first is 0
+    columns  the column of each slot
+    """
+    if not _on_host(edges, columns, queries):
+        return seek(positions_of_rows(edges, columns, n_in), queries)
+    before, present = np.empty(queries.shape, dtype=np.int64), np.empty(queries.shape, dtype=np.bool_)
+    _loops().fill_seek_in_rows(edges, columns, n_in, queries, before, present)
+    return before, present
 
 
 def merged(a: Array, extra: Array, places: Int[Array, " m"]) -> Array:

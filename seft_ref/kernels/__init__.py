@@ -75,7 +75,10 @@ class KernelSet(Protocol):
         """Return the places of CSR slots: numbers that only this set's `store` and `clear` understand (KRN-012)."""
 
     def store(self, packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-        """Return the matrix with values at the places `where`; packed is not to be used again (KRN-012)."""
+        """Return the matrix with values at the places `where`; packed is not to be used again (KRN-012).
+
+        A compact matrix takes float32 values that its 16 bits represent exactly (KRN-015); one of codes takes none.
+        """
 
     def matmul(self, x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
         """Return y = x Wᵀ (KRN-001)."""

@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Int8
 
-from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_halves, to_halves
+from seft_ref.arrays.library import Array, Dtype, NumpyArray, array_namespace, from_halves, to_halves
 from seft_ref.topology.csr import Topology
 
 
@@ -93,3 +93,14 @@ def held_of(stored: Stored) -> Held:
 def held_alike(held_in: Coded, other: Coded) -> bool:
     """Return whether the codes of two matrices of one shape have one layout, so that memory can pass between them."""
     return (held_in.bits, held_in.columns, held_in.symmetric) == (other.bits, other.columns, other.symmetric)
+
+
+def stored_as(values: Float[Array, " m"], held_in: Dtype | None, bits: Dtype) -> Array:
+    """Return values as a set stores them: float32 as the bits of 16-bit floats in a compact matrix (KRN-015.4).
+
+    held_in  the 16-bit dtype of a compact matrix; None for any other, which stores the values as they are
+    bits     the dtype in which the set keeps the bits
+    """
+    if held_in is None or values.dtype != array_namespace(values).float32:
+        return values  # another dtype is refused by `check_new_values`
+    return to_halves(values, held_in).view(bits)

@@ -75,9 +75,8 @@ class PackedBase:
         eta = flat(self.slots)
         if not eta.shape[0] or not topology.nnz:
             return Base(topology, values)
-        positions = flat(topology)
-        topology = Located(topology, positions)
-        base_slots, present = find(positions, eta)
+        topology = Located(topology)
+        base_slots, present = topology.seek_slots(self.slots)
         # `unpack` returned fresh arrays, so writing into them is safe
         values = with_values(values, base_slots[present & self.inside], self.under[present & self.inside])
         if topology.nnz == self.nnz:
@@ -165,6 +164,38 @@ def merged(
     return PackedBase(packed, base.nnz, delta.topology, over.under, over.inside, kernels), packed, places, over.under
 
 
+def with_moved_slots(
+    before: PackedBase, base: Base, delta: Delta
+) -> tuple[PackedBase, Packed, Int[Array, " d"], Float[Array, " d"]] | None:
+    """Return what `merged` or `compacted` returns, with the layout of the matrix before an event, if the event has only
+    moved slots within B; None otherwise, and if numbers are codes.
+
+    The result takes the memory of `before`.
+
+    base   `before`, opened, after the event
+    delta  η after the event
+    """
+    topology, held_in = base.topology, before.held_in
+    places, inside = topology.seek_slots(delta.topology)
+    xp = array_namespace(places)
+    # a base only loses positions, so one with as many as before has the same
+    same = base.nnz == before.nnz and bool(xp.all(before.inside)) and bool(xp.all(inside))
+    if not same or before.beside is not None or isinstance(held_in, Coded):
+        return None
+    kernels, under = before.kernels, xp.take(base.values, places)
+    old = kernels.locate(before.packed, topology, topology.seek(flat(before.slots))[0])
+    new = kernels.locate(before.packed, topology, places)
+    effective = under + delta.values
+    if held_in is None:
+        packed = kernels.store(kernels.store(before.packed, old, before.under), new, effective)
+        return PackedBase(packed, base.nnz, delta.topology, under, inside, kernels), packed, new, under
+    frozen = kernels.store(kernels.store(before.packed, old, before.under), new, xp.zeros_like(under))
+    live = kernels.pack(delta.topology, effective)
+    where = kernels.locate(live, delta.topology, xp.arange(under.shape[0], dtype=xp.int64, device=device(under)))
+    packed_base = PackedBase(frozen, base.nnz, delta.topology, under, inside, kernels)
+    return packed_base, kernels.split(frozen, live), where, under
+
+
 def compacted(
     base: Base,
     delta: Delta,
@@ -185,19 +216,18 @@ def compacted(
     loaded  the packed base as it was loaded, if it has not changed since; everything but its values is shared
     spent   an earlier packed base with no fewer weights that nobody needs any more; its memory is reused
     """
-    eta, stored = flat(delta.topology), flat(base.topology)
-    slots = delta.topology
+    eta, slots = flat(delta.topology), delta.topology
     xp = array_namespace(eta)
     of_eta = xp.arange(eta.shape[0], dtype=eta.dtype, device=device(eta))
     if beside is not None:
-        beside = beside[find(stored, beside)[1]]
+        beside = beside[base.topology.seek(beside)[1]]
         beside = beside if beside.shape[0] else None
     if beside is not None:
         # the loaded matrix has weights in its live part, so it cannot become the frozen one
         positions, loaded = union(eta, beside), None
         slots = from_flat(base.topology.shape, positions)
         of_eta, _ = find(positions, eta)
-    base_slots, inside = find(stored, flat(slots))
+    base_slots, inside = base.topology.seek_slots(slots)
     under_slots = values_where(base.values, base_slots, inside)
     under = under_slots if beside is None else xp.take(under_slots, of_eta)
     if loaded is not None:

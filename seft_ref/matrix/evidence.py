@@ -169,14 +169,13 @@ def _look_on_support(view: View, number: int, rule: Rule, strongest: Strongest |
     if strongest is None:
         slots = slots[:0]
     else:
-        positions = flat(kept.support)
         # ḡ stays signed, because its magnitude is needed at few positions
         values = kept.means.gradient if rule.grow == "gradient" else GROW[rule.grow](kept.means)
-        places, _ = find(positions, slots)
+        places, _ = kept.support.seek_slots(view.delta.topology)
         scores = xp.abs(xp.take(values, places))
         more = {n: v for n, v in means.items() if rule.moments == "seeded" and n != "absolute"}
         # GROW-001: what is on the support and no slot is stored in the base
-        strongest.offer(Block(number, 0, view.base.topology.shape[1], values, places, None, more, positions))
+        strongest.offer(Block(number, 0, view.base.topology.shape[1], values, places, None, more, kept.support))
     wanted = rule.asks_on_support()
     of_support = {n: v for n, v in means.items() if n in wanted}
     return Evidence(slots, scores, slots[:0], scores[:0], steps=view.window.steps if view.window else 1, **of_support)

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.kernels import KernelSet
-from seft_ref.topology.csr import difference, per_pool
+from seft_ref.topology.csr import Topology, difference, per_pool, positions_at
 from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.grow import Growable, best_of_groups
 from seft_ref.update.pools import Pools
@@ -25,7 +25,7 @@ class Block:
     number: int
     """index of the matrix among the views"""
     low: int
-    """flat position of the first entry, if the entries are consecutive"""
+    """flat position, or slot, of the first entry"""
     n_in: int
     values: Array
     """scores, or signed gradients whose magnitude is the score, one an entry"""
@@ -35,8 +35,8 @@ class Block:
     """the only entries that may grow; None for all"""
     more: dict[str, Array]
     """further evidence that a candidate keeps, by name, one value an entry"""
-    where: Array | None = None
-    """flat position of each entry; None if they follow each other from `low` on"""
+    stored: Topology | None = None
+    """the topology whose slots the entries are, from slot `low` on; None if they are all positions of some rows"""
 
 
 class Strongest:
@@ -62,9 +62,7 @@ class Strongest:
             stop = min(n, start + max(_FIRST_LOOK, 4 * self.n, 2 * self.seen))
             slots = _between(block.taken, start, stop) - start
             more = {name: array[start:stop] for name, array in block.more.items()}
-            where = None if block.where is None else block.where[start:stop]
-            at = {"low": block.low + start, "taken": slots, "where": where}
-            part = replace(block, values=block.values[start:stop], more=more, **at)
+            part = replace(block, low=block.low + start, values=block.values[start:stop], taken=slots, more=more)
             self._look_at(part)
             self.seen += stop - start
             start = stop
@@ -90,8 +88,9 @@ class Strongest:
             chosen = largest(scores, self.n)
             positions, scores = xp.take(positions, chosen), xp.take(scores, chosen)
         extras = {name: xp.take(array, positions) for name, array in block.more.items()}
-        flat_positions = positions + block.low if block.where is None else xp.take(block.where, positions)
-        self._append(block.number, flat_positions, scores, extras)
+        entries = positions + block.low
+        at = entries if block.stored is None else positions_at(block.stored, entries)
+        self._append(block.number, at, scores, extras)
 
     def _append(self, number: int, positions: Array, scores: Array, extras: dict[str, Array]) -> None:
         if not positions.shape[0]:

@@ -11,7 +11,6 @@ from seft_ref.kernels import KernelSet, Packed
 from seft_ref.kernels.held import Held, as_multiplied
 from seft_ref.matrix.bases import AnyBase, compacted, merged
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
-from seft_ref.topology.csr import find, flat
 from seft_ref.update.delta import Delta
 
 __all__ = ["Target", "check_targets", "place", "refresh"]
@@ -41,7 +40,7 @@ class Target:
     def support_size(self) -> int:
         """Return |S|, S = B ∪ η."""
         base = self.base.open()
-        _, present = find(flat(base.topology), flat(self.delta.topology))
+        _, present = base.topology.seek_slots(self.delta.topology)
         xp = array_namespace(present)
         return base.nnz + self.delta.topology.nnz - int(xp.sum(xp.astype(present, xp.int64)))
 

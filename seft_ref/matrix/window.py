@@ -20,7 +20,6 @@ from jaxtyping import Float, Int
 from seft_ref.arrays.finite import refuse_spoilt_sums
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.arrays.ranks import Ranks
-from seft_ref.arrays.sorted import seek
 from seft_ref.kernels import KernelSet
 from seft_ref.kernels import reference as definition
 from seft_ref.layers.linear import WeightGradient
@@ -313,9 +312,8 @@ def support_of(base: AnyBase, slots: Topology) -> Topology:
         # this packed matrix stores exactly B ∪ η
         return base.kernels.unpack(base.packed)[0]
     stored = base.topology
-    eta = flat(slots)
-    before, present = seek(flat(stored), eta)
-    extra = eta[~present]
+    before, present = stored.seek_slots(slots)
+    extra = flat(slots)[~present]
     if not extra.shape[0]:
         return stored
     xp = array_namespace(extra)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Int
 
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, mask_at, repeat_each, to_numpy
-from seft_ref.arrays.sorted import merged, positions_of_rows, seek, without
+from seft_ref.arrays.sorted import merged, positions_of_rows, seek, seek_in_rows, without
 from seft_ref.errors import TopologyError
 
 
@@ -47,6 +47,14 @@ class Topology:
         edges = self.indptr[start : stop + 1]
         return positions_of_rows(edges, self.indices[int(edges[0]) : int(edges[-1])], self.shape[1])
 
+    def seek(self, positions: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+        """Return for each of ascending flat positions how many slots lie before it, int64, and whether it is stored."""
+        return seek_in_rows(self.indptr, self.indices, self.shape[1], positions)
+
+    def seek_slots(self, slots: "Topology") -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+        """Return the result of `seek` for the positions of another topology."""
+        return self.seek(flat(slots))
+
     def without_slots(self, gone: Int[Array, " k"]) -> "Topology":
         """Return the topology without the ascending slots `gone`."""
         if not gone.shape[0]:
@@ -67,32 +75,52 @@ class Topology:
 
 
 class Located(Topology):
-    """A topology that keeps its flat positions, 8 bytes a slot, because an event asks for them again and again."""
+    """A topology that keeps what it has computed, because an event asks for the same again and again.
 
-    __slots__ = ("_positions",)
+    It keeps its flat positions, 8 bytes a slot, once they were asked for, and the last answer of `seek_slots`.
+    """
 
-    _positions: Int[Array, " nnz"]
+    __slots__ = ("_positions", "_sought")
 
-    def __init__(self, topology: Topology, positions: Int[Array, " nnz"]) -> None:
-        """Take a topology and its flat positions."""
+    _positions: Int[Array, " nnz"] | None
+    _sought: tuple[Topology, tuple[Int[Array, " m"], Bool[Array, " m"]]] | None
+
+    def __init__(self, topology: Topology, positions: Int[Array, " nnz"] | None = None) -> None:
+        """Take a topology, and its flat positions if they are known."""
         super().__init__(topology.shape, topology.indptr, topology.indices)
-        object.__setattr__(self, "_positions", positions)  # the class is frozen, so assignment would fail
+        self._keep("_positions", positions)
+        self._keep("_sought", None)
+
+    def _keep(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the class is frozen, so assignment would fail
 
     def plain(self) -> Topology:
-        """Return the topology without the kept flat positions."""
+        """Return the topology without what it keeps."""
         return Topology(self.shape, self.indptr, self.indices)
 
     def positions(self, start: int, stop: int) -> Int[Array, " n"]:
         """Return the flat positions of the slots of rows start to stop, counted from row start (TOP-003), int64."""
         if (start, stop) == (0, self.shape[0]):
+            if self._positions is None:
+                self._keep("_positions", super().positions(start, stop))
             return self._positions
+        if self._positions is None:
+            return super().positions(start, stop)
         return self._positions[int(self.indptr[start]) : int(self.indptr[stop])] - start * self.shape[1]
+
+    def seek_slots(self, slots: Topology) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+        """Return the result of `seek` for the positions of another topology."""
+        if self._sought is None or self._sought[0] is not slots:
+            self._keep("_sought", (slots, super().seek_slots(slots)))
+        assert self._sought is not None
+        return self._sought[1]
 
     def without_slots(self, gone: Int[Array, " k"]) -> Topology:
         """Return the topology without the ascending slots `gone`."""
         if not gone.shape[0]:
             return self
-        return Located(self.plain().without_slots(gone), without(self._positions, gone))
+        positions = None if self._positions is None else without(self._positions, gone)
+        return Located(self.plain().without_slots(gone), positions)
 
     def with_slots(self, extra: Int[Array, " k"], places: Int[Array, " k"]) -> Topology:
         """Return the topology with the ascending flat positions `extra` added as the slots `places`."""
@@ -198,6 +226,13 @@ def check(topology: Topology) -> None:
             f"slot {slot} is at flat {int(positions[slot])}, not after slot {slot - 1} at "
             f"{int(positions[slot - 1])}: columns of a row must strictly increase",
         )
+
+
+def positions_at(topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+    """Return the flat positions of a few slots, without computing those of all (TOP-003)."""
+    xp = array_namespace(topology.indptr, slots)
+    row = xp.astype(xp.searchsorted(topology.indptr, slots, side="right"), xp.int64) - 1
+    return row * topology.shape[1] + xp.astype(xp.take(topology.indices, slots), xp.int64)
 
 
 def find(sorted_positions: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, array_namespace, int64_like, to_numpy
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.matrix.bases import AnyBase, PackedBase, beside_of
+from seft_ref.matrix.bases import AnyBase, PackedBase, beside_of, with_moved_slots
 from seft_ref.matrix.evidence import View, evidence
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import AnyWindow
@@ -79,12 +79,23 @@ def _evolve_pool(
     finished = {}
     for name, (opened, delta, lost), record in zip(names, moved, records, strict=True):
         target = targets[name]
-        # reuse the memory of the packed matrix, because the state before the event is not used again
-        memory = {"spent": target.base.packed} if isinstance(target.base, PackedBase) else {}
-        held_in, beside = target.base.held_in, beside_of(target.base)
-        base, packed, places, under = place(opened, delta, kernels, held_in, beside, **memory)
+        base, packed, places, under = _placed(target.base, opened, delta, kernels)
         finished[name] = replace(target, base=base, delta=delta, where=places, under=under, lost=lost), packed, record
     return finished
+
+
+def _placed(
+    before: AnyBase, opened: AnyBase, delta: Delta, kernels: KernelSet
+) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
+    """Return what `place` returns for the base and the delta after an event; it takes the memory of `before`."""
+    # the state before the event is not used again
+    memory = {}
+    if isinstance(before, PackedBase):
+        moved = with_moved_slots(before, opened.open(), delta)
+        if moved is not None:
+            return moved
+        memory = {"spent": before.packed}
+    return place(opened, delta, kernels, before.held_in, beside_of(before), **memory)
 
 
 def over_budget(targets: Mapping[str, Target], settings: TrainSettings) -> list[str]:

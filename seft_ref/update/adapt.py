@@ -7,7 +7,7 @@ from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace, int64_like
 from seft_ref.arrays.sorted import places_before, seek, without
-from seft_ref.topology.csr import difference, find, flat, outside, union
+from seft_ref.topology.csr import difference, find, flat, union
 from seft_ref.update.criteria import ADAPT, Chance, Known
 from seft_ref.update.delta import Overlay, overlay
 from seft_ref.update.parts import Moved, on_support
@@ -82,9 +82,9 @@ def _fits(moved: Sequence[Moved], pools: Pools) -> bool:
     """Return whether all weights, which are one pool, fit its budget; it takes few look-ups and computes no weight."""
     sizes = []
     for m in moved:
-        slots = flat(m.delta.topology)
-        off = outside(slots, flat(m.base.topology))
-        sizes.append(int64_like([m.base.topology.nnz + int(array_namespace(off).count_nonzero(off))], slots))
+        _, stored = m.base.topology.seek_slots(m.delta.topology)
+        n_off = stored.shape[0] - int(array_namespace(stored).count_nonzero(stored))
+        sizes.append(int64_like([m.base.topology.nnz + n_off], stored))
     excess = pools.excess(sizes)
     return not bool(array_namespace(excess).any(excess > 0))
 

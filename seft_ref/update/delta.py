@@ -10,7 +10,7 @@ from seft_ref.arrays.count import count
 from seft_ref.arrays.library import Array, array_namespace, device, mask_at, spread, with_values
 from seft_ref.arrays.sorted import merged, merged_at, seek, without
 from seft_ref.topology.change import change, realign
-from seft_ref.topology.csr import Topology, find, flat, from_flat
+from seft_ref.topology.csr import Topology, flat, from_flat, positions_at
 
 ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 
@@ -79,7 +79,7 @@ class Delta:
 
 def base_without(base: Base, positions: Int[Array, " n"]) -> tuple[Base, Int[Array, " m"]]:
     """Return the base without the sorted flat positions, and which of these it stored (DROP-004, ADPT-004)."""
-    slots, present = find(flat(base.topology), positions)
+    slots, present = base.topology.seek(positions)
     gone = slots[present]
     return Base(base.topology.without_slots(gone), without(base.values, gone)), positions[present]
 
@@ -162,8 +162,8 @@ class Overlay:
     """which slots the base stores"""
     under: Float[Array, " d"]
     """base values under the slots, 0 where the base stores nothing"""
-    stored: Int[Array, " b"]
-    """flat positions of B"""
+    base: Topology
+    """B"""
     extra: Int[Array, " e"]
     """flat positions of η outside B"""
     places: Int[Array, " e"]
@@ -171,18 +171,20 @@ class Overlay:
 
     def positions(self) -> Int[Array, " s"]:
         """Return the flat positions of the support, ascending."""
-        return merged(self.stored, self.extra, self.places)
+        return merged(flat(self.base), self.extra, self.places)
 
     def positions_at(self, indices: Int[Array, " k"]) -> Int[Array, " k"]:
         """Return the flat positions of these entries of the support, without computing those of all entries."""
-        return merged_at(self.stored, self.extra, self.places, indices)
+        if not self.extra.shape[0]:
+            return positions_at(self.base, indices)
+        return merged_at(flat(self.base), self.extra, self.places, indices)
 
 
 def overlay(base: Base, delta: Delta) -> Overlay:
     """Return the support S = B ∪ η and the weight on it, with a single look-up of η in B (DLT-003)."""
     xp = array_namespace(base.values, delta.values)
-    eta, stored = flat(delta.topology), flat(base.topology)
-    before, inside = seek(stored, eta)
+    eta = flat(delta.topology)
+    before, inside = base.topology.seek_slots(delta.topology)
     new = xp.astype(~inside, xp.int64)
     slots = before + xp.cumulative_sum(new) - new
     extra, places = eta[~inside], slots[~inside]
@@ -190,7 +192,7 @@ def overlay(base: Base, delta: Delta) -> Overlay:
     # DLT-003: off the slots the base is copied and not added to 0, because −0.0 + 0 would be +0.0
     weight = merged(base.values, under[~inside], places)
     weight = with_values(weight if extra.shape[0] else xp.asarray(weight, copy=True), slots, under + delta.values)
-    return Overlay(weight, slots, inside, under, stored, extra, places)
+    return Overlay(weight, slots, inside, under, base.topology, extra, places)
 
 
 def support_topology(base: Base, over: Overlay) -> Topology:

@@ -71,7 +71,8 @@ def _candidates(part: Part, pools: Pools, dropped: Array, rule: Rule) -> Growabl
     if not rule.regrow:
         dropped = dropped[:0]
     elif rule.grow_scope == "active":
-        dropped = dropped[~outside(dropped, flat(part.base.topology))]
+        _, stored = part.base.topology.seek_slots(part.delta.topology)
+        dropped = dropped[array_namespace(stored).take(stored, find(flat(part.delta.topology), dropped)[0])]
     evidence = part.evidence
     if evidence.again is not None:
         dropped = dropped[~outside(dropped, evidence.again)]

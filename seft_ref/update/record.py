@@ -64,24 +64,22 @@ def record_of(part: Part, event: Event, budget: int, delta_budget: int, lost: In
     """
     xp = array_namespace(event.dropped, lost)
 
-    def inside(a: Array, b: Array) -> int:
-        """Return how many of the positions a are among b."""
-        return int(a.shape[0]) - int(xp.sum(xp.astype(outside(a, b), xp.int64)))
+    def count(which: Array) -> int:
+        return int(xp.sum(xp.astype(which, xp.int64)))
 
     slots_before = part.delta.topology.nnz
-    stored, eta = flat(event.base.topology), flat(event.delta.topology)
-    n_stored, n_slots = int(stored.shape[0]), int(eta.shape[0])
+    eta, n_stored = event.delta.topology, event.base.topology.nnz
     # EVT-006: a base never gains a position, so all of it was stored at load; the others grew back
-    start = n_stored + inside(eta, lost)
+    start = n_stored + eta.nnz - count(outside(flat(eta), lost))
     return EventRecord(
         dropped=int(event.dropped.shape[0]),
         grown=int(event.grown.shape[0]),
         cancelled=int(event.cancelled.shape[0]),
         pruned=int(event.pruned.shape[0]),
-        reactivated=int(event.grown.shape[0]) - inside(event.grown, flat(part.base.topology)),
+        reactivated=count(~part.base.topology.seek(event.grown)[1]),
         refilled=max(0, delta_budget - slots_before),
-        slots=n_slots,
-        support=n_stored + n_slots - inside(eta, stored),
+        slots=eta.nnz,
+        support=n_stored + count(~event.base.topology.seek_slots(eta)[1]),
         start=start,
         churn=int(event.grown.shape[0]) / max(slots_before, 1),
         overlap=start / max(budget, 1),

@@ -1,12 +1,13 @@
 """Bases in the dtype of computation that are held nowhere but in what is multiplied (KRN-017)."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from seft_ref import finish, initial_state, load_model, read_tokens, settings_of, step_batches, train
 from seft_ref.kernels import cpu, reference
 from seft_ref.kernels.cpu import packed as layout
-from seft_ref.matrix.bases import PackedBase, in_packed, merged
+from seft_ref.matrix.bases import PackedBase, compacted, in_packed, merged, with_moved_slots
 from seft_ref.matrix.window import support_of
 from seft_ref.model.weights import matrix_of
 from seft_ref.topology.csr import Located, Topology, flat, from_flat
@@ -173,3 +174,54 @@ def test_KRN_017_a_run_decides_as_with_bases_of_their_own(tmp_path, choice, monk
     assert record.loss == plain.loss
     for name in expected:
         assert same_base(Base(*found[name]), Base(*expected[name]))
+
+
+@pytest.mark.parametrize("held_in", [None, np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)], ids=str)
+@pytest.mark.parametrize("kernels", [k for k in NAMED if k != "reference"])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_CKP_008_slots_that_move_within_the_base_leave_what_packing_anew_makes(kernels, held_in, share):
+    kernels, shape, numbers = NAMED[kernels], (40, 70), np.random.default_rng(5)
+    topology, values = drawn(shape, "float32", share=0.2)
+    values = np.clip(values, -9, 9)
+    if held_in is not None:
+        values = values.astype(held_in).astype(np.float32)
+    stored = flat(topology)
+    first, then = (np.sort(numbers.choice(stored, int(share * stored.size), replace=False)) for _ in range(2))
+    then = np.union1d(then, stored[:4])[: max(first.size, 1)]  # both zeros among them
+
+    def place(delta, base):
+        return merged(base, delta, kernels) if held_in is None else compacted(base, delta, held_in, kernels)
+
+    def at(positions):
+        delta = new_delta(shape, positions, values)
+        delta.values[:] = np.where(positions % 3, numbers.standard_normal(positions.size), 0)
+        return delta
+
+    before, packed, where, under = place(at(first), Base(topology, values.copy()))
+    kernels.store(packed, where, under + np.float32(0.5))  # as training does
+    after = at(then)
+    expected = place(after, Base(topology, values.copy()))
+    moved = with_moved_slots(before, before.open(), after)
+    assert moved is not None
+    for found, wanted in zip(moved[2:], expected[2:], strict=True):
+        assert same_bits(np.asarray(found), np.asarray(wanted))
+    assert same_base(moved[0].open(), Base(topology, values))
+    assert (moved[0].nnz, moved[0].held_in) == (expected[0].nnz, held_in)
+    x, dy = numbers.standard_normal((3, 70)).astype(np.float32), numbers.standard_normal((3, 40)).astype(np.float32)
+    for product, operand in ((kernels.matmul, x), (kernels.matmul_transposed, dy)):
+        assert same_bits(product(operand, moved[1]), product(operand, expected[1]))
+    # training goes on in what was moved, and the base stays what it was
+    kernels.store(moved[1], moved[2], np.full(then.size, np.nan, dtype=np.float32))
+    assert same_base(moved[0].open(), Base(topology, values))
+
+
+def test_CKP_008_a_base_that_has_changed_or_holds_codes_is_packed_anew():
+    topology, values = drawn((40, 70), "float32", share=0.2)
+    base = Base(topology, values)
+    inside, outside = flat(topology)[::3], np.setdiff1d(np.arange(2800), flat(topology))[::50]
+    held, *_ = merged(base, new_delta((40, 70), inside, values), cpu)
+    assert with_moved_slots(held, held.open(), new_delta((40, 70), outside, values)) is None
+    fewer = Base(topology.without_slots(np.array([3])), np.delete(values, 3))
+    assert with_moved_slots(held, fewer, new_delta((40, 70), inside[2:], values)) is None
+    beyond, *_ = merged(base, new_delta((40, 70), outside, values), cpu)
+    assert with_moved_slots(beyond, beyond.open(), new_delta((40, 70), inside, values)) is None

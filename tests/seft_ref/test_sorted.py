@@ -73,6 +73,25 @@ def test_seek_is_a_search_of_a_list(n, m, in_order):
     assert np.asarray(present).tolist() == found
 
 
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (1, 40), (40, 1), (7, 9), (300, 70), (3, 5000)], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.6, 1.0])
+def test_seek_in_rows_is_a_search_of_the_positions(shape, share):
+    random = np.random.default_rng(shape[0])
+    n_out, n_in = shape
+    mask = random.random(shape) < share
+    mask[n_out // 2 : n_out // 2 + 2] = False  # rows that store nothing
+    edges = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).astype(np.int64)
+    columns, at = np.nonzero(mask)[1].astype(np.int32), np.flatnonzero(mask).tolist()
+    for n in {0, 1, mask.size // 7, mask.size}:
+        queries = np.sort(random.choice(mask.size, min(n, mask.size), replace=False)).astype(np.int64)
+        places, among = [bisect_left(at, one) for one in queries.tolist()], set(at)
+        for library in (np.asarray, strict.asarray):
+            before, present = of_sorted.seek_in_rows(library(edges), library(columns), n_in, library(queries))
+            assert np.asarray(before).dtype == np.int64
+            assert np.asarray(before).tolist() == places
+            assert np.asarray(present).tolist() == [one in among for one in queries.tolist()]
+
+
 @pytest.mark.parametrize(("n", "m"), SIZES)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_merged_and_without_are_those_of_a_list(n, m, dtype):

@@ -18,6 +18,7 @@ from seft_ref.topology.csr import (
     from_flat,
     full,
     places_among,
+    positions_at,
     rows,
     union,
 )
@@ -162,12 +163,13 @@ def as_kept(kind, shape, positions):
     return {
         "rows": lambda: made,
         "located": lambda: Located(made, flat(made)),
+        "unasked": lambda: Located(made),
         "groups": lambda: grouped(made, (2, 2)),
     }[kind]()
 
 
 @relaxed
-@pytest.mark.parametrize("kind", ["rows", "located", "groups"])
+@pytest.mark.parametrize("kind", ["rows", "located", "unasked", "groups"])
 @given(a=positions_in(12), b=positions_in(12), data=st.data())
 def test_TOP_001_to_003_slots_that_leave_and_come(backend, kind, a, b, data):
     made = as_kept(kind, (3, 4), ids(backend, a))
@@ -188,8 +190,22 @@ def test_TOP_001_to_003_slots_that_leave_and_come(backend, kind, a, b, data):
             "int64",
         ]
     # 8 bytes a slot are kept as long as slots only leave
-    assert isinstance(left, Located) == (kind == "located")
+    assert isinstance(left, Located) == (kind in ("located", "unasked"))
     assert type(both) is Topology or not extra
+
+
+@relaxed
+@pytest.mark.parametrize("kind", ["rows", "located", "unasked", "groups"])
+@given(a=positions_in(12), b=positions_in(12), c=positions_in(12))
+def test_TOP_003_slots_are_looked_up(backend, kind, a, b, c):
+    made = as_kept(kind, (3, 4), ids(backend, a))
+    for wanted in (b, c, c):
+        slots = from_flat((3, 4), ids(backend, wanted))
+        for before, present in (made.seek_slots(slots), made.seek_slots(slots), made.seek(flat(slots))):
+            assert listed(backend, before) == [sum(p < one for p in a) for one in wanted]
+            assert [bool(x) for x in backend.numpy(present)] == [one in a for one in wanted]
+    slots = [i for i, p in enumerate(a) if p in b]
+    assert listed(backend, positions_at(made, ids(backend, slots))) == [a[i] for i in slots]
 
 
 @relaxed

@@ -119,6 +119,14 @@ def stored_at_zeros_only(a: Values) -> Values:
     return right("kernel.store")(a | {"slots": a["slots"][values != 0], "new": a["new"][values != 0]})
 
 
+def stored_as_another_type(a: Values) -> Values:
+    """Store the high half of a float32 into float16 too, as would be right for bfloat16."""
+    if a.get("held") != "float16" or a.get("live") is not None:
+        return right("kernel.store")(a)
+    bits = (a["new"].astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return right("kernel.store")(a | {"new": bits.view(np.float16).astype(a["new"].dtype)})
+
+
 MUTANTS: list[Mutant] = [
     mutant("KRN-001", "kernel.sparse", last_of_a_row_lost, "the last entry of a row lost"),
     mutant("KRN-001", "kernel.sparse", next_column, "columns counted from 1"),
@@ -163,6 +171,7 @@ MUTANTS: list[Mutant] = [
     *unchecked("kernel.dense", "KRN-009", "KRN-010"),
     mutant("KRN-012", "kernel.store", changed("kernel.store", new=lambda a: a["new"][::-1]), "values in another order"),
     mutant("KRN-004", "kernel.store", stored_at_zeros_only, "stored zeros not found"),
+    mutant("KRN-015", "kernel.store", stored_as_another_type, "bits of bfloat16 stored as float16"),
     mutant(
         "KRN-011",
         "kernel.store",

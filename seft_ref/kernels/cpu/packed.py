@@ -21,7 +21,7 @@ from seft_ref.kernels.checks import (
 )
 from seft_ref.kernels.cpu import panels, token
 from seft_ref.kernels.cpu.coded import PackedCodes, clear_codes, pack_codes, places_of, unpack_codes
-from seft_ref.kernels.held import Coded, Stored, held_alike
+from seft_ref.kernels.held import Coded, Stored, held_alike, stored_as
 from seft_ref.kernels.split import as_own, live_part, with_live_part
 from seft_ref.topology.csr import Topology, flat
 
@@ -241,6 +241,7 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
 
 def store_into(own: PackedPanels, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
     """Do the work of `store` for a matrix of this set that is not split; raises the same errors."""
+    values = stored_as(values, own.held_in, own.values.dtype)
     check_new_values(places, values, own.values)
     # copied if it is read-only, as the memory of a mapped file may be
     stored = own.values if own.values.flags.writeable else own.values.copy()

@@ -20,7 +20,7 @@ from seft_ref.kernels.cpu import plain
 from seft_ref.kernels.cpu.packed import PackedOnCpu, PackedPanels, check_operand, store_into
 from seft_ref.kernels.cpu.plain import exceeding, sample
 from seft_ref.kernels.cpu.transpose import transpose
-from seft_ref.kernels.held import Coded, Held, Stored
+from seft_ref.kernels.held import Coded, Held, Stored, stored_as
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, with_live_part
 from seft_ref.topology.csr import Topology
 
@@ -189,7 +189,7 @@ def _store_into(own: PackedTwice, places: Int[Array, " m"], values: Float[Array,
         return PackedTwice(store_into(rows, places, values), None)
     columns = as_own(own.columns, PackedPanels)
     in_rows, in_columns = _parts(places)
-    check_new_values(in_rows, values, rows.values)
+    check_new_values(in_rows, stored_as(values, rows.held_in, rows.values.dtype), rows.values)
     check_places("where", in_columns, columns.values.shape[0])
     return PackedTwice(store_into(rows, in_rows, values), store_into(columns, in_columns, values))
 

@@ -22,7 +22,7 @@ from seft_ref.kernels.checks import (
 from seft_ref.kernels.gpu import packed as layouts
 from seft_ref.kernels.gpu.launch import EACH, LANES, ROWS, RUN, THREADS, Argument, Machine
 from seft_ref.kernels.gpu.packed import BITS, PackedOnDevice
-from seft_ref.kernels.held import Stored
+from seft_ref.kernels.held import Stored, stored_as
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split
 from seft_ref.topology.csr import Topology, flat
 from seft_ref.topology.nm import NMTopology
@@ -138,6 +138,8 @@ class OnDevice:
             KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
         """
         live = live_part(packed, PackedOnDevice)
+        if live.held_in is not None:
+            values = self.machine.xp.asarray(stored_as(values, live.held_in, live.values.dtype))
         check_new_values(where, values, live.values)
         self._own(where=where, values=values)
         live.values[where] = values
