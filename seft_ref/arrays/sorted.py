@@ -13,6 +13,7 @@ take a compiled loop that returns the same. It passes over an array once and tak
 because an event does little else.
 """
 
+import math
 from types import ModuleType
 
 import numpy as np
@@ -28,6 +29,9 @@ from seft_ref.arrays.library import (
     scatters,
     spread,
 )
+
+_SAMPLE = 1 << 14
+"""Scores that are looked at to find a bound for the k-th smallest."""
 
 __all__ = [
     "edge",
@@ -68,8 +72,22 @@ def edge(scores: Array, k: int) -> tuple[Array, Array]:
     if not _on_host(scores):
         return edge_by_sort(scores, k)
     # a partition is five times as fast as a sort of 10 million scores, and puts the same numbers at these two places
-    parted = np.partition(scores, (k - 1, k))
+    parted = np.partition(_lowest(scores, k), (k - 1, k))
     return parted[k - 1], parted[k]
+
+
+def _lowest(scores: Array, k: int) -> Array:
+    """Return scores with the k + 1 smallest among them: few if a sample tells a bound, otherwise all."""
+    step = scores.size // _SAMPLE
+    if step < 8 or 8 * k > scores.size:
+        return scores
+    sample = np.sort(scores[::step])
+    # k / step scores of the sample are expected below the k-th; six deviations more, because a lower bound is of no use
+    rank = math.ceil(k / step + 6 * math.sqrt(k / step)) + 8
+    if rank >= sample.size:
+        return scores
+    few = scores[scores <= sample[rank]]
+    return few if few.size > k else scores
 
 
 def edge_by_sort(scores: Array, k: int) -> tuple[Array, Array]:

@@ -47,6 +47,27 @@ def test_the_edge_has_the_right_score_behind_it_wherever_it_is(dtype):
         assert of_sorted.edge(scores, k) == (in_order[k - 1], in_order[k])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("order", ["drawn", "rising", "falling", "few numbers", "a sample of the largest alone"])
+def test_the_edge_of_many_scores_is_that_of_a_sorted_list(dtype, order):
+    n = 300_001
+    scores = np.random.default_rng(1).standard_normal(n).astype(dtype)
+    if order == "rising":
+        scores = np.sort(scores)
+    elif order == "falling":
+        scores = np.sort(scores)[::-1].copy()
+    elif order == "few numbers":
+        scores = np.round(scores)
+    elif order == "a sample of the largest alone":
+        # what the sample sees is above all others, or below
+        step = n // of_sorted._SAMPLE
+        scores[::step] += 100
+    for chosen in (scores, -scores):
+        in_order = np.sort(chosen)
+        for k in (1, 2, 17, 1000, n // 100, n // 9, n // 7, n - 1):
+            assert of_sorted.edge(chosen, k) == (in_order[k - 1], in_order[k])
+
+
 def test_the_edge_leaves_the_scores_alone():
     scores = np.array([3.0, 1.0, 2.0])
     of_sorted.edge(scores, 1)
