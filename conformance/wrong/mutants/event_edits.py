@@ -21,12 +21,16 @@ _RECORD: Rows = tuple(
             "grown again",
         ),
         ("pruned=int(event.pruned.shape[0])", "pruned=int(event.left.shape[0])", "pruned slots not counted"),
-        ("inside(event.grown, flat(part.base.topology))", "inside(event.grown, stored)", "reactivated after it"),
+        ("part.base.topology.seek(event.grown)", "event.base.topology.seek(event.grown)", "reactivated after it"),
         ("max(0, delta_budget - slots_before)", "delta_budget - slots_before", "refilled below 0"),
-        ("max(0, delta_budget - slots_before)", "max(0, delta_budget - n_slots)", "refilled after it"),
-        ("slots=n_slots", "slots=slots_before", "slots before it"),
-        ("n_slots - inside(eta, stored)", "n_slots", "a support that counts slots of the base twice"),
-        ("n_stored + inside(eta, lost)", "n_stored", "those that grew back not at start"),
+        ("max(0, delta_budget - slots_before)", "max(0, delta_budget - eta.nnz)", "refilled after it"),
+        ("slots=eta.nnz", "slots=slots_before", "slots before it"),
+        (
+            "count(~event.base.topology.seek_slots(eta)[1])",
+            "eta.nnz",
+            "a support that counts slots of the base twice",
+        ),
+        ("n_stored + eta.nnz - count(outside(flat(eta), lost))", "n_stored", "those that grew back not at start"),
     )
 )
 

@@ -15,7 +15,7 @@ def norm_for_none(out: Values, a: Values) -> Values:
 
 
 _RATIOS = (
-    ("max(slots_before, 1)", "max(n_slots, 1)", "churn by the slots after it"),
+    ("max(slots_before, 1)", "max(eta.nnz, 1)", "churn by the slots after it"),
     ("churn=int(event.grown.shape[0])", "churn=int(event.dropped.shape[0])", "churn of what is dropped"),
     ("max(slots_before, 1)", "(slots_before or float('nan'))", "churn of no slots is no number"),
     ("start / max(budget, 1)", "n_stored / max(budget, 1)", "overlap without those that grew back"),
