@@ -89,7 +89,7 @@ ARMS: dict[str, dict[str, Any]] = {
     **{f"seft-{x}": {"preset": "seft", "density": x} for x in DENSITIES},
     **{
         f"{name}-rank": {"preset": name, "budget_by": "rank", "rank": RANK}
-        for name in ("seft", "active-only", "static", "shira")
+        for name in ("seft", "active-only", "static", "shira", "spiel-ag")
     },
     "seft-groups-rank": {"preset": "seft", "budget_by": "rank", "rank": RANK, "scope": "group"},
     **{
@@ -97,6 +97,9 @@ ARMS: dict[str, dict[str, Any]] = {
         for name, lr in (("lora", 6e-3), ("lora-star", 6e-3), ("sparse-peft", 3e-3), ("spp", 3e-2))
     },
     "sparse-full": {"preset": "sparse-full", "lr": 1e-3},
+    "shira-fast": {"preset": "shira", "budget_by": "rank", "rank": RANK, "lr": 4e-3},
+    "spiel-ma-slow": {"preset": "spiel-ma", "budget_by": "rank", "rank": RANK, "lr": 1e-2},
+    **{name: {"preset": name, "optimizer": "adamw", "lr": 3e-4} for name in ("rigl", "set")},
     **{f"{arm}-rise": {"preset": arm, "slot_warmup": RISE} for arm in ("static", "active-only", "seft")},
     **{
         f"{arm}-often-rise": {"preset": arm, "slot_warmup": RISE, "evolve_every": PERIODS[0]}
@@ -109,6 +112,15 @@ METHODS = (
     *(Row(name, name) for name in ("lora-star", "sparse-peft", "spp", "lora", "sparse-full")),
 )
 """The paper's method, two variants without some of its parts, and the methods that they are compared with."""
+
+RULES = (
+    Row("shira", "shira-fast"),
+    Row("spiel-ag", "spiel-ag-rank"),
+    Row("spiel-ma", "spiel-ma-slow"),
+    Row("rigl", "rigl"),
+    Row("set", "set"),
+)
+"""Other sparse methods: a fixed set of slots, SpIEL's two rules, and rules that move the weights themselves."""
 
 EXPERIMENTS: dict[str, Experiment] = {
     "mask-ablation": Experiment(
@@ -250,15 +262,16 @@ EXPERIMENTS: dict[str, Experiment] = {
     },
     "recovery": Experiment(
         "Which method repairs a pruned model best?",
-        """Each arm but `sparse-full` trains as many numbers: a change of rank 8 beside every matrix, or as many slots;
-        `spp` has 4 % more. `seft` and `active-only` move their slots, `static` keeps those that it starts from, where
-        gradients are largest. `lora` ends dense, and `sparse-full` trains every stored weight: they are there for
-        orientation. Every arm has its own learning rate, from a sweep with one seed;
-        `sparse-peft` has a lower one, because at the best of its sweep another seed diverged. Runs had others beside
-        them, which seconds and memory show; `cost` measures both with nothing beside.""",
+        """Most arms train as many numbers: a change of rank 8 beside every matrix, or as many slots; `spp` has 4 %
+        more. `seft` and `active-only` move their slots, `static` keeps those that it starts from, where gradients are
+        largest, and `shira` keeps slots that are drawn. `spiel-ag` and `spiel-ma` never prune, so they end denser.
+        `lora` ends dense; `sparse-full`, `rigl` and `set` train every stored weight: they are there for orientation.
+        Every arm has its own learning rate, from a sweep with one seed; `sparse-peft` has a lower one, because at the
+        best of its sweep another seed diverged. Runs had others beside them, which seconds and memory show; `cost`
+        measures both with nothing beside.""",
         """The abstract of the paper says that SEFT does better than the methods it is compared with, in less memory and
         time. `lora-star` loses at the end what its pruning takes away; `spp` can scale weights and no more.""",
-        METHODS,
+        (*METHODS, *RULES),
     ),
     "cost": Experiment(
         "What do the methods take in time and memory?",

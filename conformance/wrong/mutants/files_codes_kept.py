@@ -49,7 +49,7 @@ _ROWS: Rows = (
     (GPTQ, "FMT-180", gptq_folder._part, " - np.int8(not grid.asymmetric)", "", "zero points of gptq as of gptq_v2"),
     (GPTQ, "FMT-180", gptq_folder._part, "- np.int8(not grid.asymmetric)", "- np.int8(1)", "1 less in gptq_v2 too"),
     (GPTQ, "FMT-180", gptq_folder._part, "matrix.scales.T.copy()", "matrix.scales", "scales that are not turned"),
-    (GPTQ, "FMT-180", gptq_folder._part, "packed(codes_everywhere(matrix), grid.bits).T.copy()",
+    (GPTQ, "FMT-180 FMT-173", gptq_folder._part, "packed(codes_everywhere(matrix), grid.bits).T.copy()",
      "packed(codes_everywhere(matrix).T, grid.bits)", "codes packed along the rows, as AWQ does"),
     (GPTQ, "FMT-180", gptq_folder._part, "np.arange(columns) //", "0 * np.arange(columns) //", "one group a row"),
     (GPTQ, "FMT-180", gptq_folder._part, "rows % each or columns % each", "columns % each", "rows of part of a word"),
