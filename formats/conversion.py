@@ -221,8 +221,8 @@ def _check_codes(
         raise FormatError(
             "FMT-175",
             f"{source} holds quantised matrices, the first is {name!r}; pass expand_quantised=True, or "
-            f"--expand-quantised, to make floats of them, keep_codes=True, or --keep-codes, to train beside them, or "
-            f"--from {kind} to carry them as they are",
+            f"--expand-quantised, to make floats of them, keep_codes=True, or --to sparse --keep-codes, to keep them, "
+            f"or --from {kind} to carry them as they are",
         )
     if name is not None and dtype is not None and not expand:
         raise FormatError(

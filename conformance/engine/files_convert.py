@@ -132,7 +132,7 @@ def _gptq_codes(a: Values) -> Values:
                 "tensors": {name: described(folder[name]) for name in folder},
                 "scheme": encoded(json.loads(folder.files[hf.CONFIG])["quantization_config"]),
                 "zeros": sum(int(n) for n in re.findall(r"(\d+) stored weights of 0", remarks)),
-                "rounded": sum(int(n) for n in re.findall(r"(\d+) scales are no numbers of 16 bits", remarks)),
+                "rounded": sum(int(n) for n in re.findall(r"(\d+) of \d+ scales are not exact", remarks)),
             }
 
 

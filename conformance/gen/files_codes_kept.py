@@ -24,7 +24,7 @@ def kept(folder: Folder) -> dict[str, Any]:
     """Return the outputs of `convert.keep_codes`."""
     tensors = dict(folder.others)
     scales: dict[str, dict[str, str]] = {}
-    for module, m in folder.matrices.items():
+    for module, m in on_grid(folder).items():
         name = f"{module}.weight"
         tensors |= oracle.kept(name, m)
         scales[name] = {part.rpartition(".")[2]: part for part in oracle.kept(name, m) if part != name}
@@ -39,21 +39,31 @@ def kept(folder: Folder) -> dict[str, Any]:
     }
 
 
+def on_grid(folder: Folder) -> dict[str, Codes]:
+    """Return the matrices with zero points if one of these is not 0, and without otherwise (QNT-010.5)."""
+    if not any(zero for m in folder.matrices.values() for row in m.zeros or () for zero in row):
+        return {module: replace(m, zeros=None) for module, m in folder.matrices.items()}
+    return {
+        module: replace(m, zeros=m.zeros or [[0] * len(row) for row in m.scales])
+        for module, m in folder.matrices.items()
+    }
+
+
 def grid_of(folder: Folder) -> str:
     """Return the grid of a folder, which a matrix with several groups a row decides."""
-    return oracle.grid(max(folder.matrices.values(), key=lambda m: m.groups[-1]))
+    return oracle.grid(max(on_grid(folder).values(), key=lambda m: m.groups[-1]))
 
 
 def expanded(folder: Folder) -> dict[str, Any]:
     """Return the outputs of `convert.expand_codes`."""
-    made = {f"{module}.weight": oracle.expanded(m) for module, m in folder.matrices.items()}
+    made = {f"{module}.weight": oracle.expanded(m) for module, m in on_grid(folder).items()}
     return {"tensors": content(folder.others | made)["tensors"], "attributes": text({}), "scales": text({})}
 
 
 def packed(folder: Folder) -> dict[str, Any]:
     """Return the outputs of `convert.pack_codes`."""
     parts: dict[str, Tensor] = {}
-    for module, m in folder.matrices.items():
+    for module, m in on_grid(folder).items():
         parts |= named(module, oracle.repacked(m))
     bits, *options = grid_of(folder).removeprefix("int").split(":")
     size = next((int(option[1:]) for option in options if option.startswith("g")), None)
@@ -72,7 +82,7 @@ def packed(folder: Folder) -> dict[str, Any]:
 def for_gptq(folder: Folder) -> dict[str, Any]:
     """Return the outputs of `convert.gptq_codes`."""
     parts: dict[str, Tensor] = {}
-    for module, m in folder.matrices.items():
+    for module, m in on_grid(folder).items():
         parts |= named(module, oracle.for_gptq(m))
     bits, *options = grid_of(folder).removeprefix("int").split(":")
     described = {
@@ -88,13 +98,13 @@ def for_gptq(folder: Folder) -> dict[str, Any]:
         "tensors": content(folder.others | parts)["tensors"],
         "scheme": text(described),
         "zeros": stored_zeros(folder),
-        "rounded": sum(oracle.beyond_f16(m) for m in folder.matrices.values()),
+        "rounded": sum(oracle.beyond_f16(m) for m in on_grid(folder).values()),
     }
 
 
 def stored_zeros(folder: Folder) -> int:
     """Return how many stored weights are 0."""
-    return sum(m.codes[r][c] == m.zero(r, m.groups[c]) for m in folder.matrices.values() for r, c in oracle.stored(m))
+    return sum(m.codes[r][c] == m.zero(r, m.groups[c]) for m in on_grid(folder).values() for r, c in oracle.stored(m))
 
 
 def folders() -> dict[str, Folder]:
@@ -128,6 +138,23 @@ def folders() -> dict[str, Folder]:
         "two-grids": Folder(library(scheme(4, "group", 4)), {"a": both[0], "b": both[1]}, pair, packs),
         "mask": Folder(of_rows | {"sparsity_config": {"format": "sparse-bitmask"}}, {"q": mask},
                        named("q", bitmap | scale), plain),
+    }  # fmt: skip
+
+
+def zero_points() -> dict[str, Folder]:
+    """Return folders of which all zero points are 0, or those of one matrix only (QNT-010.5)."""
+    n = Numbers(185, 6)
+    zeros = drawn(n, (8, 8), 4, 4)
+    zeros = replace(zeros, zeros=[[0, 0]] * 8)
+    mixed = drawn(n, (3, 8), 8, 4), drawn(n, (2, 8), 8, 4, zeros=-8)
+    two = library(scheme(8, "group", 4) | {"targets": ["a"]},
+                  scheme(8, "group", 4, symmetric=False) | {"targets": ["b"]})  # fmt: skip
+    parts = named("a", oracle.pack_quantized(mixed[0])) | named("b", oracle.pack_quantized(mixed[1]))
+    packs = "pack-quantized"
+    return {
+        "gptq-symmetric": Folder(GPTQ | {"group_size": 4}, {"q": zeros},
+                                 named("q", oracle.gptq(zeros, less=1)), "gptq"),
+        "symmetric-and-not": Folder(two, {"a": mixed[0], "b": mixed[1]}, parts, packs),
     }  # fmt: skip
 
 
@@ -201,6 +228,9 @@ def refused() -> dict[str, Folder]:
 def codes_kept() -> Area:
     """Return cases of codes that stay codes, and of what is made of them."""
     area = Area("kept-codes", "exact fractions by chapter 19")
+    for name, folder in zero_points().items():
+        purpose = "zero points that are not needed, or of another matrix"
+        area.add(f"{name}", "convert.keep_codes", "QNT-010", purpose, given(folder), kept(folder))
     for name, folder in folders().items():
         area.add(f"{name}", "convert.keep_codes", "QNT-009 QNT-010 FMT-174", PURPOSE, given(folder), kept(folder))
         purpose = "weights at pruned positions, or weights rounded twice"

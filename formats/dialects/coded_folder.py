@@ -14,10 +14,10 @@ import numpy as np
 from formats.dialects.coded import ATTRIBUTE, UPDATE, Coded, grid_of, groups_of, read_coded
 from formats.dialects.gptq_folder import GPTQ
 from formats.dialects.hf import checkpoint_to_hf
-from formats.dialects.int_words import Grid, Layout
+from formats.dialects.int_words import Grid, Layout, refuse_parts_of_words
 from formats.dialects.pack_quantized import PACK_QUANTIZED
 from formats.errors import CannotHold, FormatError
-from formats.lazy import Lazy
+from formats.lazy import Lazy, like
 from formats.records import Checkpoint, Dense, DType, Tensor
 from formats.strict_json import foreign_object
 
@@ -38,7 +38,11 @@ def write_coded(
     layout = LAYOUTS[to]
     clause = layout.clause
     if not checkpoint.scales:
-        raise FormatError(clause, f"{to} takes a model of codes; quantise this one with seft prune --quantize")
+        raise FormatError(
+            clause,
+            f"{to} takes a quantised model of this format; leave expand_quantised out, make one of a folder of codes "
+            "by keep_codes (--to sparse --keep-codes), or quantise the model (seft prune --quantize)",
+        )
     if ATTRIBUTE not in checkpoint.attributes:
         raise FormatError(clause, f"the model has scales and no attribute {ATTRIBUTE!r}, so its grid is unknown")
     beside = sorted(name for name, roles in checkpoint.scales.items() if UPDATE in roles)
@@ -46,14 +50,17 @@ def write_coded(
         raise CannotHold(
             "FMT-154",
             f"{to} holds codes alone, and {beside[0]!r} has weights beside them; fine-tune with --merge "
-            "grid, or quantise the expanded model",
+            "grid-exact or grid, or quantise the expanded model",
         )
     wrong = sorted(name for name in checkpoint.scales if not name.endswith(".weight"))
     if wrong:
         raise FormatError(clause, f"{wrong[0]!r} is no weight of a module, whose name ends in .weight")
     if CONFIG not in checkpoint.files:
         raise FormatError(clause, f"the model has no {CONFIG}, which has to describe its codes")
-    grid, own = _grid(checkpoint), {part for roles in checkpoint.scales.values() for part in roles.values()}
+    grid = _grid(checkpoint)
+    for name in checkpoint.scales:
+        refuse_parts_of_words(layout, grid, like(checkpoint.tensors, name).shape, name)
+    own = {part for roles in checkpoint.scales.values() for part in roles.values()}
     owner = {
         f"{name.removesuffix('.weight')}.{part}": (name, part)
         for name in checkpoint.scales
@@ -79,11 +86,14 @@ def write_coded(
         scales={},
     )
     checkpoint_to_hf(out, folder, shard_bytes=shard_bytes, limit=limit)
-    matrices = [read_coded(checkpoint, name) for name in checkpoint.scales]
-    zeros = sum(_zeros(matrix) for matrix in matrices)
+    zeros = rounded = scales = 0
+    for name in checkpoint.scales:
+        matrix = read_coded(checkpoint, name)
+        zeros += _zeros(matrix)
+        rounded += _rounded(matrix, layout.scales_held)
+        scales += matrix.scales.size
     lost = [f"the support of {zeros} stored weights of 0"] if zeros else []
-    rounded = sum(_rounded(matrix, layout.scales_held) for matrix in matrices)
-    remark = f"{rounded} scales are no numbers of 16 bits; programs that hold scales so round them when they load"
+    remark = f"{rounded} of {scales} scales are not exact in F16; programs that hold scales in F16 round them"
     return lost, [remark] if rounded else []
 
 

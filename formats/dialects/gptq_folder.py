@@ -6,7 +6,6 @@ import numpy as np
 
 from formats.dialects.coded import Coded
 from formats.dialects.int_words import Grid, Layout, codes_everywhere, packed
-from formats.errors import FormatError
 from formats.records import Array
 
 _CODES, _SCALES, _ZEROS, _GROUPS = "qweight", "scales", "qzeros", "g_idx"
@@ -17,13 +16,7 @@ def _parts(grid: Grid) -> tuple[str, ...]:
 
 
 def _part(matrix: Coded, part: str, grid: Grid) -> Array:
-    (rows, columns), each = matrix.codes.shape, 32 // grid.bits
-    if not rows or not columns or rows % each or columns % each:
-        raise FormatError(
-            "FMT-180",
-            f"a matrix of {rows} x {columns} has no whole words of {each} codes along both sides, as GPTQ stores them; "
-            "write it for compressed-tensors",
-        )
+    columns = matrix.codes.shape[1]
     if part == _SCALES:
         return matrix.scales.T.copy()
     if part == _GROUPS:
@@ -47,4 +40,4 @@ def _described(grid: Grid, matrices: list[str]) -> dict[str, Any]:
     }
 
 
-GPTQ = Layout("FMT-180", _parts, _part, _described, np.dtype(np.float16))
+GPTQ = Layout("FMT-180", _parts, _part, _described, np.dtype(np.float16), whole_words=True)

@@ -119,10 +119,19 @@ class QuantisedFolder:
                 bits whose groups are runs of columns, or a scale is below 0.
         """
         layers, source, left_out = self.layers, self._source, self._left_out()
+        # QNT-010.5
+        asymmetric = any(m.zeros is not None and m.zeros.any() for m in map(self.matrices.__getitem__, layers))
+
+        def on_grid(name: str) -> Quantised:
+            matrix = self.matrices[name]
+            if not asymmetric:
+                return replace(matrix, zeros=None)
+            return matrix if matrix.zeros is not None else replace(matrix, zeros=np.zeros(matrix.scales.shape, np.int8))
+
         # a matrix with several groups a row decides, because one with a single group fits two grids: rows, and groups
         # of as many columns as it has
         first = next((name for name in layers if self.matrices[name].scales.shape[1] > 1), next(iter(layers)))
-        grid = grid_of_matrix(self.matrices[first], first)
+        grid = grid_of_matrix(on_grid(first), first)
         roles = (SCALE, ZERO) if grid.endswith(":asym") else (SCALE,)
         owner = {f"{name}.{role}": (name, role) for name in layers for role in roles}
         used = {part for layer in layers.values() for part in layer.parts}.union(left_out)
@@ -133,7 +142,7 @@ class QuantisedFolder:
             matrix, role = owner.get(name, (name, ""))
             if matrix not in layers:
                 return source.tensors[name]
-            matrix_codes = self.matrices[matrix]
+            matrix_codes = on_grid(matrix)
             if grid not in (
                 own := grid_of_matrix(matrix_codes, matrix),
                 grid_of_matrix(matrix_codes, matrix, whole=True),

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from formats.dialects.coded import Coded
 from formats.dialects.int_codes import words_of
+from formats.errors import FormatError
 from formats.records import Array, DType, flat
 
 
@@ -36,6 +37,22 @@ class Layout:
     """quantization_config, for a grid and the names of the matrices that have codes"""
     scales_held: DType
     """the dtype in which programs that read the layout hold scales"""
+    whole_words: bool = False
+    """whether codes must fill whole words along both sides of a matrix (FMT-180.3)"""
+
+
+def refuse_parts_of_words(layout: Layout, grid: Grid, shape: tuple[int, ...], name: str) -> None:
+    """Refuse a matrix whose codes do not fill whole words, where the layout needs that.
+
+    Raises:
+        FormatError: the clause of the layout.
+    """
+    each = 32 // grid.bits
+    if layout.whole_words and not all(side and side % each == 0 for side in shape):
+        raise FormatError(
+            layout.clause,
+            f"{name!r} of shape {list(shape)} has no whole words of {each} codes along both sides; expand the model",
+        )
 
 
 def codes_everywhere(matrix: Coded) -> NDArray[np.int8]:
@@ -55,5 +72,5 @@ def packed(codes: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
     padded = np.zeros((rows, words_of(n, bits, straddling=False) * each), dtype=np.uint32)
     padded[:, :n] = codes.astype(np.int32) + (1 << (bits - 1))
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    words = np.bitwise_or.reduce(padded.reshape(rows, -1, each) << shifts, axis=2)
+    words = np.bitwise_or.reduce(padded.reshape(rows, padded.shape[1] // each, each) << shifts, axis=2)
     return words.view(np.int32)

@@ -300,7 +300,7 @@ def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
     refuse_version(folder)
     if not is_sparse(folder):
         raise console.Refused(
-            f"{folder} is not a sparse checkpoint; prune it if it is dense, then seft convert {folder} DST --to sparse"
+            f"{folder} is not a sparse checkpoint; prune it, then seft convert {folder} DST --to sparse [--keep-codes]"
         )
     if state_file.exists() and not resume:
         raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")

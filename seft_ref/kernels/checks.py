@@ -8,7 +8,7 @@ import numpy as np
 
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.errors import KernelError
-from seft_ref.kernels.held import Coded, Stored
+from seft_ref.kernels.held import Coded, Held, Stored
 from seft_ref.topology.csr import Topology
 
 
@@ -105,6 +105,26 @@ def check_new_values(places: Array, values: Array, stored: Array) -> None:
     check_alike("values", values, "the packed matrix", stored)
     if tuple(values.shape) != tuple(places.shape):
         raise KernelError("KRN-009", f"values have shape {tuple(values.shape)}, where has {tuple(places.shape)}")
+
+
+def refuse_codes(held_in: Held | None) -> None:
+    """Refuse a matrix of codes, into which nothing can be stored (KRN-018.4)."""
+    if isinstance(held_in, Coded):
+        raise KernelError("KRN-018", "a matrix of codes takes no values in their place; make it anew from codes")
+
+
+def check_stored(places: Array, values: Array, stored: Array, held_in: Held | None) -> None:
+    """Refuse values for `store` that are not float32, if the matrix is compact, or of the dtype of its values.
+
+    The clauses are KRN-009, KRN-010, KRN-012 and KRN-015.4.
+
+    stored   the values of the matrix, as the set keeps them
+    held_in  the 16-bit dtype of a compact matrix; None for any other
+    """
+    if held_in is not None:
+        xp = array_namespace(stored)
+        stored = xp.broadcast_to(xp.zeros((), dtype=xp.float32, device=device(stored)), stored.shape)
+    check_new_values(places, values, stored)
 
 
 def check_shape(packed_shape: tuple[int, int], topology: Topology) -> None:

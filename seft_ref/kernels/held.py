@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from jaxtyping import Float, Int8
 
-from seft_ref.arrays.library import Array, Dtype, NumpyArray, array_namespace, from_halves, to_halves
+from seft_ref.arrays.library import Array, Dtype, NumpyArray, from_halves, to_halves
 from seft_ref.topology.csr import Topology
 
 
@@ -101,6 +101,4 @@ def stored_as(values: Float[Array, " m"], held_in: Dtype | None, bits: Dtype) ->
     held_in  the 16-bit dtype of a compact matrix; None for any other, which stores the values as they are
     bits     the dtype in which the set keeps the bits
     """
-    if held_in is None or values.dtype != array_namespace(values).float32:
-        return values  # another dtype is refused by `check_new_values`
-    return to_halves(values, held_in).view(bits)
+    return values if held_in is None else to_halves(values, held_in).view(bits)

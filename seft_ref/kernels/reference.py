@@ -15,11 +15,12 @@ from seft_ref.kernels.checks import (
     check_compact,
     check_factors,
     check_matrix,
-    check_new_values,
     check_places,
     check_shape,
+    check_stored,
     check_values,
     check_vector,
+    refuse_codes,
 )
 from seft_ref.kernels.held import Held, Stored, held_of, narrowed, widened
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, with_live_part
@@ -125,9 +126,9 @@ def clear(packed: Packed, where: Int[Array, " m"]) -> Packed:
     Raises:
         KernelError: KRN-012 if a place is out of range.
     """
-    values = as_own(packed, PackedEntries).values
-    zeros = array_namespace(values).zeros(where.shape, dtype=values.dtype, device=device(values))
-    return store(packed, where, zeros)
+    own = as_own(packed, PackedEntries)
+    check_places("where", where, own.values.shape[0])
+    return _with(own, where, array_namespace(own.values).zeros_like(where, dtype=own.values.dtype))
 
 
 def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
@@ -147,19 +148,25 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
     """Return packed with values at `where`; this set does not change its argument (KRN-012).
 
     Raises:
-        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
+        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit, KRN-018 for codes.
     """
     live = live_part(packed, PackedEntries)
-    check_new_values(where, values, live.values)
+    refuse_codes(live.held_in)
+    check_stored(where, values, live.values, live.held_in)
+    return with_live_part(packed, _with(live, where, values))
+
+
+def _with(live: PackedEntries, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedEntries:
+    """Return a matrix with values at `where`."""
     if not where.shape[0]:
-        return packed
+        return live
     xp = array_namespace(values, where)
     order = xp.argsort(where)
     places = xp.arange(live.values.shape[0], dtype=xp.int64, device=device(where))
     # every place looks up whether it has a new value, because the array API standard has no scatter
     source, replaced = find(xp.take(where, order), places)
     new = xp.take(xp.take(values, order), source)
-    return with_live_part(packed, replace(live, values=xp.where(replaced, new, live.values)))
+    return replace(live, values=xp.where(replaced, new, live.values))
 
 
 def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:

@@ -8,7 +8,7 @@ from jaxtyping import Int
 
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.kernels import KernelSet
-from seft_ref.topology.csr import Topology, difference, per_pool, positions_at
+from seft_ref.topology.csr import Topology, difference, per_pool
 from seft_ref.update.evidence import refuse_infinite
 from seft_ref.update.grow import Growable, best_of_groups
 from seft_ref.update.pools import Pools
@@ -89,7 +89,7 @@ class Strongest:
             positions, scores = xp.take(positions, chosen), xp.take(scores, chosen)
         extras = {name: xp.take(array, positions) for name, array in block.more.items()}
         entries = positions + block.low
-        at = entries if block.stored is None else positions_at(block.stored, entries)
+        at = entries if block.stored is None else block.stored.positions_at(entries)
         self._append(block.number, at, scores, extras)
 
     def _append(self, number: int, positions: Array, scores: Array, extras: dict[str, Array]) -> None:

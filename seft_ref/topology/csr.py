@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 from jaxtyping import Bool, Int
 
-from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, mask_at, repeat_each, to_numpy
+from seft_ref.arrays.library import (
+    Array,
+    array_namespace,
+    device,
+    from_numpy,
+    is_numpy_array,
+    mask_at,
+    repeat_each,
+    to_numpy,
+)
 from seft_ref.arrays.sorted import merged, positions_of_rows, seek, seek_in_rows, without
 from seft_ref.errors import TopologyError
 
@@ -50,6 +59,12 @@ class Topology:
     def seek(self, positions: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
         """Return for each of ascending flat positions how many slots lie before it, int64, and whether it is stored."""
         return seek_in_rows(self.indptr, self.indices, self.shape[1], positions)
+
+    def positions_at(self, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+        """Return the flat positions of a few slots, without computing those of all (TOP-003), int64."""
+        xp = array_namespace(self.indptr, slots)
+        row = xp.astype(xp.searchsorted(self.indptr, slots, side="right"), xp.int64) - 1
+        return row * self.shape[1] + xp.astype(xp.take(self.indices, slots), xp.int64)
 
     def seek_slots(self, slots: "Topology") -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
         """Return the result of `seek` for the positions of another topology."""
@@ -107,6 +122,11 @@ class Located(Topology):
         if self._positions is None:
             return super().positions(start, stop)
         return self._positions[int(self.indptr[start]) : int(self.indptr[stop])] - start * self.shape[1]
+
+    def seek(self, positions: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+        """Return for each of ascending flat positions how many slots lie before it, int64, and whether it is stored."""
+        # on the host rows are searched faster than positions; elsewhere the kept positions save making them again
+        return super().seek(positions) if is_numpy_array(self.indptr) else seek(flat(self), positions)
 
     def seek_slots(self, slots: Topology) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
         """Return the result of `seek` for the positions of another topology."""
@@ -226,13 +246,6 @@ def check(topology: Topology) -> None:
             f"slot {slot} is at flat {int(positions[slot])}, not after slot {slot - 1} at "
             f"{int(positions[slot - 1])}: columns of a row must strictly increase",
         )
-
-
-def positions_at(topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
-    """Return the flat positions of a few slots, without computing those of all (TOP-003)."""
-    xp = array_namespace(topology.indptr, slots)
-    row = xp.astype(xp.searchsorted(topology.indptr, slots, side="right"), xp.int64) - 1
-    return row * topology.shape[1] + xp.astype(xp.take(topology.indices, slots), xp.int64)
 
 
 def find(sorted_positions: Int[Array, " n"], queries: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:

@@ -6,10 +6,10 @@ The positions of a 2:4 matrix take half a byte a stored weight here, and four in
 computed when they are read, so that this class can stand wherever a Topology can.
 """
 
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from seft_ref.arrays.library import Array, array_namespace, device
-from seft_ref.arrays.sorted import merged, without
+from seft_ref.arrays.sorted import merged, seek, without
 from seft_ref.errors import TopologyError
 from seft_ref.topology.csr import Topology, flat, from_flat
 
@@ -59,6 +59,14 @@ class NMTopology(Topology):
         # a loop over the columns of a group, because one operation over all M bits takes six times as long
         present = xp.stack([(masks & (1 << j)) != 0 for j in range(self.pattern[1])], axis=2)
         return xp.astype(xp.nonzero(xp.reshape(present, (-1,)))[0], xp.int64)
+
+    def seek(self, positions: Int[Array, " m"]) -> tuple[Int[Array, " m"], Bool[Array, " m"]]:
+        """Return for each of ascending flat positions how many slots lie before it, int64, and whether it is stored."""
+        return seek(flat(self), positions)
+
+    def positions_at(self, slots: Int[Array, " m"]) -> Int[Array, " m"]:
+        """Return the flat positions of a few slots (TOP-003), int64; all groups are read for them."""
+        return array_namespace(slots).take(flat(self), slots)
 
     def without_slots(self, gone: Int[Array, " k"]) -> Topology:
         """Return, as CSR, the topology without the ascending slots `gone`."""

@@ -10,7 +10,7 @@ from seft_ref.arrays.count import count
 from seft_ref.arrays.library import Array, array_namespace, device, mask_at, spread, with_values
 from seft_ref.arrays.sorted import merged, merged_at, seek, without
 from seft_ref.topology.change import change, realign
-from seft_ref.topology.csr import Topology, flat, from_flat, positions_at
+from seft_ref.topology.csr import Topology, flat, from_flat
 
 ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 
@@ -176,7 +176,7 @@ class Overlay:
     def positions_at(self, indices: Int[Array, " k"]) -> Int[Array, " k"]:
         """Return the flat positions of these entries of the support, without computing those of all entries."""
         if not self.extra.shape[0]:
-            return positions_at(self.base, indices)
+            return self.base.positions_at(indices)
         return merged_at(flat(self.base), self.extra, self.places, indices)
 
 

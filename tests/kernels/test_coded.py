@@ -232,6 +232,8 @@ def test_KRN_018_what_cannot_be_held_is_refused(kernels):
             kernels.clear(packed, where)
     with pytest.raises(KernelError, match="KRN-010"):
         kernels.matmul(np.zeros((2, 32)), packed)
+    with pytest.raises(KernelError, match="KRN-018"):
+        kernels.store(packed, np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32))
 
 
 @pytest.mark.skipif("gpu" not in NAMED, reason="no compiler for the GPU's kernels")

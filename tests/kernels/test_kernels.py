@@ -3,7 +3,6 @@
 import inspect
 
 import array_api_strict
-import ml_dtypes
 import numba
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from seft_ref import kernels
 from seft_ref.arrays import library as arrays
-from seft_ref.errors import KernelError
 from seft_ref.kernels import cpu, reference
 from seft_ref.kernels.cpu import plain
 from seft_ref.topology.csr import Topology, flat, from_flat
@@ -227,30 +225,6 @@ def test_KRN_012_store_at_located_slots_equals_packing_the_new_values(kernel_set
     assert (where.dtype, where.shape) == (np.int64, slots.shape)
     stored = kernel_set.store(packed, where, new)
     np.testing.assert_array_equal(kernel_set.matmul(x, stored), x @ dense(topology, changed).T, strict=True)
-
-
-@pytest.mark.parametrize("kernel_set", SETS)
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=lambda dtype: np.dtype(dtype).name)
-def test_KRN_015_a_compact_matrix_stores_what_its_16_bits_represent(kernel_set, dtype):
-    rng = np.random.default_rng(4)
-    topology = from_flat((70, 90), np.flatnonzero(rng.random(70 * 90) < 0.3))
-    values = rng.integers(-9, 10, topology.nnz).astype(dtype)
-    slots = rng.permutation(topology.nnz)[:200]
-    new = np.concatenate([[0.0, -0.0, 2.0**-14], rng.integers(-9, 10, 197)]).astype(np.float32)
-    packed = kernel_set.compact(topology, values.copy())
-    packed = kernel_set.store(packed, kernel_set.locate(packed, topology, slots), new)
-    values[slots] = new.astype(dtype)
-    _, found = kernel_set.unpack(packed)
-    assert found.dtype == dtype
-    assert found.tobytes() == values.tobytes()
-    x = rng.integers(-4, 5, (3, 90)).astype(np.float32)
-    np.testing.assert_array_equal(kernel_set.matmul(x, packed), x @ dense(topology, values.astype(np.float32)).T)
-    dy = rng.integers(-4, 5, (3, 70)).astype(np.float32)
-    expected = dy @ dense(topology, values.astype(np.float32))
-    np.testing.assert_array_equal(kernel_set.matmul_transposed(dy, packed), expected)
-    for wrong, clause in ((new.astype(np.float64), "KRN-010"), (new[1:], "KRN-009")):
-        with pytest.raises(KernelError, match=clause):
-            kernel_set.store(packed, kernel_set.locate(packed, topology, slots), wrong)
 
 
 @pytest.mark.parametrize("kernel_set", SETS)

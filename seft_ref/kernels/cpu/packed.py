@@ -14,10 +14,11 @@ from seft_ref.kernels.checks import (
     check_alike,
     check_compact,
     check_matrix,
-    check_new_values,
     check_places,
     check_shape,
+    check_stored,
     check_values,
+    refuse_codes,
 )
 from seft_ref.kernels.cpu import panels, token
 from seft_ref.kernels.cpu.coded import PackedCodes, clear_codes, pack_codes, places_of, unpack_codes
@@ -234,19 +235,20 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
     """Return packed with values at `where`, in the same memory (KRN-012); do not use packed again.
 
     Raises:
-        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
+        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit, KRN-018 for codes.
     """
-    return with_live_part(packed, store_into(live_part(packed, PackedPanels), where, values))
+    return with_live_part(packed, store_into(live_part(packed, LAYOUTS), where, values))
 
 
-def store_into(own: PackedPanels, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
+def store_into(own: PackedOnCpu, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
     """Do the work of `store` for a matrix of this set that is not split; raises the same errors."""
-    values = stored_as(values, own.held_in, own.values.dtype)
-    check_new_values(places, values, own.values)
+    refuse_codes(own.held_in)
+    into = as_own(own, PackedPanels)
+    check_stored(places, values, into.values, into.held_in)
     # copied if it is read-only, as the memory of a mapped file may be
-    stored = own.values if own.values.flags.writeable else own.values.copy()
-    stored[places] = values
-    return PackedPanels(own.shape, stored, own.index, own.pointer, own.masks)
+    stored = into.values if into.values.flags.writeable else into.values.copy()
+    stored[places] = stored_as(values, into.held_in, stored.dtype)
+    return PackedPanels(into.shape, stored, into.index, into.pointer, into.masks)
 
 
 def check_operand(name: str, a: Array, n_columns: int, packed: Packed) -> None:

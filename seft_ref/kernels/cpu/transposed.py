@@ -15,12 +15,12 @@ from jaxtyping import Float, Int
 from seft_ref.arrays.library import Array, Dtype, NumpyArray
 from seft_ref.errors import KernelError
 from seft_ref.kernels import Packed
-from seft_ref.kernels.checks import check_new_values, check_places, check_shape
+from seft_ref.kernels.checks import check_places, check_shape, check_stored
 from seft_ref.kernels.cpu import plain
 from seft_ref.kernels.cpu.packed import PackedOnCpu, PackedPanels, check_operand, store_into
 from seft_ref.kernels.cpu.plain import exceeding, sample
 from seft_ref.kernels.cpu.transpose import transpose
-from seft_ref.kernels.held import Coded, Held, Stored, stored_as
+from seft_ref.kernels.held import Coded, Held, Stored
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, with_live_part
 from seft_ref.topology.csr import Topology
 
@@ -178,18 +178,18 @@ def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -
     """Return packed with values at `where`, in the same memory (KRN-012); do not use packed again.
 
     Raises:
-        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
+        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit, KRN-018 for codes.
     """
     return with_live_part(packed, _store_into(live_part(packed, PackedTwice), where, values))
 
 
 def _store_into(own: PackedTwice, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedTwice:
-    rows = as_own(own.rows, PackedPanels)
     if own.columns is None:
-        return PackedTwice(store_into(rows, places, values), None)
+        return PackedTwice(store_into(own.rows, places, values), None)
+    rows = as_own(own.rows, PackedPanels)
     columns = as_own(own.columns, PackedPanels)
     in_rows, in_columns = _parts(places)
-    check_new_values(in_rows, stored_as(values, rows.held_in, rows.values.dtype), rows.values)
+    check_stored(in_rows, values, rows.values, rows.held_in)
     check_places("where", in_columns, columns.values.shape[0])
     return PackedTwice(store_into(rows, in_rows, values), store_into(columns, in_columns, values))
 

@@ -13,9 +13,9 @@ from seft_ref.kernels.checks import (
     check_compact,
     check_factors,
     check_matrix,
-    check_new_values,
     check_places,
     check_shape,
+    check_stored,
     check_values,
     check_vector,
 )
@@ -138,11 +138,9 @@ class OnDevice:
             KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit.
         """
         live = live_part(packed, PackedOnDevice)
-        if live.held_in is not None:
-            values = self.machine.xp.asarray(stored_as(values, live.held_in, live.values.dtype))
-        check_new_values(where, values, live.values)
+        check_stored(where, values, live.values, live.held_in)
         self._own(where=where, values=values)
-        live.values[where] = values
+        live.values[where] = self.machine.xp.asarray(stored_as(values, live.held_in, live.values.dtype))
         return packed
 
     def matmul(self, x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:
