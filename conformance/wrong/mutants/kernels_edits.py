@@ -54,7 +54,7 @@ _KERNELS: Rows = (
     (
         "kernel.store",
         "KRN-012",
-        kernels.store,
+        kernels._with,
         "xp.take(xp.take(values, order), source)",
         "xp.take(values, source)",
         "values in the order of places",
@@ -130,8 +130,8 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "kernel.sparse",
         "KRN-016",
         kernels.clear,
-        "return store(packed, where, zeros)",
-        "return packed if where.shape[0] else store(packed, where, zeros)",
+        "return _with(own, where,",
+        "return packed if where.shape[0] else _with(own, where,",
         "frozen values beside the live ones",
     ),
     (
