@@ -89,7 +89,7 @@ ARMS: dict[str, dict[str, Any]] = {
     **{f"seft-{x}": {"preset": "seft", "density": x} for x in DENSITIES},
     **{
         f"{name}-rank": {"preset": name, "budget_by": "rank", "rank": RANK}
-        for name in ("seft", "active-only", "static", "shira", "spiel-ag")
+        for name in ("seft", "active-only", "static", "shira")
     },
     "seft-groups-rank": {"preset": "seft", "budget_by": "rank", "rank": RANK, "scope": "group"},
     **{
@@ -97,9 +97,12 @@ ARMS: dict[str, dict[str, Any]] = {
         for name, lr in (("lora", 6e-3), ("lora-star", 6e-3), ("sparse-peft", 3e-3), ("spp", 3e-2))
     },
     "sparse-full": {"preset": "sparse-full", "lr": 1e-3},
-    "shira-fast": {"preset": "shira", "budget_by": "rank", "rank": RANK, "lr": 4e-3},
-    "spiel-ma-slow": {"preset": "spiel-ma", "budget_by": "rank", "rank": RANK, "lr": 1e-2},
-    **{name: {"preset": name, "optimizer": "adamw", "lr": 3e-4} for name in ("rigl", "set")},
+    "shira-fast": {"preset": "shira", "budget_by": "rank", "rank": RANK, "lr": 8e-3},
+    **{
+        f"{name}-rank": {"preset": name, "budget_by": "rank", "rank": RANK, "lr": lr, "evolve_every": 25}
+        for name, lr in (("spiel-ag", 2e-3), ("spiel-ma", 1e-2))
+    },
+    "rigl": {"preset": "rigl", "optimizer": "adamw", "lr": 1e-3},
     **{f"{arm}-rise": {"preset": arm, "slot_warmup": RISE} for arm in ("static", "active-only", "seft")},
     **{
         f"{arm}-often-rise": {"preset": arm, "slot_warmup": RISE, "evolve_every": PERIODS[0]}
@@ -116,11 +119,10 @@ METHODS = (
 RULES = (
     Row("shira", "shira-fast"),
     Row("spiel-ag", "spiel-ag-rank"),
-    Row("spiel-ma", "spiel-ma-slow"),
+    Row("spiel-ma", "spiel-ma-rank"),
     Row("rigl", "rigl"),
-    Row("set", "set"),
 )
-"""Other sparse methods: a fixed set of slots, SpIEL's two rules, and rules that move the weights themselves."""
+"""Other sparse methods: a fixed set of slots, SpIEL's two rules, and a rule that moves the weights themselves."""
 
 EXPERIMENTS: dict[str, Experiment] = {
     "mask-ablation": Experiment(
@@ -265,7 +267,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         """Most arms train as many numbers: a change of rank 8 beside every matrix, or as many slots; `spp` has 4 %
         more. `seft` and `active-only` move their slots, `static` keeps those that it starts from, where gradients are
         largest, and `shira` keeps slots that are drawn. `spiel-ag` and `spiel-ma` never prune, so they end denser.
-        `lora` ends dense; `sparse-full`, `rigl` and `set` train every stored weight: they are there for orientation.
+        `lora` ends dense; `sparse-full` and `rigl` train every stored weight: they are there for orientation.
         Every arm has its own learning rate, from a sweep with one seed; `sparse-peft` has a lower one, because at the
         best of its sweep another seed diverged. Runs had others beside them, which seconds and memory show; `cost`
         measures both with nothing beside.""",

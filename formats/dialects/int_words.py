@@ -47,10 +47,10 @@ def refuse_parts_of_words(layout: Layout, grid: Grid, shape: tuple[int, ...], na
     Raises:
         FormatError: the clause of the layout.
     """
-    each = 32 // grid.bits
+    each, clause = 32 // grid.bits, layout.clause
     if layout.whole_words and not all(side and side % each == 0 for side in shape):
         raise FormatError(
-            layout.clause,
+            clause,
             f"{name!r} of shape {list(shape)} has no whole words of {each} codes along both sides; expand the model",
         )
 

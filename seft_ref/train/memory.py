@@ -25,6 +25,8 @@ LOGIT_COPIES = 3
 """Arrays of the size of one part's logits that the loss has in memory at once."""
 AT_AN_EVENT = 48
 """Bytes that an event needs for each stored weight of the largest matrix: int64 positions, and arrays on them."""
+AT_AN_EVENT_ON_SUPPORT = 22
+"""The same if slots only move among the stored weights of a matrix: their values and gradients, and no positions."""
 IN_POOLS = 240
 """Bytes that an event needs for each stored weight if every row or group is a pool of its own."""
 
@@ -111,6 +113,7 @@ def memory_of_run(
     rows, length = settings.batch, settings.length
     if recompute is None:
         recompute = activation_bytes(config, rows, length, itemsize, recompute=False) > LARGE
+    keeps_layout = codes is None and (compact or all(e.nnz < dense_from * e.numel for e in extents))
     table = config.vocab_size * config.hidden_size
     return {
         "program": PROGRAM,
@@ -122,7 +125,7 @@ def memory_of_run(
         "step": step,
         "activations": activation_bytes(config, rows, length, itemsize, recompute=recompute),
         "logits": LOGIT_COPIES * itemsize * rows_at_once(rows * length, config.vocab_size) * config.vocab_size,
-        "event": _event(config, settings, extents, itemsize, compact=compact),
+        "event": _event(config, settings, extents, itemsize, compact=compact, keeps_layout=keeps_layout),
     }
 
 
@@ -131,9 +134,18 @@ def _pointers(shape: tuple[int, int]) -> int:
 
 
 def _event(
-    config: ModelConfig, settings: TrainSettings, extents: list["_Extent"], itemsize: int, *, compact: bool
+    config: ModelConfig,
+    settings: TrainSettings,
+    extents: list["_Extent"],
+    itemsize: int,
+    *,
+    compact: bool,
+    keeps_layout: bool,
 ) -> int:
-    """Return the bytes of an event: those of its gradient windows, and those of its temporary arrays."""
+    """Return the bytes of an event: those of its gradient windows, and those of its temporary arrays.
+
+    keeps_layout  whether every matrix is one whose layout stays if slots move within its base
+    """
     if settings.adapter is not None:
         # one base and one merged matrix are in memory at a time
         return AT_AN_EVENT * max(extent.nnz for extent in extents) + itemsize * max(extent.numel for extent in extents)
@@ -148,6 +160,9 @@ def _event(
         return start
     largest = max(sum(extent.nnz for extent in one) for one in together(settings.rule, extents))
     at_an_event = IN_POOLS if settings.rule.by_row or settings.rule.by_group else AT_AN_EVENT
+    on_support = settings.rule.only_on_support and settings.initial_scope == "active"
+    if keeps_layout and on_support and settings.rule.counts == "support" and at_an_event == AT_AN_EVENT:
+        at_an_event = AT_AN_EVENT_ON_SUPPORT
     working = at_an_event * largest + itemsize * max(extent.numel for extent in extents) // 8
     if not evidence_names:
         return max(start, working)
