@@ -113,7 +113,7 @@ def _mean_losses(report: Report) -> dict[str, list[float]]:
 
 def _losses(axes: Any, report: Report) -> None:
     for arm, mean in _mean_losses(report).items():
-        axes.plot(*_smoothed(mean), color=_colour(report, arm), linewidth=1, label=report.labels()[arm])
+        axes.plot(*_smoothed(mean), linewidth=1, label=report.labels()[arm], **_line(report, arm))
     axes.set_xlabel("step")
     axes.set_ylabel("training loss")
     axes.legend(frameon=False)
@@ -123,7 +123,7 @@ def _losses_apart(axes: Any, report: Report) -> None:
     losses = _mean_losses(report)
     for d in differences(report):
         values = [loss - of for loss, of in zip(losses[d.row.arm], losses[d.reference.arm], strict=True)]
-        axes.plot(*_smoothed(values), color=_colour(report, d.row.arm), linewidth=1)
+        axes.plot(*_smoothed(values), linewidth=1, **_line(report, d.row.arm))
     axes.axhline(0, color="#888888", linewidth=0.7, linestyle=":")
     axes.set_xlabel("step")
     axes.set_ylabel("training loss, difference")
@@ -156,3 +156,9 @@ def _supports(run: Mapping[str, Any]) -> tuple[list[int], list[float]]:
 
 def _colour(report: Report, arm: str) -> str:
     return COLOURS[list(report.runs).index(arm) % len(COLOURS)]
+
+
+def _line(report: Report, arm: str) -> dict[str, str]:
+    """Return colour and dashes of an arm's line; lines that share a colour have other dashes."""
+    dashes = ("-", "--", ":")[list(report.runs).index(arm) // len(COLOURS) % 3]
+    return {"color": _colour(report, arm), "linestyle": dashes}
