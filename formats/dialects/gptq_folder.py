@@ -22,8 +22,8 @@ def _part(matrix: Coded, part: str, grid: Grid) -> Array:
     if part == _GROUPS:
         return (np.arange(columns) // (columns // matrix.scales.shape[1])).astype(np.int32)
     if part == _ZEROS:
-        # readers of the layout gptq add 1 to a stored zero point; they disagree on one that is 0, which no symmetric
-        # grid has
+        # Readers of the layout gptq add 1 to a stored zero point. They disagree where the sum does not fit its bits,
+        # so only symmetric grids, in which it always fits, have this layout.
         return packed(matrix.zeros.T - np.int8(not grid.asymmetric), grid.bits)
     return packed(codes_everywhere(matrix), grid.bits).T.copy()
 

@@ -167,10 +167,10 @@ def merged(
 def with_moved_slots(
     before: PackedBase, base: Base, delta: Delta
 ) -> tuple[PackedBase, Packed, Int[Array, " d"], Float[Array, " d"]] | None:
-    """Return what `merged` or `compacted` returns, with the layout of the matrix before an event, if the event has only
-    moved slots within B; None otherwise, and if numbers are codes.
+    """Return what `merged` or `compacted` returns after an event that has only moved slots within B (DLT-003, KRN-016).
 
-    The result takes the memory of `before`.
+    The matrix keeps its layout: only values at old and new slots are stored, in the memory of `before`. The result is
+    None if the event has changed B, if a slot lies outside B, or if the base is held in codes.
 
     base   `before`, opened, after the event
     delta  η after the event

@@ -154,7 +154,7 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
 
 
 def _takes_entries(collector: PerRow | Strongest) -> bool:
-    """Return whether a collector takes entries that are no whole rows: it compares all of a matrix with each other."""
+    """Return whether a collector takes entries of any rows: one that compares rows or groups takes whole rows only."""
     return isinstance(collector, Strongest) and not collector.pools.caps_growth
 
 

@@ -88,7 +88,7 @@ def _placed(
     before: AnyBase, opened: AnyBase, delta: Delta, kernels: KernelSet
 ) -> tuple[AnyBase, Packed, Int[Array, " d"], Float[Array, " d"]]:
     """Return what `place` returns for the base and the delta after an event; it takes the memory of `before`."""
-    # the state before the event is not used again
+    # the memory may be taken, because the state before the event is not used again
     memory = {}
     if isinstance(before, PackedBase):
         moved = with_moved_slots(before, opened.open(), delta)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import formats
+from formats.conversion import CODED
 from formats.dialects import coded
+from formats.dialects.coded_folder import LAYOUTS
 from formats.dialects.hf import open_hf
 from formats.dialects.int_folder import open_quantised
 from formats.records import from_flat, to_dense
@@ -52,10 +54,17 @@ def test_FMT_180_what_is_written_is_read_as_the_same_codes(tmp_path, grid):
     described = config["quantization_config"]
     assert described["checkpoint_format"] == ("gptq_v2" if asymmetric else "gptq")
     assert described["group_size"] == next((int(o[1:]) for o in grid.split(":") if o.startswith("g")), -1)
-    # and back into this format, as codes; a folder of GPTQ always has zero points
+    # and back into this format, as codes on the grid that they came from (QNT-010.5)
     formats.convert(tmp_path / "gptq", tmp_path / "kept", to="sparse", keep_codes=True)
-    kept = coded.expanded(formats.read(tmp_path / "kept")).tensors
+    back = formats.read(tmp_path / "kept")
+    assert back.attributes["quantised"]["grid"] == grid
+    assert back.scales == found.scales
+    kept = coded.expanded(back).tensors
     assert all(to_dense(kept[name]).tobytes() == to_dense(expanded[name]).tobytes() for name in expanded)
+
+
+def test_QNT_009_every_target_of_codes_has_a_layout():
+    assert set(CODED) == set(LAYOUTS)
 
 
 def test_FMT_180_stored_weights_of_zero_are_told(tmp_path):
