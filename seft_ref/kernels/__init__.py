@@ -23,7 +23,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, Dtype
-from seft_ref.kernels.held import Held, Stored
+from seft_ref.kernels.held import Held, New, Stored
 from seft_ref.topology.csr import Topology
 
 NAMES = (
@@ -74,10 +74,10 @@ class KernelSet(Protocol):
     def locate(self, packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
         """Return the places of CSR slots: numbers that only this set's `store` and `clear` understand (KRN-012)."""
 
-    def store(self, packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
+    def store(self, packed: Packed, where: Int[Array, " m"], values: New) -> Packed:
         """Return the matrix with values at the places `where`; packed is not to be used again (KRN-012).
 
-        A compact matrix takes float32 values that its 16 bits represent exactly (KRN-015); one of codes takes none.
+        A compact matrix takes float32 values that its 16 bits represent exactly (KRN-015); one of codes takes codes.
         """
 
     def matmul(self, x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:

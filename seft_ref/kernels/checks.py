@@ -107,10 +107,23 @@ def check_new_values(places: Array, values: Array, stored: Array) -> None:
         raise KernelError("KRN-009", f"values have shape {tuple(values.shape)}, where has {tuple(places.shape)}")
 
 
-def refuse_codes(held_in: Held | None) -> None:
-    """Refuse a matrix of codes, into which nothing can be stored (KRN-018.4)."""
-    if isinstance(held_in, Coded):
-        raise KernelError("KRN-018", "a matrix of codes takes no values in their place; make it anew from codes")
+def check_new_codes(places: Array, codes: Array, held_in: Coded, n: int) -> None:
+    """Refuse codes that cannot replace those at `places` of a matrix (KRN-009, KRN-012, KRN-018.4).
+
+    n  the number of places
+    """
+    check_places("where", places, n)
+    xp = array_namespace(codes)
+    if codes.dtype != xp.int8:
+        raise KernelError("KRN-018", f"values are {codes.dtype}; a matrix of codes takes codes, which are int8")
+    if tuple(codes.shape) != tuple(places.shape):
+        raise KernelError("KRN-009", f"codes have shape {tuple(codes.shape)}, where has {tuple(places.shape)}")
+    most = 1 << (held_in.bits - 1)
+    least, largest = (int(xp.min(codes)), int(xp.max(codes))) if codes.shape[0] else (0, 0)
+    if least < -most or largest >= most:
+        raise KernelError(
+            "KRN-018", f"codes run from {least} to {largest}; {held_in.bits} bits hold {-most} to {most - 1}"
+        )
 
 
 def check_stored(places: Array, values: Array, stored: Array, held_in: Held | None) -> None:

@@ -63,6 +63,8 @@ Held: TypeAlias = Dtype | Coded
 """How a compact matrix stores numbers: a 16-bit dtype, or codes whose scales new codes take over."""
 Stored: TypeAlias = NumpyArray | Coded
 """The numbers of a compact matrix in slot order."""
+New: TypeAlias = Float[Array, " m"] | Int8[Array, " m"]
+"""What `store` writes: values, or codes into a matrix of codes (KRN-018)."""
 
 
 def narrowed(values: Float[Array, " nnz"], held_in: Held, topology: Topology) -> Stored:
@@ -83,6 +85,11 @@ def as_multiplied(values: Float[Array, " n"], held_in: Held | None, topology: To
     if not isinstance(held_in, Coded) or not held_in.exact:
         return values
     return widened(narrowed(values, held_in, topology), topology)
+
+
+def as_new(values: Float[Array, " m"], held_in: Held, slots: Topology) -> New:
+    """Return values at `slots` in the form that `store` takes for a compact matrix that holds them exactly."""
+    return held_in.holding(slots, values).codes if isinstance(held_in, Coded) else values
 
 
 def held_of(stored: Stored) -> Held:

@@ -6,7 +6,7 @@ A stored zero takes part like any other value (KRN-004). Rows and columns withou
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int8
 
 from seft_ref.arrays.library import Array, Dtype, array_namespace, device
 from seft_ref.kernels import Packed
@@ -15,14 +15,14 @@ from seft_ref.kernels.checks import (
     check_compact,
     check_factors,
     check_matrix,
+    check_new_codes,
     check_places,
     check_shape,
     check_stored,
     check_values,
     check_vector,
-    refuse_codes,
 )
-from seft_ref.kernels.held import Held, Stored, held_of, narrowed, widened
+from seft_ref.kernels.held import Coded, Held, New, Stored, held_of, narrowed, widened
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, with_live_part
 from seft_ref.topology.csr import Topology, find, flat, from_flat
 
@@ -144,16 +144,31 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
     return array_namespace(slots).take(flat(topology), slots)
 
 
-def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-    """Return packed with values at `where`; this set does not change its argument (KRN-012).
+def store(packed: Packed, where: Int[Array, " m"], values: New) -> Packed:
+    """Return packed with values, or with codes if it holds codes, at `where`; this set does not change its argument
+    (KRN-012, KRN-018).
 
     Raises:
-        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit, KRN-018 for codes.
+        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010, KRN-018 if values do not fit.
     """
     live = live_part(packed, PackedEntries)
-    refuse_codes(live.held_in)
+    if isinstance(live.held_in, Coded):
+        check_new_codes(where, values, live.held_in, live.values.shape[0])
+        return with_live_part(packed, _with(live, where, _weights_at(live, live.held_in, where, values)))
     check_stored(where, values, live.values, live.held_in)
     return with_live_part(packed, _with(live, where, values))
+
+
+def _weights_at(
+    live: PackedEntries, held_in: Coded, where: Int[Array, " m"], codes: Int8[Array, " m"]
+) -> Float[Array, " m"]:
+    """Return the weights that codes stand for at `where`."""
+    assert live.positions is not None
+    xp = array_namespace(where)
+    order = xp.argsort(where)
+    slots = from_flat(live.shape, xp.take(live.positions, xp.take(where, order)))
+    ascending = held_in.at(slots, xp.take(codes, order)).weights()
+    return xp.take(ascending, xp.argsort(order))
 
 
 def _with(live: PackedEntries, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedEntries:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from seft_ref.arrays.library import Array, array_namespace, device, with_values
 from seft_ref.arrays.sorted import without
 from seft_ref.kernels import KernelSet, Packed
-from seft_ref.kernels.held import Coded, Held, Stored, as_multiplied, narrowed, widened
+from seft_ref.kernels.held import Coded, Held, Stored, as_multiplied, as_new, narrowed, widened
 from seft_ref.topology.csr import Located, Topology, find, flat, from_flat, union
 from seft_ref.update.delta import Base, Delta, new_delta, overlay, support_topology, values_where
 
@@ -170,7 +170,7 @@ def with_moved_slots(
     """Return what `merged` or `compacted` returns after an event that has only moved slots within B (DLT-003, KRN-016).
 
     The matrix keeps its layout: only values at old and new slots are stored, in the memory of `before`. The result is
-    None if the event has changed B, if a slot lies outside B, or if the base is held in codes.
+    None if the event has changed B, if a slot lies outside B, or if weights lie beside codes.
 
     base   `before`, opened, after the event
     delta  η after the event
@@ -180,16 +180,18 @@ def with_moved_slots(
     xp = array_namespace(places)
     # a base only loses positions, so one with as many as before has the same
     same = base.nnz == before.nnz and bool(xp.all(before.inside)) and bool(xp.all(inside))
-    if not same or before.beside is not None or isinstance(held_in, Coded):
+    if not same or before.beside is not None:
         return None
     kernels, under = before.kernels, xp.take(base.values, places)
     old = kernels.locate(before.packed, topology, topology.seek(flat(before.slots))[0])
     new = kernels.locate(before.packed, topology, places)
-    effective = under + delta.values
+    effective = as_multiplied(under + delta.values, held_in, delta.topology)
     if held_in is None:
         packed = kernels.store(kernels.store(before.packed, old, before.under), new, effective)
         return PackedBase(packed, base.nnz, delta.topology, under, inside, kernels), packed, new, under
-    frozen = kernels.store(kernels.store(before.packed, old, before.under), new, xp.zeros_like(under))
+    back = as_new(before.under, held_in, before.slots)
+    none = as_new(xp.zeros_like(under), held_in, delta.topology)
+    frozen = kernels.store(kernels.store(before.packed, old, back), new, none)
     live = kernels.pack(delta.topology, effective)
     where = kernels.locate(live, delta.topology, xp.arange(under.shape[0], dtype=xp.int64, device=device(under)))
     packed_base = PackedBase(frozen, base.nnz, delta.topology, under, inside, kernels)

@@ -88,6 +88,24 @@ def test_KRN_018_what_is_packed_comes_back(kernels, shape, share, grid):
 
 
 @pytest.mark.parametrize("kernels", ["cpu", "transposed"])
+@pytest.mark.parametrize(("shape", "share", "grid"), CASES, ids=IDS)
+def test_KRN_018_codes_that_are_stored_are_those_of_a_matrix_packed_anew(kernels, shape, share, grid):
+    kernels, matrix, rng = SETS[kernels], drawn(shape, share, grid), np.random.default_rng(3)
+    most = 1 << (matrix.bits - 1)
+    slots = rng.permutation(matrix.topology.nnz)[: matrix.topology.nnz // 2]
+    codes = matrix.codes.copy()
+    codes[slots] = rng.integers(-most, most, slots.size)
+    packed = kernels.compact(matrix.topology, matrix)
+    stored = kernels.store(packed, kernels.locate(packed, matrix.topology, slots), codes[slots])
+    topology, found = kernels.unpack(stored)
+    assert same_bits(flat(topology), flat(matrix.topology))
+    assert same_bits(found.codes, codes)
+    anew = kernels.compact(matrix.topology, matrix.at(matrix.topology, codes))
+    x = rng.standard_normal((3, shape[1])).astype(np.float32)
+    assert same_bits(kernels.matmul(x, stored), kernels.matmul(x, anew))
+
+
+@pytest.mark.parametrize("kernels", ["cpu", "transposed"])
 def test_KRN_018_what_is_packed_keeps_none_of_the_codes_it_was_packed_from(kernels):
     matrix = drawn((64, 64), 0.3, "int4:g64")
     gone = weakref.ref(matrix.codes)
@@ -232,8 +250,18 @@ def test_KRN_018_what_cannot_be_held_is_refused(kernels):
             kernels.clear(packed, where)
     with pytest.raises(KernelError, match="KRN-010"):
         kernels.matmul(np.zeros((2, 32)), packed)
-    with pytest.raises(KernelError, match="KRN-018"):
-        kernels.store(packed, np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.float32))
+    first = kernels.locate(packed, matrix.topology, np.zeros(1, dtype=np.int64))
+    for new, clause in (
+        (np.zeros(1, dtype=np.float32), "KRN-018.*float32.*int8"),
+        (np.array([8], dtype=np.int8), "KRN-018.*8 to 8; 4 bits hold -8 to 7"),
+        (np.array([-9], dtype=np.int8), "KRN-018.*-9"),
+        (np.zeros(2, dtype=np.int8), "KRN-009"),
+    ):
+        with pytest.raises(KernelError, match=clause):
+            kernels.store(packed, first, new)
+    for where in (absent, np.array([8 * 32])) if kernels is not reference else (np.array([matrix.topology.nnz]),):
+        with pytest.raises(KernelError, match="KRN-012"):
+            kernels.store(packed, where, np.zeros(1, dtype=np.int8))
 
 
 @pytest.mark.skipif("gpu" not in NAMED, reason="no compiler for the GPU's kernels")

@@ -12,16 +12,16 @@ Weights are decoded to float32 in registers. A product with several tokens has t
 weights in panels. A product with one token adds in another order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numba
 import numpy as np
-from jaxtyping import Float, Int, Int64, UInt8
+from jaxtyping import Float, Int, Int8, Int64, UInt8
 
 from seft_ref.arrays.library import Array, Dtype, NumpyArray
 from seft_ref.errors import KernelError
-from seft_ref.kernels.checks import check_places
+from seft_ref.kernels.checks import check_new_codes, check_places
 from seft_ref.kernels.cpu import coded_loops, coded_rows, panels, turned
 from seft_ref.kernels.cpu.scratch import scratch
 from seft_ref.kernels.cpu.token import TOKEN_ROWS
@@ -144,12 +144,24 @@ def clear_codes(packed: PackedCodes, positions: Int[Array, " m"]) -> PackedCodes
     """
     n_out, n_in = packed.shape
     check_places("where", positions, n_out * n_in)
-    codes, columns = packed.codes.copy(), packed.held_in.columns
-    zeros = packed.zeros[:0] if packed.held_in.symmetric else packed.zeros
-    arrays = (codes, packed.masks, packed.starts, zeros)
-    if coded_rows.clear_codes(*arrays, columns, n_out, n_in, packed.halves, positions):
+    rows, columns = np.divmod(positions, n_in)
+    zeros = packed.held_in.zeros[rows, columns // packed.held_in.columns]
+    return store_codes(replace(packed, codes=packed.codes.copy()), positions, zeros)
+
+
+def store_codes(packed: PackedCodes, positions: Int[Array, " m"], codes: Int8[Array, " m"]) -> PackedCodes:
+    """Return packed with codes at the flat `positions`, in the same memory (KRN-018); do not use packed again.
+
+    Raises:
+        KernelError: KRN-012 if a place is out of range or not stored, KRN-009, KRN-018 if codes do not fit.
+    """
+    n_out, n_in = packed.shape
+    check_new_codes(positions, codes, packed.held_in, n_out * n_in)
+    # copied if it is read-only, as the memory of a mapped file may be
+    into = packed.codes if packed.codes.flags.writeable else packed.codes.copy()
+    if coded_rows.store_codes(into, packed.masks, packed.starts, n_out, n_in, packed.halves, positions, codes):
         raise KernelError("KRN-012", "where names positions that the matrix does not store")
-    return PackedCodes(packed.shape, packed.nnz, packed.held_in, codes, packed.masks, packed.starts)
+    return replace(packed, codes=into)
 
 
 def multiply_rows(x: Float[NumpyArray, "n in"], packed: PackedCodes) -> Float[NumpyArray, "n out"]:

@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN201
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
-"""Compiled loops that pack and unpack a matrix of codes, and clear some of its codes (`coded` draws the layout)."""
+"""Compiled loops that pack and unpack a matrix of codes, and overwrite some of its codes (`coded` draws the layout)."""
 
 from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.kernels.cpu.decode import popcount
@@ -113,8 +113,8 @@ def row_start(masks, starts, n_out, p, r, in_halves):
 
 
 @compiled()
-def clear_codes(codes, masks, starts, zeros, size, n_out, n_in, in_halves, positions):
-    """Overwrite the code at each flat position (m,) by the zero point of its group; return how many are not stored."""
+def store_codes(codes, masks, starts, n_out, n_in, in_halves, positions, new):
+    """Overwrite the code at each flat position (m,) by that of new (m,); return how many are not stored."""
     absent = 0
     for i in range(positions.shape[0]):
         r, c = positions[i] // n_in, positions[i] % n_in
@@ -123,7 +123,6 @@ def clear_codes(codes, masks, starts, zeros, size, n_out, n_in, in_halves, posit
         if not (mask >> (c - p * WIDTH)) & 1:
             absent += 1
             continue
-        zero = zeros[c // size * n_out + r] if zeros.shape[0] else 0
         j = popcount(mask & ((1 << (c - p * WIDTH)) - 1))
-        put(codes, row_start(masks, starts, n_out, p, r, in_halves), j, zero, in_halves)
+        put(codes, row_start(masks, starts, n_out, p, r, in_halves), j, new[i], in_halves)
     return absent

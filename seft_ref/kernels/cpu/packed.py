@@ -18,11 +18,10 @@ from seft_ref.kernels.checks import (
     check_shape,
     check_stored,
     check_values,
-    refuse_codes,
 )
 from seft_ref.kernels.cpu import panels, token
-from seft_ref.kernels.cpu.coded import PackedCodes, clear_codes, pack_codes, places_of, unpack_codes
-from seft_ref.kernels.held import Coded, Stored, held_alike, stored_as
+from seft_ref.kernels.cpu.coded import PackedCodes, clear_codes, pack_codes, places_of, store_codes, unpack_codes
+from seft_ref.kernels.held import Coded, New, Stored, held_alike, stored_as
 from seft_ref.kernels.split import as_own, live_part, with_live_part
 from seft_ref.topology.csr import Topology, flat
 
@@ -231,18 +230,21 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
     return places
 
 
-def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-    """Return packed with values at `where`, in the same memory (KRN-012); do not use packed again.
+def store(packed: Packed, where: Int[Array, " m"], values: New) -> Packed:
+    """Return packed with values, or with codes if it holds codes, at `where`, in the same memory (KRN-012, KRN-018).
+
+    Do not use packed again.
 
     Raises:
-        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit, KRN-018 for codes.
+        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010, KRN-018 if values do not fit.
     """
     return with_live_part(packed, store_into(live_part(packed, LAYOUTS), where, values))
 
 
-def store_into(own: PackedOnCpu, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedPanels:
+def store_into(own: PackedOnCpu, places: Int[Array, " m"], values: New) -> PackedOnCpu:
     """Do the work of `store` for a matrix of this set that is not split; raises the same errors."""
-    refuse_codes(own.held_in)
+    if isinstance(own, PackedCodes):
+        return store_codes(own, places, values)
     into = as_own(own, PackedPanels)
     check_stored(places, values, into.values, into.held_in)
     # copied if it is read-only, as the memory of a mapped file may be

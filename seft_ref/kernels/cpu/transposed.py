@@ -20,7 +20,7 @@ from seft_ref.kernels.cpu import plain
 from seft_ref.kernels.cpu.packed import PackedOnCpu, PackedPanels, check_operand, store_into
 from seft_ref.kernels.cpu.plain import exceeding, sample
 from seft_ref.kernels.cpu.transpose import transpose
-from seft_ref.kernels.held import Coded, Held, Stored
+from seft_ref.kernels.held import Coded, Held, New, Stored
 from seft_ref.kernels.split import as_own, live_part, multiply_parts, split, with_live_part
 from seft_ref.topology.csr import Topology
 
@@ -174,16 +174,18 @@ def locate(packed: Packed, topology: Topology, slots: Int[Array, " m"]) -> Int[A
     return plain.locate(live.rows, topology, slots) | in_columns << 32
 
 
-def store(packed: Packed, where: Int[Array, " m"], values: Float[Array, " m"]) -> Packed:
-    """Return packed with values at `where`, in the same memory (KRN-012); do not use packed again.
+def store(packed: Packed, where: Int[Array, " m"], values: New) -> Packed:
+    """Return packed with values, or with codes if it holds codes, at `where`, in the same memory (KRN-012, KRN-018).
+
+    Do not use packed again.
 
     Raises:
-        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010 if values do not fit, KRN-018 for codes.
+        KernelError: KRN-012 if a place is out of range, KRN-009, KRN-010, KRN-018 if values do not fit.
     """
     return with_live_part(packed, _store_into(live_part(packed, PackedTwice), where, values))
 
 
-def _store_into(own: PackedTwice, places: Int[Array, " m"], values: Float[Array, " m"]) -> PackedTwice:
+def _store_into(own: PackedTwice, places: Int[Array, " m"], values: New) -> PackedTwice:
     if own.columns is None:
         return PackedTwice(store_into(own.rows, places, values), None)
     rows = as_own(own.rows, PackedPanels)
