@@ -44,7 +44,7 @@ def _sparsepeft(a: Values) -> Values:
 def _star(a: Values) -> Values:
     pattern = None if a["pattern"] is None else (int(a["pattern"][0]), int(a["pattern"][1]))
     keep = partial(wanda_mask, input_square_sum=a["square_sums"], sparsity=a["sparsity"], pattern=pattern)
-    topology, values = lora_star(_base(a), Lora(a["a"], a["b"], a["alpha"]), keep)
+    topology, values = lora_star(_base(a), Lora(a["a"], a["b"], a["alpha"]), keep, patterned=pattern is not None)
     return {"kept": flat(topology), "values": values}
 
 

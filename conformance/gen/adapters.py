@@ -216,6 +216,7 @@ def star() -> Area:
     for name, n_out, n_in, pattern, still, purpose in (
         ("rows", 8, 10, None, False, "the first mask kept, or ranked before the merge"),
         ("pattern", 6, 12, (2, 4), False, "the pattern of the base forgotten"),
+        ("pattern-zero", 6, 8, (2, 4), False, "a base refused, because a weight that it kept is 0"),
         ("one-of-two", 5, 8, (1, 2), False, "the pattern of the base forgotten"),
         ("rows-start", 7, 10, None, True, "a support that changes though nothing was learnt"),
         ("pattern-start", 4, 8, (2, 4), True, "a support that changes though nothing was learnt"),
@@ -223,6 +224,8 @@ def star() -> Area:
         norms = n.integers(n_in, 1, 3).astype(np.float64)
         w = np.where(n.lattice((n_out, n_in)) < 0, -1.0, 1.0) * n.integers((n_out, n_in), 1, 9)
         kept = _pruned(w, norms, pattern)
+        if name == "pattern-zero":
+            w[divmod(kept.pop(3), n_in)] = 0.0
         a, b = n.lattice((2, n_in), 2), n.lattice((n_out, 2), 2) * (0.0 if still else 1.0)
         weights = {divmod(p, n_in): float(w.reshape(-1)[p]) for p in kept}
         every = [(o, i) for o in range(n_out) for i in range(n_in)]

@@ -97,18 +97,19 @@ def lora_merge(base: Frozen | Base, lora: Lora) -> Float[Array, "out in_"]:
     return array_namespace(weight).reshape(weight, topology.shape) + lora.scale * (lora.b @ lora.a)
 
 
-def lora_star(base: Frozen, lora: Lora, keep: Keep) -> tuple[Topology, Float[Array, " nnz"]]:
+def lora_star(base: Frozen, lora: Lora, keep: Keep, *, patterned: bool) -> tuple[Topology, Float[Array, " nnz"]]:
     """Return the support and the values that are left when a pruner has pruned the merged weight (ADP-005).
 
-    keep  the pruner, with the rule, rate and pattern that gave the base its support
+    keep       the pruner, with the rule, rate and pattern that gave the base its support
+    patterned  whether it prunes by a pattern
 
     Raises:
-        AdapterError: ADP-005 if the merged weight is not finite, or the pruner keeps another number of weights than
-            the base stores; ADP-009 if the factors do not fit the base.
+        AdapterError: ADP-005 if the merged weight is not finite, or as `kept_of_merged`; ADP-009 if the factors do not
+            fit the base.
     """
     merged = lora_merge(base, lora)
     check_merged(merged)
-    return kept_of_merged(base, merged, keep(merged))
+    return kept_of_merged(base, merged, keep(merged), patterned=patterned)
 
 
 def check_merged(merged: Float[Array, "out in_"]) -> None:
@@ -120,16 +121,17 @@ def check_merged(merged: Float[Array, "out in_"]) -> None:
 
 
 def kept_of_merged(
-    base: Frozen | Base, merged: Float[Array, "out in_"], mask: Bool[Array, "out in_"]
+    base: Frozen | Base, merged: Float[Array, "out in_"], mask: Bool[Array, "out in_"], *, patterned: bool
 ) -> tuple[Topology, Float[Array, " nnz"]]:
     """Return the support and the values of a merged weight at the positions where a mask is True (ADP-005).
 
     Raises:
-        AdapterError: ADP-005 if there are not as many as the base stores.
+        AdapterError: ADP-005 if there are fewer than the base stores, or more and the pruner has no pattern.
     """
     xp = array_namespace(merged)
     positions = xp.nonzero(xp.reshape(mask, (-1,)))[0]
-    if positions.shape[0] != base.topology.nnz:
+    # the base stores fewer than N of M where a weight that its pruner kept is 0
+    if positions.shape[0] < base.topology.nnz or (positions.shape[0] > base.topology.nnz and not patterned):
         raise AdapterError(
             "ADP-005",
             f"the pruner keeps {positions.shape[0]} weights, the base stores {base.topology.nnz}; prune by the rule, "

@@ -43,17 +43,19 @@ def check_again(folder: Path, config: ModelConfig, stored: int, tokens: Sequence
 
     stored  number of weights that the targets of the folder store
     tokens  the text on which a pruner will measure activations, if it measures any
-    Raises  AdapterError ADP-012 as `check_record`, and for a base that stores another number of weights than its
-            record says; PruneError PRN-007 for a text shorter than a window
+    Raises  AdapterError ADP-012 as `check_record`, and for a base that stores more weights than its record says, or
+            fewer and has no pattern; PruneError PRN-007 for a text shorter than a window
     """
     record = check_record(folder)
     # ADP-012.4
-    if {"removed", "of"} <= record.keys() and stored != (keeps := record["of"] - record["removed"]):
-        raise AdapterError(
-            "ADP-012",
-            f"{folder} stores {stored} weights, and its pruning.json says that {keeps} were kept; use lora, or start "
-            "from the model as it was pruned",
-        )
+    if {"removed", "of"} <= record.keys():
+        keeps = record["of"] - record["removed"]
+        if stored > keeps or (stored < keeps and pattern_of(record) is None):
+            raise AdapterError(
+                "ADP-012",
+                f"{folder} stores {stored} weights, and its pruning.json says that {keeps} were kept; use lora, or "
+                "start from the model as it was pruned",
+            )
     if windows := record.get("calibration"):
         try:
             windows_of(tokens, config, **windows)
@@ -79,8 +81,7 @@ def prune_again(
     merged  the weight of every target, stored at every position
     tokens  the text on which a pruner measures activations, in the windows of the record, if it measures any
     like    an array of the library and on the device of the weights
-    Raises  AdapterError ADP-012 as `check_record`; ADP-005 for a weight that is not finite, or if the pruner keeps
-            another number of weights than the base stores
+    Raises  AdapterError ADP-012 as `check_record`; ADP-005 for a weight that is not finite, or as `kept_of_merged`
     """
     record = check_record(folder)
     of: dict[str, Any] = record.get("calibration") or {}
@@ -107,5 +108,5 @@ def prune_again(
             record.get("seed", 0),
         )
         for name, mask, *_ in masks:
-            final[name] = kept_of_merged(targets[name].base.open(), weight(name), mask)
+            final[name] = kept_of_merged(targets[name].base.open(), weight(name), mask, patterned=pattern is not None)
     return final

@@ -155,7 +155,7 @@ def test_ADP_005_LoRA_star_at_the_start_keeps_the_mask(backend, pattern):
     keep = partial(wanda_mask, input_square_sum=squares, sparsity=0.7, pattern=pattern)
     positions, base = _pruned(backend, w, keep)
     lora = lora_initial((9, 24), rank=3, alpha=6.0, seed=5, matrix=0, like=w)
-    topology, values = lora_star(base, lora, keep)
+    topology, values = lora_star(base, lora, keep, patterned=pattern is not None)
     assert same_bits(backend.numpy(flat(topology)), backend.numpy(positions))
     assert same_bits(backend.numpy(values), backend.numpy(base.values))
 
@@ -167,7 +167,7 @@ def test_ADP_005_the_start_keeps_the_mask_only_where_no_kept_weight_scores_0():
     values = w.reshape(-1)[flat(topology)]
     values[3] = 0.0  # a stored zero ties with what is not stored, and the higher columns stay
     lora = lora_initial((4, 10), rank=2, alpha=2.0, seed=0, matrix=0, like=w)
-    again, _ = lora_star(frozen(topology, values, reference), lora, keep)
+    again, _ = lora_star(frozen(topology, values, reference), lora, keep, patterned=False)
     assert again.nnz == topology.nnz
     assert flat(again).tolist() == [1, 3, 5, 8, 9, *range(11, 40, 2)]
 
@@ -179,7 +179,7 @@ def test_ADP_005_LoRA_star_prunes_the_merged_weight(pattern):
     _, base = _pruned(REFERENCE, w, keep)
     rng = np.random.default_rng(7)
     lora = Lora(rng.standard_normal((2, 16)), rng.standard_normal((8, 2)), 4.0)
-    topology, values = lora_star(base, lora, keep)
+    topology, values = lora_star(base, lora, keep, patterned=pattern is not None)
     merged = np.zeros(8 * 16)
     merged[flat(base.topology)] = base.values
     merged = merged.reshape(8, 16) + 2.0 * (lora.b @ lora.a)
@@ -198,11 +198,26 @@ def test_ADP_005_any_pruner_may_be_named_and_its_count_is_looked_at():
     by_size = partial(magnitude_mask, sparsity=0.5)
     _, base = _pruned(REFERENCE, w, by_size)
     lora = Lora(np.ones((1, 7)), np.ones((5, 1)), 1.0)
-    topology, _ = lora_star(base, lora, by_size)
+    topology, _ = lora_star(base, lora, by_size, patterned=False)
     assert topology.nnz == base.topology.nnz == 18
     with pytest.raises(AdapterError, match="keeps 20 weights, the base stores 18") as caught:
-        lora_star(base, lora, partial(wanda_mask, input_square_sum=squares, sparsity=0.5))
+        lora_star(base, lora, partial(wanda_mask, input_square_sum=squares, sparsity=0.5), patterned=False)
     assert caught.value.clause == "ADP-005"
+
+
+def test_ADP_005_4_a_pattern_may_keep_more_than_a_base_whose_kept_weights_are_0():
+    w, squares = weights_of(4, 8, seed=3)
+    keep = partial(wanda_mask, input_square_sum=squares, sparsity=0.5, pattern=(2, 4))
+    positions, whole = _pruned(REFERENCE, w, keep)
+    base = frozen(from_flat((4, 8), positions[1:]), whole.values[1:], reference)
+    lora = lora_initial((4, 8), rank=2, alpha=2.0, seed=0, matrix=0, like=w)
+    topology, _ = lora_star(base, lora, keep, patterned=True)
+    assert (base.topology.nnz, topology.nnz) == (15, 16)
+    with pytest.raises(AdapterError, match="keeps 16 weights, the base stores 15"):
+        lora_star(base, lora, keep, patterned=False)
+    lacking = partial(wanda_mask, input_square_sum=squares, sparsity=0.5, pattern=(1, 4))
+    with pytest.raises(AdapterError, match="keeps 8 weights, the base stores 15"):
+        lora_star(base, lora, lacking, patterned=True)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -212,7 +227,7 @@ def test_ADP_005_a_merged_weight_that_is_not_finite_is_refused(bad, backend):
     _, base = _pruned(backend, w, partial(magnitude_mask, sparsity=0.5))
     lora = Lora(backend.array(np.ones((1, 7))), backend.array(np.array([[0.0], [bad], [0.0], [0.0], [0.0]])), 1.0)
     with pytest.raises(AdapterError, match="NaN or infinity") as caught:
-        lora_star(base, lora, partial(magnitude_mask, sparsity=0.5))
+        lora_star(base, lora, partial(magnitude_mask, sparsity=0.5), patterned=False)
     assert caught.value.clause == "ADP-005"
 
 

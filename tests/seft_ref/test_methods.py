@@ -20,7 +20,7 @@ from seft_ref.topology.csr import flat
 from seft_ref.train import factors
 from seft_ref.train.loop import step_batches
 from seft_ref.train.settings import METHODS, settings_of
-from tests.seft_ref import torch_definition
+from tests.seft_ref import folders, torch_definition
 from tests.seft_ref.folders import TEXT, hf_folder
 from tests.seft_ref.threads_as_ranks import on_ranks
 from tests.seft_ref.tiny import TOKENS, dense_of, magnitude_keep, packed_weights, parameters, pruned_bases, tiny_json
@@ -357,6 +357,21 @@ def test_ADP_012_4_what_could_not_be_pruned_again_is_refused_before_the_first_st
     with pytest.raises(AdapterError, match=r"ADP-012.*stores \d+ weights, and its pruning.json says that \d+"):
         seft_ref.finetune(tmp_path / "model", tmp_path / "out", pruned / "text.txt", "lora-star", **RUN)
     assert not list(tmp_path.glob("out*"))
+
+
+def test_ADP_012_4_a_pattern_whose_kept_weights_are_0_is_pruned_again(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    tensors = folders.parameters()
+    name = "model.layers.0.mlp.down_proj.weight"
+    tensors[name] = np.where(np.arange(tensors[name].shape[1]) % 8 < 3, 0, tensors[name])  # three of four in a group
+    hf_folder(tmp_path / "dense", tensors=tensors)
+    how = {"text": tmp_path / "text.txt", "samples": 3, "length": 16}
+    seft_ref.prune(tmp_path / "dense", tmp_path / "pruned", "wanda", pattern="2:4", **how)
+    formats.convert(tmp_path / "pruned", tmp_path / "sparse", "sparse")
+    run = RUN | OWN["lora"] | {"lr": 0.2}
+    seft_ref.finetune(tmp_path / "sparse", tmp_path / "star", tmp_path / "text.txt", "lora-star", **run)
+    before, after = supports(tmp_path / "sparse")[name], supports(tmp_path / "star")[name]
+    assert before.nnz < after.nnz == np.prod(after.shape) // 2
 
 
 def test_TRN_007_factors_that_a_step_spoils_are_refused_by_name():
