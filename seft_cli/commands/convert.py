@@ -68,7 +68,8 @@ def main(
     zeros: Annotated[
         str | None,
         typer.Option(
-            help="Absent of a dense matrix: any (all that equals 0; -0.0 returns as +0.0), positive (not -0.0) [any]."
+            help="Zeros of a dense matrix that are not stored: any (-0.0 returns as +0.0), or positive, which stores -0.0 "
+            "[any]."
         ),
     ] = None,
     checksum: Annotated[
@@ -80,13 +81,14 @@ def main(
         bool,
         typer.Option(
             "--expand-quantised",
-            help="Let codes become floats: of this format, GGUF, and folders of GPTQ, AWQ or compressed-tensors.",
+            help="Turn codes into floats: of this format, GGUF, and folders of GPTQ, AWQ or compressed-tensors.",
         ),
     ] = False,
     keep_codes: Annotated[
         bool,
         typer.Option(
-            "--keep-codes", help="Let folders of GPTQ, AWQ or compressed-tensors, and GGUF, be codes of this format."
+            "--keep-codes",
+            help="Keep the codes of GGUF, and of folders of GPTQ, AWQ or compressed-tensors, as codes of this format.",
         ),
     ] = False,
     verify: Verify = False,

@@ -180,9 +180,7 @@ def _quantise(
     for remark in done.remarks:
         console.err.print(remark)
     how = "to nearest" if calibration is None else "by GPTQ"
-    console.out.print(
-        f"{destination}: {done.stored:,} weights on {grid} {how}, {done.zeros / max(done.stored, 1):.2%} of them 0"
-    )
+    console.out.print(f"{destination}: {done.stored:,} weights on {grid} {how}, {done.zeros:,} of them 0")
 
 
 def _require_choices(
