@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import ANY
 
 from conformance.fuzz import chains, mutate
 from conformance.fuzz.content import Disagreement
@@ -114,17 +115,18 @@ class Steps:
         if have is None or not numbers["delta"].issuperset(range(have + 1, newest + 1)):
             start = max(numbers["model"])
             need(have is None or start > have, "FMT-176.7")
-        chain = [(number, "delta") for number in range(start + 1, newest + 1)]
-        chain[:0] = [(start, "model")] if start != have else []
+        if start != have:
+            says = _says(tree[f"{start:06d}.model"])
+            run = says[0] if run is None else run
+            need(says == (run, start), "FMT-176.2")
         contents = []
-        for number, kind in chain:
-            content = _read(tree[f"{number:06d}.{kind}"])
+        for number in range(start + 1, newest + 1):
+            content = _read(tree[f"{number:06d}.delta"])
             run = content.attributes["published"]["run"] if run is None else run
             need(content.attributes["published"] == {"run": run, "version": number}, "FMT-176.2")
-            need(content.kind == kind and type(content.attributes["published"]["version"]) is int, "FMT-176")
+            need(content.kind == "delta" and type(content.attributes["published"]["version"]) is int, "FMT-176")
             contents.append(content)
-        base = contents.pop(0) if start != have else _read(own)
-        made = second_folder.apply(base, contents)
+        made = _applied(tree[f"{start:06d}.model"] if start != have else own, contents)
         need(isinstance(run, str), "a run")
         return run, newest, content_of(made)
 
@@ -243,6 +245,50 @@ def _read(raw: bytes | None) -> Any:
         return second_reader.read(raw or b"")
     except second_reader.Refused as error:
         raise Refused(str(error)) from error
+
+
+def _applied(raw: bytes | None, deltas: list[second_reader.Content]) -> second_reader.Content:
+    """Return a base after deltas; damage of the base counts only if it reaches the result (FMT-137.2)."""
+    need(raw is not None, "a file")
+    try:
+        result, digests = _base_of(raw or b"", deltas)
+        for number, delta in enumerate(deltas):
+            result, digests = second_folder.applied(result, digests, delta, first=number == 0)
+        return result
+    except second_reader.Refused as error:
+        raise Refused(str(error)) from error
+
+
+def _base_of(raw: bytes, deltas: list[second_reader.Content]) -> tuple[second_reader.Content, dict[str, str]]:
+    """Return a base and the content digests that it states; those of tensors that deltas list are not checked.
+
+    A tensor that nothing is computed from is None.
+    """
+    unread: dict[str, bool] = {}
+    for delta in deltas:
+        for name, change in delta.delta["tensors"].items():
+            unread.setdefault(name, change["target"] is None or f"whole:{name}" in delta.tensors)
+
+    def read(name: str, entry: dict[str, Any]) -> Any:
+        if unread.get(name):
+            return None
+        sections = {role: section | {"sha256": ANY} for role, section in entry["sections"].items()}
+        checked = {"content_sha256": ANY} if name in unread else {}
+        entry = entry | {"sections": sections} | checked
+        return second_reader.read_tensor(name, entry, parts[name])
+
+    header, text, start = second_reader.read_header(raw)
+    stated = second_reader.read_manifest(text)
+    entries = stated["tensors"]
+    implied = {name: second_reader.implied(name, entry) for name, entry in entries.items()}
+    parts = second_reader.locate(header, implied, raw[start:])
+    second_reader.check_links(stated, stated.get("delta"))
+    need(not stated["files"], "FMT-102")
+    tensors = {name: read(name, entry) for name, entry in entries.items()}
+    digests = {name: entry["content_sha256"] for name, entry in entries.items()}
+    state = second_folder.state_of(digests, stated)
+    kind, attributes, tied, scales = (stated[name] for name in ("kind", "attributes", "tied", "scales"))
+    return second_reader.Content(kind, attributes, tied, scales, None, [], tensors, state), digests
 
 
 def _says(raw: bytes | None) -> tuple[str, int]:

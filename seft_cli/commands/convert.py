@@ -68,8 +68,7 @@ def main(
     zeros: Annotated[
         str | None,
         typer.Option(
-            help="Zeros of a dense matrix that are not stored: any (-0.0 returns as +0.0), or positive, which stores -0.0 "
-            "[any]."
+            help="Zeros of a dense matrix that are not stored: any (-0.0 returns as +0.0), or positive, not -0.0 [any]."
         ),
     ] = None,
     checksum: Annotated[

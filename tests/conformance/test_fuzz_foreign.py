@@ -1,5 +1,6 @@
 """Readers of foreign formats against plain definitions, and a fuzzer of them that bites."""
 
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -9,7 +10,9 @@ from conformance.fuzz import foreign, steps
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.foreign import Cases, ForeignJudge, execute, reader_of, strict
 from conformance.fuzz.loop import Tally
+from conformance.fuzz.parts import NOTHING, SECTIONS
 from conformance.gen.files import on
+from conformance.oracle import files_deltas
 from formats import compress, step_files
 from formats.dialects import int_codes, seft_adapter, shira, super_tuning, weight_sync
 from formats.records import from_flat
@@ -135,6 +138,26 @@ def test_FMT_056_a_small_file_of_many_rows_is_no_finding(tmp_path):
     case = steps.READER.case(Random(1), steps.Draft({"000000.model": version}, None), valid=True)
     with ForeignJudge(reader_of("steps"), tmp_path) as judge:
         assert judge(case, deep=True).accepted
+
+
+@pytest.mark.parametrize("damaged", ["listed", "unlisted", "nothing"])
+@pytest.mark.parametrize("seal", [SECTIONS, NOTHING], ids=["content", "section"])
+def test_FMT_137_2_damage_of_a_base_counts_where_it_reaches_the_result(tmp_path, damaged, seal):
+    # the definition once refused damage that the delta replaces, and the fuzzer called that a finding
+    model = {"listed": on("I8", (4, 4), [1, 5, 9]), "unlisted": on("I8", (4, 4), [2, 3, 4])}
+    stored = {"whole:listed": on("I8", (4, 4), [0, 7])}
+    links = {"tied": {}, "scales": {}}
+    _, described = files_deltas.step(model, stored, before=links, **links)
+    base = steps._parts(model, 0, "run-7", kind="model", **links)
+    if damaged != "nothing":
+        base.seal = seal
+        values = base.of(damaged)["values"]
+        values.data = bytes([values.data[0] ^ 1, *values.data[1:]])
+    versions = {"000000.model": base, "000001.delta": steps._parts(stored, 1, "run-7", kind="delta", delta=described)}
+    case = steps.READER.case(Random(1), steps.Draft(versions, None), valid=True)
+    case = replace(case, valid=False)  # one that may be refused
+    with ForeignJudge(reader_of("steps"), tmp_path) as judge:
+        assert judge(case).accepted == (damaged != "unlisted")
 
 
 def test_a_file_that_is_left_behind_is_found(monkeypatch, tmp_path):
