@@ -361,15 +361,12 @@ def test_ADP_012_4_what_could_not_be_pruned_again_is_refused_before_the_first_st
 
 def test_ADP_012_4_a_pattern_whose_kept_weights_are_0_is_pruned_again(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
-    tensors = folders.parameters()
-    name = "model.layers.0.mlp.down_proj.weight"
+    tensors, name = folders.parameters(), "model.layers.0.mlp.down_proj.weight"
     tensors[name] = np.where(np.arange(tensors[name].shape[1]) % 8 < 3, 0, tensors[name])  # three of four in a group
     hf_folder(tmp_path / "dense", tensors=tensors)
-    how = {"text": tmp_path / "text.txt", "samples": 3, "length": 16}
-    seft_ref.prune(tmp_path / "dense", tmp_path / "pruned", "wanda", pattern="2:4", **how)
+    seft_ref.prune(tmp_path / "dense", tmp_path / "pruned", "magnitude", pattern="2:4")
     formats.convert(tmp_path / "pruned", tmp_path / "sparse", "sparse")
-    run = RUN | OWN["lora"] | {"lr": 0.2}
-    seft_ref.finetune(tmp_path / "sparse", tmp_path / "star", tmp_path / "text.txt", "lora-star", **run)
+    seft_ref.finetune(tmp_path / "sparse", tmp_path / "star", tmp_path / "text.txt", "lora-star", **RUN, **OWN["lora"])
     before, after = supports(tmp_path / "sparse")[name], supports(tmp_path / "star")[name]
     assert before.nnz < after.nnz == np.prod(after.shape) // 2
 
