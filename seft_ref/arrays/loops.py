@@ -12,6 +12,25 @@ __all__ = ["fill_merged", "fill_positions", "fill_seek", "fill_seek_in_rows", "f
 
 
 @njit(cache=True, nogil=True)
+def _first_not_less(a: Array, at: int, end: int, wanted: int) -> int:
+    """Return the first index from `at` to `end` whose entry of sorted `a` is not less than `wanted`, or `end`."""
+    # in doubling steps from `at`, because what is wanted is seldom far from what was wanted before
+    high, step = at, 1
+    while high < end and a[high] < wanted:
+        at = high + 1
+        high += step
+        step *= 2
+    high = min(high, end)
+    while at < high:
+        middle = (at + high) // 2
+        if a[middle] < wanted:
+            at = middle + 1
+        else:
+            high = middle
+    return at
+
+
+@njit(cache=True, nogil=True)
 def fill_seek(a: Array, queries: Array, before: Array, present: Array) -> None:
     """Write how many entries of sorted `a` are less than each query, and into `present` whether `a` contains it."""
     n, at = a.size, 0
@@ -19,19 +38,7 @@ def fill_seek(a: Array, queries: Array, before: Array, present: Array) -> None:
         one = queries[i]
         if at > 0 and a[at - 1] >= one:
             at = 0  # a query may be smaller than the one before it; ascending queries are faster
-        # search from the last place in doubling steps, because the next query is seldom far away
-        high, step = at, 1
-        while high < n and a[high] < one:
-            at = high + 1
-            high += step
-            step *= 2
-        high = min(high, n)
-        while at < high:
-            middle = (at + high) // 2
-            if a[middle] < one:
-                at = middle + 1
-            else:
-                high = middle
+        at = _first_not_less(a, at, n, one)
         before[i] = at
         present[i] = at < n and a[at] == one
 
@@ -45,19 +52,7 @@ def fill_seek_in_rows(edges: Array, columns: Array, n_in: int, queries: Array, b
             row = queries[i] // n_in
             first, at, end = row * n_in, edges[row], edges[row + 1]
         column = queries[i] - first
-        # in doubling steps, as in fill_seek
-        high, step = at, 1
-        while high < end and columns[high] < column:
-            at = high + 1
-            high += step
-            step *= 2
-        high = min(high, end)
-        while at < high:
-            middle = (at + high) // 2
-            if columns[middle] < column:
-                at = middle + 1
-            else:
-                high = middle
+        at = _first_not_less(columns, at, end, column)
         before[i] = at
         present[i] = at < end and columns[at] == column
 
