@@ -8,6 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from seft_ports.pytorch import on_triton
 from seft_ports.pytorch.errors import SeftError
 
 __all__ = ["check", "matmul", "matmul_transposed", "sample", "store", "tokens", "whole", "wide"]
@@ -81,6 +82,8 @@ def sample(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
     kind, out, width = wide(x.dtype), dy.shape[1], x.shape[1]
     if not x.shape[0] or not positions.numel():
         return torch.zeros(positions.shape, dtype=kind, device=x.device)
+    if on_triton.is_ready(x):
+        return on_triton.sample(dy, x, positions, kind)
     dy, x = dy.to(kind), x.to(kind)
     if x.is_cuda or torch.backends.mkl.is_available():
         starts = torch.arange(out + 1, device=x.device) * width

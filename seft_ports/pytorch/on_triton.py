@@ -1,0 +1,70 @@
+"""The gradient at positions by Triton, without a pattern in CSR (KRN-003).
+
+`kernels.sample` calls it for tensors on a GPU where Triton is installed, as it is with torch for CUDA. With
+TRITON_INTERPRET=1 Triton interprets its kernels on the CPU. `is_ready` then holds for tensors there, so that the kit
+can judge the kernel without a GPU.
+"""
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
+
+import os
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:
+    triton = None
+
+__all__ = ["is_ready", "sample"]
+
+_POSITIONS, _TOKENS = 64, 64
+"""Positions of a program, and tokens that it reads at once."""
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def is_ready(x: Tensor) -> bool:
+    """Return whether Triton is installed and can read a tensor where it is."""
+    return isinstance(triton, ModuleType) and (x.is_cuda or _INTERPRETED)
+
+
+def sample(dy: Tensor, x: Tensor, positions: Tensor, kind: torch.dtype) -> Tensor:
+    """Return the entries of dyᵀ x at flat positions, summed in `kind` over the tokens.
+
+    Shapes  dy (n, out), x (n, in), positions (m,), the result (m,)
+    Dtypes  dy and x any float, positions int64, `kind` float32 or float64
+    """
+    values = torch.empty(positions.shape, dtype=kind, device=x.device)
+    # a row of each copy holds the tokens of a column, which a program reads together
+    _sample[(triton.cdiv(positions.numel(), _POSITIONS),)](
+        dy.T.contiguous(),
+        x.T.contiguous(),
+        positions,
+        values,
+        x.shape[0],
+        x.shape[1],
+        positions.numel(),
+        POSITIONS=_POSITIONS,
+        TOKENS=_TOKENS,
+    )
+    return values
+
+
+if isinstance(triton, ModuleType):
+
+    @triton.jit
+    def _sample(dy, x, positions, values, n, width, m, POSITIONS: tl.constexpr, TOKENS: tl.constexpr):  # noqa: ANN001, ANN202
+        # dy (out, n) and x (in, n), row by row
+        which = tl.program_id(0) * POSITIONS + tl.arange(0, POSITIONS)
+        at = tl.load(positions + which, mask=which < m, other=0)
+        rows, columns = at // width * n, at % width * n
+        total = tl.zeros((POSITIONS,), values.dtype.element_ty)
+        for first in range(0, n, TOKENS):
+            token = first + tl.arange(0, TOKENS)
+            within = (which < m)[:, None] & (token < n)[None, :]
+            left = tl.load(dy + rows[:, None] + token[None, :], mask=within, other=0.0)
+            right = tl.load(x + columns[:, None] + token[None, :], mask=within, other=0.0)
+            total += tl.sum(left.to(total.dtype) * right.to(total.dtype), axis=1)
+        tl.store(values + which, total, mask=which < m)
