@@ -241,8 +241,8 @@ class Follower:
     def poll(self) -> int | None:
         """Replace the file if there is a newer version, and return its number; None if there is nothing new.
 
-        Every digest is compared on the way. Deltas are applied to the file if all of them are there, at most 32 in one
-        call; else the newest whole checkpoint is loaded first.
+        The content digests of all results are compared on the way (FMT-137.2, FMT-138). Deltas are applied to the file
+        if all of them are there, at most 32 in one call; else the newest whole checkpoint is loaded first.
 
         Raises:
             FormatError: FMT-176 if the folder belongs to another run, ends before the version of the file, or lacks

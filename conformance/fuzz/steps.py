@@ -260,12 +260,13 @@ def _applied(raw: bytes | None, deltas: list[second_reader.Content]) -> second_r
 
 
 def _base_of(raw: bytes, deltas: list[second_reader.Content]) -> tuple[second_reader.Content, dict[str, str]]:
-    """Return a base and the content digests that it states; those of tensors that deltas list are not checked.
+    """Return a base and the content digests that it states, as far as damage of it reaches the result (FMT-137.2).
 
-    A tensor that nothing is computed from is None.
+    Content digests of the tensors that the first delta lists are not checked, and no digest of a section. A tensor that
+    nothing is computed from is None.
     """
     unread: dict[str, bool] = {}
-    for delta in deltas:
+    for delta in deltas[:1]:
         for name, change in delta.delta["tensors"].items():
             unread.setdefault(name, change["target"] is None or f"whole:{name}" in delta.tensors)
 

@@ -247,6 +247,9 @@ def star() -> Area:
     inputs = _star_given(4, 8, more, w, a, b, norms, None)
     text = "a support that may shrink"
     area.add("refuse-fewer", "adapter.lora_star", "ADP-005", text, inputs, refused="ADP-005")
+    more = sorted([*_pruned(w, norms, (2, 4)), next(p for p in range(32) if p not in _pruned(w, norms, (2, 4)))])
+    inputs = _star_given(4, 8, more, w, a, b, norms, (2, 4))
+    area.add("refuse-pattern-fewer", "adapter.lora_star", "ADP-005", text, inputs, refused="ADP-005")
     for name, bad in (("nan", float("nan")), ("infinite", float("inf"))):
         broken = b.copy()
         broken[1, 0] = bad

@@ -1,8 +1,8 @@
 """The gradient at positions by Triton, without a pattern in CSR (KRN-003).
 
-`kernels.sample` calls it for tensors on a GPU where Triton is installed, as it is with torch for CUDA. With
-TRITON_INTERPRET=1 Triton interprets its kernels on the CPU. `is_ready` then holds for tensors there, so that the kit
-can judge the kernel without a GPU.
+`kernels.sample` calls it for tensors on a GPU where Triton is installed, as it is with torch for CUDA; SEFT_TRITON=0
+in the environment turns it off. With TRITON_INTERPRET=1 Triton interprets its kernels on the CPU. `is_ready` then holds
+for tensors there, so that the kit can judge the kernel without a GPU.
 """
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
 
@@ -23,11 +23,12 @@ __all__ = ["is_ready", "sample"]
 _POSITIONS, _TOKENS = 64, 64
 """Positions of a program, and tokens that it reads at once."""
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_OFF = os.environ.get("SEFT_TRITON") == "0"
 
 
 def is_ready(x: Tensor) -> bool:
-    """Return whether Triton is installed and can read a tensor where it is."""
-    return isinstance(triton, ModuleType) and (x.is_cuda or _INTERPRETED)
+    """Return whether Triton is installed, not turned off, and can read a tensor where it is."""
+    return isinstance(triton, ModuleType) and not _OFF and (x.is_cuda or _INTERPRETED)
 
 
 def sample(dy: Tensor, x: Tensor, positions: Tensor, kind: torch.dtype) -> Tensor:
@@ -38,17 +39,11 @@ def sample(dy: Tensor, x: Tensor, positions: Tensor, kind: torch.dtype) -> Tenso
     """
     values = torch.empty(positions.shape, dtype=kind, device=x.device)
     # a row of each copy holds the tokens of a column, which a program reads together
-    _sample[(triton.cdiv(positions.numel(), _POSITIONS),)](
-        dy.T.contiguous(),
-        x.T.contiguous(),
-        positions,
-        values,
-        x.shape[0],
-        x.shape[1],
-        positions.numel(),
-        POSITIONS=_POSITIONS,
-        TOKENS=_TOKENS,
-    )
+    arrays = (dy.T.contiguous(), x.T.contiguous(), positions.contiguous(), values)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        _sample[(triton.cdiv(positions.numel(), _POSITIONS),)](
+            *arrays, *x.shape, positions.numel(), POSITIONS=_POSITIONS, TOKENS=_TOKENS
+        )
     return values
 
 

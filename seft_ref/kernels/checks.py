@@ -107,11 +107,17 @@ def check_new_values(places: Array, values: Array, stored: Array) -> None:
         raise KernelError("KRN-009", f"values have shape {tuple(values.shape)}, where has {tuple(places.shape)}")
 
 
-def check_new_codes(places: Array, codes: Array, held_in: Coded, n: int) -> None:
-    """Refuse codes that cannot replace those at `places` of a matrix (KRN-009, KRN-012, KRN-018.4).
+def check_new_codes(places: Array, codes: Array, held_in: Coded, n: int, stored: Array) -> None:
+    """Refuse codes that cannot replace those at `places` of a matrix (KRN-009, KRN-010, KRN-012, KRN-018.4).
 
-    n  the number of places
+    n       the number of places
+    stored  an array of the matrix, whose library and device those of the other arrays must be
     """
+    for name, a in (("where", places), ("values", codes)):
+        if array_namespace(a) is not array_namespace(stored) or device(a) != device(stored):
+            raise KernelError(
+                "KRN-010", f"{name} is a {type(a).__name__}, the matrix a {type(stored).__name__}; give one library"
+            )
     check_places("where", places, n)
     xp = array_namespace(codes)
     if codes.dtype != xp.int8:

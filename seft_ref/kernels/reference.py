@@ -6,7 +6,7 @@ A stored zero takes part like any other value (KRN-004). Rows and columns withou
 
 from dataclasses import dataclass, replace
 
-from jaxtyping import Float, Int, Int8
+from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, Dtype, array_namespace, device
 from seft_ref.kernels import Packed
@@ -153,35 +153,31 @@ def store(packed: Packed, where: Int[Array, " m"], values: New) -> Packed:
     """
     live = live_part(packed, PackedEntries)
     if isinstance(live.held_in, Coded):
-        check_new_codes(where, values, live.held_in, live.values.shape[0])
-        return with_live_part(packed, _with(live, where, _weights_at(live, live.held_in, where, values)))
+        check_new_codes(where, values, live.held_in, live.values.shape[0], live.values)
+        assert live.positions is not None
+        topology = from_flat(live.shape, live.positions)
+        codes = _placed(live.held_in.holding(topology, live.values).codes, where, values)
+        return with_live_part(packed, replace(live, values=live.held_in.at(topology, codes).weights()))
     check_stored(where, values, live.values, live.held_in)
     return with_live_part(packed, _with(live, where, values))
 
 
-def _weights_at(
-    live: PackedEntries, held_in: Coded, where: Int[Array, " m"], codes: Int8[Array, " m"]
-) -> Float[Array, " m"]:
-    """Return the weights that codes stand for at `where`."""
-    assert live.positions is not None
-    xp = array_namespace(where)
-    order = xp.argsort(where)
-    slots = from_flat(live.shape, xp.take(live.positions, xp.take(where, order)))
-    ascending = held_in.at(slots, xp.take(codes, order)).weights()
-    return xp.take(ascending, xp.argsort(order))
-
-
 def _with(live: PackedEntries, where: Int[Array, " m"], values: Float[Array, " m"]) -> PackedEntries:
     """Return a matrix with values at `where`."""
+    return replace(live, values=_placed(live.values, where, values))
+
+
+def _placed(stored: Array, where: Int[Array, " m"], values: Array) -> Array:
+    """Return a copy of stored (n,) with values (m,) at `where`."""
     if not where.shape[0]:
-        return live
+        return stored
     xp = array_namespace(values, where)
     order = xp.argsort(where)
-    places = xp.arange(live.values.shape[0], dtype=xp.int64, device=device(where))
+    places = xp.arange(stored.shape[0], dtype=xp.int64, device=device(where))
     # every place looks up whether it has a new value, because the array API standard has no scatter
     source, replaced = find(xp.take(where, order), places)
     new = xp.take(xp.take(values, order), source)
-    return replace(live, values=xp.where(replaced, new, live.values))
+    return xp.where(replaced, new, stored)
 
 
 def matmul(x: Float[Array, "n in"], packed: Packed) -> Float[Array, "n out"]:

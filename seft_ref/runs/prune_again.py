@@ -22,7 +22,7 @@ def check_record(folder: Path) -> PruningRecord:
     """Return the record of pruning of a folder, by which a merged model can be pruned again.
 
     Raises:
-        AdapterError: ADP-012 without a record, or for a record by which a matrix could keep another number of weights.
+        AdapterError: ADP-012 without a record, or for one that does not say how many weights each matrix keeps.
     """
     record = record_of_folder(folder)
     if record is None:

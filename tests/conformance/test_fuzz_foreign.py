@@ -140,24 +140,26 @@ def test_FMT_056_a_small_file_of_many_rows_is_no_finding(tmp_path):
         assert judge(case, deep=True).accepted
 
 
-@pytest.mark.parametrize("damaged", ["listed", "unlisted", "nothing"])
+@pytest.mark.parametrize("damaged", ["listed", "unlisted", "later", "nothing"])
 @pytest.mark.parametrize("seal", [SECTIONS, NOTHING], ids=["content", "section"])
 def test_FMT_137_2_damage_of_a_base_counts_where_it_reaches_the_result(tmp_path, damaged, seal):
     # the definition once refused damage that the delta replaces, and the fuzzer called that a finding
-    model = {"listed": on("I8", (4, 4), [1, 5, 9]), "unlisted": on("I8", (4, 4), [2, 3, 4])}
-    stored = {"whole:listed": on("I8", (4, 4), [0, 7])}
+    model = {name: on("I8", (4, 4), [1, 5, 9]) for name in ("listed", "unlisted", "later")}
     links = {"tied": {}, "scales": {}}
-    _, described = files_deltas.step(model, stored, before=links, **links)
     base = steps._parts(model, 0, "run-7", kind="model", **links)
+    versions = {"000000.model": base}
+    for number, name in enumerate(("listed", "later"), 1):
+        stored = {f"whole:{name}": on("I8", (4, 4), [0, 7])}
+        model, described = files_deltas.step(model, stored, before=links, **links)
+        versions[f"{number:06d}.delta"] = steps._parts(stored, number, "run-7", kind="delta", delta=described)
     if damaged != "nothing":
         base.seal = seal
         values = base.of(damaged)["values"]
         values.data = bytes([values.data[0] ^ 1, *values.data[1:]])
-    versions = {"000000.model": base, "000001.delta": steps._parts(stored, 1, "run-7", kind="delta", delta=described)}
     case = steps.READER.case(Random(1), steps.Draft(versions, None), valid=True)
     case = replace(case, valid=False)  # one that may be refused
     with ForeignJudge(reader_of("steps"), tmp_path) as judge:
-        assert judge(case).accepted == (damaged != "unlisted")
+        assert judge(case).accepted == (damaged in ("listed", "nothing"))
 
 
 def test_a_file_that_is_left_behind_is_found(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import weakref
 
+import array_api_strict as strict
 import numba
 import numpy as np
 import pytest
@@ -87,7 +88,7 @@ def test_KRN_018_what_is_packed_comes_back(kernels, shape, share, grid):
     assert same_bits(packed.held_in.holding(topology, widened(matrix)).codes, matrix.codes)
 
 
-@pytest.mark.parametrize("kernels", ["cpu", "transposed"])
+@pytest.mark.parametrize("kernels", SETS)
 @pytest.mark.parametrize(("shape", "share", "grid"), CASES, ids=IDS)
 def test_KRN_018_codes_that_are_stored_are_those_of_a_matrix_packed_anew(kernels, shape, share, grid):
     kernels, matrix, rng = SETS[kernels], drawn(shape, share, grid), np.random.default_rng(3)
@@ -259,9 +260,14 @@ def test_KRN_018_what_cannot_be_held_is_refused(kernels):
     ):
         with pytest.raises(KernelError, match=clause):
             kernels.store(packed, first, new)
-    for where in (absent, np.array([8 * 32])) if kernels is not reference else (np.array([matrix.topology.nnz]),):
+    beyond = (absent, np.array([8 * 32])) if kernels is not reference else (np.array([matrix.topology.nnz]),)
+    for where in beyond:
         with pytest.raises(KernelError, match="KRN-012"):
-            kernels.store(packed, where, np.zeros(1, dtype=np.int8))
+            kernels.store(packed, np.concatenate([first, where]), matrix.codes[:1].repeat(2) ^ 1)
+    for where, new in ((first, strict.asarray(matrix.codes[:1])), (strict.asarray(first), matrix.codes[:1])):
+        with pytest.raises(KernelError, match=r"KRN-010.*one library"):
+            kernels.store(packed, where, new)
+    assert same_bits(kernels.unpack(packed)[1].codes, matrix.codes)  # KRN-013
 
 
 @pytest.mark.skipif("gpu" not in NAMED, reason="no compiler for the GPU's kernels")

@@ -9,7 +9,7 @@ import pytest
 from seft_ref import finish, initial_state, load_model, read_tokens, settings_of, step_batches, train
 from seft_ref.kernels import cpu, reference
 from seft_ref.kernels.cpu import packed as layout
-from seft_ref.matrix.bases import PackedBase, compacted, in_packed, merged, with_moved_slots
+from seft_ref.matrix.bases import PackedBase, compacted, in_packed, merged, not_held, with_moved_slots
 from seft_ref.matrix.window import support_of
 from seft_ref.model.weights import matrix_of
 from seft_ref.quantise.grid import nearest, parse_grid
@@ -228,6 +228,18 @@ def test_CKP_008_slots_that_move_within_the_base_leave_what_packing_anew_makes(k
     # training goes on in what was moved, and the base stays what it was
     kernels.store(moved[1], moved[2], np.full(then.size, np.nan, dtype=np.float32))
     assert same_base(moved[0].open(), Base(topology, values))
+
+
+def test_CKP_008_a_base_with_weights_beside_its_codes_is_packed_anew():
+    shape, (topology, values) = (40, 96), drawn((40, 96), "float32", share=0.2)
+    dense = np.zeros(topology.numel, dtype=np.float32)
+    dense[flat(topology)] = np.clip(values, -9, 9)
+    codes = nearest(dense.reshape(shape), topology, parse_grid("int4:g16"))
+    weights = codes.weights()
+    weights[[3, 9]] += np.float32(0.01)
+    base, first = Base(topology, weights), new_delta(shape, flat(topology)[::5], weights)
+    before, *_ = compacted(base, first, codes, cpu, beside=not_held(base, codes))
+    assert with_moved_slots(before, before.open(), new_delta(shape, flat(topology)[1::5], weights)) is None
 
 
 def test_CKP_008_a_base_that_has_changed_is_packed_anew():

@@ -153,13 +153,13 @@ def store_codes(packed: PackedCodes, positions: Int[Array, " m"], codes: Int8[Ar
     """Return packed with codes at the flat `positions`, in the same memory (KRN-018); do not use packed again.
 
     Raises:
-        KernelError: KRN-012 if a place is out of range or not stored, KRN-009, KRN-018 if codes do not fit.
+        KernelError: KRN-012 if a place is out of range or not stored, KRN-009, KRN-010, KRN-018 if codes do not fit.
     """
     n_out, n_in = packed.shape
-    check_new_codes(positions, codes, packed.held_in, n_out * n_in)
+    check_new_codes(positions, codes, packed.held_in, n_out * n_in, packed.codes)
     # copied if it is read-only, as the memory of a mapped file may be
     into = packed.codes if packed.codes.flags.writeable else packed.codes.copy()
-    if coded_rows.store_codes(into, packed.masks, packed.starts, n_out, n_in, packed.halves, positions, codes):
+    if not coded_rows.store_codes(into, packed.masks, packed.starts, n_out, n_in, packed.halves, positions, codes):
         raise KernelError("KRN-012", "where names positions that the matrix does not store")
     return replace(packed, codes=into)
 

@@ -114,15 +114,15 @@ def row_start(masks, starts, n_out, p, r, in_halves):
 
 @compiled()
 def store_codes(codes, masks, starts, n_out, n_in, in_halves, positions, new):
-    """Overwrite the code at each flat position (m,) by that of new (m,); return how many are not stored."""
-    absent = 0
+    """Write new codes (m,) at flat positions (m,), and return True; if a position is not stored, write none."""
+    for i in range(positions.shape[0]):
+        r, c = positions[i] // n_in, positions[i] % n_in
+        if not (masks[c // WIDTH * n_out + r] >> c % WIDTH) & 1:
+            return False
     for i in range(positions.shape[0]):
         r, c = positions[i] // n_in, positions[i] % n_in
         p = c // WIDTH
         mask = masks[p * n_out + r]
-        if not (mask >> (c - p * WIDTH)) & 1:
-            absent += 1
-            continue
         j = popcount(mask & ((1 << (c - p * WIDTH)) - 1))
         put(codes, row_start(masks, starts, n_out, p, r, in_halves), j, new[i], in_halves)
-    return absent
+    return True
