@@ -9,6 +9,7 @@ A position without a code (".") is pruned. A code that equals its zero point is 
 
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from jaxtyping import Float, Int, Int8
 
@@ -16,6 +17,8 @@ from seft_ref.arrays.library import Array, Dtype, array_namespace, device, mask_
 from seft_ref.errors import QuantiseError
 from seft_ref.topology.csr import Topology, flat, from_flat
 
+_PIECE = 1 << 20
+"""The number of slots that are computed at a time, about."""
 _TEXT = re.compile(r"int([48])(?::g([1-9][0-9]*))?(:asym)?")
 
 
@@ -121,6 +124,17 @@ class Quantised:
         """Return the weights that the codes stand for, in slot order, float32 (QNT-002)."""
         return weights_of(self, array_namespace(self.scales).float32)
 
+    def rows(self, first: int, last: int) -> "Quantised":
+        """Return rows first to last as a matrix."""
+        n_out, n_in = self.topology.shape
+        if (first, last) == (0, n_out):
+            return self
+        indptr = self.topology.indptr[first : last + 1]
+        begin, end = int(indptr[0]), int(indptr[-1])
+        topology = Topology((last - first, n_in), indptr - indptr[0], self.topology.indices[begin:end])
+        scales, zeros = self.scales[first:last, :], self.zeros[first:last, :]
+        return replace(self, topology=topology, codes=self.codes[begin:end], scales=scales, zeros=zeros)
+
     def parts_at(self, topology: Topology) -> tuple[Float[Array, " n"], Int8[Array, " n"]]:
         """Return scale and zero point of each slot of a topology of the same shape."""
         xp = array_namespace(self.scales)
@@ -144,8 +158,15 @@ def groups_of(topology: Topology, grid: Grid) -> Int[Array, " nnz"]:
 
 
 def weights_of(matrix: Quantised, dtype: Dtype) -> Float[Array, " nnz"]:
-    """Return the weights that codes stand for, in slot order, each rounded once to dtype (QNT-002)."""
-    return weights_at(matrix.codes, *matrix.parts_at(matrix.topology), dtype)
+    """Return the weights that codes stand for, in slot order, each rounded once to dtype (QNT-002).
+
+    A few rows are computed at a time, because a slot takes fifty bytes on the way.
+    """
+    n_out, n_pieces = matrix.topology.shape[0], max(1, matrix.topology.nnz // _PIECE)
+    edges = [n_out * i // n_pieces for i in range(n_pieces + 1)]
+    pieces = [matrix.rows(first, last) for first, last in pairwise(edges)]
+    weights = [weights_at(piece.codes, *piece.parts_at(piece.topology), dtype) for piece in pieces]
+    return weights[0] if n_pieces == 1 else array_namespace(matrix.codes).concat(weights)
 
 
 def weights_at(codes: Array, scales: Array, zeros: Array, dtype: Dtype) -> Array:

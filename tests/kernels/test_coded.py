@@ -1,5 +1,6 @@
 """Matrices that are held as codes (KRN-018): products, places, bytes, and processors without the fast instructions."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from seft_ref.kernels import cpu, reference
 from seft_ref.kernels.cpu import packed as layout
 from seft_ref.kernels.cpu import transposed
 from seft_ref.kernels.cpu.token import TOKEN_ROWS
-from seft_ref.quantise.grid import Quantised, nearest, parse_grid, weights_of
+from seft_ref.quantise.grid import Quantised, nearest, parse_grid, weights_at, weights_of
 from seft_ref.topology.csr import flat, from_flat
 from tests.kernels.sets import NAMED
 
@@ -86,6 +87,15 @@ def test_KRN_018_what_is_packed_comes_back(kernels, shape, share, grid):
     assert np.array_equal(held.zeros, matrix.zeros)
     assert (packed.shape, packed.dtype, packed.opens) == (shape, np.float32, True)
     assert same_bits(packed.held_in.holding(topology, widened(matrix)).codes, matrix.codes)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100])
+@pytest.mark.parametrize(("shape", "share", "grid"), CASES, ids=IDS)
+def test_QNT_002_weights_are_computed_a_few_rows_at_a_time(shape, share, grid, piece, monkeypatch):
+    matrix, float32 = drawn(shape, share, grid), np.dtype(np.float32)
+    whole = weights_at(matrix.codes, *matrix.parts_at(matrix.topology), float32)
+    monkeypatch.setattr(importlib.import_module("seft_ref.quantise.grid"), "_PIECE", piece)
+    assert same_bits(weights_of(matrix, float32), whole)
 
 
 @pytest.mark.parametrize("kernels", SETS)
