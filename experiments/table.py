@@ -293,7 +293,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         """Reviews of the paper say that growth is restricted to the active weights under N:M, so that the mask does not
         move. Whether a mask that moves within groups does better was not asked there.""",
         (
-            *(Row(name, f"{name}-rank") for name in ("active-only", "static", "shira")),
+            *(Row(name, f"{name}-rank") for name in ("active-only", "static")),
+            Row("shira", "shira-fast"),
             Row("seft in groups", "seft-groups-rank"),
             *(Row(name, name) for name in ("lora-star", "sparse-peft", "spp", "lora")),
         ),

@@ -27,36 +27,43 @@ __all__ = ["adapt_last", "evolve_all", "over_budget"]
 
 
 def evolve_all(
-    targets: Mapping[str, Target],
-    windows: Mapping[str, AnyWindow],
+    targets: dict[str, Target],
+    windows: dict[str, AnyWindow],
     step: int,
     settings: TrainSettings,
     kernels: KernelSet,
 ) -> tuple[dict[str, Target], dict[str, Packed], dict[str, EventRecord]]:
     """Return the targets after the event of a step, their packed weights and their records (EVT-001).
 
-    One matrix is finished before the next, to save memory, unless all matrices are one pool.
+    One matrix is finished before the next, to save memory, unless all matrices are one pool. For the same reason
+    `targets` and `windows` are emptied.
     """
+    numbers = {name: i for i, name in enumerate(targets)}
     after: dict[str, Target] = {}
     packed: dict[str, Packed] = {}
     records: dict[str, EventRecord] = {}
     for names in together(settings.rule, list(targets)):
+        pool = {name: targets.pop(name) for name in names}
+        summed = {name: windows.pop(name) for name in names if name in windows}
         # a separate function, so that its arrays are freed before the next matrices are looked at
-        for name, (target, weight, record) in _evolve_pool(targets, names, windows, step, settings, kernels).items():
+        for name, (target, weight, record) in _evolve_pool(pool, summed, numbers, step, settings, kernels).items():
             after[name], packed[name], records[name] = target, weight, record
     return after, packed, records
 
 
 def _evolve_pool(
     targets: Mapping[str, Target],
-    names: Sequence[str],
     windows: Mapping[str, AnyWindow],
+    numbers: Mapping[str, int],
     step: int,
     settings: TrainSettings,
     kernels: KernelSet,
 ) -> dict[str, tuple[Target, Packed, EventRecord]]:
-    """Return the named targets after an event that compares them, with their packed weights and records."""
-    numbers = {name: i for i, name in enumerate(targets)}
+    """Return targets after an event that compares them, with their packed weights and records.
+
+    numbers  the number of each matrix of the model
+    """
+    names = list(targets)
     pool = [replace(targets[name], base=targets[name].base.open()) for name in names]
     pools = _pools(pool, settings)
     views = [

@@ -153,7 +153,8 @@ def test_TRN_012_the_formula_counts_what_a_start_and_an_event_work_in(wide, comp
     found = memory_of_run(config, settings, stored, compact=compact)
     work = found["event"] + found["activations"] + found["logits"]
     assert start < work
-    assert 0.7 * work < event < work
+    # of two blocks the second has little left of what the gradients of the first took
+    assert 0.6 * work < event < work
 
 
 def test_TRN_012_a_compact_start_looks_at_one_matrix_at_a_time():

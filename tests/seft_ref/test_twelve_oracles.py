@@ -288,7 +288,7 @@ def test_oracle_11_SEL_001_with_no_gradient_the_lowest_positions_move(scope, ste
     shapes = {name: target.base.topology.shape for name, target in targets.items()}
     zeros = {name: np.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
     windows = {n: Window(shapes[n], settings.rule.asks(), settled_steps=steps, gradient=zeros[n]) for n in zeros}
-    after, _, records = evolve_all(targets, windows, 4, settings, reference)
+    after, _, records = evolve_all(dict(targets), dict(windows), 4, settings, reference)
     matrices = [hand_matrix(target) for target in targets.values()]
     seen = [Seen(mean=z.reshape(-1)) for z in zeros.values()]
     moved = hand_event(matrices, seen, settings, 4, settings.timetable().fraction(4))
@@ -309,7 +309,7 @@ def test_oracle_11_SEL_001_with_no_gradient_the_lowest_positions_move(scope, ste
     assert moved[0].grown | moved[0].cancelled == set(free[: len(moved[0].grown | moved[0].cancelled)])
     assert len(moved[0].grown) > 0
     # nothing is left to chance: again
-    again, _, _ = evolve_all(targets, windows, 4, settings, reference)
+    again, _, _ = evolve_all(dict(targets), dict(windows), 4, settings, reference)
     for name, target in again.items():
         assert flat(target.delta.topology).tolist() == flat(after[name].delta.topology).tolist()
         assert flat(target.base.topology).tolist() == flat(after[name].base.topology).tolist()

@@ -27,7 +27,7 @@ from seft_ref.kernels.cpu.scratch import scratch
 from seft_ref.kernels.cpu.token import TOKEN_ROWS
 from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
 from seft_ref.kernels.held import Coded
-from seft_ref.topology.csr import Topology, flat
+from seft_ref.topology.csr import Topology
 
 _BEHIND = 64
 """Bytes behind the last code that the loops may read; their content does not matter."""
@@ -133,7 +133,7 @@ def unpack_codes(packed: PackedCodes) -> tuple[Topology, Coded]:
 
 def places_of(topology: Topology, slots: Int[Array, " m"]) -> Int[Array, " m"]:
     """Return the places of slots: flat positions."""
-    return flat(topology)[slots]
+    return topology.positions_at(slots)
 
 
 def clear_codes(packed: PackedCodes, positions: Int[Array, " m"]) -> PackedCodes:
