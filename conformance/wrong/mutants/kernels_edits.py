@@ -54,7 +54,7 @@ _KERNELS: Rows = (
     (
         "kernel.store",
         "KRN-012",
-        kernels._with,
+        kernels._placed,
         "xp.take(xp.take(values, order), source)",
         "xp.take(values, source)",
         "values in the order of places",

@@ -110,7 +110,7 @@ _RUN: tuple[tuple[str, Any, str, str, str], ...] = (
         "numbers[n] % 7",
         "the last pass counts in blocks",
     ),
-    ("RNG-003 MDL-007", event._evolve_pool, "{name: i for i", "{name: i % 7 for i", "a matrix index counted in blocks"),
+    ("RNG-003 MDL-007", event.evolve_all, "{name: i for i", "{name: i % 7 for i", "a matrix index counted in blocks"),
     (
         "DLT-004 MDL-007",
         start.initial_positions,
@@ -219,7 +219,7 @@ _RULES: tuple[tuple[str, str, Any, str, str, str], ...] = (
     (
         "train.step",
         "RNG-003 MDL-007",
-        event._evolve_pool,
+        event.evolve_all,
         "{name: i for i",
         "{name: i % 7 for i",
         "a matrix index counted in blocks",
