@@ -138,9 +138,11 @@ def head(report: Report) -> list[str]:
     first, n_seeds = runs[0], len({run["seed"] for run in runs})
     evaluation, tokens = first["evaluation"], first["tokens"]
     train, valid = report.texts
+    windows = f"{evaluation['windows']} windows of {evaluation['length']} tokens of"
+    predicted = "the answers of" if valid.endswith(".jsonl") else windows
     measured = (
-        f"Trained on `{train}` ({tokens['train']:,} tokens); perplexity over {evaluation['windows']} windows of "
-        f"{evaluation['length']} tokens of `{valid}` ({tokens['valid']:,} tokens), "
+        f"Trained on `{train}` ({tokens['train']:,} tokens); perplexity over {predicted} `{valid}` "
+        f"({tokens['valid']:,} tokens), "
         f"{first['perplexity_before']:.2f} before training."
     )
     paragraphs = [

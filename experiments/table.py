@@ -89,7 +89,7 @@ ARMS: dict[str, dict[str, Any]] = {
     **{f"seft-{x}": {"preset": "seft", "density": x} for x in DENSITIES},
     **{
         f"{name}-rank": {"preset": name, "budget_by": "rank", "rank": RANK}
-        for name in ("seft", "active-only", "static", "shira")
+        for name in ("seft", "active-only", "static")
     },
     "seft-groups-rank": {"preset": "seft", "budget_by": "rank", "rank": RANK, "scope": "group"},
     **{
