@@ -18,7 +18,7 @@
     python -m benchmarks parts          the seconds of our training step, by part
     python -m benchmarks memory         the memory of a training step by part, beside PyTorch
     python -m benchmarks peft MODEL     SEFT beside other tuners of PEFT
-    python -m benchmarks peft-page QUALITY SPEED PAGE    the tables of that comparison
+    python -m benchmarks peft-page QUALITY SPEED DENSE PAGE    the tables of that comparison
     python -m benchmarks large          a training step of a 7B model, event included, inside 16 GiB
     python -m benchmarks scale          larger models on several hosts, by a model of time and memory
     python -m benchmarks gpu            all checks and benchmarks of a GPU

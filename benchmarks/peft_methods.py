@@ -82,11 +82,12 @@ def _line(run: dict[str, Any]) -> str:
 
 def peft_page(
     quality: Annotated[Path, typer.Argument(help="What `peft --json` wrote.", exists=True)],
-    speed: Annotated[Path, typer.Argument(help="What `peft --speed --json` wrote.", exists=True)],
+    speed: Annotated[Path, typer.Argument(help="What `peft --speed --json` wrote of a pruned model.", exists=True)],
+    dense: Annotated[Path, typer.Argument(help="What `peft --speed --json` wrote of a dense one.", exists=True)],
     page: Annotated[Path, typer.Argument(help="The page whose tables are written anew.", exists=True)],
 ) -> None:
-    """Write the tables of a page from two results of `peft`."""
-    made = {"quality": _quality(_runs(quality)), "speed": _speed(_runs(speed))}
+    """Write the tables of a page from three results of `peft`."""
+    made = {"quality": _quality(_runs(quality)), "speed": _speed(_runs(speed)), "dense": _speed(_runs(dense))}
     text = page.read_text(encoding="utf-8")
     page.write_text(TABLE.sub(lambda m: f"{m[1]}\n{made[m[2]]}\n\n{m[3]}", text), encoding="utf-8")
 

@@ -204,7 +204,7 @@ def test_a_page_shows_the_results_beside_it(name):
 def test_the_page_of_peft_shows_the_results_beside_it(tmp_path):
     page = tmp_path / "peft.md"
     page.write_text((RESULTS / "peft.md").read_text())
-    peft_page(RESULTS / "peft" / "peft.json", RESULTS / "peft" / "peft-speed.json", page)
+    peft_page(*(RESULTS / "peft" / f"{name}.json" for name in ("peft", "peft-speed", "peft-speed-dense")), page)
     assert page.read_text() == (RESULTS / "peft.md").read_text()
 
 
