@@ -248,7 +248,7 @@ def _read(raw: bytes | None) -> Any:
 
 
 def _applied(raw: bytes | None, deltas: list[second_reader.Content]) -> second_reader.Content:
-    """Return a base after deltas; damage of the base counts only if it reaches the result (FMT-137.2)."""
+    """Return a base after deltas; refuse damage of the base only if it reaches the result (FMT-137.2)."""
     need(raw is not None, "a file")
     try:
         result, digests = _base_of(raw or b"", deltas)
@@ -260,10 +260,10 @@ def _applied(raw: bytes | None, deltas: list[second_reader.Content]) -> second_r
 
 
 def _base_of(raw: bytes, deltas: list[second_reader.Content]) -> tuple[second_reader.Content, dict[str, str]]:
-    """Return a base and the content digests that it states, as far as damage of it reaches the result (FMT-137.2).
+    """Return a base and the content digests that it states.
 
-    Content digests of the tensors that the first delta lists are not checked, and no digest of a section. A tensor that
-    nothing is computed from is None.
+    Damage may stay unseen where it does not reach the result (FMT-137.2). So no digest of a section is checked, and no
+    content digest of a tensor that the first delta lists. A tensor that nothing is computed from is None.
     """
     unread: dict[str, bool] = {}
     for delta in deltas[:1]:

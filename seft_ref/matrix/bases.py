@@ -170,7 +170,7 @@ def with_moved_slots(
     """Return what `merged` or `compacted` returns after an event that has only moved slots within B (DLT-003, KRN-016).
 
     The matrix keeps its layout: only values at old and new slots are stored, in the memory of `before`. The result is
-    None if the event has changed B, if a slot lies outside B, or if weights lie beside codes.
+    None if the event has changed B, if a slot lies outside B, or if some weights are stored beside codes (QNT-006).
 
     base   `before`, opened, after the event
     delta  η after the event

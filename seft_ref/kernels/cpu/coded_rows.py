@@ -114,7 +114,7 @@ def row_start(masks, starts, n_out, p, r, in_halves):
 
 @compiled()
 def store_codes(codes, masks, starts, n_out, n_in, in_halves, positions, new):
-    """Write new codes (m,) at flat positions (m,), and return True; if a position is not stored, write none."""
+    """Return whether all flat positions (m,) are stored; if they are, overwrite their codes by new (m,)."""
     for i in range(positions.shape[0]):
         r, c = positions[i] // n_in, positions[i] % n_in
         if not (masks[c // WIDTH * n_out + r] >> c % WIDTH) & 1:
