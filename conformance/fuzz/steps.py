@@ -263,7 +263,8 @@ def _base_of(raw: bytes, deltas: list[second_reader.Content]) -> tuple[second_re
     """Return a base and the content digests that it states.
 
     Damage may stay unseen where it does not reach the result (FMT-137.2). So no digest of a section is checked, and no
-    content digest of a tensor that the first delta lists. A tensor that nothing is computed from is None.
+    content digest of a tensor that the first delta lists. A tensor that nothing is computed from is None, and its pads
+    are not checked (FMT-095).
     """
     unread: dict[str, bool] = {}
     for delta in deltas[:1]:
@@ -282,7 +283,13 @@ def _base_of(raw: bytes, deltas: list[second_reader.Content]) -> tuple[second_re
     stated = second_reader.read_manifest(text)
     entries = stated["tensors"]
     implied = {name: second_reader.implied(name, entry) for name, entry in entries.items()}
-    parts = second_reader.locate(header, implied, raw[start:])
+    data = bytearray(raw[start:])
+    for key in (f"{name}#{role}#pad" for name in implied if unread.get(name) for role in implied[name]):
+        ends = header[key]["data_offsets"] if key in header else []
+        # `locate` refuses other offsets
+        if len(ends) == 2 and ends[1] <= len(data):
+            data[slice(*ends)] = bytes(max(0, ends[1] - ends[0]))
+    parts = second_reader.locate(header, implied, bytes(data))
     second_reader.check_links(stated, stated.get("delta"))
     need(not stated["files"], "FMT-102")
     tensors = {name: read(name, entry) for name, entry in entries.items()}

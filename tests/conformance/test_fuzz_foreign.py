@@ -12,7 +12,7 @@ from conformance.fuzz.foreign import Cases, ForeignJudge, execute, reader_of, st
 from conformance.fuzz.loop import Tally
 from conformance.fuzz.parts import NOTHING, SECTIONS
 from conformance.gen.files import on
-from conformance.oracle import files_deltas
+from conformance.oracle import files_deltas, second_reader
 from formats import compress, step_files
 from formats.dialects import int_codes, seft_adapter, shira, super_tuning, weight_sync
 from formats.records import from_flat
@@ -160,6 +160,24 @@ def test_FMT_137_2_damage_of_a_base_counts_where_it_reaches_the_result(tmp_path,
     case = replace(case, valid=False)  # one that may be refused
     with ForeignJudge(reader_of("steps"), tmp_path) as judge:
         assert judge(case).accepted == (damaged in ("listed", "nothing"))
+
+
+@pytest.mark.parametrize("damaged", ["read", "unread"])
+def test_FMT_095_a_pad_of_a_base_counts_where_its_tensor_is_read(tmp_path, damaged):
+    # the definition once refused a pad of a tensor that the delta removes
+    model = {name: on("I8", (4, 4), [1, 5, 9]) for name in ("read", "unread")}
+    links = {"tied": {}, "scales": {}}
+    base = steps._parts(model, 0, "run-7", kind="model", **links)
+    _, described = files_deltas.step(model, {}, ["unread"], before=links, **links)
+    delta = steps._parts({}, 1, "run-7", kind="delta", delta=described)
+    case = steps.READER.case(Random(1), steps.Draft({"000000.model": base, "000001.delta": delta}, None), valid=True)
+    raw = bytearray(case.folders["steps"]["000000.model"])
+    header, _, start = second_reader.read_header(bytes(raw))
+    raw[start + header[f"{damaged}#values#pad"]["data_offsets"][0]] = 1
+    case = replace(case, folders=case.folders | {"steps": case.folders["steps"] | {"000000.model": bytes(raw)}})
+    case = replace(case, valid=False)  # one that may be refused
+    with ForeignJudge(reader_of("steps"), tmp_path) as judge:
+        assert judge(case).accepted == (damaged == "unread")
 
 
 def test_a_file_that_is_left_behind_is_found(monkeypatch, tmp_path):
