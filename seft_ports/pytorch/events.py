@@ -28,7 +28,7 @@ from seft_ports.pytorch.schedule import drop_count, event_fraction, event_window
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.slot_step import clip_factor
 from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, processes, put, reshard, whole
-from seft_ports.pytorch.stream import FIRST_GRADIENT, Factors, Stream
+from seft_ports.pytorch.stream import FIRST_GRADIENT, Stream
 from seft_ports.pytorch.update import SparseUpdate, is_over
 
 __all__ = ["Evolution"]
@@ -41,7 +41,7 @@ class Evolution:
         layers: the sparse layers by name, in the order of matrix indices.
         steps: T, the steps of the run.
 
-    micro_batches  backward passes of a step. With 1, and a window of one step, an event processes its gradient while it
+    micro_batches  backward passes of a step. With 1, an event of a window of one step processes its gradient while it
                    is formed, and keeps none. With None (unknown) or another number it keeps the factors of gradients,
                    and sums gradients once the factors are larger
     event_batches  steps whose data an event uses, its own included; `look` gives it the others (TRN-023)
@@ -80,7 +80,7 @@ class Evolution:
         self._streams_may = not self._split and processes() == 1 and settings.streams
         self._one_backward = micro_batches == 1
         self._streams: dict[str, Stream] = {}
-        self._factors: dict[str, Factors] = {}
+        self._streaming: set[str] = set()
         self._next, self._looks = 1, Looks(event_batches)
         self._first_slots: dict[str, tuple[Tensor, Tensor]] = {}
         self._windows: dict[int, int] = {}
@@ -119,7 +119,7 @@ class Evolution:
         streams = self._streams_may and not (self._looks.wanted and step in self._windows)
         for name, layer in self.layers.items():
             # TRN-004
-            if inside and opened and evidence_names and not layer.sums() and bool(layer.support().any()):
+            if inside and opened and evidence_names and not layer.has_window and bool(layer.support().any()):
                 raise SeftError(
                     "TRN-004",
                     f"step {step} lies in an open window, and {name} has no gradients of it; resume outside windows",
@@ -130,11 +130,10 @@ class Evolution:
             if streams and inside != starts and self._one_backward:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
-            elif streams and inside != starts:
-                self._factors[name] = Factors(layer, needed_names, keeps)
-                layer.observe(self._factors[name].see)
             elif inside or starts:
-                layer.watch(needed_names, keeps=keeps)
+                layer.watch(needed_names, keeps=keeps, one_backward=self._one_backward)
+                if streams and inside != starts:
+                    self._streaming.add(name)
             else:
                 layer.unwatch()
 
@@ -150,10 +149,10 @@ class Evolution:
 
     def _streamed(self, name: str, step: int) -> Stream | None:
         """Return the stream that has processed a step for one update, or None if the update has sums."""
-        factors = self._factors.pop(name, None)
-        if factors is not None and factors.kept:
+        factors = self.layers[name].factors() if name in self._streaming else []
+        if factors:
             self._streams[name] = self._stream(self.layers[name], step)
-            self._streams[name].take(factors.kept)
+            self._streams[name].take(factors)
         return self._streams.get(name)
 
     def start(self, losses: Iterable[Tensor]) -> None:
@@ -388,7 +387,7 @@ class Evolution:
 
     def _forget(self) -> None:
         self._streams.clear()
-        self._factors.clear()
+        self._streaming.clear()
         for layer in self.layers.values():
             layer.unwatch()
 

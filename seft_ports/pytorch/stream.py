@@ -1,108 +1,34 @@
 """Decides an event from the gradient of one step, one block of rows at a time, without keeping the gradient.
 
-`SparseUpdate.watch` sums gradients of steps, because |·| is taken of a sum. If a window is one step, `Stream` forms the
-gradient block by block and forgets each block. It keeps the best candidates for growth and for pruning, and the
-gradient at the slots: a few numbers for each slot that moves. If a step has several backward passes, `Factors` keeps dy
-and x until the end of the step, as long as they are smaller than the gradient.
+`SparseUpdate.watch` keeps the backward passes of a window until its end, or sums of their gradients. If a window is
+one step, `Stream` forms the gradient block by block and forgets each block. It keeps the best candidates for growth and
+for pruning, and the gradient at the slots: a few numbers for each slot that moves.
 
 It decides as `decide.decide` does, ties included.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from seft_ports.pytorch import kernels
+from seft_ports.pytorch.blocks import Best, Factors, in_blocks, summed
 from seft_ports.pytorch.criteria import ADAPT
 from seft_ports.pytorch.decide import EVENT_GRADIENT, Decision
 from seft_ports.pytorch.delta import among
 from seft_ports.pytorch.errors import SeftError
-from seft_ports.pytorch.select import at_most, smallest
+from seft_ports.pytorch.select import smallest
 from seft_ports.pytorch.update import SparseUpdate
+from seft_ports.pytorch.window import SECOND_BACKWARD
 
-__all__ = ["FIRST_GRADIENT", "Factors", "Stream"]
+__all__ = ["FIRST_GRADIENT", "Stream"]
 
 FIRST_GRADIENT = (
     "a gradient of the first step, at the weights as loaded, is NaN or infinite; compute in a wider dtype, or look for "
     "a damaged weight"
 )
 """The error message of TRN-007 for the gradient that chooses the first positions."""
-
-_BLOCK = 1 << 20
-"""Number of positions in a block of rows."""
-
-
-def _summed(product: Callable[[Tensor, Tensor], Tensor], factors: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return the sum of a product over the factors of each backward pass, flat."""
-    total = product(*factors[0])
-    for dy, x in factors[1:]:
-        total += product(dy, x)
-    return total.view(-1)
-
-
-class _Best:
-    """The k smallest scores that were offered, ties by position (SEL-001 to SEL-003), and numbers beside each."""
-
-    def __init__(self, k: int, beside: int, like: Tensor) -> None:
-        self.k = k
-        self.scores = like.new_zeros(0)
-        self.positions = torch.zeros(0, dtype=torch.int64, device=like.device)
-        self.beside = like.new_zeros(0, beside)
-        self._limit = torch.inf
-
-    def offer(self, scores: Tensor, start: int, *beside: Tensor) -> None:
-        """Keep the scores of the next block that are better than the k best so far.
-
-        scores  infinite where a position must not be chosen
-        start   the position of the first score
-        beside  numbers to keep beside those scores
-        """
-        if not self.k:
-            return
-        better = at_most(scores, self.k) if self._limit == torch.inf else None
-        if better is None or bool(torch.isinf(scores[better]).any()):
-            # an equal score at a later position loses to the earlier one
-            better = torch.nonzero(scores < self._limit).flatten()
-        if not better.numel():
-            return
-        scores = torch.cat([self.scores, scores[better]])
-        chosen = smallest(scores, min(self.k, scores.numel()))
-        self.scores = scores[chosen]
-        self.positions = torch.cat([self.positions, better + start])[chosen]
-        new = [one[better].to(scores.dtype) for one in beside]
-        columns = torch.stack(new, 1) if new else self.beside.new_zeros(better.numel(), 0)
-        self.beside = torch.cat([self.beside, columns])[chosen]
-        if self.scores.numel() == self.k:
-            self._limit = float(self.scores.max())
-
-
-class Factors:
-    """The factors of the gradients of a step; once they are as large as the gradient, the update sums gradients.
-
-    evidence_names  which of `window.SUMS` the update sums then
-    keeps           where it keeps them, one of `window.KEEPS`
-
-    Attributes:
-        kept: dy, (n, out), and x, (n, in), of each backward pass; empty once the update sums gradients.
-    """
-
-    def __init__(self, update: SparseUpdate, evidence_names: Iterable[str], keeps: str = "all") -> None:
-        self._update, self._asked, self._keeps = update, evidence_names, keeps
-        self.kept: list[tuple[Tensor, Tensor]] = []
-
-    def see(self, dy: Tensor, x: Tensor) -> None:
-        """Keep the factors of one backward pass."""
-        self.kept.append((dy, x))
-        out, width = self._update.shape
-        if sum(len(x) for _, x in self.kept) * (out + width) < out * width:
-            return
-        self._update.unwatch()
-        self._update.watch(self._asked, keeps=self._keeps)
-        for factors in self.kept:
-            self._update.see(*factors)
-        self.kept.clear()
 
 
 class Stream:
@@ -121,14 +47,14 @@ class Stream:
         self._update, self._active, self._first = update, active, first
         like = update.values.detach()
         # two numbers beside each score: the gradient, and whether the base stores the position
-        self._grow = _Best(grow, 2, like)
+        self._grow = Best(grow, 2, like)
         # ADPT-001: an event prunes as many weights as it grows off the base, and those that are above the budget
         # already. Weights that it grows on the base are exempt, but may be among the candidates for pruning. Together
         # the grown ones are at most `grow`
         above = max(0, int(update.support().sum()) - update.budget) if adapt else 0
         # growth on the base alone leaves nothing to prune
         self._adapt = None if active and not above else adapt
-        self._prune = _Best(grow + above if self._adapt else 0, 0, like)
+        self._prune = Best(grow + above if self._adapt else 0, 0, like)
         n = update.slots
         self._gradient, self._seen = (like.new_zeros(n) for _ in range(2))
         self._on_base = torch.zeros(n, dtype=torch.bool, device=like.device)
@@ -142,25 +68,20 @@ class Stream:
             SeftError: TRN-002 for a second backward of the step.
         """
         if self._used:
-            raise SeftError(
-                "TRN-002",
-                "the step has a second backward, and Evolution was told of one; give it the number as micro_batches",
-            )
+            raise SeftError("TRN-002", SECOND_BACKWARD)
         self.take([(dy, x)])
 
     @torch.no_grad()
-    def take(self, factors: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def take(self, factors: Factors) -> None:
         """Process the sum of the gradients dyᵀ x of all backward passes of a step."""
         self._used = True
-        out, width = self._update.shape
-        rows = max(1, _BLOCK // width)
-        for first in range(0, out, rows):
-            self._look([(dy[:, first : first + rows], x) for dy, x in factors], first)
+        for first, rows in in_blocks(factors):
+            self._look(rows, first)
 
-    def _look(self, factors: Sequence[tuple[Tensor, Tensor]], first: int) -> None:
+    def _look(self, factors: Factors, first: int) -> None:
         """Process the rows of the gradient that belong to these columns of dy; first is the first row."""
         update, width = self._update, self._update.in_features
-        gradient = _summed(kernels.whole, factors)
+        gradient = summed(kernels.whole, factors)
         weight, base = update.rows(first, first + gradient.numel() // width)
         weight, base = weight.reshape(-1), base.reshape(-1)
         start = first * width
@@ -191,7 +112,7 @@ class Stream:
         if self._adapt not in ("sensitivity", "magnitude"):
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
-            evidence = _summed(kernels.tokens, factors) if self._adapt == "token-fisher" else whole[self._adapt]()
+            evidence = summed(kernels.tokens, factors) if self._adapt == "token-fisher" else whole[self._adapt]()
             if self._adapt == "token-fisher":
                 # GRD-008: with any growth the squares of tokens count on the support alone
                 unread = ~base

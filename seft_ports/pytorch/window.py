@@ -1,26 +1,31 @@
-"""The evidence of an open gradient window of one matrix: sums over its steps (chapter 6), which a state_dict holds.
+"""The evidence of an open gradient window of one matrix: means over its steps (chapter 6).
 
     update.watch(["gradient", "tokens"])   # backward passes now call `see`
     update.settle()                        # after each step but the last
     update.evidence(steps)                 # the means, by name
     update.unwatch()
 
+A window keeps the factors of its backward passes (`blocks`), as long as they are smaller than the sums of g, |g| and g²
+that they stand for. Then it has sums. A state_dict holds sums, and so do windows of several processes.
+
 A sum has an entry for every position, or only for those where the window keeps it (`KEEPS`). FSDP's sums have every
 position, split as the weight is, and 0 where the window keeps nothing.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from seft_ports.pytorch import kernels
+from seft_ports.pytorch import blocks, kernels
 from seft_ports.pytorch.decide import check_evidence
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.select import largest
 from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, split_as, whole
 
-__all__ = ["KEEPS", "SUMS", "Windowed"]
+__all__ = ["KEEPS", "SECOND_BACKWARD", "SUMS", "Windowed"]
 
 SUMS = ("gradient", "absolute", "square", "tokens", "inputs")
 """The quantities that a window may sum (chapter 6), each in a buffer that is called sum_ and the name."""
@@ -28,6 +33,8 @@ _OF_STEPS = ("gradient", "absolute", "square")
 KEEPS = ("all", "support", "first-step")
 """Where a window keeps g, |g| and g²: everywhere; on the support (GRD-009); there and at the candidates of its first
 step (GRD-007). The squared gradients of tokens are always kept on the support (GRD-008)."""
+SECOND_BACKWARD = "the step has a second backward, and Evolution was told of one; give it the number as micro_batches"
+"""The error message of TRN-002 for a step whose only backward has decided something already."""
 
 
 class Windowed(nn.Module):
@@ -56,6 +63,11 @@ class Windowed(nn.Module):
         self._observer: Callable[[Tensor, Tensor], None] | None = None
         # the gradient of the running step is kept, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
+        # factors of each step, of the running one last; empty if the window has sums
+        self._factors: list[list[tuple[Tensor, Tensor]]] = [[]]
+        # entries of the sums that the factors stand for, and a bound of |g|
+        self._limit, self._most = 0, 0.0
+        self._one_backward = self._is_closed = False
         # empty buffers are in the state_dict, too, because FSDP loads only names that it has
         for name in SUMS:
             self.register_buffer(f"sum_{name}", torch.zeros(0, dtype=kind, device=device))
@@ -69,29 +81,43 @@ class Windowed(nn.Module):
         """Return S, the stored positions of base and delta, as booleans, (out, in)."""
         raise NotImplementedError
 
-    def watch(self, evidence_names: Iterable[str], *, keeps: str = "all") -> None:
-        """Open a window if none is open: backward passes then add to its sums.
+    def watch(self, evidence_names: Iterable[str], *, keeps: str = "all", one_backward: bool = False) -> None:
+        """Open a window if none is open: backward passes then add to it.
 
         evidence_names  which of SUMS
         keeps           one of KEEPS
+        one_backward    whether every step has one backward pass, which then chooses candidates at once
         """
         evidence_names = frozenset(evidence_names)
-        self.watched, self.keeps = True, keeps
+        self.watched, self.keeps, self._one_backward = True, keeps, one_backward
         # noted here, because in a backward pass, and after a forward alone, FSDP may have gathered the weight
         self._is_split = is_split(self.like()) or any(is_split(total) for total in self.sums())
         self._asked = tuple(name for name in SUMS if name in evidence_names)
         # a window that was loaded has chosen its candidates
         of_steps = (getattr(self, f"sum_{name}") for name in _OF_STEPS)
         self._has_candidates |= bool(self.candidates.numel()) or any(bool(total.numel()) for total in of_steps)
+        of_gradients = [name for name in self._asked if name in _OF_STEPS]
+        # sums of several processes are made at once, because all must add them up in the same order
+        later = of_gradients if self._chooses or self._may_collect else []
         for name in self._asked:
-            if not (self._chooses and name in _OF_STEPS):
+            if name not in later:
                 self._total(name)
                 self._fit(name)
+        self._limit = prod(self._shape(later[0])) * len(later) if later else 0
 
     def sums(self) -> list[Tensor]:
         """Return the sums that the window has."""
         totals = [getattr(self, f"sum_{name}") for name in SUMS]
         return [total for total in totals if total.numel()]
+
+    @property
+    def has_window(self) -> bool:
+        """Whether the window has evidence of a backward pass."""
+        return bool(self.sums()) or any(self._factors)
+
+    def factors(self) -> blocks.Factors:
+        """Return the factors of a window of one step, before it is settled; none if it has sums instead."""
+        return self._factors[0] if len(self._factors) == 1 else []
 
     def take_sum(self, name: str, total: Tensor) -> None:
         """Replace a sum of the open window by `total`, which has every position, (out, in)."""
@@ -102,16 +128,23 @@ class Windowed(nn.Module):
         self.watched, self._observer = True, observer
 
     def see(self, dy: Tensor, x: Tensor) -> None:
-        """Add the evidence of one backward pass to the sums, or give it to the observer.
+        """Add the evidence of one backward pass to the window, or give it to the observer.
 
         Sums count the rows of this process only, or of all processes if the sums are split.
+
+        Raises:
+            SeftError: TRN-002 for a second backward of a step of which `watch` was told that it has one.
         """
         if self._observer is not None:
             self._observer(dy, x)
             return
+        if self._is_closed:
+            raise SeftError("TRN-002", SECOND_BACKWARD)
         of_steps = [name for name in self._asked if name in _OF_STEPS]
-        if of_steps:
-            kept = self._where_kept(of_steps[0], kernels.whole(dy, x))
+        if of_steps and self._may_collect:
+            self._collect(dy.detach(), x.detach())
+        elif of_steps:
+            kept = self._entries(of_steps[0], [(dy, x)])
             if of_steps == ["gradient"] and self.keeps != "first-step":
                 add(self._total("gradient"), kept)
             else:
@@ -121,14 +154,23 @@ class Windowed(nn.Module):
         if "tokens" in self._asked:
             # GRD-008: the loss is the mean over N processes, so the gradient of a token is dy x / N. The sum of its
             # squares over all processes is then the mean of dy² x² over them, divided by N once more
-            add(self._total("tokens"), self._where_kept("tokens", kernels.tokens(dy, x) / processes()))
+            add(self._total("tokens"), self._entries("tokens", [(dy, x)]) / processes())
         if "inputs" in self._asked:
             # GRD-006
             self.sum_inputs[:-1] += x.to(self.sum_inputs.dtype).square().sum(0)
             self.sum_inputs[-1] += len(x)
 
     def settle(self) -> None:
-        """Add the gradient of the step that ends, its |g| and its g², to the sums of the window."""
+        """End a step: add its gradient, its |g| and its g² to the sums of the window, or keep its factors."""
+        self._is_closed = False
+        if self._factors[-1]:
+            if self._chooses:
+                self._choose()
+            elif self._may_overflow():
+                # TRN-007: whoever checks the sums of each step is to see them
+                self._take_sums()
+            else:
+                self._factors.append([])
         step, self._step = self._step, None
         if step is None:
             return
@@ -139,11 +181,68 @@ class Windowed(nn.Module):
             self.candidates = largest(step.abs().flatten(), self.delta_budget)
             self._has_candidates = True
             step = self._where_kept("gradient", step)
-        # GRD-004, GRD-005
-        for name, term in (("gradient", step), ("absolute", step.abs()), ("square", step * step)):
-            if name in self._asked:
-                total = self._total(name)
-                total += term
+        self._add_step(step)
+
+    def _add_step(self, gradient: Tensor) -> None:
+        """Add the gradient of a step, where it is kept, to the sums of the window."""
+        for name, term in self._terms(gradient):
+            total = self._total(name)
+            total += term
+
+    def _terms(self, gradient: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield what a step adds to each sum, by name (GRD-004, GRD-005)."""
+        if "gradient" in self._asked:
+            yield "gradient", gradient
+        if "absolute" in self._asked:
+            yield "absolute", gradient.abs()
+        if "square" in self._asked:
+            yield "square", gradient * gradient
+
+    @property
+    def _may_collect(self) -> bool:
+        """Whether the window keeps factors: those of one process, and as long as there is no sum."""
+        has_sum = self._step is not None or any(getattr(self, f"sum_{name}").numel() for name in _OF_STEPS)
+        return not (has_sum or self._is_split or processes() > 1)
+
+    def _collect(self, dy: Tensor, x: Tensor) -> None:
+        """Keep the factors of a backward pass, or sum the gradients if all factors are larger than the sums."""
+        self._factors[-1].append((dy, x))
+        if self._chooses and self._one_backward:
+            self._choose()
+            self._is_closed = True
+        elif sum(len(x) for step in self._factors for _, x in step) * sum(self._everywhere) >= self._limit:
+            self._take_sums()
+
+    def _choose(self) -> None:
+        """Choose the candidates by the factors of the first step, and begin the sums (GRD-007)."""
+        (factors,), self._factors = self._factors, [[]]
+        self.candidates = blocks.largest_of(factors, self.delta_budget)
+        self._has_candidates = True
+        self._add_step(self._entries("gradient", factors))
+
+    def _take_sums(self) -> None:
+        """Replace the factors of the window by the sums that they stand for."""
+        (*steps, running), self._factors = self._factors, [[]]
+        for factors in steps:
+            self._add_step(self._entries("gradient", factors))
+        if running:
+            self._step = self._entries("gradient", running)
+
+    def _totals(self) -> dict[str, Tensor]:
+        """Return the sums that the factors of settled steps stand for, by name, where they are kept."""
+        totals: dict[str, Tensor] = {}
+        for factors in self._factors[:-1]:
+            for name, term in self._terms(self._entries("gradient", factors)):
+                totals[name] = totals[name] + term if name in totals else term
+        return totals
+
+    def _may_overflow(self) -> bool:
+        """Whether a sum may be NaN or infinite, by a bound of |g| of all steps."""
+        for dy, x in self._factors[-1]:
+            if dy.numel() and x.numel():
+                self._most += len(x) * float(dy.abs().max()) * float(x.abs().max())
+        most = self._most * self._most if "square" in self._asked else self._most
+        return not most < torch.finfo(self.sum_gradient.dtype).max
 
     def evidence(self, steps: int, only: Iterable[str] = SUMS) -> dict[str, Tensor]:
         """Return the means of the window by name, over all processes, so that every one makes the same choice.
@@ -154,9 +253,9 @@ class Windowed(nn.Module):
         only   the names that are wanted, if the window has them
         """
         self.settle()
-        means = {}
+        means, totals = {}, self._totals()
         for name in [name for name in self._asked if name in only]:
-            total = self._total(name)
+            total = totals.pop(name) if name in totals else self._total(name)
             summed = whole(total) if is_split(total) else mean_of_all(total.clone())
             # GRD-006
             means[name] = summed[:-1] / summed[-1] if name == "inputs" else self._spread(name, summed / steps)
@@ -167,6 +266,7 @@ class Windowed(nn.Module):
         self.watched, self._observer = False, None
         if forget:
             self._step, self._asked, self._has_candidates = None, (), False
+            self._factors, self._most, self._is_closed = [[]], 0.0, False
             for name in SUMS:
                 total = getattr(self, f"sum_{name}")
                 setattr(self, f"sum_{name}", torch.zeros(0, dtype=total.dtype, device=self.candidates.device))
@@ -228,6 +328,13 @@ class Windowed(nn.Module):
             kept.view(-1)[self.candidates] = True
         return torch.nonzero(kept.view(-1)).flatten()
 
+    def _entries(self, name: str, factors: blocks.Factors) -> Tensor:
+        """Return the gradient of factors, or for tokens their squared gradients, where the sum `name` is kept."""
+        product, at = (kernels.tokens if name == "tokens" else kernels.whole), self._kept_at(name)
+        if at is not None:
+            return blocks.entries(product, factors, at)
+        return self._where_kept(name, blocks.summed(product, factors).view(self._everywhere))
+
     def _where_kept(self, name: str, new: Tensor) -> Tensor:
         """Return `new`, (out, in), where a sum is kept; for a split sum with 0 elsewhere."""
         at = self._kept_at(name)
@@ -243,3 +350,8 @@ class Windowed(nn.Module):
         spread = kept.new_zeros(self.out_features * self.in_features)
         spread[at] = kept
         return spread.view(self._everywhere)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001, torch's own
+        # TRN-004
+        self._take_sums()
+        super()._save_to_state_dict(destination, prefix, keep_vars)

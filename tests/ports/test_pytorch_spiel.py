@@ -21,6 +21,7 @@ from seft_ports.pytorch import (  # noqa: E402
     SeftLinear,
     SeftOptimizer,
     Settings,
+    blocks,
     events,
     kernels,
     merge,
@@ -165,10 +166,6 @@ def no_seeds(*given):
     return {}
 
 
-def largest_last(scores, n):
-    return select.smallest(scores, n)
-
-
 def no_first(*given, first):
     return schedule.event_fraction(*given, first=False)
 
@@ -178,7 +175,7 @@ def no_first(*given, first):
     [
         (optimizer_file, "seeds", one_older),
         (optimizer_file, "seeds", no_seeds),
-        (window_file, "largest", largest_last),
+        (blocks, "smallest", select.largest),
         (events, "event_fraction", no_first),
     ],
 )
@@ -199,7 +196,7 @@ def by_adamw(values, kept, gradient, h, place):
     ("where", "name", "wrong"),
     [
         (optimizer_file, "seeds", no_seeds),
-        (window_file, "largest", largest_last),
+        (window_file, "largest", select.smallest),
         (events, "event_fraction", no_first),
         (events, "event_windows", one_window),
         (optimizer_file, "STEPS", {"spiel-adamw": by_adamw}),
