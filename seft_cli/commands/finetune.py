@@ -4,9 +4,6 @@ While it runs, the training state is kept in OUT_DIR.state; --resume continues f
 processes share the rows of each step.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +11,7 @@ import typer
 
 from formats.dialects.weight_sync import refuse_version
 from formats.index import is_sparse
-from seft_cli import console, launcher
+from seft_cli import console, launcher, report
 from seft_cli.data import DataOptions
 from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
@@ -24,19 +21,17 @@ from seft_cli.log.write import LogWriter
 from seft_cli.memory import itemsize_of, require_memory
 from seft_cli.output import require_absent, require_beside, require_file, write_json
 from seft_cli.settings import changes_of, refuse_without_use
-from seft_ref import Finetuned, RunState, Started, StepRecord, TrainSettings, finetune, settings_of
+from seft_ref import RunState, Started, StepRecord, TrainSettings, finetune, settings_of
 from seft_ref.adapters.methods import LoraAdapter
 from seft_ref.arrays.ranks import rows_of
 from seft_ref.files.best import Best
 from seft_ref.files.pruned import pattern_of_folder
-from seft_ref.files.state import settings_text, state_beside
+from seft_ref.files.state import state_beside
 from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import Longer
 from seft_ref.train.diagnose import Finding, Watch
 from seft_ref.train.settings import NAMES
 from seft_ref.update.presets import DEFAULT
-
-SCHEMA = "seft.finetune/1"
 
 
 @launcher.ending_together()
@@ -235,7 +230,7 @@ def main(
         advance(done=started.state.step)
 
     def step(state: RunState, record: StepRecord, seconds: float) -> None:
-        records.append(_told(record) | {"seconds": seconds})
+        records.append(report.told(record) | {"seconds": seconds})
         writer.step(record, seconds, settings.timetable().fraction(state.step) if record.event else None)
         findings = watch.add_step(record.step, record.loss)
         if record.event:
@@ -273,18 +268,16 @@ def main(
         )
     if ranks.rank:
         return
-    totals = _totals(done, settings, records, measurements)
     if done.final is None:
-        write_json(json_file, totals)
+        write_json(json_file, report.totals(done, settings, records, measurements))
         console.out.print(f"stopped after step {done.state.step} of {settings.steps}; continue with --resume")
         return
     n_stored = done.kept()
     _warn(watch.end(done.state.step, n_stored), writer, shown_names)
     writer.end(done.state.step, n_stored, done.stored)
-    merged = {"merged": asdict(done.merged)} if done.merged is not None and done.merged.changed else {}
-    write_json(json_file, totals | {"stored_weights": n_stored} | merged)
+    write_json(json_file, report.totals(done, settings, records, measurements, n_stored))
     console.out.print(f"{destination}: {n_stored:,} stored weights ({done.stored:,} at load)")
-    for line in _summary(records, done, settings):
+    for line in report.summary(records, done, settings):
         console.out.print(line)
 
 
@@ -340,37 +333,6 @@ def _why_denser(settings: TrainSettings) -> str:
     return f"{settings.label} trains positions that were pruned, and prunes none for them"
 
 
-def _totals(
-    done: Finetuned, settings: TrainSettings, records: list[dict[str, Any]], measurements: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return the content of --json for a run that ended or stopped, without the stored weights at its end."""
-    seconds = sorted(r["seconds"] for r in records)
-    measured = {"validation": measurements, "best": done.best and asdict(done.best)} if measurements else {}
-    return {
-        "schema": SCHEMA,
-        "settings": json.loads(settings_text(settings)),
-        "stored_weights_at_load": done.stored,
-        "median_seconds_a_step": seconds[len(seconds) // 2] if seconds else None,
-        "records": records,
-        **measured,
-        "peak_memory_bytes": console.peak_memory_bytes(),
-    }
-
-
-def _summary(records: list[dict[str, Any]], done: Finetuned, settings: TrainSettings) -> Iterator[str]:
-    """Yield lines that sum up the steps since the start or the resumption, the merge, and the model that was kept."""
-    if records:
-        first, last = records[0], records[-1]
-        events = sum(record["event"] is not None for record in records)
-        steps = f"steps {first['step']} to {last['step']}, {events} event{'s' * (events != 1)}"
-        yield f"{settings.label}: {steps}, loss {first['loss']:.3f} to {last['loss']:.3f}"
-    if done.merged is not None and done.merged.changed:
-        yield f"quantised: {done.merged}"
-    if done.best is not None:
-        early = f"; ended after step {done.state.step} by --patience" * (done.state.step < settings.steps)
-        yield f"kept: the model of step {done.best.step}, validation loss {done.best.loss:.4f}{early}"
-
-
 def _watch(budget: int, log: Path | None, step: int) -> Watch:
     """Return a watch that has seen the log up to `step`, if the run was resumed (TRN-011)."""
     watch = Watch(budget)
@@ -384,11 +346,6 @@ def _watch(budget: int, log: Path | None, step: int) -> Watch:
             if earlier.step in events:
                 watch.add_event(earlier.step, events[earlier.step])
     return watch
-
-
-def _told(record: StepRecord) -> dict[str, Any]:
-    """Return a step and the sums of its event as JSON."""
-    return {name: getattr(record, name) for name in ("step", "loss", "lr", "gradient_norm", "event")}
 
 
 def _warn(findings: list[Finding], writer: LogWriter, explained: set[str]) -> None:

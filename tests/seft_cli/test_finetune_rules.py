@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -297,3 +298,16 @@ def test_two_names_of_a_method_are_refused_because_one_would_be_ignored(cli, fol
         assert (code, "name one method" in err) == (2, True)
     code, out, _ = run(cli, folders, tmp_path / "out", *SHORT)
     assert (code, "active-only: steps 1 to 12" in out) == (0, True)
+
+
+@pytest.mark.parametrize(("preset", "moves"), [("active-only", False), ("seft", True)])
+def test_the_end_says_how_far_slots_and_mask_have_moved(cli, folders, tmp_path, preset, moves):
+    file = tmp_path / "run.json"
+    code, out, _ = run(cli, folders, tmp_path / "out", "--preset", preset, "--json", file, *SHORT)
+    lines = [line for line in out.splitlines() if line.startswith(("slots: ", "mask: "))]
+    assert (code, len(lines)) == (0, 2)
+    events = [record["event"] for record in json.loads(file.read_text())["records"] if record["event"]]
+    back = sum(event["reactivated"] for event in events)
+    kept, at_load = (int(n.replace(",", "")) for n in re.findall(r"[\d,]+", lines[1]))
+    assert lines[0].endswith(f" grown, {back:,} of them where no weight was stored")
+    assert (back > 0, kept < at_load, kept) == (moves, moves, events[-1]["start"])
