@@ -38,19 +38,17 @@ class _Row(Emitter):
     """An emitter for one row of a panel.
 
     Its arguments are codes, the first byte of the row, mask, scales, zero points, the index of the scale of each
-    register of columns, and two arrays with an offset each (`rest`). A row with one scale uses that of the first
-    register.
+    register of columns, and two arrays with an offset each (`rest`). A row has one scale, one for each half of its
+    columns, or one for each register.
     """
 
-    def __init__(
-        self, context: Any, builder: ir.IRBuilder, kinds: list[Any], args: list[Any], *, one_scale: bool
-    ) -> None:
+    def __init__(self, context: Any, builder: ir.IRBuilder, kinds: list[Any], args: list[Any], n_scales: int) -> None:
         super().__init__(context, builder, types.void(*kinds), tuple(args), 1)
         self.expands = has_expansion(context)
         self.in_halves = not kinds[0].dtype.signed
         self.symmetric = not kinds[4].dtype.signed
         self.codes, self.at, self.mask, self.scales, self.zeros = self.args[:5]
-        self.scale_at = self.args[5 : 5 + (1 if one_scale else _REGISTERS)]
+        self.scale_at = self.args[5 : 5 + _REGISTERS : _REGISTERS // n_scales]
         self.rest = self.args[5 + _REGISTERS :]
 
     def of_processor(self, name: str, data: Any, *more: Any) -> Any:
@@ -58,12 +56,16 @@ class _Row(Emitter):
         kind = ir.FunctionType(data.type, [data.type, *(a.type for a in more)])
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [data, *more])
 
-    def by_mask(self, name: str, data: Any, bits: Any) -> Any:
-        """Return bytes or floats after spreading ("expand") or gathering ("compress") by a mask; other lanes are 0."""
+    def by_mask(self, name: str, data: Any, bits: Any, others: Any = None) -> Any:
+        """Return bytes or floats after spreading ("expand") or gathering ("compress") by a mask.
+
+        others  the vector that fills other lanes; 0 by default
+        """
         lanes = data.type.count
         of = "f32" if isinstance(data.type.element, ir.FloatType) else "i8"
         mask = self.builder.bitcast(bits, ir.VectorType(_I1, lanes))
-        return self.of_processor(f"llvm.x86.avx512.mask.{name}.v{lanes}{of}", data, ir.Constant(data.type, None), mask)
+        others = ir.Constant(data.type, None) if others is None else others
+        return self.of_processor(f"llvm.x86.avx512.mask.{name}.v{lanes}{of}", data, others, mask)
 
     def part_of_mask(self, k: int) -> Any:
         """Return the 16 bits of the mask that belong to register k of the columns."""
@@ -81,41 +83,84 @@ class _Row(Emitter):
         both = b.or_(read, b.shl(read, ir.Constant(read.type, [4] * 32)))
         return b.bitcast(b.and_(both, ir.Constant(read.type, [0x0F0F] * 32)), ir.VectorType(_I8, 64))
 
-    def weights_by(self, part: int) -> Callable[[Any, int], Any]:
-        """Return a function (codes, first) -> weights of 16 codes from `first` on, by the scale of register `part`."""
+    def scale(self, part: int) -> Any:
+        """Return a scale in every lane."""
+        return self.in_every_lane(self.builder.load(self.builder.gep(self.scales, [self.scale_at[part]])))
+
+    def zero_point(self, part: int) -> Any:
+        """Return the zero point beside a scale in every lane, as int32."""
         b = self.builder
-        scale = self.in_every_lane(b.load(b.gep(self.scales, [self.scale_at[part]])))
-        integers = ir.VectorType(_I32, 16)
-        zero = None
-        if not self.symmetric:
-            zero = self.in_every_lane(b.sext(b.load(b.gep(self.zeros, [self.scale_at[part]])), _I32))
+        zero = ir.Constant(_I8, 0) if self.symmetric else b.load(b.gep(self.zeros, [self.scale_at[part]]))
+        return self.in_every_lane(b.sext(zero, _I32))
+
+    def table(self, part: int) -> Any:
+        """Return the weight of each code of 4 bits by a scale."""
+        b = self.builder
+        codes = ir.Constant(self.vector, [float(c if c < 8 else c - 16) for c in range(16)])
+        return b.fmul(b.fsub(codes, b.sitofp(self.zero_point(part), self.vector)), self.scale(part))
+
+    def sixteen(self, codes: Any, first: int) -> Any:
+        """Return 16 codes from `first` on as int32."""
+        lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
+        return (self.builder.zext if self.in_halves else self.builder.sext)(lanes, ir.VectorType(_I32, 16))
+
+    def scaled(self, codes: Any, zero: Any, scale: Any) -> Any:
+        """Return the weights of 16 codes of 8 bits."""
+        b = self.builder
+        return b.fmul(b.sitofp(b.sub(codes, zero), self.vector), scale)
+
+    def weights_by(self, part: int) -> Callable[[Any, int], Any]:
+        """Return a function (codes, first) -> weights of 16 codes from `first` on, by one scale."""
         if self.in_halves:
-            table = ir.Constant(self.vector, [float(c if c < 8 else c - 16) for c in range(16)])
-            table = table if zero is None else b.fsub(table, b.sitofp(zero, self.vector))
-            table = b.fmul(table, scale)
+            table, name = self.table(part), "llvm.x86.avx512.permvar.sf.512"
+            return lambda codes, first: self.of_processor(name, table, self.sixteen(codes, first))
+        zero, scale = self.zero_point(part), self.scale(part)
+        return lambda codes, first: self.scaled(self.sixteen(codes, first), zero, scale)
+
+    def weights_in_order(self) -> Callable[[Any, int], Any]:
+        """Return the same function for stored codes in order: those of the first half of the columns come first."""
+        if len(self.scale_at) == 1:
+            return self.weights_by(0)
+        b = self.builder
+        n_first = b.zext(count(b, b.trunc(self.mask, _I32)), _I64)
+        later = b.shl(_i64(-1), n_first)
+        if self.in_halves:
+            tables, name = [self.table(part) for part in range(2)], "llvm.x86.avx512.vpermi2var.ps.512"
+            bit = b.select(
+                b.bitcast(later, ir.VectorType(_I1, _PANEL)),
+                ir.Constant(ir.VectorType(_I8, _PANEL), [16] * _PANEL),
+                ir.Constant(ir.VectorType(_I8, _PANEL), None),
+            )
+            # a code with bit 4 is looked up in the second table
+            return lambda codes, first: self.of_processor(
+                name, tables[0], self.sixteen(b.or_(codes, bit), first), tables[1]
+            )
+        zeros, scales = ([one(part) for part in range(2)] for one in (self.zero_point, self.scale))
 
         def weights(codes: Any, first: int) -> Any:
-            lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
-            if self.in_halves:
-                return self.of_processor("llvm.x86.avx512.permvar.sf.512", table, b.zext(lanes, integers))
-            wide = b.sext(lanes, integers)
-            return b.fmul(b.sitofp(wide if zero is None else b.sub(wide, zero), self.vector), scale)
+            bits = b.bitcast(b.trunc(b.lshr(later, _i64(first)), _I16), ir.VectorType(_I1, 16))
+            zero, scale = (b.select(bits, two, one) for one, two in (zeros, scales))
+            return self.scaled(self.sixteen(codes, first), zero, scale)
 
         return weights
 
+    def codes_of_nothing(self) -> Any:
+        """Return 64 bytes with the codes that have the weight 0: the zero points; None if they are 0."""
+        if self.symmetric:
+            return None
+        b, n_scales = self.builder, len(self.scale_at)
+        points: Any = ir.Constant(ir.VectorType(_I8, n_scales), None)
+        for part, place in enumerate(self.scale_at):
+            points = b.insert_element(points, b.load(b.gep(self.zeros, [place])), ir.Constant(_I32, part))
+        if self.in_halves:
+            points = b.and_(points, ir.Constant(points.type, [15] * n_scales))
+        return self.shuffle(points, points, [lane * n_scales // _PANEL for lane in range(_PANEL)])
+
     def registers(self) -> list[Any]:
         """Return the weights of the 64 columns of the panel in four registers, 0 where nothing is stored."""
-        b = self.builder
-        columns = self.by_mask("expand", self.bytes_of_codes(), self.mask)
+        columns = self.by_mask("expand", self.bytes_of_codes(), self.mask, self.codes_of_nothing())
         by = [self.weights_by(part) for part in range(len(self.scale_at))]
-        panel = []
-        for k in range(_REGISTERS):
-            weights = by[k if len(by) > 1 else 0](columns, 16 * k)
-            if not self.symmetric:
-                bits = b.bitcast(self.part_of_mask(k), ir.VectorType(_I1, 16))
-                weights = b.select(bits, weights, self.zero)
-            panel.append(weights)
-        return panel
+        return [by[k * len(by) // _REGISTERS](columns, 16 * k) for k in range(_REGISTERS)]
 
     def write_row(self, index: Any, index_at: Any, values: Any, values_at: Any) -> None:
         """Write the weights of the stored columns of the row, in order, to `values`, and the columns to `index`."""
@@ -123,13 +168,13 @@ class _Row(Emitter):
         lanes = ir.Constant(ir.VectorType(_I8, _PANEL), list(range(_PANEL)))
         columns = self.by_mask("compress", lanes, self.mask)
         b.store(columns, b.bitcast(b.gep(index, [index_at]), columns.type.as_pointer()), align=1)
-        if len(self.scale_at) > 1:
+        if len(self.scale_at) == _REGISTERS:
             for k, weights in enumerate(self.registers()):
                 bits = self.part_of_mask(k)
                 self.store(self.by_mask("compress", weights, bits), values, values_at)
                 values_at = b.add(values_at, b.zext(count(b, bits), _I64))
             return
-        codes, weights_of = self.bytes_of_codes(), self.weights_by(0)
+        codes, weights_of = self.bytes_of_codes(), self.weights_in_order()
         for k in range(_REGISTERS // 2):
             self.store(weights_of(codes, 16 * k), values, values_at, k)
         with b.if_then(b.icmp_signed(">", count(b, self.mask), _i64(_PANEL // 2)), likely=False):
@@ -154,9 +199,10 @@ class _Row(Emitter):
             else:
                 code = b.load(b.gep(self.codes, [b.add(self.at, j)]))
             code = b.sext(code, _I32)
-            place, register = self.scale_at[0], b.lshr(column, _i64(4))
+            place = self.scale_at[0]
             for k in range(1, len(self.scale_at)):
-                place = b.select(b.icmp_signed("==", register, _i64(k)), self.scale_at[k], place)
+                first = _i64(k * _PANEL // len(self.scale_at))
+                place = b.select(b.icmp_signed(">=", column, first), self.scale_at[k], place)
             if not self.symmetric:
                 code = b.sub(code, b.sext(b.load(b.gep(self.zeros, [place])), _I32))
             weight = b.fmul(b.sitofp(code, self.scalar), b.load(b.gep(self.scales, [place])))
@@ -184,7 +230,7 @@ def popcount(typing_context: Any, mask: Any) -> Any:
 
 
 def _of_row(emit_row: Callable[[_Row], None]) -> Any:
-    """Return an intrinsic with two versions of `emit_row`: for rows with one scale, and for one scale a register.
+    """Return an intrinsic with three versions of `emit_row`: for rows with one scale, with two, and with four.
 
     It takes codes, the first byte of the row, its mask, scales, zero points, where the scales of each register of
     columns begin, the number of the row, and two arrays with an offset each.
@@ -210,11 +256,21 @@ def _of_row(emit_row: Callable[[_Row], None]) -> Any:
             scale_at = [builder.add(builder.extract_value(begin, k), number) for k in range(_REGISTERS)]
             kinds = [*signature.args[:5], *[types.int64] * _REGISTERS, *signature.args[7:]]
             values = [*args[:5], *scale_at, *args[7:]]
-            one_scale = builder.icmp_signed("==", scale_at[0], scale_at[-1])
-            with builder.if_else(one_scale) as branches:
-                for branch, is_one in zip(branches, (True, False), strict=True):
-                    with branch:
-                        emit_row(_Row(context, builder, kinds, values, one_scale=is_one))
+
+            def version(n_scales: int) -> None:
+                emit_row(_Row(context, builder, kinds, values, n_scales))
+
+            def same(*registers: int) -> Any:
+                return builder.icmp_signed("==", *(scale_at[k] for k in registers))
+
+            with builder.if_else(same(0, 3)) as (one, several):
+                with one:
+                    version(1)
+                with several, builder.if_else(builder.and_(same(0, 1), same(2, 3))) as (two, four):
+                    with two:
+                        version(2)
+                    with four:
+                        version(4)
             return context.get_dummy_value()
 
         return types.void(codes, at, mask, scales, zeros, lines, r, first, first_at, second, second_at), emit
