@@ -12,7 +12,7 @@ from seft_ports.pytorch import kernels
 from seft_ports.pytorch.decide import check_evidence
 from seft_ports.pytorch.select import at_most, smallest
 
-__all__ = ["Best", "Factors", "entries", "in_blocks", "largest_of", "summed"]
+__all__ = ["Best", "Collected", "Factors", "entries", "in_blocks", "largest_of", "summed"]
 
 Factors = Sequence[tuple[Tensor, Tensor]]
 
@@ -67,6 +67,46 @@ def largest_of(factors: Factors, k: int) -> Tensor:
         check_evidence([scores])
         best.offer(scores, first * x.shape[1])
     return best.positions[smallest(best.scores, k)]
+
+
+class Collected:
+    """The factors of the steps of a window.
+
+    Attributes:
+        steps: those of each step, of the running one last.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[list[tuple[Tensor, Tensor]]] = [[]]
+        self._most: Tensor | float = 0.0
+
+    def add(self, dy: Tensor, x: Tensor) -> None:
+        """Add the factors of a backward pass to the running step."""
+        self.steps[-1].append((dy, x))
+        if dy.numel() and x.numel():
+            # a tensor, because a GPU would be waited for if it were read in a backward pass
+            self._most = self._most + len(x) * dy.abs().max().float() * x.abs().max().float()
+
+    def end_step(self) -> None:
+        """End the running step."""
+        self.steps.append([])
+
+    def __len__(self) -> int:
+        """Return how many backward passes there are."""
+        return sum(map(len, self.steps))
+
+    def numel(self) -> int:
+        """Return how many numbers the factors have."""
+        return sum(dy.numel() + x.numel() for step in self.steps for dy, x in step)
+
+    def may_overflow(self, limit: float, *, squared: bool) -> bool:
+        """Return whether a sum of |g|, or of g², may be NaN or not below a limit."""
+        most = float(self._most)
+        return not (most * most if squared else most) < limit
+
+    def move(self, fn: Callable[[Tensor], Tensor]) -> None:
+        """Apply a function, such as a move to another device, to all factors."""
+        self.steps = [[(fn(dy), fn(x)) for dy, x in step] for step in self.steps]
 
 
 class Best:

@@ -28,7 +28,7 @@ from seft_ports.pytorch.schedule import drop_count, event_fraction, event_window
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.slot_step import clip_factor
 from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, processes, put, reshard, whole
-from seft_ports.pytorch.stream import FIRST_GRADIENT, Stream
+from seft_ports.pytorch.stream import FIRST_GRADIENT, NO_GRADIENT, Stream
 from seft_ports.pytorch.update import SparseUpdate, is_over
 
 __all__ = ["Evolution"]
@@ -73,7 +73,6 @@ class Evolution:
             check_split(settings)
         for layer in self.layers.values():
             layer.split()
-        for layer in self.layers.values():
             layer.has_events = True
         self._optimizer: SeftOptimizer = optimizer
         self._settings, self.steps = settings, steps
@@ -131,9 +130,11 @@ class Evolution:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
             elif inside or starts:
-                layer.watch(needed_names, keeps=keeps, one_backward=self._one_backward)
                 if streams and inside != starts:
+                    # a window of one step; a step that was broken off has left its backward passes
+                    layer.unwatch()
                     self._streaming.add(name)
+                layer.watch(needed_names, keeps=keeps, one_backward=self._one_backward)
             else:
                 layer.unwatch()
 
@@ -149,8 +150,9 @@ class Evolution:
 
     def _streamed(self, name: str, step: int) -> Stream | None:
         """Return the stream that has processed a step for one update, or None if the update has sums."""
-        factors = self.layers[name].factors() if name in self._streaming else []
-        if factors:
+        if name in self._streaming and not self.layers[name].has_evidence:
+            raise SeftError("EVT-002", NO_GRADIENT)
+        if name in self._streaming and (factors := self.layers[name].factors()):
             self._streams[name] = self._stream(self.layers[name], step)
             self._streams[name].take(factors)
         return self._streams.get(name)
@@ -163,13 +165,13 @@ class Evolution:
         losses  losses of micro-batches, each with its graph, such as those of the data of the first n steps; each is
                 the sum over its targets, divided by the number of targets of all of them (TRN-002)
         """
-        started = [layer for layer in self.layers.values() if self._starts(1, layer)]
-        if len(started) < len(self.layers):
+        layers = list(self.layers.values())
+        if not all(self._starts(1, layer) for layer in layers):
             raise SeftError("EVT-012", "start is for initial_positions gradient, and for updates without slots")
-        with watching(started, ["gradient"]):
-            look(started, losses, self._trained())
+        with watching(layers, ["gradient"]):
+            look(layers, losses, self._trained())
         with torch.no_grad():
-            for layer in started:
+            for layer in layers:
                 layer.place(self._first(layer)[0])
         self._forget()
 
@@ -234,9 +236,8 @@ class Evolution:
         self._place(step, max_norm)
         if self._settings.event_replaces_step and step in self._windows:
             # EVT-010
-            for group in self._optimizer.param_groups:
-                for values in group["params"]:
-                    values.grad = None
+            for values in self._trained():
+                values.grad = None
 
     def _place(self, step: int, max_norm: float) -> None:
         started = {name: layer for name, layer in self.layers.items() if self._starts(step, layer)}
@@ -327,9 +328,9 @@ class Evolution:
         return self._optimizer.seeds(evidence["gradient"].flatten()[grown], evidence["square"].flatten()[grown], window)
 
     def _check_sums(self, step: int) -> None:
-        sums = [local(total) for layer in self.layers.values() for total in layer.sums()]
+        sums = [torch.isfinite(local(total)).all() for layer in self.layers.values() for total in layer.sums()]
         # TRN-007
-        if not all_true([torch.isfinite(x).all() for x in sums], everywhere=self._split):
+        if not all_true(sums, everywhere=self._split):
             raise SeftError(
                 "TRN-007",
                 f"step {step} made a sum of the gradient window NaN or infinite; the last saved state is valid: resume "
@@ -395,5 +396,5 @@ class Evolution:
         """Return the means of a window by name, the same in every process."""
         means = layer.evidence(steps)
         if not means.keys() >= set(evidence_names):
-            raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")
+            raise SeftError("EVT-002", NO_GRADIENT)
         return means

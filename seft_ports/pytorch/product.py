@@ -100,6 +100,11 @@ def _backward(
     return gradients
 
 
+def _is_watched(matrix: Matrix) -> bool:
+    """Return whether a window may keep what a backward pass gives it."""
+    return any(update.watched for update in matrix.updates)
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Matrix, dtype: torch.dtype, *values: Tensor) -> Tensor:
@@ -112,6 +117,9 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, *values = ctx.saved_tensors
+        if x.grad_fn is None and _is_watched(ctx.matrix):
+            # the caller's own tensor, which may have other data when a window ends
+            x = x.clone()
         needs_input_grad = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
         dx, *gradients = _backward(dy, x, ctx.matrix, ctx.dtype, values, needs_input_grad)
         return dx, None, None, *gradients
@@ -137,7 +145,11 @@ def _in_graph(x: Tensor, number: int, out: int, dtype: torch.dtype, values: Sequ
 
 @torch.library.custom_op("seft::product_backward", mutates_args=())
 def _gradients(dy: Tensor, x: Tensor, number: int, dtype: torch.dtype, values: Sequence[Tensor]) -> list[Tensor]:
-    gradients = _backward(dy, x, _MATRICES[number], dtype, values, [True] * (1 + len(values)))
+    matrix = _MATRICES[number]
+    if _is_watched(matrix):
+        # compiled code uses the memory of both again
+        dy, x = dy.clone(), x.clone()
+    gradients = _backward(dy, x, matrix, dtype, values, [True] * (1 + len(values)))
     return [one for one in gradients if one is not None]
 
 

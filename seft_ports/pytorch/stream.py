@@ -22,13 +22,15 @@ from seft_ports.pytorch.select import smallest
 from seft_ports.pytorch.update import SparseUpdate
 from seft_ports.pytorch.window import SECOND_BACKWARD
 
-__all__ = ["FIRST_GRADIENT", "Stream"]
+__all__ = ["FIRST_GRADIENT", "NO_GRADIENT", "Stream"]
 
 FIRST_GRADIENT = (
     "a gradient of the first step, at the weights as loaded, is NaN or infinite; compute in a wider dtype, or look for "
     "a damaged weight"
 )
 """The error message of TRN-007 for the gradient that chooses the first positions."""
+NO_GRADIENT = "an event without a gradient: before_step was not called, or no backward ran"
+"""The error message of EVT-002 for a step without a backward pass."""
 
 
 class Stream:
@@ -193,4 +195,4 @@ class Stream:
 
     def _check_used(self) -> None:
         if not self._used:
-            raise SeftError("EVT-002", "an event without a gradient: before_step was not called, or no backward ran")
+            raise SeftError("EVT-002", NO_GRADIENT)

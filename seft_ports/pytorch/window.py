@@ -47,7 +47,7 @@ class Windowed(nn.Module):
         sum_inputs: (in + 1,), the sum of x² over all rows, and the number of rows; (0,) if the rule does not use it.
         candidates: (d_φ,) int64 in an open window that keeps `first-step`, the positions that may grow; (0,) else.
         keeps: one of KEEPS.
-        watched: whether a backward pass adds to the sums, or goes to an observer.
+        watched: whether a backward pass adds to the window, or goes to an observer.
     """
 
     candidates: Tensor
@@ -63,11 +63,13 @@ class Windowed(nn.Module):
         self._observer: Callable[[Tensor, Tensor], None] | None = None
         # the gradient of the running step is kept, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
-        # factors of each step, of the running one last; empty if the window has sums
-        self._factors: list[list[tuple[Tensor, Tensor]]] = [[]]
-        # entries of the sums that the factors stand for, and a bound of |g|
-        self._limit, self._most = 0, 0.0
+        # empty if the window has sums
+        self._collected = blocks.Collected()
+        # entries of the sums that the factors stand for
+        self._limit = 0
         self._one_backward = self._is_closed = False
+        # of candidates that were to be chosen within a backward pass
+        self._error: SeftError | None = None
         # empty buffers are in the state_dict, too, because FSDP loads only names that it has
         for name in SUMS:
             self.register_buffer(f"sum_{name}", torch.zeros(0, dtype=kind, device=device))
@@ -86,9 +88,11 @@ class Windowed(nn.Module):
 
         evidence_names  which of SUMS
         keeps           one of KEEPS
-        one_backward    whether every step has one backward pass, which then chooses candidates at once
+        one_backward    whether every step has one backward pass, which may choose candidates at once
         """
         evidence_names = frozenset(evidence_names)
+        if keeps == "first-step" and self.watched and self.keeps == "all":
+            self._choose_late()
         self.watched, self.keeps, self._one_backward = True, keeps, one_backward
         # noted here, because in a backward pass, and after a forward alone, FSDP may have gathered the weight
         self._is_split = is_split(self.like()) or any(is_split(total) for total in self.sums())
@@ -103,7 +107,8 @@ class Windowed(nn.Module):
             if name not in later:
                 self._total(name)
                 self._fit(name)
-        self._limit = prod(self._shape(later[0])) * len(later) if later else 0
+        n_sums = 1 if self._chooses else len(later)
+        self._limit = prod(self._shape(later[0])) * n_sums if later else 0
 
     def sums(self) -> list[Tensor]:
         """Return the sums that the window has."""
@@ -112,12 +117,17 @@ class Windowed(nn.Module):
 
     @property
     def has_window(self) -> bool:
-        """Whether the window has evidence of a backward pass."""
-        return bool(self.sums()) or any(self._factors)
+        """Whether a window is open, or was loaded."""
+        return bool(self._asked or self.sums())
+
+    @property
+    def has_evidence(self) -> bool:
+        """Whether a backward pass has added g, |g| or g² to the window."""
+        return bool(self._collected) or not self._may_collect
 
     def factors(self) -> blocks.Factors:
         """Return the factors of a window of one step, before it is settled; none if it has sums instead."""
-        return self._factors[0] if len(self._factors) == 1 else []
+        return self._collected.steps[0] if len(self._collected.steps) == 1 else []
 
     def take_sum(self, name: str, total: Tensor) -> None:
         """Replace a sum of the open window by `total`, which has every position, (out, in)."""
@@ -145,7 +155,7 @@ class Windowed(nn.Module):
             self._collect(dy.detach(), x.detach())
         elif of_steps:
             kept = self._entries(of_steps[0], [(dy, x)])
-            if of_steps == ["gradient"] and self.keeps != "first-step":
+            if self._adds_backwards:
                 add(self._total("gradient"), kept)
             else:
                 if self._step is None:
@@ -163,14 +173,17 @@ class Windowed(nn.Module):
     def settle(self) -> None:
         """End a step: add its gradient, its |g| and its g² to the sums of the window, or keep its factors."""
         self._is_closed = False
-        if self._factors[-1]:
+        if self._error is not None:
+            raise self._error
+        if self._collected.steps[-1]:
+            limit = torch.finfo(self.sum_gradient.dtype).max
             if self._chooses:
-                self._choose()
-            elif self._may_overflow():
+                self._choose(self._collected.steps[-1])
+            elif self._collected.may_overflow(limit, squared="square" in self._asked):
                 # TRN-007: whoever checks the sums of each step is to see them
                 self._take_sums()
             else:
-                self._factors.append([])
+                self._collected.end_step()
         step, self._step = self._step, None
         if step is None:
             return
@@ -206,43 +219,63 @@ class Windowed(nn.Module):
 
     def _collect(self, dy: Tensor, x: Tensor) -> None:
         """Keep the factors of a backward pass, or sum the gradients if all factors are larger than the sums."""
-        self._factors[-1].append((dy, x))
-        if self._chooses and self._one_backward:
-            self._choose()
-            self._is_closed = True
-        elif sum(len(x) for step in self._factors for _, x in step) * sum(self._everywhere) >= self._limit:
+        self._collected.add(dy, x)
+        if self._collected.numel() < self._limit:
+            return
+        if not (self._chooses and self._one_backward):
             self._take_sums()
+            return
+        self._is_closed = True
+        try:
+            self._choose(self._collected.steps[-1])
+        except SeftError as error:
+            # raised where the step ends, because other checks of the step come first
+            self._error = error
 
-    def _choose(self) -> None:
+    def _choose(self, factors: blocks.Factors) -> None:
         """Choose the candidates by the factors of the first step, and begin the sums (GRD-007)."""
-        (factors,), self._factors = self._factors, [[]]
+        self._collected = blocks.Collected()
         self.candidates = blocks.largest_of(factors, self.delta_budget)
         self._has_candidates = True
         self._add_step(self._entries("gradient", factors))
 
+    def _choose_late(self) -> None:
+        """Choose the candidates by a first step that kept every position, because it chose the first slots too."""
+        self._take_sums()
+        if self.sum_gradient.numel():
+            # GRD-007
+            self.candidates = largest(self.sum_gradient.abs().flatten(), self.delta_budget)
+            self._has_candidates = True
+
+    @property
+    def _adds_backwards(self) -> bool:
+        """Whether a sum of g gets each backward pass at once, because nothing needs the gradient of a step."""
+        return self.keeps != "first-step" and not {"absolute", "square"} & set(self._asked)
+
     def _take_sums(self) -> None:
         """Replace the factors of the window by the sums that they stand for."""
-        (*steps, running), self._factors = self._factors, [[]]
-        for factors in steps:
+        *steps, running = self._collected.steps
+        self._collected = blocks.Collected()
+        for factors in self._together([*steps, running] if self._adds_backwards else steps):
             self._add_step(self._entries("gradient", factors))
-        if running:
+        if running and not self._adds_backwards:
             self._step = self._entries("gradient", running)
+
+    def _together(self, steps: list[list[tuple[Tensor, Tensor]]]) -> Iterator[blocks.Factors]:
+        """Yield the factors whose gradients the sums get together, so that they have the bits of windows with sums."""
+        for factors in steps:
+            if self._adds_backwards:
+                yield from ([one] for one in factors)
+            elif factors:
+                yield factors
 
     def _totals(self) -> dict[str, Tensor]:
         """Return the sums that the factors of settled steps stand for, by name, where they are kept."""
         totals: dict[str, Tensor] = {}
-        for factors in self._factors[:-1]:
+        for factors in self._together(self._collected.steps[:-1]):
             for name, term in self._terms(self._entries("gradient", factors)):
                 totals[name] = totals[name] + term if name in totals else term
         return totals
-
-    def _may_overflow(self) -> bool:
-        """Whether a sum may be NaN or infinite, by a bound of |g| of all steps."""
-        for dy, x in self._factors[-1]:
-            if dy.numel() and x.numel():
-                self._most += len(x) * float(dy.abs().max()) * float(x.abs().max())
-        most = self._most * self._most if "square" in self._asked else self._most
-        return not most < torch.finfo(self.sum_gradient.dtype).max
 
     def evidence(self, steps: int, only: Iterable[str] = SUMS) -> dict[str, Tensor]:
         """Return the means of the window by name, over all processes, so that every one makes the same choice.
@@ -255,8 +288,8 @@ class Windowed(nn.Module):
         self.settle()
         means, totals = {}, self._totals()
         for name in [name for name in self._asked if name in only]:
-            total = totals.pop(name) if name in totals else self._total(name)
-            summed = whole(total) if is_split(total) else mean_of_all(total.clone())
+            total = totals.pop(name) if name in totals else self._total(name).clone()
+            summed = whole(total) if is_split(total) else mean_of_all(total)
             # GRD-006
             means[name] = summed[:-1] / summed[-1] if name == "inputs" else self._spread(name, summed / steps)
         return means
@@ -266,7 +299,7 @@ class Windowed(nn.Module):
         self.watched, self._observer = False, None
         if forget:
             self._step, self._asked, self._has_candidates = None, (), False
-            self._factors, self._most, self._is_closed = [[]], 0.0, False
+            self._collected, self._is_closed, self._error = blocks.Collected(), False, None
             for name in SUMS:
                 total = getattr(self, f"sum_{name}")
                 setattr(self, f"sum_{name}", torch.zeros(0, dtype=total.dtype, device=self.candidates.device))
@@ -351,7 +384,15 @@ class Windowed(nn.Module):
         spread[at] = kept
         return spread.view(self._everywhere)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Windowed":  # noqa: FBT001, FBT002, torch's own
+        """Move to another device or dtype, with the factors of an open window."""
+        self._collected.move(fn)
+        super()._apply(fn, recurse)
+        return self
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001, torch's own
         # TRN-004
         self._take_sums()
+        for name in () if self._chooses else self._asked:
+            self._total(name)
         super()._save_to_state_dict(destination, prefix, keep_vars)

@@ -115,11 +115,124 @@ def test_TRN_002_a_second_backward_after_the_candidates_are_chosen_is_refused():
     layer = layer_of()
     layer.watch(["gradient"], keeps="first-step", one_backward=True)
     ((dy, x),), ((other, y),) = window(2, 1)
+    # factors of so many rows are larger than the gradient
+    dy, x = dy.repeat(20, 1), x.repeat(20, 1)
     layer.see(dy, x)
     with pytest.raises(SeftError, match="TRN-002: the step has a second backward"):
         layer.see(other, y)
     layer.settle()
     layer.see(other, y)
+
+
+def test_a_module_that_is_used_twice_in_a_forward_chooses_by_both_uses():
+    layer = layer_of()
+    layer.watch(["gradient"], keeps="first-step", one_backward=True)
+    ((step,),) = [window(1, 2)]
+    for dy, x in step:
+        layer.see(dy, x)
+    layer.settle()
+    want = plain(layer_of(), [step], ["gradient"], "first-step")
+    assert torch.equal(layer.evidence(1)["gradient"], want["gradient"])
+
+
+def test_a_nan_in_the_step_that_chooses_is_told_when_the_step_ends():
+    layer = layer_of()
+    layer.watch(["gradient"], keeps="first-step", one_backward=True)
+    # factors of so many rows choose within the backward
+    layer.see(torch.full((99, OUT), torch.nan), torch.ones(99, WIDTH))
+    with pytest.raises(SeftError, match="EVT-005"):
+        layer.settle()
+
+
+def test_GRD_007_a_first_step_that_also_chose_the_first_slots_chooses_candidates():
+    layer, backwards = layer_of(), window(2, 1)
+    layer.watch(["gradient", "square"])
+    layer.see(*backwards[0][0])
+    # the first slots are chosen by the same gradient
+    layer.evidence(1)
+    layer.watch(["gradient", "square"], keeps="first-step")
+    layer.see(*backwards[1][0])
+    got = layer.evidence(2)
+    want = plain(layer_of(), backwards, ["gradient", "square"], "first-step")
+    assert all(torch.equal(got[name], want[name]) for name in want)
+
+
+def evolution_of(**choices):
+    settings = Settings(density=0.2, drop_fraction=0.5, **choices)
+    made = tiny.wrapped(settings, hidden_size=64, intermediate_size=64, head_dim=32)
+    optimizer = SeftOptimizer(made, lr=0.01)
+    return made, optimizer, Evolution(made, optimizer, settings, 4)
+
+
+def test_TRN_004_a_matrix_may_have_no_backward_in_the_first_step_of_a_window():
+    # an expert that no token was sent to
+    _, _, evolution = evolution_of(preset="seft", evolve_every=2, gradient_window=2, initial_positions="random")
+    evolution.before_step(1)
+    evolution.after_step(1)
+    evolution.before_step(2)
+    state = next(iter(evolution.layers.values())).state_dict()
+    assert state["sum_gradient"].shape == (64, 64)
+
+
+def test_EVT_002_a_streamed_event_without_a_backward_is_refused():
+    _, _, evolution = evolution_of(preset="active-only", evolve_every=2, initial_positions="random")
+    evolution.before_step(1)
+    evolution.after_step(1)
+    evolution.before_step(2)
+    with pytest.raises(SeftError, match="EVT-002"):
+        evolution.after_step(2)
+
+
+def test_a_step_that_is_begun_again_counts_once():
+    made, _, evolution = evolution_of(preset="seft", evolve_every=2, initial_positions="random")
+    tokens = tiny.texts(1)[0]["input_ids"][None]
+    for _ in range(2):
+        evolution.before_step(2)
+        made(input_ids=tokens, labels=tokens).loss.backward()
+    assert {len(layer.factors()) for layer in evolution.layers.values()} == {1}
+
+
+@pytest.mark.parametrize("asked", [["gradient"], ["gradient", "square"]], ids="-".join)
+def test_TRN_004_whether_a_run_saves_changes_no_bit(asked):
+    dice = torch.Generator().manual_seed(4)
+    backwards = [[[torch.randn(2, n, generator=dice) for n in (OUT, WIDTH)] for _ in range(3)] for _ in range(3)]
+    want = seen(layer_of(), backwards, asked, "all")
+    got = seen(layer_of(), backwards, asked, "all", after_step=lambda layer: layer.state_dict())
+    assert all(torch.equal(got[name], want[name]) for name in asked)
+
+
+def test_TRN_004_a_step_that_has_not_ended_is_saved():
+    layer = layer_of()
+    layer.watch(["gradient"])
+    (((dy, x),),) = [window(1, 1)[0]]
+    layer.see(dy, x)
+    assert torch.equal(layer.state_dict()["sum_gradient"], dy.T @ x)
+
+
+def test_factors_move_with_their_matrix():
+    layer = layer_of()
+    layer.watch(["gradient"])
+    ((dy, x),) = window(1, 1)[0]
+    layer.see(dy, x)
+    layer.settle()
+    layer.double()
+    assert torch.equal(layer.evidence(1)["gradient"], (dy.T @ x).double())
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_is_kept_is_not_what_others_write_to(compiled):
+    layer = layer_of()
+    layer.watch(["gradient"])
+    x, dy = torch.ones(2, WIDTH), torch.ones(2, OUT)
+    if compiled:
+        # inductor uses the memory of both again
+        torch.ops.seft.product_backward(dy, x, layer.number, torch.float32, [layer.values])
+        dy.zero_()
+    else:
+        layer(x).backward(dy)
+    x.zero_()
+    layer.settle()
+    assert torch.equal(layer.evidence(1)["gradient"], torch.full((OUT, WIDTH), 2.0))
 
 
 def test_a_backward_keeps_no_graph():
