@@ -21,7 +21,6 @@ from seft_ports.pytorch import (  # noqa: E402
     SeftLinear,
     SeftOptimizer,
     Settings,
-    blocks,
     events,
     kernels,
     merge,
@@ -175,7 +174,7 @@ def no_first(*given, first):
     [
         (optimizer_file, "seeds", one_older),
         (optimizer_file, "seeds", no_seeds),
-        (blocks, "smallest", select.largest),
+        (window_file, "largest", select.smallest),
         (events, "event_fraction", no_first),
     ],
 )
