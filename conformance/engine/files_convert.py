@@ -15,6 +15,7 @@ from formats.dialects import hf
 from formats.dialects.quantised import quantisations
 from formats.dialects.sources import ADAPTERS
 from formats.digest import of_bytes
+from formats.index import is_sparse
 
 
 def laid_out(folder: Path, a: Values) -> Path:
@@ -91,10 +92,18 @@ def _kept_codes(a: Values) -> Values:
             }
 
 
+def _quantised(place: Path, a: Values) -> Path:
+    """Return the folder of a quantised model: that of a case, or one with the codes that a foreign folder has."""
+    source, kept = laid_out(place / "source", a), place / "kept"
+    if is_sparse(source):
+        return source
+    formats.convert(source, kept, "sparse", keep_codes=True)
+    return kept
+
+
 def _expanded_codes(a: Values) -> Values:
     with work_folder() as place:
-        source, kept, target = laid_out(Path(place) / "source", a), Path(place) / "kept", Path(place) / "target"
-        formats.convert(source, kept, "sparse", keep_codes=True)
+        kept, target = _quantised(place, a), Path(place) / "target"
         formats.convert(kept, target, "sparse", expand_quantised=True)
         with formats.open(target) as reader:
             return {
@@ -106,8 +115,7 @@ def _expanded_codes(a: Values) -> Values:
 
 def _packed_codes(a: Values) -> Values:
     with work_folder() as place:
-        source, kept, target = laid_out(Path(place) / "source", a), Path(place) / "kept", Path(place) / "target"
-        formats.convert(source, kept, "sparse", keep_codes=True)
+        kept, target = _quantised(place, a), Path(place) / "target"
         remarks = formats.convert(kept, target, "compressed-tensors")
         with hf.open_hf(target) as folder:
             config = json.loads(folder.files[hf.CONFIG])["quantization_config"]
@@ -124,8 +132,7 @@ def _packed_codes(a: Values) -> Values:
 
 def _gptq_codes(a: Values) -> Values:
     with work_folder() as place:
-        source, kept, target = laid_out(Path(place) / "source", a), Path(place) / "kept", Path(place) / "target"
-        formats.convert(source, kept, "sparse", keep_codes=True)
+        kept, target = _quantised(place, a), Path(place) / "target"
         remarks = " ".join(formats.convert(kept, target, "gptq"))
         with hf.open_hf(target) as folder:
             return {

@@ -31,7 +31,7 @@ def write_coded(
     """Write a quantised model as a folder of one of LAYOUTS; return what that folder cannot hold, and remarks.
 
     Raises:
-        CannotHold: FMT-154 for a matrix with weights beside its codes.
+        CannotHold: the clause of the layout for a matrix with weights beside its codes (FMT-178.3, FMT-180.3).
         FormatError: FMT-178 or FMT-180, the clause of the layout, for a model without codes or without config.json, and
             for a matrix that the layout has no form for; QNT-009; as `checkpoint_to_hf`.
     """
@@ -48,7 +48,7 @@ def write_coded(
     beside = sorted(name for name, roles in checkpoint.scales.items() if UPDATE in roles)
     if beside:
         raise CannotHold(
-            "FMT-154",
+            clause,
             f"{to} holds codes alone, and {beside[0]!r} has weights beside them; fine-tune with --merge "
             "grid-exact or grid, or quantise the expanded model",
         )

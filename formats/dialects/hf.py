@@ -193,7 +193,7 @@ def to_hf(
 
     Raises:
         FormatError: FMT-110 if dst is there, the broken rule of src, FMT-098, FMT-126 for a cast that overflows,
-            FMT-154 for a mask or another kind than a model.
+            FMT-154 for a mask or another kind than a model, QNT-009 for a quantised model.
     """
     check_cast(dtype)
     if shard_bytes < 1:
@@ -203,6 +203,11 @@ def to_hf(
         return _values(cast(Dense(to_dense(reader.load_verified(name), limit=limit or LIMIT)), dtype, name))
 
     with open_checkpoint(src) as reader:
+        if reader.scales and "quantised" in reader.attributes:
+            # QNT-009.4
+            raise FormatError(
+                "QNT-009", f"{src} is quantised, and a folder would have its codes as weights; expand it first"
+            )
         outlines = _outlines(reader, dtype)
         _check_dense(outlines, limit)
         write_hf(dst, outlines, fetch, reader.files, shard_bytes=shard_bytes)
@@ -337,7 +342,8 @@ def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:
     if (folder / WHOLE).is_file():
         return {WHOLE: open_stock(folder / WHOLE)}
     if not (folder / INDEX).is_file():
-        raise FormatError("FMT-120", f"{folder} has neither {WHOLE} nor {INDEX}; no other kind of weight file is read")
+        why = f"{folder} has neither {WHOLE} nor {INDEX}, the weight files of a model; seft convert reads adapters"
+        raise FormatError("FMT-120", why)
     weight_map = _weight_map(folder / INDEX)
     shards = {}
     for file_name in sorted(set(weight_map.values())):

@@ -17,7 +17,7 @@ from seft_ports.peft.layer import SeftLayer, SeftLinear
 from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK
-from seft_ports.pytorch.model import place_first, place_of
+from seft_ports.pytorch.model import mask_zeros, place_first, place_of, targets_of
 from seft_ports.pytorch.patterns import check_kept
 from seft_ports.pytorch.update import check_finished
 
@@ -164,11 +164,22 @@ class Stored:
 
 
 def stored_weights(model: nn.Module) -> Stored:
-    """Count the stored weights of the layers that are adapted, or that were before `merge_and_unload`."""
+    """Count the stored weights of the layers that are adapted, or that have a record of their support.
+
+    In a model without either they are the weights of the projections that are not 0.
+
+    Raises:
+        ValueError: if there is no such layer, or if a model without a record holds codes.
+    """
     supports = [module.support() for module in model.modules() if isinstance(module, SeftLayer)]
     if not supports:
         supports = [module.get_buffer(MASK) for module in model.modules() if MASK in module._buffers]
     if not supports:
-        msg = "the model has no SEFT adapter, and none was merged into it"
-        raise ValueError(msg)
+        projections = targets_of(model)
+        if not projections or not all(one.weight.is_floating_point() for one in projections.values()):
+            msg = (
+                "the model has no SEFT adapter, no record of a support, and no projections of floats to count zeros in"
+            )
+            raise ValueError(msg)
+        supports = list(mask_zeros(model).values())
     return Stored(sum(int(torch.count_nonzero(x)) for x in supports), sum(x.numel() for x in supports))

@@ -88,7 +88,7 @@ class Evolution:
             self._windows = event_windows(settings.events, steps, every, window, until)
         self._events = list(self._windows)
         if settings.evolves and not self._windows:
-            message = f"no-events: a run of {steps} steps with evolve_every {settings.evolve_every} moves no slot"
+            message = f"no-events: a run of {steps} steps with evolve_every {every}, evolve_until {until} moves no slot"
             warnings.warn(message, stacklevel=2)
 
     def _in_window(self, step: int) -> bool:

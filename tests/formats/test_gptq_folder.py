@@ -94,7 +94,7 @@ def test_FMT_180_what_cannot_be_written_is_refused(tmp_path):
     plain = {name: formats.Dense(np.ones((8, 8), np.float32))}
     kind = "model", found.attributes, {}, found.files
     for tensors, roles, attributes, files, said in (
-        ({**found.tensors, f"{name}.update": update}, scales, *kind[1::2], r"FMT-154.*beside them"),
+        ({**found.tensors, f"{name}.update": update}, scales, *kind[1::2], r"FMT-180.*beside them"),
         (found.tensors, found.scales, found.attributes, {}, r"FMT-180.*config\.json"),
         (taken, found.scales, *kind[1::2], r"FMT-180.*'layers\.0\.qzeros'.*rename"),
         (plain, {}, {}, found.files, "FMT-180.*keep_codes"),

@@ -96,7 +96,7 @@ def test_FMT_178_what_cannot_be_written_is_refused(tmp_path):
     beside = formats.Checkpoint("model", tensors, found.attributes, {}, found.files, scales)
     bare = formats.Checkpoint("model", found.tensors, found.attributes, {}, {}, found.scales)
     for bad, said in (
-        (beside, "FMT-154.*beside them"),
+        (beside, "FMT-178.*beside them"),
         (bare, "FMT-178.*config.json"),
     ):
         with pytest.raises(formats.FormatError, match=said):

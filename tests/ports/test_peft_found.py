@@ -108,6 +108,15 @@ def test_the_settings_of_another_adapter_are_refused():
         Evolution(made, SeftOptimizer(made), made.peft_config["other"].settings(), 9)
 
 
+def test_the_stored_weights_of_a_base_without_an_adapter_are_those_that_are_not_0():
+    base, masks = pruned()
+    n_stored = sum(int(mask.sum()) for mask in masks.values())
+    found = stored_weights(base)
+    assert (found.stored, str(found).split()[0]) == (n_stored, f"{n_stored:,}")
+    with pytest.raises(ValueError, match="no projections of floats"):
+        stored_weights(torch.nn.Linear(2, 2))
+
+
 @pytest.mark.parametrize("preset", ["seft", "active-only", "static", "no-adapt"])
 def test_an_adapter_is_trained_on(preset, tmp_path):
     made = adapted(preset=preset)
@@ -134,7 +143,9 @@ def test_what_is_no_seft_optimizer_is_named():
 
 def test_a_run_without_an_event_warns():
     made = adapted()
-    with pytest.warns(UserWarning, match="no-events: a run of 3 steps with evolve_every 3 moves no slot"):
+    with pytest.warns(
+        UserWarning, match="no-events: a run of 3 steps with evolve_every 3, evolve_until 1.0"
+    ):
         Evolution(made, SeftOptimizer(made), config().settings(), 3)
 
 

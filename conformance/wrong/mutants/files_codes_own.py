@@ -1,0 +1,35 @@
+"""Mutants of quantised models that a port reads from its own files (QNT-009, FMT-178, FMT-180)."""
+
+from conformance.engine.parts import coded, coded_folder, hf
+from conformance.wrong.mutants.base import Mutant, Rows, edits, unchecked
+
+EXPAND, PACK, GPTQ, TO_HF = "convert.expand_codes", "convert.pack_codes", "convert.gptq_codes", "convert.to_hf"
+
+_ROWS: Rows = (
+    (EXPAND, "QNT-009", coded.read_coded, "if set(roles) - {UPDATE} != expected:", "if not set(roles) >= expected:",
+     "zero points of a grid that has none"),
+    (EXPAND, "QNT-009", coded.read_coded, "least <= int(numbers.min()) <= int(numbers.max()) <= most", "True",
+     "codes beyond the bits of the grid"),
+    (EXPAND, "QNT-009", coded.read_coded, "in (codes.values, zeros):", "in (codes.values,):",
+     "zero points beyond the bits of the grid"),
+    (EXPAND, "QNT-009", coded.read_coded, "np.isfinite(scales).all() and ", "", "an infinite scale"),
+    (EXPAND, "QNT-009", coded.read_coded, "(scales > 0).all()", "(scales >= 0).all()", "a scale of 0"),
+    (EXPAND, "QNT-009", coded.read_coded, "(scales > 0).all()", "scales.all()", "a scale below 0"),
+    (EXPAND, "QNT-009", coded._part, ' or dtype_name(tensor.dtype) != dtype', "", "scales of any dtype"),
+    (EXPAND, "QNT-009", coded._part, " or tensor.shape != shape", "", "groups of any size"),
+    (EXPAND, "QNT-009", coded._update, ' or dtype_name(tensor.dtype) not in ("F32", "F64")', "",
+     "weights beside codes in 16 bits"),
+    (EXPAND, "QNT-009", coded._update, " or tensor.shape != shape", "", "weights beside codes in another shape"),
+    (EXPAND, "QNT-006 QNT-009", coded.weights_of, "if matrix.update is None:", "if True:",
+     "weights beside codes that are ignored"),
+    (EXPAND, "QNT-006 QNT-009", coded.weights_of, "= matrix.update.values", "+= matrix.update.values",
+     "weights beside codes added to those of the codes"),
+    (EXPAND, "QNT-008", coded.compute_dtype, 'np.float64 if "F64" in dtypes else np.float32', "np.float32",
+     "weights of F64 cast to F32"),
+    (PACK, "FMT-178", coded_folder.write_coded, "if beside:", "if False:", "weights beside codes left out"),
+    (GPTQ, "FMT-180", coded_folder.write_coded, "if beside:", "if False:", "weights beside codes left out"),
+    (TO_HF, "QNT-009", hf.to_hf, 'reader.scales and "quantised" in reader.attributes', "False", "codes as weights"),
+)  # fmt: skip
+"""Operation, clauses, function, text of its source, replacement, and flaw."""
+
+MUTANTS: list[Mutant] = [*edits(_ROWS), *unchecked(EXPAND, "QNT-009"), *unchecked(TO_HF, "QNT-009")]
