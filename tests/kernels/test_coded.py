@@ -32,6 +32,9 @@ CASES = [
     ((33, 96), 0.5, "int4:g48"),
     ((40, 480), 0.3, "int8:g80"),
     ((1100, 64), 0.02, "int4:g32"),
+    # two scales in a row of a panel that stores more than half of it
+    ((70, 192), 0.9, "int4:g32:asym"),
+    ((70, 192), 0.6, "int8:g32:asym"),
     ((3, 257), 1.0, "int8"),
     ((33, 0), 0.0, "int4"),
     ((0, 64), 0.0, "int8:g64"),
