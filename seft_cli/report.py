@@ -70,7 +70,9 @@ def _of_events(events: list[dict[str, Any]], n_stored: int) -> Iterator[str]:
     """
     if not events:
         return
-    dropped, grown, back = (sum(event[name] for event in events) for name in ("dropped", "grown", "reactivated"))
-    yield f"slots: {dropped:,} dropped, {grown:,} grown, {back:,} of them where no weight was stored"
+    names = ("dropped", "cancelled", "grown", "reactivated")
+    dropped, cancelled, grown, back = (sum(event[name] for event in events) for name in names)
+    # a position that is dropped and grown again in one event has stayed
+    yield f"slots: {dropped - cancelled:,} dropped, {grown:,} grown, {back:,} of them where no weight was stored"
     kept = events[-1]["start"]
     yield f"mask: {kept:,} of the {n_stored:,} weights stored at load are stored after the last event"

@@ -381,8 +381,8 @@ OPS: dict[str, Op] = {
         companions="exact",
         config="exact",
     ),
-    # such a folder, whose codes are kept (chapter 19), or for all but the first a folder of chapter 12 with a quantised
-    # model; then the codes are expanded, or written for compressed-tensors or GPTQ.
+    # such a folder, whose codes are kept (chapter 19). The other three also take a quantised model in a folder of
+    # chapter 12, and expand its codes, or write them for compressed-tensors or GPTQ.
     # scheme has num_bits, group_size, symmetric, type and strategy, zeros how many stored weights the writer says are 0
     "convert.keep_codes": _op(
         "scalar",

@@ -218,9 +218,9 @@ NAMES = (
     (
         "`files` of `convert.keep_codes`, `.expand_codes`, `.pack_codes`, `.gptq_codes`; `scheme`, `zeros`, `rounded`",
         (
-            "such a folder, whose codes are kept (QNT-010), or for all but the first a folder of chapter 12 with a"
-            " quantised model (QNT-009); then the codes are expanded, or written for compressed-tensors (FMT-178) or"
-            " GPTQ (FMT-180); of the scheme that is written `num_bits`, `group_size`, `symmetric`, `type`"
+            "such a folder, whose codes are kept (QNT-010); the other three also take a folder of chapter 12 with a"
+            " quantised model (QNT-009), and expand its codes, or write them for compressed-tensors (FMT-178) or GPTQ"
+            " (FMT-180); of the scheme that is written `num_bits`, `group_size`, `symmetric`, `type`"
             " and `strategy`, or all of `quantization_config` for GPTQ, as canonical JSON text; how many stored weights"
             " are 0, and how many scales F16 cannot hold"
         ),

@@ -97,23 +97,24 @@ def own_codes() -> Area:
     """Return cases of quantised models that a port reads from its own files."""
     area, m = Area("own-codes", "exact fractions by chapter 19"), matrix()
     for name, update in {"": None, "-beside": beside(), "-beside-f64": beside("F64")}.items():
-        purpose = "stored codes of weight 0 that are dropped, weights beside codes that are ignored, added or cast"
+        purpose = (
+            "weights beside codes that are ignored, added or cast" if update else "stored codes of 0 that are dropped"
+        )
         clauses = "QNT-002 QNT-009" + (" QNT-006 QNT-008" if update else "")
         area.add(
             f"expand{name}", "convert.expand_codes", clauses, purpose, given(parts_of(m, update)), expanded(m, update)
         )
     for name, (parts, grid) in unfit().items():
-        purpose = "parts of a matrix of codes that are not compared with each other and the grid"
-        area.add(f"refuse-{name}", "convert.expand_codes", "QNT-009", purpose, given(parts, grid), refused="QNT-009")
+        purpose = f"a matrix of codes that is not checked, here with the fault {name}"
+        area.add(
+            f"refuse-{name}", "convert.expand_codes", "QNT-009", purpose, given(parts, grid), refused="QNT-009 QNT-001"
+        )
     # codes of whole words along both sides, which GPTQ wants
     words = matrix(codes=[[1] * 8] * 8, scales=[SCALES[0]] * 8, zeros=[[0, 1]] * 8, support=AT)
     for op, clause in (("convert.pack_codes", "FMT-178"), ("convert.gptq_codes", "FMT-180")):
         purpose = "weights beside codes that are left out, where the layout has no place for them"
         inputs = given(parts_of(words, on("F32", (8, 8), [3, 6, 16])))
-        area.add(f"refuse-{op.partition('.')[2]}", op, clause, purpose, inputs, refused=clause)
-    purpose = "codes that become weights of I8, although nobody asked for weights"
-    inputs = given(parts_of(m)) | {"part_bytes": 10**9}
-    area.add("refuse-to-hf", "convert.to_hf", "QNT-009", purpose, inputs, refused="QNT-009")
+        area.add(f"refuse-{op.partition('.')[2]}", op, clause, purpose, inputs, refused=f"{clause} FMT-154")
     return area
 
 

@@ -176,7 +176,8 @@ def stored_weights(model: nn.Module) -> Stored:
         supports = [module.get_buffer(MASK) for module in model.modules() if MASK in module._buffers]
     if not supports:
         projections = targets_of(model)
-        if not projections or not all(one.weight.is_floating_point() for one in projections.values()):
+        weights = [getattr(one, "weight", None) for one in projections.values()]
+        if not weights or not all(weight is not None and weight.is_floating_point() for weight in weights):
             msg = (
                 "the model has no SEFT adapter, no record of a support, and no projections of floats to count zeros in"
             )

@@ -3,7 +3,7 @@
 Factors are dy, (n, out), and x, (n, in), of each backward pass of a step. The gradient of the step is the sum of dyᵀ x.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from seft_ports.pytorch import kernels
 from seft_ports.pytorch.decide import check_evidence
 from seft_ports.pytorch.select import at_most, smallest
 
-__all__ = ["Best", "Collected", "Factors", "entries", "in_blocks", "largest_of", "summed"]
+__all__ = ["Best", "Collected", "Factors", "entries", "in_blocks", "largest_of", "summed", "terms"]
 
 Factors = Sequence[tuple[Tensor, Tensor]]
 
@@ -52,6 +52,16 @@ def entries(product: Callable[[Tensor, Tensor], Tensor], factors: Factors, posit
         begin, end = torch.searchsorted(positions, positions.new_tensor([start, start + len(block)])).tolist()
         taken.append(block[positions[begin:end] - start])
     return torch.cat(taken)
+
+
+def terms(gradient: Tensor, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+    """Yield what the gradient of a step adds to each sum of these names (GRD-004, GRD-005)."""
+    if "gradient" in names:
+        yield "gradient", gradient
+    if "absolute" in names:
+        yield "absolute", gradient.abs()
+    if "square" in names:
+        yield "square", gradient * gradient
 
 
 def largest_of(factors: Factors, k: int) -> Tensor:

@@ -147,8 +147,8 @@ def _in_graph(x: Tensor, number: int, out: int, dtype: torch.dtype, values: Sequ
 def _gradients(dy: Tensor, x: Tensor, number: int, dtype: torch.dtype, values: Sequence[Tensor]) -> list[Tensor]:
     matrix = _MATRICES[number]
     if _is_watched(matrix):
-        # compiled code uses the memory of both again
-        dy, x = dy.clone(), x.clone()
+        # compiled code uses its memory again
+        x = x.clone()
     gradients = _backward(dy, x, matrix, dtype, values, [True] * (1 + len(values)))
     return [one for one in gradients if one is not None]
 

@@ -68,6 +68,8 @@ class Windowed(nn.Module):
         # entries of the sums that the factors stand for
         self._limit = 0
         self._one_backward = self._is_closed = False
+        # whether a backward pass was seen, and whether a step has ended
+        self._seen = self._settled = False
         # of candidates that were to be chosen within a backward pass
         self._error: SeftError | None = None
         # empty buffers are in the state_dict, too, because FSDP loads only names that it has
@@ -91,8 +93,11 @@ class Windowed(nn.Module):
         one_backward    whether every step has one backward pass, which may choose candidates at once
         """
         evidence_names = frozenset(evidence_names)
-        if keeps == "first-step" and self.watched and self.keeps == "all":
+        if keeps == "first-step":
             self._choose_late()
+        # a step that was broken off counts once when it is begun again
+        self._step, self._is_closed, self._error = None, False, None
+        self._collected.steps[-1].clear()
         self.watched, self.keeps, self._one_backward = True, keeps, one_backward
         # noted here, because in a backward pass, and after a forward alone, FSDP may have gathered the weight
         self._is_split = is_split(self.like()) or any(is_split(total) for total in self.sums())
@@ -122,8 +127,8 @@ class Windowed(nn.Module):
 
     @property
     def has_evidence(self) -> bool:
-        """Whether a backward pass has added g, |g| or g² to the window."""
-        return bool(self._collected) or not self._may_collect
+        """Whether the window has seen a backward pass since it was opened in this process."""
+        return self._seen
 
     def factors(self) -> blocks.Factors:
         """Return the factors of a window of one step, before it is settled; none if it has sums instead."""
@@ -150,9 +155,11 @@ class Windowed(nn.Module):
             return
         if self._is_closed:
             raise SeftError("TRN-002", SECOND_BACKWARD)
+        self._seen = True
         of_steps = [name for name in self._asked if name in _OF_STEPS]
         if of_steps and self._may_collect:
-            self._collect(dy.detach(), x.detach())
+            # a copy, because a caller may write to the dy that he has given to backward
+            self._collect(dy.detach().clone(), x.detach())
         elif of_steps:
             kept = self._entries(of_steps[0], [(dy, x)])
             if self._adds_backwards:
@@ -172,7 +179,7 @@ class Windowed(nn.Module):
 
     def settle(self) -> None:
         """End a step: add its gradient, its |g| and its g² to the sums of the window, or keep its factors."""
-        self._is_closed = False
+        self._is_closed, self._settled = False, True
         if self._error is not None:
             raise self._error
         if self._collected.steps[-1]:
@@ -198,18 +205,9 @@ class Windowed(nn.Module):
 
     def _add_step(self, gradient: Tensor) -> None:
         """Add the gradient of a step, where it is kept, to the sums of the window."""
-        for name, term in self._terms(gradient):
+        for name, term in blocks.terms(gradient, self._asked):
             total = self._total(name)
             total += term
-
-    def _terms(self, gradient: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield what a step adds to each sum, by name (GRD-004, GRD-005)."""
-        if "gradient" in self._asked:
-            yield "gradient", gradient
-        if "absolute" in self._asked:
-            yield "absolute", gradient.abs()
-        if "square" in self._asked:
-            yield "square", gradient * gradient
 
     @property
     def _may_collect(self) -> bool:
@@ -241,10 +239,11 @@ class Windowed(nn.Module):
 
     def _choose_late(self) -> None:
         """Choose the candidates by a first step that kept every position, because it chose the first slots too."""
-        self._take_sums()
-        if self.sum_gradient.numel():
+        if self.watched and self.keeps == "all":
+            self._take_sums()
+        if tuple(self.sum_gradient.shape) == self._everywhere and not self.candidates.numel():
             # GRD-007
-            self.candidates = largest(self.sum_gradient.abs().flatten(), self.delta_budget)
+            self.candidates = largest(whole(self.sum_gradient).abs().flatten(), self.delta_budget)
             self._has_candidates = True
 
     @property
@@ -273,7 +272,7 @@ class Windowed(nn.Module):
         """Return the sums that the factors of settled steps stand for, by name, where they are kept."""
         totals: dict[str, Tensor] = {}
         for factors in self._together(self._collected.steps[:-1]):
-            for name, term in self._terms(self._entries("gradient", factors)):
+            for name, term in blocks.terms(self._entries("gradient", factors), self._asked):
                 totals[name] = totals[name] + term if name in totals else term
         return totals
 
@@ -299,7 +298,8 @@ class Windowed(nn.Module):
         self.watched, self._observer = False, None
         if forget:
             self._step, self._asked, self._has_candidates = None, (), False
-            self._collected, self._is_closed, self._error = blocks.Collected(), False, None
+            self._collected, self._error = blocks.Collected(), None
+            self._is_closed = self._seen = self._settled = False
             for name in SUMS:
                 total = getattr(self, f"sum_{name}")
                 setattr(self, f"sum_{name}", torch.zeros(0, dtype=total.dtype, device=self.candidates.device))
@@ -393,6 +393,6 @@ class Windowed(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001, torch's own
         # TRN-004
         self._take_sums()
-        for name in () if self._chooses else self._asked:
+        for name in self._asked if self._settled and not self._chooses else ():
             self._total(name)
         super()._save_to_state_dict(destination, prefix, keep_vars)

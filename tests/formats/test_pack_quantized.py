@@ -8,7 +8,7 @@ import pytest
 
 import formats
 from formats.dialects import coded
-from formats.dialects.hf import open_hf
+from formats.dialects.hf import open_hf, to_hf
 from formats.dialects.int_codes import unpacked
 from formats.dialects.int_folder import open_quantised
 from formats.dialects.int_words import packed
@@ -102,6 +102,13 @@ def test_FMT_178_what_cannot_be_written_is_refused(tmp_path):
         with pytest.raises(formats.FormatError, match=said):
             formats.convert(bad, tmp_path / "out", to="compressed-tensors")
         assert not (tmp_path / "out").exists()
+
+
+def test_QNT_009_a_folder_never_has_codes_as_weights(tmp_path):
+    formats.write(tmp_path / "model", model("int4:g8"))
+    with pytest.raises(formats.FormatError, match="QNT-009"):
+        to_hf(tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -143,9 +143,7 @@ def test_what_is_no_seft_optimizer_is_named():
 
 def test_a_run_without_an_event_warns():
     made = adapted()
-    with pytest.warns(
-        UserWarning, match="no-events: a run of 3 steps with evolve_every 3, evolve_until 1.0"
-    ):
+    with pytest.warns(UserWarning, match="no-events: a run of 3 steps with evolve_every 3, evolve_until 1.0"):
         Evolution(made, SeftOptimizer(made), config().settings(), 3)
 
 

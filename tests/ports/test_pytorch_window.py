@@ -209,6 +209,49 @@ def test_TRN_004_a_step_that_has_not_ended_is_saved():
     assert torch.equal(layer.state_dict()["sum_gradient"], dy.T @ x)
 
 
+def test_TRN_004_a_window_that_chose_the_first_slots_chooses_candidates_after_it_was_loaded():
+    layer, backwards = layer_of(), window(2, 1)
+    layer.watch(["gradient"])
+    layer.see(*backwards[0][0])
+    layer.settle()
+    other = layer_of()
+    other.load_state_dict(layer.state_dict())
+    for one in (layer, other):
+        one.watch(["gradient"], keeps="first-step")
+        one.see(*backwards[1][0])
+    want = plain(layer_of(), backwards, ["gradient"], "first-step")["gradient"]
+    assert torch.equal(layer.evidence(2)["gradient"], want)
+    assert torch.equal(other.evidence(2)["gradient"], want)
+
+
+def test_a_step_of_a_long_window_that_is_begun_again_counts_once():
+    layer, backwards = layer_of(), window(2, 1)
+    layer.watch(["gradient"])
+    layer.see(*backwards[0][0])
+    layer.settle()
+    for _ in range(2):
+        layer.watch(["gradient"])
+        layer.see(*backwards[1][0])
+    want = plain(layer_of(), backwards, ["gradient"], "all")["gradient"]
+    assert torch.equal(layer.evidence(2)["gradient"], want)
+
+
+def test_a_window_of_which_no_step_has_ended_saves_no_sums():
+    layer = layer_of()
+    layer.watch(["gradient", "square"])
+    assert layer.state_dict()["sum_gradient"].numel() == 0
+    layer.settle()
+    assert layer.state_dict()["sum_gradient"].shape == (OUT, WIDTH)
+
+
+def test_a_matrix_that_stores_nothing_has_evidence_of_its_backward():
+    layer = SeftLinear(torch.zeros(OUT, WIDTH), torch.zeros(OUT, WIDTH, dtype=torch.bool), 0)
+    layer.watch(["gradient"], keeps="support")
+    assert not layer.has_evidence
+    layer.see(torch.ones(2, OUT), torch.ones(2, WIDTH))
+    assert layer.has_evidence
+
+
 def test_factors_move_with_their_matrix():
     layer = layer_of()
     layer.watch(["gradient"])
@@ -230,6 +273,7 @@ def test_what_is_kept_is_not_what_others_write_to(compiled):
         dy.zero_()
     else:
         layer(x).backward(dy)
+        dy.zero_()
     x.zero_()
     layer.settle()
     assert torch.equal(layer.evidence(1)["gradient"], torch.full((OUT, WIDTH), 2.0))

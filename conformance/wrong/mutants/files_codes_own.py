@@ -1,9 +1,9 @@
 """Mutants of quantised models that a port reads from its own files (QNT-009, FMT-178, FMT-180)."""
 
-from conformance.engine.parts import coded, coded_folder, hf
+from conformance.engine.parts import coded, coded_folder
 from conformance.wrong.mutants.base import Mutant, Rows, edits, unchecked
 
-EXPAND, PACK, GPTQ, TO_HF = "convert.expand_codes", "convert.pack_codes", "convert.gptq_codes", "convert.to_hf"
+EXPAND, PACK, GPTQ = "convert.expand_codes", "convert.pack_codes", "convert.gptq_codes"
 
 _ROWS: Rows = (
     (EXPAND, "QNT-009", coded.read_coded, "if set(roles) - {UPDATE} != expected:", "if not set(roles) >= expected:",
@@ -28,8 +28,7 @@ _ROWS: Rows = (
      "weights of F64 cast to F32"),
     (PACK, "FMT-178", coded_folder.write_coded, "if beside:", "if False:", "weights beside codes left out"),
     (GPTQ, "FMT-180", coded_folder.write_coded, "if beside:", "if False:", "weights beside codes left out"),
-    (TO_HF, "QNT-009", hf.to_hf, 'reader.scales and "quantised" in reader.attributes', "False", "codes as weights"),
 )  # fmt: skip
 """Operation, clauses, function, text of its source, replacement, and flaw."""
 
-MUTANTS: list[Mutant] = [*edits(_ROWS), *unchecked(EXPAND, "QNT-009"), *unchecked(TO_HF, "QNT-009")]
+MUTANTS: list[Mutant] = [*edits(_ROWS), *unchecked(EXPAND, "QNT-009")]
