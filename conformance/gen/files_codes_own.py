@@ -114,7 +114,9 @@ def own_codes() -> Area:
     for op, clause in (("convert.pack_codes", "FMT-178"), ("convert.gptq_codes", "FMT-180")):
         purpose = "weights beside codes that are left out, where the layout has no place for them"
         inputs = given(parts_of(words, on("F32", (8, 8), [3, 6, 16])))
-        area.add(f"refuse-{op.partition('.')[2]}", op, clause, purpose, inputs, refused=f"{clause} FMT-154")
+        area.add(
+            f"refuse-{op.partition('.')[2]}", op, f"{clause} FMT-173", purpose, inputs, refused=f"{clause} FMT-154"
+        )
     return area
 
 
