@@ -16,6 +16,7 @@ import numpy as np
 from formats import atomic, strict_json, validate
 from formats.container import DTYPES, NONE, MappedFile, Section, dtype_name
 from formats.dialects.checks import cast, check_cast, name_after_cast, require_model
+from formats.dialects.coded import ATTRIBUTE
 from formats.dialects.quantised import quantisations
 from formats.dialects.sparsify import sparsified
 from formats.dialects.stock import open_stock, outline, write_stock
@@ -203,7 +204,7 @@ def to_hf(
         return _values(cast(Dense(to_dense(reader.load_verified(name), limit=limit or LIMIT)), dtype, name))
 
     with open_checkpoint(src) as reader:
-        if reader.scales and "quantised" in reader.attributes:
+        if reader.scales and ATTRIBUTE in reader.attributes:
             # QNT-009.4
             raise FormatError(
                 "QNT-009", f"{src} is quantised, and a folder would have its codes as weights; expand it first"

@@ -101,10 +101,6 @@ class Collected:
         """End the running step."""
         self.steps.append([])
 
-    def __len__(self) -> int:
-        """Return how many backward passes there are."""
-        return sum(map(len, self.steps))
-
     def numel(self) -> int:
         """Return how many numbers the factors have."""
         return sum(dy.numel() + x.numel() for step in self.steps for dy, x in step)

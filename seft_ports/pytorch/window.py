@@ -48,6 +48,7 @@ class Windowed(nn.Module):
         candidates: (d_φ,) int64 in an open window that keeps `first-step`, the positions that may grow; (0,) else.
         keeps: one of KEEPS.
         watched: whether a backward pass adds to the window, or goes to an observer.
+        has_evidence: whether the window has seen a backward pass since this process opened it.
     """
 
     candidates: Tensor
@@ -68,9 +69,9 @@ class Windowed(nn.Module):
         # entries of the sums that the factors stand for
         self._limit = 0
         self._one_backward = self._is_closed = False
-        # whether a backward pass was seen, and whether a step has ended
-        self._seen = self._settled = False
-        # of candidates that were to be chosen within a backward pass
+        # whether a step of the window has ended
+        self.has_evidence = self._settled = False
+        # what went wrong when a backward pass was to choose the candidates
         self._error: SeftError | None = None
         # empty buffers are in the state_dict, too, because FSDP loads only names that it has
         for name in SUMS:
@@ -125,11 +126,6 @@ class Windowed(nn.Module):
         """Whether a window is open, or was loaded."""
         return bool(self._asked or self.sums())
 
-    @property
-    def has_evidence(self) -> bool:
-        """Whether the window has seen a backward pass since it was opened in this process."""
-        return self._seen
-
     def factors(self) -> blocks.Factors:
         """Return the factors of a window of one step, before it is settled; none if it has sums instead."""
         return self._collected.steps[0] if len(self._collected.steps) == 1 else []
@@ -155,10 +151,10 @@ class Windowed(nn.Module):
             return
         if self._is_closed:
             raise SeftError("TRN-002", SECOND_BACKWARD)
-        self._seen = True
+        self.has_evidence = True
         of_steps = [name for name in self._asked if name in _OF_STEPS]
         if of_steps and self._may_collect:
-            # a copy, because a caller may write to the dy that he has given to backward
+            # dy is copied, because whoever gave it to backward may write to it afterwards
             self._collect(dy.detach().clone(), x.detach())
         elif of_steps:
             kept = self._entries(of_steps[0], [(dy, x)])
@@ -261,7 +257,7 @@ class Windowed(nn.Module):
             self._step = self._entries("gradient", running)
 
     def _together(self, steps: list[list[tuple[Tensor, Tensor]]]) -> Iterator[blocks.Factors]:
-        """Yield the factors whose gradients the sums get together, so that they have the bits of windows with sums."""
+        """Yield factors in the groups whose gradients `see` would add to the sums at once, so that the bits agree."""
         for factors in steps:
             if self._adds_backwards:
                 yield from ([one] for one in factors)
@@ -299,7 +295,7 @@ class Windowed(nn.Module):
         if forget:
             self._step, self._asked, self._has_candidates = None, (), False
             self._collected, self._error = blocks.Collected(), None
-            self._is_closed = self._seen = self._settled = False
+            self._is_closed = self.has_evidence = self._settled = False
             for name in SUMS:
                 total = getattr(self, f"sum_{name}")
                 setattr(self, f"sum_{name}", torch.zeros(0, dtype=total.dtype, device=self.candidates.device))
