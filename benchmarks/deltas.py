@@ -5,15 +5,20 @@ of every tensor in their last four bits, because steps of reinforcement learning
 halves. The sender has the weights before and after the step in two folders. The receiver has those before the step,
 and writes those after it. With a sparsity, the matrices of blocks are sparse, the folders are of this format, and
 steps change only stored weights. Memory is measured in separate processes, which send and receive the last delta again.
+
+CPU seconds are those of the process, and those of them that the system spent in the kernel are told apart, because on
+some machines a page of new memory costs the system more than the work that fills it.
 """
 
 import json
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,6 +37,8 @@ LEVEL = 1
 """The level of zstd for the exclusive or, which is mostly zeros; higher levels take longer and save a tenth."""
 WAYS = ("delta", "delta, compressed", "zstd of xor", "dense file")
 """The ways to ship a step; `dense file`, written and read by safetensors, is the only one without earlier weights."""
+HALVES = ("send", "receive")
+"""The two halves of a step."""
 
 
 def shapes(sizes: dict[str, int]) -> dict[str, tuple[int, ...]]:
@@ -177,10 +184,15 @@ def receive_dense(whole: Path, made: Path) -> None:
 
 @contextmanager
 def clock(told: dict[str, float], half: str) -> Iterator[None]:
-    """Record the CPU seconds and the seconds of the with-block."""
-    wall, cpu = time.perf_counter(), time.process_time()
+    """Record the CPU seconds, those of them in the kernel, and the seconds of the with-block."""
+    wall, cpu, kernel = time.perf_counter(), time.process_time(), _kernel_seconds()
     yield
+    told[f"{half} kernel"] = _kernel_seconds() - kernel
     told[f"{half} cpu"], told[half] = time.process_time() - cpu, time.perf_counter() - wall
+
+
+def _kernel_seconds() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_stime
 
 
 def shipped_by(model: Shipped, way: str, n: int) -> tuple[Path, dict[str, float]]:
@@ -228,31 +240,39 @@ def _compare(made: Path, model: Shipped, way: str) -> None:
         raise AssertionError(f"{way} does not lead to the weights after the step")
 
 
-def peaks(root: Path) -> dict[str, int]:
-    """Return the largest resident size, in bytes, of three processes: one only imports, one sends, one receives.
+def peaks(root: Path) -> dict[str, dict[str, int]]:
+    """Return for each half of a step, `send` and `receive`, the most memory of a process that does nothing else.
 
-    Return nothing on a system without /proc.
+    `allocated` are the bytes of all arrays and objects at once, without mapped files. `resident` is the largest
+    resident size above that of a process that only imports; it counts the pages of mapped files, which the system
+    takes back when it needs them. On a system without /proc there is no `resident`.
     """
-    if not Path("/proc/self/status").exists():
-        return {}
-    return {
-        what: int(subprocess.check_output([sys.executable, "-m", __name__, what, str(root)], text=True))
-        for what in ("import", "send", "receive")
-    }
+
+    def measured(what: str, how: str) -> int:
+        # a new folder for every process, because each writes what it makes
+        with tempfile.TemporaryDirectory(dir=root) as made:
+            return int(subprocess.check_output([sys.executable, "-m", __name__, what, how, str(root), made], text=True))
+
+    told = {half: {"allocated": measured(half, "allocated")} for half in HALVES}
+    if Path("/proc/self/status").exists():
+        imported = measured("import", "resident")
+        for half, memory in told.items():
+            memory["resident"] = measured(half, "resident") - imported
+    return told
 
 
-def _alone(what: str, root: Path) -> int:
-    """Run one half of a step in this process, which does nothing else, and return its largest resident size."""
-    sent = root / "alone"
-    if what == "import":
-        with opened(root / "before"):
-            pass
-    elif what == "send":
-        send_delta(root, sent)
-    else:
-        receive_deltas(root / "before", [sent], root / "made alone")
+def _alone(what: str, how: str, root: Path, made: Path) -> int:
+    """Run one half of a step in this process, which does nothing else, and return its most memory in bytes."""
+    with opened(root / "before"):  # imports what both halves need
+        from formats import loops  # noqa: F401
+    if how == "allocated":
+        tracemalloc.start()
+    if what == "send":
+        send_delta(root, made / "sent")
+    elif what == "receive":
+        receive_deltas(root / "before", [root / "last"], made / "received")
     # not ru_maxrss, because in a new process it starts at the resident size of the parent
-    return largest_resident()
+    return tracemalloc.get_traced_memory()[1] if how == "allocated" else largest_resident()
 
 
 def deltas(
@@ -292,18 +312,18 @@ def deltas(
         with clock(at_once, "receive"):
             receive_deltas(model.root / "first", chain, model.root / "made")
         _compare(model.root / "made", model, "the chain")
+        chain[-1].rename(model.root / "last")
         memory = peaks(model.root)
     largest = max(bits.nbytes for bits in model.bits.values())
-    print(f"{total:,} bytes of weights, {share:.2%} changed in each of {steps} steps; CPU seconds a GB: median (range)")
+    print(f"{total:,} bytes of weights, {share:.2%} changed in each of {steps} steps")
+    print("CPU seconds a GB to send and to receive: median (range), of which in the kernel: median")
     for way, rows in told.items():
         size = statistics.median(row["bytes"] for row in rows)
-        halves = (sorted(row[f"{half} cpu"] / total * 1e9 for row in rows) for half in ("send", "receive"))
-        told_halves = (f"{statistics.median(x):.2f} ({x[0]:.2f}..{x[-1]:.2f})" for x in halves)
-        print(f"{way:18} {size:>12,.0f} bytes  {'  '.join(told_halves)}")
+        print(f"{way:18} {size:>12,.0f} bytes  {'  '.join(_seconds(rows, half, total) for half in HALVES)}")
     print(f"all {steps} deltas at once: {at_once['receive cpu'] / total * 1e9:.2f}")
-    for half in ("send", "receive") if memory else ():
-        more = memory[half] - memory["import"]
-        print(f"{half}: {more:,} bytes of memory beyond imports, {more / largest:.2f} of the largest tensor")
+    for half, sizes in memory.items():
+        listed = (f"{what} {size:,} bytes, {size / largest:.2f} of the largest tensor" for what, size in sizes.items())
+        print(f"{half}: {'; '.join(listed)}")
     about: dict[str, Any] = {"bytes": total, "steps": steps, "share": share, "sparsity": sparsity}
     about |= {"memory": memory, "largest tensor": largest}
     content = {"machine": machine(1), **about, "ways": dict(told)}
@@ -311,5 +331,11 @@ def deltas(
     print(json.dumps(content["machine"]))
 
 
+def _seconds(rows: list[dict[str, float]], half: str, total: int) -> str:
+    cpu = sorted(row[f"{half} cpu"] / total * 1e9 for row in rows)
+    kernel = statistics.median(row[f"{half} kernel"] / total * 1e9 for row in rows)
+    return f"{statistics.median(cpu):.2f} ({cpu[0]:.2f}..{cpu[-1]:.2f}), {kernel:.2f}"
+
+
 if __name__ == "__main__":
-    print(_alone(sys.argv[1], Path(sys.argv[2])))
+    print(_alone(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4])))

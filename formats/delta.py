@@ -5,7 +5,7 @@ target = apply(base, [delta, next_delta])      the chain is checked first, each 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import replace
 
@@ -82,12 +82,12 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     in_memory: dict[str, dict[str, Tensor]] = {}
     stored: list[str] = []
     room = KEPT
-    with ThreadPoolExecutor(1 if base.tensors is target.tensors else 2) as pool:
+    with ThreadPoolExecutor(1) as beside:
         for name in sorted({*base.tensors, *target.tensors}):
-            old, new = (
-                end.result()
-                for end in [pool.submit(copy_context().run, _read, end.tensors, name) for end in (base, target)]
-            )
+            reading = beside.submit(copy_context().run, _read, base.tensors, name)
+            if base.tensors is target.tensors:
+                wait([reading])
+            new, old = _read(target.tensors, name), reading.result()
             before |= {name: old[1]} if old else {}
             after |= {name: new[1]} if new else {}
             if not new or before.get(name) == after[name]:

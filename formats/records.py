@@ -281,9 +281,11 @@ def _joined(
 def from_flat(shape: tuple[int, ...], positions: NDArray[np.int64]) -> Mask:
     """Return the mask of flat row-major positions, (nnz,) int64, strictly increasing and below prod(shape)."""
     rows, columns = rows_of(shape), shape[-1]
-    row, column = np.divmod(positions, max(columns, 1))
-    indptr = np.searchsorted(row, np.arange(rows + 1)).astype(np.int64)
-    return Mask(shape, indptr, column.astype(np.int32))
+    indptr = np.searchsorted(positions, np.arange(rows + 1, dtype=np.int64) * columns).astype(np.int64)
+    # NumPy casts a few thousand values at a time, so no array of remainders in int64 is made
+    indices = np.empty(positions.size, dtype=np.int32)
+    np.remainder(positions, max(columns, 1), out=indices, casting="unsafe")
+    return Mask(shape, indptr, indices)
 
 
 def with_values(mask: Supported, values: Array) -> Sparse:

@@ -31,6 +31,8 @@ _HEAD_BYTES, _ENTRY_BYTES = 500, 700
 
 _BESIDE_BYTES = 1 << 20
 """A tensor of fewer bytes is hashed and then read, because starting a thread takes longer than both."""
+_QUEUED_BYTES = 1 << 18
+"""A section of fewer bytes is hashed at once, because handing it to a thread that runs takes as long."""
 
 _SYNC_BYTES = 1 << 24
 """Bytes that are written before a sync to disk is started."""
@@ -95,14 +97,21 @@ class Packer:
         chosen, pattern = encoding.choose(tensor, self._encoding, name)
         arrays = sorted(encoding.encode(tensor, chosen, pattern).items())
         packed = {role: _section(values, self._codec) for role, values in arrays}
-        digests = {role: self._beside.submit(digest.of_bytes, raw) for role, (raw, _) in packed.items()}
+        digests = {role: self._digest(raw) for role, (raw, _) in packed.items()}
 
         def entry() -> Entry:
-            stored = {role: Stored(raw.nbytes, digests[role].result(), size) for role, (raw, size) in packed.items()}
+            stored = {role: Stored(raw.nbytes, digests[role](), size) for role, (raw, size) in packed.items()}
             content = _content(tensor, chosen, stored)
             return Entry(encoding.dtype_of(tensor), tensor.shape, chosen, tensor.nnz, content, stored, pattern)
 
         return Packed([raw for raw, _ in packed.values()], entry)
+
+    def _digest(self, raw: memoryview) -> Callable[[], str]:
+        """Return a function that returns the digest of raw, after waiting for it if a thread computes it."""
+        if raw.nbytes < _QUEUED_BYTES:
+            known = digest.of_bytes(raw)
+            return lambda: known
+        return self._beside.submit(digest.of_bytes, raw).result
 
     def __enter__(self) -> "Packer":
         return self

@@ -103,8 +103,9 @@ def size_varint(support: Supported) -> int | None:
 def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many bytes each gap takes in varint, (nnz,)."""
     lengths = np.ones(gaps.size, dtype=np.int64)
-    for k in range(1, LONGEST):
-        lengths += gaps >> (7 * k) > 0
+    longest = int(gaps.max()) if gaps.size else 0
+    for bit in range(7, longest.bit_length(), 7):
+        lengths += gaps >> bit > 0
     return lengths
 
 
@@ -114,10 +115,12 @@ def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Arr
     lengths = _lengths(gaps)
     begins = np.cumsum(lengths) - lengths
     out = np.empty(int(lengths.sum()), dtype=np.uint8)
-    for k in range(LONGEST):
-        longer = lengths > k
-        more = lengths[longer] > k + 1
-        out[begins[longer] + k] = (gaps[longer] >> (7 * k) & 0x7F) | (more * 0x80)
+    # what is left of the gaps that still have bits to write, and where their next byte goes
+    left, at = gaps, begins
+    while left.size:
+        more = left > 0x7F
+        out[at] = (left & 0x7F) | (more * 0x80)
+        left, at = left[more] >> 7, at[more] + 1
     return {"gaps": out}
 
 
@@ -135,10 +138,12 @@ def decode_varint(entry: Entry, name: str, sections: Mapping[str, Array], rows: 
     # FMT-073: a last byte of 0 is refused, because it adds nothing, and a gap would have two spellings
     if lengths.size and (int(lengths.max()) > LONGEST or (symbols[ends[lengths > 1]] == 0).any()):
         raise FormatError("FMT-073", f"{name!r} has a gap in more bytes than it needs, or in more than {LONGEST}")
-    steps = np.ones(entry.nnz, dtype=np.int64)
-    for k in range(int(lengths.max()) if lengths.size else 0):
-        longer = lengths > k
+    steps = (symbols[begins] & 0x7F).astype(np.int64) + 1
+    k, longer = 1, np.flatnonzero(lengths > 1)
+    while longer.size:
         steps[longer] += (symbols[begins[longer] + k] & 0x7F).astype(np.int64) << (7 * k)
+        k += 1
+        longer = longer[lengths[longer] > k]
     return cut(positions_of(steps, entry, name), rows)
 
 
