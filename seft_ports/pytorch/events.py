@@ -76,8 +76,10 @@ class Evolution:
             layer.has_events = True
         self._optimizer: SeftOptimizer = optimizer
         self._settings, self.steps = settings, steps
-        self._streams_may = not self._split and processes() == 1 and settings.streams
+        self._streams_may = not self._split and settings.streams
         self._one_backward = micro_batches == 1
+        # several processes must stream in the same order, which their backward passes need not have
+        self._observes = self._one_backward and processes() == 1
         self._streams: dict[str, Stream] = {}
         self._streaming: set[str] = set()
         self._next, self._looks = 1, Looks(event_batches)
@@ -117,7 +119,6 @@ class Evolution:
         self._looks.begin(step, has_event=bool(evidence_names) and step in self._windows)
         streams = self._streams_may and not (self._looks.wanted and step in self._windows)
         for name, layer in self.layers.items():
-            # TRN-004
             if inside and opened and evidence_names and not layer.has_window and bool(layer.support().any()):
                 raise SeftError(
                     "TRN-004",
@@ -126,15 +127,16 @@ class Evolution:
             starts = self._starts(step, layer)
             needed_names = (evidence_names if inside else set()) | ({"gradient"} if starts else set())
             keeps = self._settings.keeps(starts=starts)
-            if streams and inside != starts and self._one_backward:
+            one_step = streams and inside != starts
+            if one_step and self._observes:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
             elif inside or starts:
-                if streams and inside != starts:
+                if one_step:
                     # a window of one step; a step that was broken off has left its backward passes
                     layer.unwatch()
                     self._streaming.add(name)
-                layer.watch(needed_names, keeps=keeps, one_backward=self._one_backward)
+                layer.watch(needed_names, keeps=keeps, one_backward=self._one_backward, one_step=one_step)
             else:
                 layer.unwatch()
 
@@ -150,7 +152,8 @@ class Evolution:
 
     def _streamed(self, name: str, step: int) -> Stream | None:
         """Return the stream that has processed a step for one update, or None if the update has sums."""
-        if name in self._streaming and not self.layers[name].has_evidence:
+        # of several processes one may have seen no gradient
+        if name in self._streaming and not self.layers[name].has_evidence and processes() == 1:
             raise SeftError("EVT-002", NO_GRADIENT)
         if name in self._streaming and (factors := self.layers[name].factors()):
             self._streams[name] = self._stream(self.layers[name], step)
@@ -235,7 +238,6 @@ class Evolution:
         self._looks.check()
         self._place(step, max_norm)
         if self._settings.event_replaces_step and step in self._windows:
-            # EVT-010
             for values in self._trained():
                 values.grad = None
 
@@ -267,7 +269,6 @@ class Evolution:
         allowed = torch.nonzero(layer.base().view(-1)).flatten()
         if self._settings.initial_scope == "anywhere":
             allowed = torch.arange(gradient.numel(), device=allowed.device)
-        # TRN-007
         if not bool(torch.isfinite(gradient[allowed]).all()):
             raise SeftError("TRN-007", FIRST_GRADIENT)
         positions = initial(self._settings, allowed, gradient[allowed], layer.delta_budget, layer.matrix)
@@ -313,7 +314,6 @@ class Evolution:
 
     def _together(self, names: Iterable[str]) -> list[list[str]]:
         """Return the names of layers in lists; an event compares the matrices of a list with each other (EVT-009)."""
-        # EVT-009
         return [list(names)] if self._settings.scope == "model" else [[name] for name in names]
 
     def _of_optimizer(self, layer: SparseUpdate) -> dict[str, Tensor]:

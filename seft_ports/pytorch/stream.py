@@ -19,6 +19,7 @@ from seft_ports.pytorch.decide import EVENT_GRADIENT, Decision
 from seft_ports.pytorch.delta import among
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.select import smallest
+from seft_ports.pytorch.split import mean_of_all, processes
 from seft_ports.pytorch.update import SparseUpdate
 from seft_ports.pytorch.window import SECOND_BACKWARD
 
@@ -75,7 +76,10 @@ class Stream:
 
     @torch.no_grad()
     def take(self, factors: Factors) -> None:
-        """Process the sum of the gradients dyᵀ x of all backward passes of a step."""
+        """Process the sum of the gradients dyᵀ x of all backward passes of a step, and their mean over all processes.
+
+        Every process must call this for the same updates in the same order.
+        """
         self._used = True
         for first, rows in in_blocks(factors):
             self._look(rows, first)
@@ -83,7 +87,7 @@ class Stream:
     def _look(self, factors: Factors, first: int) -> None:
         """Process the rows of the gradient that belong to these columns of dy; first is the first row."""
         update, width = self._update, self._update.in_features
-        gradient = summed(kernels.whole, factors)
+        gradient = mean_of_all(summed(kernels.whole, factors))
         weight, base = update.rows(first, first + gradient.numel() // width)
         weight, base = weight.reshape(-1), base.reshape(-1)
         start = first * width
@@ -114,8 +118,11 @@ class Stream:
         if self._adapt not in ("sensitivity", "magnitude"):
             # GRD-005, GRD-008
             whole = {"absolute": gradient.abs, "fisher": gradient.square}
-            evidence = summed(kernels.tokens, factors) if self._adapt == "token-fisher" else whole[self._adapt]()
-            if self._adapt == "token-fisher":
+            if self._adapt != "token-fisher":
+                evidence = whole[self._adapt]()
+            else:
+                # each process took the mean over its own tokens
+                evidence = mean_of_all(summed(kernels.tokens, factors) / processes())
                 # GRD-008: with any growth the squares of tokens count on the support alone
                 unread = ~base
                 unread[inside] = False

@@ -6,7 +6,8 @@
     update.unwatch()
 
 A window keeps the factors of its backward passes (`blocks`), as long as they are smaller than the sums of g, |g| and g²
-that they stand for. Then it has sums. A state_dict holds sums, and so do windows of several processes.
+that they stand for. Then it has sums. A state_dict holds sums. So do windows of several steps of several processes,
+because one process alone may save them, and would lack the factors of the others.
 
 A sum has an entry for every position, or only for those where the window keeps it (`KEEPS`). FSDP's sums have every
 position, split as the weight is, and 0 where the window keeps nothing.
@@ -23,7 +24,7 @@ from seft_ports.pytorch import blocks, kernels
 from seft_ports.pytorch.decide import check_evidence
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.select import largest
-from seft_ports.pytorch.split import add, is_split, mean_of_all, processes, split_as, whole
+from seft_ports.pytorch.split import add, all_true, is_split, mean_of_all, processes, split_as, whole
 
 __all__ = ["KEEPS", "SECOND_BACKWARD", "SUMS", "Windowed"]
 
@@ -68,7 +69,7 @@ class Windowed(nn.Module):
         self._collected = blocks.Collected()
         # entries of the sums that the factors stand for
         self._limit = 0
-        self._one_backward = self._is_closed = False
+        self._one_backward = self._one_step = self._is_closed = False
         # whether a step of the window has ended
         self.has_evidence = self._settled = False
         # what went wrong when a backward pass was to choose the candidates
@@ -86,12 +87,15 @@ class Windowed(nn.Module):
         """Return S, the stored positions of base and delta, as booleans, (out, in)."""
         raise NotImplementedError
 
-    def watch(self, evidence_names: Iterable[str], *, keeps: str = "all", one_backward: bool = False) -> None:
+    def watch(
+        self, evidence_names: Iterable[str], *, keeps: str = "all", one_backward: bool = False, one_step: bool = False
+    ) -> None:
         """Open a window if none is open: backward passes then add to it.
 
         evidence_names  which of SUMS
         keeps           one of KEEPS
         one_backward    whether every step has one backward pass, which may choose candidates at once
+        one_step        whether the window is one step, whose `factors` several processes may take, too
         """
         evidence_names = frozenset(evidence_names)
         if keeps == "first-step":
@@ -99,7 +103,7 @@ class Windowed(nn.Module):
         # a step that was broken off counts once when it is begun again
         self._step, self._is_closed, self._error = None, False, None
         self._collected.steps[-1].clear()
-        self.watched, self.keeps, self._one_backward = True, keeps, one_backward
+        self.watched, self.keeps, self._one_backward, self._one_step = True, keeps, one_backward, one_step
         # noted here, because in a backward pass, and after a forward alone, FSDP may have gathered the weight
         self._is_split = is_split(self.like()) or any(is_split(total) for total in self.sums())
         self._asked = tuple(name for name in SUMS if name in evidence_names)
@@ -127,8 +131,15 @@ class Windowed(nn.Module):
         return bool(self._asked or self.sums())
 
     def factors(self) -> blocks.Factors:
-        """Return the factors of a window of one step, before it is settled; none if it has sums instead."""
-        return self._collected.steps[0] if len(self._collected.steps) == 1 else []
+        """Return the factors of a window of one step, before it is settled; none if a process has sums instead.
+
+        The others then sum up, too. Every process must call this for the same updates in the same order.
+        """
+        factors = self._collected.steps[0] if len(self._collected.steps) == 1 else []
+        if processes() > 1 and not all_true([self.candidates.new_tensor(len(factors))], everywhere=True):
+            self._take_sums()
+            return []
+        return factors
 
     def take_sum(self, name: str, total: Tensor) -> None:
         """Replace a sum of the open window by `total`, which has every position, (out, in)."""
@@ -193,9 +204,7 @@ class Windowed(nn.Module):
         step = step if is_split(step) else mean_of_all(step)
         if self._chooses:
             check_evidence([step])
-            # GRD-007
-            self.candidates = largest(step.abs().flatten(), self.delta_budget)
-            self._has_candidates = True
+            self.candidates, self._has_candidates = largest(step.abs().flatten(), self.delta_budget), True
             step = self._where_kept("gradient", step)
         self._add_step(step)
 
@@ -207,9 +216,9 @@ class Windowed(nn.Module):
 
     @property
     def _may_collect(self) -> bool:
-        """Whether the window keeps factors: those of one process, and as long as there is no sum."""
+        """Whether the window keeps factors: of one process or one step, and as long as there is no sum."""
         has_sum = self._step is not None or any(getattr(self, f"sum_{name}").numel() for name in _OF_STEPS)
-        return not (has_sum or self._is_split or processes() > 1)
+        return not (has_sum or self._is_split) and (self._one_step or processes() == 1)
 
     def _collect(self, dy: Tensor, x: Tensor) -> None:
         """Keep the factors of a backward pass, or sum the gradients if all factors are larger than the sums."""
@@ -234,11 +243,10 @@ class Windowed(nn.Module):
         self._add_step(self._entries("gradient", factors))
 
     def _choose_late(self) -> None:
-        """Choose the candidates by a first step that kept every position, because it chose the first slots too."""
+        """Choose the candidates by a first step that kept all positions, as it chose the first slots too (GRD-007)."""
         if self.watched and self.keeps == "all":
             self._take_sums()
         if tuple(self.sum_gradient.shape) == self._everywhere and not self.candidates.numel():
-            # GRD-007
             self.candidates = largest(whole(self.sum_gradient).abs().flatten(), self.delta_budget)
             self._has_candidates = True
 
@@ -326,7 +334,6 @@ class Windowed(nn.Module):
         if tuple(total.shape) == shape:
             return
         at = self._kept_at(name)
-        # TRN-004
         if at is None or tuple(total.shape) != self._everywhere:
             raise SeftError(
                 "TRN-004",
@@ -387,7 +394,6 @@ class Windowed(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001, torch's own
-        # TRN-004
         self._take_sums()
         for name in self._asked if self._settled and not self._chooses else ():
             self._total(name)

@@ -34,6 +34,12 @@ IN_TWO = {
     "spiel": Settings(preset="spiel-adapt", density=0.2, evolve_every=3, drop_fraction=0.9, gradient_window=1),
 }
 """Of runs in two processes."""
+STREAMS = {
+    "token-fisher": replace(BY_GRADIENT, adapt="token-fisher", gradient_window=1),
+    "fisher": replace(BY_GRADIENT, adapt="fisher", gradient_window=1),
+    "uneven": replace(BY_GRADIENT, gradient_window=1),
+}
+"""Rules whose events take factors, in two processes; in the last one of them has more tokens than the other."""
 ODD = {"hidden_size": 6, "intermediate_size": 7, "num_attention_heads": 3, "num_hidden_layers": 2}
 """Sizes that two processes cannot halve, and two blocks."""
 
@@ -71,6 +77,12 @@ def texts(n, seed=2, vocabulary=VOCABULARY, length=LENGTH):
     dice = torch.Generator().manual_seed(seed)
     rows = torch.randint(1, vocabulary, (n, length), generator=dice)
     return [{"input_ids": row, "labels": row.clone()} for row in rows]
+
+
+def short_rows(step, name):
+    """The row of each process in a step: its factors are smaller than a gradient of 8 x 8 if it has three tokens."""
+    first, second = (row["input_ids"][None] for row in texts(2, seed=step, length=4))
+    return [first[:, :3], second if name == "uneven" else second[:, :3]]
 
 
 class Ordered(Trainer):

@@ -4,8 +4,10 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from seft_ports.pytorch import SeftOptimizer
+from seft_ports.pytorch.stream import Stream
 from tests.ports import pytorch_split
 from tests.ports import pytorch_tiny as tiny
 from tests.ports.peft_tiny import adapted
@@ -30,7 +32,22 @@ def trainer(folder, name, **other):
 def parallel(rank, folder):
     # a save after step 2 lies inside the gradient window of the event after step 3, one after step 3 in that of step 4
     told = {name: one_run(f"{folder}/{name}", name, at) for name, at in (("parallel", 2), ("spiel", 3), ("adapter", 3))}
+    told |= {f"streams {name}": streams(rank, name) for name in tiny.STREAMS}
     torch.save(told, f"{folder}/rank-{rank}.pt")
+
+
+def streams(rank, name):
+    """A loop without the Trainer, whose events take the factors of both processes, where both have them."""
+    made = tiny.wrapped(tiny.STREAMS[name])
+    optimizer = SeftOptimizer(made, lr=0.01)
+    taken, take = [], Stream.take
+    Stream.take = lambda stream, factors: (taken.append(tuple(stream._update.weight.shape)), take(stream, factors))
+    events = tiny.loop(
+        DistributedDataParallel(made), tiny.STREAMS[name], optimizer, lambda t: tiny.short_rows(t, name)[rank:][:1]
+    )
+    Stream.take = take
+    decided = [{n.removeprefix("module."): [d.dropped, d.grown, d.pruned] for n, d in one.items()} for one in events]
+    return {"decided": decided, "state": made.state_dict(), "taken": taken}
 
 
 def one_run(folder, name, at):

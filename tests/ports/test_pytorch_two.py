@@ -110,6 +110,23 @@ def test_trn_004_a_trainer_splits_and_resumes_to_the_same_bits(name, folder, ran
         check_file(folder / "trainer", ranks[0][name]["state"])
 
 
+@pytest.mark.parametrize("name", tiny.STREAMS)
+def test_evt_002_two_processes_form_a_gradient_block_by_block_and_decide_as_one(name, made):
+    first, second = (torch.load(made / "parallel" / f"rank-{rank}.pt")[f"streams {name}"] for rank in (0, 1))
+    one = tiny.wrapped(tiny.STREAMS[name])
+    optimizer = SeftOptimizer(one, lr=0.01)
+    events = tiny.loop(one, tiny.STREAMS[name], optimizer, lambda t: tiny.short_rows(t, name))
+    want = [{n: [d.dropped.tolist(), d.grown.tolist(), d.pruned.tolist()] for n, d in one.items()} for one in events]
+    assert [len(one) for one in want] == [0, 0, 7, 0, 0, 7, 0]
+    for rank in (first, second):
+        assert [{n: [x.tolist() for x in d] for n, d in one.items()} for one in rank["decided"]] == want
+        compare(rank["state"], one.state_dict())
+    assert differ(first["state"], second["state"]) == []
+    # three tokens have fewer numbers than a gradient of 8 x 8, or two sums of 4 x 8; four have fewer than one of 8 x 10
+    shapes = {"token-fisher": {(8, 8), (8, 10), (10, 8)}, "uneven": {(8, 10), (10, 8)}}
+    assert set(first["taken"]) == set(second["taken"]) == shapes.get(name, {(4, 8), (8, 8), (8, 10), (10, 8)})
+
+
 @pytest.mark.parametrize("name", ["parallel", "spiel", "adapter"])
 def test_two_data_parallel_processes_have_the_same_support_and_that_of_one(name, made, tmp_path):
     settings = tiny.IN_TWO[name]
