@@ -68,5 +68,5 @@ def limit_of(max_bytes: str | None, *inputs: Path) -> int:
 
 def _bytes_of(path: Path) -> int:
     files = [Path(folder) / name for folder, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
-    # is_file skips a dangling link, because it has no bytes; reading it reports it later
+    # a dangling link has no bytes
     return sum(file.stat().st_size for file in files if file.is_file())

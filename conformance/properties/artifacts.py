@@ -17,6 +17,7 @@ from conformance.judge.harness import Result, Variant, run
 from conformance.judge.judgement import kit_digest
 from conformance.properties.trial import RELATION, NotOffered, Seen, ask_all
 from conformance.protocol.values import encode
+from formats.atomic import write_file
 
 __all__ = ["folder_of", "freeze", "read", "replay", "save"]
 
@@ -124,7 +125,7 @@ def freeze(folder: Path | str, clauses: Sequence[str], name: str, vectors: Path 
     if any(case.id == old.id for old in frozen):
         msg = f"there is a case {case.id} already; give another name"
         raise ValueError(msg)
-    path.write_text(dump([*frozen, case]), encoding="utf-8", newline="\n")
+    write_file(path, dump([*frozen, case]).encode())
     return path
 
 

@@ -243,5 +243,6 @@ def _report(destination: Path, source: Path) -> None:
 
 
 def _bytes_of(path: Path) -> int:
-    """Return the bytes of a file, or of the files of a folder."""
-    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    """Return the bytes of a file, or of the files that lie in a folder itself; a dangling link has none."""
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,7 +1,7 @@
 """The best model of a run so far, in a folder OUT.best-STEP beside the folder OUT of the run (TRN-022)."""
 
-import glob
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,15 +30,18 @@ def best_kept(out: str | Path, step: int, measure: Mapping[str, object]) -> Best
     """Return the best measurement that a run stopped after `step` has kept, None if it kept none.
 
     measure  the data that are measured and how often, which must be the same as before
-    Raises   CheckpointError CKP-006 for a measurement on other data or at other steps
+    Raises   CheckpointError CKP-006 for a measurement on other data or at other steps, or for a folder that has the
+             name of a kept model and is none
 
     Measurements after a later step are left out, because the resumed run repeats them (TRN-022.4).
     """
     kept_models = []
     for folder in _folders(out):
         with open_folder(folder) as source:
-            assert isinstance(source, formats.Reader)
-            record = json.loads(str(source.attributes[_KEY]))
+            text = source.attributes.get(_KEY) if isinstance(source, formats.Reader) else None
+        if text is None:
+            raise CheckpointError("CKP-006", f"{folder} was not kept by a run; move it to another name")
+        record = json.loads(str(text))
         best = Best(record.pop("step"), record.pop("loss"))
         if different := [name for name in measure if record.get(name) != measure[name]]:
             raise CheckpointError(
@@ -93,6 +96,8 @@ def _folder(out: str | Path, best: Best) -> Path:
 
 
 def _folders(out: str | Path) -> list[Path]:
+    """Return the folders that have the name of a kept model, and no copies of them under other names."""
     path = Path(out)
-    # escape the name, because it may have brackets or stars
-    return sorted(folder for folder in path.parent.glob(f"{glob.escape(path.name)}.best-*") if folder.is_dir())
+    name = re.compile(re.escape(path.name) + r"\.best-[0-9]+")
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return sorted(one for one in beside if name.fullmatch(one.name) and one.is_dir())

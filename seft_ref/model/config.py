@@ -4,7 +4,7 @@ config = ModelConfig.from_json(json.loads(text))
 config.windows[3]                # None, or how many keys a query of layer 3 sees
 """
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -172,14 +172,14 @@ def block_prefix(layer: int) -> str:
 def _positive_int(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = config.get(key)
     value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError("MDL-006", f"{key} is {value!r}, must be a positive integer")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 31:
+        raise ConfigError("MDL-006", f"{key} is {value!r:.40}, must be an integer from 1 to 2147483647")
     return value
 
 
 def _positive_number(key: str, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ConfigError("MDL-006", f"{key} is {value!r}, must be a positive number")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= sys.float_info.max:
+        raise ConfigError("MDL-006", f"{key} is {value!r:.40}, must be a positive number")
     return float(value)
 
 

@@ -129,6 +129,7 @@ def finetune(
                 for arguments that do not go together; what `settings_of`, `load_model`, `read_tokens`, `initial_state`
                 and `train_step` raise
     """
+    _check_counts(save_every=save_every, stop_after=stop_after)
     if out is not None:
         refuse_existing(out)
     check_merge(merge)
@@ -167,7 +168,7 @@ def finetune(
 
     if resume:
         outcome.resume(state.step)
-    last, writes = min(stop_after or chosen.steps, chosen.steps), ranks.rank == 0  # TRN-015
+    last, writes = chosen.steps if stop_after is None else min(stop_after, chosen.steps), ranks.rank == 0  # TRN-015
     began = time.perf_counter()
     steps = loop.steps(state, config, data, recompute=recompute, ranks=ranks)
 
@@ -191,6 +192,12 @@ def finetune(
     if file is not None and writes and out is not None:
         file.path.unlink(missing_ok=True)
     return Finetuned(config, state, chosen, stored, final, outcome.best, outcome.merged)
+
+
+def _check_counts(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}, must be at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from seft_ref.kernels import KernelSet
 from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of
 from seft_ref.text.generate import generate_tokens
 from seft_ref.text.sampling import GREEDY, Sampling
-from seft_ref.text.tokens import read_tokenizer, written
+from seft_ref.text.tokens import encoded, read_tokenizer, written
 
 
 def generate(
@@ -44,7 +44,7 @@ def generate(
     refuse_delta(folder)
     tokenizer = read_tokenizer(folder)
     ends = frozenset(stop_tokens(folder) if stops is None else stops)
-    tokens = tokenizer.encode(prompt, add_special_tokens=special_tokens).ids
+    tokens = encoded(prompt, tokenizer, add_special_tokens=special_tokens)
     loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
     following = generate_tokens(
         tokens, loaded.weights, loaded.config, kernels, sampling=sampling, max_tokens=max_tokens, stops=tuple(ends)

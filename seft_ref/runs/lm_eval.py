@@ -34,7 +34,7 @@ from seft_ref.text.score import (
     pair_of,
     score_items,
 )
-from seft_ref.text.tokens import read_tokenizer
+from seft_ref.text.tokens import encoded, read_tokenizer
 
 
 @register_model("seft")
@@ -90,7 +90,7 @@ class SeftLM(LM):
         for request in requests:
             (text,) = request.args
             windows = get_rolling_token_windows(
-                self._tokenizer.encode(text, add_special_tokens=False).ids,
+                encoded(text, self._tokenizer, add_special_tokens=False),
                 prefix_token=self._prefix(),
                 max_seq_len=self._model.config.max_position_embeddings,
                 context_len=1,
@@ -112,7 +112,7 @@ class SeftLM(LM):
             # TSK-013
             if settings.get("do_sample") or settings.get("temperature"):
                 raise TaskError("TSK-013", "answers are generated greedily here; take do_sample out of the task")
-            prompts.append(list(self._tokenizer.encode(context).ids))
+            prompts.append(encoded(context, self._tokenizer))
             most = settings["max_gen_toks"]
             check_prompt(prompts[number], most, self._model.config, "a prompt of lm-eval")
             until = tuple(word for word in handle_stop_sequences(settings["until"], eos=None) if word)
@@ -153,7 +153,7 @@ class SeftLM(LM):
         if context:
             return pair_of(context, continuation, self._tokenizer)
         first = self._prefix()
-        tokens = tuple(self._tokenizer.encode(continuation, add_special_tokens=False).ids)
+        tokens = tuple(encoded(continuation, self._tokenizer, add_special_tokens=False))
         return Pair(tokens[:1], tokens[1:]) if tokens[:1] == (first,) else Pair((first,), tokens)
 
     def _prefix(self) -> int:

@@ -222,7 +222,14 @@ def masks_of(
 def windows_of(
     tokens: Sequence[int], config: ModelConfig, samples: int, length: int, seed: int
 ) -> list[Int[NumpyArray, "B T"]]:
-    """Return the calibration windows, int64 (PRN-007)."""
+    """Return the calibration windows, int64 (PRN-007).
+
+    Raises:
+        PruneError: PRN-007 for no windows.
+        TextError: as `check_windows` and `calibration_starts`.
+    """
+    if samples < 1:
+        raise PruneError("PRN-007", f"samples is {samples}, and calibration needs at least one window")
     check_windows(tokens, length, config)
     stream = np.asarray(tokens, dtype=np.int64)
     starts = calibration_starts(len(stream), length, seed, samples)

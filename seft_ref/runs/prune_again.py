@@ -11,7 +11,7 @@ from seft_ref.files.model import open_parameters
 from seft_ref.files.pruned import record_of_folder
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
-from seft_ref.prune.keep import Scope, across_matrices
+from seft_ref.prune.keep import SCOPES, Scope, across_matrices
 from seft_ref.prune.record import PruningRecord, pattern_of, rates_of
 from seft_ref.runs.prune import CALIBRATED, METHODS, masks_of, windows_of
 from seft_ref.topology.csr import Topology
@@ -23,6 +23,7 @@ def check_record(folder: Path) -> PruningRecord:
 
     Raises:
         AdapterError: ADP-012 without a record, or for one that does not say how many weights each matrix keeps.
+        PruneError: PRN-008 as `read_record`.
     """
     record = record_of_folder(folder)
     if record is None:
@@ -33,6 +34,8 @@ def check_record(folder: Path) -> PruningRecord:
         raise AdapterError(
             "ADP-012", "the base was pruned across its matrices, so merged ones may keep other numbers; use lora"
         )
+    if (scope := record.get("scope")) is not None and scope not in SCOPES[record["method"]]:
+        raise AdapterError("ADP-012", f"pruning.json names scope {scope!r}, which {record['method']} does not have")
     if record["method"] in CALIBRATED and not record.get("calibration"):
         raise AdapterError("ADP-012", "pruning.json names no calibration windows; use lora")
     return record
@@ -46,7 +49,9 @@ def check_again(folder: Path, config: ModelConfig, stored: int, tokens: Sequence
     Raises  AdapterError ADP-012 as `check_record`, and for a base that stores more weights than its record says, or
             fewer and has no pattern; PruneError PRN-007 for a text shorter than a window
     """
-    record = check_record(folder)
+    record, blocks = check_record(folder), config.num_hidden_layers
+    if isinstance(rates := rates_of(record), list) and len(rates) != blocks:
+        raise AdapterError("ADP-012", f"pruning.json has a sparsity for {len(rates)} blocks, the model has {blocks}")
     # ADP-012.4
     if {"removed", "of"} <= record.keys():
         keeps = record["of"] - record["removed"]

@@ -28,7 +28,7 @@ from seft_ref.text.score import (
     pair_of,
     score_items,
 )
-from seft_ref.text.tokens import Tokenizer, read_tokenizer
+from seft_ref.text.tokens import Tokenizer, encoded, read_tokenizer
 
 UNTIL = ("Question:", "</s>", "<|im_end|>")
 """Stop words of an answer, the same as in lm-eval's gsm8k."""
@@ -186,7 +186,7 @@ def _prepared(
             for pair in pairs[number]:
                 check_pair(pair, model.config, what)
         else:
-            prompts[number] = list(tokenizer.encode(front + item.prompt).ids)
+            prompts[number] = encoded(front + item.prompt, tokenizer)
             check_prompt(prompts[number], max_tokens, model.config, what)
     return _Prepared(task, items, loaded.remarks, pairs, prompts)
 

@@ -95,8 +95,8 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
             ) from None
     template = settings.get("chat_template")
     if isinstance(template, list):
-        named = {entry["name"]: entry["template"] for entry in template if isinstance(entry, dict) and "name" in entry}
-        template = named.get("default")
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[-1].get("template") if named else None
     if not isinstance(template, str):
         raise TextError(
             "TRN-020", f"{folder} has no chat template; write its turns as prompt and completion, or copy a template"

@@ -16,7 +16,7 @@ from seft_ref.errors import TextError
 from seft_ref.layers.cross_entropy import IGNORE
 from seft_ref.model.config import ModelConfig
 from seft_ref.text.chat import Message, Writer, chat_writer
-from seft_ref.text.tokens import Tokenizer, check_length, check_tokens, check_windows, read_tokenizer
+from seft_ref.text.tokens import Tokenizer, check_length, check_tokens, check_windows, encoded, read_tokenizer
 
 Longer = Literal["refuse", "drop", "cut"]
 """What to do with an example that is longer than a row."""
@@ -304,7 +304,7 @@ class _Reader:
         return Example(whole, labels)
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
+        return encoded(text, self.tokenizer, add_special_tokens=special)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from seft_ref.model.decoder import decoder_output
 from seft_ref.model.head import rows_at_once
 from seft_ref.model.weights import Weights
 from seft_ref.text.generate import generate_rows
-from seft_ref.text.tokens import Tokenizer
+from seft_ref.text.tokens import Tokenizer, encoded
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ def pair_of(context: str, continuation: str, tokenizer: Tokenizer) -> Pair:
         TaskError: TSK-002 for an empty context, and for a continuation that adds no token.
     """
     stripped = context.rstrip()
-    before = tuple(tokenizer.encode(stripped).ids) if stripped else ()
-    whole = tuple(tokenizer.encode(context + continuation).ids)
+    before = tuple(encoded(stripped, tokenizer)) if stripped else ()
+    whole = tuple(encoded(context + continuation, tokenizer))
     # TSK-002
     if not before:
         raise TaskError("TSK-002", f"the context in front of {continuation!r} has no token; give it a word")

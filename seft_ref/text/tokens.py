@@ -31,7 +31,7 @@ def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
     """Return the tokens of a UTF-8 text file under the tokenizer.json of a model folder, as one stream (TRN-016).
 
     Raises:
-        TextError: TRN-016 if a file is missing, not UTF-8 or not a tokenizer.
+        TextError: TRN-016 if a file is missing, not UTF-8 or not a tokenizer, or the tokenizer cannot read the text.
     """
     if not text_file.is_file():
         raise TextError("TRN-016", f"there is no text file {text_file}")
@@ -43,7 +43,20 @@ def read_tokens(text_file: Path, model_dir: Path) -> list[int]:
         raise TextError(
             "TRN-016", f"{text_file} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
         ) from error
-    return list(tokenizer.encode(text).ids)
+    return encoded(text, tokenizer)
+
+
+def encoded(text: str, tokenizer: Tokenizer, *, add_special_tokens: bool = True) -> list[int]:
+    """Return the tokens of a text (TRN-016).
+
+    Raises:
+        TextError: TRN-016 if the tokenizer cannot read the text: it has no token for a character, or a character is
+            half of a surrogate pair.
+    """
+    try:
+        return list(tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+    except Exception as error:  # the library raises nothing more special
+        raise TextError("TRN-016", f"the tokenizer cannot read a text of {len(text)} characters: {error}") from error
 
 
 def read_tokenizer(model_dir: Path) -> Tokenizer:

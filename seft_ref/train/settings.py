@@ -6,7 +6,8 @@ settings = settings_of("seft", steps=200, grow="curvature", optimizer="sgd", mom
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 from seft_ref.adapters.methods import ADAPTERS, Adapter, adapter_named, name_of_adapter, settings_of_adapter
 from seft_ref.arrays.rng import counter_key
@@ -25,6 +26,16 @@ _OF_SLOTS = (
     *("initial_positions", "initial_scope", "start_batches", "event_batches"),
 )
 """Settings that only a sparse update has."""
+_WHOLE = {
+    **dict.fromkeys(("steps", "batch", "micro_batches", "evolve_every", "start_batches", "event_batches"), 1),
+    "length": 2,
+    "warmup_steps": 0,
+    "slots": 0,
+    "rank": 0,
+    "gradient_window": 1,
+}
+"""Settings that are whole numbers, and the smallest one that each may be (TRN-008, DLT-002, TRN-005)."""
+_REAL = ("density", "drop_fraction", "lr", "max_norm")
 _NUMBERS_OF_STEPS = ("start_batches", "event_batches")
 """Settings that `TrainSettings.described` leaves out if they are 1, their default."""
 METHODS: dict[str, dict[str, Setting]] = {
@@ -101,17 +112,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         """Refuse settings that are out of range or contradict each other (TRN-008, EVT-012)."""
         counter_key(self.seed)
-        for name, lowest in (
-            ("steps", 1),
-            ("batch", 1),
-            ("micro_batches", 1),
-            ("length", 2),
-            ("evolve_every", 1),
-            ("start_batches", 1),
-            ("event_batches", 1),
-            ("warmup_steps", 0),
-        ):
-            if getattr(self, name) < lowest:
+        self._check_types()
+        for name, lowest in _WHOLE.items():
+            if name not in ("slots", "rank", "gradient_window") and getattr(self, name) < lowest:
                 raise ConfigError("TRN-008", f"{name} is {getattr(self, name)}, must be at least {lowest}")
         for name, (allowed, clause) in _NAMED.items():
             if getattr(self, name) not in allowed:
@@ -127,6 +130,19 @@ class TrainSettings:
         self._check_numbers()
         self._check_contradictions()
         learning_rate_at(1, self.steps, self.lr, self.warmup_steps, self.lr_schedule)
+
+    def _check_types(self) -> None:
+        # TRN-008
+        for names, kind, what in ((_WHOLE, Integral, "a whole number"), (_REAL, Real, "a number")):
+            for name in names:
+                value = getattr(self, name)
+                if isinstance(value, bool) or not isinstance(value, kind):
+                    raise ConfigError("TRN-008", f"{name} is {value!r}, must be {what}")
+        if not isinstance(self.optimizer, get_args(Optimizer)):
+            raise ConfigError("TRN-008", f"optimizer is {self.optimizer!r}, must be the name of one, or an optimizer")
+        pair = self.pattern
+        if pair is not None and not (isinstance(pair, tuple) and [type(n) for n in pair] == [int, int]):
+            raise ConfigError("EVT-007", f"pattern is {pair!r}, must be a pair of whole numbers, (2, 4) for 2:4")
 
     def _check_window(self) -> None:
         if self.rule.events == "phases":

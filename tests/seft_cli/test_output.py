@@ -129,3 +129,9 @@ def test_what_cannot_be_said_in_JSON_leaves_no_file(tmp_path):
     with pytest.raises(OSError, match="folder"):
         output.write_json(tmp_path / "folder", {})
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_dangling_link_in_the_source_has_no_bytes(cli, given):
+    (given["dense"] / "gone").symlink_to("nothing")
+    code, out, err = cli(("convert", "{dense}", "{tmp}/converted", "--to", "sparse"))
+    assert (code, "bytes, " in out) == (0, True), err

@@ -69,12 +69,12 @@ def test_MDL_006_missing_key_is_refused_by_name(key, value):
     "key",
     [*(key for key in SMALL if key not in ("model_type", "rms_norm_eps")), "num_key_value_heads", "head_dim"],
 )
-@pytest.mark.parametrize("value", [0, -1, 2.0, "2", True])
+@pytest.mark.parametrize("value", [0, -1, 2.0, "2", True, 2**31, 10**30])
 def test_MDL_006_size_that_is_no_positive_integer_is_refused(key, value):
     refused("MDL-006", key, **{key: value})
 
 
-@pytest.mark.parametrize("value", ["1e-5", 0, 0.0, -1e-5, math.nan, math.inf, True])
+@pytest.mark.parametrize("value", ["1e-5", 0, 0.0, -1e-5, math.nan, math.inf, True, 10**400])
 def test_MDL_006_eps_that_is_no_positive_number_is_refused(value):
     refused("MDL-006", "rms_norm_eps", rms_norm_eps=value)
 

@@ -319,12 +319,15 @@ def test_TRN_020_7_a_file_of_another_kind(folder, tmp_path, content, told):
 
 def test_TRN_020_7_one_token_is_no_example(folder, tmp_path):
     write_tokenizer(folder)  # which puts nothing in front
-    file = written(tmp_path / "d.jsonl", [{"prompt": "", "completion": "b"}])
     with pytest.raises(TextError, match=r"TRN-020.*line 1: it has one token, which nothing predicts"):
-        examples_of([file], folder, 12, end=None)
+        examples_of([written(tmp_path / "d.jsonl", [{"prompt": "", "completion": "b"}])], folder, 12, end=None)
 
 
-def test_TRN_020_7_a_template_that_is_not_text(folder, tmp_path):
+def test_TRN_020_7_templates_that_are_not_text(folder, tmp_path):
+    named = ["default", {"name": ["default"], "template": TEMPLATE}, {"name": "default"}]
+    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    with pytest.raises(TextError, match=r"TRN-020.*has no chat template"):
+        read_examples(written(tmp_path / "d.jsonl", [{"messages": SAID}]), folder, 64)
     (folder / "chat_template.jinja").write_bytes(b"\xff")
     with pytest.raises(TextError, match=r"TRN-020.*chat_template.jinja is not UTF-8"):
         read_examples(written(tmp_path / "d.jsonl", [{"messages": SAID}]), folder, 64)

@@ -9,7 +9,7 @@ import pytest
 
 import formats
 from formats.dialects.hf import open_hf
-from seft_ref import evaluate, finetune, load_model, prune, read_tokens
+from seft_ref import evaluate, finetune, load_model, prune, quantise, read_tokens
 from seft_ref.errors import CheckpointError, PruneError
 from seft_ref.files.model import Model
 from seft_ref.kernels import cpu, reference
@@ -280,3 +280,13 @@ def test_a_model_that_is_pruned_already_is_said_to_be(place):
     done = prune(place / "half", place / "quarter", "magnitude", 0.25)
     stayed = done.of // 2 - done.removed
     assert done.remarks == (f"{stayed:,} weights that stay were 0 in the model that was read: was it pruned already?",)
+
+
+@pytest.mark.parametrize("samples", [0, -1])
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_PRN_007_no_calibration_window_is_refused(place, method, samples):
+    with pytest.raises(PruneError, match=rf"PRN-007.*samples is {samples}"):
+        run(place, "out", {"method": method, "sparsity": 0.5}, samples=samples)
+    with pytest.raises(PruneError, match=rf"PRN-007.*samples is {samples}"):
+        quantise(place / "dense", place / "out", "int8:g8", text=place / "text.txt", samples=samples, length=32)
+    assert not (place / "out").exists()

@@ -14,6 +14,7 @@ from seft_ref.kernels import reference
 from seft_ref.prune.blockwise import owl_sparsities, prune_magnitude, prune_random, prune_sparsegpt, prune_wanda
 from seft_ref.prune.keep import keep_in_scope
 from seft_ref.prune.owl import block_sparsities, outlier_share
+from seft_ref.prune.record import read_record
 from tests.seft_ref.folders import CONFIG as SMALL
 from tests.seft_ref.folders import TEXT, hf_folder
 from tests.seft_ref.test_calibrate import BATCHES, plain_blocks
@@ -187,3 +188,30 @@ def test_a_text_is_asked_for_where_something_is_measured_and_nowhere_else(folder
         seft_ref.prune(folder, tmp_path / "out", "magnitude", layers="owl")
     with pytest.raises(ValueError, match="random uses no text"):
         seft_ref.prune(folder, tmp_path / "out", "random", text="text")
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("method", [None, 1]),
+        ("sparsity", ["x", 1.0, -0.1, True, [0.5]]),
+        ("pattern", ["2", 3, [2, 4]]),
+        ("scope", [1, ["row"]]),
+        ("removed", ["a", -1, 1.5, None]),
+        ("of", [None, "a"]),
+        ("seed", ["x", -1, None]),
+        (
+            "calibration",
+            [{}, 3, "x", {"samples": 0, "length": 16, "seed": 0}, {"samples": 1, "length": "x", "seed": 0}],
+        ),
+        ("calibration", [{"samples": 1, "length": 16, "seed": 0, "more": 1}, {"samples": 1, "length": 16}]),
+        ("layers", [{}, [1], None, {"sparsity": [1.0]}, {"sparsity": ["a"]}, {"sparsity": 0.5}]),
+    ],
+)
+def test_PRN_008_2_a_record_with_a_value_that_the_table_does_not_allow(field, values):
+    whole = {"method": "wanda", "sparsity": 0.5, "pattern": None, "scope": "row", "removed": 1, "of": 2, "seed": 0}
+    whole |= {"calibration": {"samples": 1, "length": 16, "seed": 0}, "layers": {"sparsity": [0.5, 0]}, "more": 1}
+    assert read_record(json.dumps(whole).encode()) == whole
+    for value in values:
+        with pytest.raises(PruneError, match=f"PRN-008.*pruning.json has {field} "):
+            read_record(json.dumps(whole | {field: value}).encode())

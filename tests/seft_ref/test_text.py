@@ -11,6 +11,7 @@ from seft_ref.errors import TextError
 from seft_ref.text.tokens import (
     calibration_starts,
     check_windows,
+    encoded,
     evaluation_starts,
     read_tokenizer,
     read_tokens,
@@ -64,6 +65,18 @@ def test_TRN_016_a_tokenizer_that_is_none_is_refused(model_dir, content):
     text.write_text("a", encoding="utf-8")
     (model_dir / "tokenizer.json").write_text(content, encoding="utf-8")
     assert refused(lambda: read_tokens(text, model_dir)).clause == "TRN-016"
+
+
+def test_TRN_016_a_character_without_a_token_is_refused(model_dir):
+    text = model_dir / "text.txt"
+    text.write_text("a c", encoding="utf-8")
+    # a tokenizer whose token for unknown words is not in its vocabulary
+    content = json.loads((model_dir / "tokenizer.json").read_text())
+    content["model"]["unk_token"] = "[UNK]"
+    (model_dir / "tokenizer.json").write_text(json.dumps(content))
+    error = refused(lambda: read_tokens(text, model_dir))
+    assert (error.clause, "cannot read a text of 3 characters" in str(error)) == ("TRN-016", True)
+    assert refused(lambda: encoded("a \udcff", read_tokenizer(model_dir))).clause == "TRN-016"
 
 
 def saved(folder, *, special=True, cut=True, dropout=None):

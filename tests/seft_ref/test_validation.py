@@ -10,7 +10,7 @@ from seft_ref import Validation, evaluate, finetune
 from seft_ref.errors import CheckpointError, TextError
 from seft_ref.text.examples import Example, Examples
 from seft_ref.topology.csr import flat
-from tests.seft_ref.folders import TEXT, sparse_folder
+from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
 from tests.seft_ref.threads_as_ranks import on_ranks
 
 # so high that the loss on another text falls first and then rises
@@ -179,6 +179,9 @@ def test_what_cannot_be_validated_is_refused_before_the_first_step(place):
 
     refused("valid.txt", ValueError, r"give Validation\(data\)")
     refused(Validation(OTHER, 0), ValueError, "every is 0")
+    refused(None, ValueError, "save_every is 0, must be at least 1", save_every=0)
+    refused(None, ValueError, "stop_after is 0, must be at least 1", stop_after=0)
+    refused(None, ValueError, "stop_after is -1", stop_after=-1)
     refused(Validation(OTHER, 1, 0), ValueError, "patience 0")
     refused(Validation(OTHER), ValueError, "name out", out=None)
     refused(Validation([1, 2, 3]), TextError, "EVL-002")
@@ -200,6 +203,24 @@ def test_CKP_006_what_an_unfinished_run_kept_is_not_taken_for_another(place):
     with pytest.raises(CheckpointError, match=r"CKP-006.*measured with other steps between measurements;"):
         run(place, place / "out", resume=True, every=3)
     assert run(place, place / "out", resume=True)[0].best.step > 0
+
+
+def test_TRN_022_4_folders_of_like_names_are_left_alone(place):
+    run(place, place / "out", stop_after=5, every=2)
+    others = [place / "out.best-4-copy", place / "out.best-notes", place / "out.best-"]
+    for other in others:
+        other.mkdir()
+        (other / "notes.txt").write_text("mine")
+    run(place, place / "out", resume=True, every=2)
+    assert [(other / "notes.txt").read_text() for other in others] == ["mine"] * 3
+
+
+@pytest.mark.parametrize("make", [sparse_folder, hf_folder])
+def test_CKP_006_a_folder_with_the_name_of_a_kept_model_that_no_run_kept(place, make):
+    run(place, place / "out", stop_after=3, every=4)
+    make(place / "out.best-2")
+    with pytest.raises(CheckpointError, match=r"CKP-006.*out\.best-2 was not kept by a run"):
+        run(place, place / "out", resume=True, every=4)
 
 
 def test_TRN_022_4_a_name_with_brackets_is_a_name(place):
