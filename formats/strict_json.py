@@ -81,6 +81,18 @@ def foreign_object(data: bytes) -> dict[str, JSON]:
     return value if isinstance(value, dict) else {}
 
 
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of a foreign JSON value; a hook for `json.loads`.
+
+    Raises:
+        ValueError: for a key that stands twice.
+    """
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("an object has a key twice")
+    return entries
+
+
 def check_foreign_depth(value: JSON, what: str) -> None:
     """Verify that a foreign JSON value has few enough levels for recursive functions.
 

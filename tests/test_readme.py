@@ -96,8 +96,6 @@ def test_the_version_stands_in_the_changelog_with_its_date():
 
 def test_every_command_of_the_readme_exists():
     root = Path(__file__).resolve().parents[1]
-    for tool in set(re.findall(r"python (tools/\w+\.py)", README)):
-        assert (root / tool).is_file(), tool
     for name in set(re.findall(r"^(?:mpirun -n 2 )?seft (\w+)", README, re.MULTILINE)):
         assert name in COMMANDS, name
     targets = re.findall(r"^(\w+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)

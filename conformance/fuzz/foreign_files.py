@@ -142,9 +142,9 @@ def parsed(raw: bytes | None, *, constants: bool = False) -> Any:
         raise Refused(str(error)) from error
 
 
-def is_whole(value: object, least: int = 0) -> bool:
-    """Return whether a JSON value is an integer of at least `least`."""
-    return type(value) is int and value >= least
+def is_whole(value: object) -> bool:
+    """Return whether a JSON value is an integer from 0."""
+    return type(value) is int and value >= 0
 
 
 def read_stock(raw: bytes | None) -> tuple[dict[str, Any], dict[str, Piece]]:

@@ -101,12 +101,12 @@ def long_header() -> tuple[str, Case]:
     return "codes", Case({"model": {WHOLE: struct.pack("<Q", 100_000_000) + bytes(8), CONFIG: b"{}"}})
 
 
-def _packed(*stated: int, groups: tuple[int, int] = (1, 1)) -> Case:
+def _packed(*stated: int) -> Case:
     """Return a matrix of pack-quantized that states a shape, and holds one word of codes."""
     pieces = [
         Piece("a.weight_shape", "I64", [2], struct.pack("<2q", *stated)),
         Piece("a.weight_packed", "I32", [1, 1], bytes(4)),
-        Piece("a.weight_scale", "F16", [*groups], bytes(2)),
+        Piece("a.weight_scale", "F16", [1, 1], bytes(2)),
     ]
     weights = {"num_bits": 4, "strategy": "channel", "group_size": -1, "symmetric": True}
     description = {"format": "pack-quantized", "config_groups": {"g": {"targets": [], "weights": weights}}}

@@ -38,7 +38,6 @@ class Verdict:
 
     clauses: tuple[str, ...]
     """the clause that each reader named, first reader first; empty strings if it was accepted"""
-    needs_zstd: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -127,7 +126,7 @@ class Judge:
                 self._expand(path, first)
         elif "" in clauses[1:]:
             raise Disagreement(f"the first reader says {first}, the others {clauses[1:]}")
-        return Verdict(clauses, needs_zstd)
+        return Verdict(clauses)
 
     def _expand(self, path: Path, first: Content) -> None:
         """Write a compressed file without compression, and compare the answers of the other readers with `first`."""

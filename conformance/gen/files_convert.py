@@ -15,7 +15,6 @@ from conformance.oracle.files import BITS, Tensor, digest
 from conformance.oracle.files_convert import INDEX, SIGNS, WHOLE, dense, stock
 from conformance.oracle.train_around import FORMATS, rounded_bits
 
-Tree = dict[str, bytes]
 CLAUSES = "FMT-120 FMT-121 FMT-122"
 _ONES = {"F4": 2, "F6_E2M3": 8, "F6_E3M2": 12, "F8_E5M2": 0x3C, "F8_E4M3": 0x38, "F8_E8M0": 0x7F}
 

@@ -2,7 +2,6 @@
 
 import copy
 import struct
-from collections.abc import Callable
 from typing import Any
 
 from conformance.gen.files import F16, FLAGS, content, on, raw_array
@@ -108,9 +107,6 @@ def add_delta(
 def _given(base: dict[str, Tensor], chain: dict[str, Pieces]) -> dict[str, Any]:
     raw = {name: raw_array(delta.pack()) for name, delta in chain.items()}
     return {"base": raw_array(files.pieces(base).pack()), "deltas": raw}
-
-
-Edit = Callable[[dict[str, Any]], Any]
 
 
 def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from conformance.oracle.kernels import Sums
 _TERMS = 600
 
 
-def _bound(sums: Sums, *, exact: bool) -> Bound:
+def bound_of(sums: Sums, *, exact: bool) -> Bound:
     """Return a bound of τ(K) times the gauge for each entry, where K is the entry's own number of terms.
 
     A `Bound` has one number of terms for all entries. It is 0 here, and the gauge is scaled by τ(K) / τ(0) instead.
@@ -49,7 +49,7 @@ def _products(
     }
     inputs = {"out": shape[0], "in": shape[1], "positions": ids(at), "values": values, "x": x, "dy": dy}
     answer = {k: s.value for k, s in sums.items()} | {"shape": ids(shape)}
-    bounds = {k: _bound(s, exact=exact) for k, s in sums.items()}
+    bounds = {k: bound_of(s, exact=exact) for k, s in sums.items()}
     clauses = f"KRN-001 KRN-002 KRN-003 KRN-004 KRN-005 KRN-011 {'KRN-007 NUM-003' if exact else 'KRN-006 NUM-002'}"
     area.add(name, "kernel.sparse", clauses + more, purpose, inputs, answer, bounds=bounds)
 
@@ -64,7 +64,7 @@ def products_of(
         "dx": kernels.matmul_transposed(w, shape, dy),
         "dvalues": kernels.sample(w, dy, x),
     }
-    bounds = {key: _bound(sums, exact=False) for key, sums in products.items()}
+    bounds = {key: bound_of(sums, exact=False) for key, sums in products.items()}
     return {key: sums.value for key, sums in products.items()} | {"shape": ids(shape)}, bounds
 
 
@@ -176,7 +176,7 @@ def _rounded(area: Area) -> None:
             else:
                 inputs["weight"] = weight
             answer = {key: s.value for key, s in sums.items()} | {"shape": ids((2, 4))}
-            bounds = {key: _bound(s, exact=False) for key, s in sums.items()}
+            bounds = {key: bound_of(s, exact=False) for key, s in sums.items()}
             clauses = "KRN-001 KRN-002 KRN-003 KRN-006 NUM-002 PRT-011"
             kind = op.split(".")[1]
             area.add(f"rounded-{kind}-{name}", op, clauses, purpose, inputs, answer, bounds=bounds)
@@ -205,7 +205,7 @@ def _dense(area: Area, n: Numbers) -> None:
         y, dx = kernels.matmul(w, shape, x), kernels.matmul_transposed(w, shape, dy)
         exact = draw.__name__ == "lattice"
         answer = {"y": y.value, "dx": dx.value, "shape": ids(shape)}
-        bounds = {"y": _bound(y, exact=exact), "dx": _bound(dx, exact=exact)}
+        bounds = {"y": bound_of(y, exact=exact), "dx": bound_of(dx, exact=exact)}
         clauses = f"KRN-001 KRN-002 KRN-005 KRN-011 {'KRN-007' if exact else 'KRN-006'}"
         inputs = {"weight": weight, "x": x, "dy": dy}
         area.add(name, "kernel.dense", clauses, "a transposed product", inputs, answer, bounds=bounds)

@@ -53,12 +53,11 @@ def _llama3(f: float, rope: dict[str, Any]) -> float:
     return (1 - m) * f / s + m * f
 
 
-def rotate(x: Var, f: Sequence[float], dtype: Any = np.float64) -> Var:
-    """Return x of shape (B, T, heads, D) rotated; cosines and sines are rounded to dtype (LYR-004)."""
+def rotate(x: Var, f: Sequence[float]) -> Var:
+    """Return x of shape (B, T, heads, D) rotated (LYR-004)."""
     half = len(f)
     angles = np.array([[p * fj for fj in f] for p in range(x.shape[1])])
-    cos = np.cos(angles).astype(dtype).astype(np.float64)[None, :, None, :]
-    sin = np.sin(angles).astype(dtype).astype(np.float64)[None, :, None, :]
+    cos, sin = np.cos(angles)[None, :, None, :], np.sin(angles)[None, :, None, :]
     a, b = x[..., :half], x[..., half:]
     first, second = a * Var(cos) - b * Var(sin), b * Var(cos) + a * Var(sin)
     size = x.shape[:-1]

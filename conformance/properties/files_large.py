@@ -7,11 +7,10 @@ from conformance.gen.files import content, raw_array, state
 from conformance.oracle import files, files_deltas
 from conformance.oracle.files import Tensor
 from conformance.properties.draws import Draw, Many, Shape
-from conformance.properties.large import BEYOND, shapes
+from conformance.properties.large import BEYOND, FAR, shapes
 from conformance.properties.trial import Trial, property_of
 
-_FAR = "a position above 2³¹"
-_SEES = (BEYOND, _FAR, "more than 65,536 rows", "the last column of 16 bits", "the first column of 32 bits")
+_SEES = (BEYOND, FAR, "more than 65,536 rows", "the last column of 16 bits", "the first column of 32 bits")
 
 
 def _tensor(many: Many, shape: Shape, at: list[int], dtype: str = "F32") -> Tensor:
@@ -37,7 +36,7 @@ def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
         t.saw("the first column of 32 bits", width == 65_537)
     wide = 1_100_000_000 + d.integer(0, 10**6)
     at = [*many.subset(2 * wide - 1, 7).tolist(), 2 * wide - 1]
-    t.saw(_FAR, at[-1] >= 2**31)
+    t.saw(FAR, at[-1] >= 2**31)
     return tensors | {"far": _tensor(many, (2, wide), at, "I8"), "far.mask": _tensor(many, (2, wide), at, "NONE")}
 
 
@@ -67,7 +66,7 @@ def _write(d: Draw, t: Trial) -> None:
     "FMT-132 FMT-134 FMT-135 FMT-136 FMT-138",
     "ckpt-read",
     "delta.apply",
-    sees=(BEYOND, _FAR),
+    sees=(BEYOND, FAR),
     seeded=1,
 )
 def _apply(d: Draw, t: Trial) -> None:
@@ -83,7 +82,7 @@ def _apply(d: Draw, t: Trial) -> None:
         "replace:far": _tensor(many, far, [*many.subset(2 * wide - 2, 7).tolist(), 2 * wide - 2]),
     }
     t.saw(BEYOND, stored["add:w"].nnz > 65_536)
-    t.saw(_FAR, 2 * wide > 2**31)
+    t.saw(FAR, 2 * wide > 2**31)
     target, described = files_deltas.step(base, stored)
     target_content = content(target)
     answer = {key: target_content[key] for key in ("tensors", "tied", "scales")} | {

@@ -5,23 +5,13 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import Bound
-from conformance.cases.compare import tau
+from conformance.gen.kernels import bound_of
 from conformance.gen.numbers import Array, ids, reals
 from conformance.oracle import kernels
-from conformance.oracle.kernels import Sums
 from conformance.properties.draws import Draw, Shape
 from conformance.properties.trial import Trial, property_of
 
 _STORED = ("an empty row", "an empty column", "a stored zero", "nothing stored", "no tokens")
-
-
-def _bound(sums: Sums, *, exact: bool) -> Bound:
-    """Return a bound of τ(K) times the gauge for each sum, where K is its own number of terms.
-
-    A `Bound` has one number of terms for all entries. It is 0 here, and the gauge is scaled by τ(K) / τ(0) instead.
-    """
-    part = np.array([tau(int(k)) / tau(0) for k in sums.terms.reshape(-1)]).reshape(sums.terms.shape)
-    return Bound(sums.gauge * part * (not exact), 0)
 
 
 def _matrix(d: Draw, t: Trial, *, exact: bool) -> tuple[Shape, list[int], Array, Array, Array]:
@@ -61,7 +51,7 @@ def _sparse(d: Draw, t: Trial) -> None:
         "dx": kernels.matmul_transposed(w, shape, dy),
         "dvalues": kernels.sample(w, dy, x),
     }
-    bounds = {k: _bound(s, exact=exact) for k, s in sums.items()}
+    bounds = {k: bound_of(s, exact=exact) for k, s in sums.items()}
     answer = {k: s.value for k, s in sums.items()} | {"shape": ids(shape)}
     t.case("kernel.sparse", _given(shape, at, values, x, dy), answer, bounds=bounds)
 

@@ -14,7 +14,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from conformance.cases.case import Case
-from conformance.cases.ops import AREAS, OPS
+from conformance.cases.ops import AREAS
 from conformance.cases.profiles import blocking
 from conformance.judge.harness import Variant
 from conformance.judge.judgement import BLOCKED, PropertyResult
@@ -29,7 +29,7 @@ except ImportError:
     hypothesis = None
     strategies = None
 
-__all__ = ["PROPERTIES", "Explored", "asking", "explore", "run_properties"]
+__all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
 
 # modules enter their properties in REGISTER as they are loaded
 for _found in iter_modules([str(Path(__file__).parent)]):
@@ -82,11 +82,6 @@ class Explored:
         """
         counted = self.saw if prop.seeded or self.late else self.always
         return [what for what in prop.sees if not counted[what]]
-
-
-def asking() -> dict[str, list[str]]:
-    """Return operation -> properties that ask it with inputs drawn from the seed of a run (PRT-018)."""
-    return {op: [prop.name for prop in PROPERTIES.values() if op in prop.ops] for op in OPS}
 
 
 def run_properties(

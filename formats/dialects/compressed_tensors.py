@@ -24,7 +24,7 @@ from formats.dialects.quantised import DESCRIPTIONS, LIBRARY, quantises
 from formats.errors import FormatError
 from formats.lazy import Lazy
 from formats.records import Array, Checkpoint, Dense, Sparse, Tensor, row_blocks, rows_of
-from formats.strict_json import MAX_FOREIGN_DEPTH, depth
+from formats.strict_json import MAX_FOREIGN_DEPTH, depth, unique_keys
 
 Json: TypeAlias = dict[str, Any]
 
@@ -194,7 +194,7 @@ def _read_config(data: bytes | None, folder: str) -> tuple[bytes, str]:
     stated: set[str] = set()
     quantisations: list[Json] = []
     try:
-        config = json.loads(data.decode(), object_pairs_hook=_unique)
+        config = json.loads(data.decode(), object_pairs_hook=unique_keys)
         if not isinstance(config, dict):
             raise FormatError("FMT-150", f"{CONFIG} is a {type(config).__name__}, expected an object")
         if depth(config) > MAX_FOREIGN_DEPTH:
@@ -248,13 +248,6 @@ def _check_quantisation(description: Json) -> None:
     for part in (description, *(group for group in inner if isinstance(group, dict))):
         if part.get("format") not in UNPACKED:
             _refuse_format(part["format"])
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Json:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("an object has a key twice")
-    return entries
 
 
 def _refuse_format(kind: object) -> NoReturn:

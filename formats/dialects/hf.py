@@ -22,6 +22,7 @@ from formats.dialects.sparsify import sparsified
 from formats.dialects.stock import open_stock, outline, write_stock
 from formats.dialects.weight_sync import refuse_version
 from formats.errors import CannotHold, FormatError
+from formats.index import MAX_INDEX
 from formats.lazy import Lazy, like
 from formats.reader import Reader, open_checkpoint
 from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense
@@ -31,7 +32,6 @@ from formats.writer import SHARD_BYTES, write
 WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
-MAX_INDEX = 100_000_000
 FOLDER = "a Hugging Face folder"
 """The name of this format in error messages."""
 

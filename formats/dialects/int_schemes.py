@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 
 from formats.dialects.quantised import DESCRIPTIONS, LIBRARY, quantises
 from formats.errors import FormatError
-from formats.strict_json import check_foreign_depth
+from formats.strict_json import check_foreign_depth, unique_keys
 
 Json: TypeAlias = dict[str, Any]
 
@@ -119,18 +119,11 @@ def without_descriptions(value: Any, descriptions: list[Json]) -> Any:
 def _parsed(data: bytes, file: str) -> Any:
     try:
         # decoded here, because json.loads accepts bytes of UTF-16, with surrogates or a byte order mark, too
-        value = json.loads(data.decode(), object_pairs_hook=_unique)
+        value = json.loads(data.decode(), object_pairs_hook=unique_keys)
         check_foreign_depth(value, file)
         return value
     except (ValueError, RecursionError, FormatError) as error:
         raise FormatError("FMT-175", f"{file} is not JSON that can be read: {error}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Json:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("an object has a key twice")
-    return entries
 
 
 def _schemes(description: Json) -> Schemes:

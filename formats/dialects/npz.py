@@ -20,12 +20,12 @@ import numpy as np
 from formats import atomic, strict_json, validate
 from formats.dialects.checks import require_plain
 from formats.errors import CannotHold, FormatError
+from formats.index import MAX_INDEX
 from formats.records import Array, Checkpoint, Tensor
 from formats.regular import open_regular, read_bounded
 
 INDEX = "index.json"
 SUFFIX = ".npz"
-MAX_INDEX = 100_000_000
 MAX_FILE_NAME = 255
 MAX_HEADER = 10_000
 """Most bytes of the header of a .npy, which is one line with a shape and a dtype."""

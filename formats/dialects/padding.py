@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from formats import atomic
+from formats import atomic, validate
 from formats.container import Section, dtype_name
 from formats.dialects.changes import CONFIG, PREFIX, WEIGHTS, Changes, check_change, float_base, order
 from formats.dialects.stock import write_stock
@@ -22,8 +22,6 @@ from formats.records import Array, Dense, Sparse, Tensor, bits, flat, from_flat,
 SUFFIX = ".weight"
 WRITABLE = frozenset({"F16", "BF16", "F32"})
 """Dtypes of amounts that PEFT keeps exactly, because it loads them into float32."""
-
-MAX_INDEX = 2**31 - 1
 
 
 class Plan(NamedTuple):
@@ -83,7 +81,7 @@ def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor], kind: str) -> P
     except FormatError as error:
         # the error becomes CannotHold, because the changes are the caller's and no foreign file is at fault
         raise CannotHold(error.clause, error.message) from error
-    if len(tensor.shape) != 2 or tensor.shape != before.shape or max(tensor.shape) > MAX_INDEX:
+    if len(tensor.shape) != 2 or tensor.shape != before.shape or max(tensor.shape) > validate.MAX_SPARSE_DIM:
         raise CannotHold(
             "FMT-154",
             f"changes of {name!r} have shape {list(tensor.shape)}, the base has {list(before.shape)}; "

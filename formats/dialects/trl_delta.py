@@ -31,8 +31,6 @@ from formats.strict_json import JSON
 EMPTY = "__empty_delta__"
 """Name of the only tensor in a patch that changes nothing, because readers of patches expect a tensor."""
 
-MAX_INDEX = 2**31 - 1
-
 
 def read_trl_delta(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Changes:
     """Return the changes of a TRL patch: new bits, in the dtype of the base (FMT-151).
@@ -99,9 +97,10 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
     for name, tensor in changes.tensors.items():
         check_change(tensor, name)
         positions = flat(tensor)
-        if positions.size and int(positions[-1]) > MAX_INDEX:
+        if positions.size and int(positions[-1]) > validate.MAX_SPARSE_DIM:
             raise CannotHold(
-                "FMT-154", f"{name!r} changes position {int(positions[-1])}, I32 indices end at {MAX_INDEX}"
+                "FMT-154",
+                f"{name!r} changes position {int(positions[-1])}, I32 indices end at {validate.MAX_SPARSE_DIM}",
             )
         sizes[name] = tensor.nnz
         outlines.append(outline(f"{name}.indices", "I32", (tensor.nnz,)))

@@ -22,6 +22,7 @@ from formats.container import BITS, MappedFile, Section, dtype_name, raw_bytes
 from formats.dialects.changes import Changes, base_tensor, check_in_base, check_vector
 from formats.dialects.stock import MAX_HEADER, open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
+from formats.index import MAX_INDEX
 from formats.lazy import Lazy, like
 from formats.records import LIMIT, Checkpoint, Dense, Mask, Sparse, Tensor, bits, from_flat, to_dense, with_values
 from formats.regular import read_bounded
@@ -36,8 +37,6 @@ LEVEL = 1
 """The zstd level of slime."""
 WRAPS = 1 << 32
 """Bytes of the smallest tensor that is too large for the four-byte offsets of `overwrite`."""
-MAX_INDEX = 100_000_000
-"""Bytes that an index may have."""
 Bytes = NDArray[np.uint8]
 
 

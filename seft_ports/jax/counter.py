@@ -1,4 +1,4 @@
-"""Random numbers from a counter: draw i of a key is a pure function of the key and i (RNG-001 to RNG-003)."""
+"""Random numbers from a counter: draw i of a key is a pure function of the key and i (RNG-001, RNG-002)."""
 
 from typing import Any
 
@@ -7,10 +7,7 @@ from jax import Array
 
 import seft_ports.jax.wide  # noqa: F401  64-bit numbers, or an error that says how
 
-__all__ = ["ADAPT", "DROP", "GROW", "LAST", "counter_key", "draws", "random_scores"]
-
-DROP, GROW, ADAPT, LAST = 1, 2, 3, 4
-"""The last word of the key of random scores, which names their use (RNG-003)."""
+__all__ = ["counter_key", "draws"]
 
 _GAMMA = 0x9E3779B97F4A7C15
 
@@ -34,10 +31,3 @@ def draws(key: Array, numbers: Array) -> Array:
     """Return the draws of a key with these numbers, as uint64 (RNG-001)."""
     # RNG-001; arithmetic of uint64 is modulo 2⁶⁴
     return _mix(key + (numbers.astype(jnp.uint64) + jnp.uint64(1)) * jnp.uint64(_GAMMA))
-
-
-def random_scores(positions: Array, seed: Any, matrix: Any, step: Any, use: int) -> Array:
-    """Return the random score of flat positions in binary64; use is DROP, GROW, ADAPT or LAST."""
-    # RNG-003
-    drawn = draws(counter_key(seed, 3, matrix, step, use), positions)
-    return (drawn >> 11).astype(jnp.float64) * 2.0**-53

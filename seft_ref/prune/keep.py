@@ -7,6 +7,7 @@ from typing import Literal, get_args
 from jaxtyping import Bool, Float
 
 from seft_ref.arrays.count import count
+from seft_ref.arrays.finite import START_ADVICE
 from seft_ref.arrays.library import Array, array_namespace, device, mask_at
 from seft_ref.errors import PruneError
 from seft_ref.update.select import selection
@@ -19,9 +20,6 @@ SCOPES: Mapping[str, tuple[Scope, ...]] = {
     "sparsegpt": (),
 }
 """The scopes of each method, the default first; SparseGPT counts by block (PRN-016)."""
-
-ADVICE = "compute in float64 (--dtype float64), or look for a damaged weight"
-"""Advice of the errors about a number that overflows its dtype."""
 
 
 def removed_count(sparsity: float, n: int) -> int:
@@ -146,4 +144,4 @@ def check_finite(scores: Array) -> None:
     xp = array_namespace(scores)
     # SEL-004
     if not bool(xp.all(xp.isfinite(scores))):
-        raise PruneError("SEL-004", f"a score of pruning is NaN or infinite; {ADVICE}")
+        raise PruneError("SEL-004", f"a score of pruning is NaN or infinite; {START_ADVICE}")

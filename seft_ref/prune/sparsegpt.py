@@ -6,9 +6,10 @@ from math import inf
 
 from jaxtyping import Bool, Float
 
+from seft_ref.arrays.finite import START_ADVICE
 from seft_ref.arrays.library import Array, array_namespace, device, overflow_allowed
 from seft_ref.errors import PruneError
-from seft_ref.prune.keep import ADVICE, check_groups, keep_n_of_m, keep_of_matrix, removed_count
+from seft_ref.prune.keep import check_groups, keep_n_of_m, keep_of_matrix, removed_count
 
 DAMPING = 0.01
 BLOCK = 128
@@ -99,7 +100,7 @@ def damped(hessian: Float[Array, "n n"], damping: float) -> tuple[Float[Array, "
     if not 0 <= damping < inf:
         raise PruneError("PRN-009", f"damping is {damping}, must be at least 0 and finite")
     if not bool(xp.all(xp.isfinite(hessian))):
-        raise PruneError("PRN-009", f"the calibration activations hold NaN or infinity; {ADVICE}")
+        raise PruneError("PRN-009", f"the calibration activations hold NaN or infinity; {START_ADVICE}")
     diagonal = xp.linalg.diagonal(hessian)
     dead = diagonal == 0
     added = xp.where(dead, xp.ones_like(diagonal), damping * xp.mean(diagonal))

@@ -2,9 +2,10 @@
 
 from jaxtyping import Bool, Float
 
+from seft_ref.arrays.finite import START_ADVICE
 from seft_ref.arrays.library import Array, array_namespace, binary64, from_numpy, overflow_allowed
 from seft_ref.errors import PruneError
-from seft_ref.prune.keep import ADVICE, Scope, keep_of_one
+from seft_ref.prune.keep import Scope, keep_of_one
 
 
 def square_sum(x: Float[Array, "*batch in_"]) -> Float[Array, " in_"]:
@@ -40,6 +41,6 @@ def wanda_scores(weight: Float[Array, "out in_"], input_square_sum: Float[Array,
     xp = array_namespace(sums)
     # PRN-003
     if not bool(xp.all(xp.isfinite(sums))):
-        raise PruneError("PRN-003", f"the calibration activations hold NaN or infinity; {ADVICE}")
+        raise PruneError("PRN-003", f"the calibration activations hold NaN or infinity; {START_ADVICE}")
     with overflow_allowed():
         return xp.abs(binary64(weight)) * xp.sqrt(sums)[None, :]

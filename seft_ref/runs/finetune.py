@@ -17,11 +17,12 @@ from seft_ref.files.best import Best
 from seft_ref.files.codes import is_quantised
 from seft_ref.files.model import Model, on_grid, refuse_existing, require_sparse
 from seft_ref.files.pruned import pattern_of_folder
+from seft_ref.files.save import Final
 from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.quantise.merge import GRID_EXACT, Counts, check_merge
-from seft_ref.runs.loops import Final, RunState, loop_of
+from seft_ref.runs.loops import RunState, loop_of
 from seft_ref.runs.outcome import Validation, outcome_of
 from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of, has_folder, kernels_or_cpu, model_of
 from seft_ref.text.examples import Data, check_data

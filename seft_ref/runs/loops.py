@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import Ranks
 from seft_ref.errors import AdapterError
 from seft_ref.files.model import Model, config_and_stored
+from seft_ref.files.save import Final
 from seft_ref.files.state import Origin, load_factors, load_state, save_factors, save_state
 from seft_ref.kernels import KernelSet
 from seft_ref.matrix.bases import AnyBase
@@ -22,14 +22,10 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
 from seft_ref.runs.prune_again import check_again, prune_again
 from seft_ref.text.examples import Data, stream_of
-from seft_ref.topology.csr import Topology
 from seft_ref.train import factors, loop
 from seft_ref.train.factors import FactorState
 from seft_ref.train.loop import StepRecord, TrainState, first_batches
 from seft_ref.train.settings import TrainSettings
-
-Final = Mapping[str, tuple[Topology, Array]]
-"""For each target its final support and the weights on it."""
 
 
 class Matrix(Protocol):

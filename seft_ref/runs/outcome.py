@@ -8,13 +8,13 @@ from typing import Protocol
 from seft_ref.arrays.ranks import Ranks
 from seft_ref.files.best import Best, best_kept, give_out, keep, refuse_kept
 from seft_ref.files.model import load_model
-from seft_ref.files.save import save_model
+from seft_ref.files.save import Final, save_model
 from seft_ref.files.state import digest_of_data, settings_text
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
 from seft_ref.quantise.merge import Counts
-from seft_ref.runs.loops import Final, RunState
+from seft_ref.runs.loops import RunState
 from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of
 from seft_ref.text.evaluate import evaluate_examples, evaluate_windows
 from seft_ref.text.examples import Data, Examples, check_data

@@ -14,7 +14,6 @@ from seft_ref.model.head import rows_at_once
 from seft_ref.train.settings import TrainSettings
 from seft_ref.update.pools import together
 
-PARTS = ("program", "embeddings", "weights", "base", "delta", "moments", "step", "activations", "logits", "event")
 PROGRAM = 300 << 20
 """Python, NumPy, numba and its compiled kernels."""
 PANEL = 64

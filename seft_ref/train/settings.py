@@ -26,15 +26,11 @@ _OF_SLOTS = (
     *("initial_positions", "initial_scope", "start_batches", "event_batches"),
 )
 """Settings that only a sparse update has."""
-_WHOLE = {
-    **dict.fromkeys(("steps", "batch", "micro_batches", "evolve_every", "start_batches", "event_batches"), 1),
-    "length": 2,
-    "warmup_steps": 0,
-    "slots": 0,
-    "rank": 0,
-    "gradient_window": 1,
-}
-"""Settings that are whole numbers, and the smallest one that each may be (TRN-008, DLT-002, TRN-005)."""
+_WHOLE = (
+    *("steps", "batch", "micro_batches", "length", "evolve_every", "start_batches", "event_batches", "warmup_steps"),
+    *("slots", "rank", "gradient_window"),
+)
+"""Settings that are whole numbers (TRN-008)."""
 _REAL = ("density", "drop_fraction", "lr", "max_norm")
 _NUMBERS_OF_STEPS = ("start_batches", "event_batches")
 """Settings that `TrainSettings.described` leaves out if they are 1, their default."""
@@ -113,8 +109,17 @@ class TrainSettings:
         """Refuse settings that are out of range or contradict each other (TRN-008, EVT-012)."""
         counter_key(self.seed)
         self._check_types()
-        for name, lowest in _WHOLE.items():
-            if name not in ("slots", "rank", "gradient_window") and getattr(self, name) < lowest:
+        for name, lowest in (
+            ("steps", 1),
+            ("batch", 1),
+            ("micro_batches", 1),
+            ("length", 2),
+            ("evolve_every", 1),
+            ("start_batches", 1),
+            ("event_batches", 1),
+            ("warmup_steps", 0),
+        ):
+            if getattr(self, name) < lowest:
                 raise ConfigError("TRN-008", f"{name} is {getattr(self, name)}, must be at least {lowest}")
         for name, (allowed, clause) in _NAMED.items():
             if getattr(self, name) not in allowed:

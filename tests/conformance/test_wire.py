@@ -8,7 +8,7 @@ import pytest
 from conformance.cases.case import load_all
 from conformance.cases.ops import OPS
 from conformance.cases.wire import INPUTS, OF, OUTPUTS, type_of
-from conformance.cases.wire_check import disagreements
+from tests.conformance.wire_check import disagreements
 
 CASES = load_all()
 

@@ -314,6 +314,12 @@ for (shape, share, grid) in CASES[2:8]:
             np.testing.assert_allclose(found, x @ dense.T, rtol=1e-4, atol=1e-4)
             assert n == 1 or same_bits(found, cpu.matmul(x, wide))
         assert n < 640 or grid not in TURNED or turned.pays(n // 128, matrix.topology.nnz, shape)
+        if n == 1:
+            # rounded once for each weight, as with weights of floats
+            fused = np.zeros(shape[1], dtype=np.float32)
+            for row, factor in zip(dense, dy[0].astype(np.float64)):
+                fused = (row * factor + fused).astype(np.float32)
+            assert same_bits(cpu.matmul_transposed(dy, packed)[0], fused)
         if n == 1 or (grid in SCATTERED and n < 640) or (grid in TURNED and n == 640):
             np.testing.assert_allclose(cpu.matmul_transposed(dy, packed), dy @ dense, rtol=1e-4, atol=1e-4)
 print("the same")

@@ -320,16 +320,16 @@ def test_a_run_with_validation_and_one_resumed_keep_the_codes(quantised, text, t
 def test_QNT_008_codes_of_a_float64_model_are_computed_in_float64(tmp_path, text):
     folder = sparse_folder(tmp_path / "f64", dtype=np.float64)
     seft_ref.quantise(folder, tmp_path / "q", "int8:asym")
-    model = load_model(tmp_path / "q", cpu)
-    assert {base.open().values.dtype for base in model.bases.values()} == {np.dtype(np.float64)}
+    assert {base.open().values.dtype for base in load_model(tmp_path / "q", cpu).bases.values()} == {np.dtype("f8")}
     before = seft_ref.evaluate(tmp_path / "q", text, length=12).perplexity
     assert "".join(seft_ref.generate(tmp_path / "q", "the", max_tokens=2))
     seft_ref.finetune(tmp_path / "q", tmp_path / "tuned", text, "seft", **RUN)
-    assert seft_ref.evaluate(tmp_path / "tuned", text, length=12).perplexity < before
-    for to in ("hf", "sparse"):
+    tuned = seft_ref.evaluate(tmp_path / "tuned", text, length=12).perplexity
+    assert tuned < before
+    # BLAS multiplies dense matrices, and adds up in another order on some processors
+    for to, tolerance in (("hf", 1e-12), ("sparse", 0)):
         formats.convert(tmp_path / "tuned", tmp_path / to, to=to, expand_quantised=True)
-        same = seft_ref.evaluate(tmp_path / to, text, length=12).perplexity
-        assert same == seft_ref.evaluate(tmp_path / "tuned", text, length=12).perplexity
+        assert abs(seft_ref.evaluate(tmp_path / to, text, length=12).perplexity / tuned - 1) <= tolerance
 
 
 def test_QNT_008_weights_beside_codes_keep_their_64_bits(quantised, text, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from conformance.oracle import prune
+from conformance.wrong.mutants.adapters_edits import rank_of
 from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, ids, mutant, right
 
 
@@ -107,13 +108,9 @@ def numbered_by_column(out: Values, a: Values) -> Values:
     return {"a": np.ascontiguousarray(out["a"].reshape(a["in"], a["rows"]).T)}
 
 
-def _rank(a: Values) -> Any:
-    return a["rank"] if "c" in a else len(a["a"])
-
-
 def _scales(clause: str, op: str) -> list[Mutant]:
-    unscaled = changed(op, alpha=lambda a: float(_rank(a)))
-    upside_down = changed(op, alpha=lambda a: _rank(a) ** 2 / a["alpha"])
+    unscaled = changed(op, alpha=lambda a: float(rank_of(a)))
+    upside_down = changed(op, alpha=lambda a: rank_of(a) ** 2 / a["alpha"])
     return [mutant(clause, op, unscaled, "no scale"), mutant(clause, op, upside_down, "rank / alpha")]
 
 

@@ -14,7 +14,7 @@ from conformance.engine.parts import (
 from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, forgotten
 
 
-def _rank(a: Values) -> Any:
+def rank_of(a: Values) -> Any:
     return a["rank"] if "c" in a else len(a["a"])
 
 
@@ -27,7 +27,7 @@ _FACTORS: dict[str, Any] = {
     "a_wide_A": lambda a: a["a"].shape[1] > a["in"],
     "a_short_other_factor": lambda a: len(_other(a)) < a["out"],
     "a_long_other_factor": lambda a: len(_other(a)) > a["out"],
-    "a_rank_of_0": lambda a: _rank(a) == 0 and not ("c" in a and len(a["a"]) == 0),
+    "a_rank_of_0": lambda a: rank_of(a) == 0 and not ("c" in a and len(a["a"]) == 0),
     "an_alpha_of_0": lambda a: a["alpha"] == 0,
     "an_alpha_below_0": lambda a: a["alpha"] < 0,
     "an_infinite_alpha": lambda a: a["alpha"] == np.inf,

@@ -63,10 +63,6 @@ def at(a: Values, name: str) -> Any:
     return a[name].reshape(-1)[a["positions"]]
 
 
-def without_default(out: Values, _: Values) -> Values:
-    return {"choices": [c for c in out["choices"] if not c.startswith(("evolve_until", "drop_schedule"))]}
-
-
 def n_for_the_budget_of_a_group(a: Values) -> Values:
     if a["pattern"] is None:
         return right("update.event")(a)

@@ -165,7 +165,7 @@ _WRITTEN: tuple[tuple[str, Any, str, str, str], ...] = (
         "np.divmod(gaps_of(support), 256)",
         "256 a skip",
     ),
-    ("FMT-055", gaps.encode_varint, "lengths[longer] > k + 1", "lengths[longer] > k + 2", "a group that none follows"),
+    ("FMT-055", gaps.encode_varint, "(more * 0x80)", "((left > 0x3FFF) * 0x80)", "a group that none follows"),
     ("FMT-081", encoding.choose, "size < least)", "size <= least)", "of equals the last"),
     (
         "FMT-052",

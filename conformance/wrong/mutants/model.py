@@ -84,8 +84,8 @@ def configured(op: str, **new: Callable[[Values], Any]) -> Operation:
     return lambda a: right(op)(a | {"config": a["config"] | {k: f(a["config"]) for k, f in new.items()}})
 
 
-def with_rope(change: Callable[[Values, Values], Values], op: str = "config.describe") -> Operation:
-    """Return the operation under a config whose RoPE settings are changed in whichever key has them.
+def with_rope(change: Callable[[Values, Values], Values]) -> Operation:
+    """Return `config.describe` under a config whose RoPE settings are changed in whichever key has them.
 
     change  (RoPE settings, whole config) -> the settings that the config has instead
     """
@@ -93,7 +93,7 @@ def with_rope(change: Callable[[Values, Values], Values], op: str = "config.desc
     def f(a: Values) -> Values:
         config = a["config"]
         ropes = {key: change(config[key], config) for key in ("rope_parameters", "rope_scaling") if config.get(key)}
-        return right(op)(a | {"config": config | ropes})
+        return right("config.describe")(a | {"config": config | ropes})
 
     return f
 

@@ -73,8 +73,8 @@ _CONFIG: tuple[tuple[str, Any, str, str, str], ...] = (
         "low as high",
     ),
     ("MDL-006", config._positive_int, " or isinstance(value, bool)", "", "true for 1"),
-    ("MDL-006", config._positive_int, "value < 1", "value < 0", "0 of something"),
-    ("MDL-006", config._positive_number, "0 < value < math.inf", "0 <= value", "an eps of 0 or infinity"),
+    ("MDL-006", config._positive_int, "1 <= value", "0 <= value", "0 of something"),
+    ("MDL-006", config._positive_number, "0 < value <= sys.float_info.max", "0 <= value", "an eps of 0 or infinity"),
     (
         "MDL-006",
         config._switch,

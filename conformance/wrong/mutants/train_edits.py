@@ -24,7 +24,6 @@ from conformance.wrong.mutants.base import (
     unchecked,
 )
 
-_SUMS = "sums = np.cumsum(weights)"
 _APART = "[[name] for name in over]"
 _OVER = "bool(array_namespace(*sizes).any(pools.excess(sizes) > 0))"
 _OVER_IN_ALL = "sum(int(size.sum()) for size in sizes) > sum(target.budget for target in targets)"

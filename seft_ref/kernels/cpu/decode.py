@@ -312,7 +312,7 @@ def _dot_row(e: _Row) -> None:
 
     def add(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
         factor = b.load(b.gep(x, [b.add(x_base, column)]))
-        return [b.fadd(carried[0], b.fmul(weight, factor))]
+        return [e.fma(weight, factor, carried[0])]
 
     lane = ir.Constant(_I32, 0)
     (first,) = e.one_by_one([b.extract_element(total, lane)], add)
@@ -331,7 +331,8 @@ def _spread_row(e: _Row) -> None:
 
     def add(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
         place = b.gep(x, [b.add(x_base, column)])
-        b.store(b.fadd(b.load(place), b.fmul(weight, factor)), place)
+        # rounded once, as where registers are spread, and as with weights of floats
+        b.store(e.fma(weight, factor, b.load(place)), place)
         return carried
 
     e.one_by_one([], add)

@@ -129,9 +129,9 @@ class Emitter:
         return self.builder.shuffle_vector(a, b, mask)
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        """Return a · b + c, rounded once."""
-        name = f"llvm.fma.v{self.lanes}f{self.align * 8}"
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        """Return a · b + c, rounded once, of registers or of numbers."""
+        kind = ir.FunctionType(a.type, [a.type] * 3)
+        name = f"llvm.fma.{f'v{self.lanes}' if a.type == self.vector else ''}f{self.align * 8}"
         return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
 
     def totals(self, vectors: list[Any]) -> Any:
