@@ -68,9 +68,12 @@ def _unequal(old: Array, new: Array) -> NDArray[np.int64]:
 
     np.flatnonzero(bits(old) != bits(new))
     """
-    blocks = range(0, old.size, BLOCK)
-    positions = [_unequal_block(bits(old[i : i + BLOCK]), bits(new[i : i + BLOCK])) + i for i in blocks]
-    return np.concatenate([np.empty(0, dtype=np.int64), *positions])
+    positions = [np.empty(0, dtype=np.int64)]
+    for i in range(0, old.size, BLOCK):
+        # the values of an array that was cut out of another one have gaps, over which no word lies
+        a, b = (np.ascontiguousarray(values[i : i + BLOCK]) for values in (old, new))
+        positions.append(_unequal_block(bits(a), bits(b)) + i)
+    return np.concatenate(positions)
 
 
 def _unequal_block(old: Array, new: Array) -> NDArray[np.int64]:

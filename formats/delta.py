@@ -87,7 +87,11 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
             reading = beside.submit(copy_context().run, _read, base.tensors, name)
             if base.tensors is target.tensors:
                 wait([reading])
-            new, old = _read(target.tensors, name), reading.result()
+            try:
+                new = _read(target.tensors, name)
+            finally:
+                # if both are damaged, the error is that of the base
+                old = reading.result()
             before |= {name: old[1]} if old else {}
             after |= {name: new[1]} if new else {}
             if not new or before.get(name) == after[name]:

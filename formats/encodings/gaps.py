@@ -115,7 +115,7 @@ def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Arr
     lengths = _lengths(gaps)
     begins = np.cumsum(lengths) - lengths
     out = np.empty(int(lengths.sum()), dtype=np.uint8)
-    # what is left of the gaps that still have bits to write, and where their next byte goes
+    # the gaps that have bits left to write, shifted by the bits that are written, and the place of their next byte
     left, at = gaps, begins
     while left.size:
         more = left > 0x7F

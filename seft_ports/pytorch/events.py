@@ -41,9 +41,9 @@ class Evolution:
         layers: the sparse layers by name, in the order of matrix indices.
         steps: T, the steps of the run.
 
-    micro_batches  backward passes of a step. With 1, an event of a window of one step processes its gradient while it
-                   is formed, and keeps none. With None (unknown) or another number it keeps the factors of gradients,
-                   and sums gradients once the factors are larger
+    micro_batches  backward passes of a step. With 1, one process handles the gradient of an event of one step while the
+                   backward runs, and keeps none. Otherwise an event keeps the factors of gradients, and sums gradients
+                   once the factors are larger
     event_batches  steps whose data an event uses, its own included; `look` gives it the others (TRN-023)
     """
 
@@ -144,7 +144,6 @@ class Evolution:
         """Return the stream that is to process the backward passes of a step for one update."""
         s = self._settings
         if self._starts(step, layer):
-            # DLT-004
             return Stream(layer, layer.delta_budget, active=s.initial_scope == "active", first=True)
         # GROW-002
         grow = drop_count(self._fraction(step), layer.slots) + layer.delta_budget - layer.slots
@@ -152,8 +151,9 @@ class Evolution:
 
     def _streamed(self, name: str, step: int) -> Stream | None:
         """Return the stream that has processed a step for one update, or None if the update has sums."""
-        # of several processes one may have seen no gradient
-        if name in self._streaming and not self.layers[name].has_evidence and processes() == 1:
+        # if one process has no gradient, all of them end
+        has_gradient = self.layers[name].candidates.new_tensor(self.layers[name].has_evidence)
+        if name in self._streaming and not all_true([has_gradient], everywhere=processes() > 1):
             raise SeftError("EVT-002", NO_GRADIENT)
         if name in self._streaming and (factors := self.layers[name].factors()):
             self._streams[name] = self._stream(self.layers[name], step)

@@ -37,12 +37,12 @@ def best_kept(out: str | Path, step: int, measure: Mapping[str, object]) -> Best
     """
     kept_models = []
     for folder in _folders(out):
-        with open_folder(folder) as source:
-            text = source.attributes.get(_KEY) if isinstance(source, formats.Reader) else None
-        if text is None:
-            raise CheckpointError("CKP-006", f"{folder} was not kept by a run; move it to another name")
-        record = json.loads(str(text))
-        best = Best(record.pop("step"), record.pop("loss"))
+        try:
+            with open_folder(folder) as source:
+                record = json.loads(str(source.attributes[_KEY])) if isinstance(source, formats.Reader) else {}
+            best = Best(record.pop("step"), record.pop("loss"))
+        except (CheckpointError, formats.FormatError, KeyError, ValueError):
+            raise CheckpointError("CKP-006", f"{folder} was not kept by a run; move it to another name") from None
         if different := [name for name in measure if record.get(name) != measure[name]]:
             raise CheckpointError(
                 "CKP-006",

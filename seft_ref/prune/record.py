@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, cast, get_args
 
 from seft_ref.errors import PruneError
-from seft_ref.prune.keep import parse_pattern
+from seft_ref.prune.keep import Scope, parse_pattern
 
 RECORD = "pruning.json"
 
@@ -43,6 +43,8 @@ def read_record(content: bytes) -> PruningRecord:
             parse_pattern(pattern)
     except (PruneError, TypeError):
         raise PruneError("PRN-008", f"pruning.json has pattern {pattern!r}, must be null or N:M as in 2:4") from None
+    if record.get("sparsity") is not None and pattern is not None:
+        raise PruneError("PRN-008", "pruning.json has a sparsity and a pattern, and one of them must be null")
     for name, (allows, expected) in _ALLOWED.items():
         if name in record and not allows(record[name]):
             raise PruneError("PRN-008", f"pruning.json has {name} {record[name]!r:.60}, must be {expected}")
@@ -77,7 +79,7 @@ def _is_of_layers(value: Any) -> bool:
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "method": (lambda value: isinstance(value, str), "a text"),
     "sparsity": (lambda value: value is None or _is_share(value), "null or from 0 to below 1"),
-    "scope": (lambda value: value is None or isinstance(value, str), "null or a text"),
+    "scope": (lambda value: value in (None, *get_args(Scope)), f"null or one of {', '.join(get_args(Scope))}"),
     "removed": (_is_whole, "a number of weights"),
     "of": (_is_whole, "a number of weights"),
     "calibration": (

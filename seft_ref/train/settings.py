@@ -5,7 +5,7 @@ settings = settings_of("seft", steps=200, grow="curvature", optimizer="sgd", mom
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
@@ -26,12 +26,8 @@ _OF_SLOTS = (
     *("initial_positions", "initial_scope", "start_batches", "event_batches"),
 )
 """Settings that only a sparse update has."""
-_WHOLE = (
-    *("steps", "batch", "micro_batches", "length", "evolve_every", "start_batches", "event_batches", "warmup_steps"),
-    *("slots", "rank", "gradient_window"),
-)
-"""Settings that are whole numbers (TRN-008)."""
-_REAL = ("density", "drop_fraction", "lr", "max_norm")
+_KINDS: dict[Any, type] = {int: Integral, float: Real}
+"""Type of a field -> what its value must be; numbers of NumPy are numbers, too."""
 _NUMBERS_OF_STEPS = ("start_batches", "event_batches")
 """Settings that `TrainSettings.described` leaves out if they are 1, their default."""
 METHODS: dict[str, dict[str, Setting]] = {
@@ -107,8 +103,8 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range or contradict each other (TRN-008, EVT-012)."""
-        counter_key(self.seed)
         self._check_types()
+        counter_key(self.seed)
         for name, lowest in (
             ("steps", 1),
             ("batch", 1),
@@ -138,13 +134,13 @@ class TrainSettings:
 
     def _check_types(self) -> None:
         # TRN-008
-        for names, kind, what in ((_WHOLE, Integral, "a whole number"), (_REAL, Real, "a number")):
-            for name in names:
-                value = getattr(self, name)
-                if isinstance(value, bool) or not isinstance(value, kind):
-                    raise ConfigError("TRN-008", f"{name} is {value!r}, must be {what}")
         if not isinstance(self.optimizer, get_args(Optimizer)):
             raise ConfigError("TRN-008", f"optimizer is {self.optimizer!r}, must be the name of one, or an optimizer")
+        for part in (self, self.optimizer, self.adapter):
+            for each in fields(part) if is_dataclass(part) else ():
+                kind, value = _KINDS.get(each.type), getattr(part, each.name)
+                if kind is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                    raise ConfigError("TRN-008", f"{each.name} is {value!r}, must be a number of type {kind.__name__}")
         pair = self.pattern
         if pair is not None and not (isinstance(pair, tuple) and [type(n) for n in pair] == [int, int]):
             raise ConfigError("EVT-007", f"pattern is {pair!r}, must be a pair of whole numbers, (2, 4) for 2:4")

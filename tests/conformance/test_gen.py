@@ -42,10 +42,26 @@ def test_last_bits_of_numbers_may_differ(name, value):
         ("n", np.arange(1, 4)),
         ("k", [1, 2]),
         ("k", [1]),
+        ("k", [True, None]),
+        ("loss", np.inf),
     ],
 )
 def test_nothing_else_may_differ(name, value):
     assert not alike(FROZEN, changed(name, value))
+
+
+def test_infinities_and_nan_stand_where_they_stood():
+    def case(*numbers, of="expected"):
+        return json.loads(json.dumps([{of: {"y": encode(np.array(numbers))}}]))
+
+    frozen = case(np.inf, 0.1, np.nan)
+    assert alike(frozen, case(np.inf, np.nextafter(0.1, 1), np.nan))
+    for other in ((np.inf, 77.1, np.nan), (3.3, 0.1, np.nan), (-np.inf, 0.1, np.nan), (np.inf, 0.1, 0.1)):
+        assert not alike(frozen, case(*other))
+    # a number that binary32 holds is written in another dtype than its neighbour
+    assert alike(case(0.5), case(np.nextafter(0.5, 1)))
+    # an input is no result
+    assert not alike(case(0.3, of="inputs"), case(np.nextafter(0.3, 1), of="inputs"))
 
 
 def test_another_option_writes_nothing(monkeypatch, capsys):

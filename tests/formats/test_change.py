@@ -53,6 +53,16 @@ def test_FMT_134_what_changes_by_a_plain_loop(dtype, kind, monkeypatch):
             assert flat(found["remove"]).tolist() == removed
 
 
+@pytest.mark.parametrize("cut", [np.s_[:, 0], np.s_[:, :1], np.s_[::2, 1:4], np.s_[:, ::-1]])
+def test_what_changes_in_values_with_gaps(cut):
+    old = np.arange(60, dtype=np.uint16).reshape(12, 5)
+    new = old.copy()
+    new[4], new[6, 1] = 99, 99
+    found = change.between(formats.Dense(old[cut]), formats.Dense(new[cut]), "replace", "w")["replace"]
+    assert flat(found).tolist() == np.flatnonzero(old[cut] != new[cut]).tolist()
+    assert set(found.values.tolist()) == {99}
+
+
 def test_new_values_at_stored_positions_take_less_memory_than_the_tensor(monkeypatch):
     monkeypatch.setattr(change, "BLOCK", 1 << 16)
     rng = np.random.default_rng(5)

@@ -320,6 +320,10 @@ for (shape, share, grid) in CASES[2:8]:
             for row, factor in zip(dense, dy[0].astype(np.float64)):
                 fused = (row * factor + fused).astype(np.float32)
             assert same_bits(cpu.matmul_transposed(dy, packed)[0], fused)
+            fused = np.zeros(shape[0], dtype=np.float32)
+            for column, factor in zip(dense.T, x[0].astype(np.float64)):
+                fused = (column * factor + fused).astype(np.float32)
+            assert same_bits(found[0], fused)
         if n == 1 or (grid in SCATTERED and n < 640) or (grid in TURNED and n == 640):
             np.testing.assert_allclose(cpu.matmul_transposed(dy, packed), dy @ dense, rtol=1e-4, atol=1e-4)
 print("the same")

@@ -333,7 +333,7 @@ def test_ADP_012_a_base_whose_pruning_is_not_known_is_refused_before_anything_is
         ({"method": "mine"}, "names the method 'mine'"),
         ({"method": "magnitude", "sparsity": 0.5, "scope": "model"}, "across its matrices"),
         ({"method": "wanda", "sparsity": 0.5}, "names no calibration windows"),
-        ({"method": "magnitude", "sparsity": 0.5, "scope": "bogus"}, "names scope 'bogus'"),
+        ({"method": "sparsegpt", "sparsity": 0.5, "scope": "row"}, "names scope 'row', which sparsegpt does not have"),
         ({"method": "magnitude", "layers": {"sparsity": [0.1]}}, "a sparsity for 1 blocks, the model has 2"),
     ):
         if record is not None:

@@ -196,7 +196,7 @@ def test_a_text_is_asked_for_where_something_is_measured_and_nowhere_else(folder
         ("method", [None, 1]),
         ("sparsity", ["x", 1.0, -0.1, True, [0.5]]),
         ("pattern", ["2", 3, [2, 4]]),
-        ("scope", [1, ["row"]]),
+        ("scope", [1, ["row"], "bogus"]),
         ("removed", ["a", -1, 1.5, None]),
         ("of", [None, "a"]),
         ("seed", ["x", -1, None]),
@@ -212,6 +212,8 @@ def test_PRN_008_2_a_record_with_a_value_that_the_table_does_not_allow(field, va
     whole = {"method": "wanda", "sparsity": 0.5, "pattern": None, "scope": "row", "removed": 1, "of": 2, "seed": 0}
     whole |= {"calibration": {"samples": 1, "length": 16, "seed": 0}, "layers": {"sparsity": [0.5, 0]}, "more": 1}
     assert read_record(json.dumps(whole).encode()) == whole
+    with pytest.raises(PruneError, match=r"PRN-008.*a sparsity and a pattern"):
+        read_record(json.dumps(whole | {"pattern": "2:4"}).encode())
     for value in values:
         with pytest.raises(PruneError, match=f"PRN-008.*pruning.json has {field} "):
             read_record(json.dumps(whole | {field: value}).encode())

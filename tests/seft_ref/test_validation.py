@@ -1,6 +1,7 @@
 """A run with validation leaves its best model, ends early, and resumes to the same (TRN-022)."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -215,7 +216,7 @@ def test_TRN_022_4_folders_of_like_names_are_left_alone(place):
     assert [(other / "notes.txt").read_text() for other in others] == ["mine"] * 3
 
 
-@pytest.mark.parametrize("make", [sparse_folder, hf_folder])
+@pytest.mark.parametrize("make", [sparse_folder, hf_folder, Path.mkdir])
 def test_CKP_006_a_folder_with_the_name_of_a_kept_model_that_no_run_kept(place, make):
     run(place, place / "out", stop_after=3, every=4)
     make(place / "out.best-2")
