@@ -117,7 +117,7 @@ def test_TOP_005_a_pattern_that_the_weights_do_not_have_is_refused(cli, tmp_path
     assert cli("convert", tmp_path / "p", tmp_path / "s", "--to", "sparse")[0] == 0
     record = tmp_path / "s" / "pruning.json"
     for pattern in ("2:4", "2:5", "32:64"):
-        record.write_text(json.dumps(json.loads(record.read_text()) | {"pattern": pattern}))
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"pattern": pattern, "sparsity": None}))
         arguments = ("--text", text, "--steps", 5, "--length", 16, "--preset", "seft", "--set", "scope=group")
         code, _, err = cli("finetune", tmp_path / "s", tmp_path / "t", *arguments)
         assert code == 2
