@@ -98,7 +98,10 @@ def main(
     changes = changes_of({}, settings or [])
     given = (QUICK if quick else {}) | changes
     check_model(folder)
-    check_fitting(name, changes, of_arms=bool(arm or only_arm or seed or plan or any_engine))
+    check_fitting(name, changes, of_arms=bool(arm or only_arm or plan or any_engine))
+    for one in seed or ():
+        if not 0 <= one < seeds:
+            raise console.Refused(f"seed {one} is none of the {seeds} seeds, 0 to {seeds - 1}; raise --seeds")
     if name in OWN:
         pattern_for(name, folder, patterned=False)
         print_own(
@@ -109,6 +112,7 @@ def main(
             out,
             work,
             seeds,
+            seed,
             given,
             {"length": eval_length, "windows": eval_windows},
             title,
@@ -119,9 +123,6 @@ def main(
     for one_arm in only_arm or ():
         if one_arm not in experiment.arms():
             raise console.Refused(f"{name} has no arm {one_arm}; choose one of {', '.join(experiment.arms())}")
-    for one in seed or ():
-        if not 0 <= one < seeds:
-            raise console.Refused(f"seed {one} is none of the {seeds} seeds, 0 to {seeds - 1}; raise --seeds")
     for file in (*(out / f"{name}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
@@ -187,18 +188,25 @@ def print_own(
     out: Path,
     work: Path,
     seeds: int,
+    chosen: Sequence[int] | None,
     given: dict[str, Any],
     evaluation: dict[str, int],
     title: str | None,
 ) -> None:
-    """Make the missing measurements of an experiment without arms, and write its page."""
+    """Make the missing measurements of an experiment without arms, and write its page.
+
+    chosen  the seeds to measure, after which no page is written; None for all and the page
+    """
     for file in (*(out / f"{of.NAME}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
     inputs, engine = read_inputs(folder, train, valid, evaluation, settings_of(**given).length), engine_digest()
     results = Results(work, engine)
     before = perplexity_before(inputs, results)
-    lines = of.fill(inputs, settings_of(**given), seeds, before, results, engine)
+    lines = of.fill(inputs, settings_of(**given), range(seeds) if chosen is None else chosen, before, results, engine)
+    if chosen is not None:
+        console.out.print(f"{of.NAME}: {len(lines)} measurements are there; the page follows without --seed")
+        return
     options = {"seeds": seeds, "eval_length": evaluation["length"], "eval_windows": evaluation["windows"]}
     command = command_line(of.NAME, (folder, train, valid, out), options, given, titled(title))
     model = f"The model `{folder.name}` (state {inputs.model[:12]})"

@@ -54,7 +54,7 @@ def check_fitting(name: str, changes: Mapping[str, Any], *, of_arms: bool) -> No
     if "seed" in changes:
         raise console.Refused("--set seed: the seeds are 0, 1, …; choose among them by --seeds and --seed")
     if of_arms and name in OWN:
-        raise console.Refused(f"{name} has no arms: leave out --arm, --only-arm, --seed, --plan and --any-engine")
+        raise console.Refused(f"{name} has no arms: leave out --arm, --only-arm, --plan and --any-engine")
     takes = OWN[name].TAKES if name in OWN else None
     if takes is not None and (unused := [setting for setting in changes if setting not in takes]):
         raise console.Refused(f"{name} does not take {', '.join(unused)}; --set takes {', '.join(takes)}")

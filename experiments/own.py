@@ -19,9 +19,15 @@ class Own(Protocol):
     """the settings that a command line may change; None for all"""
 
     def fill(
-        self, inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
+        self,
+        inputs: Inputs,
+        settings: TrainSettings,
+        seeds: Sequence[int],
+        before: float,
+        results: Results,
+        engine: str,
     ) -> Sequence[Mapping[str, Any]]:
-        """Make the measurements that the results lack, and return all measurements."""
+        """Make the measurements that the results lack, and return those of all `seeds`."""
 
     def write(
         self, lines: Sequence[Mapping[str, Any]], command: str, model: str, texts: tuple[str, str], out: Path

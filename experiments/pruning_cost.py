@@ -179,11 +179,11 @@ def costs(runs: Sequence[Mapping[str, Any]]) -> list[Cost]:
 
 
 def fill(
-    inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
+    inputs: Inputs, settings: TrainSettings, seeds: Sequence[int], before: float, results: Results, engine: str
 ) -> list[Any]:
     """Measure the draws that the results lack, and return the lines of all draws."""
     lines: list[dict[str, Any]] = []
-    for seed in range(seeds):
+    for seed in seeds:
         drawn = {**inputs.identity(), "batch": settings.batch, "length": settings.length, "seed": seed, "share": SHARE}
         keys = {
             (c, n): key_of({**drawn, "experiment": NAME, "criterion": c, "batches": n})
@@ -193,7 +193,7 @@ def fill(
         finished = results.found()
         wanted = {cell for cell, key in keys.items() if key not in finished}
         if wanted:
-            with console.progress(f"draw {seed} ({seed + 1} of {seeds})", len(wanted)) as advance:
+            with console.progress(f"draw {seed}", len(wanted)) as advance:
                 for one in measured(inputs, replace(settings, seed=seed), before, wanted):
                     line = {
                         "key": keys[one["criterion"], one["batches"]],

@@ -64,11 +64,11 @@ Cell = tuple[str, str, int]
 """A grid or `float`, a treatment and a seed."""
 
 
-def cells(seeds: int) -> list[Cell]:
-    """Return the cells of all measurements."""
-    found: list[Cell] = [(FLOAT, "pruned", 0)]
-    for seed in range(seeds):
-        found.append((FLOAT, "tuned", seed))
+def cells(seeds: Sequence[int]) -> list[Cell]:
+    """Return the cells of the measurements of these seeds."""
+    found: list[Cell] = []
+    for seed in seeds:
+        found += [(FLOAT, "pruned", seed), (FLOAT, "tuned", seed)]
         for grid in GRIDS:
             found += [(grid, what, seed) for what in WHAT if what not in ("pruned", "tuned")]
     return [cell for cell in found if cell[1] not in BEFORE or not cell[2]]
@@ -151,7 +151,13 @@ def base_of(inputs: Inputs, grid: str, how: str, work: Path) -> Path:
     """Return the folder of the quantised model, which is made once and then reused."""
     folder = work / f"{inputs.model[:12]}-{grid.replace(':', '-')}-{how}"
     if not folder.exists():
-        _quantised(inputs.folder, folder, grid, how, inputs)
+        with tempfile.TemporaryDirectory(dir=work) as name:
+            _quantised(inputs.folder, Path(name) / "made", grid, how, inputs)
+            try:
+                (Path(name) / "made").rename(folder)
+            except OSError:  # another process, with other seeds, was faster
+                if not folder.is_dir():
+                    raise
     return folder
 
 
@@ -183,9 +189,9 @@ def sizes_of(folder: Path) -> dict[str, int]:
 
 
 def fill(
-    inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
+    inputs: Inputs, settings: TrainSettings, seeds: Sequence[int], before: float, results: Results, engine: str
 ) -> list[dict[str, Any]]:
-    """Make the measurements that the results lack, and return all measurements.
+    """Make the measurements that the results lack, and return those of all `seeds`.
 
     before  perplexity of the model as it is
     """
@@ -194,12 +200,12 @@ def fill(
     about |= {"experiment": NAME, "preset": settings.label}
     every = cells(seeds)
     keys = {cell: key_of({**about, "cell": cell}) for cell in every}
-    for seed in range(seeds):
+    for seed in seeds:
         found = results.found()
         wanted = {cell for cell in every if cell[2] == seed and keys[cell] not in found}
         if not wanted:
             continue
-        with console.progress(f"seed {seed} ({seed + 1} of {seeds})", len(wanted)) as advance:
+        with console.progress(f"seed {seed}", len(wanted)) as advance:
             for cell, one in measured(inputs, settings, seed, before, wanted, results.path.parent):
                 grid, what, _ = cell
                 line = {"key": keys[cell], "engine": engine, **about, "grid": grid, "what": what, "seed": seed}

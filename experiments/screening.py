@@ -46,12 +46,12 @@ CONTRASTS: dict[str, tuple[str, str | None]] = {
 
 
 def fill(
-    inputs: Inputs, settings: TrainSettings, seeds: int, before: float, results: Results, engine: str
+    inputs: Inputs, settings: TrainSettings, seeds: Sequence[int], before: float, results: Results, engine: str
 ) -> list[dict[str, Any]]:
-    """Make the runs that the results lack, seed by seed, and return the lines of all runs."""
+    """Make the runs that the results lack, seed by seed, and return the lines of all seeds."""
     shared = {name: getattr(settings, name) for name in TAKES}
     cells: dict[tuple[str, int, int], tuple[str, TrainSettings]] = {}
-    for seed in range(seeds):
+    for seed in seeds:
         for number, run in enumerate(signs()):
             for kind in KINDS:
                 chosen = settings_of(**{**shared, **settings_of_run(kind, run), "seed": seed})

@@ -21,7 +21,7 @@ def test_every_measurement_is_taken_once_and_told(cli, tmp_path):
     runs = runs_in(tmp_path / "work")
     measured = [(run["grid"], run["what"], run["seed"]) for run in runs]
     assert len(set(measured)) == len(measured)
-    assert set(measured) == set(quantised.cells(2))
+    assert set(measured) == set(quantised.cells(range(2)))
     for run in runs:
         assert run["memory"] > run["stored"]
         if run["what"] == "grid-exact":
@@ -58,3 +58,18 @@ def test_what_was_measured_is_found_again(cli, tmp_path, monkeypatch):
     assert cli("quantised", seeds=1)[0] == 0
     again = {run["key"]: run["perplexity"] for run in runs_in(tmp_path / "work")}
     assert again == {json.loads(line)["key"]: json.loads(line)["perplexity"] for line in lines}
+
+
+def test_seeds_of_several_processes_fill_one_file(cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(quantised, "GRIDS", ("int8",))
+    code, out, err = cli("quantised", "--seed", 1, seeds=2)
+    assert code == 0, err
+    assert "the page follows without --seed" in out
+    assert not (tmp_path / "out").exists()
+    assert {run["seed"] for run in runs_in(tmp_path / "work")} == {1}
+    code, out, err = cli("quantised", "--seed", 2, seeds=2)
+    assert (code, "seed 2 is none of the 2 seeds" in err) == (2, True)
+    assert cli("quantised", seeds=2)[0] == 0
+    measured = [(run["grid"], run["what"], run["seed"]) for run in runs_in(tmp_path / "work")]
+    assert sorted(measured) == sorted(quantised.cells(range(2)))
+    assert (tmp_path / "out" / "quantised.md").exists()
