@@ -26,6 +26,8 @@ smartquotes = False
 highlight_language = "text"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+# __init__ has the arguments of a class and its errors
+autoclass_content = "both"
 
 html_theme = "furo"
 html_title = f"seft_ref {release}"

@@ -237,7 +237,7 @@ def from_dense(values: Array, zeros: str = ANY) -> Sparse:
             without a bit set, so that −0.0 is stored.
 
     Raises:
-        FormatError: FMT-084.
+        FormatError: FMT-084 for a `zeros` other than ``any`` and ``positive``.
     """
     from formats import loops
 
@@ -279,7 +279,10 @@ def _joined(
 
 
 def from_flat(shape: tuple[int, ...], positions: NDArray[np.int64]) -> Mask:
-    """Return the mask of flat row-major positions, (nnz,) int64, strictly increasing and below prod(shape)."""
+    """Return the mask of flat row-major positions, (nnz,) int64, strictly increasing and below prod(shape).
+
+    They are not checked here; whoever writes the mask refuses one that breaks a rule.
+    """
     rows, columns = rows_of(shape), shape[-1]
     indptr = np.searchsorted(positions, np.arange(rows + 1, dtype=np.int64) * columns).astype(np.int64)
     # NumPy casts a few thousand values at a time, so no array of remainders in int64 is made
@@ -289,7 +292,10 @@ def from_flat(shape: tuple[int, ...], positions: NDArray[np.int64]) -> Mask:
 
 
 def with_values(mask: Supported, values: Array) -> Sparse:
-    """Return the sparse tensor of a support and its values, (nnz,)."""
+    """Return the sparse tensor of a support and its values, (nnz,), row by row, of any dtype of the table.
+
+    Their number is not checked here; whoever writes the tensor refuses another.
+    """
     return Sparse(mask.shape, mask.indptr, mask.indices, values)
 
 

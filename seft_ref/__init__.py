@@ -8,14 +8,16 @@
 
 The same run step by step:
 
-    model = load_model("pruned-sparse", kernels.cpu)
+    from seft_ref.kernels import cpu
+
+    model = load_model("pruned-sparse", cpu)
     tokens = read_tokens(Path("train.txt"), Path("pruned-sparse"))
     settings = settings_of("seft", steps=80)
     first = first_batches(settings, tokens, model.weights)
-    start = initial_state(settings, model.config, model.weights, model.bases, kernels.cpu, first)
-    for state, record in train(start, settings, model.config, tokens, kernels.cpu):
+    start = initial_state(settings, model.config, model.weights, model.bases, cpu, first)
+    for state, record in train(start, settings, model.config, tokens, cpu):
         print(record.step, record.loss)
-    save_model("pruned-sparse", "repaired-sparse", finish(state, settings, model.config, tokens, kernels.cpu))
+    save_model("pruned-sparse", "repaired-sparse", finish(state, settings, model.config, tokens, cpu))
 
 A kernel set is an argument everywhere: `kernels.reference` runs on any array library, `kernels.cpu` is fast on
 NumPy arrays, `kernels.gpu` runs on CuPy's. `load_model(..., like=array)` puts a model on the device of an array.

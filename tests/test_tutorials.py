@@ -70,7 +70,7 @@ BEFORE = {
     "judge": before_judging,
     "peft": before_training,
 }
-ELSEWHERE = ("--port ./seft-port", "--profile core")
+ELSEWHERE = ("make -C seft_ports/c", "--port seft_ports/c/seft-port", "--profile core")
 """Commands that tests of the ports run."""
 FAILURE = re.compile(r"^error: |1 rule is broken$|, [1-9]\d* failed,|^  WRONG", re.MULTILINE)
 """Output of a command that exits with another status than 0."""

@@ -346,6 +346,9 @@ def _unusable(area: Area) -> None:
                 over = [int(r != at // 4 and r == min({p // 4 for p in base} - {at // 4})) for r in range(3)]
                 over = [int(name.startswith("refuse") and r == at // 4) or o for r, o in enumerate(over)]
                 part = replace(part, base=base, budget=[k - o for k, o in zip(part.budget, over, strict=True)])
+            elif change == _WHOLE:
+                base[at], h[at % 4] = large, large
+                part = replace(part, base=base, budget=[len(base) - 1 if name.startswith("refuse") else 12])
             pair = part, replace(evidence, gradient=gradient, inputs=h)
             inputs = {"parts": [given_part(*pair)], "rule": chosen, "fraction": 0.5, "seed": 3, "step": 20}
             rounded = binary64 if dtype == "float64" else update_scores.binary32
@@ -358,6 +361,14 @@ def _unusable(area: Area) -> None:
             else:
                 assert not name.startswith("refuse"), name
                 area.add(case_name, "update.event", "EVT-005 EVT-009", text, inputs, answer, dtypes=(dtype,))
+    for name, shape in (("norm", (2, 3)), ("norm-of-blocks", (600, 3))):
+        # GRD-003: two entries whose norm is beyond binary64, in the first and in the last row
+        part, evidence = made(46, shape, 4, 2, 0, chosen=rule())
+        gradient = [1.5e308 if p in (0, shape[0] * 3 - 1) else 0.0 for p in range(shape[0] * 3)]
+        pair = part, replace(evidence, gradient=gradient)
+        inputs = {"parts": [given_part(*pair)], "rule": rule(), "fraction": 0.5, "seed": 0, "step": 1}
+        text, clauses = "a norm beyond binary64 that is not looked at, or block by block", "EVT-005 SEL-004"
+        area.add(f"refuse-{name}", "update.event", clauses, text, inputs, refused=clauses, dtypes=("float64",))
     for name, change in (("random", {"grow": "random"}), ("dead", {"grow": "curvature"})):
         chosen = rule(**change)
         part, evidence = made(45, (2, 4), 4, 2, 0, chosen=chosen)
@@ -386,11 +397,14 @@ def _weight(part: Part) -> int:
 _CURVED: Rule = {"grow": "curvature", "adapts": "never"}
 _ROWS: Rule = {"scope": "row", "adapt": "curvature"}
 
+_WHOLE = {"adapt": _ROWS["adapt"]}
 _OVERFLOWS = (
     ("overflow-off-base", _CURVED | {"grow_scope": "active"}, _off_base, "refused for a score off B"),
     ("overflow-on-slot", _CURVED | {"regrow": 0}, _slot, "refused for the score of a slot"),
     ("overflow-kept-slot", _CURVED, _slot, "refused for the score of a slot that was not dropped"),
     ("overflow-idle-row", _ROWS, _weight, "refused for a row with nothing to prune"),
+    ("overflow-no-excess", _WHOLE, _weight, "refused for a score in an event that prunes nothing"),
+    ("refuse-overflow-excess", _WHOLE, _weight, "a weight's infinite score ranked"),
     ("refuse-overflow-candidate", _CURVED, _off_base, "a candidate's infinite score ranked"),
     ("refuse-overflow-row", _ROWS, _weight, "a weight's infinite score ranked"),
 )

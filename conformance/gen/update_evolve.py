@@ -221,6 +221,11 @@ def _refusals(area: Area, shape: tuple[int, int], state: State, n: Numbers) -> N
             more,
             refused="EVT-005 SEL-004",
         )
+    steep = n.real(shape)
+    steep[0, 0], steep[-1, -1] = 1.5e308, -1.5e308
+    text, clauses = "an event whose gradient has a norm beyond binary64", "EVT-005 SEL-004"
+    more = inputs | {"gradient": steep}
+    area.add("refuse-norm", "update.evolve", clauses, text, more, refused=clauses, dtypes=("float64",))
     more = inputs | {"gradient": n.real(shape), "n_drop": 16}
     area.add("refuse-n-drop", "update.evolve", "SEL-005", "more dropped than there are", more, refused="SEL-005")
 

@@ -129,12 +129,16 @@ int OF(seft_grow)(const OF(matrix) * w, const int64_t *dropped, int64_t dropped_
     int64_t all = w->out * w->in, p, candidates = 0;
     double *scores = (double *)room(all, sizeof *scores, error);
     int64_t *ids = (int64_t *)room(all, sizeof *ids, error);
+    double norm = 0;
     int done = scores && ids;
     for (p = 0; done && p < all; p++) {
         /* EVT-005, GRD-009 */
         int is_read = scope != SEFT_ACTIVE || has(w->base, w->base_count, p) || has(w->delta, w->delta_count, p);
         if (is_read && !isfinite(gradient[p]))
             done = seft_refuse(error, "EVT-005", "the gradient has a NaN or infinite entry");
+        /* EVT-005.2 */
+        if (scope != SEFT_ACTIVE)
+            norm = hypot(norm, (double)gradient[p]);
         /* GROW-001 */
         if (has(w->delta, w->delta_count, p) && !has(dropped, dropped_count, p))
             continue;
@@ -145,6 +149,8 @@ int OF(seft_grow)(const OF(matrix) * w, const int64_t *dropped, int64_t dropped_
         ids[candidates] = p;
         scores[candidates++] = fabs((double)gradient[p]);
     }
+    if (done && !isfinite(norm))
+        done = seft_refuse(error, "EVT-005", "the norm of the gradient is too large");
     /* GROW-002, GRD-003 */
     *count = n < 0 ? 0 : n > candidates ? candidates : n;
     done = done && seft_largest(scores, ids, candidates, *count, grown, error);

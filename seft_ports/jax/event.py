@@ -189,7 +189,8 @@ def evolve(
     for positions in (base.positions, delta.positions):
         read = read.at[positions].set(True, mode="drop")
     # EVT-005; SEL-005
-    refusal = jnp.where(jnp.all(jnp.isfinite(gradient) | (active & ~read)), FINE, NOT_FINITE)
+    finite = jnp.all(jnp.isfinite(gradient) | (active & ~read)) & (active | _has_norm(gradient))
+    refusal = jnp.where(finite, FINE, NOT_FINITE)
     refusal = _either(refusal, trouble(delta.values, n_drop, occupied))
     # EVT-001: an event runs drop, grow and adapt with one gradient (EVT-002)
     dropped = drop(delta.positions, delta.values, n_drop)
@@ -212,6 +213,15 @@ def evolve(
     # EVT-005: a refused event leaves the state as it was
     base, delta = jax.tree.map(lambda x, y: jnp.where(refusal == FINE, x, y), (after, rest), (base, delta))
     return Event(base, delta, dropped, grown, removed, refusal)
+
+
+def _has_norm(gradient: Array) -> Array:
+    """Return whether the norm of a gradient is a number of binary64 (EVT-005.2), as it is in float32."""
+    if gradient.dtype != jnp.float64:
+        return jnp.asarray(True)
+    # the gradient is scaled, so that no square overflows
+    scaled = gradient * 2.0**-540
+    return jnp.isfinite(jnp.sqrt(jnp.sum(scaled * scaled)) * 2.0**540)
 
 
 def _either(first: Array, second: Array) -> Array:

@@ -1,7 +1,7 @@
 """SEFT for PyTorch and the Hugging Face Trainer.
 
 model = wrap(load_sparse(AutoModelForCausalLM.from_config(config), "pruned"), settings)
-Trainer(model, args, optimizers=(SeftOptimizer(model, lr=1e-4), None), callbacks=[SeftCallback(settings)], ...).train()
+Trainer(model, args, optimizers=(SeftOptimizer(model, lr=2e-3), None), callbacks=[SeftCallback(settings)], ...).train()
 merge(model)
 save_sparse(model, "tuned")
 

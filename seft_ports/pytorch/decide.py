@@ -20,7 +20,7 @@ from seft_ports.pytorch.schedule import drop_count
 from seft_ports.pytorch.select import smallest, smallest_of_pools
 from seft_ports.pytorch.settings import Settings
 
-__all__ = ["Decision", "Note", "Part", "check_evidence", "decide", "decide_last", "drop", "drop_counts", "grow"]
+__all__ = ["Decision", "Note", "Part", "check_evidence", "decide", "decide_last", "drop", "drop_counts", "grow", "norm_of"]
 
 Note = Callable[[str, list[Tensor], list[Tensor], list[Tensor]], None]
 """A function that is called after every selection with its name and three lists, which have one entry per matrix: the
@@ -125,6 +125,14 @@ def check_evidence(tensors: Iterable[Tensor]) -> None:
         raise SeftError("EVT-005", EVENT_GRADIENT)
 
 
+def norm_of(gradient: Tensor) -> float:
+    """Return the Euclidean norm of a gradient in binary64; infinite if it is too large (TRN-009)."""
+    wide = gradient.double()
+    largest = float(wide.abs().max()) if wide.numel() else 0.0
+    # the gradient is scaled, so that no square over- or underflows
+    return largest * float((wide / largest).norm()) if largest else 0.0
+
+
 def decide(
     parts: Sequence[Part], rule: Settings, n_drop: Tensor, step: int = 0, note: Note | None = None
 ) -> list[Decision]:
@@ -180,6 +188,10 @@ def _check(part: Part, *, on_support: bool) -> None:
         # GRD-007
         unread |= dict.fromkeys(("gradient", "absolute", "square"), off & ~_mask(part, part.candidates))
     check_evidence(one.masked_fill(unread[name], 0) if name in unread else one for name, one in part.evidence.items())
+    gradient = part.evidence.get("gradient")
+    if gradient is not None and gradient.dtype == torch.float64 and "gradient" not in unread:
+        # EVT-005.2: the norm of float32 is always finite
+        check_evidence([torch.tensor(norm_of(gradient), dtype=torch.float64)])
 
 
 def _mask(part: Part, positions: Tensor) -> Tensor:

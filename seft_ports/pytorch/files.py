@@ -42,6 +42,9 @@ def save_sparse(
 
     beside  the folder of the quantised model that was loaded: its codes stay, and trained weights stand beside them
             (QNT-006). None writes all weights as floats
+
+    Raises:
+        FormatError: FMT-110 if `folder` exists.
     """
     reshard(model)
     if any(is_split(tensor) for tensor in model.parameters()):
@@ -123,6 +126,13 @@ def load_sparse(model: nn.Module, folder: str | os.PathLike[str]) -> nn.Module:
     """Load a sparse checkpoint into a plain model of its config; each projection keeps its support for `wrap`.
 
     A quantised model is loaded as weights, not as codes (QNT-002), so the plain model must be in float32.
+
+    folder  a sparse checkpoint
+
+    Raises:
+        SeftError: CKP-002 for a wrapped or adapted model, PRN-008 for a damaged record of pruning.
+        FormatError: FMT-156 for names that do not fit the model, or the clause that the file breaks.
+        FileNotFoundError: if there is no such folder.
     """
     if layers_of(model):
         raise SeftError("CKP-002", "load_sparse takes a plain model; wrap it afterwards")

@@ -87,6 +87,8 @@ def mask_zeros(model: nn.Module) -> dict[str, Tensor]:
 
     It is a guess for a model whose file records no support. Make it once, right after pruning, because training may
     bring a stored weight to zero (TOP-004).
+
+    A mask is bool, (out, in). A model without layers named q_proj to down_proj has none.
     """
     return {name: linear.weight.detach() != 0 for name, linear in targets_of(model).items()}
 

@@ -27,6 +27,7 @@ class SeftOptimizer(torch.optim.Optimizer):
 
     Other trained parameters of the model, such as `modules_to_save` of PEFT, are a second group.
 
+    lr           learning rate; the default is low: the runs of this project did best near 2e-3
     kind         `adamw`, `spiel-adamw`, `sgd` or `sm3`; None is the one that the model's settings name
     momentum     μ of `sgd`
     slot_warmup  steps over which the rate of a slot rises, with `adamw` (OPT-010)

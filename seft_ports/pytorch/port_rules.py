@@ -104,12 +104,8 @@ def _window(g: Given, evidence_names: list[str]) -> SeftLinear:
 
 
 def _norm(g: Given) -> Answer:
-    gradient = g["gradient"].double()
-    largest = float(gradient.abs().max()) if gradient.numel() else 0.0
-    # TRN-009: the gradient is scaled, so that no square over- or underflows
-    norm = largest * float((gradient / largest).norm()) if largest else 0.0
-    if not torch.isfinite(torch.tensor(norm, dtype=torch.float64)):
-        raise SeftError("EVT-005", "the gradient of an event has a NaN or infinite entry")
+    norm = decide.norm_of(g["gradient"])
+    decide.check_evidence([torch.tensor(norm, dtype=torch.float64)])
     return {"norm": norm}
 
 

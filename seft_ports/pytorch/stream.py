@@ -15,7 +15,7 @@ from torch import Tensor
 from seft_ports.pytorch import kernels
 from seft_ports.pytorch.blocks import Best, Factors, in_blocks, summed
 from seft_ports.pytorch.criteria import ADAPT
-from seft_ports.pytorch.decide import EVENT_GRADIENT, Decision
+from seft_ports.pytorch.decide import EVENT_GRADIENT, Decision, norm_of
 from seft_ports.pytorch.delta import among
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.select import smallest
@@ -40,7 +40,7 @@ class Stream:
     update  it must keep its slots until `decide`; only their values may change
     grow    how many positions the event may grow, or, for an update without slots, how many are to be placed
     active  whether only stored weights may grow
-    adapt   the score by which the event prunes (ADPT-005), or None if it prunes nothing
+    adapt   the score by which the event prunes (ADPT-005), or None for a rule whose events never prune
     first   whether first positions are chosen; then only gradients where growth is allowed must be finite
     """
 
@@ -56,12 +56,14 @@ class Stream:
         # the grown ones are at most `grow`
         above = max(0, int(update.support().sum()) - update.budget) if adapt else 0
         # growth on the base alone leaves nothing to prune
-        self._adapt = None if active and not above else adapt
-        self._prune = Best(grow + above if self._adapt else 0, 0, like)
+        self._adapt, self._prunes = adapt, adapt is not None and (above > 0 or not active)
+        self._prune = Best(grow + above if self._prunes else 0, 0, like)
+        # positions without a slot that the event may prune, but whose scores are infinite
+        self._infinite = [self._prune.positions]
         n = update.slots
         self._gradient, self._seen = (like.new_zeros(n) for _ in range(2))
         self._on_base = torch.zeros(n, dtype=torch.bool, device=like.device)
-        self._finite, self._used, self._stored = True, False, 0
+        self._finite, self._used, self._stored, self._norm = True, False, 0, 0.0
 
     @torch.no_grad()
     def see(self, dy: Tensor, x: Tensor) -> None:
@@ -104,6 +106,10 @@ class Stream:
             # GRD-009
             unread[inside] = False
         self._check(grows.masked_fill(unread, 0))
+        if gradient.dtype == torch.float64 and not (self._active or self._first):
+            # EVT-005.2: the norm of float32 is always finite
+            self._norm = math.hypot(self._norm, norm_of(gradient))
+            self._finite &= math.isfinite(self._norm)
         if not self._finite:
             # NaN and infinity cannot be ranked; `place` and `decide` refuse them
             return
@@ -127,8 +133,13 @@ class Stream:
                 unread = ~base
                 unread[inside] = False
             self._check(evidence.masked_fill(unread, 0))
+        if not self._prunes:
+            return
         self._seen[begin:end] = evidence[inside]
         prunes = self._scores(evidence, weight)
+        prunes.masked_fill_(~base, 0)
+        prunes[inside] = 0
+        self._infinite.append(torch.nonzero(~torch.isfinite(prunes)).flatten() + start)
         prunes.masked_fill_(~base, torch.inf)
         prunes[inside] = torch.inf
         self._prune.offer(prunes, start)
@@ -178,7 +189,7 @@ class Stream:
         on_base = torch.cat([self._grow.beside[:, 1] == 1, self._on_base[back]])[order]
         chosen = smallest(scores, min(n_grow, scores.numel()))
         grown = positions[chosen]
-        if self._adapt is None:
+        if not self._prunes:
             return Decision(dropped, grown, grown[:0], grown[:0])
         # GROW-003: a grown position that has a slot was dropped in this event
         new = ~among(at, grown)
@@ -187,14 +198,20 @@ class Stream:
         off = int((stays & ~self._on_base).sum()) + int((new & ~on_base[chosen]).sum())
         # ADPT-001
         excess = max(0, self._stored + off - update.budget)
+        if not excess:
+            # EVT-005.3: no score is ranked
+            return Decision(dropped, grown, grown[:0], grown[:0])
         # DROP-002: the weight of a dropped slot becomes b
         base_values = update.held[:n]
         weight = torch.where(stays, (base_values.to(phi.dtype) + phi).to(base_values.dtype), base_values)
         # ADPT-003: new slots are exempt
-        others = ~among(grown[new], self._prune.positions)
+        infinite = torch.cat(self._infinite)
+        candidates = torch.cat([self._prune.positions, infinite])
+        scores = torch.cat([self._prune.scores, self._prune.scores.new_full(infinite.shape, torch.inf)])
+        others = ~among(grown[new], candidates)
         mine = torch.nonzero(stays | self._on_base).flatten()
-        positions, order = torch.cat([self._prune.positions[others], at[mine]]).sort()
-        scores = torch.cat([self._prune.scores[others], self._scores(self._seen[mine], weight[mine])])[order]
+        positions, order = torch.cat([candidates[others], at[mine]]).sort()
+        scores = torch.cat([scores[others], self._scores(self._seen[mine], weight[mine])])[order]
         # the base stores every candidate without a slot
         stored = torch.cat([torch.ones_like(others[others]), self._on_base[mine]])[order]
         out = smallest(scores, excess)

@@ -167,8 +167,7 @@ def finetune(
     refuse_different(ranks, "at the start", compared | loop.parts(state, ranks))
     on_start(Started(state, chosen, stored, origin))
 
-    if resume:
-        outcome.resume(state.step)
+    over = resume and outcome.resume(state.step)
     last, writes = chosen.steps if stop_after is None else min(stop_after, chosen.steps), ranks.rank == 0  # TRN-015
     began = time.perf_counter()
     steps = loop.steps(state, config, data, recompute=recompute, ranks=ranks)
@@ -176,8 +175,7 @@ def finetune(
     def finish() -> Final:
         return loop.finish(state, config, data, folder, ranks)
 
-    over = False
-    for state, record in steps if state.step < last else ():  # noqa: B020 - a state is used once
+    for state, record in steps if state.step < last and not over else ():  # noqa: B020 - a state is used once
         on_step(state, record, time.perf_counter() - began)
         # measure before the state is saved, so that a run resumed from that state need not measure this step
         over = outcome.is_over(state, config, finish, ranks)

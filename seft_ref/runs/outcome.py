@@ -49,8 +49,8 @@ class Outcome(Protocol):
     def check(self, config: ModelConfig) -> None:
         """Refuse data that cannot be measured, before the first step."""
 
-    def resume(self, step: int) -> None:
-        """Load the best measurement that a run stopped after this step has kept."""
+    def resume(self, step: int) -> bool:
+        """Load the best measurement that a run stopped after this step has kept; return whether the run had ended."""
 
     def is_due(self, step: int) -> bool:
         """Return whether a state is measured after this step."""
@@ -86,8 +86,9 @@ class LastModel:
     def check(self, config: ModelConfig) -> None:
         """Refuse nothing."""
 
-    def resume(self, step: int) -> None:
-        """Do nothing, because nothing is kept between steps."""
+    def resume(self, step: int) -> bool:
+        """Return False, because nothing is kept between steps, and the run goes on to its last step."""
+        return False
 
     def is_due(self, step: int) -> bool:
         """Return False, because nothing is measured."""
@@ -137,9 +138,13 @@ class BestModel:
             check_data(self.data, self.settings.length, config)
             evaluation_starts(len(self.data), self.settings.length, 1)
 
-    def resume(self, step: int) -> None:
-        """Load the best measurement that a run stopped after this step has kept (TRN-022.4)."""
+    def resume(self, step: int) -> bool:
+        """Load the best measurement that a run stopped after this step has kept; return whether it ended (TRN-022.4).
+
+        A run that is killed after its last measurement, before its model is in place, has ended.
+        """
         self.best = best_kept(self.out, step, self.measure)
+        return self._has_ended(step)
 
     def is_due(self, step: int) -> bool:
         """Return whether a state is measured after this step (TRN-022)."""
@@ -150,7 +155,7 @@ class BestModel:
 
         Every rank measures all data, so that all ranks decide alike.
         """
-        every, patience, step = self.validation.every, self.validation.patience, state.step
+        step = state.step
         if not self.is_due(step):
             return False
         loss = self._loss(state.weights, config)
@@ -160,8 +165,14 @@ class BestModel:
                 attributes = {"seft.settings": settings_text(self.settings)}
                 keep(self.model, self.out, self.best, self.measure, final, attributes)
         self.validation.on_loss(step, loss, self.best)
-        # TRN-022.3
-        return patience is not None and step // every - self.best.step // every >= patience
+        return self._has_ended(step)
+
+    def _has_ended(self, step: int) -> bool:
+        """Return whether so many measurements up to this step were no better that the run ends (TRN-022.3)."""
+        every, patience = self.validation.every, self.validation.patience
+        if patience is None or self.best is None:
+            return False
+        return step // every - self.best.step // every >= patience
 
     def write(self, finish: Callable[[], Final], ranks: Ranks) -> Final:
         """Move the best model to `out`, and return its targets, loaded from there."""

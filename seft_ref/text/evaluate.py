@@ -21,10 +21,15 @@ class Evaluation:
     """The perplexity of a model, and the windows on which it was measured."""
 
     perplexity: float
+    """exp(nats_per_token)"""
     nats_per_token: float
+    """mean cross-entropy of the predicted tokens"""
     targets: int
+    """number of predicted tokens"""
     windows: int
+    """number of windows"""
     length: int
+    """tokens of a window"""
 
 
 def evaluate_windows(

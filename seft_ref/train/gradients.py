@@ -109,7 +109,11 @@ def loss_and_gradients(
 def every_gradient(
     weights: Weights, config: ModelConfig, batches: Sequence[Batch], kernels: KernelSet
 ) -> tuple[float, dict[str, Array]]:
-    """Return the loss and the whole gradient of every parameter by name; tied embeddings are summed (MDL-005)."""
+    """Return the loss in nats per target, and the whole gradient of every parameter; tied ones are summed (MDL-005).
+
+    batches  the micro-batches of one step
+    returns  the loss, and name -> gradient of the parameter's dense shape, at every position, stored or not
+    """
     count = sum(batch.count() for batch in batches)
     loss = 0.0
     total: dict[str, Array] = {}

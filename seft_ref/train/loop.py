@@ -67,10 +67,12 @@ class StepRecord:
     step: int
     loss: float
     lr: float
+    """learning rate of the step"""
     gradient_norm: float
     event: dict[str, int] | None = None
     """counts of TRN-009, summed over all matrices; None without an event"""
     matrices: dict[str, EventRecord] | None = None
+    """matrix -> what its event did; None without an event"""
 
 
 @overflow_allowed()

@@ -184,3 +184,42 @@ def test_GRD_008_an_infinite_square_off_the_support_is_not_read():
     dy, x = torch.tensor([[1e10, 0, 0], [0, 1, 1]]), torch.tensor([[0, 3e9, 0], [1, 1, 1]])
     watching.take([(dy, x)])
     assert 1 in watching.decide(1).grown.tolist()
+
+
+def both_ways(rule, weight, dy, x, slots, phi, n_drop, delta_budget):
+    """Return what the candidates and the whole gradient decide, or the clause by which they refuse."""
+    layer = SeftLinear(torch.tensor([weight]), torch.tensor([[w != 0 for w in weight]]), delta_budget, settings=rule)
+    layer.place(torch.tensor(slots))
+    layer.values.data[: len(slots)] = torch.tensor(phi)
+    layer.refresh()
+    dy, x = torch.tensor([dy]), torch.tensor([x])
+    adapt, active = rule.adapt if rule.prunes else None, rule.grow_scope == "active"
+    watching = stream.Stream(layer, n_drop + delta_budget - len(slots), active=active, adapt=adapt)
+    watching.see(dy, x)
+    counts, said = torch.tensor([n_drop]), []
+    for one in (
+        lambda: watching.decide(n_drop),
+        lambda: decide([layer.part({name: evidence(dy, x)[name] for name in rule.asks()})], rule, counts)[0],
+    ):
+        try:
+            said.append([getattr(one(), what).tolist() for what in ("dropped", "grown", "pruned")])
+        except SeftError as error:
+            said.append(error.clause)
+    return said
+
+
+def test_evt_005_an_event_is_refused_as_with_the_whole_gradient():
+    free = Settings(preset="sensitivity")
+    # |g W| of a weight without a slot is infinite: refused where weights are pruned
+    overflowing = both_ways(free, [1e20, 1.0, 2.0, 0.0], [1.0], [1e20, 1.0, 0.1, 1e21], [2], [0.5], 1, 1)
+    assert overflowing == ["SEL-004"] * 2
+    # unless it is new, and so exempt
+    grown = both_ways(free, [1e20, 1.0, 2.0, 0.0], [1.0], [1e20, 1.0, 0.1, 0.5], [2], [0.5], 1, 1)
+    assert grown[0] == grown[1] == [[2], [0], []]
+    # |g W| of a slot is infinite, and nothing is pruned: no score is ranked
+    unranked = both_ways(free, [1e20, 1.0, 2.0, 0.0], [1.0], [1e20, 3e20, 0.1, 0.0], [0, 2], [5.0, 0.5], 1, 2)
+    assert unranked[0] == unranked[1] == [[2], [1], []]
+    # the evidence of adapt is looked at where growth on the base leaves nothing to prune
+    for adapt in ("fisher", "token-fisher"):
+        rule = Settings(preset="active-only", adapt=adapt)
+        assert both_ways(rule, [3.0, 1.0, 2.0, 0.0], [1.0], [1e20, 1.0, 0.1, 1.0], [2], [0.5], 1, 1) == ["EVT-005"] * 2

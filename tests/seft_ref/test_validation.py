@@ -123,6 +123,22 @@ def test_TRN_022_4_a_run_stopped_after_any_step_is_the_same(place, method, patie
     assert not [path for path in place.iterdir() if ".best-" in path.name or path.name.endswith(".state")]
 
 
+def test_TRN_022_4_a_crash_before_the_model_is_in_place(place, monkeypatch):
+    more = {"every": 1, "patience": 2, "lr": 0.05}
+    whole, _ = run(place, place / "whole", **more)
+    assert whole.state.step < RUN["steps"]
+
+    def crash(*_):
+        raise InterruptedError
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr("seft_ref.runs.outcome.give_out", crash)
+        run(place, place / "out", **more)
+    done, seen = run(place, place / "out", resume=True, **more)
+    assert (seen, done.best, done.state.step) == ([], whole.best, whole.state.step)
+    assert contents(place / "out") == contents(place / "whole")
+
+
 def test_TRN_022_4_a_crash_between_measurement_and_state(place):
     class Crash(Exception):
         pass
