@@ -218,7 +218,7 @@ def evolve(
 def _has_norm(gradient: Array) -> Array:
     """Return whether the norm of a gradient is a number of binary64 (EVT-005.2), as it is in float32."""
     if gradient.dtype != jnp.float64:
-        return jnp.asarray(True)
+        return jnp.ones((), dtype=bool)
     # the gradient is scaled, so that no square overflows
     scaled = gradient * 2.0**-540
     return jnp.isfinite(jnp.sqrt(jnp.sum(scaled * scaled)) * 2.0**540)

@@ -17,7 +17,7 @@ from seft_ports.peft.layer import SeftLayer, SeftLinear
 from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK
-from seft_ports.pytorch.model import mask_zeros, place_first, place_of, targets_of
+from seft_ports.pytorch.model import mask_zeros, place_first, place_of, targets_of, watch_padding
 from seft_ports.pytorch.patterns import check_kept
 from seft_ports.pytorch.update import check_finished
 
@@ -94,6 +94,7 @@ class SeftModel(BaseTuner):
         if updates and stored == sum(update.out_features * update.in_features for _, update in updates):
             message = "dense-base: every weight of the adapted layers is stored, so there is nothing to keep sparse"
             warnings.warn(f"{message}; prune the model first (seft prune)", stacklevel=2)
+        watch_padding(model, [update for _, update in updates], config.settings())
         # MDL-007: projections of blocks come in their order, then all other adapted layers
         updates.sort(key=lambda one: (place_of(one[0]) is None, place_of(one[0]) or ()))
         for matrix, (_, update) in enumerate(updates):

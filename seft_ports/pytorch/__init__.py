@@ -14,6 +14,7 @@ select, schedule            the smallest scores, and how many of them
 stream                      gradients that are processed block by block
 optimizer, slot_step        the optimizer of slots
 callback                    the Trainer of transformers
+padding                     which rows of a batch count
 files, patterns             checkpoints, and N:M tensors
 settings, presets, refused  the settings of a run, and what it refuses
 port, port_rules, run       the adapter for the conformance kit

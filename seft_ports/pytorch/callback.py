@@ -27,8 +27,9 @@ LOOKED = "events and first slots look at the data of batches_of by model(**batch
 
 
 class SeftCallback(TrainerCallback, ExportableState):
-    """Runs the events and the last adapt pass of a wrapped or adapted model that a Trainer fine-tunes with `SeftOptimizer`.
+    """Runs the events and the last adapt pass of a model that a Trainer fine-tunes with `SeftOptimizer`.
 
+    The model is wrapped, or has adapters of SEFT.
     The state of a run is in the buffers of the model and in the optimizer, both part of the Trainer's checkpoints.
 
     Attributes:

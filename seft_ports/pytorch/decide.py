@@ -20,7 +20,18 @@ from seft_ports.pytorch.schedule import drop_count
 from seft_ports.pytorch.select import smallest, smallest_of_pools
 from seft_ports.pytorch.settings import Settings
 
-__all__ = ["Decision", "Note", "Part", "check_evidence", "decide", "decide_last", "drop", "drop_counts", "grow", "norm_of"]
+__all__ = [
+    "Decision",
+    "Note",
+    "Part",
+    "check_evidence",
+    "decide",
+    "decide_last",
+    "drop",
+    "drop_counts",
+    "grow",
+    "norm_of",
+]
 
 Note = Callable[[str, list[Tensor], list[Tensor], list[Tensor]], None]
 """A function that is called after every selection with its name and three lists, which have one entry per matrix: the

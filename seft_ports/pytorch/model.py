@@ -1,6 +1,6 @@
 """`wrap` makes the block projections of a transformers model sparse layers; `merge` makes them plain ones again."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from seft_ports.pytorch.delta import budgets, initial
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK, SeftLinear, check_mask
+from seft_ports.pytorch.padding import Padding
 from seft_ports.pytorch.patterns import check_kept
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split
@@ -27,6 +28,7 @@ __all__ = [
     "replace",
     "show_overflow",
     "targets_of",
+    "watch_padding",
     "wrap",
     "wrapped_layers",
 ]
@@ -97,9 +99,17 @@ def record_support(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Record the support of layers, for `wrap` and for SeftConfig(support="recorded"), in buffers outside a state_dict.
 
     masks  booleans, (out, in), by the name of a module; for a quantised model those of the model before quantisation
+
+    Raises:
+        SeftError: TOP-004 for a mask of another shape or dtype.
     """
     for name, mask in masks.items():
         layer = model.get_submodule(name)
+        shape = (layer.out_features, layer.in_features)
+        if tuple(mask.shape) != shape or mask.dtype != torch.bool:
+            raise SeftError(
+                "TOP-004", f"the mask of {name} is {mask.dtype} of shape {tuple(mask.shape)}, expected bool of {shape}"
+            )
         layer.register_buffer(MASK, mask.to(next(layer.parameters()).device), persistent=False)
 
 
@@ -129,10 +139,20 @@ def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | Non
         layers[name] = _sparse(targets.pop(name), supports[name], settings, matrix, slots[matrix])
         replace(model, name, layers[name])
     show_overflow(model)
+    watch_padding(model, layers.values(), settings)
     # DDP need not broadcast them, because every rank makes the same event from the same gradient
     ignored = [f"{name}.{buffer}" for name, layer in layers.items() for buffer in (*layer._buffers, "weight", "bias")]
     nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
     return model
+
+
+def watch_padding(model: nn.Module, updates: Iterable[SparseUpdate], settings: Settings) -> None:
+    """Let updates leave out the rows of padding, if their rule looks at the inputs of layers (GRD-006)."""
+    if "inputs" in settings.asks() | settings.asks_at_end():
+        padding = Padding()
+        padding.watch(model)
+        for update in updates:
+            update.padding = padding
 
 
 def show_overflow(model: nn.Module) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from seft_ports.pytorch import blocks, kernels
 from seft_ports.pytorch.decide import check_evidence
 from seft_ports.pytorch.errors import SeftError
+from seft_ports.pytorch.padding import Padding
 from seft_ports.pytorch.select import largest
 from seft_ports.pytorch.split import add, all_true, is_split, mean_of_all, processes, split_as, whole
 
@@ -49,6 +50,7 @@ class Windowed(nn.Module):
         candidates: (d_φ,) int64 in an open window that keeps `first-step`, the positions that may grow; (0,) else.
         keeps: one of KEEPS.
         watched: whether a backward pass adds to the window, or goes to an observer.
+        padding: notes which rows of a batch are padding.
         has_evidence: whether the window has seen a backward pass since this process opened it.
     """
 
@@ -63,6 +65,7 @@ class Windowed(nn.Module):
         # the names keep the order of SUMS, because all processes must add the sums up in the same order
         self._asked: tuple[str, ...] = ()
         self._observer: Callable[[Tensor, Tensor], None] | None = None
+        self.padding = Padding()
         # the gradient of the running step is kept, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
         # empty if the window has sums
@@ -122,8 +125,7 @@ class Windowed(nn.Module):
 
     def sums(self) -> list[Tensor]:
         """Return the sums that the window has."""
-        totals = [getattr(self, f"sum_{name}") for name in SUMS]
-        return [total for total in totals if total.numel()]
+        return [total for name in SUMS if (total := getattr(self, f"sum_{name}")).numel()]
 
     @property
     def has_window(self) -> bool:
@@ -180,9 +182,7 @@ class Windowed(nn.Module):
             # squares over all processes is then the mean of dy² x² over them, divided by N once more
             add(self._total("tokens"), self._entries("tokens", [(dy, x)]) / processes())
         if "inputs" in self._asked:
-            # GRD-006
-            self.sum_inputs[:-1] += x.to(self.sum_inputs.dtype).square().sum(0)
-            self.sum_inputs[-1] += len(x)
+            self.padding.add_squares(self.sum_inputs, x)
 
     def settle(self) -> None:
         """End a step: add its gradient, its |g| and its g² to the sums of the window, or keep its factors."""

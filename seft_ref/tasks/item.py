@@ -28,8 +28,9 @@ class Choices:
         return self.contexts[self.gold] + self.continuations[self.gold]
 
     def question(self) -> tuple[str, ...]:
-        """Return a key that is equal for equal items: contexts and choices, sorted, with single white space."""
-        return tuple(sorted({_single(text) for text in (*self.contexts, *self.choices)}))
+        """Return a key that is equal for equal items: the text of each choice, sorted, with single white space."""
+        pairs = zip(self.contexts, self.continuations, strict=True)
+        return tuple(sorted(f"{_single(context)}\n{_single(rest)}" for context, rest in pairs))
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,6 +185,21 @@ def test_TSK_007_an_item_that_is_also_a_training_item_is_refused_or_left_out(tmp
     assert "every item" in refused(lambda: load_items(task, tmp_path, skip_trained=True))
 
 
+def test_TSK_007_twins_of_winogrande_are_two_items(tmp_path):
+    folder, task = tmp_path / "commonsense" / "winogrande", TASKS["winogrande"]
+    twins = [f"Ann was a better lawyer than Bea, so _ always got the {what} cases." for what in ("easier", "harder")]
+    for name, sentence in zip(("test", "train"), twins, strict=True):
+        write(folder / f"{name}.json", asked("Option", sentence, ["Ann", "Bea"]))
+    assert len(load_items(task, tmp_path).items) == 1
+    write(folder / "train.json", asked("Option", twins[0].replace(" so", "  so"), ["Bea", "Ann"], 1))
+    assert "TSK-007" in refused(lambda: load_items(task, tmp_path))
+
+
+def test_TSK_007_choices_are_counted():
+    first, second = (Choices(("q",) * 3, tuple(f" {c}" for c in text), tuple(text), 0) for text in ("aab", "abb"))
+    assert first.question() != second.question()
+
+
 def test_TSK_008_rows_and_encodings_of_mmlu_are_reported(data, tmp_path):
     assert load_items(TASKS["mmlu_redux"], data).remarks == ("21 of 24 rows are marked ok; the others were left out",)
     text = f"question,choices,answer,error_type,,\n{row(1)},,\n{row(2, 'Ok')},,\n{row(3, 'Bad')},,\n"
