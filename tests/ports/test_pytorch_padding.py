@@ -11,7 +11,7 @@ pytest.importorskip("peft")
 from peft import get_peft_model  # noqa: E402
 
 from seft_ports.peft import SeftConfig  # noqa: E402
-from seft_ports.pytorch import SeftError, Settings  # noqa: E402
+from seft_ports.pytorch import Evolution, SeftError, SeftOptimizer, Settings  # noqa: E402
 from seft_ports.pytorch.model import mask_zeros, record_support, wrap  # noqa: E402
 from seft_ports.pytorch.update import SparseUpdate  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
@@ -27,7 +27,9 @@ def adapted(how):
         plain.get_submodule(name).weight.data *= mask
     if how == "wrap":
         return wrap(plain, Settings(**RULE), mask_zeros(plain))
-    return get_peft_model(plain, SeftConfig(**RULE))
+    model = get_peft_model(plain, SeftConfig(**RULE))
+    Evolution(model, SeftOptimizer(model, lr=0.0), Settings(**RULE), steps=100).attach()
+    return model
 
 
 def inputs_of(model, padded, *, right, by_name=True):
