@@ -109,6 +109,7 @@ NAMES = (
         "`positions`, `base`, `delta`, `old`, `new`, `dropped`",
         "i64: flat positions row · in + column, ascending",
     ),
+    ("`ids` of `select.*`", "i64: ascending, each once; they decide ties (SEL-001)"),
     ("`indptr`, `indices`", "i64: row pointers (out + 1) and columns (TOP-001)"),
     ("`values`, `base_values`, `delta_values`", "floats: one a slot, in the order of the positions; φ for a delta"),
     ("`gradient`, `absolute`, `square`", "floats (out, in), or one a position where `positions` is an input"),

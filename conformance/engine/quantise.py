@@ -41,7 +41,8 @@ def _merge(a: Values) -> Values:
     matrix, support, values = _read(a), read_topology(a, "support"), a["values"]
     check_merge(a["mode"])
     made, differs, counts = beside(matrix, support, values)
-    if a["mode"] == "grid":
+    # QNT-011.3
+    if a["mode"] != "beside":
         made, counts = in_grid(matrix, support, values)
         differs = differs & ~differs
     xp = array_namespace(values)

@@ -39,6 +39,7 @@ def merging() -> Area:
         _merge(area, f"beside{name}", "QNT-006", text, matrix, kept, "beside")
         text = "another scale or zero point, ties away from zero, or grown positions without a code"
         _merge(area, f"grid{name}", "QNT-007", text, matrix, kept, "grid")
+        _merge(area, f"grid-exact{name}", "QNT-007 QNT-011", "merged beside the codes", matrix, kept, "grid-exact")
     matrix = ("int8", (2, 4), {0: 127, 1: -128, 5: 3}, np.array([[1.0], [0.5]]), None)
     far = {0: 127.25, 1: -128.5, 2: 127.5, 3: -900.0, 5: 1.5, 6: 0.125, 7: 64.0}
     _merge(area, "saturated", "QNT-007", "codes that wrap around, or counts before clamping", matrix, far, "grid")
@@ -77,6 +78,13 @@ def _nearest(area: Area) -> None:
     text = "ties away from zero"
     ties = np.array([[7.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.5], [14.0, 1.0, 3.0, 5.0, -1.0, -3.0, -5.0, -14.0]])
     _round(area, "nearest-ties", "QNT-004", text, "int4", ties, range(16))
+    text = "rounded after the zero point is added"
+    _round(area, "nearest-ties-asym", "QNT-004", text, "int4:asym", np.array([[-3.0, 12.0, 0.5, 1.5]]), range(4))
+    # the scale is that of 57 and 127 codes, so 1 / s is not exact, and (k + 1/2) · s is
+    scale = float(np.float32(57 / 127))
+    text = "a product with 1 / s"
+    ties = np.array([[57.0, *(scale * (k + 0.5) for k in (1, 3, 5, 7, 9, 11, 13))]])
+    _round(area, "nearest-ties-inexact", "QNT-004", text, "int8", ties, range(8), dtypes=("float64",))
     text = "lo or hi without 0: all weights of one sign"
     _round(area, "nearest-one-sign", "QNT-003", text, "int4:g4:asym", np.abs(weights) + 1, most)
     _round(area, "nearest-negative", "QNT-003", text, "int8:asym", -np.abs(weights) - 1, most)
@@ -162,7 +170,7 @@ def _round(
     area: Area, name: str, clauses: str, purpose: str, grid: str, weights: Array, positions: Any, **more: Any
 ) -> None:
     """Add a case of rounding a matrix; fail if a choice of GPTQ is too near to a tie."""
-    at = sorted(positions)
+    at, which = sorted(positions), {key: more.pop(key) for key in ("dtypes",) if key in more}
     inputs = {"grid": grid, "weights": weights, "positions": ids(at), **more}
     if "inputs" in more:
         options = {key: more[key] for key in ("damping",) if key in more}
@@ -175,7 +183,7 @@ def _round(
         "scales": np.array(coded.scales, dtype=np.float64),
         "zeros": np.array(coded.zeros, dtype=np.int64),
     }
-    area.add(name, "quantise.matrix", clauses, purpose, inputs, answer)
+    area.add(name, "quantise.matrix", clauses, purpose, inputs, answer, **which)
 
 
 def _stand_for(

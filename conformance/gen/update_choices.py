@@ -32,6 +32,8 @@ def budgets() -> Area:
     area.add("count-large", "count.budgets", "DLT-002", "n · out · in in 64 bits, or in binary64", inputs, answer)
     none = {"by": "rank", "amount": 4, "shapes": np.zeros((0, 2), dtype=np.int64), "stored": ids([])}
     area.add("no-targets", "count.budgets", "DLT-002", "a model without targets", none, {"n": ids([])})
+    empty = {"by": "count", "amount": 4, "shapes": np.array([[0, 4]], dtype=np.int64), "stored": ids([0])}
+    area.add("no-positions", "count.budgets", "DLT-002", "a share of no positions", empty, {"n": ids([0])})
     for density in (0.0, -0.5, 1.5):
         bad = {"by": "nnz", "amount": density, "shapes": np.array(shapes, dtype=np.int64), "stored": ids(stored)}
         text = "a density outside (0, 1]"

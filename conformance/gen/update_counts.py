@@ -9,6 +9,16 @@ from conformance.gen.numbers import Area, ids, reals
 from conformance.oracle import update_counts, update_schedule
 
 
+def inside(n: int) -> float:
+    """Return a number below n that counts as n (SEL-006)."""
+    return n - 0.99 * 2.0**-20
+
+
+def outside(n: int) -> float:
+    """Return the number beside `inside(n)` that counts as n - 1 (SEL-006)."""
+    return n - 1.01 * 2.0**-20
+
+
 def counts() -> Area:
     """Return cases of counts, schedules and learning rates (SEL-006, DLT-002, SCH-001 to SCH-005)."""
     area = Area("schedule", "binary64 by the written formula")
@@ -20,6 +30,8 @@ def counts() -> Area:
         ("none", 0.001, (8, 8), 60, "rounding up to one slot"),
         ("half", 0.5, (3, 3), 9, "rounding to nearest"),
         ("large", 0.29, (100000, 100000), 2**40, "a nudge too small for large counts"),
+        ("inside", inside(7) / 10_000, (100, 100), 6000, "a nudge below 2⁻²⁰"),
+        ("outside", outside(7) / 10_000, (100, 100), 6000, "a nudge above 2⁻²⁰"),
     ):
         n = update_counts.delta_budget(density, *shape, stored)
         inputs = {"density": density, "out": shape[0], "in": shape[1], "stored": stored}
@@ -29,6 +41,11 @@ def counts() -> Area:
         inputs = {"drop_fraction": fraction, "step": step, "steps": steps, "slots": slots}
         text = "a count that hangs on the last bit of cos or on the order of a product"
         area.add(f"drop-{step}-{steps}-{slots}", "count.drop", "SCH-001 SCH-002 SEL-006", text, inputs, {"n": n})
+    for name, fraction in (("inside", inside(7) / 100), ("outside", outside(7) / 100)):
+        # the first event drops the whole fraction
+        n = update_counts.count(update_schedule.drop_fraction(fraction, 0, 80) * 100)
+        inputs = {"drop_fraction": fraction, "step": 0, "steps": 80, "slots": 100}
+        area.add(f"drop-{name}", "count.drop", "SCH-002 SEL-006", "another nudge than 2⁻²⁰", inputs, {"n": n})
     for step, steps, fraction in (
         (0, 80, 0.2),
         (20, 80, 0.2),

@@ -25,7 +25,7 @@ def delta_budgets(by: str, amount: float, shapes: Sequence[tuple[int, int]], sto
         d = {
             "numel": lambda: count(amount * rows * cols),  # noqa: B023  called at once
             "nnz": lambda: count(amount * k),  # noqa: B023
-            "count": lambda: int(amount) * rows * cols // total,  # noqa: B023
+            "count": lambda: int(amount) * rows * cols // max(total, 1),  # noqa: B023
             "rank": lambda: int(amount) * (rows + cols),  # noqa: B023
         }[by]()
         out.append(min(d, k))

@@ -87,7 +87,7 @@ def _q4_0(blocks: Array) -> Quantised:
     scales = blocks[:, :, :2].copy().view(np.float16)[:, :, 0]
     halves = blocks[:, :, 2:]
     codes = (np.concatenate([halves & 15, halves >> 4], axis=2).astype(np.int8) - 8).astype(np.int8)
-    negative = np.signbit(scales)
+    negative = scales < 0
     codes = np.where(negative[:, :, None], -codes - 1, codes).astype(np.int8).reshape(rows, groups * _BLOCK)
     return _on_grid(codes, np.abs(scales), np.where(negative, -1, 0).astype(np.int8), 4)
 

@@ -35,7 +35,7 @@ def budgets(s: Settings, shapes: Sequence[tuple[int, int]], stored: Sequence[int
     if s.budget_by == "nnz":
         counts = [math.floor(s.density * k + SLACK) for k in stored]
     elif s.budget_by == "count":
-        counts = [s.slots * n // sum(sizes) for n in sizes]
+        counts = [s.slots * n // max(sum(sizes), 1) for n in sizes]
     else:
         counts = [s.rank * (out + width) for out, width in shapes]
     return [min(n, k) for n, k in zip(counts, stored, strict=True)]

@@ -5,6 +5,7 @@ Settings(preset="seft", density=0.02, evolve_every=100, drop="fisher", scope="ro
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, get_args, get_type_hints
 
 from seft_ports.pytorch import presets
@@ -130,6 +131,9 @@ class Settings:
                 raise SeftError(CLAUSES[name], f"{name} is {value!r}; it is one of {', '.join(allowed)}")
             if hint is bool and not isinstance(value, bool):
                 raise SeftError(CLAUSES.get(name, "CKP-001"), f"{name} is {value!r}; it is True or False")
+            kind = {int: Integral, float: Real}.get(hint)
+            if kind is not None and value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise SeftError("TRN-008", f"{name} is {value!r}; it is a number of type {kind.__name__}")
 
     def _check_ranges(self) -> None:
         if not 0 < self.density <= 1:

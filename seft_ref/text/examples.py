@@ -78,7 +78,7 @@ class Examples:
             TextError: TRN-021 for more than a billion steps.
         """
         of_epoch = sum(len(example.tokens) for example in self.items) / length if self.packed else len(self.items)
-        n = epochs * of_epoch / rows
+        n = epochs * of_epoch / rows - 2.0**-20
         if n > _MOST_STEPS:
             raise TextError("TRN-021", f"{epochs:g} epochs are {n:.3g} steps; give fewer")
         return max(1, math.ceil(n))
@@ -210,6 +210,10 @@ def _why_nothing(example: Example, length: int) -> str:
     return "none of its tokens is an answer's; look at the chat template, which writes no answer here"
 
 
+def _constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
 def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the place and the object of every line of a file that is not blank."""
     if not file.is_file():
@@ -219,7 +223,7 @@ def _lines(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         place = f"{file} line {number}"
         try:
             text = raw.decode()
-            line = json.loads(text, object_pairs_hook=_object) if text.strip() else None
+            line = json.loads(text, object_pairs_hook=_object, parse_constant=_constant) if text.strip() else None
         except UnicodeDecodeError as error:
             raise TextError(
                 "TRN-020", f"{place} is not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"

@@ -144,6 +144,8 @@ class TrainSettings:
         pair = self.pattern
         if pair is not None and not (isinstance(pair, tuple) and [type(n) for n in pair] == [int, int]):
             raise ConfigError("EVT-007", f"pattern is {pair!r}, must be a pair of whole numbers, (2, 4) for 2:4")
+        if pair is not None and not 1 <= pair[0] <= pair[1]:
+            raise ConfigError("TOP-005", f"pattern is {pair!r}, must keep 1 to M of M neighbours, (2, 4) for 2:4")
 
     def _check_window(self) -> None:
         if self.rule.events == "phases":

@@ -82,8 +82,8 @@ class Rule:
             if hint is bool and not isinstance(value, bool):
                 raise ConfigError(CLAUSE_OF[name], f"{name} is {value!r}; choose true or false")
         # SCH-007
-        if not 0 < self.evolve_until <= 1:
-            raise ConfigError("SCH-007", f"evolve_until is {self.evolve_until}, must be above 0 and at most 1")
+        if not isinstance(self.evolve_until, int | float) or not 0 < self.evolve_until <= 1:
+            raise ConfigError("SCH-007", f"evolve_until is {self.evolve_until!r}, must be above 0 and at most 1")
         for wrong, why in (
             (
                 self.candidates == "first-step" and self.grow not in ("gradient", "absolute", "fisher"),

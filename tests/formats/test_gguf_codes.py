@@ -18,7 +18,7 @@ def blocks(kind, rows, groups, seed=0):
     raw = rng.integers(0, 256, (rows, groups, BYTES[kind]), dtype=np.uint8)
     scales = rng.standard_normal((rows, groups)).astype(np.float16)
     scales = scales if kind == Kind.Q4_0 else np.abs(scales)
-    scales[0, 0] = 0
+    scales[0, 0], scales[1, 0] = 0, -0.0 if kind == Kind.Q4_0 else 0
     raw[:, :, :2] = scales[:, :, None].view(np.uint8)
     return raw.reshape(rows, -1)
 
@@ -39,6 +39,10 @@ def test_QNT_010_the_weights_are_those_of_the_gguf_package(tmp_path, kind):
         # a weight of 0 is pruned, whatever its sign was
         assert (ours + np.float32(0)).tobytes() == (theirs + np.float32(0)).tobytes()
         assert kept.tensors[name].nnz == np.count_nonzero(theirs)
+    if kind == Kind.Q4_0:
+        # the table's s ≥ 0 has -0.0 in it
+        zeros = formats.to_dense(kept.tensors["blk.0.attn_q.weight.zero_point"])
+        assert zeros[0, 0] == zeros[1, 0] == 0
     assert formats.to_dense(kept.tensors["norm.weight"]).tolist() == [1.0] * 7
 
 

@@ -257,6 +257,10 @@ SETTINGS = Settings(density=0.1, evolve_every=3, drop_fraction=0.5)
         ("EVT-012", {"rank": 4}),
         ("EVT-007", {"pattern": (2, 4), "grow_scope": "anywhere"}),
         ("TOP-005", {"pattern": (4, 2)}),
+        ("TRN-008", {"evolve_every": 2.5}),
+        ("TRN-008", {"evolve_until": "x"}),
+        ("TRN-008", {"seed": True}),
+        ("TRN-008", {"drop_fraction": "a"}),
         ("RNG-002", {"seed": -1}),
     ],
 )

@@ -166,6 +166,10 @@ def test_TRN_021_5_epochs_are_steps():
     examples = Examples([Example([0] * 5, [0] * 5)] * 7)
     assert [examples.steps(e, 4, 10) for e in (1, 2, 0.1, 4)] == [2, 4, 1, 7]
     assert replace(examples, packed=True).steps(2, 4, 10) == math.ceil(2 * 35 / 10 / 4)
+    # 1.1 · 100 and 7 · (29 / 7) are a little more than a whole number in binary64
+    assert Examples([Example([0] * 5, [0] * 5)] * 100).steps(1.1, 1, 10) == 110
+    assert Examples([Example([0] * 29, [0] * 29)], packed=True).steps(7, 1, 7) == 29
+    assert examples.steps(1e-9, 4, 10) == 1
 
 
 def test_TRN_021_4_a_padded_step_is_the_sum_over_its_examples_alone(folder, data):
@@ -308,6 +312,7 @@ def test_TRN_020_7_a_line_that_is_no_example(folder, tmp_path, line, told):
     ("content", "told"),
     [
         (b'\xef\xbb\xbf{"prompt": "a", "completion": "b"}', "begins with a byte order mark"),
+        (b'{"prompt": "a", "completion": "b", "weight": NaN}', "NaN"),
         (b'[{"prompt": "a", "completion": "b"},\n{"prompt": "a", "completion": "b"}]', "holds one array"),
     ],
 )

@@ -131,9 +131,10 @@ def test_TRN_022_4_a_crash_before_the_model_is_in_place(place, monkeypatch):
     def crash(*_):
         raise InterruptedError
 
-    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+    with monkeypatch.context() as patch:
         patch.setattr("seft_ref.runs.outcome.give_out", crash)
-        run(place, place / "out", **more)
+        with pytest.raises(InterruptedError):
+            run(place, place / "out", **more)
     done, seen = run(place, place / "out", resume=True, **more)
     assert (seen, done.best, done.state.step) == ([], whole.best, whole.state.step)
     assert contents(place / "out") == contents(place / "whole")

@@ -1,6 +1,7 @@
 """Mutants of counts, schedules and budgets (DLT, SCH)."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -10,6 +11,13 @@ from conformance.wrong.mutants.base import Mutant, Values, after, changed, ids, 
 
 def rate(a: Values) -> float:
     return update_schedule.drop_fraction(a["drop_fraction"], a["step"], a["steps"]) * a["slots"]
+
+
+def with_nudge(nudge: float, x: Callable[[Values], float]) -> Callable[[Values], Values]:
+    def counted(a: Values) -> Values:
+        return {"n": min(math.floor(x(a) + nudge), a["stored"] if "stored" in a else a["slots"])}
+
+    return counted
 
 
 def budget_before_the_cap(a: Values) -> float:
@@ -45,6 +53,11 @@ MUTANTS: list[Mutant] = [
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": round(rate(a))}, "round"),
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": int(rate(a))}, "floor without the nudge"),
     mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": math.ceil(rate(a))}, "ceil"),
+    *(
+        mutant("SEL-006", op, with_nudge(nudge, x), f"floor(x + {nudge:.0e})")
+        for nudge in (1e-3, 1e-5, 9e-7)
+        for op, x in (("count.budget", budget_before_the_cap), ("count.drop", rate))
+    ),
     mutant("DLT-002", "count.budget", lambda a: {"n": update_counts.count(budget_before_the_cap(a))}, "no cap at K"),
     mutant("SEL-006", "count.budget", lambda a: {"n": min(int(budget_before_the_cap(a)), a["stored"])}, "int()"),
     mutant("DLT-002", "count.budgets", shared_equally, "slots shared equally"),
