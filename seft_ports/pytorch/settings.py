@@ -171,7 +171,7 @@ class Settings:
         return self.adapts == "never" and (self.grow_scope, self.initial_scope) != ("active", "active")
 
     def keeps(self, *, starts: bool = False) -> str:
-        """Return where a window keeps g, |g| and g²; one of `window.KEEPS` (GRD-007, GRD-009).
+        """Return where a window keeps g, `|g|` and g²; one of `window.KEEPS` (GRD-007, GRD-009).
 
         starts  whether the step chooses the first slots too, which may lie anywhere (DLT-004)
         """

@@ -7,6 +7,7 @@ from seft_ref.arrays.lazy import Lazy
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy, int64_like, to_numpy
 from seft_ref.arrays.ranks import ALONE, Ranks
 from seft_ref.arrays.rng import STREAM_POSITIONS, choose, counter_key
+from seft_ref.errors import UpdateError
 from seft_ref.kernels import KernelSet
 from seft_ref.matrix.bases import AnyBase
 from seft_ref.matrix.evidence import View, evidence
@@ -39,8 +40,7 @@ def initial_positions(
 
     batches  `first_batches` of this rank, whose gradient at the loaded weights is used by initial_positions gradient
     sizes    d_φ of each target
-    Raises   UpdateError TRN-007 if the loss or a gradient that is used is not finite; EVT-005 for the gradient with
-             initial_scope anywhere
+    Raises   UpdateError TRN-007 if the loss or a gradient that is used is not finite
     """
     by, anywhere = settings.initial_positions, settings.initial_scope == "anywhere"
     if by == "gradient":
@@ -101,9 +101,16 @@ def _by_gradient(
             chosen[name] = xp.take(positions, largest(xp.abs(gradient), size))
             continue
         nothing = new_delta(base.topology.shape, flat(base.topology)[:0], base.values)
-        (gathered,) = evidence(
-            [View(filled_windows[name], base, nothing)], Rule(), int64_like([size], base.values), kernels=kernels
-        )
+        view = View(filled_windows[name], base, nothing)
+        try:
+            (gathered,) = evidence([view], Rule(), int64_like([size], base.values), kernels=kernels)
+        except UpdateError as error:
+            if error.clause != "EVT-005":
+                raise
+            # TRN-007: no step has been made yet, so that a lower rate would not help
+            raise UpdateError(
+                "TRN-007", f"{_FIRST}, has a gradient of {name} with NaN or infinity; {START_ADVICE}"
+            ) from None
         best = largest(gathered.candidate_scores, min(size, gathered.candidates.shape[0]))
         chosen[name] = array_namespace(best).take(gathered.candidates, best)
     return chosen

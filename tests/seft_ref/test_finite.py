@@ -7,12 +7,17 @@ import numpy as np
 import pytest
 
 from seft_ref.arrays.finite import all_finite, check_eps, gradient_norm, refuse_spoilt, refuse_spoilt_sums
+from seft_ref.arrays.ranks import ALONE
 from seft_ref.errors import ConfigError, UpdateError
 from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
+from seft_ref.matrix.of_step import Accumulated
 from seft_ref.matrix.window import FirstStepWindow, Window
 from seft_ref.topology.csr import from_flat
+from seft_ref.train import start as first_positions
+from seft_ref.train.gradients import StepGradients
 from seft_ref.train.loop import train
+from seft_ref.update.delta import Base
 from tests.backends import BACKENDS
 from tests.seft_ref.tiny import CONFIG, TOKENS, model, start, states, tiny_settings
 
@@ -161,3 +166,17 @@ def test_TRN_007_arrays_of_any_library_are_looked_at(name):
             refuse_spoilt(7, "w", {"values": good, "momentum": spoilt})
         with pytest.raises(UpdateError, match="TRN-007"):
             refuse_spoilt_sums({"gradient": good, "square": spoilt})
+
+
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_TRN_007_the_gradient_of_first_positions(monkeypatch, anywhere):
+    gradient = np.array([[1.0, np.inf], [3.0, 4.0]])
+    base = Base(from_flat((2, 2), np.arange(2)), np.ones(2))
+
+    def fake(weights, config, batches, kernels, at, keep=None, **more):
+        kept = {name: replace(w, latest=Accumulated(w.shape, (), gradient)) for name, w in (keep or {}).items()}
+        return StepGradients(1.0, {} if keep else {"w": gradient.reshape(-1)[:2]}, kept)
+
+    monkeypatch.setattr(first_positions, "loss_and_gradients", fake)
+    with pytest.raises(UpdateError, match=r"TRN-007.*gradient of w.*float64"):
+        first_positions._by_gradient(None, None, {"w": base}, reference, [], [2], ALONE, anywhere=anywhere)
