@@ -392,6 +392,8 @@ OPS: dict[str, Op] = {
     "convert.expand_codes": _op("scalar", "files", tensors="exact", attributes="exact", scales="exact"),
     "convert.pack_codes": _op("scalar", "files", tensors="exact", scheme="exact", zeros="exact"),
     "convert.gptq_codes": _op("scalar", "files", tensors="exact", scheme="exact", zeros="exact", rounded="exact"),
+    # raw has the blocks of a matrix of a GGUF file, row by row
+    "convert.gguf_blocks": _op("scalar", "type out in raw", **_exact("positions codes scales zeros")),
     # files are a checkpoint folder of chapter 12; part_bytes is the most that a shard may have
     "convert.to_hf": _op("scalar", "files part_bytes cast?", files="stock"),
     # files are an adapter folder or a patch, tensors those of its base; how is `add` or `replace`

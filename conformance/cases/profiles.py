@@ -110,7 +110,13 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "compression": ("file.compress",),
     "folders": ("folder.read", "folder.write"),
     "codes": ("convert.codes",),
-    "kept-codes": ("convert.keep_codes", "convert.expand_codes", "convert.pack_codes", "convert.gptq_codes"),
+    "kept-codes": (
+        "convert.keep_codes",
+        "convert.expand_codes",
+        "convert.pack_codes",
+        "convert.gptq_codes",
+        "convert.gguf_blocks",
+    ),
     "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
     "checkpoints": (
         "checkpoint.dtype",

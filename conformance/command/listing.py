@@ -227,6 +227,10 @@ NAMES = (
         ),
     ),
     (
+        "`type`, `raw` of `convert.gguf_blocks`; `scales`, `zeros`",
+        "`Q4_0` or `Q8_0`; the blocks of a matrix, row by row; one a block (QNT-010.4)",
+    ),
+    (
         "`held`, `codes?`, `scales?`, `zeros?`, `exact?` of `train.held`",
         (
             "`float16`, `bfloat16` or a grid, which the targets are held in (CKP-008); of a grid codes, scales and zero"

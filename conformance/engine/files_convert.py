@@ -11,7 +11,7 @@ import numpy as np
 import formats
 from conformance.engine.files import described, encoded, tensor_of
 from conformance.engine.values import Values, work_folder
-from formats.dialects import hf
+from formats.dialects import gguf_codes, hf
 from formats.dialects.quantised import quantisations
 from formats.dialects.sources import ADAPTERS
 from formats.digest import of_bytes
@@ -143,6 +143,18 @@ def _gptq_codes(a: Values) -> Values:
             }
 
 
+def _gguf_blocks(a: Values) -> Values:
+    matrix = gguf_codes.READERS[a["type"]](np.asarray(a["raw"]).reshape(a["out"], a["in"] // 32, -1))
+    positions = np.flatnonzero(matrix.mask)
+    zeros = np.zeros(matrix.scales.shape, np.int64) if matrix.zeros is None else matrix.zeros
+    return {
+        "positions": positions,
+        "codes": matrix.codes.reshape(-1)[positions].astype(np.int64),
+        "scales": matrix.scales.reshape(-1).astype(np.float64),
+        "zeros": zeros.reshape(-1).astype(np.int64),
+    }
+
+
 def _adapter(a: Values) -> Values:
     base = {name: tensor_of(t) for name, t in a["tensors"].items()}
     with work_folder() as place:
@@ -163,4 +175,5 @@ OPERATIONS: dict[str, Any] = {
     "convert.expand_codes": _expanded_codes,
     "convert.pack_codes": _packed_codes,
     "convert.gptq_codes": _gptq_codes,
+    "convert.gguf_blocks": _gguf_blocks,
 }

@@ -1,12 +1,13 @@
 """Cases of codes that are kept, expanded, and written for compressed-tensors and GPTQ (QNT-010, FMT-178, FMT-180)."""
 
 import json
+import struct
 from dataclasses import replace
 from typing import Any
 
 from conformance.gen.files import content, raw_array
-from conformance.gen.files_codes import AWQ, GPTQ, NORM, V2, Folder, drawn, library, scheme, shuffled
-from conformance.gen.numbers import Area, Numbers
+from conformance.gen.files_codes import AWQ, GPTQ, NORM, V2, Drawn, Folder, drawn, library, scheme, shuffled
+from conformance.gen.numbers import Area, Numbers, ids, reals
 from conformance.oracle import files_codes as oracle
 from conformance.oracle.files import Tensor, digest, text
 from conformance.oracle.files_codes import Codes, named
@@ -225,6 +226,23 @@ def refused() -> dict[str, Folder]:
     }  # fmt: skip
 
 
+def blocks(n: Drawn, kind: str, shape: tuple[int, int]) -> bytes:
+    """Return blocks of a GGUF file with every kind of scale; those of Q8_0 are not negative."""
+    made = b""
+    for i in range(shape[0] * shape[1] // 32):
+        scale = (0.5, -0.25, 0.0, -0.0, 1.5, -(2.0**-20))[i % 6]
+        made += struct.pack("<e", scale if kind == "Q4_0" else abs(scale))
+        made += bytes(n.integer(0, 255) for _ in range(16 if kind == "Q4_0" else 32))
+    return made
+
+
+def of_blocks(kind: str, shape: tuple[int, int], raw: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the inputs and outputs of `convert.gguf_blocks`."""
+    made = oracle.gguf_blocks(kind, raw, shape)
+    answer = {name: reals(made[name]) if name == "scales" else ids(made[name]) for name in made}
+    return {"type": kind, "out": shape[0], "in": shape[1], "raw": raw_array(raw)}, answer
+
+
 def codes_kept() -> Area:
     """Return cases of codes that stay codes, and of what is made of them."""
     area = Area("kept-codes", "exact fractions by chapter 19")
@@ -243,6 +261,11 @@ def codes_kept() -> Area:
     for name, folder in no_whole_words().items():
         purpose = "codes that fill no whole words, which no reader of GPTQ takes"
         area.add(f"refuse-{name}", "convert.gptq_codes", "FMT-180", purpose, given(folder), refused="FMT-180")
+    for kind in ("Q8_0", "Q4_0"):
+        purpose = "halves of bytes in another order, signs or zero points of other blocks, or −0.0 taken for negative"
+        shape = (3, 64)
+        inputs, answer = of_blocks(kind, shape, blocks(Numbers(61, int(kind[1])), kind, shape))
+        area.add(f"gguf-{kind}", "convert.gguf_blocks", "QNT-010", purpose, inputs, answer)
     for name, folder in refused().items():
         purpose = "codes that are kept although no grid has them"
         area.add(f"refuse-{name}", "convert.keep_codes", "QNT-010", purpose, given(folder), refused="QNT-010")

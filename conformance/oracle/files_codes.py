@@ -8,6 +8,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from conformance.oracle.files import BITS, Tensor
 from conformance.oracle.files_convert import dense
@@ -181,6 +182,30 @@ def named(module: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 # codes that are kept (QNT-009, QNT-010, FMT-178, FMT-180) ----------------------------------------
+
+
+def gguf_blocks(kind: str, raw: bytes, shape: tuple[int, int]) -> dict[str, list[Any]]:
+    """Return what Q4_0 or Q8_0 blocks become as codes, byte by byte (QNT-010.4)."""
+    rows, columns = shape
+    size, at = (18 if kind == "Q4_0" else 34), 0
+    made: dict[str, list[Any]] = {"positions": [], "codes": [], "scales": [], "zeros": []}
+    for first in range(0, rows * columns, 32):
+        (scale,) = struct.unpack("<e", raw[at : at + 2])
+        rest = raw[at + 2 : at + size]
+        if kind == "Q8_0":
+            codes = [byte - 256 * (byte > 127) for byte in rest]
+        else:
+            codes = [byte % 16 - 8 for byte in rest] + [byte // 16 - 8 for byte in rest]
+        turned = kind == "Q4_0" and scale < 0
+        zero = -1 if turned else 0
+        for i, code in enumerate(codes):
+            if code and scale:
+                made["positions"].append(first + i)
+                made["codes"].append(-code - 1 if turned else code)
+        made["scales"].append(-scale if turned else scale + 0.0)
+        made["zeros"].append(zero)
+        at += size
+    return made
 
 
 def grid(m: Codes) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from conformance.gen.files_codes import AWQ, GPTQ, Folder, drawn, library, scheme, shuffled
-from conformance.gen.files_codes_kept import expanded, for_gptq, given, kept, packed
+from conformance.gen.files_codes_kept import blocks, expanded, for_gptq, given, kept, of_blocks, packed
 from conformance.oracle import files_codes as oracle
 from conformance.oracle.files_codes import Codes, named
 from conformance.properties.draws import Draw
@@ -79,3 +79,12 @@ def _gptq(d: Draw, t: Trial) -> None:
         t.case("convert.gptq_codes", given(folder), refused=["FMT-180"])
     else:
         t.case("convert.gptq_codes", given(folder), for_gptq(folder))
+
+
+@property_of("convert.gguf_blocks", "QNT-010", "kept-codes", "convert.gguf_blocks", sees=("Q4_0", "Q8_0"))
+def _gguf(d: Draw, t: Trial) -> None:
+    """Blocks of a GGUF file become codes, scales and zero points byte by byte."""
+    kind, shape = d.choice(("Q4_0", "Q8_0")), (d.integer(1, 4), 32 * d.integer(1, 3))
+    t.saw(kind)
+    inputs, answer = of_blocks(kind, shape, blocks(d, kind, shape))
+    t.case("convert.gguf_blocks", inputs, answer)

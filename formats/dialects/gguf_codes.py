@@ -57,7 +57,7 @@ def open_gguf_codes(path: str | os.PathLike[str], limit: int | None = None) -> C
         matrix, role = owner.get(name, (name, ""))
         if matrix not in coded:
             return tensors[name]
-        matrix_codes = _READERS[of](tensors.blocks(matrix))
+        matrix_codes = READERS[of](tensors.blocks(matrix))
         grid_of_matrix(matrix_codes, matrix)
         if not np.isfinite(matrix_codes.scales).all():
             raise FormatError("QNT-010", f"{matrix!r} has a scale that is NaN or infinite; expand the model")
@@ -99,4 +99,4 @@ def _on_grid(codes: Array, scales: Array, zeros: Array | None, bits: int) -> Qua
     return Quantised(codes, scales, zeros, group, mask, bits)
 
 
-_READERS: dict[str, Callable[[Array], Quantised]] = {"Q4_0": _q4_0, "Q8_0": _q8_0}
+READERS: dict[str, Callable[[Array], Quantised]] = {"Q4_0": _q4_0, "Q8_0": _q8_0}

@@ -2,11 +2,11 @@
 
 import json
 
-from conformance.engine.parts import coded, coded_folder, gptq_folder, int_folder, int_words, pack_quantized
+from conformance.engine.parts import coded, coded_folder, gguf_codes, gptq_folder, int_folder, int_words, pack_quantized
 from conformance.wrong.mutants.base import Mutant, Rows, Values, after, edits, mutant, unchecked
 
 KEEP, EXPAND, PACK = "convert.keep_codes", "convert.expand_codes", "convert.pack_codes"
-GPTQ = "convert.gptq_codes"
+GPTQ, GGUF = "convert.gptq_codes", "convert.gguf_blocks"
 
 
 def rounding_to_nearest(out: Values, a: Values) -> Values:
@@ -60,6 +60,15 @@ _ROWS: Rows = (
      "the layout of zero points not named"),
     (GPTQ, "FMT-180", gptq_folder._described, "grid.size or -1", "grid.size or 128", "a usual group for a whole row"),
     (GPTQ, "FMT-180", gptq_folder._described, '"lm_head.weight" in matrices', "False", "a head of codes not named"),
+    (GGUF, "QNT-010", gguf_codes._q4_0, "[halves & 15, halves >> 4]", "[halves >> 4, halves & 15]",
+     "high halves first"),
+    (GGUF, "QNT-010", gguf_codes._q4_0, "np.concatenate([halves & 15, halves >> 4], axis=2)",
+     "np.stack([halves & 15, halves >> 4], axis=3).reshape(rows, groups, 32)", "halves of a byte as neighbours"),
+    (GGUF, "QNT-010", gguf_codes._q4_0, "scales < 0", "np.signbit(scales)", "a scale of −0.0 taken for one below 0"),
+    (GGUF, "QNT-010", gguf_codes._q4_0, "-codes - 1", "-codes", "codes turned without a zero point of −1"),
+    (GGUF, "QNT-010", gguf_codes._q4_0, "np.where(negative, -1, 0)", "np.where(negative, 0, 0)", "zero points of 0"),
+    (GGUF, "QNT-010", gguf_codes._on_grid, " & (scales != 0)[:, group]", "", "weights under a scale of 0 stored"),
+    (GGUF, "QNT-010", gguf_codes._q8_0, ".view(np.int8)", ".view(np.uint8).astype(np.int16)", "codes without a sign"),
     (GPTQ, "FMT-180", coded_folder._rounded, "!= matrix.scales", "== matrix.scales", "the scales that F16 holds"),
 )  # fmt: skip
 """Operation, clauses, function, text of its source, replacement, and flaw."""
