@@ -6,6 +6,7 @@ A writer that is killed leaves its folder behind. The next writer of the same na
 removes it (FMT-166).
 """
 
+import errno
 import importlib
 import os
 import re
@@ -66,6 +67,10 @@ def new_file(path: Path) -> Iterator[Path]:
         yield folder / path.name
         (folder / path.name).replace(path)
         _sync_folder(path.parent)
+
+
+_LONGEST_NAME = 200
+"""Bytes of a name, to which new files beside it append up to 40; file systems allow 255."""
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -129,8 +134,10 @@ def check_place(path: Path) -> None:
     Missing parents are no error, because writing makes them.
 
     Raises:
-        OSError: if that parent is no folder, or is read-only.
+        OSError: if that parent is no folder or is read-only, or if the name leaves no room for those of new files.
     """
+    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+        raise OSError(errno.ENAMETOOLONG, f"a name of more than {_LONGEST_NAME} bytes; choose a shorter one", str(path))
     folder = path.absolute().parent
     while not os.path.lexists(folder):
         folder = folder.parent

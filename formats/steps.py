@@ -78,6 +78,10 @@ class Publisher:
             FormatError: FMT-176 if another publisher has the folder, it belongs to another run or an option is out of
                 range; the clause that a file of it breaks.
         """
+        if not isinstance(run, str) or not isinstance(every, int) or not isinstance(keep, int):
+            raise FormatError(
+                "FMT-176", f"run is {run!r}, every {every!r}, keep {keep!r}; run is a text, the others whole numbers"
+            )
         if every < 1 or keep < 0 or not run:
             raise FormatError(
                 "FMT-176", f"run is {run!r}, every {every}, keep {keep}; name the run, every from 1 and keep from 0"
@@ -226,6 +230,8 @@ class Follower:
         self.folder, self.path = Path(folder), Path(path)
         if not self.path.parent.is_dir():
             raise FormatError("FMT-176", f"{self.path.parent} does not exist; make it first")
+        if self.path.resolve().parent == self.folder.resolve():
+            raise FormatError("FMT-176", f"{self.path} lies among the versions; name a file beside {self.folder}")
         atomic.check_file(self.path)
         lock = self.path.with_name(f".{self.path.name}.lock")
         self._lock = Lock(lock, f"another Follower, of this or another process, follows into {path}; name another file")

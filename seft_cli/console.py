@@ -39,7 +39,7 @@ def told(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         text = f"memory ran out ({text}); end other programs, or use a machine with more memory"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        text = f"{text}; no part of a file is left: make room, or write to another disk"
+        text = f"{text}; make room, or write to another disk"
     return visible(text)
 
 

@@ -5,6 +5,7 @@ The parent folders of an output are created when it is written.
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,21 @@ def require_beside(option: str, file: Path | None, folder: Path, why: str) -> No
     """Raise Refused for an output file that lies inside the folder of a model."""
     if file is not None and file.resolve().is_relative_to(folder.resolve()):
         raise Refused(f"{option} {file} lies in {folder}, {why}; name a file beside it")
+
+
+def require_json(file: Path | None, inputs: Sequence[Path | None], log: Path | None) -> None:
+    """Raise Refused for a file of --json that would replace an input, the log, or a file that is no JSON object."""
+    if file is None or not file.exists():
+        return
+    for other in (*inputs, log):
+        if other is not None and other.exists() and other.samefile(file):
+            raise Refused(f"--json {file} would replace {other}, which the command needs; name another file")
+    try:
+        is_object = isinstance(json.loads(file.read_bytes()), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        raise Refused(f"--json {file} exists and is no JSON object; remove it or name another file")
 
 
 def write_json(path: Path | None, content: Any) -> None:

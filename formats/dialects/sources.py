@@ -176,6 +176,10 @@ def detect(path: Path) -> str:
             raise FormatError(
                 "FMT-084", f"{path} is a file of a model; give its folder {path.parent}, which has the rest"
             )
+        if any(path.glob("pytorch_model*.bin")):
+            raise FormatError(
+                "FMT-084", f"{path} has its weights as pytorch_model.bin; let transformers save it as safetensors"
+            )
         raise FormatError("FMT-084", f"{path} is in no format that is read; if it is in one, name it")
     return kind
 

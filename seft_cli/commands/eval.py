@@ -11,7 +11,7 @@ from seft_cli import console
 from seft_cli.commands.eval_tasks import TaskOptions, score
 from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
-from seft_cli.output import require_beside, require_file, write_json
+from seft_cli.output import require_beside, require_file, require_json, write_json
 from seft_ref import evaluate
 from seft_ref.runs.tasks import BATCH, MAX_TOKENS
 
@@ -72,6 +72,7 @@ def main(
     )
     require_beside("--json", require_file(json_file), folder, "which is a model")
     require_beside("--log", log, folder, "which is a model")
+    require_json(json_file, [text], log)
     memory = limit_of(max_bytes, require_input(folder))
     if tasks is not None:
         chosen = TaskOptions(tasks, data, limit, shots or 0, batch, max_tokens, bool(skip_trained), log, compact)

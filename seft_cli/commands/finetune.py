@@ -4,6 +4,7 @@ While it runs, the training state is kept in OUT_DIR.state; --resume continues f
 processes share the rows of each step.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from seft_cli.interrupt import interruptible
 from seft_cli.log.read import read_log
 from seft_cli.log.write import LogWriter
 from seft_cli.memory import itemsize_of, require_memory
-from seft_cli.output import require_absent, require_beside, require_file, write_json
+from seft_cli.output import require_absent, require_beside, require_file, require_json, write_json
 from seft_cli.settings import changes_of, refuse_without_use
 from seft_ref import RunState, Started, StepRecord, TrainSettings, finetune, settings_of
 from seft_ref.adapters.methods import LoraAdapter
@@ -160,7 +161,7 @@ def main(
     The result is as sparse as the model was, except after lora and spiel-*, which say so.
     """
     ranks = launcher.ranks_of_launcher()
-    _require_outputs(folder, destination, log, json_file)
+    _require_outputs(folder, destination, log, json_file, [text, *(data or ()), valid])
     limit = limit_of(max_bytes, require_input(folder))
     source = DataOptions(
         text=text,
@@ -299,12 +300,15 @@ def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
         raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
 
 
-def _require_outputs(folder: Path, destination: Path, log: Path | None, json_file: Path | None) -> None:
-    """Refuse outputs that cannot be written, or that lie inside the folder of a model."""
+def _require_outputs(
+    folder: Path, destination: Path, log: Path | None, json_file: Path | None, inputs: Sequence[Path | None]
+) -> None:
+    """Refuse outputs that cannot be written, that lie inside the folder of a model, or that would replace an input."""
     require_absent(destination)
     for option, file in (("--log", require_file(log)), ("--json", require_file(json_file))):
         require_beside(option, file, destination, "which is written last")
         require_beside(option, file, folder, "which is a model")
+    require_json(json_file, inputs, log)
 
 
 def _warn_of_start(folder: Path, started: Started) -> None:
@@ -325,7 +329,7 @@ def _warn_of_start(folder: Path, started: Started) -> None:
 def _why_denser(settings: TrainSettings) -> str:
     """Return why a run ends with more stored weights than it began with, empty if it does not."""
     if settings.adapter is not None:
-        dense = isinstance(settings.adapter, LoraAdapter) and not settings.adapter.prunes
+        dense = type(settings.adapter) is LoraAdapter and not settings.adapter.prunes
         return "lora changes every position; lora-star prunes again what it has merged" if dense else ""
     grows = settings.initial_scope == "anywhere" or (settings.rule.evolves and settings.rule.grow_scope == "anywhere")
     if settings.rule.adapts != "never" or settings.rule.drops == "weight" or not grows:

@@ -112,7 +112,8 @@ def main(
         advice = "; seft convert --to hf makes one of a sparse checkpoint" if is_sparse(folder) else ""
         raise console.Refused(f"{folder} is not a Hugging Face folder{advice}")
     state = state_beside(destination)
-    if state.exists() and not resume:
+    # a run that found no room for its first block leaves an empty folder
+    if state.exists() and not resume and (not state.is_dir() or any(state.iterdir())):
         raise console.Refused(f"{state} holds the blocks of an unfinished run; continue it with --resume or remove it")
     with interruptible(state), interrupts() as check, console.progress("pruning") as advance:
 

@@ -121,11 +121,17 @@ class SeftLayer(BaseTunerLayer, nn.Module):
                 update.restore(flat, before)
 
     def plain(self) -> nn.Linear:
-        """Return a linear layer with the effective weight, in memory of its own, and the support as a buffer."""
+        """Return a linear layer with the effective weight, in memory of its own, and the support as a buffer.
+
+        It is the weight that `forward` multiplies by: with merged adapters it holds these, and with disabled ones none.
+        """
+        if self.disable_adapters and self.merged:
+            self.unmerge()
         weight = self.get_base_weight().detach().clone()
-        for update in self._active(self.active_adapters):
+        names = [] if self.disable_adapters else self.merged_adapters or self.active_adapters
+        for update in [] if self.merged else self._active(names):
             update.write(weight.view(-1), update.values.detach())
-        return plain(weight, self.get_base_layer().bias, self.support()).train(self.training)
+        return plain(weight, self.get_base_layer().bias, self.support(names)).train(self.training)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:
         """Return the matrix that an adapter adds to the weight of the base layer, (out, in); −b where it prunes."""

@@ -38,7 +38,7 @@ class FinishedBlocks:
         """
         if resume and not any(folder.glob(BLOCKS)):
             raise PruneError("PRN-019", f"there is no {folder} with a block to resume from; start without resume")
-        if folder.exists() and not resume:
+        if folder.exists() and not resume and (not folder.is_dir() or any(folder.iterdir())):
             raise PruneError("PRN-019", f"{folder} holds the blocks of an unfinished run; resume it or remove it")
         self._folder, self._run, self._changes = folder, json.loads(json.dumps(run)), changes
         self._digests: dict[int, str] = {}

@@ -172,8 +172,10 @@ def block_prefix(layer: int) -> str:
 def _positive_int(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
     value = config.get(key)
     value = default if value is None else value
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 1 << 31:
-        raise ConfigError("MDL-006", f"{key} is {value!r:.40}, must be an integer from 1 to 2147483647")
+    # the names of all layers are made before they are compared with those of the files
+    most = 100_000 if key == "num_hidden_layers" else (1 << 31) - 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise ConfigError("MDL-006", f"{key} is {value!r:.40}, must be an integer from 1 to {most}")
     return value
 
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import formats
 from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError, QuantiseError
 from seft_ref.files.best import Best
 from seft_ref.files.codes import is_quantised
-from seft_ref.files.model import Model, on_grid, refuse_existing, require_sparse
+from seft_ref.files.model import Model, identity, on_grid, refuse_existing, require_sparse
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.save import Final
 from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
@@ -133,6 +134,8 @@ def finetune(
     _check_counts(save_every=save_every, stop_after=stop_after)
     if out is not None:
         refuse_existing(out)
+        if not has_folder(model):
+            raise ValueError("the model was made in memory, and a folder is written beside its own; leave out `out`")
     check_merge(merge)
     _require_support(model, resume=resume)
     chosen, exact = _settings(settings, changes, model), merge == GRID_EXACT
@@ -143,6 +146,7 @@ def finetune(
     loop.check(folder, data)
     origin = _in_mode(origin or _origin(model, data), merge)
     file = _state_file(out, state_file, origin, resume=resume)
+    started_from = identity(folder_of(model)) if out is not None else None
     has_state = file is not None and file.path.exists()
     outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume, has_state=has_state, merge=merge)
 
@@ -187,6 +191,10 @@ def finetune(
         began = time.perf_counter()
     if not over and state.step < chosen.steps:
         return Finetuned(config, state, chosen, stored, None)
+    if started_from is not None and identity(folder_of(model)) != started_from:
+        raise CheckpointError(
+            "CKP-006", f"{folder_of(model)} was replaced while the run trained it; bring it back, and resume the run"
+        )
     final = outcome.write(finish, ranks)
     if file is not None and writes and out is not None:
         file.path.unlink(missing_ok=True)
@@ -225,6 +233,9 @@ def _require_support(model: ModelSource, *, resume: bool) -> None:
     """Refuse a model that has no support to keep (CKP-002); a resumed model in memory takes that of the saved state."""
     if has_folder(model):
         require_sparse(folder_of(model))
+        with formats.open(folder_of(model)) as reader:
+            # FMT-094: what a run copies at its end is verified before it begins
+            _ = reader.files
     elif isinstance(model, Model) and not model.bases and not resume:
         raise CheckpointError(
             "CKP-002", "the model has no support to keep; take one that `prune` returned, or a sparse checkpoint"

@@ -83,6 +83,21 @@ def test_FMT_176_a_follower_gets_every_version_bit_for_bit(model, steps, served,
             assert publisher.state_sha256 == formats.open(served).state_sha256
 
 
+def test_FMT_176_a_run_that_nobody_could_read_is_refused(steps):
+    for options in ({"run": 5}, {"run": "r", "every": "3"}, {"run": "r", "keep": None}):
+        with pytest.raises(formats.FormatError, match="FMT-176"):
+            Publisher(steps, **options)
+    assert not steps.exists()
+
+
+def test_FMT_176_a_follower_among_the_versions_is_refused(model, steps):
+    publish(steps, model, 3)
+    for path in (steps / "000000.model", steps / ".." / steps.name / "mine.sparse"):
+        with pytest.raises(formats.FormatError, match=r"FMT-176.*lies among the versions"):
+            Follower(steps, path)
+    publish(steps, model, 1)
+
+
 def test_FMT_176_2_every_file_says_run_and_version(model, steps):
     publish(steps, model, 3, every=2)
     assert names(steps) == ["000000.model", "000001.delta", "000002.delta", "000002.model", "lock"]

@@ -2,7 +2,10 @@
 
 from dataclasses import fields
 
+import numpy as np
 import pytest
+
+import formats
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -12,7 +15,7 @@ pytest.importorskip("peft")
 from peft import PeftModel, get_peft_model  # noqa: E402
 from torch.nn.utils import prune  # noqa: E402
 
-from seft_ports.peft import SeftCallback, SeftConfig, stored_weights  # noqa: E402
+from seft_ports.peft import SeftCallback, SeftConfig, SeftLayer, checkpoint_of, stored_weights  # noqa: E402
 from seft_ports.pytorch import Evolution, SeftError, SeftOptimizer, Settings, layers_of  # noqa: E402
 from seft_ports.pytorch.model import targets_of  # noqa: E402
 from tests.ports import pytorch_tiny as tiny  # noqa: E402
@@ -167,3 +170,29 @@ def test_an_unknown_choice_lists_the_known_ones():
 def test_every_setting_of_the_port_is_a_field_of_the_configuration():
     names = {field.name for field in fields(Settings)}
     assert names - {field.name for field in fields(SeftConfig)} == {"keep_dtype"}
+
+
+def test_a_merged_model_is_written_once():
+    """Merge, publish, unmerge: the usual order of reinforcement learning."""
+    made = adapted(init_weights=False, preset="active-only")
+    name = next(name for name in checkpoint_of(made).tensors if name.endswith("q_proj.weight"))
+    base = made.get_base_model().get_submodule(name.removesuffix(".weight")).get_base_weight().detach().clone()
+    right = formats.to_dense(checkpoint_of(made).tensors[name])
+    assert (right != base.numpy()).any()
+    made.merge_adapter()
+    assert np.array_equal(formats.to_dense(checkpoint_of(made).tensors[name]), right)
+    made.unmerge_adapter()
+    with made.disable_adapter():
+        assert np.array_equal(formats.to_dense(checkpoint_of(made).tensors[name]), base.numpy())
+    assert np.array_equal(formats.to_dense(checkpoint_of(made).tensors[name]), right)
+
+
+def test_a_merge_is_undone_after_a_cast():
+    made = adapted(init_weights=False, preset="active-only")
+    layer = next(module for module in made.modules() if isinstance(module, SeftLayer))
+    base = layer.get_base_weight().detach().clone()
+    made.merge_adapter()
+    made.to(torch.bfloat16)
+    made.unmerge_adapter()
+    assert torch.equal(layer.get_base_weight(), base.to(torch.bfloat16))
+    assert not layer.merged

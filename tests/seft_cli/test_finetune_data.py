@@ -149,3 +149,49 @@ def test_settings_that_decide_nothing_are_refused(cli, place, options, told):
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert told in err
     assert sorted(place.iterdir()) == before
+
+
+def test_json_replaces_no_input(cli, place):
+    """--json names a text, the log, or a file that is something else."""
+    log = place / "run.jsonl"
+    first = ("finetune", place / "s", place / "first", "--text", place / "text.txt", "--steps", 3, *SHORT)
+    assert cli(*first, "--log", log, "--json", place / "o.json")[0] == 0
+    (place / "notes.txt").write_text("mine\n")
+    kept = {path: path.read_bytes() for path in place.iterdir() if path.is_file()}
+    again = ("finetune", place / "s", place / "out", "--steps", 3, *SHORT)
+    for arguments, told in (
+        (("--text", place / "text.txt", "--json", place / "text.txt"), "would replace"),
+        (("--data", place / "train.jsonl", "--json", place / "train.jsonl"), "would replace"),
+        (("--text", place / "text.txt", "--valid", place / "held.jsonl", "--json", place / "held.jsonl"), "replace"),
+        (("--text", place / "text.txt", "--log", log, "--json", log), "would replace"),
+        (("--text", place / "text.txt", "--json", place / "notes.txt"), "no JSON object"),
+    ):
+        code, _, err = cli(*again, *arguments)
+        assert (code, told in err) == (2, True), err
+    code, _, err = cli("eval", place / "s", "--text", place / "text.txt", "--json", place / "text.txt")
+    assert (code, "would replace" in err) == (2, True), err
+    assert {path: path.read_bytes() for path in kept} == kept
+    # an earlier result may be replaced
+    assert cli(*again, "--text", place / "text.txt", "--json", place / "o.json")[0] == 0
+
+
+def test_FMT_094_a_changed_companion_is_refused_before_the_first_step(cli, place):
+    (place / "s" / "config.json").write_text((place / "s" / "config.json").read_text() + " ")
+    code, told, err = cli("finetune", place / "s", place / "out", "--text", place / "text.txt", "--steps", 3, *SHORT)
+    assert (code, "FMT-094" in err, "step" in told) == (2, True, False), err
+    assert not list(place.glob("out*"))
+
+
+@pytest.mark.parametrize(("method", "warns"), [("sparse-peft", False), ("lora", True)])
+def test_only_a_method_that_ends_denser_says_so(cli, place, method, warns):
+    short = ("--text", place / "text.txt", "--steps", 2, "--length", 24, "--batch", 2, "--method", method, "--rank", 2)
+    code, _, err = cli("finetune", place / "s", place / "out", *short)
+    assert code == 0, err
+    assert ("will not be as sparse" in err) == warns
+
+
+def test_a_name_without_room_for_others_is_refused_at_once(cli, place):
+    before = sorted(place.iterdir())
+    code, _, err = cli("finetune", place / "s", place / ("a" * 240), "--text", place / "text.txt", "--steps", 3, *SHORT)
+    assert (code, "choose a shorter one" in err) == (2, True), err
+    assert sorted(place.iterdir()) == before

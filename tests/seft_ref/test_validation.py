@@ -1,12 +1,15 @@
 """A run with validation leaves its best model, ends early, and resumes to the same (TRN-022)."""
 
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import formats
+from formats.errors import DestinationExists
 from seft_ref import Validation, evaluate, finetune
 from seft_ref.errors import CheckpointError, TextError
 from seft_ref.text.examples import Example, Examples
@@ -267,3 +270,36 @@ def test_TRN_022_what_is_kept_lies_beside_the_folder_however_it_is_spelled(place
     assert not (place / "out").exists()
     finetune(place / "sparse", out, place / "text.txt", "seft", valid=held, resume=True, **RUN)
     assert [path.name for path in place.glob("out*")] == ["out"]
+
+
+def test_a_folder_that_appears_during_the_run_is_not_replaced(place):
+    def on_step(state, record, seconds):
+        if state.step == 3:
+            (place / "out").mkdir()
+
+    with pytest.raises(DestinationExists):
+        run(place, place / "out", on_step=on_step)
+    assert not list((place / "out").iterdir())
+    (place / "out").rmdir()
+    done, seen = run(place, place / "out", resume=True)
+    assert (done.state.step, seen) == (11, [])
+
+
+def test_CKP_006_a_model_that_was_replaced_during_the_run_is_not_mixed_with_it(place):
+    def on_step(state, record, seconds):
+        if state.step == 3:
+            (place / "sparse").rename(place / "kept")
+            checkpoint = formats.read(place / "kept")
+            table = checkpoint.tensors["model.embed_tokens.weight"]
+            other = dict(checkpoint.tensors) | {"model.embed_tokens.weight": formats.Dense(2 * table.values)}
+            formats.write(place / "sparse", replace(checkpoint, tensors=other))
+
+    with pytest.raises(CheckpointError, match=r"CKP-006.*was replaced"):
+        finetune(place / "sparse", place / "out", place / "text.txt", "seft", on_step=on_step, **RUN)
+    assert not (place / "out").exists()
+    shutil.rmtree(place / "sparse")
+    (place / "kept").rename(place / "sparse")
+    whole = finetune(place / "sparse", place / "whole", place / "text.txt", "seft", **RUN)
+    done = finetune(place / "sparse", place / "out", place / "text.txt", "seft", resume=True, **RUN)
+    assert done.state.step == whole.state.step
+    assert contents(place / "out") == contents(place / "whole")
