@@ -384,11 +384,7 @@ OPS: dict[str, Op] = {
     # such a folder, whose codes are kept (chapter 19). The other three also take a quantised model in a folder of
     # chapter 12, and expand its codes, or write them for compressed-tensors or GPTQ.
     # scheme has num_bits, group_size, symmetric, type and strategy, zeros how many stored weights the writer says are 0
-    "convert.keep_codes": _op(
-        "scalar",
-        "files",
-        **_exact("tensors attributes scales companions config"),
-    ),
+    "convert.keep_codes": _op("scalar", "files", **_exact("tensors attributes scales companions config")),
     "convert.expand_codes": _op("scalar", "files", tensors="exact", attributes="exact", scales="exact"),
     "convert.pack_codes": _op("scalar", "files", tensors="exact", scheme="exact", zeros="exact"),
     "convert.gptq_codes": _op("scalar", "files", tensors="exact", scheme="exact", zeros="exact", rounded="exact"),

@@ -306,13 +306,8 @@ def _edges(area: Area) -> None:
     add(area, "drawn", "RNG-003 NUM-006", text, [(part, evidence)], drawn, 0.0, seed=CLOSE, step=7)
     chosen, clauses = rule(drop="fisher"), "EVT-005 SEL-004"
     part, evidence = made(43, (2, 3), 4, 2, 0, chosen=chosen)
-    inputs: dict[str, Any] = {
-        "parts": [given_part(part, evidence)],
-        "rule": chosen,
-        "fraction": 0.5,
-        "seed": 0,
-        "step": 1,
-    }
+    inputs: dict[str, Any] = {"parts": [given_part(part, evidence)], "rule": chosen, "fraction": 0.5}
+    inputs |= {"seed": 0, "step": 1}
     inputs["parts"][0]["square"] = np.full((2, 3), math.inf)
     area.add("refuse-infinite", "update.event", clauses, "an event with such evidence", inputs, refused=clauses)
     for name, change in (("drop", {"drop": "fisher"}), ("seeds", {"moments": "seeded"})):
@@ -361,14 +356,6 @@ def _unusable(area: Area) -> None:
             else:
                 assert not name.startswith("refuse"), name
                 area.add(case_name, "update.event", "EVT-005 EVT-009", text, inputs, answer, dtypes=(dtype,))
-    for name, shape in (("norm", (2, 3)), ("norm-of-blocks", (600, 3))):
-        # GRD-003: two entries whose norm is beyond binary64, in the first and in the last row
-        part, evidence = made(46, shape, 4, 2, 0, chosen=rule())
-        gradient = [1.5e308 if p in (0, shape[0] * 3 - 1) else 0.0 for p in range(shape[0] * 3)]
-        pair = part, replace(evidence, gradient=gradient)
-        inputs = {"parts": [given_part(*pair)], "rule": rule(), "fraction": 0.5, "seed": 0, "step": 1}
-        text, clauses = "a norm beyond binary64 that is not looked at, or block by block", "EVT-005 SEL-004"
-        area.add(f"refuse-{name}", "update.event", clauses, text, inputs, refused=clauses, dtypes=("float64",))
     for name, change in (("random", {"grow": "random"}), ("dead", {"grow": "curvature"})):
         chosen = rule(**change)
         part, evidence = made(45, (2, 4), 4, 2, 0, chosen=chosen)

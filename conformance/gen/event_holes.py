@@ -14,6 +14,8 @@ def events() -> Area:
     """Return cases of events with unequal budgets or many rows (ADPT-001, EVT-009, GRD-003, GROW-007)."""
     area = Area("hole-event", "dictionaries by flat position")
     _refused(area)
+    _steep(area)
+    _cancelled(area)
     _made_up(area)
     _many_groups(area)
     _many_candidates(area)
@@ -122,6 +124,29 @@ def _refused(area: Area) -> None:
         refusal = _refusal_of(pairs, chosen)
         assert "SEL-005" in refusal, f"{name}: {refusal or 'no refusal'}"
         area.add(f"refuse-{name}", "update.event", clauses, purpose, inputs, refused=clauses)
+
+
+def _cancelled(area: Area) -> None:
+    """Add an event that takes weights out of the base with their slots, but not those that grow again (DROP-004)."""
+    chosen = whole_events.rule(drop="weight", drops="weight", adapts="never")
+    part, evidence = whole_events.made(47, (4, 5), 12, 6, 0, chosen=chosen)
+    # every slot is stored, and half of the dropped ones have the largest gradients
+    part = replace(part, base=dict(sorted((dict.fromkeys(part.phi, 0.5) | part.base).items())))
+    evidence = replace(evidence, gradient=[9.0 if p in list(part.phi)[::2] else float(p % 3) for p in range(20)])
+    purpose = "b lost at a position that is dropped and grown in one event"
+    whole_events.add(area, "cancelled-weight", "DROP-004 GROW-003", purpose, [(part, evidence)], chosen, 1.0)
+
+
+def _steep(area: Area) -> None:
+    """Add events with a gradient whose norm is beyond binary64 (EVT-005.2)."""
+    for name, shape in (("norm", (2, 3)), ("norm-of-blocks", (600, 3))):
+        # GRD-003: two entries whose norm is beyond binary64, in the first and in the last row
+        part, evidence = whole_events.made(46, shape, 4, 2, 0, chosen=whole_events.rule())
+        gradient = [1.5e308 if p in (0, shape[0] * 3 - 1) else 0.0 for p in range(shape[0] * 3)]
+        entry = whole_events.given_part(part, replace(evidence, gradient=gradient))
+        inputs = {"parts": [entry], "rule": whole_events.rule(), "fraction": 0.5, "seed": 0, "step": 1}
+        text, clauses = "a norm beyond binary64 that is not looked at, or block by block", "EVT-005 SEL-004"
+        area.add(f"refuse-{name}", "update.event", clauses, text, inputs, refused=clauses, dtypes=("float64",))
 
 
 def _refusal_of(pairs: list[whole_events.Made], chosen: update_choices.Rule) -> str:

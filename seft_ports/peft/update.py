@@ -108,8 +108,8 @@ class SeftUpdate(SparseUpdate):
     @torch.no_grad()
     def restore(self, flat: Tensor, replaced: tuple[Tensor, Tensor]) -> None:
         """Undo `write`, bit for bit; values from before a cast of the weight are cast too."""
-        held, pruned = (values.to(flat) for values in replaced)
-        flat[self.positions[: self.slots]], flat[self.pruned] = held, pruned
+        at_slots, at_pruned = (values.to(flat) for values in replaced)
+        flat[self.positions[: self.slots]], flat[self.pruned] = at_slots, at_pruned
 
     @torch.no_grad()
     def apply_decision(

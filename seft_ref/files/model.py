@@ -254,6 +254,16 @@ def refuse_delta(path: str | Path) -> None:
             raise CheckpointError("CKP-002", f"{path} is a delta, not a model; make one: seft apply BASE {path} OUT")
 
 
+def check_companions(path: str | Path) -> None:
+    """Verify the companions of a sparse checkpoint, which a run copies at its end.
+
+    Raises:
+        FormatError: FMT-094 or FMT-102 for one that is not as it was written.
+    """
+    with formats.open(path) as reader:
+        _ = reader.files
+
+
 def identity(path: str | Path) -> str:
     """Return the state digest of a sparse checkpoint, which does not depend on encodings (FMT-099)."""
     with formats.open(path) as reader:

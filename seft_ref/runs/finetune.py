@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import formats
 from seft_ref.arrays.library import Array
 from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError, QuantiseError
 from seft_ref.files.best import Best
 from seft_ref.files.codes import is_quantised
-from seft_ref.files.model import Model, identity, on_grid, refuse_existing, require_sparse
+from seft_ref.files.model import Model, check_companions, identity, on_grid, refuse_existing, require_sparse
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.save import Final
 from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
@@ -233,9 +232,7 @@ def _require_support(model: ModelSource, *, resume: bool) -> None:
     """Refuse a model that has no support to keep (CKP-002); a resumed model in memory takes that of the saved state."""
     if has_folder(model):
         require_sparse(folder_of(model))
-        with formats.open(folder_of(model)) as reader:
-            # FMT-094: what a run copies at its end is verified before it begins
-            _ = reader.files
+        check_companions(folder_of(model))
     elif isinstance(model, Model) and not model.bases and not resume:
         raise CheckpointError(
             "CKP-002", "the model has no support to keep; take one that `prune` returned, or a sparse checkpoint"

@@ -113,4 +113,4 @@ def test_a_dense_target_of_a_sparse_base_is_remarked(cli, tmp_path):
 
 def test_a_full_disk_is_told_with_what_to_do():
     error = OSError(errno.ENOSPC, "No space left on device", "out")
-    assert console.told(error).endswith("no part of a file is left: make room, or write to another disk")
+    assert console.told(error).endswith("make room, or write to another disk")

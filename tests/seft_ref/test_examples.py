@@ -1,7 +1,6 @@
 """Instruction data: what is read and learned, in which order, and what a run on them leaves."""
 
 import json
-import math
 import sys
 from dataclasses import replace
 from typing import get_args
@@ -160,16 +159,6 @@ def test_TRN_021_3_packed_rows_are_cut_from_all_epochs_laid_end_to_end(length):
     rows = Examples(of, packed=True).rows(range(2, 9), length, 3)
     for j, row in zip(range(2, 9), rows, strict=True):
         assert (row.tokens, row.labels) == (tokens[j * length :][:length], labels[j * length :][:length])
-
-
-def test_TRN_021_5_epochs_are_steps():
-    examples = Examples([Example([0] * 5, [0] * 5)] * 7)
-    assert [examples.steps(e, 4, 10) for e in (1, 2, 0.1, 4)] == [2, 4, 1, 7]
-    assert replace(examples, packed=True).steps(2, 4, 10) == math.ceil(2 * 35 / 10 / 4)
-    # 1.1 · 100 and 7 · (29 / 7) are a little more than a whole number in binary64
-    assert Examples([Example([0] * 5, [0] * 5)] * 100).steps(1.1, 1, 10) == 110
-    assert Examples([Example([0] * 29, [0] * 29)], packed=True).steps(7, 1, 7) == 29
-    assert examples.steps(1e-9, 4, 10) == 1
 
 
 def test_TRN_021_4_a_padded_step_is_the_sum_over_its_examples_alone(folder, data):

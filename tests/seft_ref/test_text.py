@@ -1,6 +1,8 @@
 """From a file to tokens, and from tokens to windows; every refusal with the smallest input that earns it."""
 
 import json
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from seft_ref.arrays.rng import counter_key, draw
 from seft_ref.errors import TextError
+from seft_ref.text.examples import Example, Examples
 from seft_ref.text.tokens import (
     calibration_starts,
     check_windows,
@@ -279,3 +282,13 @@ def test_GEN_009_words_keep_the_spaces_between_them():
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
     assert list(written(iter([1, 2, 3, 1]), tokenizer)) == ["the", " fox", "es", " the"]
+
+
+def test_TRN_021_5_epochs_are_steps():
+    examples = Examples([Example([0] * 5, [0] * 5)] * 7)
+    assert [examples.steps(e, 4, 10) for e in (1, 2, 0.1, 4)] == [2, 4, 1, 7]
+    assert replace(examples, packed=True).steps(2, 4, 10) == math.ceil(2 * 35 / 10 / 4)
+    # 1.1 · 100 and 7 · (29 / 7) are a little more than a whole number in binary64
+    assert Examples([Example([0] * 5, [0] * 5)] * 100).steps(1.1, 1, 10) == 110
+    assert Examples([Example([0] * 29, [0] * 29)], packed=True).steps(7, 1, 7) == 29
+    assert examples.steps(1e-9, 4, 10) == 1

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.engine.parts import window
+from conformance.engine.parts import evolve, window
 from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, edited, mutant, right, unchecked
 
 
@@ -88,6 +88,14 @@ MUTANTS: list[Mutant] = [
     ),
     mutant("DROP-003", "update.event", choosing(drop="magnitude"), "always drops by |φ|"),
     mutant("DROP-004", "update.event", choosing(drops="slot"), "the base of a dropped weight stays"),
+    edited(
+        "DROP-004",
+        "update.event",
+        evolve._move,
+        "base_without(base, gone)",
+        "base_without(base, dropped)",
+        "a position that grows again leaves the base",
+    ),
     mutant("GROW-004", "update.event", choosing(grow="gradient"), "always grows by |ḡ|"),
     mutant("GROW-005", "update.event", choosing(regrow=1), "just-dropped positions always candidates"),
     mutant("GROW-006", "update.event", choosing(candidates="all"), "all positions candidates"),
