@@ -231,6 +231,18 @@ NAMES = (
         "`Q4_0` or `Q8_0`; the blocks of a matrix, row by row; one a block (QNT-010.4)",
     ),
     (
+        "`parts` of `update.event`, `event.ratios`",
+        (
+            "matrices in the order of their indices; `lost` are the positions that were stored at load and are not in"
+            " `base`; `first` is 1 at the first event of a run; `steps` is the length of the window; `budget` and"
+            " `delta_budget` have a number for each pool: the matrix, each row, or each group in row-major order"
+        ),
+    ),
+    (
+        "`choices` of `preset.rule`",
+        "`name=value` of every choice of chapter 8 and setting of the preset, sorted; 1 and 0 for true and false",
+    ),
+    (
         "`held`, `codes?`, `scales?`, `zeros?`, `exact?` of `train.held`",
         (
             "`float16`, `bfloat16` or a grid, which the targets are held in (CKP-008); of a grid codes, scales and zero"
