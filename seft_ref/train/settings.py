@@ -220,7 +220,8 @@ class TrainSettings:
     def delta_budgets(self, extents: Sequence[Extent]) -> list[int]:
         """Return d_φ of every target, from their topologies or bases at load (DLT-002)."""
         if self.budget_by == "count":
-            total = sum(extent.numel for extent in extents)
+            # a share of no positions is 0
+            total = max(sum(extent.numel for extent in extents), 1)
             return [budget_by_count(self.slots, total, extent) for extent in extents]
         if self.budget_by == "rank":
             return [budget_by_rank(self.rank, extent) for extent in extents]

@@ -96,7 +96,7 @@ def budget_by_nnz(density: float, extent: Extent) -> int:
 
 def budget_by_count(slots: int, total: int, extent: Extent) -> int:
     """Return a matrix's share of `slots` slots, in proportion to its positions among `total`, at most K (DLT-002)."""
-    return min(slots * extent.numel // max(total, 1), extent.nnz)
+    return min(slots * extent.numel // total, extent.nnz)
 
 
 def budget_by_rank(rank: int, extent: Extent) -> int:
