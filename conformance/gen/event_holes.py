@@ -144,6 +144,7 @@ def _steep(area: Area) -> None:
         part, evidence = whole_events.made(46, shape, 4, 2, 0, chosen=whole_events.rule())
         gradient = [1.5e308 if p in (0, shape[0] * 3 - 1) else 0.0 for p in range(shape[0] * 3)]
         entry = whole_events.given_part(part, replace(evidence, gradient=gradient))
+        entry |= dict.fromkeys(("absolute", "square", "inputs", "row_moments", "column_moments"))
         inputs = {"parts": [entry], "rule": whole_events.rule(), "fraction": 0.5, "seed": 0, "step": 1}
         text, clauses = "a norm beyond binary64 that is not looked at, or block by block", "EVT-005 SEL-004"
         area.add(f"refuse-{name}", "update.event", clauses, text, inputs, refused=clauses, dtypes=("float64",))

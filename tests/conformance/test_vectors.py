@@ -137,10 +137,13 @@ def test_values_that_many_names_share_survive_their_file(n):
 
 
 def test_what_differs_by_dtype_is_asked_in_both():
-    """A case of core for one dtype has a twin of the same inputs for the other: no answer would be right in both."""
+    """A case of core for one dtype has a twin of the same inputs for the other: no answer would be right in both.
+
+    Refused numbers may be beyond the other dtype.
+    """
     inputs = {}
     for case in CASES:
-        if profile_of(case.op) == "core" and len(case.dtypes) == 1:
+        if profile_of(case.op) == "core" and len(case.dtypes) == 1 and not case.refused:
             inputs.setdefault(case.id.removesuffix(f"-{case.dtypes[0]}"), []).append((*case.dtypes, repr(case.inputs)))
     assert len(inputs) == 2
     for name, twins in inputs.items():

@@ -16,7 +16,7 @@ def event(flaw: str = "") -> Operation:
     """Return an event on dictionaries with one flaw; without a flaw it passes every case."""
 
     def op(a: Values) -> Values:
-        if not np.isfinite(a["gradient"]).all() or a["n_drop"] > len(a["delta"]):
+        if not math.isfinite(math.hypot(*a["gradient"].reshape(-1).tolist())) or a["n_drop"] > len(a["delta"]):
             return right("update.evolve")(a)  # the engine refuses these inputs
         return outputs(flawed_event(a, flaw), a)
 
