@@ -14,7 +14,6 @@ import numpy as np
 
 from formats import validate
 from formats.dialects.coded import ATTRIBUTE, SCALE, ZERO
-from formats.dialects.gguf_file import Tensors
 from formats.dialects.int_codes import Quantised
 from formats.dialects.int_folder import grid_of_matrix, part_of, refuse_taken
 from formats.errors import FormatError
@@ -39,6 +38,9 @@ def open_gguf_codes(path: str | os.PathLike[str], limit: int | None = None) -> C
         FormatError: QNT-010 if no matrix has one of the types; FMT-155 for a malformed file.
         ExpansionTooLarge: FMT-098.
     """
+    # the blocks can be read without the package gguf
+    from formats.dialects.gguf_file import Tensors
+
     tensors = Tensors(Path(path))
     matrices = {name: tensors.type_of(name) for name in tensors.quantised() if len(tensors.shape_of(name)) == 2}
     of = next((kind for kind in _GRIDS if kind in matrices.values()), None)
