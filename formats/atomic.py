@@ -21,6 +21,8 @@ from formats.errors import DestinationExists
 
 # without fcntl there are no locks, so nothing shows that a writer was killed, and its folder stays
 fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
+_LONGEST_NAME = 200
+"""The most bytes of a name. File systems allow 255, and files beside it have its name and up to 40 bytes more."""
 
 
 @contextmanager
@@ -67,10 +69,6 @@ def new_file(path: Path) -> Iterator[Path]:
         yield folder / path.name
         (folder / path.name).replace(path)
         _sync_folder(path.parent)
-
-
-_LONGEST_NAME = 200
-"""Bytes of a name, to which new files beside it append up to 40; file systems allow 255."""
 
 
 def leftovers(path: Path) -> list[Path]:

@@ -10,12 +10,12 @@ from conformance.oracle import update_counts, update_schedule
 
 
 def inside(n: int) -> float:
-    """Return a number below n that counts as n (SEL-006)."""
+    """Return a number just near enough below n that 2⁻²⁰ lifts it to n, so that it counts as n (SEL-006)."""
     return n - 0.99 * 2.0**-20
 
 
 def outside(n: int) -> float:
-    """Return the number beside `inside(n)` that counts as n - 1 (SEL-006)."""
+    """Return a number just too far below n for 2⁻²⁰ to lift it to n, so that it counts as n - 1 (SEL-006)."""
     return n - 1.01 * 2.0**-20
 
 

@@ -129,8 +129,9 @@ class SeftLayer(BaseTunerLayer, nn.Module):
             self.unmerge()
         weight = self.get_base_weight().detach().clone()
         names = [] if self.disable_adapters else self.merged_adapters or self.active_adapters
-        for update in [] if self.merged else self._active(names):
-            update.write(weight.view(-1), update.values.detach())
+        if not self.merged:
+            for update in self._active(names):
+                update.write(weight.view(-1), update.values.detach())
         return plain(weight, self.get_base_layer().bias, self.support(names)).train(self.training)
 
     def get_delta_weight(self, adapter_name: str) -> Tensor:

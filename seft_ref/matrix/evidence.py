@@ -139,7 +139,7 @@ def _look(view: View, number: int, rule: Rule, strongest: Any, chance: Chance, k
             del signed, values, more
         del of_block, whole  # free them before the next block takes as much memory
     # EVT-005.2
-    refuse_infinite(xp.asarray(norm))
+    refuse_infinite(xp.asarray(norm, dtype=xp.float64))
     zero, nothing = view.base.values[:0], xp.zeros((0,), dtype=xp.int64, device=device(view.base.values))
     scores = xp.concat(parts["scores"]) if parts["scores"] else zero
     return Evidence(
