@@ -1,6 +1,7 @@
 """Files and folders that appear under their name complete, or not at all.
 
     .model.tmp-0f1e2d3c4b5a6978/      in which a writer of `model` works; the writer locks it as long as it lives
+    .model.lock                       locked by a program as long as nobody else may work at `model`
 
 A writer that is killed leaves its folder behind. The next writer of the same name gets the lock of the folder, and
 removes it (FMT-166).
@@ -103,6 +104,41 @@ def lock_file(path: Path) -> int:
         os.close(handle)
         raise
     return handle
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file `.NAME.lock` beside path while the block runs, and then remove the file.
+
+    Missing parents of path are made, and removed again if the block fails. The file of a killed program stays, and the
+    next one locks and removes it. Where nothing can be locked, nothing is.
+
+    Raises:
+        BlockingIOError: if another holder has the lock, in this process or another.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    with _folders_to(path):
+        handle = _lock_lasting(file)
+        try:
+            yield
+        finally:
+            if handle is not None:
+                file.unlink(missing_ok=True)  # while it is locked, so that it is the file of nobody else
+                os.close(handle)
+
+
+def _lock_lasting(file: Path) -> int | None:
+    """Lock a file that its holder removes, and return its handle; None if it cannot be locked."""
+    while True:
+        try:
+            handle = lock_file(file)
+        except BlockingIOError:
+            raise
+        except OSError:
+            return None
+        if is_file_of(file, handle):
+            return handle
+        os.close(handle)  # its holder has removed it meanwhile
 
 
 def is_file_of(path: Path, handle: int) -> bool:

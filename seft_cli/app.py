@@ -25,22 +25,30 @@ COMMANDS = {
 }
 """Command -> its module (in this package or in conformance) and function, and its line in the help."""
 
+STDOUT, STDERR = 1, 2
+"""The numbers of the standard streams."""
+
 
 @contextmanager
-def _while_somebody_reads() -> Iterator[None]:
-    """End silently, with exit status 1 as click does, if the reader of a pipe has gone."""
+def _without_traceback() -> Iterator[None]:
+    """End with exit status 1, as click does, if the reader of a pipe has gone, and with 130 at an interrupt."""
     try:
         yield
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        # a command that has begun says more; this one was still loading its libraries
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:
         # stdout becomes /dev/null, because Python writes the rest of its buffer when the process ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
 
 
-@_while_somebody_reads()
+@_without_traceback()
 def main() -> None:
     """Run the command that the first word names."""
+    _open_closed_streams()
     words = sys.argv[1:]
     if not words or words[0] in ("--help", "-h"):
         print(usage())
@@ -58,6 +66,15 @@ def main() -> None:
     run(name)
 
 
+def _open_closed_streams() -> None:
+    """Open /dev/null for each standard stream that the caller has closed, so that no file gets its number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or open(STDOUT, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(STDERR, "w", encoding="utf-8")  # noqa: SIM115
+
+
 def usage() -> str:
     """Return the text of `seft --help`."""
     width = max(map(len, COMMANDS))
@@ -66,7 +83,7 @@ def usage() -> str:
     return "\n".join([*lines, "", "seft COMMAND --help explains every option."])
 
 
-@_while_somebody_reads()
+@_without_traceback()
 def run(name: str) -> None:
     """Run a command with the arguments sys.argv[1:]."""
     module, _, function = COMMANDS[name][0].partition(":")

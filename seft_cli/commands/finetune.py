@@ -297,7 +297,9 @@ def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
             f"{folder} is not a sparse checkpoint; prune it, then seft convert {folder} DST --to sparse [--keep-codes]"
         )
     if state_file.exists() and not resume:
-        raise console.Refused(f"{state_file} holds an unfinished run; continue it with --resume or remove it")
+        raise console.Refused(
+            f"{state_file} holds an unfinished run; unless that is at work, continue it with --resume or remove it"
+        )
 
 
 def _require_outputs(

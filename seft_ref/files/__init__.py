@@ -5,6 +5,7 @@ save             saves a fine-tuned model
 best             keeps the best model of a run so far
 codes            reads and writes matrices of codes
 state            saves and loads the state of a run
+only_run         refuses a second run at the place of a first
 pruned           writes a pruned model
 finished_blocks  keeps the blocks that a stopped pruning run has finished
 quantised        writes a quantised model

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from seft_ref.arrays.library import Array
 from seft_ref.kernels import KernelSet
-from seft_ref.runs.source import ModelSource, TextSource, kernels_or_cpu, model_of, tokens_of
+from seft_ref.runs.source import ModelSource, TextSource, kernels_or_cpu, model_of, tokens_of, whole_numbers
 from seft_ref.text.evaluate import Evaluation, evaluate_windows
 
 
@@ -29,8 +29,9 @@ def evaluate(
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`
     Units     nats a target
-    Raises    what `read_tokens`, `load_model` and `evaluate_windows` raise
+    Raises    ValueError for numbers that are not whole; what `read_tokens`, `load_model` and `evaluate_windows` raise
     """
+    length, windows = whole_numbers(length=length, windows=windows)
     kernels = kernels_or_cpu(kernels)
     tokens = tokens_of(text, model)
     loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)

@@ -16,6 +16,7 @@ from seft_ref.errors import CheckpointError, QuantiseError
 from seft_ref.files.best import Best
 from seft_ref.files.codes import is_quantised
 from seft_ref.files.model import Model, check_companions, identity, on_grid, refuse_existing, require_sparse
+from seft_ref.files.only_run import only_run
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.save import Final
 from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
@@ -24,7 +25,16 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.quantise.merge import GRID_EXACT, Counts, check_merge
 from seft_ref.runs.loops import RunState, loop_of
 from seft_ref.runs.outcome import Validation, outcome_of
-from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of, has_folder, kernels_or_cpu, model_of
+from seft_ref.runs.source import (
+    DataSource,
+    ModelSource,
+    data_of,
+    folder_of,
+    has_folder,
+    kernels_or_cpu,
+    model_of,
+    whole_numbers,
+)
 from seft_ref.text.examples import Data, check_data
 from seft_ref.topology.csr import Topology
 from seft_ref.train.loop import StepRecord
@@ -126,9 +136,9 @@ def finetune(
     recompute   as `loss_and_gradients`
     ranks       processes that share the rows of each step (TRN-013)
     Raises      before anything is computed: FormatError FMT-110 if `out` exists, CheckpointError CKP-002 for a folder
-                that is not sparse, CKP-006 for a state that exists already, is missing or is of another run, ValueError
-                for arguments that do not go together; what `settings_of`, `load_model`, `read_tokens`, `initial_state`
-                and `train_step` raise
+                that is not sparse, CKP-006 for a state that exists already, is missing or is of another run, CKP-012 if
+                another run is at work there, ValueError for arguments that do not go together; what `settings_of`,
+                `load_model`, `read_tokens`, `initial_state` and `train_step` raise
     """
     _check_counts(save_every=save_every, stop_after=stop_after)
     if out is not None:
@@ -144,65 +154,69 @@ def finetune(
     data = data_of(text, model)
     loop.check(folder, data)
     origin = _in_mode(origin or _origin(model, data), merge)
-    file = _state_file(out, state_file, origin, resume=resume)
-    started_from = identity(folder_of(model)) if out is not None else None
-    has_state = file is not None and file.path.exists()
-    outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume, has_state=has_state, merge=merge)
+    place = _place_of_state(out, state_file)
+    with only_run(place, ranks):
+        file = _state_file(place, origin, resume=resume)
+        started_from = identity(folder_of(model)) if out is not None else None
+        has_state = file is not None and file.path.exists()
+        outcome = outcome_of(valid, model, out, chosen, kernels, resume=resume, has_state=has_state, merge=merge)
 
-    def begun() -> tuple[ModelConfig, RunState, int]:
-        # a separate function, so that afterwards only the state refers to the model.
-        # `exactly` is false for a loaded model, because `exact` is an option of loading.
-        exactly = exact and not isinstance(model, Model)
-        options = {"compact": compact or exactly, "exact": exactly}
-        loaded = model_of(model, kernels, dtype=dtype, like=like, limit=limit, **options)
-        check_data(data, chosen.length, loaded.config)
-        outcome.check(loaded.config)
-        if resume and file is not None:
-            start = loop.load(file.path, loaded, file.origin)
-        else:
-            start = loop.begin(loaded, data, ranks)
-        loaded.spent = True  # set only now, because a run that refuses to begin leaves the model usable
-        return loaded.config, start, loaded.stored()
+        def begun() -> tuple[ModelConfig, RunState, int]:
+            # a separate function, so that afterwards only the state refers to the model.
+            # `exactly` is false for a loaded model, because `exact` is an option of loading.
+            exactly = exact and not isinstance(model, Model)
+            options = {"compact": compact or exactly, "exact": exactly}
+            loaded = model_of(model, kernels, dtype=dtype, like=like, limit=limit, **options)
+            check_data(data, chosen.length, loaded.config)
+            outcome.check(loaded.config)
+            if resume and file is not None:
+                start = loop.load(file.path, loaded, file.origin)
+            else:
+                start = loop.begin(loaded, data, ranks)
+            loaded.spent = True  # set only now, because a run that refuses to begin leaves the model usable
+            return loaded.config, start, loaded.stored()
 
-    config, state, stored = begun()
-    compared = {"settings": settings_text(chosen), "step": state.step}
-    compared |= {} if origin is None else {"model": origin.model, "text": origin.text}
-    refuse_different(ranks, "at the start", compared | loop.parts(state, ranks))
-    on_start(Started(state, chosen, stored, origin))
+        config, state, stored = begun()
+        compared = {"settings": settings_text(chosen), "step": state.step}
+        compared |= {} if origin is None else {"model": origin.model, "text": origin.text}
+        refuse_different(ranks, "at the start", compared | loop.parts(state, ranks))
+        on_start(Started(state, chosen, stored, origin))
 
-    over = resume and outcome.resume(state.step)
-    last, writes = chosen.steps if stop_after is None else min(stop_after, chosen.steps), ranks.rank == 0  # TRN-015
-    began = time.perf_counter()
-    steps = loop.steps(state, config, data, recompute=recompute, ranks=ranks)
-
-    def finish() -> Final:
-        return loop.finish(state, config, data, folder, ranks)
-
-    for state, record in steps if state.step < last and not over else ():  # noqa: B020 - a state is used once
-        on_step(state, record, time.perf_counter() - began)
-        # measure before the state is saved, so that a run resumed from that state need not measure this step
-        over = outcome.is_over(state, config, finish, ranks)
-        due = state.step == last or state.step % save_every == 0 or outcome.is_due(state.step)
-        if file is not None and writes and due:
-            loop.save(file.path, state, file.origin)
-        if over or state.step == last:
-            break
+        over = resume and outcome.resume(state.step)
+        last, writes = chosen.steps if stop_after is None else min(stop_after, chosen.steps), ranks.rank == 0  # TRN-015
         began = time.perf_counter()
-    if not over and state.step < chosen.steps:
-        return Finetuned(config, state, chosen, stored, None)
-    if started_from is not None and identity(folder_of(model)) != started_from:
-        raise CheckpointError(
-            "CKP-006", f"{folder_of(model)} was replaced while the run trained it; bring it back, and resume the run"
-        )
-    final = outcome.write(finish, ranks)
-    if file is not None and writes and out is not None:
-        file.path.unlink(missing_ok=True)
-    return Finetuned(config, state, chosen, stored, final, outcome.best, outcome.merged)
+        steps = loop.steps(state, config, data, recompute=recompute, ranks=ranks)
+
+        def finish() -> Final:
+            return loop.finish(state, config, data, folder, ranks)
+
+        for state, record in steps if state.step < last and not over else ():  # noqa: B020 - a state is used once
+            on_step(state, record, time.perf_counter() - began)
+            # measure before the state is saved, so that a run resumed from that state need not measure this step
+            over = outcome.is_over(state, config, finish, ranks)
+            due = state.step == last or state.step % save_every == 0 or outcome.is_due(state.step)
+            if file is not None and writes and due:
+                loop.save(file.path, state, file.origin)
+            if over or state.step == last:
+                break
+            began = time.perf_counter()
+        if not over and state.step < chosen.steps:
+            return Finetuned(config, state, chosen, stored, None)
+        if started_from is not None and identity(folder_of(model)) != started_from:
+            raise CheckpointError(
+                "CKP-006",
+                f"{folder_of(model)} was replaced while the run trained it; bring it back, and resume the run",
+            )
+        final = outcome.write(finish, ranks)
+        if file is not None and writes and out is not None:
+            file.path.unlink(missing_ok=True)
+        return Finetuned(config, state, chosen, stored, final, outcome.best, outcome.merged)
 
 
 def _check_counts(**numbers: int | None) -> None:
-    for name, number in numbers.items():
-        if number is not None and number < 1:
+    present = {name: number for name, number in numbers.items() if number is not None}
+    for name, number in zip(present, whole_numbers(**present), strict=True):
+        if number < 1:
             raise ValueError(f"{name} is {number}, must be at least 1")
 
 
@@ -212,15 +226,19 @@ class _StateFile:
     origin: Origin
 
 
-def _state_file(
-    out: str | Path | None, named: str | Path | None, origin: Origin | None, *, resume: bool
-) -> _StateFile | None:
-    """Return the state file: `named`, else the one beside `out`, None if there is neither."""
-    if named is None and out is None:
+def _place_of_state(out: str | Path | None, named: str | Path | None) -> Path | None:
+    """Return where the state goes: to `named`, else beside `out`; None if there is neither."""
+    if named is not None:
+        return Path(named)
+    return None if out is None else state_beside(out)
+
+
+def _state_file(path: Path | None, origin: Origin | None, *, resume: bool) -> _StateFile | None:
+    """Return the state file at a path, None if a run keeps no state."""
+    if path is None:
         if resume:
             raise ValueError("there is no state to resume from; name state_file or out")
         return None
-    path = Path(named) if named is not None else state_beside(str(out))
     if path.exists() and not resume:
         raise CheckpointError("CKP-006", f"{path} holds an unfinished run; resume it or remove it")
     if origin is None:
@@ -265,6 +283,8 @@ def _settings(settings: TrainSettings | str, changes: Mapping[str, object], mode
     if isinstance(settings, str):
         pattern = pattern_of_folder(folder_of(model)) if has_folder(model) else None
         return settings_of(settings, **{"pattern": pattern, **changes})
+    if not isinstance(settings, TrainSettings):
+        raise ValueError(f"settings are a {type(settings).__name__}; give the name of a preset, or settings_of(...)")
     if changes:
         raise ValueError(f"{', '.join(changes)}: changes belong to a preset, and settings are given; leave them out")
     return settings

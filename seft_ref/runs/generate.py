@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from seft_ref.arrays.library import Array
 from seft_ref.files.model import refuse_delta, stop_tokens
 from seft_ref.kernels import KernelSet
-from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of
+from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of, whole_numbers
 from seft_ref.text.generate import generate_tokens
 from seft_ref.text.sampling import GREEDY, Sampling
 from seft_ref.text.tokens import encoded, read_tokenizer, written
@@ -36,9 +36,12 @@ def generate(
     on_token        called with every token as soon as it is picked, the one that ends the text included
     kernels         a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`
-    Raises          what `read_tokenizer`, `stop_tokens`, `load_model` and `generate_tokens` raise; all but GEN-006
-                    before the first piece
+    Raises          ValueError for a prompt that is no text; what `read_tokenizer`, `stop_tokens`, `load_model` and
+                    `generate_tokens` raise; all but GEN-006 before the first piece
     """
+    (max_tokens,) = whole_numbers(max_tokens=max_tokens)
+    if not isinstance(prompt, str):
+        raise ValueError(f"the prompt is a {type(prompt).__name__}, must be a text; generate_tokens takes tokens")
     kernels = kernels_or_cpu(kernels)
     folder = folder_of(model)
     refuse_delta(folder)

@@ -15,6 +15,7 @@ from seft_ref.arrays.library import Array, NumpyArray, from_numpy, to_numpy
 from seft_ref.errors import PruneError
 from seft_ref.files.finished_blocks import FinishedBlocks, digest_of
 from seft_ref.files.model import Model, refuse_existing
+from seft_ref.files.only_run import only_run
 from seft_ref.files.pruned import Kept, open_dense
 from seft_ref.files.state import state_beside
 from seft_ref.kernels import KernelSet
@@ -34,7 +35,16 @@ from seft_ref.prune.keep import SCOPES, Scope, across_matrices, parse_pattern, r
 from seft_ref.prune.owl import OUTLIER, SPREAD
 from seft_ref.prune.record import PruningRecord
 from seft_ref.runs.prune_loaded import KeptInMemory
-from seft_ref.runs.source import ModelSource, TextSource, folder_of, kernels_or_cpu, model_of, tokens_of
+from seft_ref.runs.source import (
+    ModelSource,
+    TextSource,
+    folder_of,
+    kernels_or_cpu,
+    model_of,
+    real_numbers,
+    tokens_of,
+    whole_numbers,
+)
 from seft_ref.text.tokens import calibration_starts, check_windows
 
 CALIBRATED = ("wanda", "sparsegpt")
@@ -148,12 +158,15 @@ def prune(
     progress  called with the name of every pruned matrix, and the number of matrices; an exception in it ends the run
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
     Raises    ValueError for an unknown method, a method without the text that it needs, or arguments that do not go
-              together; FormatError FMT-110 if `out` exists; CheckpointError CKP-002 for a model that is sparse;
+              together; FormatError FMT-110 if `out` exists; CheckpointError CKP-002 for a model that is sparse,
+              CKP-012 if another run keeps its blocks at `out`.state;
               CheckpointError, ConfigError, PruneError, TextError for the model and the text
     """
     if out is not None:
         refuse_existing(out)
     _check_given(method, layers, out, has_text=text is not None, resume=resume)
+    samples, length, seed = whole_numbers(samples=samples, length=length, seed=seed)
+    sparsity, outlier, spread = real_numbers(sparsity=sparsity, outlier=outlier, spread=spread)
     request = _Asked(
         method,
         sparsity,
@@ -166,7 +179,8 @@ def prune(
     groups = None if pattern is None else parse_pattern(pattern)
     removed_count(sparsity, 1)
     kernels = kernels_or_cpu(kernels)
-    with ExitStack() as stack:
+    state = None if out is None or method not in CALIBRATED else state_beside(out)
+    with only_run(state), ExitStack() as stack:
         pruning: Kept | KeptInMemory
         if out is None:
             pruning = KeptInMemory(model_of(model, kernels, dtype=dtype), kernels)
@@ -175,9 +189,9 @@ def prune(
         windows = [] if text is None else windows_of(tokens_of(text, model), pruning.config, samples, length, seed)
         batches = [from_numpy(window, pruning.read("model.norm.weight")) for window in windows]
         blocks: Blocks = NoBlocks()
-        if isinstance(pruning, Kept) and method in CALIBRATED:
-            run, folder = request.run(pruning, windows), state_beside(str(out))
-            blocks = FinishedBlocks(folder, run, changes=method == "sparsegpt", resume=resume)
+        if isinstance(pruning, Kept) and state is not None:
+            run = request.run(pruning, windows)
+            blocks = FinishedBlocks(state, run, changes=method == "sparsegpt", resume=resume)
         rates: Sparsity = sparsity
         if request.owl:
             measure = partial(owl_sparsities, pruning.config, pruning.read, batches, kernels, sparsity, *request.owl)

@@ -11,7 +11,7 @@ from seft_ref.kernels import KernelSet
 from seft_ref.quantise.grid import Quantised, parse_grid
 from seft_ref.quantise.model import quantise_gptq, quantise_nearest
 from seft_ref.runs.prune import windows_of
-from seft_ref.runs.source import TextSource, kernels_or_cpu, tokens_of
+from seft_ref.runs.source import TextSource, kernels_or_cpu, tokens_of, whole_numbers
 from seft_ref.topology.csr import flat, from_flat
 
 
@@ -58,6 +58,7 @@ def quantise(
               a model that is quantised already; CheckpointError, ConfigError, PruneError, TextError for model and text
     """
     refuse_existing(out)
+    samples, length, seed = whole_numbers(samples=samples, length=length, seed=seed)
     parsed_grid = parse_grid(grid)
     with open_stored(model, dtype) as source:
         for matrix in source.config.targets():

@@ -1,8 +1,11 @@
 """The arguments that all runs take: a model, as a folder or loaded, and a text, as a file or as tokens."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import numpy as np
 
 from seft_ref.arrays.library import Array
 from seft_ref.files.model import Model, load_model, refuse_delta, stop_tokens
@@ -107,9 +110,48 @@ def tokens_of(text: TextSource, model: ModelSource) -> Sequence[int]:
 
     Raises:
         CheckpointError: CKP-002 for a delta in place of the model whose tokenizer is to read the text.
+        ValueError: for tokens that are not one sequence of whole numbers in the memory of the host.
     """
     if not isinstance(text, str | Path):
+        _require_tokens(text)
         return text
     folder = folder_of(model)
     refuse_delta(folder)
     return read_tokens(Path(text), folder)
+
+
+def whole_numbers(**numbers: object) -> list[int]:
+    """Return arguments as numbers of Python; those of NumPy are taken, and JSON does not hold them.
+
+    Raises:
+        ValueError: with the name of an argument that is no whole number.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Integral):
+            raise ValueError(f"{name} is {number!r}, must be a whole number")
+    return [int(cast(Integral, number)) for number in numbers.values()]
+
+
+def real_numbers(**numbers: object) -> list[float]:
+    """Return arguments as numbers of Python, as `whole_numbers` does; whole ones stay whole.
+
+    Raises:
+        ValueError: with the name of an argument that is no number.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise ValueError(f"{name} is {number!r}, must be a number")
+    return [int(number) if isinstance(number, Integral) else float(cast(Real, number)) for number in numbers.values()]
+
+
+def _require_tokens(tokens: object) -> None:
+    """Refuse what is not one sequence of whole numbers, in one line here instead of later inside a loop."""
+    advice = "give a file, or one sequence of whole numbers"
+    if not isinstance(tokens, Sequence) and not hasattr(tokens, "__array__"):
+        raise ValueError(f"tokens are a {type(tokens).__name__}; {advice}")
+    try:
+        numbers = np.asarray(tokens)
+    except (TypeError, ValueError) as error:  # lists of different lengths, an array of a GPU
+        raise ValueError(f"tokens are no array: {error}; {advice}") from None
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise ValueError(f"tokens are an array of shape {numbers.shape} and dtype {numbers.dtype}; {advice}")

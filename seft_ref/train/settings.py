@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from seft_ref.adapters.methods import ADAPTERS, Adapter, adapter_named, name_of_adapter, settings_of_adapter
 from seft_ref.arrays.rng import counter_key
@@ -26,8 +26,8 @@ _OF_SLOTS = (
     *("initial_positions", "initial_scope", "start_batches", "event_batches"),
 )
 """Settings that only a sparse update has."""
-_KINDS: dict[Any, type] = {int: Integral, float: Real}
-"""Type of a field -> what its value must be; numbers of NumPy are numbers, too."""
+_KINDS: dict[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}
+"""Type of a field -> what its value must be. Numbers of NumPy become numbers of Python, as JSON has no others."""
 _NUMBERS_OF_STEPS = ("start_batches", "event_batches")
 """Settings that `TrainSettings.described` leaves out if they are 1, their default."""
 METHODS: dict[str, dict[str, Setting]] = {
@@ -138,9 +138,14 @@ class TrainSettings:
             raise ConfigError("TRN-008", f"optimizer is {self.optimizer!r}, must be the name of one, or an optimizer")
         for part in (self, self.optimizer, self.adapter):
             for each in fields(part) if is_dataclass(part) else ():
-                kind, value = _KINDS.get(each.type), getattr(part, each.name)
-                if kind is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-                    raise ConfigError("TRN-008", f"{each.name} is {value!r}, must be a number of type {kind.__name__}")
+                if each.type not in _KINDS:
+                    continue
+                (kind, noun), value = _KINDS[each.type], getattr(part, each.name)
+                if isinstance(value, bool) or not isinstance(value, kind):
+                    raise ConfigError("TRN-008", f"{each.name} is {value!r}, must be {noun}")
+                object.__setattr__(
+                    part, each.name, int(value) if isinstance(value, Integral) else float(cast(Real, value))
+                )
         pair = self.pattern
         if pair is not None and not (isinstance(pair, tuple) and [type(n) for n in pair] == [int, int]):
             raise ConfigError("EVT-007", f"pattern is {pair!r}, must be a pair of whole numbers, (2, 4) for 2:4")

@@ -60,6 +60,23 @@ def test_a_reader_that_goes_away_is_no_error(words):
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.parametrize(
+    ("words", "code"), [("--help >&-", 0), ("--help 2>&-", 0), ("show nothing <&- >&- 2>&-", 2), ("nonsense 2>&-", 2)]
+)
+def test_streams_that_the_caller_closed_are_no_error(words, code):
+    command = f"exec {sys.executable} -m seft_cli {words}"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def test_an_interrupt_before_a_command_begins_is_one_line(monkeypatch, capsys):
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "import_module", interrupted)
+    assert words(monkeypatch, capsys, "show", "nothing") == (130, "", "interrupted\n")
+
+
 def test_the_demo_names_the_extra_before_it_fetches_anything(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(demo, "find_spec", lambda name: None if name == "gguf" else name)
     code, out, err = words(monkeypatch, capsys, "demo", "--folder", str(tmp_path / "demo"))
