@@ -15,6 +15,8 @@ def events() -> Area:
     area = Area("hole-event", "dictionaries by flat position")
     _refused(area)
     _steep(area)
+    _loud(area)
+    _seeds(area)
     _cancelled(area)
     _made_up(area)
     _many_groups(area)
@@ -148,6 +150,32 @@ def _steep(area: Area) -> None:
         inputs = {"parts": [entry], "rule": whole_events.rule(), "fraction": 0.5, "seed": 0, "step": 1}
         text, clauses = "a norm beyond binary64 that is not looked at, or block by block", "EVT-005 SEL-004"
         area.add(f"refuse-{name}", "update.event", clauses, text, inputs, refused=clauses, dtypes=("float64",))
+
+
+def _loud(area: Area) -> None:
+    """Add events with a slot whose score overflows (EVT-005.3)."""
+    chosen = whole_events.rule(drop="fisher", adapts="never")
+    for dtype, large in (("float64", 2.0**600), ("float32", 2.0**80)):
+        part, evidence = whole_events.made(139, (2, 4), 5, 3, 0, chosen=chosen)
+        part = replace(part, phi={p: large if p == max(part.phi) else x for p, x in part.phi.items()})
+        entry = whole_events.given_part(part, replace(evidence, square=[1.0] * 8))
+        inputs = {"parts": [entry], "rule": chosen, "fraction": 0.3, "seed": 0, "step": 1}
+        text, clauses = "a slot's infinite score ranked", "EVT-005 SEL-004"
+        name = f"refuse-overflow-slot-{dtype}"
+        area.add(name, "update.event", clauses, text, inputs, refused=clauses, dtypes=(dtype,))
+
+
+def _seeds(area: Area) -> None:
+    """Add new slots with moments whose factors need rounding (DLT-006.2)."""
+    for optimizer in ("adamw", "spiel-adamw", "sgd"):
+        chosen = whole_events.rule(moments="seeded", adapts="never", beta1=0.9, beta2=0.999, momentum=0.9)
+        how: dict[str, Any] = {"chosen": chosen, "optimizer": optimizer, "missing": 2, "steps": 3}
+        part, evidence = whole_events.made(140, (2, 4), 5, 3, 1, **how)
+        # thirteen bits, so that products need rounding
+        gradient, square = ([(4096 + (k * p + 977) % 4096) / 4096 for p in range(8)] for k in (1873, 3301))
+        pair = part, replace(evidence, gradient=gradient, square=square)
+        text = "factors in the compute dtype, or a product and a difference for one factor"
+        whole_events.add(area, f"factors-{optimizer}", "DLT-006 OPT-009", text, [pair], chosen, 0.5)
 
 
 def _refusal_of(pairs: list[whole_events.Made], chosen: update_choices.Rule) -> str:

@@ -1,6 +1,7 @@
 """Cases of 12.10: deltas that are applied, alone or in chains, and deltas that are refused."""
 
 import copy
+import math
 import struct
 from typing import Any
 
@@ -150,6 +151,8 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     sums = copy.deepcopy(second)
     huge = {"add:s": on("F64", (3, 3), [0], struct.pack("<d", 1e300))}
     refuse("infinite", "FMT-135", BASE, {"1": one, "2": _file(huge, sums)})
+    no_number = {"add:s": on("F64", (3, 3), [0], struct.pack("<d", math.nan))}
+    refuse("nan", "FMT-135", BASE, {"1": one, "2": _file(no_number, sums)})
     whole = {"w": on("I32", (2, 2), [0, 3])}
     _, described = files_deltas.step(whole, {"replace:w": on("I32", (2, 2), [1])})
     refuse("integers", "FMT-133", whole, {"1": _file({"add:w": on("F32", (2, 2), [1])}, described)})

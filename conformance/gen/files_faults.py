@@ -158,6 +158,8 @@ def _counts(area: Area) -> None:
         ("feature-number", "FMT-044 FMT-041", _top(optional=[1])),
         ("part-2", "FMT-048", _top(part=2)),
         ("tied-list", "FMT-041", _top(tied=[])),
+        ("attributes-list", "FMT-041", _top(attributes=[])),
+        ("attributes-text", "FMT-041", _top(attributes="")),
         ("digest-g", "FMT-047", lambda p: p.manifest["tensors"]["w"].update(content_sha256="g" * 64)),
         ("section-capitals", "FMT-047", stored_as("values", sha256="A" * 64)),
         ("dtype-none", "FMT-017 FMT-031", lambda p: p.manifest["tensors"]["w"].update(dtype="NONE")),

@@ -111,6 +111,15 @@ def delta() -> Area:
         answer = {"positions": ids(update_counts.initial_random(stored, n, seed, matrix))}
         text = "draws numbered by slot instead of flat position, or another stream"
         area.add(f"random-{matrix}-{n}", "delta.initial_random", "DLT-004 RNG-002", text, inputs, answer)
+    inputs = {"out": 2, "in": 3, "base": ids([0, 2, 3]), "n": 2, "seed": 0, "matrix": 0}
+    for name, change, clause in (
+        ("too-many", {"n": 4}, "SEL-005"),
+        ("fewer-than-none", {"n": -1}, "SEL-005"),
+        ("seed-below-0", {"seed": -1}, "RNG-002"),
+        ("seed-of-65-bits", {"seed": 2**64}, "RNG-002"),
+    ):
+        text = "cut, wrapped, or taken as it is"
+        area.add(f"refuse-{name}", "delta.initial_random", clause, text, inputs | change, refused=clause)
     return area
 
 

@@ -138,6 +138,9 @@ def _rates(area: Area) -> None:
             text = "warm-up a step off, or decay that starts at step 0"
             name = f"rate-{kind}-{step}-{steps}-{warmup}"
             area.add(name, "schedule.learning_rate", "SCH-004", text, inputs, {"value": value}, bounds=bound)
+    inputs = {"kind": "polynomial", "lr": 0.003, "step": 9, "steps": 80, "warmup": 8}
+    text = "a schedule that nobody knows taken for a constant rate"
+    area.add("refuse-rate", "schedule.learning_rate", "SCH-004", text, inputs, refused="SCH-004")
 
 
 AREAS = (counts,)

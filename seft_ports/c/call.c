@@ -137,6 +137,16 @@ uint64_t call_word(call *c, const char *name)
     return word;
 }
 
+uint64_t call_seed(call *c)
+{
+    int had_failed = c->failed;
+    uint64_t seed = call_word(c, "seed");
+    if (had_failed || !c->failed)
+        return seed;
+    c->failed = 0;
+    return (uint64_t)call_refuse(c, "RNG-002", "the seed is no integer from 0 to 2^64 - 1");
+}
+
 double call_number(call *c, const char *name)
 {
     const json *value = wanted(c, name);

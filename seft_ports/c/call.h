@@ -46,6 +46,7 @@ int call_has(const call *c, const char *name); /* whether it is present and not 
 int64_t call_integer(call *c, const char *name);
 int64_t call_side(call *c, const char *name); /* an integer from 0 to MOST_SIDE */
 uint64_t call_word(call *c, const char *name);
+uint64_t call_seed(call *c); /* the input `seed`, refused by RNG-002 */
 double call_number(call *c, const char *name);
 array call_value(call *c, const json *value, const char *name);
 array call_array(call *c, const char *name);

@@ -72,7 +72,7 @@ static void initial_random(call *c)
 {
     int64_t out = call_side(c, "out"), in = call_side(c, "in"), count, n = call_integer(c, "n");
     int64_t *base = call_positions(c, "base", out, in, &count), *chosen;
-    uint64_t seed = call_word(c, "seed"), matrix = call_word(c, "matrix");
+    uint64_t seed = call_seed(c), matrix = call_word(c, "matrix");
     chosen = (int64_t *)call_room(c, count, sizeof *chosen);
     if (!c->failed && call_did(c, seft_initial_random(base, count, n, seed, matrix, chosen, &c->error)))
         call_put_array(c, "positions", I64, chosen, n);
@@ -133,8 +133,10 @@ static void learning_rate(call *c)
     int i;
     for (i = 0; i < 3 && !json_is(kind, kinds[i]);)
         i++;
-    if (i == 3 || step < 1)
-        call_fail(c, "no learning rate of that kind, or at that step");
+    if (i == 3)
+        call_refuse(c, "SCH-004", "a schedule is constant, linear or cosine");
+    if (step < 1)
+        call_fail(c, "the first step is 1");
     if (!c->failed)
         call_put_number(c, "value", seft_learning_rate((seft_rate)i, lr, step, steps, warmup));
 }

@@ -6,10 +6,23 @@ import jax.numpy as jnp
 from jax import Array
 
 import seft_ports.jax.wide  # noqa: F401  64-bit numbers, or an error that says how
+from seft_ports.jax.errors import Refusal
 
-__all__ = ["counter_key", "draws"]
+__all__ = ["counter_key", "draws", "seed_word"]
 
 _GAMMA = 0x9E3779B97F4A7C15
+
+
+def seed_word(seed: int) -> Array:
+    """Return a seed as the first word of a key (RNG-002).
+
+    Raises:
+        Refusal: RNG-002 for a seed that is no integer in 0 … 2⁶⁴ − 1.
+    """
+    # RNG-002
+    if not 0 <= seed < 2**64:
+        raise Refusal("RNG-002", f"{seed} is no integer from 0 to 2^64 - 1")
+    return jnp.uint64(seed)
 
 
 def _mix(z: Array) -> Array:

@@ -212,7 +212,8 @@ def _weights(i: Inputs) -> Outputs:
 
 def _initial_positions(i: Inputs) -> Outputs:
     base = _positions(i["base"])
-    chosen = _initial(base, i["n"], np.uint64(i["seed"]), i["matrix"])
+    errors.refuse(errors.FINE if 0 <= i["n"] <= len(i["base"]) else errors.TOO_MANY)
+    chosen = _initial(base, i["n"], counter.seed_word(i["seed"]), i["matrix"])
     return {"positions": np.asarray(base)[np.asarray(chosen)]}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from seft_ports.jax.errors import Refusal
 from seft_ports.jax.exact import rounded
 
 __all__ = ["counted", "delta_budget", "drop_count", "drop_fraction_at", "is_event", "learning_rate_at"]
@@ -46,9 +47,15 @@ def is_event(step: Any, steps: Any, evolve_every: Any) -> Array:
 
 
 def learning_rate_at(step: Any, steps: Any, warmup: Any, lr: Any, kind: str = "constant") -> Array:
-    """Return the learning rate of a step; `kind` is constant, linear or cosine (SCH-004)."""
+    """Return the learning rate of a step; `kind` is constant, linear or cosine (SCH-004).
+
+    Raises:
+        Refusal: SCH-004 for another kind.
+    """
     step, steps, warmup, lr = _wide(step), _wide(steps), _wide(warmup), _wide(lr)
     # SCH-004
     u = (step - warmup) / jnp.maximum(steps - warmup, 1)
-    after = {"constant": lr, "linear": lr * (1 - u), "cosine": 0.5 * lr * (1 + jnp.cos(math.pi * u))}[kind]
-    return jnp.where(step <= warmup, lr * step / jnp.maximum(warmup, 1), after)
+    after = {"constant": lr, "linear": lr * (1 - u), "cosine": 0.5 * lr * (1 + jnp.cos(math.pi * u))}
+    if kind not in after:
+        raise Refusal("SCH-004", f"a schedule is one of {', '.join(after)}, not {kind}")
+    return jnp.where(step <= warmup, lr * step / jnp.maximum(warmup, 1), after[kind])

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seft_ref.arrays.library import NumpyArray
-from seft_ref.errors import ConfigError
+from seft_ref.errors import ConfigError, UpdateError
 
 GAMMA = 0x9E3779B97F4A7C15
 _M1, _M2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -66,7 +66,11 @@ def choose(key: int, ids: NumpyArray, size: int) -> NumpyArray:
     """Return, ascending, the `size` ids with the smallest draws; id i has draw number i, ties go by id (DLT-004).
 
     Shapes  ids (n,) non-negative, ascending; result (size,)
+    Raises  UpdateError SEL-005 if size is not in 0 … n
     """
+    # SEL-005
+    if not 0 <= size <= ids.shape[0]:
+        raise UpdateError("SEL-005", f"cannot choose {size} of {ids.shape[0]} positions")
     by_draw = np.lexsort((ids, draws(key, ids)))
     return np.sort(ids[by_draw[:size]])
 

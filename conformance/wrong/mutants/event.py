@@ -75,7 +75,16 @@ def looked_at_where_it_is_scored(a: Values) -> Values:
     return right("update.event")(a | {"parts": parts})
 
 
+def looked_at_among_candidates(a: Values) -> Values:
+    parts = [
+        part | {"gradient": part["gradient"] if part["candidates"] is None else np.nan_to_num(part["gradient"])}
+        for part in a["parts"]
+    ]
+    return right("update.event")(a | {"parts": parts})
+
+
 MUTANTS: list[Mutant] = [
+    mutant("GRD-007 EVT-005", "update.event", looked_at_among_candidates, "NaN on the support goes unseen, first-step"),
     mutant("DLT-001 EVT-009", "update.event", n_for_the_budget_of_a_group, "N for what a group stored at load"),
     mutant("EVT-005", "update.event", looked_at_where_it_is_scored, "NaN off what is scored goes unseen"),
     *(

@@ -6,6 +6,7 @@ from conformance.engine.parts import (
     adapt,
     drop,
     event_record,
+    evolve,
     optimizers,
     pools,
     strongest,
@@ -44,6 +45,24 @@ _SEEDS: Rows = tuple(
         (optimizers.SpielAdamW.seeds, "steps - 1)", "steps)", "age A for spiel-adamw"),
         (optimizers.SpielAdamW.seeds, "steps - 1)", "max(steps - 1, 1))", "an age of at least 1"),
         (optimizers.Sgd.seeds, " / (1.0 - self.momentum)", "", "u without 1 / (1 − μ)"),
+        (
+            optimizers._adamw_seeds,
+            "mean * (1.0 - settings.beta1**steps)",
+            "mean - mean * settings.beta1**steps",
+            "m by a product and a difference",
+        ),
+        (
+            optimizers._adamw_seeds,
+            "square * (1.0 - settings.beta2**steps)",
+            "square - square * settings.beta2**steps",
+            "v by a product and a difference",
+        ),
+        (
+            optimizers.Sgd.seeds,
+            "mean * ((1.0 - self.momentum**steps) / (1.0 - self.momentum))",
+            "mean * (1.0 - self.momentum**steps) / (1.0 - self.momentum)",
+            "u by a product and a quotient",
+        ),
     )
 )
 
@@ -63,6 +82,22 @@ _EVENT: tuple[tuple[str, Any, str, str, str], ...] = (
     ("GROW-002", pools.Pools.growth, _REFILL, f"(0 if self.slots.width else {_REFILL})", "no refill"),
     ("GROW-002", pools.Pools.growth, "sum(self.delta_budgets)", "self.delta_budgets[0]", "one budget"),
     ("GROW-006", drop.replaced, f"fresh - ({_ROOM})", "fresh", "a refill that replaces"),
+    ("GROW-006", drop.replaced, "_scores(part, rule, chance)", "abs(part.delta.values)", "the smallest |φ| leave"),
+    (
+        "GROW-006 SEL-002",
+        drop.replaced,
+        "selection(scores, n_leave).indices",
+        "scores.shape[0] - 1 - selection(scores[::-1], n_leave).indices[::-1]",
+        "of equal scores those at higher positions leave",
+    ),
+    ("GRD-006 EVT-005", evolve._check_finite, ", evidence.inputs", "", "inputs that are not looked at"),
+    (
+        "EVT-005 SEL-004",
+        drop._scores,
+        "return DROP[rule.drop](operands)",
+        "return array_namespace(part.delta.values).nan_to_num(DROP[rule.drop](operands))",
+        "a slot's infinite score ranked",
+    ),
 )
 
 _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (

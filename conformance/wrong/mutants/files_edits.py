@@ -123,6 +123,13 @@ _READ: tuple[tuple[str, Any, str, str, str], ...] = (
         "len(set(value)) < len(value)",
         "features in any order",
     ),
+    (
+        "FMT-041",
+        header.parse_manifest,
+        'as_object(value["attributes"], "attributes")',
+        'value["attributes"]',
+        "attributes of any type",
+    ),
     ("FMT-042", header.parse_manifest, "if unknown:", "if unknown and not set(value) - _MANIFEST_KEYS:", "keys first"),
     ("FMT-091 FMT-099", digest.support_code, "<= csr.size_of", "< csr.size_of", "csr of equals"),
     (
@@ -219,6 +226,7 @@ _APPLIED: tuple[tuple[str, Any, str, str, str], ...] = (
     ),
     ("FMT-135", change.sums_of, "dtype != np.float64", "True", "sums of F64 by way of F32"),
     ("FMT-135", change.sums_of, "not np.isfinite(sums).all()", "np.isnan(sums).any()", "infinite sums"),
+    ("FMT-135", change.sums_of, "not np.isfinite(sums).all()", "np.isinf(sums).any()", "sums that are no numbers"),
     ("FMT-135", change.sums_of, "amounts.astype(np.float64)", "amounts.astype(np.float32)", "amounts in F32"),
     ("FMT-137", delta.apply, "reached != described.base_sha256", "i and reached != described.base_sha256", "any base"),
     (

@@ -111,6 +111,8 @@ MUTANTS: list[Mutant] = [
         "steps from 0",
     ),
     mutant("SCH-004", "schedule.learning_rate", changed("schedule.learning_rate", warmup=lambda a: 0), "no warm-up"),
+    *unchecked("schedule.learning_rate", "SCH-004"),
+    *unchecked("delta.initial_random", "SEL-005", "RNG-002"),
     mutant(
         "SCH-005", "schedule.spiel", changed("schedule.spiel", steps=lambda a: a["steps"] - 1), "the last phase lost"
     ),
