@@ -129,7 +129,9 @@ GARBAGE = {
     "input no array": asked(scores=3, ids=[1], k="2")[:-1],
     "fraction": b'{"type":"call","id":"x","op":"adamw.clip","dtype":"float64","in":{"norm":1.5,"max_norm":1}}',
     "hexadecimal": asked("adamw.clip", norm={"f64": "0x1.zp1"}, max_norm={"f64": ""})[:-1],
-    "long integer": asked("delta.initial_random", **{"out": 1, "in": 1}, base=base(), n=0, seed={"int": "9" * 20})[:-1],
+    "long integer": asked(
+        "delta.initial_random", **{"out": 1, "in": 1}, base=base(), n=0, seed=0, matrix={"int": "9" * 20}
+    )[:-1],
     "base64": asked(scores=SCORES, ids=base([5, 7], b64="A==="), k=1)[:-1],
     "shape too large": asked(scores=SCORES, ids=base([5, 7], shape=[3]), k=1)[:-1],
     "shape overflows": asked(scores=SCORES, ids=base([5, 7], shape=[2**31 - 1] * 4), k=1)[:-1],
