@@ -124,13 +124,13 @@ class Checkpoint:
 
     kind: str
     """Its purpose: ``"model"``, ``"training-state"``, ``"delta"`` (FMT-012)."""
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor] = field(repr=False)
     """Name -> tensor. May be lazy, because the writer fetches each tensor once and holds one at a time."""
     attributes: dict[str, JSON] = field(default_factory=dict)
     """Free JSON without fractions (FMT-011)."""
     tied: dict[str, str] = field(default_factory=dict)
     """Name of a tensor that is not stored -> name of the stored tensor it equals (FMT-010)."""
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     """Companions of a folder, name -> bytes: configuration, tokenizer (FMT-013). May be lazy."""
     scales: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Name of a quantised tensor -> role -> name of the stored tensor that plays it (FMT-016)."""

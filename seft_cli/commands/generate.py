@@ -13,6 +13,7 @@ from seft_cli.device import Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
 from seft_cli.interrupt import interrupts
 from seft_ref import Sampling, generate
+from seft_ref.files.model import open_folder, read_config
 from seft_ref.text.chat import chat_writer
 
 
@@ -38,6 +39,8 @@ def main(
     if threads is not None:
         console.restart_with_threads(threads)
     limit = limit_of(max_bytes, require_input(folder))
+    with open_folder(folder) as source:
+        positions = read_config(source.files).max_position_embeddings
     place = place_of(device)
     sampling = Sampling(temperature, top_k, top_p, seed)
     text = _from_standard_input() if prompt == "-" else prompt
@@ -75,6 +78,10 @@ def main(
         end = ", interrupted"
     _print("\n")
     print(f"{_speed(n_prompt, *times)}{end}", file=sys.stderr)
+    n_new = len(times) - 1
+    # GEN-007.2: the last token is preceded by as many as the model has positions
+    if n_new < max_tokens and n_prompt + n_new > positions:
+        print(f"ended because the {positions} positions of the model are full", file=sys.stderr)
     if end:
         raise typer.Exit(130)
 

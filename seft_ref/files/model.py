@@ -6,7 +6,7 @@ model = load_model("pruned-sparse", kernels)
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,8 @@ class Model:
     """
 
     config: ModelConfig
-    weights: Weights
-    bases: dict[str, AnyBase]
+    weights: Weights = field(repr=False)
+    bases: dict[str, AnyBase] = field(repr=False)
     """empty for a Hugging Face folder, because its matrices have no support to keep"""
     folder: Path | None = None
     """where it was loaded from; None for a model that was made in memory"""

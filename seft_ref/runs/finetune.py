@@ -7,7 +7,7 @@ This is the one place where a run is loaded, started or resumed, stepped, finish
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from seft_ref.arrays.library import Array
@@ -53,7 +53,7 @@ class Started:
         origin: digests of the model and of the data (CKP-007); None for a model without a folder.
     """
 
-    state: RunState
+    state: RunState = field(repr=False)
     settings: TrainSettings
     stored: int
     origin: Origin | None
@@ -74,10 +74,10 @@ class Finetuned:
     """
 
     config: ModelConfig
-    state: RunState
+    state: RunState = field(repr=False)
     settings: TrainSettings
     stored: int
-    final: Mapping[str, tuple[Topology, Array]] | None
+    final: Mapping[str, tuple[Topology, Array]] | None = field(repr=False)
     best: Best | None = None
     merged: Counts | None = None
 

@@ -6,7 +6,7 @@ examples = examples_of(["train.jsonl"], Path("pruned-sparse"), length=512, end=0
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -50,7 +50,7 @@ class Examples:
         cut: how many were cut to a row.
     """
 
-    items: Sequence[Example]
+    items: Sequence[Example] = field(repr=False)
     packed: bool = False
     left_out: int = 0
     cut: int = 0

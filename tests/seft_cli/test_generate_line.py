@@ -39,6 +39,15 @@ def test_the_text_of_the_engine_and_how_fast_it_was(cli, folder):
     assert "tokens/s" in err
 
 
+@pytest.mark.parametrize("max_tokens", [48, 49, 50, 200])
+def test_GEN_007_a_text_that_ends_because_the_positions_are_full_says_so(cli, tmp_path, max_tokens):
+    model = sparse_folder(tmp_path / "s")  # of 64 positions, 16 for the prompt; the last token needs none
+    code, _, err = cli("generate", model, PROMPT, "--max-tokens", max_tokens)
+    assert code == 0
+    assert f"{min(max_tokens, 49)} new" in err
+    assert ("64 positions of the model are full" in err) == (max_tokens > 49)
+
+
 def test_a_draw_repeats_and_another_seed_differs(cli, folder):
     drawn = ("--temperature", 0.8, "--top-k", 40, "--top-p", 0.95, "--max-tokens", 20)
     texts = [cli("generate", folder, PROMPT, *drawn, "--seed", seed)[1] for seed in (5, 5, 6)]

@@ -25,6 +25,12 @@ def place(tmp_path):
     return tmp_path
 
 
+def test_what_a_run_returns_is_shown_in_a_few_lines(place):
+    done = finetune(place / "sparse", None, place / "text.txt", **SHORT)
+    for value in (done, done.model(), formats.read(place / "sparse"), load_model(place / "sparse", cpu)):
+        assert len(repr(value)) < 2000
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
