@@ -232,7 +232,9 @@ class MappedFile:
             )
         if n > self.size - LENGTH.size:
             raise FormatError(
-                "FMT-021", f"{self.path.name} announces a header of {n} bytes and holds {self.size - LENGTH.size}"
+                "FMT-021",
+                f"{self.path.name} announces a header of {n} bytes and holds {self.size - LENGTH.size}; it was cut off "
+                "or is no checkpoint",
             )
         self.data_start = LENGTH.size + int(n)
         return self._bytes[LENGTH.size : self.data_start].tobytes()

@@ -1,14 +1,12 @@
 """Reads the training and validation data that the options of a command line name."""
 
-import json
 import math
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seft_cli import console
-from seft_cli.input import require_input
+from seft_cli.input import require_input, require_text
 from seft_ref import Validation, read_examples
 from seft_ref.files.best import Best
 from seft_ref.runs.source import DataSource
@@ -37,8 +35,7 @@ class DataOptions:
         for file in self.data or []:
             require_input(file, "file of examples")
         if self.text is not None:
-            require_input(self.text, "text file")
-            _refuse_examples(self.text, "give examples as --data FILE.jsonl")
+            require_text(self.text, "give examples as --data FILE.jsonl")
         if self.packing and self.longer and self.valid is None:
             raise console.Refused("--longer has no use beside --packing, which divides examples among rows")
         alone = {"--packing": self.packing, "--longer": self.longer, "--epochs": self.epochs}
@@ -49,9 +46,10 @@ class DataOptions:
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise console.Refused(f"--epochs is {self.epochs}; give a number above 0")
         if self.valid is not None:
-            require_input(self.valid, "validation file")
-            if self.text is not None:
-                _refuse_examples(self.valid, "--valid is a text beside --text; examples go with --data")
+            if self.text is None:
+                require_input(self.valid, "validation file")
+            else:
+                require_text(self.valid, "--valid is a text beside --text; examples go with --data")
         for option, value in (("--patience", self.patience), ("--valid-every", self.valid_every)):
             if self.valid is None and value is not None:
                 raise console.Refused(f"{option} counts measurements on --valid; give --valid FILE")
@@ -96,16 +94,6 @@ class DataOptions:
                 one = "1 example" if n == 1 else f"{n} examples"
                 console.err.print(f"{', '.join(map(str, files))}: {one} of more than {length} tokens {what} (--longer)")
         return examples
-
-
-def _refuse_examples(file: Path, advice: str) -> None:
-    """Refuse a file of examples in place of a text; its name or its first line shows what it is."""
-    line = None
-    if file.is_file():  # because a folder is refused when it is read
-        with file.open("rb") as stream, suppress(ValueError, RecursionError):
-            line = json.loads(stream.readline(1 << 20))
-    if file.suffix == ".jsonl" or (isinstance(line, dict) and {"prompt", "completion", "messages"} & line.keys()):
-        raise console.Refused(f"{file} holds examples; {advice}")
 
 
 def _texts(examples: Examples) -> set[tuple[int, ...]]:

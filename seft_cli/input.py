@@ -1,7 +1,9 @@
 """Inputs of command lines: a path is checked before it is opened, and one size limit holds for a whole run."""
 
+import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +38,17 @@ def require_input(path: Path, what: str = "file or folder") -> Path:
     if kind not in ("", "a folder"):
         raise console.Refused(f"FMT-165: {path} is {kind}, expected a file or a folder; copy what it holds into a file")
     return path
+
+
+def require_text(file: Path, advice: str) -> None:
+    """Refuse what is no file, and a file of examples in place of a text: its name or its first line tells."""
+    require_input(file, "text file")
+    line = None
+    if file.is_file():  # because a folder is refused when it is read
+        with file.open("rb") as stream, suppress(ValueError, RecursionError):
+            line = json.loads(stream.readline(1 << 20))
+    if file.suffix == ".jsonl" or (isinstance(line, dict) and {"prompt", "completion", "messages"} & line.keys()):
+        raise console.Refused(f"{file} holds examples; {advice}")
 
 
 def tell_leftovers(path: Path) -> None:

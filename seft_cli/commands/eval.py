@@ -10,7 +10,7 @@ import typer
 from seft_cli import console
 from seft_cli.commands.eval_tasks import TaskOptions, score
 from seft_cli.device import Device, DeviceOption, place_of
-from seft_cli.input import MaxBytes, limit_of, require_input
+from seft_cli.input import MaxBytes, limit_of, require_input, require_text
 from seft_cli.output import require_beside, require_file, require_json, write_json
 from seft_ref import evaluate
 from seft_ref.runs.tasks import BATCH, MAX_TOKENS
@@ -80,7 +80,7 @@ def main(
         return
     assert text is not None
     length, windows = length or LENGTH, windows or WINDOWS
-    require_input(text, "text file")
+    require_text(text, "perplexity is measured on a plain text")
     place = place_of(device)
     with console.progress("evaluating", windows) as advance:
         at: list[float] = []

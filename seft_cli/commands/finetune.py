@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from formats.dialects.weight_sync import refuse_version
 from formats.index import is_sparse
 from seft_cli import console, launcher, report
 from seft_cli.data import DataOptions
@@ -26,6 +25,7 @@ from seft_ref import RunState, Started, StepRecord, TrainSettings, finetune, set
 from seft_ref.adapters.methods import LoraAdapter
 from seft_ref.arrays.ranks import rows_of
 from seft_ref.files.best import Best
+from seft_ref.files.model import refuse_delta
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.state import state_beside
 from seft_ref.quantise.merge import GRID_EXACT
@@ -291,7 +291,7 @@ def _one_method(names: list[str]) -> str:
 
 def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
     """Refuse a model that is no sparse checkpoint, and a new run where the state of an unfinished one exists."""
-    refuse_version(folder)
+    refuse_delta(folder)
     if not is_sparse(folder):
         raise console.Refused(
             f"{folder} is not a sparse checkpoint; prune it, then seft convert {folder} DST --to sparse [--keep-codes]"

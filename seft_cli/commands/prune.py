@@ -12,7 +12,7 @@ import typer
 
 from formats.index import is_sparse
 from seft_cli import console
-from seft_cli.input import require_input
+from seft_cli.input import require_input, require_text
 from seft_cli.interrupt import interruptible, interrupts
 from seft_cli.output import require_absent
 from seft_ref import prune, quantise
@@ -160,7 +160,7 @@ def _quantise(
         options = {"--samples": samples, "--length": length, "--seed": seed}
         console.refuse_unused(f"--quantize {grid} without --calibration", (), options)
     else:
-        require_input(calibration, "text file")
+        require_text(calibration, "calibration takes a plain text")
     with interrupts() as check, console.progress("quantising") as advance:
 
         def rounded(name: str, total: int) -> None:
@@ -203,6 +203,6 @@ def _require_choices(
     elif of_calibration["--calibration"] is None:
         raise console.Refused(f"{method if method in CALIBRATED else 'owl'} needs --calibration TEXT")
     if (calibration := of_calibration["--calibration"]) is not None:
-        require_input(calibration, "text file")
+        require_text(calibration, "calibration takes a plain text")
     if pattern is not None:
         console.refuse_unused(f"--pattern {pattern}", (), {"--sparsity": sparsity})

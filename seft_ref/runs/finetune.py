@@ -15,7 +15,15 @@ from seft_ref.arrays.ranks import ALONE, Ranks, refuse_different
 from seft_ref.errors import CheckpointError, QuantiseError
 from seft_ref.files.best import Best
 from seft_ref.files.codes import is_quantised
-from seft_ref.files.model import Model, check_companions, identity, on_grid, refuse_existing, require_sparse
+from seft_ref.files.model import (
+    Model,
+    check_companions,
+    identity,
+    on_grid,
+    refuse_delta,
+    refuse_existing,
+    require_sparse,
+)
 from seft_ref.files.only_run import only_run
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.save import Final
@@ -250,6 +258,7 @@ def _require_support(model: ModelSource, *, resume: bool) -> None:
     """Refuse a model that has no support to keep (CKP-002); a resumed model in memory takes that of the saved state."""
     if has_folder(model):
         require_sparse(folder_of(model))
+        refuse_delta(folder_of(model))
         check_companions(folder_of(model))
     elif isinstance(model, Model) and not model.bases and not resume:
         raise CheckpointError(

@@ -1,9 +1,12 @@
 """`seft finetune` on instruction data and with validation, as a person types it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
+import formats
+from formats.delta import diff
 from seft_cli.log.read import read_log
 from tests.seft_ref.folders import TEXT, sparse_folder
 
@@ -195,3 +198,29 @@ def test_a_name_without_room_for_others_is_refused_at_once(cli, place):
     code, _, err = cli("finetune", place / "s", place / ("a" * 240), "--text", place / "text.txt", "--steps", 3, *SHORT)
     assert (code, "choose a shorter one" in err) == (2, True), err
     assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("eval", "s", "--text", "held.jsonl"),
+        ("prune", "s-hf", "out", "--method", "wanda", "--calibration", "held.jsonl"),
+        ("prune", "s-hf", "out", "--quantize", "int8:g8", "--calibration", "held.jsonl"),
+    ],
+)
+def test_a_file_of_examples_is_no_text_of_evaluation_or_calibration(cli, place, monkeypatch, arguments):
+    monkeypatch.chdir(place)
+    code, out, err = cli(*arguments)
+    assert (code, out) == (2, "")
+    assert "held.jsonl holds examples" in err
+
+
+def test_a_delta_is_no_model_to_train(cli, place, monkeypatch):
+    monkeypatch.chdir(place)
+    model = formats.read(place / "s")
+    norm = formats.to_dense(model.tensors["model.norm.weight"])
+    target = replace(model, tensors={**model.tensors, "model.norm.weight": formats.Dense(norm * 2)})
+    formats.write_file("step.delta", diff(model, target))
+    code, out, err = cli("finetune", "step.delta", "out", "--text", "text.txt", *SHORT)
+    assert (code, out) == (2, "")
+    assert "step.delta is a delta, not a model" in err
