@@ -141,6 +141,11 @@ def _lock_lasting(file: Path) -> int | None:
         os.close(handle)  # its holder has removed it meanwhile
 
 
+def unlock(handle: int) -> None:
+    """Release the lock of a handle that `lock_file` returned, also for forked processes that have it open."""
+    fcntl.flock(handle, fcntl.LOCK_UN)
+
+
 def is_file_of(path: Path, handle: int) -> bool:
     """Return whether a path names the file that is open as handle."""
     try:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from formats.container import dtype_name
 from formats.delta_rules import ADD, REMOVE, REPLACE, WHOLE
 from formats.errors import FormatError
-from formats.records import Array, Dense, Mask, Sparse, Tensor, bits, flat, from_flat, with_values
+from formats.records import Array, Dense, Mask, Sparse, Tensor, bits, flat, from_flat, rows_of, with_values
+from formats.validate import MAX_SPARSE_DIM
 
 SUMMED = ("F16", "BF16", "F32", "F64")
 """Dtypes of a base and of amounts that `add` accepts (FMT-133)."""
@@ -25,8 +26,9 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
     Args:
         base: the tensor before; None if it is new.
         target: the tensor after.
-        op: ``"replace"`` or ``"add"``. A new tensor, a mask, and a tensor of another dtype or shape than before become
-            ``whole``. With ``"replace"``, so does a tensor in which at least as many positions change as it stores.
+        op: ``"replace"`` or ``"add"``. A new tensor, a mask, a tensor of another dtype or shape than before, and one
+            whose shape no sparse tensor can have become ``whole``. With ``"replace"``, so does a tensor in which at
+            least as many positions change as it stores.
         name: the tensor's name in messages.
 
     Raises:
@@ -35,6 +37,9 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
     if base is None or isinstance(base, Mask) or isinstance(target, Mask):
         return {WHOLE: target}
     if base.dtype != target.dtype or base.shape != target.shape:
+        return {WHOLE: target}
+    # FMT-008: the changes of such a tensor have no form, because no sparse tensor has its shape
+    if not target.shape or max(rows_of(target.shape), target.shape[-1]) > MAX_SPARSE_DIM:
         return {WHOLE: target}
     old, new = base.values.reshape(-1), target.values.reshape(-1)
     if _same_support(base, target):

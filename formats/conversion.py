@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from formats import atomic
 from formats.digest import of_content
 from formats.errors import CannotHold, FormatError
-from formats.lazy import Lazy, like, promised
+from formats.lazy import watched
 from formats.reader import checkpoint_of, open_checkpoint
-from formats.records import ANY, LIMIT, Checkpoint, Dense, Sparse, Tensor, to_dense
+from formats.records import ANY, LIMIT, Checkpoint, Dense, Sparse, to_dense
 from formats.writer import SHARD_BYTES, write
 
 __all__ = ["READ_BACK", "TO", "convert"]
@@ -109,6 +110,7 @@ def convert(
         "checksum": (checksum, None),
     }
     _check(to, options, verify=verify)
+    atomic.refuse_existing(Path(out))
     if isinstance(source, Checkpoint):
         # a model may come from any format, so its dense matrices may become sparse; other kinds come from this format
         source_name, kind = "the checkpoint", "checkpoint" if source.kind == "model" else "sparse"
@@ -166,24 +168,7 @@ def _of_nothing(checkpoint: Checkpoint, source_name: str) -> list[str]:
 
 def _watched(checkpoint: Checkpoint, progress: Callable[[str, int], None] | None) -> Checkpoint:
     """Return the checkpoint; with `progress`, a copy that calls it when each tensor is read for the first time."""
-    if progress is None:
-        return checkpoint
-    tensors, names_read = checkpoint.tensors, set[str]()
-
-    def read(name: str, tensor: Tensor) -> Tensor:
-        if name not in names_read:
-            names_read.add(name)
-            progress(name, len(tensors))
-        return tensor
-
-    watched = Lazy(
-        tensors,
-        lambda name: read(name, tensors[name]),
-        lambda name: like(tensors, name),
-        tensors.digest if isinstance(tensors, Lazy) else None,
-        lambda name: read(name, promised(tensors, name)[0]),
-    )
-    return replace(checkpoint, tensors=watched)
+    return checkpoint if progress is None else replace(checkpoint, tensors=watched(checkpoint.tensors, progress))
 
 
 def _check(to: str, options: dict[str, tuple[object, object]], *, verify: bool) -> None:
@@ -312,16 +297,25 @@ def _write_changes(
 
     if checkpoint.delta is None:
         raise FormatError("FMT-084", f"{to} takes a delta; make one with `diff`, or convert an adapter")
+    left_out = [*_named(checkpoint), *checkpoint.files]
+    if to == "trl-delta":  # it is written without a base, so that nothing tells whether ties and scales are its own
+        described = checkpoint.delta
+        left_out += [what for what, has in (("ties", described.tied), ("scales", described.scales)) if has]
+        if not checkpoint.tensors:
+            raise CannotHold("FMT-154", f"{to} holds values only, and the delta changes none")
+        before = after = Checkpoint("model", {})
+    else:
+        before = open_source(_needed(base, to), limit=limit)
+        after = delta.apply(before, [checkpoint])  # raises FMT-137 if `before` is not the base of the delta
+    if (before.tied, before.scales) != (after.tied, after.scales):
+        raise CannotHold("FMT-154", f"{to} holds values only, and the delta changes ties or scales of its base")
     if to == "weight-sync":
-        before = open_source(_needed(base, to), limit=limit)
         chosen = {option: value for option, value in sync_options.items() if value is not None}
-        write_weight_sync(out, before, delta.apply(before, [checkpoint]), **chosen)
-        return [*_named(checkpoint), *checkpoint.files]
+        write_weight_sync(out, before, after, **chosen)
+        return left_out
     if to == "seft":
-        before = open_source(_needed(base, to), limit=limit)
-        delta.apply(before, [checkpoint])  # raises FMT-137 if `before` is not the base of the delta
         write_seft(out, checkpoint, before.tensors)
-        return [*_named(checkpoint), *checkpoint.files]
+        return left_out
     write_adapter = {"peft": write_shira, "super-tuning": write_super_tuning}.get(to)
     operation: Literal["add", "replace"] = "add" if write_adapter else "replace"
     others = sorted(name for name in checkpoint.tensors if not name.startswith(f"{operation}:"))
@@ -332,12 +326,10 @@ def _write_changes(
     stored = {name.split(":", 1)[1]: cast("Dense | Sparse", checkpoint.tensors[name]) for name in checkpoint.tensors}
     changes = Changes(operation, {name: listed(tensor) for name, tensor in stored.items()}, checkpoint.attributes)
     if write_adapter:
-        before = open_source(_needed(base, to), limit=limit)
-        delta.apply(before, [checkpoint])  # raises FMT-137 if `before` is not the base of the delta
         write_adapter(out, changes, before.tensors)
     else:
         write_trl_delta(out, changes, {"target_sha256": checkpoint.delta.target_sha256})
-    return [*_named(checkpoint), *checkpoint.files]
+    return left_out
 
 
 def _write_foreign(

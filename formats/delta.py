@@ -7,7 +7,7 @@ target = apply(base, [delta, next_delta])      the chain is checked first, each 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -216,7 +216,7 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
     """
     _refuse_delta(base)
     state = contents(base)
-    reached, result = digest.of_state(state, base.tied, base.scales), base
+    reached, levels = digest.of_state(state, base.tied, base.scales), list[_Level]()
     for i, delta in enumerate(deltas):
         described = delta.delta
         if described is None:
@@ -238,17 +238,11 @@ def apply(base: Checkpoint, deltas: Sequence[Checkpoint]) -> Checkpoint:
             raise FormatError(
                 "FMT-138", f"delta {i + 1} says it leads to {described.target_sha256}, its digests to {reached}"
             )
-        if i:
-            _make_what_goes(result, described)
-        result = _applied(result, delta, described, state, from_delta=bool(i))
-    return result
-
-
-def _make_what_goes(result: Checkpoint, described: DeltaOf) -> None:
-    """Make each tensor that a delta deletes, because the earlier delta that made it must be checked, too (FMT-138)."""
-    for name, (before, target) in described.tensors.items():
-        if before is not None and target is None:
-            result.tensors[name]
+        for name, (before, target) in described.tensors.items():
+            if levels and before is not None and target is None:
+                _tensor_after(base, levels, name)  # because the earlier delta that made it is checked, too (FMT-138)
+        levels.append(_Level(delta, described))
+    return _applied(base, levels, state) if levels else base
 
 
 def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: DeltaOf) -> None:
@@ -270,54 +264,74 @@ def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: 
     )
 
 
-def _applied(
-    base: Checkpoint, delta: Checkpoint, described: DeltaOf, state: Mapping[str, str], *, from_delta: bool
-) -> Checkpoint:
-    """Return a base after one delta; state holds the content digests that the tensors of the result must have.
+@dataclass(frozen=True)
+class _Level:
+    """One delta of a chain that is applied."""
 
-    If an earlier delta made the base, its tensors are compared with that delta's digests (FMT-138). A base from a file
-    is not compared: the result is, and damage of the base that reaches the result changes its digest (FMT-137.2).
-    """
+    delta: Checkpoint
+    described: DeltaOf
+
+
+def _applied(base: Checkpoint, levels: Sequence[_Level], state: Mapping[str, str]) -> Checkpoint:
+    """Return a base after a chain; state holds the content digests that the tensors of the result must have."""
+    last = levels[-1]
 
     def unchecked(name: str) -> Tensor:
-        before = described.tensors[name][0] if name in described.tensors else state[name]
-        old = None
-        if before is not None:
-            old = base.tensors[name] if from_delta else promised(base.tensors, name)[0]
-        if name not in described.tensors:
-            assert old is not None
-            return old
-        stored = {op: f"{op}:{name}" for op in OPERATIONS if f"{op}:{name}" in delta.tensors}
-        try:
-            return change.apply(old, {op: delta.tensors[key] for op, key in stored.items()}, name)
-        except FormatError:
-            if old is not None:
-                base.tensors[name]  # raises FMT-090 or FMT-091 if the base itself is damaged
-            raise
+        return _tensor_after(base, levels, name, is_compared=False)
 
     def make(name: str) -> Tensor:
-        if name not in described.tensors:
-            return base.tensors[name]
-        result = unchecked(name)
-        actual = digest.of_content(result)
-        if actual != state[name]:
-            if described.tensors[name][0] is not None:
-                base.tensors[name]
-            raise FormatError(
-                "FMT-138", f"{name!r} becomes a tensor of digest {actual}, the delta promises {state[name]}"
-            )
-        return result
+        return _tensor_after(base, levels, name)
 
     def shaped(name: str) -> Tensor:
         # FMT-133: only the operation `whole` can change the dtype or the shape
         whole = f"{WHOLE}:{name}"
-        return like(delta.tensors, whole) if whole in delta.tensors else like(base.tensors, name)
+        for level in reversed(levels):
+            if whole in level.delta.tensors:
+                return like(level.delta.tensors, whole)
+        return like(base.tensors, name)
 
+    files = dict(base.files)
+    for level in levels:
+        files |= level.delta.files
     return replace(
         base,
         tensors=Lazy(state, make, shaped, dict(state).__getitem__, unchecked),
-        attributes=delta.attributes,
-        tied=dict(described.tied),
-        files={**base.files, **delta.files},
-        scales=described.scales,
+        attributes=last.delta.attributes,
+        tied=dict(last.described.tied),
+        files=files,
+        scales=last.described.scales,
     )
+
+
+def _tensor_after(base: Checkpoint, levels: Sequence[_Level], name: str, *, is_compared: bool = True) -> Tensor:
+    """Return a tensor of a base after a chain, which it has.
+
+    Each result on the way is compared with the digest of its delta, the last one only if `is_compared` (FMT-138). A
+    base from a file is not compared if the first delta changes it: the result is, and damage of the base that reaches
+    the result changes its digest (FMT-137.2).
+    """
+    listing = [i for i, level in enumerate(levels) if name in level.described.tensors]
+    made = [i for i in listing if levels[i].described.tensors[name][0] is None]
+    listing = listing[listing.index(made[-1]) :] if made else listing  # what went before it was deleted is not read
+    if not listing:
+        alone = len(levels) == 1 and not is_compared
+        return promised(base.tensors, name)[0] if alone else base.tensors[name]
+    result: Tensor | None = None
+    if not made:
+        result = base.tensors[name] if listing[0] else promised(base.tensors, name)[0]
+    for i in listing:
+        delta, target = levels[i].delta, levels[i].described.tensors[name][1]
+        from_base = i == listing[0] and not made
+        stored = {op: f"{op}:{name}" for op in OPERATIONS if f"{op}:{name}" in delta.tensors}
+        try:
+            result = change.apply(result, {op: delta.tensors[key] for op, key in stored.items()}, name)
+        except FormatError:
+            if from_base:
+                base.tensors[name]  # raises FMT-090 or FMT-091 if the base itself is damaged
+            raise
+        if (is_compared or i != listing[-1]) and (actual := digest.of_content(result)) != target:
+            if from_base:
+                base.tensors[name]
+            raise FormatError("FMT-138", f"{name!r} becomes a tensor of digest {actual}, the delta promises {target}")
+    assert result is not None, "the chain ends with this tensor"
+    return result

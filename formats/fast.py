@@ -17,7 +17,12 @@ _COUNT = np.bitwise_count(np.arange(256, dtype=np.uint8)).astype(np.int64)
 
 
 def _compiled(function: F) -> F:
-    compiled: F = numba.njit(cache=True, nogil=True, boundscheck=False)(function)
+    compiled: F
+    try:
+        compiled = numba.njit(cache=True, nogil=True, boundscheck=False)(function)
+    except RuntimeError:
+        # neither this folder nor a cache folder of the user can be written, so each process compiles anew
+        compiled = numba.njit(nogil=True, boundscheck=False)(function)
     return compiled
 
 

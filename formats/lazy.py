@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T", covariant=True)
+V = TypeVar("V")
 
 
 class Lazy(Mapping[str, T]):
@@ -64,3 +65,22 @@ def promised(tensors: Mapping[str, T], name: str) -> tuple[T, str | None]:
     if isinstance(tensors, Lazy) and tensors.digest is not None:
         return tensors.unchecked(name), tensors.digest(name)
     return tensors[name], None
+
+
+def watched(tensors: Mapping[str, V], progress: Callable[[str, int], None]) -> Lazy[V]:
+    """Return a mapping that calls `progress`, with the name and the number of all, when a tensor is first read."""
+    names_read = set[str]()
+
+    def read(name: str, tensor: V) -> V:
+        if name not in names_read:
+            names_read.add(name)
+            progress(name, len(tensors))
+        return tensor
+
+    return Lazy(
+        tensors,
+        lambda name: read(name, tensors[name]),
+        lambda name: like(tensors, name),
+        tensors.digest if isinstance(tensors, Lazy) else None,
+        lambda name: read(name, promised(tensors, name)[0]),
+    )

@@ -15,7 +15,7 @@ MODEL, DELTA = "model", "delta"
 ATTRIBUTE = "published"
 """The attribute that every version has: an object with its run and its number."""
 CHAIN = 32
-"""Most deltas that are applied at once, because each is an open file and adds a level of calls to making a tensor."""
+"""Most deltas that are applied at once, because each is an open file."""
 _FILE = re.compile(r"(\d{6,18})\.(model|delta)")
 _LEFTOVER = re.compile(rf"\.({_FILE.pattern})\.tmp-[0-9a-f]{{16}}")
 
@@ -34,7 +34,7 @@ class Lock:
             FormatError: FMT-176 with the given text if another process has it.
             OSError: if the file cannot be made, or the file system has no locks.
         """
-        self._path = path
+        self._path, self._process = path, os.getpid()
         try:
             self._handle = atomic.lock_file(path)
         except BlockingIOError:
@@ -45,8 +45,11 @@ class Lock:
         return self._handle >= 0 and atomic.is_file_of(self._path, self._handle)
 
     def close(self) -> None:
-        """Release the lock; a second call does nothing."""
+        """Release the lock; a second call does nothing, nor does a child that was forked from the holder."""
         if self._handle >= 0:
+            if os.getpid() == self._process:
+                # a forked child may still have the file open, which would go on to hold the lock
+                atomic.unlock(self._handle)
             os.close(self._handle)
         self._handle = -1
 
@@ -79,7 +82,7 @@ def remove_leftovers(folder: Path) -> None:
 def advanced(
     folder: Path, current: Callable[[], Checkpoint | None], have: int | None, run: str | None
 ) -> Checkpoint | None:
-    """Return a newer version than `have`, at most `CHAIN` deltas further; None if `have` is the newest.
+    """Return a newer version than `have`, at most `CHAIN` deltas further; None if `have` is the newest of this run.
 
     Its tensors are made, and compared with their digests, on access.
 
@@ -96,9 +99,13 @@ def advanced(
     numbers = None
     while True:
         before, numbers = numbers, numbers_in(folder)
-        if max(numbers[0] | numbers[1], default=None) == have:
-            return None
         try:
+            if max(numbers[0] | numbers[1], default=None) == have:
+                if have is not None:  # another run may have ended with the same number (FMT-176.8)
+                    kind = DELTA if have in numbers[1] else MODEL
+                    newest = folder / file_name(have, kind)
+                    _check_version(_opened(newest), newest, have, kind, run)
+                return None
             start, deltas = _way(folder, *numbers, have)
             files = [(number, DELTA) for number in deltas[:CHAIN]]
             files[:0] = [] if start is None else [(start, MODEL)]

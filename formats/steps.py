@@ -38,7 +38,7 @@ from formats.step_files import (
     remove_leftovers,
 )
 from formats.strict_json import JSON
-from formats.writer import FILE, write_file
+from formats.writer import FILE, check_file_name, write_file
 
 
 class Publisher:
@@ -88,7 +88,7 @@ class Publisher:
             )
         if compress not in (None, ZSTD, FILE):
             raise FormatError("FMT-176", f"compress is {compress!r}; choose {ZSTD!r}, {FILE!r} or None")
-        self.folder, self.run = Path(folder), run
+        self.folder, self.run = Path(folder).absolute(), run
         self._every, self._keep, self._compress = every, keep, compress
         if not self.folder.parent.is_dir():
             raise FormatError("FMT-176", f"{self.folder.parent} does not exist; make it first")
@@ -129,8 +129,9 @@ class Publisher:
                 f"a {type(model).__name__} was given; publish a Checkpoint, for example that of "
                 "formats.dialects.torch_module.from_module"
             )
-        if model.kind != "model":
-            raise FormatError("FMT-176", f"a checkpoint of kind {model.kind!r} was given, models are published")
+        if model.kind != "model" or model.delta is not None:
+            kind = f"{model.kind!r}" + (" with `delta` set" if model.kind == "model" else "")
+            raise FormatError("FMT-176", f"a checkpoint of kind {kind} was given, models are published")
         if not self._lock.is_there():
             raise FormatError(
                 "FMT-176", f"{self.folder} was removed or replaced, or this publisher is closed; make a new Publisher"
@@ -186,7 +187,14 @@ class Publisher:
 
     def _write(self, checkpoint: Checkpoint, number: int, kind: str) -> None:
         compress = ZSTD if self._compress == FILE and kind == MODEL else self._compress
-        write_file(self.folder / file_name(number, kind), checkpoint, compress=compress)
+        path = self.folder / file_name(number, kind)
+        try:
+            write_file(path, checkpoint, compress=compress)
+        except FormatError as error:
+            # a packed file must not expand by more than 1,024 times; sections that would are stored as they are
+            if error.clause != "FMT-177" or compress != FILE:
+                raise
+            write_file(path, checkpoint, compress=ZSTD)
 
     def _remove_old(self, number: int) -> None:
         # FMT-176.6: the newest version stays reachable. The whole checkpoint before stays for a reader that began there
@@ -221,17 +229,19 @@ class Follower:
     """
 
     def __init__(self, folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-        """Lock the file, whose name FMT-112 must allow; the folder may appear later.
+        """Lock the file; the folder may appear later.
 
         Raises:
-            FormatError: FMT-176 if another follower has the file, or it is no published version.
+            FormatError: FMT-112 or FMT-177 for a name that a single file must not have; FMT-176 if another follower has
+                the file, or it is no published version.
             OSError: if the file cannot be written.
         """
-        self.folder, self.path = Path(folder), Path(path)
+        self.folder, self.path = Path(folder).absolute(), Path(path).absolute()
         if not self.path.parent.is_dir():
             raise FormatError("FMT-176", f"{self.path.parent} does not exist; make it first")
         if self.path.resolve().parent == self.folder.resolve():
             raise FormatError("FMT-176", f"{self.path} lies among the versions; name a file beside {self.folder}")
+        check_file_name(self.path, None)
         atomic.check_file(self.path)
         lock = self.path.with_name(f".{self.path.name}.lock")
         self._lock = Lock(lock, f"another Follower, of this or another process, follows into {path}; name another file")
@@ -256,6 +266,8 @@ class Follower:
                 clause that a file breaks. The file is left as it was.
             OSError: if the disk is full or fails; the file is left as it was, and the next call tries again.
         """
+        if self.version is not None and not self.path.exists():
+            self.version = None  # the file was removed; it is made again, from the same run
         after = advanced(self.folder, self._current, self.version, self.run)
         if after is None:
             return None

@@ -80,17 +80,7 @@ def write_file(
             file at path is then left as it was.
     """
     path = Path(path)
-    if path.suffix == (".safetensors" if compress == FILE else ".zst"):
-        expected = "a packed file" if compress == FILE else "a file that is not packed"
-        raise FormatError(
-            "FMT-177",
-            f"{path.name} is no name of {expected}: others would read it differently; "
-            "a packed file (compress 'file') ends in .zst, or in what is no known format",
-        )
-    if STOCK.fullmatch(path.name):
-        raise FormatError(
-            "FMT-112", f"{path.name} is a name of dense models: a loader would open it and find no weights it knows"
-        )
+    check_file_name(path, compress)
     if checkpoint.files:
         raise FormatError(
             "FMT-013",
@@ -115,6 +105,26 @@ def write_file(
             pack_file(source, target, plain.stat().st_size)
             target.flush()
             os.fsync(target.fileno())
+
+
+def check_file_name(path: Path, compress: str | None) -> None:
+    """Refuse a name that others would read differently than a single file of this format, packed or not.
+
+    Raises:
+        FormatError: FMT-112 for a name of dense models, FMT-177 for one of the other kind.
+    """
+    # a case that differs counts, because some file systems ignore it, and so do loaders
+    if path.name.lower().endswith(".safetensors" if compress == FILE else ".zst"):
+        expected = "a packed file" if compress == FILE else "a file that is not packed"
+        raise FormatError(
+            "FMT-177",
+            f"{path.name} is no name of {expected}: others would read it differently; "
+            "a packed file (compress 'file') ends in .zst, or in what is no known format",
+        )
+    if STOCK.fullmatch(path.name):
+        raise FormatError(
+            "FMT-112", f"{path.name} is a name of dense models: a loader would open it and find no weights it knows"
+        )
 
 
 def _check(checkpoint: Checkpoint, encoding: str, compress: str | None) -> list[str]:

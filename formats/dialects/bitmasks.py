@@ -16,13 +16,15 @@ from numpy.typing import NDArray
 
 from formats.dialects.compressed_tensors import BITMASK, PARTS, SPARSITY, TWO_OF_FOUR
 from formats.dialects.hf import CONFIG, checkpoint_to_hf
-from formats.dialects.quantised import DESCRIPTIONS
+from formats.dialects.quantised import DESCRIPTIONS, config_to_extend
 from formats.errors import FormatError
-from formats.lazy import Lazy
-from formats.records import Array, Checkpoint, Dense, Sparse, Tensor, flat, rows_of
-from formats.strict_json import foreign_object
+from formats.lazy import Lazy, like
+from formats.records import Array, Checkpoint, Dense, DType, Sparse, Tensor, flat, rows_of
+from formats.strict_json import JSON
 
 WEIGHT = ".weight"
+TensorInfo = tuple[tuple[int, ...], int, DType]
+"""Shape, stored values and dtype of a sparse tensor."""
 READERS = (
     "compressed-tensors 0.3 to 0.14 read this folder; later versions, which transformers 5 needs, fill its sparse "
     "matrices with random weights, so write --to hf for those"
@@ -42,24 +44,20 @@ def write_bitmasks(
             or a sparse tensor that is no weight of a module; as `checkpoint_to_hf`.
     """
     sparse = [name for name in checkpoint.tensors if isinstance(checkpoint.tensors[name], Sparse)]
-    if not sparse:
-        raise FormatError("FMT-179", "the model has no sparse tensor; write a Hugging Face folder with --to hf")
-    wrong = sorted(name for name in sparse if not name.endswith(WEIGHT) or name.endswith(WEIGHT * 2))
-    if wrong:
-        raise FormatError("FMT-179", f"{wrong[0]!r} is sparse, and no weight of a module, whose name ends in {WEIGHT}")
-    if CONFIG not in checkpoint.files:
-        raise FormatError("FMT-179", f"the model has no {CONFIG}, which has to say how its tensors are packed")
-    config = foreign_object(checkpoint.files[CONFIG])
-    described = sorted(set(DESCRIPTIONS) & config.keys())
-    if described:
-        raise FormatError("FMT-179", f"{CONFIG} has {described[0]} already; expand the codes of the model first")
+    config = _config_of(checkpoint, sparse)
 
     def matrix(name: str) -> Sparse:
         tensor = checkpoint.tensors[name]
         assert isinstance(tensor, Sparse)
         return tensor
 
-    counted = [_beyond(matrix(name)) for name in sparse]
+    counted, infos = [], dict[str, TensorInfo]()
+    for name in sparse:
+        tensor = matrix(name)
+        if not tensor.shape[-1]:
+            raise FormatError("FMT-179", f"{name!r} is sparse and has no columns, for which there is no bitmask")
+        counted.append(_beyond(tensor))
+        infos[name] = (tensor.shape, tensor.nnz, tensor.dtype)
     kind = TWO_OF_FOUR if all(n is not None for n in counted) else BITMASK
     padded = sum(n or 0 for n in counted) if kind == TWO_OF_FOUR else 0
     owner = {f"{name.removesuffix(WEIGHT)}.{part}": (name, part) for name in sparse for part in sorted(PARTS[kind])}
@@ -70,13 +68,44 @@ def write_bitmasks(
         weight, part = owner[name]
         return Dense(_part(matrix(weight), part, kind))
 
+    def shaped(name: str) -> Tensor:
+        if name not in owner:
+            return like(checkpoint.tensors, name)
+        weight, part = owner[name]
+        return _outline(infos[weight], part, kind)
+
     names = [*(name for name in checkpoint.tensors if name not in sparse), *owner]
-    stored = sum(matrix(name).values.size for name in sparse)
-    share = 1 - stored / sum(rows_of(matrix(name).shape) * matrix(name).shape[-1] for name in sparse)
+    size = sum(rows_of(shape) * shape[-1] for shape, _, _ in infos.values())
+    share = 1 - sum(nnz for _, nnz, _ in infos.values()) / max(size, 1)
     files = {**checkpoint.files, CONFIG: _config(config, kind, share, checkpoint, sparse)}
-    folder = replace(checkpoint, tensors=Lazy(names, make), files=files)
+    folder = replace(checkpoint, tensors=Lazy(names, make, shaped), files=files)
     checkpoint_to_hf(out, folder, shard_bytes=shard_bytes, limit=limit)
     return [f"that {padded} places of groups of four with fewer than two weights store nothing"] if padded else []
+
+
+def _config_of(checkpoint: Checkpoint, sparse: list[str]) -> dict[str, JSON]:
+    """Return config.json of a model that can be written, which has these sparse tensors.
+
+    Raises:
+        FormatError: FMT-179.
+    """
+    if not sparse:
+        raise FormatError("FMT-179", "the model has no sparse tensor; write a Hugging Face folder with --to hf")
+    wrong = sorted(name for name in sparse if not name.endswith(WEIGHT) or name.endswith(WEIGHT * 2))
+    if wrong:
+        raise FormatError("FMT-179", f"{wrong[0]!r} is sparse, and no weight of a module, whose name ends in {WEIGHT}")
+    parts = {f"{name.removesuffix(WEIGHT)}.{part}" for name in sparse for kind in PARTS for part in PARTS[kind]}
+    if taken := sorted(parts & set(checkpoint.tensors)):
+        raise FormatError(
+            "FMT-179", f"{taken[0]!r} is a tensor of the model, and the name of a part; rename the tensor"
+        )
+    if CONFIG not in checkpoint.files:
+        raise FormatError("FMT-179", f"the model has no {CONFIG}, which has to say how its tensors are packed")
+    config = config_to_extend(checkpoint.files[CONFIG], "FMT-179")
+    described = sorted(set(DESCRIPTIONS) & config.keys())
+    if described:
+        raise FormatError("FMT-179", f"{CONFIG} has {described[0]} already; expand the codes of the model first")
+    return config
 
 
 def _beyond(tensor: Sparse) -> int | None:
@@ -85,6 +114,19 @@ def _beyond(tensor: Sparse) -> int | None:
         return None
     counts = np.bincount(flat(tensor) // 4, minlength=tensor.shape[0] * tensor.shape[1] // 4)
     return int((2 - counts).sum()) if counts.size and counts.max() <= 2 else None
+
+
+def _outline(info: TensorInfo, part: str, kind: str) -> Dense:
+    """Return a tensor with the dtype and shape of a part, which takes no memory."""
+    shape, nnz, dtype = info
+    of_part: dict[str, tuple[tuple[int, ...], DType]] = {
+        "shape": ((2, 1) if kind == TWO_OF_FOUR else (len(shape),), np.dtype(np.int64)),
+        "row_offsets": (shape[:-1], np.dtype(np.int64)),
+        "bitmask": ((*shape[:-1], -(-shape[-1] // 8)), np.dtype(np.uint8)),
+        "compressed": ((shape[0], shape[-1] // 2) if kind == TWO_OF_FOUR else (nnz,), dtype),
+    }
+    part_shape, part_dtype = of_part[part]
+    return Dense(np.broadcast_to(np.zeros((), part_dtype), part_shape))
 
 
 def _part(tensor: Sparse, part: str, kind: str) -> Array:
@@ -104,7 +146,7 @@ def _part(tensor: Sparse, part: str, kind: str) -> Array:
         stored = np.zeros(rows * columns, dtype=bool)
         stored[places] = True
         mask = np.packbits(stored.reshape(rows, columns), axis=1, bitorder="little")
-        return mask.reshape(*tensor.shape[:-1], -1)
+        return mask.reshape(*tensor.shape[:-1], mask.shape[1])
     if kind == BITMASK:
         return tensor.values
     values = np.zeros(places.size, dtype=tensor.values.dtype)

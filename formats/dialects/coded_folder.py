@@ -16,10 +16,10 @@ from formats.dialects.gptq_folder import GPTQ
 from formats.dialects.hf import checkpoint_to_hf
 from formats.dialects.int_words import Grid, Layout, refuse_parts_of_words
 from formats.dialects.pack_quantized import PACK_QUANTIZED
+from formats.dialects.quantised import config_to_extend
 from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy, like
 from formats.records import Checkpoint, Dense, DType, Tensor
-from formats.strict_json import foreign_object
 
 CONFIG = "config.json"
 LAYOUTS: dict[str, Layout] = {"compressed-tensors": PACK_QUANTIZED, "gptq": GPTQ}
@@ -77,7 +77,7 @@ def write_coded(
     taken = sorted(owner.keys() & set(names))
     if taken:
         raise FormatError(clause, f"{taken[0]!r} is a tensor of the model, and the name of a part; rename the tensor")
-    config = foreign_object(checkpoint.files[CONFIG])
+    config = config_to_extend(checkpoint.files[CONFIG], clause)
     config = {**config, "quantization_config": layout.described(grid, sorted(checkpoint.scales))}
     folder = replace(
         checkpoint,

@@ -275,8 +275,9 @@ def write_hf(
         shard_bytes: bytes of tensors that a shard may hold before the next tensor opens another one.
 
     Raises:
-        FormatError: FMT-110 if dst is there.
+        FormatError: FMT-110 if dst is there, FMT-013 for the name of a companion.
     """
+    validate.check_file_names(list(files))
     with atomic.new_folder(Path(dst)) as folder:
         for name, data in files.items():
             atomic.write_bytes(folder / name, data)

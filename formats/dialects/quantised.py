@@ -4,6 +4,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from formats.errors import FormatError
+from formats.strict_json import JSON, foreign_object
+
 DESCRIPTIONS = frozenset({"quantization_config", "compression_config"})
 """Keys of config.json, at any depth, that describe how tensors are packed."""
 
@@ -16,6 +19,18 @@ def quantises(description: Mapping[str, Any]) -> bool:
     if description.get("quant_method") not in LIBRARY:
         return bool(description)
     return any(description.get(part) for part in ("config_groups", "kv_cache_scheme", "transform_config"))
+
+
+def config_to_extend(config: bytes, clause: str) -> dict[str, JSON]:
+    """Return a config.json to which a description is added.
+
+    Raises:
+        FormatError: the clause, if it is no JSON object, because writing it anew would lose what it says.
+    """
+    value = foreign_object(config)
+    if not value and config.strip() != b"{}":
+        raise FormatError(clause, "config.json is no JSON object of at most 100 levels; mend it")
+    return value
 
 
 def quantisations(config: bytes) -> list[str]:

@@ -94,9 +94,12 @@ def write_stock(
         metadata: the entries of ``__metadata__``; stock loaders require format pt.
 
     Raises:
-        CannotHold: FMT-154 for packed values that end within a byte.
+        CannotHold: FMT-154 for packed values that end within a byte, and for a tensor with the name `__metadata__`.
     """
-    sections, at = [], 0
+    tensors, at = list(tensors), 0
+    if any(t.name == "__metadata__" for t in tensors):
+        raise CannotHold("FMT-154", "'__metadata__' names a tensor, and in safetensors files something else; rename it")
+    sections = []
     for t in sorted(tensors, key=lambda t: (-BITS[t.dtype], t.name)):
         if BITS[t.dtype] * prod(t.shape) % 8:
             raise CannotHold("FMT-154", f"{t.name!r} has an odd count of {t.dtype}, which safetensors cannot hold")

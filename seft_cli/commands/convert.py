@@ -17,6 +17,7 @@ import formats
 from formats import delta
 from formats.conversion import TO, USES
 from formats.dialects import hf
+from formats.dialects.coded import is_coded
 from formats.dialects.sources import open_source
 from formats.dialects.weight_sync import apply_weight_sync, is_version
 from formats.errors import FormatError
@@ -203,6 +204,10 @@ def apply(
         else:
             result = delta.apply(result, [_delta(path, limit) for path in run])
     shard_bytes = _shard_bytes(shard_size)
+    if not is_sparse(base) and is_coded(result):
+        raise FormatError(
+            "QNT-009", f"the result is quantised, and {base} has a format that would take its codes for weights"
+        )
     if is_sparse(base):
         formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
     else:

@@ -184,3 +184,15 @@ def test_files_are_the_same_without_numba(tmp_path):
         found.append({str(path.relative_to(tmp_path / how)): path.read_bytes() for path in files})
     assert len(found[0]) == 6
     assert found[0] == found[1]
+
+
+def test_loops_are_compiled_where_no_cache_can_be_written(monkeypatch):
+    real = fast.numba.njit
+
+    def without_cache(*, cache=False, **how):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return real(**how)
+
+    monkeypatch.setattr(fast.numba, "njit", without_cache)
+    assert fast._compiled(lambda x: x + 1)(2) == 3

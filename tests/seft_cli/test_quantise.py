@@ -46,6 +46,17 @@ def test_a_pruned_model_is_quantised_measured_tuned_and_converted(cli, model, tm
     assert one.split()[:2] == other.split()[:2]
 
 
+def test_QNT_009_a_delta_from_floats_to_codes_makes_no_folder_of_weights(cli, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli("convert", "model", "floats", "--to", "hf")[0] == 0
+    assert cli("prune", "model", "q", "--quantize", "int4:g4")[0] == 0
+    assert cli("diff", "floats", "q", "step")[0] == 0
+    code, _, err = cli("apply", "floats", "step", "out")
+    assert code != 0
+    assert "QNT-009" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_text_of_codes_that_are_held_as_codes_is_that_of_their_weights(cli, model, tmp_path):
     assert cli("prune", model, tmp_path / "q", "--quantize", "int4")[0] == 0
     code, said, _ = cli("generate", tmp_path / "q", "the quick", "--max-tokens", 6)
