@@ -189,10 +189,10 @@ def test_files_are_the_same_without_numba(tmp_path):
 def test_loops_are_compiled_where_no_cache_can_be_written(monkeypatch):
     real = fast.numba.njit
 
-    def without_cache(*, cache=False, **how):
+    def without_cache(function=None, *, cache=False, **how):
         if cache:
             raise RuntimeError("cannot cache function: no locator available")
-        return real(**how)
+        return real(function, **how) if function else real(**how)
 
     monkeypatch.setattr(fast.numba, "njit", without_cache)
     assert fast._compiled(lambda x: x + 1)(2) == 3
