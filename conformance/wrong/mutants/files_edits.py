@@ -237,8 +237,8 @@ _APPLIED: tuple[tuple[str, Any, str, str, str], ...] = (
         "any link",
     ),
     ("FMT-138", delta.apply, "reached != described.target_sha256", "False", "any target"),
-    ("FMT-138", delta._applied, "tied=dict(described.tied)", "tied=base.tied", "ties of the base"),
-    ("FMT-138", delta._applied, "scales=described.scales", "scales=base.scales", "scales of the base"),
+    ("FMT-138", delta._applied, "tied=dict(last.described.tied)", "tied=base.tied", "ties of the base"),
+    ("FMT-138", delta._applied, "scales=last.described.scales", "scales=base.scales", "scales of the base"),
 )
 
 
