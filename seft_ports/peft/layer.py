@@ -99,7 +99,9 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         return support
 
     def update_layer(self, adapter_name: str, config: SeftConfig) -> None:
-        """Add an adapter without positions."""
+        """Add an adapter without positions; adapters that are merged are unmerged first, because it counts the base."""
+        if self.merged:
+            self.unmerge()
         self.seft_delta[adapter_name] = SeftUpdate(self, config)
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
@@ -171,6 +173,10 @@ class SeftLayer(BaseTunerLayer, nn.Module):
         for name, update in zip(names, self._active(names), strict=True):
             self._replaced.append(update.write(flat, update.values.detach()))
             self.merged_adapters.append(name)
+
+    def has_merged(self, update: SeftUpdate) -> bool:
+        """Return whether an update is written into the weight of the base layer."""
+        return any(self.seft_delta[name] is update for name in self.merged_adapters)
 
     def unmerge(self) -> None:
         """Restore the base layer's own weights, bit for bit."""

@@ -3,6 +3,8 @@
 import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -106,6 +108,14 @@ class SeftModel(BaseTuner):
                 place_first(update, update.settings or config.settings())
             else:
                 update.draw()
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Refuse adapter_names, because one product has the same adapters for all rows of a batch."""
+        if kwargs.get("adapter_names") is not None:
+            msg = "adapter_names would give rows of a batch different adapters; use set_adapter, a batch for each"
+            raise NotImplementedError(msg)
+        yield
 
     def _check_finished(self, adapter_names: list[str] | None) -> None:
         """Refuse to merge an adapter whose run is not finished; with scope model only all layers together show that."""

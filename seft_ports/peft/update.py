@@ -32,6 +32,10 @@ class Base(Protocol):
         """Return which weights of these rows are stored, as new booleans, (last - first, in)."""
         ...
 
+    def has_merged(self, update: "SeftUpdate") -> bool:
+        """Return whether an update is written into the weight."""
+        ...
+
 
 class SeftUpdate(SparseUpdate):
     """The update that one adapter has for one layer; its base is the layer's.
@@ -153,6 +157,9 @@ class SeftUpdate(SparseUpdate):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        if self.layer.has_merged(self):
+            error_msgs.append(f"{prefix.removesuffix('.')} is merged into the base; call unmerge_adapter() first")
+            return
         missing = [prefix + name for name in _TENSORS if prefix + name not in state_dict]
         if missing:
             missing_keys.extend(missing)

@@ -1,5 +1,6 @@
 """SEFT inside `transformers.Trainer`."""
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
 from typing import Any
@@ -15,7 +16,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.events import Evolution
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
-from seft_ports.pytorch.refused import FSDP1, SPLIT_ADAPTER, ZERO, check_split
+from seft_ports.pytorch.refused import DATA_PARALLEL, FSDP1, SPLIT_ADAPTER, ZERO, check_split, refuse_closure
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import processes
 
@@ -98,14 +99,23 @@ class SeftCallback(TrainerCallback, ExportableState):
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse FSDP options that this port cannot run under, before anything is split."""
+        if getattr(args, "restore_callback_states_from_checkpoint", False):
+            msg = "SeftCallback needs no restoring, its model has the state; leave restore_callback_states_... out"
+            raise NotImplementedError(msg)
         self._take(kwargs["model"])
         _check_fsdp(args, self.settings, may_be_split=self._may_be_split)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take the model and the number of steps; refuse a checkpoint of a run with other settings."""
+        self._release()  # a run that was broken off has left its hooks
         # on_init_end did the same, but is not called for a callback that was added later
         self._take(kwargs["model"])
         _check_fsdp(args, self.settings, may_be_split=self._may_be_split)
+        if args.n_gpu > 1:
+            raise NotImplementedError(DATA_PARALLEL)
+        if (args.gradient_checkpointing_kwargs or {}).get("use_reentrant") and self._asks_losses():
+            msg = "reentrant checkpointing has no gradient for a loss that events look at; set use_reentrant to False"
+            raise NotImplementedError(msg)
         if args.fp16:
             # the loss scale changes between steps, so the gradients of a window could not be summed
             msg = "fp16=True scales gradients; use bf16=True or float32"
@@ -156,12 +166,14 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._hooks = [
             kwargs["model"].register_forward_pre_hook(self._remember, with_kwargs=True),
             # on_pre_optimizer_step is no substitute, because DeepSpeed has stepped by then
-            optimizer.register_step_pre_hook(lambda *_: self._before_optimizer(kwargs["model"], max_norm)),
+            optimizer.register_step_pre_hook(
+                lambda _, given, named: self._before_optimizer(kwargs["model"], max_norm, given, named)
+            ),
         ]
 
     def _remember(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():
-            self._forwards += 1
+            self._forwards += kwargs.get("labels") is not None
             if self._batches is not None:
                 self._batches.append(kwargs)
 
@@ -172,9 +184,12 @@ class SeftCallback(TrainerCallback, ExportableState):
         self._evolution.before_step(self._step)
         self._batches = [] if self._step == state.max_steps else None
 
-    def _before_optimizer(self, model: nn.Module, max_norm: float) -> None:
+    def _before_optimizer(
+        self, model: nn.Module, max_norm: float, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
         """Give an event the data of further steps, and choose the first slots if this step's gradient does that."""
         assert self._evolution is not None
+        refuse_closure(args, named)
         if (reason := self._asks_losses()) and not self._forwards:
             # EVT-004: raised now instead of after the last step
             raise SeftError("EVT-004", f"{reason}; the loss does not come from a call of the model here")
@@ -219,9 +234,23 @@ class SeftCallback(TrainerCallback, ExportableState):
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remove the hooks and drop the reference to the model."""
+        """Remove the hooks and drop the reference to the model.
+
+        Warns of a run that ended early and must still be pruned (EVT-004).
+        """
+        if state.global_step < state.max_steps and self.settings.ends_by_pruning:
+            message = (
+                f"not-pruned: the run ended at step {state.global_step} of {state.max_steps}, and "
+                f"{self.settings.preset} prunes after its last one; resume it, or train with fitting max_steps"
+            )
+            warnings.warn(message, stacklevel=2)
+        self._release()
+
+    def _release(self) -> None:
         for hook in self._hooks:
             hook.remove()
+        if self._evolution is not None:
+            self._evolution.forget()
         self._hooks, self._evolution = [], None
 
 

@@ -19,12 +19,14 @@ from seft_ports.pytorch.pools import Pools, of_slots, of_weights
 from seft_ports.pytorch.schedule import drop_count
 from seft_ports.pytorch.select import smallest, smallest_of_pools
 from seft_ports.pytorch.settings import Settings
+from seft_ports.pytorch.split import all_true, local
 
 __all__ = [
     "Decision",
     "Note",
     "Part",
     "check_evidence",
+    "check_sums",
     "decide",
     "decide_last",
     "drop",
@@ -134,6 +136,17 @@ def check_evidence(tensors: Iterable[Tensor]) -> None:
     # EVT-005
     if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors):
         raise SeftError("EVT-005", EVENT_GRADIENT)
+
+
+def check_sums(sums: Iterable[Tensor], step: int, is_split: bool) -> None:  # noqa: FBT001, one of three facts
+    """Raise SeftError (TRN-007) if a sum of the gradient window has a NaN or infinite entry, in every process."""
+    # TRN-007
+    if not all_true([torch.isfinite(local(total)).all() for total in sums], everywhere=is_split):
+        raise SeftError(
+            "TRN-007",
+            f"step {step} made a sum of the gradient window NaN or infinite; the last saved state is valid: resume it "
+            "with a lower learning rate or a wider dtype",
+        )
 
 
 def norm_of(gradient: Tensor) -> float:

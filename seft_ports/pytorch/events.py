@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from seft_ports.pytorch.decide import Decision, check_evidence, decide, decide_last, drop_counts
+from seft_ports.pytorch.decide import Decision, check_evidence, check_sums, decide, decide_last, drop_counts
 from seft_ports.pytorch.delta import initial
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.looks import Looks, look, watching
 from seft_ports.pytorch.model import layers_of
 from seft_ports.pytorch.optimizer import SeftOptimizer
-from seft_ports.pytorch.refused import check, check_split
+from seft_ports.pytorch.refused import check, check_split, refuse_closure
 from seft_ports.pytorch.schedule import drop_count, event_fraction, event_windows
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.slot_step import clip_factor
-from seft_ports.pytorch.split import all_true, is_split, local, mean_of_all, processes, put, reshard, whole
+from seft_ports.pytorch.split import all_true, is_split, mean_of_all, processes, put, reshard, whole
 from seft_ports.pytorch.stream import FIRST_GRADIENT, NO_GRADIENT, Stream
 from seft_ports.pytorch.update import SparseUpdate, is_over
 
@@ -132,9 +132,10 @@ class Evolution:
                 self._streams[name] = self._stream(layer, step)
                 layer.observe(self._streams[name].see)
             elif inside or starts:
-                if one_step:
-                    # a window of one step; a step that was broken off has left its backward passes
+                if one_step or (inside and not opened):
+                    # the window begins; a step or a run that was broken off has left its backward passes
                     layer.unwatch()
+                if one_step:
                     self._streaming.add(name)
                 layer.watch(needed_names, keeps=keeps, one_backward=self._one_backward, one_step=one_step)
             else:
@@ -176,7 +177,7 @@ class Evolution:
         with torch.no_grad():
             for layer in layers:
                 layer.place(self._first(layer)[0])
-        self._forget()
+        self.forget()
 
     def look(self, losses: Iterable[Tensor]) -> None:
         """Let the event of the running step use the data of one more step, too (TRN-023).
@@ -208,7 +209,8 @@ class Evolution:
         step      the step that comes next
         """
 
-        def before(*_: object) -> None:
+        def before(_: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            refuse_closure(args, kwargs)
             if self._next > self.steps:
                 raise SeftError("TRN-008", f"step {self._next} of a run that was said to have {self.steps}")
             self.before_optimizer(self._next, max_norm)
@@ -279,7 +281,7 @@ class Evolution:
         """Run the event that follows a step, if one does, and return its decision for each matrix by name."""
         if step not in self._windows:
             if not self._in_window(step):
-                self._forget()
+                self.forget()
             else:
                 # TRN-004: take the mean over all processes now, because any of them may save the open window
                 for layer in self.layers.values():
@@ -287,7 +289,7 @@ class Evolution:
                     for total in layer.sums():
                         if not is_split(total):
                             mean_of_all(total)
-                self._check_sums(step)
+                check_sums([total for layer in self.layers.values() for total in layer.sums()], step, self._split)
             return {}
         self._looks.check()
         window, fraction = self._windows[step] + self._looks.wanted, self._fraction(step)
@@ -309,7 +311,7 @@ class Evolution:
         for name, layer in self.layers.items():
             layer.apply_decision(decisions[name], self._optimizer.kept(layer), seeded.get(name))
         self._optimizer.follow()
-        self._forget()
+        self.forget()
         return decisions
 
     def _together(self, names: Iterable[str]) -> list[list[str]]:
@@ -326,16 +328,6 @@ class Evolution:
         # DLT-006
         check_evidence(evidence.values())
         return self._optimizer.seeds(evidence["gradient"].flatten()[grown], evidence["square"].flatten()[grown], window)
-
-    def _check_sums(self, step: int) -> None:
-        sums = [torch.isfinite(local(total)).all() for layer in self.layers.values() for total in layer.sums()]
-        # TRN-007
-        if not all_true(sums, everywhere=self._split):
-            raise SeftError(
-                "TRN-007",
-                f"step {step} made a sum of the gradient window NaN or infinite; the last saved state is valid: resume "
-                "it with a lower learning rate or a wider dtype",
-            )
 
     def finish(self, replay: Callable[[], Iterable[Tensor]], *further: Callable[[], Iterable[Tensor]]) -> None:
         """Run the last adapt pass (EVT-004).
@@ -361,7 +353,7 @@ class Evolution:
         lists = self._together(self.layers) if s.adapts != "never" else []
         over = [names for names in lists if is_over([self.layers[name] for name in names], s)]
         if not over:
-            self._forget()
+            self.forget()
             for layer in self.layers.values():
                 layer.effective()
             return
@@ -369,7 +361,7 @@ class Evolution:
             raise SeftError(
                 "TRN-023", f"finish takes the losses of {self._looks.wanted} further steps, not {len(further)}"
             )
-        self._forget()
+        self.forget()
         with watching(list(self.layers.values()), s.asks_at_end(), keeps="support"):
             # random and magnitude use no gradient
             for losses in (replay, *further) if s.asks_at_end() else ():
@@ -381,12 +373,13 @@ class Evolution:
             decisions |= zip(names, decide_last(parts, s, self.steps), strict=True)
         for name, decision in decisions.items():
             self.layers[name].apply_decision(decision, self._optimizer.kept(self.layers[name]))
-        self._forget()
+        self.forget()
 
     def _trained(self) -> list[Tensor]:
         return [x for group in self._optimizer.param_groups for x in group["params"]]
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop the evidence of an open window."""
         self._streams.clear()
         self._streaming.clear()
         for layer in self.layers.values():
@@ -394,7 +387,9 @@ class Evolution:
 
     def _evidence(self, layer: SparseUpdate, steps: int, evidence_names: Iterable[str]) -> dict[str, Tensor]:
         """Return the means of a window by name, the same in every process."""
-        means = layer.evidence(steps)
-        if not means.keys() >= set(evidence_names):
+        asked, means = set(evidence_names), layer.evidence(steps)
+        # a window makes its sums at once, so that they show no backward pass; if one process has none, all of them end
+        seen = layer.candidates.new_tensor(layer.has_evidence)
+        if asked and not (means.keys() >= asked and all_true([seen], everywhere=processes() > 1)):
             raise SeftError("EVT-002", NO_GRADIENT)
         return means

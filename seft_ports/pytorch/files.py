@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -192,10 +193,23 @@ def _plain_layers(model: nn.Module) -> Iterator[None]:
     """Replace the sparse layers by plain ones that share their weights, until the context ends."""
     # two kinds of sparse layers have `plain`: those of this port and those of seft_ports.peft
     layers = {name: module for name, module in model.named_modules() if hasattr(module, "plain")}
+    # PEFT's name for a copy that modules_to_save trains in the place of a module
+    copies = {n: module for n, module in model.named_modules() if type(module).__name__ == "ModulesToSaveWrapper"}
     for name, layer in layers.items():
         replace(model, name, layer.plain())
+    for name, module in copies.items():
+        replace(model, name, _active_copy(module))
     try:
         yield
     finally:
-        for name, layer in layers.items():
+        for name, layer in (layers | copies).items():
             replace(model, name, layer)
+
+
+def _active_copy(wrapper: Any) -> nn.Module:
+    """Return the module that a wrapper of PEFT for modules_to_save calls in its forward."""
+    active = [name for name in wrapper.active_adapters if name in wrapper.modules_to_save]
+    module: nn.Module = wrapper.original_module
+    if active and not wrapper.disable_adapters:
+        module = wrapper.modules_to_save[active[0]]
+    return module

@@ -65,7 +65,8 @@ def whole(dy: Tensor, x: Tensor) -> Tensor:
     """Return the whole gradient dyᵀ x, (out, in), in the dtype of its sums."""
     # GRD-001
     kind = wide(x.dtype)
-    return dy.to(kind).T @ x.to(kind)
+    with torch.autocast(x.device.type, enabled=False):  # a backward inside autocast would round the products
+        return dy.to(kind).T @ x.to(kind)
 
 
 def tokens(dy: Tensor, x: Tensor) -> Tensor:
@@ -84,13 +85,18 @@ def sample(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
         return torch.zeros(positions.shape, dtype=kind, device=x.device)
     if on_triton.is_ready(x):
         return on_triton.sample(dy, x, positions, kind)
-    dy, x = dy.to(kind), x.to(kind)
+    with torch.autocast(x.device.type, enabled=False):
+        return _sample(dy.to(kind), x.to(kind), positions, out, width)
+
+
+def _sample(dy: Tensor, x: Tensor, positions: Tensor, out: int, width: int) -> Tensor:
+    """Do the work of `sample` by torch's sampled product where it has one."""
     if x.is_cuda or torch.backends.mkl.is_available():
         starts = torch.arange(out + 1, device=x.device) * width
         pattern = torch.sparse_csr_tensor(
             torch.searchsorted(positions, starts),
             positions % width,
-            torch.zeros(positions.shape, dtype=kind, device=x.device),
+            torch.zeros(positions.shape, dtype=x.dtype, device=x.device),
             (out, width),
         )
         return torch.sparse.sampled_addmm(pattern, dy.T, x, beta=0.0).values()

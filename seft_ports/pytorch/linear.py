@@ -19,7 +19,7 @@ from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.patterns import check_pattern
 from seft_ports.pytorch.product import number_of, product
 from seft_ports.pytorch.settings import Settings
-from seft_ports.pytorch.split import put, split_as, whole
+from seft_ports.pytorch.split import is_split, put, split_as, whole
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = ["MASK", "SeftLinear", "check_mask", "plain"]
@@ -159,6 +159,12 @@ class SeftLinear(SparseUpdate):
     def split(self) -> None:
         """Split the mask as FSDP splits the weight."""
         self.mask = split_as(self.weight, self.mask)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001, torch's own
+        # the optimizer has stepped since the forward that wrote the weight
+        if not is_split(self.weight):
+            self.refresh()
+        super()._save_to_state_dict(destination, prefix, keep_vars)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # TRN-004: an open window is part of a checkpoint

@@ -11,7 +11,7 @@ from seft_ports.pytorch.delta import budgets, initial
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK, SeftLinear, check_mask
 from seft_ports.pytorch.padding import Padding
-from seft_ports.pytorch.patterns import check_kept
+from seft_ports.pytorch.patterns import check_kept, check_pattern
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split
 from seft_ports.pytorch.update import SparseUpdate, check_finished
@@ -235,6 +235,8 @@ def _check(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings
     if not bool(torch.isfinite(weight).all()):
         raise SeftError("CKP-003", f"{name} has a NaN or infinite weight")
     check_mask(mask, weight)
+    if settings.pattern is not None:
+        check_pattern(mask, settings.pattern)
 
 
 def _sparse(linear: nn.Module, mask: Any, settings: Settings, matrix: int, slots: int) -> SeftLinear:

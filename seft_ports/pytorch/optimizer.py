@@ -39,6 +39,9 @@ class SeftOptimizer(torch.optim.Optimizer):
         SeftError: OPT-001 for an unknown kind or a model without sparse updates, TRN-008 for a number out of range.
     """
 
+    _step_supports_amp_scaling = True
+    """Lets torch's GradScaler show itself to `step`, which refuses it."""
+
     def __init__(
         self,
         model: nn.Module,
@@ -137,6 +140,9 @@ class SeftOptimizer(torch.optim.Optimizer):
             SeftError: TRN-007 for a NaN or infinite gradient, before anything is changed. Also for a value that the
                 step made NaN or infinite; the model is then unusable.
         """
+        if getattr(self, "grad_scale", None) is not None:
+            msg = "GradScaler scales the gradients that events sum up; compute in bfloat16 (autocast) or float32"
+            raise NotImplementedError(msg)
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -11,7 +11,7 @@ from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.split import is_split, processes
 from seft_ports.pytorch.update import ROWS, SparseUpdate
 
-__all__ = ["FSDP1", "SPLIT_ADAPTER", "ZERO", "check", "check_split"]
+__all__ = ["DATA_PARALLEL", "FSDP1", "SPLIT_ADAPTER", "ZERO", "check", "check_split", "refuse_closure"]
 
 FSDP1 = "FSDP1 flattens parameters, in which no event can move slots; use FSDP2 (fully_shard, fsdp_version 2)"
 """The error message for a model that FullyShardedDataParallel wraps."""
@@ -22,6 +22,21 @@ ZERO = (
 """The error message for the optimizers of DeepSpeed that split states, gradients or weights."""
 SPLIT_ADAPTER = "FSDP cannot split an adapter of PEFT; use DistributedDataParallel, or wrap of seft_ports.pytorch"
 """The error message for a model of PEFT that is split."""
+DATA_PARALLEL = (
+    "DataParallel copies the layers, and the evidence of copies is lost; start one process a GPU with torchrun "
+    "(DistributedDataParallel), or show one GPU alone with CUDA_VISIBLE_DEVICES"
+)
+"""The error message for a model, or a Trainer, that runs on several GPUs of one process."""
+
+
+def refuse_closure(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Refuse a closure, which would make gradients after the events have looked at others.
+
+    args, kwargs  what a hook of `optimizer.step` gets; the first of args is the optimizer
+    """
+    if any(value is not None for value in (*args[1:], kwargs.get("closure"))):
+        msg = "step(closure) makes its gradients after the events have looked; call backward first, then step()"
+        raise NotImplementedError(msg)
 
 
 def check_split(settings: Settings) -> None:
@@ -40,6 +55,10 @@ def check(model: nn.Module, layers: dict[str, SparseUpdate], optimizer: Any, set
     """Refuse a model that FSDP1 splits, and an optimizer or settings that do not fit the model."""
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise NotImplementedError(FSDP1)
+    if any(isinstance(module, nn.DataParallel) for module in model.modules()):
+        raise NotImplementedError(DATA_PARALLEL)
+    if frozen := [name for name, layer in layers.items() if not layer.values.requires_grad and layer.trained]:
+        raise SeftError("MDL-007", f"{frozen[0]} is frozen, and events would move its slots; wrap the model without it")
     if not isinstance(optimizer, SeftOptimizer):
         kind = type(optimizer).__name__
         raise SeftError(

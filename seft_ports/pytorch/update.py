@@ -102,11 +102,13 @@ class SparseUpdate(Windowed):
         return self.out_features, self.in_features
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SparseUpdate":  # noqa: FBT001, FBT002, torch's own
-        """Move to another device or dtype; φ keeps its dtype, because a cast changes the base only (DLT-003.4)."""
-        values = self.values.detach()
+        """Move to another device or dtype; φ and sums keep theirs, because a cast changes the base only (DLT-003.4)."""
+        values, sums = self.values.detach(), {f"sum_{name}": getattr(self, f"sum_{name}") for name in SUMS}
         super()._apply(fn, recurse)
         if self.values.dtype in (torch.bfloat16, torch.float16):
             self.values.data = values.to(self.values.device)
+            for name, total in sums.items():
+                setattr(self, name, total.to(self.values.device))
         return self
 
     @property

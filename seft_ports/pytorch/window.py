@@ -51,7 +51,7 @@ class Windowed(nn.Module):
         keeps: one of KEEPS.
         watched: whether a backward pass adds to the window, or goes to an observer.
         padding: notes which rows of a batch are padding.
-        has_evidence: whether the window has seen a backward pass since this process opened it.
+        has_evidence: whether the window has seen a backward pass, or was loaded.
     """
 
     candidates: Tensor
@@ -68,8 +68,7 @@ class Windowed(nn.Module):
         self.padding = Padding()
         # the gradient of the running step is kept, because |g| and g² are taken of whole steps (GRD-005)
         self._step: Tensor | None = None
-        # empty if the window has sums
-        self._collected = blocks.Collected()
+        self._collected = blocks.Collected()  # empty if the window has sums
         # entries of the sums that the factors stand for
         self._limit = 0
         self._one_backward = self._one_step = self._is_closed = False
@@ -109,6 +108,7 @@ class Windowed(nn.Module):
         self.watched, self.keeps, self._one_backward, self._one_step = True, keeps, one_backward, one_step
         # noted here, because in a backward pass, and after a forward alone, FSDP may have gathered the weight
         self._is_split = is_split(self.like()) or any(is_split(total) for total in self.sums())
+        self.has_evidence |= not self._asked and bool(self.sums())
         self._asked = tuple(name for name in SUMS if name in evidence_names)
         # a window that was loaded has chosen its candidates
         of_steps = (getattr(self, f"sum_{name}") for name in _OF_STEPS)
