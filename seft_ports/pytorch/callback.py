@@ -167,7 +167,7 @@ class SeftCallback(TrainerCallback, ExportableState):
             kwargs["model"].register_forward_pre_hook(self._remember, with_kwargs=True),
             # on_pre_optimizer_step is no substitute, because DeepSpeed has stepped by then
             optimizer.register_step_pre_hook(
-                lambda _, given, named: self._before_optimizer(kwargs["model"], max_norm, given, named)
+                lambda _, args, named: self._before_optimizer(kwargs["model"], max_norm, args, named)
             ),
         ]
 

@@ -389,7 +389,7 @@ class Evolution:
         """Return the means of a window by name, the same in every process."""
         asked, means = set(evidence_names), layer.evidence(steps)
         # a window makes its sums at once, so that they show no backward pass; if one process has none, all of them end
-        seen = layer.candidates.new_tensor(layer.has_evidence)
-        if asked and not (means.keys() >= asked and all_true([seen], everywhere=processes() > 1)):
+        has_backward = layer.candidates.new_tensor(layer.has_evidence)
+        if asked and not (means.keys() >= asked and all_true([has_backward], everywhere=processes() > 1)):
             raise SeftError("EVT-002", NO_GRADIENT)
         return means

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance.engine.files import read
-from conformance.engine.parts import delta
 from conformance.protocol.port import Refused
 from conformance.wrong.mutants.base import (
     REFUSALS,
@@ -17,7 +16,6 @@ from conformance.wrong.mutants.base import (
     Values,
     after,
     changed,
-    edited,
     mutant,
     right,
     unchecked,
@@ -390,14 +388,6 @@ MUTANTS: list[Mutant] = [
     mutant("FMT-134", "delta.apply", of_applied(only_values), "positions neither added nor taken out"),
     mutant("FMT-135", "delta.apply", of_applied(rounded_down), "sums rounded down"),
     mutant("FMT-136", "delta.apply", of_applied(no_whole), "whole tensors not replaced"),
-    edited(
-        "FMT-138",
-        "delta.apply",
-        delta.apply,
-        "if levels and before is not None and target is None:",
-        "if False:",
-        "tensors that a later delta takes away not compared",
-    ),
     mutant("FMT-139", "delta.apply", only_the_last, "a chain that changes nothing"),
     *unchecked("delta.apply", *_REFUSED_DELTA),
 ]

@@ -237,6 +237,13 @@ _APPLIED: tuple[tuple[str, Any, str, str, str], ...] = (
         "any link",
     ),
     ("FMT-138", delta.apply, "reached != described.target_sha256", "False", "any target"),
+    (
+        "FMT-138",
+        delta.apply,
+        "if levels and before is not None and target is None:",
+        "if False:",
+        "tensors that a later delta takes away not compared",
+    ),
     ("FMT-138", delta._applied, "tied=dict(last.described.tied)", "tied=base.tied", "ties of the base"),
     ("FMT-138", delta._applied, "scales=last.described.scales", "scales=base.scales", "scales of the base"),
 )
