@@ -8,6 +8,7 @@
 import json
 import os
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -67,11 +68,15 @@ def write_coded(
         for part in layout.parts(grid)
     }
 
+    @lru_cache(maxsize=1)  # the parts of a matrix are often asked for in a row
+    def coded(name: str) -> Coded:
+        return read_coded(checkpoint, name)
+
     def make(name: str) -> Tensor:
         if name not in owner:
             return checkpoint.tensors[name]
         matrix, part = owner[name]
-        return Dense(layout.part(read_coded(checkpoint, matrix), part, grid))
+        return Dense(layout.part(coded(matrix), part, grid))
 
     names = [name for name in checkpoint.tensors if name not in own and name not in checkpoint.scales]
     taken = sorted(owner.keys() & set(names))
@@ -88,7 +93,7 @@ def write_coded(
     checkpoint_to_hf(out, folder, shard_bytes=shard_bytes, limit=limit)
     zeros = rounded = scales = 0
     for name in checkpoint.scales:
-        matrix = read_coded(checkpoint, name)
+        matrix = coded(name)
         zeros += _zeros(matrix)
         rounded += _rounded(matrix, layout.scales_held)
         scales += matrix.scales.size
