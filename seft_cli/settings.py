@@ -47,7 +47,7 @@ def changes_of(options: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
 
 
 _OF_EVENTS = (
-    *("evolve_every", "drop_fraction"),
+    *("evolve_every", "drop_fraction", "gradient_window", "event_batches"),
     *(f.name for f in fields(Rule) if f.name not in ("evolves", "adapts", "adapt")),
 )
 """Settings that have no effect in a run without events."""
@@ -63,6 +63,11 @@ def refuse_without_use(settings: TrainSettings, changes: Mapping[str, Any]) -> N
         return  # because the adapter itself refuses settings that it does not have
     if not settings.rule.evolves and (unused := [name for name in _OF_EVENTS if name in changes]):
         raise console.Refused(f"{settings.label} has no events, and does not use {', '.join(unused)}; leave it out")
+    of_data = [name for name in ("gradient_window", "event_batches") if name in changes]
+    # a window decides at which steps the events of phases are (SCH-005)
+    looks = settings.rule.asks() or settings.rule.asks_at_end() or settings.rule.events == "phases"
+    if of_data and not looks:
+        raise console.Refused(f"events of {settings.label} look at no data, and do not use {', '.join(of_data)}")
     if "density" in changes and settings.budget_by in ("rank", "count"):
         raise console.Refused(f"density is not used with budget_by {settings.budget_by}; leave it out")
     if settings.label == "sparse-full" and "density" in changes:

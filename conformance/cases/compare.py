@@ -94,6 +94,8 @@ def compare(
         return compare_reduced(a, b, how, dtype, bound, keep_zeros=keep_zeros)
     if a.dtype.kind != b.dtype.kind:
         return Verdict(passed=False, detail=f"expected {b.dtype.name}, got {a.dtype.name}", ratio=math.inf)
+    if a.dtype.kind == "u" and not is_scalar and a.dtype.itemsize != b.dtype.itemsize:  # u64 in the place of u8
+        return Verdict(passed=False, detail=f"expected {b.dtype.name}, got {a.dtype.name}", ratio=math.inf)
     if a.dtype.kind == "f" and not is_scalar and a.dtype.name != dtype:
         return Verdict(passed=False, detail=f"expected {dtype}, got {a.dtype.name}", ratio=math.inf)
     if dtype in ROUNDING and b.dtype.kind == "f" and not is_scalar:

@@ -224,6 +224,8 @@ def replay(
             result = replay_case(folder, running.lanes[0])
     except StartError as error:
         _stop(f"the port did not start: {error}", NOT_STARTED)
+    except Unusable as error:
+        _stop(str(error), USAGE)
     for line in report.explain(result, read_clauses()) if result.failures else ():
         console.print(line)
     passed, failed, skipped = (int(result.status == status) for status in ("passed", "failed", "skipped"))
@@ -329,9 +331,11 @@ def _names(text: str | None, choices: dict[str, Any], option: str) -> tuple[str,
 def _hexadecimal(seed: str | None) -> str:
     if seed is not None:
         try:
-            int(seed, 16)
+            number = int(seed, 16)
         except ValueError:
             _stop(f"--seed {seed} is not hexadecimal", USAGE)
+        if not 0 <= number < 1 << 128:
+            _stop(f"--seed {seed} is no number of at most 32 hexadecimal digits", USAGE)
     return seed or ""
 
 

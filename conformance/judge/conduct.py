@@ -31,7 +31,12 @@ def declining(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResul
     wrong: list[str] = []
     smallest = _smallest(cases)
     for child in children:
-        for op, name in _not_offered(child, smallest):
+        try:
+            pairs = _not_offered(child, smallest)
+        except StartError as error:  # the last call has ended it
+            wrong.append(f"{child.name}: {error}")
+            continue
+        for op, name in pairs:
             if len(wrong) == _TOLD:
                 break
             result.examples += 1

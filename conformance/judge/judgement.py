@@ -223,6 +223,8 @@ class Run:
             status, badge = Status.MET, "not conformant" if self.waivers else "no claim"
         if conformant:
             badge = f"1.0 {'+'.join(map(self.claimed, self.profiles))} {'+'.join(self.classes)}"
+            badge += "" if self.deterministic else ", not deterministic"
+            badge += ", some by frozen cases only" if self.frozen_only() else ""
         line = f"{self._said(status, reasons)} (SPEC 1.0, kit {REVISION})"
         counts = passed, failed, skipped
         return Verdict(line, conformant, not reasons, tuple(reasons), self._claimable(), badge, *counts, status)
@@ -275,9 +277,10 @@ class Run:
         return [p for p in self.properties if p.profile == PROTOCOL]
 
     def _claimable(self) -> tuple[str, ...]:
-        """Return the profiles of which everything passed; none if the kit is at fault or the protocol is broken."""
+        """Return the profiles of which everything passed; none if something was left out, or the protocol is broken."""
         strange = any(r.status == "failed" and not self._belongs(r) for r in self.results)
-        if self.fault or strange or any(p.status == "failed" for p in self._of_protocol()):
+        partial = self.filtered or self.complaints or not self.fresh
+        if self.fault or partial or strange or any(p.status == "failed" for p in self._of_protocol()):
             return ()
         return tuple(p for p in self.profiles if self._holds(p))
 

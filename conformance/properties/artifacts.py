@@ -50,7 +50,8 @@ def save(folder: Path, failing: Seen, port: str, seed: str) -> Path:
         "To ask again, with the options that name the port; hypothesis is not needed:",
         f"    seft verify replay {folder} ...",
     ]
-    (folder / "README.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # half a surrogate pair in the port's own words has no UTF-8
+    (folder / "README.txt").write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
     return folder
 
 

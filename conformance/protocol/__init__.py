@@ -4,6 +4,7 @@ port      the interface that `judge` calls: a name, and one method that answers 
 values    encodes values as JSON and decodes them
 serve     the loop of a port written in Python
 child     a port as a child process: start, ask, wait, restart, end
+hello     who a port is, and what it offers
 files     the folder through which large arrays are passed
 faults    exceptions for a port that fails to answer
 

@@ -10,6 +10,7 @@
 import os
 import secrets
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -20,59 +21,16 @@ from typing import Any, Self
 from conformance.protocol.ends import Ends
 from conformance.protocol.faults import Breach, Crash, Late, PortError, PortFault, StartError
 from conformance.protocol.files import Folder, Read
+from conformance.protocol.hello import PROTOCOL, Hello
 from conformance.protocol.memory import AddressSpace
 from conformance.protocol.port import Refused, Unsupported
 from conformance.protocol.values import Malformed, decode, encode, line, parse
 
 __all__ = ["Breach", "Child", "Crash", "Hello", "Late", "PortError", "PortFault", "StartError"]
 
-PROTOCOL = 1
 _LONGEST_LINE = 1 << 28
-
-
-class Hello:
-    """The first message of a port, which describes it (PRT-004).
-
-    Attributes:
-        port: name, version, language and whatever else the port reports.
-        ops: for each operation, the numeric classes in which it is offered.
-        flags: deterministic, files, zstd.
-    """
-
-    def __init__(self, message: dict[str, Any]) -> None:
-        port = message.get("port")
-        if message.get("type") != "hello" or message.get("protocol") != PROTOCOL or not isinstance(port, dict):
-            raise Breach(f"its hello is no hello of protocol {PROTOCOL}: {str(message)[:200]}")
-        ops = message.get("ops")
-        if not isinstance(ops, dict) or not all(isinstance(v, list) for v in ops.values()):
-            raise Breach("its hello has no ops, an object of operation to list of numeric classes")
-        self.port: dict[str, Any] = port
-        self.ops: dict[str, list[str]] = ops
-        flags = message.get("flags") or {}
-        if not isinstance(flags, dict):
-            raise Breach("its hello has flags that are no object")
-        self.flags: dict[str, Any] = flags
-
-    @property
-    def name(self) -> str:
-        """The name of the port in reports."""
-        version = self.port.get("version")
-        return str(self.port.get("name", "port")) + (f" {version}" if version else "")
-
-    @property
-    def files(self) -> bool:
-        """Whether the port takes arrays in files, and may answer with arrays in files (PRT-014)."""
-        return self.flags.get("files") is True
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether the port promises the same bytes for the same call (PRT-013)."""
-        return self.flags.get("deterministic") is True
-
-    @property
-    def zstd(self) -> bool:
-        """Whether the port reads compressed files; true unless its hello says false (PRT-006)."""
-        return self.flags.get("zstd") is not False
+_LAST_READS = 64
+"""Reads of standard error after the end of a port; a process that it has started may go on writing."""
 
 
 class Child:
@@ -134,6 +92,7 @@ class Child:
             self._hello = Hello(answer)
         except PortFault as fault:
             self._kill()
+            self.restarts += self._hello is not None  # so that a port that does not come up again is not waited for
             raise StartError(f"{self.command[0]}: {fault}{self.said()}") from fault
         return self._hello
 
@@ -175,7 +134,13 @@ class Child:
             PortFault: it does not.
         """
         number = secrets.token_hex(8)
-        answer = self._ask({"type": "ping", "id": number}, time.monotonic() + self.timeout)
+        try:
+            answer = self._ask({"type": "ping", "id": number}, time.monotonic() + self.timeout)
+        except PortFault:
+            # killed, because what it writes late would be taken for an answer to the next call
+            self._kill()
+            self.restarts += 1
+            raise
         if answer != {"type": "pong", "id": number}:
             raise Breach(f"to a ping it answered {str(answer)[:200]}")
 
@@ -256,6 +221,8 @@ class Child:
             try:
                 for name, value in answer["out"].items():
                     out[name] = decode(value, read)
+            except RecursionError as error:
+                raise Breach(f"{name}: it is nested too deep") from error
             except Malformed as error:
                 kind_of_fault = Late if isinstance(error.__cause__, TimeoutError) else Breach
                 raise kind_of_fault(f"{name}: {error}") from error
@@ -275,7 +242,12 @@ class Child:
         self._buffer, self._stderr = b"", Ends()
         try:
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
             )
         except OSError as error:
             raise Crash(f"it cannot be started: {error}") from error
@@ -288,6 +260,9 @@ class Child:
         if process is None:
             return
         if process.poll() is None:
+            # the whole session, because the command may be a wrapper that has started the port
+            with suppress(OSError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.kill()
         process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
@@ -376,11 +351,11 @@ class Child:
         except subprocess.TimeoutExpired:
             return "it closed its standard output"
         assert process.stderr is not None
-        try:
-            while chunk := os.read(process.stderr.fileno(), 1 << 16):
+        with suppress(BlockingIOError):
+            for _ in range(_LAST_READS):  # a child of the port may still be writing
+                if not (chunk := os.read(process.stderr.fileno(), 1 << 16)):
+                    break
                 self._stderr.add(chunk)
-        except BlockingIOError:
-            pass
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return f"it ended with {how}{' in the middle of an answer' if started else ''}"
 

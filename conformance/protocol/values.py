@@ -7,6 +7,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from typing import Any
 
 import ml_dtypes
@@ -32,6 +33,7 @@ _NAMES = {dtype.newbyteorder("="): name for name, dtype in DTYPES.items()}
 INLINE_LIMIT = 1 << 16
 """Arrays of more bytes than this go into a file if the port takes files (PRT-003)."""
 _SAFE = 2**53 - 1
+_INTEGER = re.compile(r"-?[0-9]{1,40}")
 
 
 class Malformed(Exception):
@@ -100,6 +102,8 @@ def decode(value: Any, read: Read | None = None) -> Any:
         if keys == {"f64"}:
             return float.fromhex(value["f64"])
         if keys == {"int"}:
+            if not isinstance(value["int"], str) or not _INTEGER.fullmatch(value["int"]):
+                raise ValueError("its digits are no text of an integer")
             return int(value["int"])
         if {"dtype", "shape"} <= keys:
             return _decode_array(value, keys - {"dtype", "shape"}, read)

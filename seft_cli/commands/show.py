@@ -128,7 +128,9 @@ def _print(path: Path, summary: Mapping[str, Any], *, digests: bool) -> None:
         table.add_row(*row)
     table.add_section()
     every = list(summary["tensors"].values())
-    parts = [t for t in every if sparse and t["encoding"] != "dense"]
+    # scales, and weights beside codes, are parts of a matrix that is counted already
+    beside = {part for roles in summary.get("scales", {}).values() for part in roles.values()}
+    parts = [t for n, t in summary["tensors"].items() if sparse and t["encoding"] != "dense" and n not in beside]
     for kind, tensors in (("sparse ", parts), ("", every)):
         # the sparsity of a model is that of its sparse tensors: embeddings and norms are not pruned
         if tensors and not (kind and len(parts) == len(every)):

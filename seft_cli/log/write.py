@@ -1,5 +1,6 @@
 """Write the log of a run (TRN-010): one JSON object per line, and each line in a single write."""
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -81,7 +82,10 @@ class LogWriter:
         data = _line(line)
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, data)
+            if (n_written := os.write(descriptor, data)) < len(data):
+                # a full disk takes a part of a line, to which later lines would be added
+                os.ftruncate(descriptor, os.fstat(descriptor).st_size - n_written)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
         finally:
             os.close(descriptor)
 

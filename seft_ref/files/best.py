@@ -15,6 +15,8 @@ from seft_ref.files.save import save_model
 from seft_ref.topology.csr import Topology
 
 _KEY = "seft.validation"
+_REMOVED = ".removed"
+"""What the name of a model that is no longer the best ends in while it is removed."""
 _IN_WORDS = {"every": "steps between measurements", "data": "data"}
 
 
@@ -68,17 +70,26 @@ def keep(
     Other arguments are those of `save_model`.
     """
     folder, before = _folder(out, best), _folders(out)
-    if folder in before:  # the run wrote it before an interruption, with the same content
-        return
-    record = {"step": best.step, "loss": best.loss, **measure}
-    save_model(model, folder, final, {**attributes, _KEY: json.dumps(record)})
+    if folder not in before:  # otherwise the run wrote it before an interruption, with the same content
+        record = {"step": best.step, "loss": best.loss, **measure}
+        save_model(model, folder, final, {**attributes, _KEY: json.dumps(record)})
     for other in before:
-        shutil.rmtree(other)
+        if other != folder:
+            # half of a folder must not have the name of a kept model
+            other.rename(other.with_name(f"{other.name}{_REMOVED}"))
+    _remove(out)
 
 
 def give_out(out: str | Path, best: Best) -> None:
     """Move the folder of the best model to `out`."""
     _folder(out, best).rename(out)
+    _remove(out)
+
+
+def _remove(out: str | Path) -> None:
+    """Remove the models that are no longer the best, also those that a killed run has left half removed."""
+    for folder in _folders(out, _REMOVED):
+        shutil.rmtree(folder)
 
 
 def refuse_kept(out: str | Path, *, resume: bool, has_state: bool) -> None:
@@ -95,9 +106,9 @@ def _folder(out: str | Path, best: Best) -> Path:
     return Path(f"{out}.best-{best.step}")
 
 
-def _folders(out: str | Path) -> list[Path]:
-    """Return the folders that have the name of a kept model, and no copies of them under other names."""
+def _folders(out: str | Path, end: str = "") -> list[Path]:
+    """Return the folders that have the name of a kept model and this end, and no copies of them under other names."""
     path = Path(out)
-    name = re.compile(re.escape(path.name) + r"\.best-[0-9]+")
+    name = re.compile(re.escape(path.name) + r"\.best-[0-9]+" + re.escape(end))
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     return sorted(one for one in beside if name.fullmatch(one.name) and one.is_dir())

@@ -17,6 +17,7 @@ from formats.atomic import refuse_existing as refuse_existing
 from formats.dialects.hf import HfFolder, open_hf
 from formats.dialects.weight_sync import refuse_version
 from formats.index import is_sparse
+from formats.lazy import Lazy
 from formats.validate import check_limit
 from seft_ref.arrays.library import Array, NumpyArray, from_numpy
 from seft_ref.errors import CheckpointError, ConfigError, GenerateError, KernelError, QuantiseError
@@ -352,6 +353,18 @@ def with_values_in(name: str, tensor: formats.Tensor) -> formats.Dense | formats
     if isinstance(tensor, formats.Mask):
         raise CheckpointError("CKP-002", f"{name} is a mask, which has no values")
     return tensor
+
+
+def targets_in(path: str | Path) -> Mapping[str, tuple[Topology, NumpyArray]]:
+    """Return for each target of a sparse checkpoint its support and its weights, which are read on access."""
+    config, _ = config_and_stored(path)
+
+    def read(name: str) -> tuple[Topology, NumpyArray]:
+        with formats.open(path) as reader:
+            topology, values = topology_and_values(name, tensor_in(reader, name, None))
+            return topology, computable(name, values, None)
+
+    return Lazy([matrix.name for matrix in config.targets()], read)
 
 
 def topology_and_values(name: str, tensor: formats.Tensor) -> tuple[Topology, NumpyArray]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 import formats
+from formats.lazy import Lazy
 from seft_ref.arrays.library import Array, NumpyArray, from_numpy, to_numpy
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import identity, topology_and_values
@@ -64,19 +65,22 @@ def digest_of_data(data: Data) -> str:
 
 
 def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
-    """Write a training state to one file, atomically, from any device (CKP-006, CKP-007, CKP-009)."""
+    """Write a training state to one file, atomically, from any device (CKP-006, CKP-007, CKP-009).
+
+    Bases are unpacked one at a time, because all of them together may be larger than the model in memory.
+    """
     tensors: dict[str, formats.Tensor] = {}
     attributes = _attributes(state, settings, origin)
     attributes["budgets"] = {name: target.budget for name, target in state.targets.items()}
     attributes["delta_budgets"] = {name: target.delta_budget for name, target in state.targets.items()}
+    bases = {f"{name}.base": target.base for name, target in state.targets.items()}
     for name, target in state.targets.items():
-        base, delta = target.base.open(), target.delta
-        tensors[f"{name}.base"] = _sparse(base.topology, base.values)
+        delta = target.delta
         tensors[f"{name}.delta"] = _sparse(delta.topology, delta.values)
         for part, array in (*delta.kept.items(), *delta.shared.items()):
             tensors[f"{name}.delta.{part}"] = _dense(array)
         if target.lost.shape[0]:
-            tensors[f"{name}.lost"] = _mask(base.topology.shape, target.lost)
+            tensors[f"{name}.lost"] = _mask(delta.topology.shape, target.lost)
         for part in ("row_budget", "row_delta_budget"):
             if (rows := getattr(target, part)) is not None:
                 tensors[f"{name}.{part}"] = _dense(rows)
@@ -86,7 +90,14 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
         windows[name] = counts
         tensors |= {f"{name}.window.{part}": tensor for part, tensor in sums.items()}
     attributes["windows"] = windows
-    formats.write_file(path, formats.Checkpoint("training-state", tensors, attributes))
+
+    def made(name: str) -> formats.Tensor:
+        if name not in bases:
+            return tensors[name]
+        base = bases[name].open()
+        return _sparse(base.topology, base.values)
+
+    formats.write_file(path, formats.Checkpoint("training-state", Lazy([*tensors, *bases], made), attributes))
 
 
 def load_state(

@@ -296,4 +296,7 @@ def _settings(settings: TrainSettings | str, changes: Mapping[str, object], mode
         raise ValueError(f"settings are a {type(settings).__name__}; give the name of a preset, or settings_of(...)")
     if changes:
         raise ValueError(f"{', '.join(changes)}: changes belong to a preset, and settings are given; leave them out")
+    # EVT-007: settings that were made without the folder do not know its pattern
+    if settings.pattern is None and settings.adapter is None and has_folder(model):
+        return replace(settings, pattern=pattern_of_folder(folder_of(model)))
     return settings

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from seft_ref.arrays.ranks import Ranks
 from seft_ref.files.best import Best, best_kept, give_out, keep, refuse_kept
-from seft_ref.files.model import load_model, refuse_existing
+from seft_ref.files.model import refuse_existing, targets_in
 from seft_ref.files.save import Final, save_model
 from seft_ref.files.state import digest_of_data, settings_text
 from seft_ref.kernels import KernelSet
@@ -175,14 +175,13 @@ class BestModel:
         return step // every - self.best.step // every >= patience
 
     def write(self, finish: Callable[[], Final], ranks: Ranks) -> Final:
-        """Move the best model to `out`, and return its targets, loaded from there."""
+        """Move the best model to `out`, and return its targets, each read from there on access."""
         assert self.best is not None, "a run measures after its last step"
         if ranks.rank == 0:  # TRN-015
             refuse_existing(self.out)
             give_out(self.out, self.best)
         ranks.every(None)  # a barrier, so that no process reads the folder before it is there
-        opened = {name: base.open() for name, base in load_model(self.out, self.kernels).bases.items()}
-        return {name: (base.topology, base.values) for name, base in opened.items()}
+        return targets_in(self.out)
 
     def _loss(self, weights: Weights, config: ModelConfig) -> float:
         """Return the loss of effective weights in nats a target (TRN-022)."""

@@ -118,13 +118,14 @@ def adapt_last(
     over: Sequence[str],
     windows: Mapping[str, AnyWindow],
     settings: TrainSettings,
+    step: int,
     kernels: KernelSet,
 ) -> dict[str, tuple[Base, Delta]]:
-    """Return base and delta of the matrices `over`, pruned to their budgets (EVT-004)."""
+    """Return base and delta of the matrices `over`, pruned to their budgets after the last step (EVT-004)."""
     numbers = {name: i for i, name in enumerate(targets)}
     # of the rule only `adapt` matters, because nothing grows any more
     at_end = Rule(adapt=settings.rule.adapt)
-    chance = Chance(settings.seed, settings.steps)
+    chance = Chance(settings.seed, step)
     adapted: dict[str, tuple[Base, Delta]] = {}
     for names in together(settings.rule, over):
         pruned = [targets[name] for name in names]

@@ -267,19 +267,20 @@ def finish(
     """Return for each target the final support and the weight on it, after a last adapt pass if it is over budget
     (EVT-004).
 
-    The pass reads the gradient of the last step's data, and of the later data of TRN-023.2, at the final weights.
+    The pass reads the gradient of the last step's data, and of the later data of TRN-023.2, at the final weights. The
+    last step is that of the state, which for the best model of a run is not that of the settings (TRN-022.2).
     """
     over, evidence_names = over_budget(state.targets, settings), settings.rule.asks_at_end()
     windows: dict[str, AnyWindow] = {}
     if over and evidence_names:
-        batches = step_batches(settings, data, settings.steps, state.weights, ranks)
+        batches = step_batches(settings, data, state.step, state.weights, ranks)
         # nothing grows any more, so only the support is looked at (GRD-009)
         empty: dict[str, AnyWindow] = {n: _opened(state.targets[n], evidence_names, on_support=True) for n in over}
-        more = _batches_of_later_steps(settings, data, settings.steps + 1, state.weights, ranks)
+        more = _batches_of_later_steps(settings, data, state.step + 1, state.weights, ranks)
         with overflow_ends("the last adapt pass", LOWER_RATE):
             windows = _with_steps_added(empty, state.weights, [batches, *more], config, kernels, ranks=ranks)
     final: dict[str, tuple[AnyBase, Delta]] = {n: (t.base, t.delta) for n, t in state.targets.items()}
-    adapted = final | adapt_last(state.targets, over, windows, settings, kernels)
+    adapted = final | adapt_last(state.targets, over, windows, settings, state.step, kernels)
 
     def weight_of(name: str) -> tuple[Topology, Array]:
         base, delta = adapted[name]

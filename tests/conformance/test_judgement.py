@@ -147,3 +147,11 @@ def test_PRT_011_cases_of_16_bits_are_those_that_the_type_holds():
                 assert np.array_equal(x.astype(ml_dtypes.bfloat16).astype(float), x)
     third = Case("a.b", "kernel.exceeding", (), "", {"values": np.array([1 / 3]), "least": 0.0})
     assert not holds(third, "bfloat16")
+
+
+@pytest.mark.parametrize("partly", [{"filtered": "--only x"}, {"fresh": False}, {"complaints": ["out of date"]}])
+def test_PRT_010_a_run_that_left_something_out_has_no_claimable_profile(partly):
+    run = a_run()
+    for name, value in partly.items():
+        setattr(run, name, value)
+    assert run.verdict().claimable == ()

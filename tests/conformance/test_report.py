@@ -151,7 +151,7 @@ def test_the_badge_is_all_that_was_asked_for_or_nothing():
     assert badge(good) == {
         "schemaVersion": 1,
         "label": "SEFT",
-        "message": "1.0 nm exact64+fp32",
+        "message": "1.0 nm exact64+fp32, some by frozen cases only",
         "color": "brightgreen",
     }
     for partial in (replace(good, filtered="--quick"), replace(good, fresh=False)):

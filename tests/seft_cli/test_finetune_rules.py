@@ -267,6 +267,15 @@ def test_EVT_011_set_reaches_every_choice(cli, folders, tmp_path):
         (("--set", "lr=0.1", "--lr", "0.1"), "given twice"),
         (("--set", "momentum=0.5"), "adamw has no setting momentum"),
         (("--preset", "spiel-ag", "--set", "adapts=always", "--gradient-window", "2"), "EVT-012"),
+        (
+            ("--preset", "static", "--gradient-window", "2"),
+            "static has no events, and does not use evolve_every, gradient_window",
+        ),
+        (
+            ("--preset", "static", "--set", "event_batches=2"),
+            "static has no events, and does not use evolve_every, event_batches",
+        ),
+        (("--preset", "set", "--set", "event_batches=2"), "events of set look at no data"),
     ],
 )
 def test_EVT_012_contradictions_are_refused_in_one_line(cli, folders, tmp_path, given, said):

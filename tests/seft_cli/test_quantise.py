@@ -103,3 +103,14 @@ def test_what_would_be_measured_and_then_rounded_is_refused(cli, model, tmp_path
     assert code == 2
     assert "leave out --valid or --merge" in err
     assert not (tmp_path / "out").exists()
+
+
+def test_weights_beside_codes_count_once_in_the_sparsity_that_is_shown(cli, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert cli("prune", "model", "q", "--quantize", "int4:g4")[0] == 0
+    assert cli("finetune", "q", "beside", "--text", "text.txt", *SHORT)[0] == 0
+    totals = [
+        next(line for line in cli("show", folder)[1].splitlines() if "sparse tensors" in line)
+        for folder in ("q", "beside")
+    ]
+    assert totals[0].split()[:6] == totals[1].split()[:6]

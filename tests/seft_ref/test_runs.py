@@ -10,6 +10,7 @@ from formats.dialects.hf import open_hf
 from formats.errors import DestinationExists
 from seft_ref import evaluate, finetune, generate, load_model, prune, read_tokens, settings_of
 from seft_ref.errors import CheckpointError, TextError
+from seft_ref.files import state as state_file
 from seft_ref.files.state import Origin
 from seft_ref.kernels import cpu
 from seft_ref.model.weights import matrix_of
@@ -23,6 +24,36 @@ def place(tmp_path):
     (tmp_path / "text.txt").write_text(TEXT)
     sparse_folder(tmp_path / "sparse")
     return tmp_path
+
+
+def test_EVT_007_settings_of_ones_own_keep_the_pattern_of_the_folder(tmp_path):
+    hf_folder(tmp_path / "dense")
+    (tmp_path / "text.txt").write_text(TEXT)
+    prune(tmp_path / "dense", tmp_path / "pruned", "magnitude", pattern="2:4")
+    formats.convert(tmp_path / "pruned", tmp_path / "sparse", "sparse")
+    made = settings_of("active-only", **SHORT | {"drop_fraction": 0.9, "lr": 0.05})
+    done = finetune(tmp_path / "sparse", tmp_path / "out", tmp_path / "text.txt", made)
+    assert done.settings.pattern == (2, 4)
+    for topology, _ in done.final.values():
+        kept = np.zeros(topology.shape, bool).reshape(-1)
+        kept[formats.flat(formats.Mask(topology.shape, topology.indptr, topology.indices))] = True
+        assert kept.reshape(-1, 4).sum(1).max() <= 2
+
+
+def test_CKP_006_a_state_is_written_with_one_base_unpacked_at_a_time(place, monkeypatch):
+    opened, unpacked = [], state_file.formats.write_file
+
+    def written(path, checkpoint, **how):
+        assert not opened
+        unpacked(path, checkpoint, **how)
+        assert len(opened) == 14
+
+    base = type(next(iter(load_model(place / "sparse", cpu).bases.values())))
+    open_base = base.open
+    monkeypatch.setattr(base, "open", lambda self: opened.append(1) or open_base(self))
+    monkeypatch.setattr(state_file.formats, "write_file", lambda *args, **how: (opened.clear(), written(*args, **how)))
+    finetune(place / "sparse", place / "out", place / "text.txt", **SHORT | {"stop_after": 2})
+    assert (place / "out.state").exists()
 
 
 def test_what_a_run_returns_is_shown_in_a_few_lines(place):

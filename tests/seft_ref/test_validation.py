@@ -77,6 +77,37 @@ def test_TRN_022_2_what_is_left_is_what_ends_at_the_best_step(place):
         np.testing.assert_array_equal(left.tensors[name].values, values)
 
 
+@pytest.mark.parametrize("changes", [{"adapts": "end"}, {"adapts": "end", "adapt": "random", "event_batches": 2}])
+def test_TRN_022_2_the_last_pass_of_the_best_step_is_that_of_a_run_that_ends_there(place, changes):
+    how = {"drop_schedule": "constant", "lr": 1.0, **changes}
+    done, _ = run(place, place / "out", every=1, **how)
+    assert 2 < done.best.step < 11
+    steps = {"steps": done.best.step}
+    finetune(place / "sparse", place / "short", place / "text.txt", "seft", **RUN | steps | how)
+    left, short = formats.read(place / "out"), formats.read(place / "short")
+    for name, tensor in short.tensors.items():
+        np.testing.assert_array_equal(formats.to_dense(left.tensors[name]), formats.to_dense(tensor), err_msg=name)
+
+
+def test_TRN_022_a_model_that_is_no_longer_best_is_removed_after_a_crash(place, monkeypatch):
+    remove = shutil.rmtree
+
+    def crash(path, **how):
+        if ".best-" in str(path) and Path(path).exists():
+            raise KeyboardInterrupt
+        remove(path, **how)
+
+    monkeypatch.setattr(shutil, "rmtree", crash)
+    with pytest.raises(KeyboardInterrupt):
+        run(place, place / "out", save_every=1)
+    monkeypatch.undo()
+    assert len([path for path in place.iterdir() if path.name.startswith("out.best-")]) >= 1
+    done, _ = run(place, place / "out", resume=True)
+    assert (place / "out").is_dir()
+    assert not [path for path in place.iterdir() if ".best-" in path.name]
+    assert done.best is not None
+
+
 def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 

@@ -46,15 +46,15 @@ _RUNS: Rows = (
             "train.run",
             "EVT-004",
             training.finish,
-            "settings.steps, state.weights, ranks)",
+            "state.step, state.weights, ranks)",
             other,
             f"the last pass sees {name}",
         )
         for other, name in (
             ("1, state.weights, ranks)", "the data of the first step"),
-            ("settings.steps - 1, state.weights, ranks)", "the data of the step before"),
-            ("settings.steps + 1, state.weights, ranks)", "the data of a step that is not taken"),
-            ("settings.steps, state.weights, ranks)[:1]", "the first micro-batch"),
+            ("state.step - 1, state.weights, ranks)", "the data of the step before"),
+            ("state.step + 1, state.weights, ranks)", "the data of a step that is not taken"),
+            ("state.step, state.weights, ranks)[:1]", "the first micro-batch"),
         )
     ),
 )
@@ -101,7 +101,13 @@ _RUN: tuple[tuple[str, Any, str, str, str], ...] = (
     ("EVT-004", event._is_over, _OVER, _OVER_IN_ALL, "the last pass looks at whole matrices"),
     ("EVT-004", event._is_over, _OVER, "True", "the last pass gathers evidence for nothing"),
     ("RNG-003", evolve.final_adapt, "USE_END", "USE_ADAPT", "the last pass draws like an event"),
-    ("RNG-003", event.adapt_last, "settings.steps)", "settings.steps - 1)", "the last pass draws of the step before"),
+    (
+        "RNG-003",
+        event.adapt_last,
+        "settings.seed, step)",
+        "settings.seed, step - 1)",
+        "the last pass draws of the step before",
+    ),
     (
         "RNG-003 MDL-007",
         event.adapt_last,
@@ -127,7 +133,7 @@ _RUN: tuple[tuple[str, Any, str, str, str], ...] = (
         "an event passes over the step that follows",
     ),
     ("TRN-023", training._batches_of_later_steps, "first + i", "first - 1", "an event looks at its own step again"),
-    ("TRN-023", training.finish, "settings.steps + 1", "1", "the last pass begins the text anew"),
+    ("TRN-023", training.finish, "state.step + 1", "1", "the last pass begins the text anew"),
     ("TRN-023", training.finish, "[batches, *more]", "[batches]", "the last pass looks at the last step alone"),
     ("TRN-008", _CHECKS, '("event_batches", 1)', '("event_batches", 0)', "an event that looks at no step"),
     ("TRN-008", _CHECKS, '("length", 2)', '("length", 1)', "a length of 1"),
