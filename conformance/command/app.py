@@ -253,7 +253,7 @@ def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A re
     if not file.is_file():
         _stop(f"{file}: there is no such file", USAGE)
     profiles = {p.name: p.profile for p in PROPERTIES.values()} | dict.fromkeys(CHECKS, PROTOCOL)
-    wrong = report.check_report(file, profiles)
+    wrong = report.check_report(file, profiles, {p.name: p.ops for p in PROPERTIES.values()})
     for line in wrong:
         console.print(line)
     console.print("the report holds" if not wrong else f"{len(wrong)} things are wrong with it")

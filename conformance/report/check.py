@@ -10,9 +10,10 @@ from typing import Any
 
 from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import SPEC
+from conformance.cases.ops import OPS
 from conformance.cases.profiles import CLASSES, PROFILES, profiles_of_case
 from conformance.judge.harness import Failure, Result, classes_of
-from conformance.judge.judgement import PROTOCOL, REVISION, PropertyResult, Run, cases_of, kit_digest
+from conformance.judge.judgement import PROTOCOL, REVISION, PropertyResult, Run, asked_in, cases_of, kit_digest
 from conformance.report.lines import VERSION, footer, verdict_row
 from conformance.report.summary import OUTCOMES, WRONG
 
@@ -74,10 +75,13 @@ _FAILURE: dict[str, tuple[type, ...]] = {
 _Row = dict[str, Any]
 
 
-def check_report(path: Path, properties: Mapping[str, str] | None = None) -> list[str]:
+def check_report(
+    path: Path, properties: Mapping[str, str] | None = None, asks: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
     """Return a sentence for each error in the report at path; empty if it is a report that this kit could have written.
 
     properties  profiles of the properties and of the checks of the protocol, by name; None leaves them unchecked
+    asks        operations that each property asks, by name; None leaves unchecked which of them it says it asked
 
     No report can prove that answers were given, or that the named program gave them.
     """
@@ -108,6 +112,7 @@ def check_report(path: Path, properties: Mapping[str, str] | None = None) -> lis
     run = _run(header, cases, property_rows, cases_by_id)
     wrong = [text for row, result in zip(cases, run.results, strict=True) for text in _case(row, result, run.classes)]
     wrong += [text for row, one in zip(property_rows, run.properties, strict=True) for text in _property(row, one, run)]
+    wrong += [] if asks is None else _asked(run, asks)
     return wrong + _told(run, header, foot)
 
 
@@ -232,6 +237,16 @@ def _property_ids(options: _Row, rows: Sequence[_Row], properties: Mapping[str, 
     mine = [name for name, profile in properties.items() if profile in (*options["profiles"], PROTOCOL)]
     missing = [] if options["filtered"] else [name for name in mine if name not in stated]
     return wrong + _named("is a property and missing", "are properties and missing", missing)
+
+
+def _asked(run: Run, asks: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return an error for each property that says it asked what it does not ask in this kit (PRT-018.2)."""
+    wrong = []
+    for one in run.properties:
+        may = {asked_in(op, name) for op in asks.get(one.name, ()) if op in OPS for name in run.classes}
+        if strange := sorted(set(one.asked_new) - may):
+            wrong.append(f"{one.name[:80]} is told to have asked {strange[0][:80]}, which it does not ask.")
+    return wrong
 
 
 def _named(one: str, many: str, names: Sequence[str]) -> list[str]:

@@ -316,6 +316,14 @@ def test_properties_that_the_kit_has(doctor):
     says(doctor(lambda rows: None, properties={}), "pattern.order is no property of this kit")
 
 
+def test_PRT_018_a_property_asked_what_it_asks_in_this_kit(doctor):
+    asks = {"pattern.order": ("prune.pattern",)}
+    right, wrong = ["prune.pattern in fp32"], ["kernel.sparse in fp32"]
+    told = doctor(lambda rows: rows[-2].update(asked_new=right), asks=asks)
+    assert not any("which it does not ask" in text for text in told)
+    says(doctor(lambda rows: rows[-2].update(asked_new=wrong), asks=asks), "which it does not ask")
+
+
 class OneClass(EnginePort):
     """Answers in float64, and says in float32 that it offers nothing."""
 
