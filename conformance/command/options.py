@@ -26,4 +26,7 @@ Only = Annotated[
     list[str] | None,
     typer.Option(metavar="GLOB", help="Only what GLOB matches: cases by id, operation or clause; may be repeated."),
 ]
-Timeout = Annotated[float, typer.Option(min=0.1, metavar="S", help="Seconds that a call may take.")]
+Timeout = Annotated[
+    float,
+    typer.Option(min=0.1, metavar="S", help="Seconds that a call may take; a property takes three times as many."),
+]

@@ -54,6 +54,10 @@ class Broken(Exception):
     """The kit itself is at fault: its files cannot be read, or nothing covers a clause."""
 
 
+CALLS_OF_A_PROPERTY = 3
+"""The examples of a property take at most the time of so many calls, 60 seconds by default."""
+
+
 class Unusable(Exception):
     """The options name something that does not exist, or leave nothing to judge."""
 
@@ -298,6 +302,7 @@ def _properties(
             only=pattern,
             clause=options.clause or None,
             artifacts=artifacts,
+            seconds=CALLS_OF_A_PROPERTY * options.timeout,
             bad=bad,
         ):
             by_name.setdefault(result.name, result)

@@ -172,7 +172,7 @@ def _judge(
         unseen = explored.unseen(prop)
         if unseen:
             result.skipped = f"the kit's fault: {explored.examples} examples without {', '.join(unseen)}" + (
-                "; the time was over" if explored.late else ""
+                "; the time was over, raise --timeout" if explored.late else ""
             )
             break
     if ran and not result.skipped.startswith("the kit's fault"):
