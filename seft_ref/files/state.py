@@ -21,7 +21,7 @@ from seft_ref.errors import CheckpointError
 from seft_ref.files.model import identity, topology_and_values
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.kernels.held import Held
-from seft_ref.matrix.bases import not_held
+from seft_ref.matrix.bases import AnyBase, PackedBase, not_held
 from seft_ref.matrix.target import Target, place
 from seft_ref.matrix.window import AnyWindow, FirstStepWindow, opened
 from seft_ref.model.config import ATTENTION, MLP
@@ -65,17 +65,14 @@ def digest_of_data(data: Data) -> str:
 
 
 def save_state(path: str | Path, state: TrainState, settings: TrainSettings, origin: Origin) -> None:
-    """Write a training state to one file, atomically, from any device (CKP-006, CKP-007, CKP-009).
-
-    Bases are unpacked one at a time, because all of them together may be larger than the model in memory.
-    """
+    """Write a training state to one file, atomically, one unpacked base at a time (CKP-006, CKP-007, CKP-009)."""
     tensors: dict[str, formats.Tensor] = {}
     attributes = _attributes(state, settings, origin)
     attributes["budgets"] = {name: target.budget for name, target in state.targets.items()}
     attributes["delta_budgets"] = {name: target.delta_budget for name, target in state.targets.items()}
-    bases = {f"{name}.base": target.base for name, target in state.targets.items()}
+    bases: dict[str, AnyBase] = {}
     for name, target in state.targets.items():
-        delta = target.delta
+        delta, bases[f"{name}.base"] = target.delta, target.base
         tensors[f"{name}.delta"] = _sparse(delta.topology, delta.values)
         for part, array in (*delta.kept.items(), *delta.shared.items()):
             tensors[f"{name}.delta.{part}"] = _dense(array)
@@ -92,18 +89,23 @@ def save_state(path: str | Path, state: TrainState, settings: TrainSettings, ori
     attributes["windows"] = windows
 
     def made(name: str) -> formats.Tensor:
-        if name not in bases:
-            return tensors[name]
-        base = bases[name].open()
-        return _sparse(base.topology, base.values)
+        base = bases[name].open() if name in bases else None
+        return tensors[name] if base is None else _sparse(base.topology, base.values)
 
     formats.write_file(path, formats.Checkpoint("training-state", Lazy([*tensors, *bases], made), attributes))
 
 
 def load_state(
-    path: str | Path, weights: Weights, settings: TrainSettings, origin: Origin, kernels: KernelSet
+    path: str | Path,
+    weights: Weights,
+    settings: TrainSettings,
+    origin: Origin,
+    kernels: KernelSet,
+    spent: Mapping[str, AnyBase] | None = None,
 ) -> TrainState:
     """Return the training state in a file, placed into the weights of its model (CKP-006, TRN-004).
+
+    spent   the bases of the model, if nobody needs it any more: their memory is reused
 
     Raises:
         CheckpointError: CKP-006 if the state belongs to other settings, another model, text or compute dtype;
@@ -121,7 +123,9 @@ def load_state(
             parts = _Parts(reader, name, _shape_of(weights, name), dtype, weights.norm)
             budgets = [_told(_told(attributes, key, dict), name, int) for key in ("budgets", "delta_budgets")]
             held_in = getattr(matrix_of(weights, name), "held_in", None)
-            targets[name], packed[name] = _target_of(parts, settings, step, kernels, held_in, *budgets)
+            before = spent[name] if spent else None
+            memory = {"spent": before.packed} if isinstance(before, PackedBase) else {}
+            targets[name], packed[name] = _target_of(parts, settings, step, kernels, held_in, memory, *budgets)
             if name in windows:
                 window[name] = _window_of(parts, _told(windows, name, dict), targets[name], settings.rule)
         if len(targets) != len(ATTENTION + MLP) * len(weights.blocks) or len(names) != len(targets):
@@ -257,6 +261,7 @@ def _target_of(
     step: int,
     kernels: KernelSet,
     held_in: Held | None,
+    memory: Mapping[str, Packed],
     budget: int,
     delta_budget: int,
 ) -> tuple[Target, Packed]:
@@ -274,7 +279,7 @@ def _target_of(
     lost = parts.positions("lost") if "lost" in parts else nothing
     delta = Delta(topology, values, slot_state, shared)
     beside = None if held_in is None else not_held(base, held_in)
-    placed, packed, places, under = place(base, delta, kernels, held_in, beside)
+    placed, packed, places, under = place(base, delta, kernels, held_in, beside, **memory)
     return Target(placed, delta, budget, delta_budget, places, under, lost, rows[0], rows[1]), packed
 
 

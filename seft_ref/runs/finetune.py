@@ -177,6 +177,7 @@ def finetune(
             loaded = model_of(model, kernels, dtype=dtype, like=like, limit=limit, **options)
             check_data(data, chosen.length, loaded.config)
             outcome.check(loaded.config)
+            loaded.spent = not isinstance(model, Model)  # nobody else has a model that was loaded here
             if resume and file is not None:
                 start = loop.load(file.path, loaded, file.origin)
             else:

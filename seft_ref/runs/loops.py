@@ -104,7 +104,8 @@ class SparseLoop:
 
     def load(self, path: Path, model: Model, origin: Origin) -> TrainState:
         """Return the state in a file."""
-        return load_state(path, model.weights, self.settings, origin, self.kernels)
+        spent = model.bases if model.spent else None
+        return load_state(path, model.weights, self.settings, origin, self.kernels, spent)
 
     def save(self, path: Path, state: RunState, origin: Origin) -> None:
         """Write a state, atomically."""

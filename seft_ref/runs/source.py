@@ -146,6 +146,8 @@ def real_numbers(**numbers: object) -> list[float]:
 
 def _require_tokens(tokens: object) -> None:
     """Refuse what is not one sequence of whole numbers, in one line here instead of later inside a loop."""
+    if isinstance(tokens, bytes | bytearray):
+        return  # a sequence of numbers to Python, and a text to NumPy
     advice = "give a file, or one sequence of whole numbers"
     if not isinstance(tokens, Sequence) and not hasattr(tokens, "__array__"):
         raise ValueError(f"tokens are a {type(tokens).__name__}; {advice}")

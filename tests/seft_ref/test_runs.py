@@ -1,5 +1,6 @@
 """The five functions: whole runs in one call each, from folders and from loaded models."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -270,3 +271,27 @@ def test_a_conversion_tells_each_tensor_once_and_what_a_callback_raises_leaves_n
     with pytest.raises(ZeroDivisionError):
         formats.convert(place / "one", place / "three", "sparse", progress=lambda *_: 1 / 0)
     assert not (place / "three").exists()
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_CKP_006_a_resumed_run_takes_the_memory_of_the_model_that_it_has_loaded(tmp_path, monkeypatch, compact):
+    sparse_folder(tmp_path / "sparse", dtype=ml_dtypes.bfloat16)
+    (tmp_path / "text.txt").write_text(TEXT)
+    run, how = (tmp_path / "sparse", tmp_path / "out", tmp_path / "text.txt"), SHORT | {"compact": compact}
+    finetune(*run, **how, stop_after=3)
+    taken, place = [], state_file.place
+
+    def placed(*args, **memory):
+        taken.append(sorted(memory))
+        return place(*args, **memory)
+
+    monkeypatch.setattr(state_file, "place", placed)
+    finetune(*run, **how, resume=True)
+    assert taken == [["spent"]] * 14
+    finetune(run[0], tmp_path / "whole", run[2], **how)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    model = load_model(run[0], cpu, compact=compact)
+    finetune(run[0], tmp_path / "other", run[2], **how, stop_after=3)
+    taken.clear()
+    finetune(model, tmp_path / "other", run[2], **SHORT, resume=True)
+    assert taken == [[]] * 14
