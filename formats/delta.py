@@ -264,9 +264,9 @@ def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: 
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Level:
-    """One delta of a chain that is applied."""
+    """One delta of a chain that is applied, and what it says that it leads to."""
 
     delta: Checkpoint
     described: DeltaOf
@@ -312,7 +312,8 @@ def _tensor_after(base: Checkpoint, levels: Sequence[_Level], name: str, *, is_c
     """
     listing = [i for i, level in enumerate(levels) if name in level.described.tensors]
     made = [i for i in listing if levels[i].described.tensors[name][0] is None]
-    listing = listing[listing.index(made[-1]) :] if made else listing  # what went before it was deleted is not read
+    if made:  # the tensor was deleted, or was not there, before the last of these
+        listing = listing[listing.index(made[-1]) :]
     if not listing:
         alone = len(levels) == 1 and not is_compared
         return promised(base.tensors, name)[0] if alone else base.tensors[name]

@@ -40,8 +40,9 @@ def write_bitmasks(
     Sparse tensors are packed as two of every four if each of them stores at most two of every four, else as bitmasks.
 
     Raises:
-        FormatError: FMT-179 for a model that has nothing sparse, no config.json or one that describes a quantisation,
-            or a sparse tensor that is no weight of a module; as `checkpoint_to_hf`.
+        FormatError: FMT-179 for a model that has nothing sparse, a config.json that is missing, no JSON object or
+            describes a quantisation, a sparse tensor without columns or that is no weight of a module, and a tensor
+            with the name of a part; as `checkpoint_to_hf`.
     """
     sparse = [name for name in checkpoint.tensors if isinstance(checkpoint.tensors[name], Sparse)]
     config = _config_of(checkpoint, sparse)

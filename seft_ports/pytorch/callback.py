@@ -73,7 +73,8 @@ class SeftCallback(TrainerCallback, ExportableState):
         self.events: list[dict[str, int]] = []
         self._evolution: Evolution | None = None
         self._batches: list[dict[str, Any]] | None = None
-        self._forwards = 0
+        self._has_losses = False
+        """Whether a forward pass of the run was given labels, so that the model itself makes the loss."""
         self._step = 0
         self._device: torch.device | None = None
         self._hooks: list[Any] = []
@@ -173,7 +174,7 @@ class SeftCallback(TrainerCallback, ExportableState):
 
     def _remember(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if module.training and torch.is_grad_enabled():
-            self._forwards += kwargs.get("labels") is not None
+            self._has_losses |= kwargs.get("labels") is not None
             if self._batches is not None:
                 self._batches.append(kwargs)
 
@@ -190,7 +191,7 @@ class SeftCallback(TrainerCallback, ExportableState):
         """Give an event the data of further steps, and choose the first slots if this step's gradient does that."""
         assert self._evolution is not None
         refuse_closure(args, named)
-        if (reason := self._asks_losses()) and not self._forwards:
+        if (reason := self._asks_losses()) and not self._has_losses:
             # EVT-004: raised now instead of after the last step
             raise SeftError("EVT-004", f"{reason}; the loss does not come from a call of the model here")
         for further in range(1, 1 + self._evolution.looks(self._step)):

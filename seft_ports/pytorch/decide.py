@@ -138,10 +138,13 @@ def check_evidence(tensors: Iterable[Tensor]) -> None:
         raise SeftError("EVT-005", EVENT_GRADIENT)
 
 
-def check_sums(sums: Iterable[Tensor], step: int, is_split: bool) -> None:  # noqa: FBT001, one of three facts
-    """Raise SeftError (TRN-007) if a sum of the gradient window has a NaN or infinite entry, in every process."""
+def check_sums(sums: Iterable[Tensor], step: int, *, everywhere: bool) -> None:
+    """Raise SeftError (TRN-007) if a sum of the gradient window has a NaN or infinite entry.
+
+    everywhere  whether all processes raise if one of them has such an entry
+    """
     # TRN-007
-    if not all_true([torch.isfinite(local(total)).all() for total in sums], everywhere=is_split):
+    if not all_true([torch.isfinite(local(total)).all() for total in sums], everywhere=everywhere):
         raise SeftError(
             "TRN-007",
             f"step {step} made a sum of the gradient window NaN or infinite; the last saved state is valid: resume it "

@@ -289,7 +289,8 @@ class Evolution:
                     for total in layer.sums():
                         if not is_split(total):
                             mean_of_all(total)
-                check_sums([total for layer in self.layers.values() for total in layer.sums()], step, self._split)
+                sums = [total for layer in self.layers.values() for total in layer.sums()]
+                check_sums(sums, step, everywhere=self._split)
             return {}
         self._looks.check()
         window, fraction = self._windows[step] + self._looks.wanted, self._fraction(step)
