@@ -388,6 +388,8 @@ OPS: dict[str, Op] = {
     "convert.expand_codes": _op("scalar", "files", tensors="exact", attributes="exact", scales="exact"),
     "convert.pack_codes": _op("scalar", "files", tensors="exact", scheme="exact", zeros="exact"),
     "convert.gptq_codes": _op("scalar", "files", tensors="exact", scheme="exact", zeros="exact", rounded="exact"),
+    # files are a pruned model in a folder of chapter 12, whose targets are rounded to nearest
+    "quantise.model": _op("scalar", "files grid", tensors="exact", attributes="exact", scales="exact"),
     # raw has the blocks of a matrix of a GGUF file, row by row
     "convert.gguf_blocks": _op("scalar", "type out in raw", **_exact("positions codes scales zeros")),
     # files are a checkpoint folder of chapter 12; part_bytes is the most that a shard may have

@@ -116,6 +116,7 @@ PROFILES: dict[str, tuple[str, ...]] = {
         "convert.pack_codes",
         "convert.gptq_codes",
         "convert.gguf_blocks",
+        "quantise.model",
     ),
     "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
     "checkpoints": (
@@ -177,6 +178,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "generate.pick": ("rng.draws",),
     "generate.text": ("generate.read", "generate.pick"),
     "quantise.merge": ("quantise.weights",),
+    "quantise.model": ("quantise.matrix", "file.read"),
     "train.held": ("train.run", "quantise.weights"),
     "adapter.lora_star": ("adapter.lora", "prune.wanda"),
     "delta.apply": ("file.read",),

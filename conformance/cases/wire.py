@@ -340,6 +340,7 @@ OF: Mapping[str, tuple[Types, Types]] = {
     "convert.expand_codes": (_NO_OTHER, _NO_OTHER),
     "convert.pack_codes": (_NO_OTHER, {"scheme": "string", "zeros": "int"}),
     "convert.gptq_codes": (_NO_OTHER, {"scheme": "string", "zeros": "int", "rounded": "int"}),
+    "quantise.model": (_NO_OTHER, _NO_OTHER),
     "convert.gguf_blocks": ({"type": "string"}, {"scales": "real[*]", **_each("codes zeros", "i64[*]")}),
     "convert.adapter": ({"tensors": "dict of tensor"}, {"how": "string", "left_out": "dict of int"}),
     "convert.to_hf": (_NO_OTHER, {"files": "dict of u8[*]"}),

@@ -227,6 +227,10 @@ NAMES = (
         ),
     ),
     (
+        "`files`, `grid` of `quantise.model`",
+        "a folder of chapter 12 with a pruned model, whose targets are rounded to nearest on the grid (QNT-009)",
+    ),
+    (
         "`type`, `raw` of `convert.gguf_blocks`; `scales`, `zeros`",
         "`Q4_0` or `Q8_0`; the blocks of a matrix, row by row; one a block (QNT-010.4)",
     ),

@@ -46,6 +46,7 @@ from seft_ref.adapters import lora as adapter_lora
 from seft_ref.adapters import sparsepeft as adapter_sparsepeft
 from seft_ref.adapters import spp as adapter_spp
 from seft_ref.arrays import rng
+from seft_ref.files import quantised as quantise_files
 from seft_ref.kernels import reference as kernels
 from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, linear, rmsnorm, rope
 from seft_ref.matrix import evidence, strongest, window
@@ -122,6 +123,7 @@ __all__ = [
     "pack_quantized",
     "padding",
     "pools",
+    "quantise_files",
     "quantise_gptq",
     "quantise_grid",
     "quantise_merge",

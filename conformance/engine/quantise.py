@@ -1,13 +1,18 @@
 """The operations `quantise.*` as calls into the engine (chapter 19)."""
 
+from pathlib import Path
 from typing import Any
 
-from conformance.engine.values import Values, read_topology
+import formats
+from conformance.engine.files import described, encoded
+from conformance.engine.files_convert import laid_out
+from conformance.engine.values import Values, read_topology, work_folder
 from seft_ref.arrays.library import array_namespace, device
 from seft_ref.prune.sparsegpt import BLOCK, DAMPING, hessian_of
 from seft_ref.quantise.gptq import gptq
 from seft_ref.quantise.grid import Quantised, nearest, parse_grid, weights_of
 from seft_ref.quantise.merge import beside, check_merge, in_grid
+from seft_ref.runs.quantise import quantise
 from seft_ref.topology.csr import flat, from_flat
 
 
@@ -57,8 +62,21 @@ def _merge(a: Values) -> Values:
     }
 
 
+def _model(a: Values) -> Values:
+    with work_folder() as place:
+        source, target = laid_out(Path(place) / "source", a), Path(place) / "target"
+        quantise(source, target, a["grid"])
+        with formats.open(target) as reader:
+            return {
+                "tensors": {name: described(reader.load_verified(name)) for name in reader.names()},
+                "attributes": encoded(reader.attributes),
+                "scales": encoded(reader.scales),
+            }
+
+
 OPERATIONS: dict[str, Any] = {
     "quantise.matrix": _matrix,
     "quantise.weights": lambda a: {"values": weights_of(_read(a), a["scales"].dtype)},
     "quantise.merge": _merge,
+    "quantise.model": _model,
 }

@@ -1,12 +1,16 @@
-"""Properties of codes that are kept, expanded, and written for compressed-tensors and GPTQ (QNT-009, QNT-010)."""
+"""Properties of models of codes: kept, expanded, written for others, and made by rounding (QNT-009, QNT-010)."""
 
 from dataclasses import replace
 
 from conformance.gen.files_codes import AWQ, GPTQ, Folder, drawn, library, scheme, shuffled
 from conformance.gen.files_codes_kept import blocks, expanded, for_gptq, given, kept, of_blocks, packed
+from conformance.gen.files_quantised import answer, pruned
+from conformance.gen.files_quantised import given as model_of
 from conformance.oracle import files_codes as oracle
 from conformance.oracle.files_codes import Codes, named
+from conformance.oracle.model import targets
 from conformance.properties.draws import Draw
+from conformance.properties.models import drawn_config, drawn_tensors
 from conformance.properties.trial import Trial, property_of
 
 _SEES = ("gptq", "awq", "pack-quantized", "int-quantized", "one group a row", "a scale of 0")
@@ -88,3 +92,20 @@ def _gguf(d: Draw, t: Trial) -> None:
     t.saw(kind)
     inputs, answer = of_blocks(kind, shape, blocks(d, kind, shape))
     t.case("convert.gguf_blocks", inputs, answer)
+
+
+@property_of(
+    "quantise.model", "QNT-009 QNT-003", "kept-codes", "quantise.model", sees=("zero points", "groups"), cost=3
+)
+def _model(d: Draw, t: Trial) -> None:
+    """A pruned model is rounded to nearest, and keeps everything but its targets."""
+    config = drawn_config(d, "llama")
+    weights = drawn_tensors(d, config)
+    tensors = pruned(weights, {name: d.mask(weights[name].shape)[0] for name in targets(config)})
+    grid = d.choice(("int8", "int4")) + d.choice(("", ":g2")) + d.choice(("", ":asym"))
+    t.saw("zero points", grid.endswith(":asym"))
+    if ":g2" in grid and config["intermediate_size"] % 2:
+        t.case("quantise.model", model_of(config, tensors, grid), refused=["QNT-001"])
+        return
+    t.saw("groups", ":g2" in grid)
+    t.case("quantise.model", model_of(config, tensors, grid), answer(config, tensors, grid))
