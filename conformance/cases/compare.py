@@ -87,6 +87,8 @@ def compare(
     is_scalar = isinstance(want, int | float)
     if answer is None or isinstance(answer, dict | list | str):
         return Verdict(passed=False, detail=f"expected numbers, got {type(answer).__name__}", ratio=math.inf)
+    if is_scalar and isinstance(answer, np.ndarray):
+        return Verdict(passed=False, detail=f"expected one number, got an array of {answer.dtype}", ratio=math.inf)
     a, b = np.asarray(answer), np.asarray(want)
     if a.shape != b.shape:
         return Verdict(passed=False, detail=f"expected shape {b.shape}, got {a.shape}", ratio=math.inf)

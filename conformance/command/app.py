@@ -325,7 +325,7 @@ def _names(text: str | None, choices: dict[str, Any], option: str) -> tuple[str,
     for name in names:
         if name not in choices:
             _stop(f"{option} {name} is not known; choose from {', '.join(choices)}", USAGE)
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def _hexadecimal(seed: str | None) -> str:

@@ -163,6 +163,11 @@ def test_PRT_012_a_property_of_what_fails_is_blocked_unless_it_is_named(verify, 
     assert "FAILED select.largest:" in verify(*port, "--only", "select.largest", "--examples", "1")[1]
 
 
+def test_a_profile_named_twice_is_claimed_once(verify):
+    out = verify("--backend", "numpy", "--profile", "quant, quant", "--examples", "1")[1]
+    assert "conformant: quant in exact64, fp32 (" in out
+
+
 def test_a_quick_run_says_what_it_does_not_see(verify, near):
     status, out, _ = verify("--backend", "numpy", "--profile", "nm", "--quick")
     assert status == 0

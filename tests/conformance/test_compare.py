@@ -105,6 +105,13 @@ def test_the_dtype_of_the_run_is_asked_for():
     assert compare(ONE.astype(np.float32), ONE, "exact", "float32").passed
 
 
+def test_PRT_002_one_number_is_no_array():
+    wrong = compare(np.array(3), 3, "exact")
+    assert not wrong.passed
+    assert "expected one number, got an array" in wrong.detail
+    assert compare(3, 3, "exact").passed
+
+
 def test_dicts_and_lists_name_the_entry_that_differs():
     want = {"a": ONE, "b": ONE}
     assert compare({"a": ONE, "b": ONE}, want, "exact").passed
