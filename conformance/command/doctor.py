@@ -148,7 +148,9 @@ def _tries(
     if isinstance(expected, dict):
         for name in expected.keys() & answer.keys():
             actual, want = np.asarray(answer[name]), np.asarray(expected[name])
-            if actual.dtype != want.dtype or actual.shape != want.shape:
+            if isinstance(answer[name], list) and want.shape:
+                kinds += f"; {name} is a list of values, expected an array (PRT-003)"
+            elif actual.dtype != want.dtype or actual.shape != want.shape:
                 kinds += f"; {name} is {actual.dtype} {actual.shape}, expected {want.dtype} {want.shape}"
     say(f"  WRONG: got {_told(answer)}, expected {_told(expected)}{kinds}")
     return False
@@ -188,7 +190,12 @@ def _declines(child: Child, op: str, say: Say) -> bool:
 
 def _equal(a: Any, b: Any) -> bool:
     x, y = np.asarray(a), np.asarray(b)
-    return x.shape == y.shape and (x.dtype == y.dtype or not x.shape) and bool(np.all(x == y))
+    return (
+        isinstance(a, np.ndarray) == isinstance(b, np.ndarray)
+        and x.shape == y.shape
+        and (x.dtype == y.dtype or not x.shape)
+        and bool(np.all(x == y))
+    )
 
 
 def _told(value: dict[str, Any] | str) -> str:

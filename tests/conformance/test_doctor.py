@@ -83,3 +83,23 @@ def test_what_a_port_prints_beside_answers_is_told_apart(verify, tmp_path):
     status, _, err = verify("doctor", "--port", f"{sys.executable} {tmp_path / 'port.py'}")
     assert status == 3
     assert "standard output is for answers alone" in err
+
+
+LISTS = """
+import json, sys
+for text in sys.stdin:
+    m = json.loads(text)
+    out = {"type": "pong", "id": m.get("id")}
+    if m["type"] == "hello":
+        out = {"type": "hello", "protocol": 1, "port": {"name": "it"}, "ops": {"select.largest": ["exact64"]}}
+    if m["type"] == "call":
+        out = {"type": "ok", "id": m["id"], "out": {"chosen": [7, 9]}}
+    print(json.dumps(out), flush=True)
+"""
+
+
+def test_a_list_of_values_is_no_array(verify, tmp_path):
+    (tmp_path / "port.py").write_text(LISTS)
+    status, out, _ = verify("doctor", "--port", f"{sys.executable} {tmp_path / 'port.py'}")
+    assert status == 1
+    assert "chosen is a list of values, expected an array (PRT-003)" in out
