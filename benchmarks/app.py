@@ -67,7 +67,7 @@ from benchmarks import (
     tokens,
 )
 from benchmarks.goals import missed
-from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds
+from benchmarks.rounds import JsonFile, drawn_mask, machine, restart_in_clean_environment, rounds, shape_of
 from seft_cli import console
 from seft_cli.device import Device, DeviceOption
 from seft_cli.output import write_json
@@ -159,7 +159,7 @@ def kernels(
         console.refuse_unused("--device cuda", (), {"--threads": threads, "--shape": shape or None})
         gpu.kernels(json_file, quick=quick)
         return
-    shapes = tuple(_shape(text) for text in shape or ()) or (((2048, 2048),) if quick else SHAPES)
+    shapes = tuple(shape_of(text) for text in shape or ()) or (((2048, 2048),) if quick else SHAPES)
     threads = threads or 1
     restart_in_clean_environment(threads)
     print(json.dumps(machine(threads), indent=1))
@@ -172,13 +172,6 @@ def kernels(
     written = [asdict(row) for row in rows]
     print(missed("kernels", written, threads))
     write_json(json_file, {"machine": machine(threads), "rows": written})
-
-
-def _shape(told: str) -> tuple[int, int]:
-    n_out, _, n_in = told.partition("x")
-    if not (n_out.isdigit() and n_in.isdigit() and int(n_out) and int(n_in) and int(n_in) % 4 == 0):
-        raise typer.BadParameter(f"--shape {told} is not OUTxIN with IN a multiple of 4; say 2048x2048")
-    return int(n_out), int(n_in)
 
 
 def _measure(

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment, rounds
+from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment, rounds, shape_of
 from seft_cli.output import write_json
 
 FORMS = ("float32", "bfloat16", "int8:g64", "int4:g64", "int4:g128", "int4:g32:asym")
@@ -20,7 +20,7 @@ TOKENS = (1, 8, 128, 512)
 
 def held(
     shape: Annotated[str, typer.Option(help="Rows and columns of a matrix.")] = "4096x4096",
-    sparsity: Annotated[float, typer.Option(min=0, max=1, help="Share of positions that are not stored.")] = 0.7,
+    sparsity: Annotated[float, typer.Option(min=0, max=0.99, help="Share of positions that are not stored.")] = 0.7,
     matrices: Annotated[int, typer.Option(min=1, help="How many are multiplied in turn.")] = 6,
     n_rounds: Annotated[int, typer.Option("--rounds", min=1)] = 9,
     threads: Threads = 1,
@@ -28,10 +28,10 @@ def held(
 ) -> None:
     """Compare products of matrices in 16 bits and in codes with those of float32, and the bytes of a stored weight."""
     restart_in_clean_environment(threads)
-    n_out, _, n_in = shape.partition("x")
+    rows_columns = shape_of(shape)
     rows = []
     print(f"{'form':14} {'bytes':>6} {'product':8} {'tokens':>6} {'ms':>8}  against float32")
-    for row in _measure((int(n_out), int(n_in)), sparsity, matrices, n_rounds):
+    for row in _measure(rows_columns, sparsity, matrices, n_rounds):
         rows.append(row)
         bare = f"{row['form']:14} {row['bytes']:6.2f} {row['product']:8} {row['tokens']:6} {row['ms']:8.2f}"
         print(f"{bare}  {row['ratio']:.2f} ({row['least']:.2f} to {row['most']:.2f})", flush=True)

@@ -20,7 +20,7 @@ import typer
 from benchmarks.page import TABLE
 from benchmarks.peft_child import METHODS, Asked
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment
-from seft_cli.output import Refused, write_json
+from seft_cli.output import Refused, write_file, write_json
 
 TRIED = (5e-4, 2e-3, 8e-3)
 """Learning rates that each method is trained with."""
@@ -89,7 +89,7 @@ def peft_page(
     """Write the tables of a page from three results of `peft`."""
     made = {"quality": _quality(_runs(quality)), "speed": _speed(_runs(speed)), "dense": _speed(_runs(dense))}
     text = page.read_text(encoding="utf-8")
-    page.write_text(TABLE.sub(lambda m: f"{m[1]}\n{made[m[2]]}\n\n{m[3]}", text), encoding="utf-8")
+    write_file(page, TABLE.sub(lambda m: f"{m[1]}\n{made[m[2]]}\n\n{m[3]}", text).encode())
 
 
 def _runs(file: Path) -> list[dict[str, Any]]:
@@ -127,6 +127,8 @@ def _speed(runs: list[dict[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---:|",
     ]
     times = {name: [_median(run, events=False) for run in runs if run["method"] == name] for name in METHODS}
+    if any(times[name] and len(times[name]) != len(times["lora"]) for name in METHODS):
+        raise Refused("times are ratios to those of lora in the same round; run lora as often as the others")
     for name in METHODS:
         mine = [run for run in runs if run["method"] == name]
         if not mine:

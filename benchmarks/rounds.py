@@ -4,9 +4,10 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import typer
@@ -65,6 +66,14 @@ def restart_in_clean_environment(threads: int) -> None:
     os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606
 
 
+def shape_of(told: str) -> tuple[int, int]:
+    """Return rows and columns of a shape that an option tells; columns are a multiple of 4, for patterns N:4."""
+    n_out, _, n_in = told.partition("x")
+    if not (n_out.isdigit() and n_in.isdigit() and int(n_out) and int(n_in) and int(n_in) % 4 == 0):
+        raise typer.BadParameter(f"--shape {told} is not OUTxIN with IN a multiple of 4; say 2048x2048")
+    return int(n_out), int(n_in)
+
+
 def drawn_mask(rng: Any, shape: tuple[int, int], pattern: str) -> Any:
     """Return a random boolean mask of stored positions: N of every M for `N:M`, all but about 70 % for `70%`."""
     if ":" in pattern:
@@ -74,30 +83,45 @@ def drawn_mask(rng: Any, shape: tuple[int, int], pattern: str) -> Any:
     return rng.random(shape) >= int(pattern.rstrip("%")) / 100
 
 
+def timed(method: Callable[[], Any]) -> Callable[[int], Any]:
+    """Return a function that calls a method `count` times, and returns wall and processor seconds; its result for 0."""
+
+    def block(count: int) -> Any:
+        if not count:
+            return method()
+        start, cpu_start = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            method()
+        return time.perf_counter() - start, time.process_time() - cpu_start
+
+    return block
+
+
 def rounds(
-    methods: dict[str, Callable[[], Any]], n_rounds: int, base: str = "numpy"
+    methods: dict[str, Callable[[], Any]],
+    n_rounds: int,
+    base: str = "numpy",
+    peers: Mapping[str, Callable[[int], Any]] = MappingProxyType({}),
 ) -> Iterator[tuple[str, list[float], list[float], float]]:
     """Time each method once a round, then yield the name, times, ratios and share of cores of each.
 
     A ratio is the time of the base over that of the method. The share is the least that the method or the base got of
     its cores in a block.
+
+    peers  methods of other processes, as `timed` makes them
     """
-    times: dict[str, list[float]] = {name: [] for name in methods}
-    cores: dict[str, list[float]] = {name: [] for name in methods}
+    blocks = {name: timed(method) for name, method in methods.items()} | dict(peers)
+    times: dict[str, list[float]] = {name: [] for name in blocks}
+    cores: dict[str, list[float]] = {name: [] for name in blocks}
     repeats: dict[str, int] = {}
     n_threads = int(os.environ[NAMES[0]])
     for _ in range(n_rounds):
-        for name, method in methods.items():
-            start = time.perf_counter()
-            method()
-            once = time.perf_counter() - start
+        for name, block in blocks.items():
+            once, _cpu = block(1)
             count = repeats.setdefault(name, max(1, min(200, int(BLOCK_SECONDS / once))))
-            start, cpu_start = time.perf_counter(), time.process_time()
-            for _ in range(count):
-                method()
-            elapsed = time.perf_counter() - start
+            elapsed, cpu = block(count)
             times[name].append(elapsed / count)
-            cores[name].append((time.process_time() - cpu_start) / elapsed / n_threads)
+            cores[name].append(cpu / elapsed / n_threads)
     for name, own in times.items():
         ratios = [dense / mine for dense, mine in zip(times[base], own, strict=True)]
         yield name, own, ratios, min(cores[name] + cores[base])

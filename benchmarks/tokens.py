@@ -69,6 +69,8 @@ def tokens(
 ) -> None:
     """Compare the tokens a second of a sparse model with those of dense ones, in PyTorch and in llama.cpp."""
     restart_in_clean_environment(threads)
+    if shape not in SHAPES:
+        raise typer.BadParameter(f"--shape {shape} is none of {', '.join(SHAPES)}")
     config = SHAPES[shape] | ({"num_hidden_layers": blocks} if blocks else {})
     prompt = [int(t) for t in np.random.default_rng(1).integers(0, config["vocab_size"], PROMPT)]
     peers = [_torch, _llama] if find_spec("llama_cpp") else [_torch]

@@ -18,7 +18,16 @@ from typing import Annotated, Any
 import typer
 
 from experiments import cost_page
-from experiments.asked import COMPARE, check_asked, check_fitting, check_model, experiment_of, pattern_for, tasks_of
+from experiments.asked import (
+    COMPARE,
+    check_asked,
+    check_chosen,
+    check_fitting,
+    check_model,
+    experiment_of,
+    pattern_for,
+    tasks_of,
+)
 from experiments.own import OWN, Own
 from experiments.page import Report, markdown
 from experiments.picture import draw, library
@@ -98,7 +107,8 @@ def main(
     changes = changes_of({}, settings or [])
     given = (QUICK if quick else {}) | changes
     check_model(folder)
-    check_fitting(name, changes, of_arms=bool(arm or only_arm or plan or any_engine))
+    of_tasks = any(option is not None for option in (tasks, data, limit))
+    check_fitting(name, changes, of_arms=bool(arm or only_arm or plan or any_engine), of_tasks=of_tasks)
     for one in seed or ():
         if not 0 <= one < seeds:
             raise console.Refused(f"seed {one} is none of the {seeds} seeds, 0 to {seeds - 1}; raise --seeds")
@@ -119,10 +129,8 @@ def main(
         )
         return
     experiment = experiment_of(name, arm or [])
+    check_chosen(name, experiment, only_arm or (), seed or ())
     pattern = pattern_for(name, folder, patterned=experiment.patterned)
-    for one_arm in only_arm or ():
-        if one_arm not in experiment.arms():
-            raise console.Refused(f"{name} has no arm {one_arm}; choose one of {', '.join(experiment.arms())}")
     for file in (*(out / f"{name}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
@@ -237,6 +245,9 @@ def cells_of(experiment: Experiment, given: dict[str, Any], seeds: int, inputs: 
             if not seed:
                 loop_of(settings, cpu).check(inputs.folder, inputs.train)
             content = {**inputs.identity(), "settings": json.loads(settings_text(settings))}
+            if experiment.of_cost:
+                # time and memory of a run count only if no other run went on beside it
+                content["experiment"] = experiment.title
             cells.append(Cell(arm, seed, settings, key_of(content)))
     return cells
 

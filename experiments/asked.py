@@ -1,10 +1,11 @@
 """Check the command line of an experiment before anything is run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.own import OWN
+from experiments.results import key_of
 from experiments.run import Tasks
 from experiments.table import EXPERIMENTS, Experiment, compared
 from formats.index import is_sparse
@@ -41,20 +42,23 @@ def tasks_of(experiment: Experiment, names: str | None, data: Path | None, limit
         return None
     if data is None:
         raise console.Refused(f"{', '.join(chosen)}: give the folder of their files with --data DIR")
-    for name in chosen:
-        load_items(task_named(name), data, skip_trained=True)
-    return Tasks(chosen, data, limit)
+    loaded = [load_items(task_named(name), data, skip_trained=True) for name in chosen]
+    return Tasks(chosen, data, limit, key_of({"items": repr([one.items for one in loaded])}))
 
 
-def check_fitting(name: str, changes: Mapping[str, Any], *, of_arms: bool) -> None:
+def check_fitting(name: str, changes: Mapping[str, Any], *, of_arms: bool, of_tasks: bool) -> None:
     """Refuse a seed in --set, a setting that the experiment would not use, and options for arms if it has no arms.
 
-    changes  the settings of --set alone
+    changes   the settings of --set alone
+    of_arms   whether an option for arms is given
+    of_tasks  whether an option for tasks is given, which experiments without arms do not score
     """
     if "seed" in changes:
         raise console.Refused("--set seed: the seeds are 0, 1, …; choose among them by --seeds and --seed")
     if of_arms and name in OWN:
         raise console.Refused(f"{name} has no arms: leave out --arm, --only-arm, --plan and --any-engine")
+    if of_tasks and name in OWN:
+        raise console.Refused(f"{name} scores no tasks: leave out --tasks, --data and --limit")
     takes = OWN[name].TAKES if name in OWN else None
     if takes is not None and (unused := [setting for setting in changes if setting not in takes]):
         raise console.Refused(f"{name} does not take {', '.join(unused)}; --set takes {', '.join(takes)}")
@@ -79,6 +83,15 @@ def experiment_of(name: str, arms: list[str]) -> Experiment:
     if not own:
         raise console.Refused(f"{COMPARE} needs --arm LABEL:preset=NAME,KEY=VALUE,... once or more")
     return compared(own)
+
+
+def check_chosen(name: str, experiment: Experiment, arms: Sequence[str], seeds: Sequence[int]) -> None:
+    """Refuse an arm that the experiment lacks, and runs one by one if their times are to compare."""
+    if experiment.of_cost and (arms or seeds):
+        raise console.Refused(f"{name} runs all arms in turn, so that times compare; leave out --only-arm and --seed")
+    for arm in arms:
+        if arm not in experiment.arms():
+            raise console.Refused(f"{name} has no arm {arm}; choose one of {', '.join(experiment.arms())}")
 
 
 def check_model(folder: Path) -> None:

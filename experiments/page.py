@@ -100,7 +100,7 @@ def markdown(report: Report) -> str:
     experiment = report.experiment
     parts = [
         f"# {title_of(report.command, experiment.title)}",
-        prose(arms_told(report.command) or experiment.question),
+        prose(arms_told(report.command) or experiment.asked(report.runs)),
         prose(f"In short: {in_short(report)}"),
         f"![{report.name}: perplexity of every run, differences, and the steps]({report.name}.svg)",
         "## What came out",

@@ -18,7 +18,7 @@ import formats
 from experiments.markup import bullets, measured_by, prose, table, title_of
 from experiments.page import as_json, machine_told
 from experiments.picture import COLOURS, PLAIN, library, save
-from experiments.results import Results, key_of
+from experiments.results import Results, engine_digest, key_of
 from experiments.run import Inputs, machine, perplexity_of
 from experiments.statistics import Estimate, estimate, paired_percent, percent_told
 from formats.dialects.coded import UPDATE
@@ -31,6 +31,7 @@ from seft_ref.kernels import cpu
 from seft_ref.model.weights import matrix_of
 from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import stream_of
+from seft_ref.train.settings import has_setting
 
 NAME = "quantised"
 HEADING = "What do codes of 8 and 4 bits cost a pruned model?"
@@ -43,7 +44,6 @@ FLOAT = "float"
 CALIBRATION = {"samples": 16, "length": 256}
 """Number and length in tokens of the windows of the training text that GPTQ measures activations on."""
 LORA_RANK = 8
-_OF_LORA = ("steps", "batch", "length", "lr", "lr_schedule", "seed")
 ROUNDINGS = ("nearest", "gptq")
 BEFORE = ("pruned", *ROUNDINGS)
 """Treatments that do not depend on a seed."""
@@ -135,12 +135,17 @@ def _codes_first(
         assert done.merged is not None, "a model was written"
         yield asked[grid, GRID_EXACT], _judged(out, inputs) | {"counts": asdict(done.merged)}
     if (grid, "lora") in asked:
-        kept = {key: getattr(settings, key) for key in _OF_LORA}
-        done = finetune(base, None, inputs.train, settings_of("lora", rank=LORA_RANK, **kept))
+        done = finetune(base, None, inputs.train, settings_of("lora", **_of_lora(settings)))
         assert done.settings.adapter is not None, "lora is one"
         factors = 4 * sum(done.settings.adapter.parameters(m.shape) for m in done.config.targets())
         sizes = {part: n + factors if part in ("bytes", "memory") else n for part, n in sizes_of(base).items()}
         yield asked[grid, "lora"], {"perplexity": perplexity_of(done.model(), inputs), **sizes}
+
+
+def _of_lora(settings: TrainSettings) -> dict[str, Any]:
+    """Return the settings that LoRA has too, everything but those of slots and events, and its rank (ADP-010)."""
+    flat = {name: value for name, value in settings.described().items() if name != "preset"}
+    return {name: value for name, value in flat.items() if has_setting("lora", name)} | {"rank": LORA_RANK}
 
 
 def _judged(folder: Path, inputs: Inputs) -> dict[str, Any]:
@@ -148,8 +153,10 @@ def _judged(folder: Path, inputs: Inputs) -> dict[str, Any]:
 
 
 def base_of(inputs: Inputs, grid: str, how: str, work: Path) -> Path:
-    """Return the folder of the quantised model, which is made once and then reused."""
-    folder = work / f"{inputs.model[:12]}-{grid.replace(':', '-')}-{how}"
+    """Return the folder of the quantised model, which is made once and then reused by runs of the same text."""
+    looks_at = {"train": inputs.identity()["train"], **CALIBRATION} if how == "gptq" else {}
+    made_by = {"engine": engine_digest(), **looks_at}
+    folder = work / f"{inputs.model[:12]}-{grid.replace(':', '-')}-{how}-{key_of(made_by)[:12]}"
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=work) as name:
             _quantised(inputs.folder, Path(name) / "made", grid, how, inputs)
@@ -226,7 +233,8 @@ NO_SPREAD = "Perplexity is that of one seed, so that there are no intervals."
 NOTE = """
     *In %* is how far it lies above that of fine-tuned floats with the same seeds. Bytes are those of a stored
     weight of the pruned matrices: codes, masks, scales, and what stands beside the codes; a code of 4 bits takes a
-    byte on disk, and half a byte in memory. Those of LoRA are codes and factors. A cell is blank where the figure does
+    byte on disk, and half a byte in memory. Those of LoRA are codes and factors; it has the learning
+    rate of the slots, and may do better at one of its own. A cell is blank where the figure does
     not apply. *Vanished* is the share of the trained weights whose code is what it was before. *In the codes* is
     `--merge grid-exact`, which rounds weights in every step.
 """

@@ -47,11 +47,15 @@ COUNTS = ("dropped", "grown", "reactivated", "cancelled", "pruned")
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """Tasks that every final model is scored on: their names, the folder of their data, items of each at most."""
+    """Tasks that every final model is scored on: their names, the folder of their data, items of each at most.
+
+    `items` is a digest of the items in the folder.
+    """
 
     names: tuple[str, ...]
     data: Path
     limit: int | None
+    items: str = ""
 
     def scores(self, model: Path) -> dict[str, float]:
         """Return the main metric of each task, between 0 and 1."""
@@ -74,12 +78,13 @@ class Inputs:
 
     def identity(self) -> dict[str, Any]:
         """Return digests of the model and of the data, and how a model is evaluated."""
+        tasks = self.tasks
         return {
             "model": self.model,
             "train": digest_of_data(self.train),
             "valid": digest_of_data(self.valid),
             "evaluation": self.evaluation,
-            **({} if self.tasks is None else {"tasks": [*self.tasks.names], "limit": self.tasks.limit}),
+            **({} if tasks is None else {"tasks": [*tasks.names], "limit": tasks.limit, "items": tasks.items}),
         }
 
 

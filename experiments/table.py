@@ -4,7 +4,7 @@ An arm is a set of choices on top of the settings of the command line. It has th
 they share its runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,12 @@ class Experiment:
     """whether it is for models with an N:M pattern, and for no others"""
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """the choices of arms that are not in ARMS"""
+    more: tuple[tuple[str, str], ...] = ()
+    """arms, and what the question says more if an arm was run"""
+
+    def asked(self, arms: Collection[str]) -> str:
+        """Return the question as a page asks it that has runs of these arms."""
+        return " ".join((self.question, *(sentence for arm, sentence in self.more if arm in arms)))
 
     def arms(self) -> tuple[str, ...]:
         """Return the arms, each once."""
@@ -265,15 +271,19 @@ EXPERIMENTS: dict[str, Experiment] = {
     "recovery": Experiment(
         "Which method repairs a pruned model best?",
         """Most arms train as many numbers: a change of rank 8 beside every matrix, or as many slots; `spp` has 4 %
-        more. `seft` and `active-only` move their slots, `static` keeps those that it starts from, where gradients are
-        largest, and `shira` keeps slots that are drawn. `spiel-ag` and `spiel-ma` never prune, so they end denser.
-        `lora` ends dense; `sparse-full` and `rigl` train every stored weight: they are there for orientation.
-        Every arm has its own learning rate, from a sweep with one seed; `sparse-peft` has a lower one, because at the
-        best of its sweep another seed diverged. Runs had others beside them, which seconds and memory show; `cost`
-        measures both with nothing beside.""",
+        more. `seft` and `active-only` move their slots, and `static` keeps those that it starts from, where gradients
+        are largest. `lora` ends dense, and `sparse-full` trains every stored weight: they are there for orientation.
+        Every arm has its own learning rate, the best of a sweep on the same held-out text with seed 0, which is one of
+        the seeds here; `sparse-peft` has a lower one, because at the best of its sweep another seed diverged. Runs had
+        others beside them, which seconds and memory show; `cost` measures both with nothing beside.""",
         """The abstract of the paper says that SEFT does better than the methods it is compared with, in less memory and
         time. `lora-star` loses at the end what its pruning takes away; `spp` can scale weights and no more.""",
         (*METHODS, *RULES),
+        more=(
+            ("shira-fast", "`shira` keeps slots that are drawn."),
+            ("spiel-ag-rank", "`spiel-ag` and `spiel-ma` never prune, so they end denser."),
+            ("rigl", "`rigl` trains every stored weight, for orientation too."),
+        ),
     ),
     "cost": Experiment(
         "What do the methods take in time and memory?",

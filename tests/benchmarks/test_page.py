@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.page import filled, tables
 from benchmarks.peft_methods import peft_page
+from seft_cli.output import Refused
 
 BENCH = Path(__file__).resolve().parents[2] / "tools" / "bench.py"
 PAGE = "# A page\n\n<!-- table kernels-1 -->\nold\n<!-- end -->\n\n<!-- table memory -->\n<!-- end -->\n\nkept\n"
@@ -205,6 +206,19 @@ def test_the_page_of_peft_shows_the_results_beside_it(tmp_path):
     page = tmp_path / "peft.md"
     page.write_text((RESULTS / "peft.md").read_text())
     peft_page(*(RESULTS / "peft" / f"{name}.json" for name in ("peft", "peft-speed", "peft-speed-dense")), page)
+    assert page.read_text() == (RESULTS / "peft.md").read_text()
+
+
+def test_a_page_of_peft_needs_lora_in_every_round(tmp_path):
+    page = tmp_path / "peft.md"
+    page.write_text((RESULTS / "peft.md").read_text())
+    files = [RESULTS / "peft" / f"{name}.json" for name in ("peft", "peft-speed", "peft-speed-dense")]
+    without = json.loads(files[1].read_text())
+    without["runs"] = [run for run in without["runs"] if run["method"] != "lora"]
+    files[1] = tmp_path / "speed.json"
+    files[1].write_text(json.dumps(without))
+    with pytest.raises(Refused, match="run lora as often"):
+        peft_page(*files, page)
     assert page.read_text() == (RESULTS / "peft.md").read_text()
 
 

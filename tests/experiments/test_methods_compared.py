@@ -62,6 +62,13 @@ def test_examples_are_trained_on_and_tasks_scored(cli, given, tmp_path, monkeypa
     assert "--tasks boolq,arc_easy --data data --limit 2" in page
     mean = np.mean([[100 * x for x in run["scores"].values()] for run in runs if run["arm"] == "seft"])
     assert f"| {mean:.1f}" in page
+    # other items are other runs
+    file = tmp_path / "data" / "commonsense" / "boolq" / "test.json"
+    whole = file.read_text()
+    file.write_text(json.dumps(json.loads(whole)[1:]))
+    assert "0 in " in cli("commonsense", *files, *tasks, "--plan")[1]
+    file.write_text(whole)
+    assert "4 in " in cli("commonsense", *files, *tasks, "--plan")[1]
     # without tasks the runs are others, because what is measured is another
     assert "4 runs, 0 in " in cli("two", *files, "--plan")[1]
 

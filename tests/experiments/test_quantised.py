@@ -5,6 +5,9 @@ import json
 import pytest
 
 from experiments import quantised
+from experiments.quantised import ROUNDINGS
+from experiments.run import read_inputs
+from seft_ref import settings_of
 from tests.experiments.helpers import runs_in
 
 
@@ -73,3 +76,31 @@ def test_seeds_of_several_processes_fill_one_file(cli, tmp_path, monkeypatch):
     measured = [(run["grid"], run["what"], run["seed"]) for run in runs_in(tmp_path / "work")]
     assert sorted(measured) == sorted(quantised.cells(range(2)))
     assert (tmp_path / "out" / "quantised.md").exists()
+
+
+def test_a_base_of_codes_is_one_of_its_text_and_engine(given, tmp_path, monkeypatch):
+    made = []
+
+    def quantise(model, out, grid, **asked):
+        made.append(asked["text"])
+        out.mkdir()
+
+    monkeypatch.setattr(quantised, "quantise", quantise)
+    one, other = (
+        read_inputs(given / "pruned", given / f"{name}.txt", given / "valid.txt", {}, 16) for name in ("train", "valid")
+    )
+    places = [quantised.base_of(inputs, "int4", how, tmp_path) for inputs in (one, other, one) for how in ROUNDINGS]
+    nearest, gptq = places[::2], places[1::2]
+    assert nearest == [nearest[0]] * 3
+    assert gptq[0] == gptq[2] != gptq[1]
+    assert len(made) == 3
+    monkeypatch.setattr(quantised, "engine_digest", lambda: "another")
+    assert quantised.base_of(one, "int4", "nearest", tmp_path) not in places
+
+
+def test_lora_takes_every_setting_that_it_has():
+    settings = settings_of("active-only", micro_batches=3, max_norm=0.5, warmup_steps=4, weight_decay=0.1, density=0.3)
+    lora = settings_of("lora", **quantised._of_lora(settings))
+    assert (lora.micro_batches, lora.max_norm, lora.warmup_steps) == (3, 0.5, 4)
+    assert lora.optimizer.weight_decay == 0.1
+    assert lora.adapter.rank == quantised.LORA_RANK
