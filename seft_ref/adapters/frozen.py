@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from jaxtyping import Float
 
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy
@@ -13,6 +14,9 @@ from seft_ref.kernels import KernelSet
 from seft_ref.layers.linear import Linear
 from seft_ref.topology.csr import Topology
 from seft_ref.update.delta import Base
+
+LARGEST = float(np.finfo(np.float32).max)
+"""The largest scale of an adapter (ADP-009.2): beyond it 0 times the scale would be NaN."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +56,8 @@ def check_scale(alpha: float, rank: int) -> None:
         raise AdapterError("ADP-009", f"rank is {rank}, must be at least 1")
     if not 0 < alpha < math.inf:
         raise AdapterError("ADP-009", f"alpha is {alpha}, must be a positive finite number; the scale is alpha / rank")
+    if alpha / rank > LARGEST:
+        raise AdapterError("ADP-009", f"alpha / rank is {alpha / rank}, beyond float32; choose a smaller alpha")
 
 
 def check_factors(base: Frozen | Base, factors: Mapping[str, tuple[Array, tuple[int, ...]]]) -> None:

@@ -53,6 +53,10 @@ def check_compact(topology: Topology, values: Stored, *, codes: bool = True) -> 
         if tuple(values.scales.shape) != group_shape or tuple(values.zeros.shape) != group_shape:
             shapes = f"{tuple(values.scales.shape)} and {tuple(values.zeros.shape)}"
             raise KernelError("KRN-009", f"scales and zero points have shapes {shapes}, the matrix needs {group_shape}")
+        check_codes("codes", values.codes, values)
+        check_codes("zero points", values.zeros, values)
+        if values.symmetric and bool(array_namespace(values.zeros).any(values.zeros != 0)):
+            raise KernelError("KRN-018", "the grid is symmetric, and has zero points that are not 0")
         return
     if not isinstance(values, np.ndarray) or values.dtype not in (np.float16, ml_dtypes.bfloat16):
         kind = getattr(values, "dtype", type(values).__name__)
@@ -119,16 +123,21 @@ def check_new_codes(places: Array, codes: Array, held_in: Coded, n: int, stored:
                 "KRN-010", f"{name} is a {type(a).__name__}, the matrix a {type(stored).__name__}; give one library"
             )
     check_places("where", places, n)
-    xp = array_namespace(codes)
-    if codes.dtype != xp.int8:
-        raise KernelError("KRN-018", f"values are {codes.dtype}; a matrix of codes takes codes, which are int8")
+    check_codes("values", codes, held_in)
     if tuple(codes.shape) != tuple(places.shape):
         raise KernelError("KRN-009", f"codes have shape {tuple(codes.shape)}, where has {tuple(places.shape)}")
+
+
+def check_codes(name: str, codes: Array, held_in: Coded) -> None:
+    """Refuse codes or zero points that are not int8, or beyond the bits of the grid (KRN-018.3, KRN-018.4)."""
+    xp = array_namespace(codes)
+    if codes.dtype != xp.int8:
+        raise KernelError("KRN-018", f"{name} are {codes.dtype}; a matrix of codes takes codes, which are int8")
     most = 1 << (held_in.bits - 1)
-    least, largest = (int(xp.min(codes)), int(xp.max(codes))) if codes.shape[0] else (0, 0)
+    least, largest = (int(xp.min(codes)), int(xp.max(codes))) if 0 not in codes.shape else (0, 0)
     if least < -most or largest >= most:
         raise KernelError(
-            "KRN-018", f"codes run from {least} to {largest}; {held_in.bits} bits hold {-most} to {most - 1}"
+            "KRN-018", f"{name} run from {least} to {largest}; {held_in.bits} bits hold {-most} to {most - 1}"
         )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float, Int
 
 from seft_ref.arrays.library import Array, Dtype, array_namespace, device
+from seft_ref.errors import KernelError
 from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import (
     check_alike,
@@ -114,8 +115,8 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
 def unpack(packed: Packed) -> tuple[Topology, Stored]:
     """Return the topology of a compact matrix and its 16-bit values or codes in slot order (KRN-015, KRN-018)."""
     entries = as_own(packed, PackedEntries)
-    assert entries.held_in is not None, "only compact matrices of this set are unpacked"
-    assert entries.positions is not None
+    if entries.held_in is None or entries.positions is None:
+        raise KernelError("KRN-017", "only compact matrices of this set open; ask `opens` first")
     topology = from_flat(entries.shape, entries.positions)
     return topology, narrowed(entries.values, entries.held_in, topology)
 

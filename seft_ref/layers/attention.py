@@ -58,7 +58,7 @@ def attention_forward(
     xp = array_namespace(q, k, v)
     b, h, t, d = q.shape
     kv, s = k.shape[1:3]
-    q = xp.reshape(q * (1.0 / math.sqrt(d)), (b, kv, -1, d))
+    q = xp.reshape(q * (1.0 / math.sqrt(d)), (b, kv, h // kv * t, d))
     with overflow_allowed():
         scores = q @ xp.matrix_transpose(k)
         by_head = xp.reshape(scores, (b, kv, h // kv, t, s))
@@ -101,6 +101,9 @@ def _softmax(
     The softmax is exactly 0 for other keys, and in rows that see no key (LYR-009, LYR-016).
     """
     xp = array_namespace(scores)
+    if not scores.shape[-1]:
+        # without keys there is no largest score
+        return scores, xp.all(xp.isfinite(scores))
     minus_infinity = xp.asarray(-math.inf, dtype=scores.dtype, device=device(scores))
     zero = xp.zeros_like(minus_infinity)
     scores = xp.where(visible, scores, minus_infinity)

@@ -4,6 +4,7 @@ past = extend(NOTHING, k, v)      # after a first forward
 past = extend(past, k, v)         # after the next one: past.keys holds both
 """
 
+import threading
 from dataclasses import dataclass
 
 from jaxtyping import Float, Int
@@ -13,11 +14,13 @@ from seft_ref.errors import GenerateError
 
 CHUNK = 256
 """The number of tokens that memory is allocated for is a multiple of it."""
+_CLAIM = threading.Lock()
+"""Held while a reading takes room behind a past, so that of two readings in two threads one copies."""
 
 
 @dataclass(slots=True, eq=False)
 class _Room:
-    """Memory that several pasts share; the first `filled` tokens are never written again."""
+    """Memory that several pasts share; `filled` tokens have an owner and are written by no other past."""
 
     keys: Float[Array, "B K room D"]
     values: Float[Array, "B K room D"]
@@ -58,12 +61,15 @@ def extend(past: Past, k: Float[Array, "B K T D"], v: Float[Array, "B K T D"]) -
         raise GenerateError(
             "GEN-002", f"the context has {room.keys.shape[0]} rows and there are tokens of {k.shape[0]}"
         )
-    # copy if there is no room, or if another past already wrote its tokens behind those of this one
-    if room is None or room.filled != past.length or room.keys.shape[2] < length:
-        room = _Room(_roomy(past.keys, k, length), _roomy(past.values, v, length), past.length)
+    # copy if there is no room, or if another past already has its tokens behind those of this one
+    with _CLAIM:
+        free = room is not None and room.filled == past.length and room.keys.shape[2] >= length
+        if room is not None and free:
+            room.filled = length
+    if room is None or not free:
+        room = _Room(_roomy(past.keys, k, length), _roomy(past.values, v, length), length)
     room.keys[:, :, past.length : length, :] = k
     room.values[:, :, past.length : length, :] = v
-    room.filled = length
     return Past(room, length)
 
 

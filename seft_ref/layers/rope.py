@@ -62,7 +62,8 @@ def rope_table(
     angles = [[position * f for f in frequencies] for position in range(first, length)]
     cos = xp.asarray([[math.cos(a) for a in row] for row in angles], dtype=like.dtype, device=device(like))
     sin = xp.asarray([[math.sin(a) for a in row] for row in angles], dtype=like.dtype, device=device(like))
-    return RopeTable(cos, sin)
+    # a list without rows has no columns
+    return RopeTable(*(xp.reshape(x, (len(angles), len(frequencies))) for x in (cos, sin)))
 
 
 def rope_forward(x: Float[Array, "*heads T D"], table: RopeTable) -> tuple[Float[Array, "*heads T D"], RopeTable]:

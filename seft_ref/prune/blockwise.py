@@ -1,6 +1,7 @@
 """Prunes a whole model block by block; the inputs of a block come from blocks that are pruned already (PRN-005)."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from jaxtyping import Int
@@ -190,8 +191,8 @@ def prune_sparsegpt(
 ) -> Iterator[tuple[str, Array, Array]]:
     """Yield (name, mask, new weight) of every target, block by block (PRN-005, PRN-009 to PRN-013).
 
-    In memory at a time: one block, the activations of all windows, and a float64 (in, in) Hessian of each of the four
-    inputs of the block's linear layers.
+    In memory at a time: one block, the activations of all windows, a float64 (in, in) Hessian of each of the four
+    inputs of the block's linear layers, and three more of one matrix while it is pruned.
 
     batches  calibration tokens, each (B, T)
     blocks   stores finished blocks (PRN-019)
@@ -243,9 +244,8 @@ def block_by_block(
                 sums[names] = total if names not in sums else sums[names] + total
         return sums
 
-    @overflow_allowed()
-    def behind(block: Block, layer: int) -> list[Array]:
-        return [block_forward(x, block, config, layer, around, kernels)[0] for x in activations]
+    def behind(x: Array, block: Block, layer: int) -> Array:
+        return block_forward(x, block, config, layer, around, kernels)[0]
 
     for layer in range(config.num_hidden_layers):
         prefix = block_prefix(layer)
@@ -269,7 +269,15 @@ def block_by_block(
             parameters |= {name: weight for name, (_, weight) in results.items()}
             yield from ((name, *result) for name, result in results.items())
         if layer + 1 < config.num_hidden_layers:
-            activations = behind(block_of(config, layer, parameters, _pack(parameters, kernels)), layer)
+            block = block_of(config, layer, parameters, _pack(parameters, kernels))
+            _replace_each(activations, partial(behind, block=block, layer=layer))
+
+
+@overflow_allowed()
+def _replace_each(activations: list[Array], layer: Callable[[Array], Array]) -> None:
+    """Replace activations by what a layer makes of them, one by one, so that they are in memory once."""
+    for i, x in enumerate(activations):
+        activations[i] = layer(x)
 
 
 def _rates(config: ModelConfig, sparsity: Sparsity) -> dict[str, float]:

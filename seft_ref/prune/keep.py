@@ -43,7 +43,7 @@ def parse_pattern(pattern: str) -> tuple[int, int]:
     Raises:
         PruneError: PRN-004 if the text is not N:M with 1 ≤ N < M.
     """
-    matched = re.fullmatch(r"(\d+):(\d+)", pattern) if isinstance(pattern, str) else None
+    matched = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", pattern) if isinstance(pattern, str) else None
     if not matched or not 1 <= int(matched[1]) < int(matched[2]):
         raise PruneError("PRN-004", f"pattern {pattern!r} is not N:M with 1 <= N < M; 2:4 keeps 2 of every 4")
     return int(matched[1]), int(matched[2])

@@ -52,6 +52,9 @@ def sparsegpt(
         check_groups(n_in, pattern[1])
         # PRN-012: with a pattern the result does not depend on the width, so take whole groups
         width = pattern[1] * max(1, block // pattern[1])
+    if not n_in:
+        removed_count(sparsity, 0)
+        return xp.zeros(weight.shape, dtype=xp.bool, device=device(weight)), weight
     safe, dead = damped(hessian, damping)
     factor = inverse_factor(safe)
     # PRN-009

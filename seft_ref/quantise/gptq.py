@@ -5,6 +5,7 @@
 from jaxtyping import Bool, Float, Int8
 
 from seft_ref.arrays.library import Array, array_namespace, mask_at, overflow_allowed
+from seft_ref.errors import QuantiseError
 from seft_ref.prune.sparsegpt import BLOCK, DAMPING, damped, inverse_factor
 from seft_ref.quantise.grid import (
     Grid,
@@ -63,6 +64,8 @@ def gptq(
             if (first + i) % size == 0:
                 # QNT-005.2
                 groups.append(scales_of((panel if grid.group else rest)[:, :size], grid, size))
+            if not bool(xp.all(xp.isfinite(panel[:, 0]))):
+                raise QuantiseError("QNT-003", "the errors of GPTQ grow without bound; raise damping")
             code, error = _rounded(panel[:, 0], *groups[-1], grid)
             error = error / u[i, i]
             panel = _less(panel[:, 1:], error[:, None] * u[i, i + 1 : n][None, :], mask[:, i + 1 : n])

@@ -95,13 +95,12 @@ def generate_tokens(
     Raises      GenerateError GEN-002 for a prompt that is empty or longer than the model has positions, GEN-007 for
                 max_tokens below 1, both before anything is computed; GEN-006 for logits that are not finite
     """
+    prompt = tuple(prompt)
     # GEN-002
     if not len(prompt):
         raise GenerateError("GEN-002", "there is no token to read; a prompt has at least one")
     _check_room(len(prompt), config)
-    # GEN-007
-    if max_tokens is not None and max_tokens < 1:
-        raise GenerateError("GEN-007", f"max_tokens is {max_tokens}; ask for at least 1")
+    _check_most(max_tokens)
     most = config.max_position_embeddings if max_tokens is None else max_tokens
     return _generate(prompt, weights, config, kernels, sampling, most, frozenset(stops))
 
@@ -142,13 +141,14 @@ def generate_rows(
     goes_on  called with the number of a prompt and each token that is picked behind it; returns whether another token
              is to follow. A row that has ended is not read any further
     Raises   GenerateError GEN-002 for prompts that are empty, of several lengths, or longer than the model has
-             positions; GEN-006 for logits that are not finite
+             positions; GEN-007 for max_tokens below 1; GEN-006 for logits that are not finite
     """
     lengths = sorted({len(prompt) for prompt in prompts})
     # GEN-002
     if len(lengths) != 1 or not lengths[0]:
         raise GenerateError("GEN-002", f"prompts of {lengths} tokens are not of one length above 0")
     _check_room(lengths[0], config)
+    _check_most(max_tokens)
     rows, context = list(range(len(prompts))), nothing_read(config)
     following = [list(prompt) for prompt in prompts]
     for _ in range(max_tokens):
@@ -164,6 +164,13 @@ def generate_rows(
         if len(ongoing_rows) < len(rows):
             rows, context = [rows[i] for i in ongoing_rows], context.rows(int64_like(ongoing_rows, weights.norm))
         following = [[picked[i]] for i in ongoing_rows]
+
+
+def _check_most(max_tokens: int | None) -> None:
+    """Refuse to generate fewer tokens than one (GEN-007)."""
+    # GEN-007
+    if max_tokens is not None and max_tokens < 1:
+        raise GenerateError("GEN-007", f"max_tokens is {max_tokens}; ask for at least 1")
 
 
 def _check_room(length: int, config: ModelConfig) -> None:

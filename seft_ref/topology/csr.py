@@ -39,7 +39,7 @@ class Topology:
     indptr: Int[Array, " out+1"]
     """int64, (out + 1,): row r owns slots indptr[r] to indptr[r + 1]."""
     indices: Int[Array, " nnz"]
-    """int32, (nnz,): the column of each slot."""
+    """int32, (nnz,): the column of each slot; int64 if there are more than 2³¹ columns."""
 
     @property
     def nnz(self) -> int:
@@ -85,7 +85,7 @@ class Topology:
         xp = array_namespace(self.indptr, extra)
         starts = xp.arange(self.shape[0] + 1, dtype=xp.int64, device=device(self.indptr)) * self.shape[1]
         before = xp.astype(xp.searchsorted(extra, starts), xp.int64)
-        columns = xp.astype(extra % self.shape[1], xp.int32)
+        columns = xp.astype(extra % self.shape[1], self.indices.dtype)
         return Topology(self.shape, self.indptr + before, merged(self.indices, columns, places))
 
 
@@ -192,7 +192,8 @@ def from_flat(shape: tuple[int, int], positions: Int[Array, " nnz"]) -> Topology
             raise TopologyError("TOP-003", "flat positions are not strictly increasing; sort them and remove repeats")
     row_starts = xp.arange(n_out + 1, dtype=xp.int64, device=device(positions)) * n_in
     indptr = xp.astype(xp.searchsorted(positions, row_starts), xp.int64)
-    return Topology(shape, indptr, xp.astype(positions % max(n_in, 1), xp.int32))
+    columns = xp.int32 if n_in <= 2**31 else xp.int64
+    return Topology(shape, indptr, xp.astype(positions % max(n_in, 1), columns))
 
 
 def full(shape: tuple[int, int], like: Array) -> Topology:

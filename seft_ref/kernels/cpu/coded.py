@@ -116,8 +116,9 @@ def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = Non
         packed_codes = np.empty(n_bytes, dtype=np.uint8 if halves else np.int8)
     coded_rows.fill_codes(topology.indptr, topology.indices, codes, masks, starts, halves, packed_codes)
     # a symmetric grid gets a view that takes no memory, because all its zero points are 0
-    zeros = np.broadcast_to(np.zeros((), np.int8), zeros.shape) if stored.symmetric else np.asfortranarray(zeros)
-    bare = stored.bare(np.asfortranarray(scales), zeros)
+    none = np.broadcast_to(np.zeros((), np.int8), zeros.shape)
+    # copies, because the caller's arrays may change or be those of a mapped file
+    bare = stored.bare(np.array(scales, order="F"), none if stored.symmetric else np.array(zeros, order="F"))
     return PackedCodes(topology.shape, topology.nnz, bare, packed_codes, masks, starts)
 
 

@@ -102,12 +102,12 @@ def pack(topology: Topology, values: Float[Array, " nnz"], into: Packed | None =
         KernelError: KRN-009, KRN-010 if values do not fit the topology.
     """
     check_values(topology, values)
-    check_numpy(values=values, indices=topology.indices)
+    check_numpy(values=values, indptr=topology.indptr, indices=topology.indices)
+    donor = None if into is None else as_own(into, PackedPanels)
     if topology.nnz >= PANELS_BELOW * topology.numel:
         dense = np.zeros(topology.numel, dtype=values.dtype)
         dense[flat(topology)] = values
         return PackedPanels(topology.shape, dense)
-    donor = None if into is None else as_own(into, PackedPanels)
     return _in_panels(topology, values, donor if donor is not None and _has_room(donor, topology, values) else None)
 
 
@@ -137,7 +137,7 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
     """Return the matrix of topology and 16-bit values or codes, which computes in float32 (KRN-015, KRN-018).
 
     The result takes the memory of `into`, a compact matrix of the same shape and dtype or grid that is no smaller. Do
-    not use `into` again.
+    not use `into` again, nor a matrix that shares memory with it, as those of `clear` do.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values bfloat16 or float16, or codes
@@ -154,7 +154,7 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
         if spent is not None and not held_alike(spent.held_in, values):
             raise KernelError("KRN-010", "the codes that give their memory are on another grid")
         return pack_codes(topology, values, spent)
-    check_numpy(values=values, indices=topology.indices)
+    check_numpy(values=values, indptr=topology.indptr, indices=topology.indices)
     donor = None if into is None else as_own(into, PackedPanels)
     if donor is not None and (donor.shape != topology.shape or donor.values.size < topology.nnz):
         raise KernelError(
@@ -175,7 +175,8 @@ def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"] | Stored]:
     if isinstance(packed, PackedCodes):
         return unpack_codes(packed)
     own, (n_out, n_in) = as_own(packed, PackedPanels), packed.shape
-    assert own.index is not None, "a dense matrix does not tell what it stores"
+    if own.index is None:
+        raise KernelError("KRN-017", "a dense matrix does not tell what it stores; ask `opens` first")
     indptr = np.empty(n_out + 1, dtype=np.int64)
     indices = np.empty(own.index.size, dtype=np.int32)
     values = np.empty_like(own.values)

@@ -124,7 +124,7 @@ def sample(dy: Float[Array, "n out"], x: Float[Array, "n in"], topology: Topolog
         KernelError: KRN-009, KRN-010 if the factors do not fit the topology or each other.
     """
     check_factors(dy, x, topology)
-    check_numpy(dy=dy, x=x)
+    check_numpy(dy=dy, x=x, indptr=topology.indptr, indices=topology.indices)
     nnz, width = topology.nnz, panels.SAMPLE_VECTORS * (REGISTER_BYTES // x.itemsize)
     if not nnz or not x.shape[0]:
         return np.zeros(nnz, dtype=x.dtype)

@@ -122,7 +122,7 @@ def compact(topology: Topology, values: Stored, into: Packed | None = None) -> P
     Codes have no second copy, because a row of Wᵀ would need the scales of all rows of W.
 
     The result takes the memory of `into`, a compact matrix of the same shape and dtype or grid that is no smaller. Do
-    not use `into` again.
+    not use `into` again, nor a matrix that shares memory with it, as those of `clear` do.
 
     Shapes  values (nnz,) in slot order
     Dtypes  values bfloat16 or float16, or codes

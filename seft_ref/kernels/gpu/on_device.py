@@ -95,7 +95,8 @@ class OnDevice:
         The values of a compact matrix are 16-bit floats in a NumPy array (KRN-015).
         """
         own = as_own(packed, PackedOnDevice)
-        assert own.topology is not None, "this layout does not tell what it stores"
+        if own.topology is None:
+            raise KernelError("KRN-017", "this layout does not tell what it stores; ask `opens` first")
         if own.held_in is None:
             # a copy, because the next `store` writes into the values of the matrix
             return own.topology, own.values.copy()

@@ -168,7 +168,7 @@ def attention_forward(
     assert k.shape == v.shape, f"keys are {k.shape}, values {v.shape}"
     assert visible.shape in ((b, t, s), (1, t, s)), f"visible is {visible.shape}, expected {(b, t, s)}"
     assert q.dtype == k.dtype == v.dtype, f"queries are {q.dtype}, keys {k.dtype}, values {v.dtype}"
-    q = contiguous(q * (1.0 / math.sqrt(d))).reshape(b, kv, -1, d)
+    q = contiguous(q * (1.0 / math.sqrt(d))).reshape(b, kv, h // kv * t, d)
     y = np.empty((b, h, t, d), dtype=q.dtype)
     probabilities = np.empty((b, kv, h // kv * t, s), dtype=q.dtype)
     fault = np.empty(b * h * t, dtype=q.dtype)

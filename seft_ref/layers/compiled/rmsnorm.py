@@ -39,6 +39,9 @@ def rmsnorm_forward(
     Raises:
         LayerOverflow: LYR-015 if the mean square of a row is NaN or infinite, or if it and eps are 0.
     """
+    # the loops would read and write beyond arrays of other shapes or dtypes
+    assert weight.shape == x.shape[-1:], f"the weight is {weight.shape}, rows are {x.shape[-1:]}"
+    assert weight.dtype == x.dtype, f"the weight is {weight.dtype}, x is {x.dtype}"
     x = contiguous(x)
     y, r = np.empty_like(x), np.empty((*x.shape[:-1], 1), dtype=x.dtype)
     over_rows(_forward, r.size, x, weight, np.full(1, eps, dtype=x.dtype), y, r, x.shape[-1])
@@ -71,6 +74,8 @@ def _backward(kind: Any) -> Any:
 
 def rmsnorm_backward(dy: Float[Array, "*n C"], cache: RmsNormCache) -> tuple[Float[Array, "*n C"], Float[Array, " C"]]:
     """Return (dx, dweight)."""
+    assert dy.shape == cache.x.shape, f"gradients are {dy.shape}, x is {cache.x.shape}"
+    assert dy.dtype == cache.x.dtype, f"gradients are {dy.dtype}, x is {cache.x.dtype}"
     dy, n_rows, width = contiguous(dy), cache.r.size, dy.shape[-1]
     dx: NumpyArray = np.empty_like(dy)
     dweight = np.empty((-(-n_rows // ROWS), width), dtype=dy.dtype)

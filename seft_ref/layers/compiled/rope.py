@@ -31,6 +31,9 @@ def _rotation(kind: Any) -> Any:
 def _rotated(x: NumpyArray, table: RopeTable, way: int) -> NumpyArray:
     """Return x (..., T, D) rotated by the angles of the table, or back for way −1; contiguous."""
     *lead, length, dim = x.shape
+    # the loop would read beyond a smaller table, or one of another dtype
+    assert table.cos.shape == table.sin.shape == (length, dim // 2), f"{length} tokens, a table {table.cos.shape}"
+    assert table.cos.dtype == x.dtype, f"x is {x.dtype}, the table {table.cos.dtype}"
     x = x.reshape(-1, 1, length, dim) if len(lead) != 2 else x
     if x.strides[3] != x.itemsize:
         x = np.ascontiguousarray(x)
@@ -41,7 +44,9 @@ def _rotated(x: NumpyArray, table: RopeTable, way: int) -> NumpyArray:
         x, (x.size and 1 + sum(s * (n - 1) for s, n in zip((*strides, 1), x.shape, strict=True)),), (x.itemsize,)
     )
     sign = np.full(1, way, dtype=x.dtype)
-    over_rows(_rotation, y.size // dim, spanned, table.cos, table.sin, y, sign, x.shape[1], length, dim // 2, *strides)
+    over_rows(
+        _rotation, y.size // max(dim, 1), spanned, table.cos, table.sin, y, sign, x.shape[1], length, dim // 2, *strides
+    )
     return y.reshape(*lead, length, dim)
 
 

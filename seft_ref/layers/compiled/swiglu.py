@@ -28,6 +28,9 @@ def _forward(kind: Any) -> Any:
 
 def swiglu_forward(gate: Float[Array, "*n F"], up: Float[Array, "*n F"]) -> tuple[Float[Array, "*n F"], SwigluCache]:
     """Return silu(gate) · up, and the cache (LYR-010)."""
+    # the loops would read beyond arrays of other shapes or dtypes
+    assert gate.shape == up.shape, f"gate is {gate.shape}, up is {up.shape}"
+    assert gate.dtype == up.dtype, f"gate is {gate.dtype}, up is {up.dtype}"
     gate, up = contiguous(gate), contiguous(up)
     y, width = np.empty_like(gate), gate.shape[-1]
     over_rows(_forward, gate.size // max(width, 1), gate, up, y, width)
@@ -53,6 +56,8 @@ def _backward(kind: Any) -> Any:
 
 def swiglu_backward(dy: Float[Array, "*n F"], cache: SwigluCache) -> tuple[Float[Array, "*n F"], Float[Array, "*n F"]]:
     """Return (dgate, dup)."""
+    assert dy.shape == cache.gate.shape, f"gradients are {dy.shape}, gate is {cache.gate.shape}"
+    assert dy.dtype == cache.gate.dtype, f"gradients are {dy.dtype}, gate is {cache.gate.dtype}"
     dy, width = contiguous(dy), dy.shape[-1]
     dgate, dup = np.empty_like(dy), np.empty_like(dy)
     over_rows(_backward, dy.size // max(width, 1), dy, cache.gate, cache.up, dgate, dup, width)
