@@ -15,6 +15,8 @@ from formats.errors import FormatError
 LEVEL = 9
 RATIO = 1024
 """Largest allowed ratio of content to frame, so that a small file cannot make a reader take much memory."""
+WINDOW = 1 << 30
+"""Largest window of a frame of a section (FMT-142.6), because libraries differ in the largest that they take."""
 MAGIC = b"\x28\xb5\x2f\xfd"
 """The first bytes of a zstd frame; of the files of this format only packed ones begin with them (FMT-177.2)."""
 
@@ -57,6 +59,10 @@ def unpack(frame: NDArray[np.uint8], raw_bytes: int, itemsize: int, name: str) -
                 "FMT-142",
                 f"section {name!r} is a frame of {head.content_size} bytes with dictionary {head.dict_id} and "
                 f"checksum {head.has_checksum}, expected {raw_bytes} bytes, 0 and False",
+            )
+        if head.window_size > WINDOW:
+            raise FormatError(
+                "FMT-142", f"section {name!r} is a frame with a window of {head.window_size} bytes, above {WINDOW}"
             )
         planes = zstandard.ZstdDecompressor().decompress(
             frame.data, max_output_size=raw_bytes, read_across_frames=False, allow_extra_data=False

@@ -180,6 +180,7 @@ def _alone(area: Area, n: Numbers, kind: str) -> None:
     long = np.concatenate([factors[1], factors[1][:2]])
     for name, other, scale, text in (
         ("alpha-nan", factors[1], float("nan"), "an alpha compared with both ends, which NaN is beyond neither of"),
+        ("alpha-far", factors[1], 1e40, "a scale that is infinite in float32, and NaN beside a factor of 0"),
         ("long", long, 2.0, "a factor cut to the rows that there are"),
     ):
         inputs = _given(kind, base, [factors[0], other], scale, 2, x, dy)

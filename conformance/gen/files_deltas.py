@@ -134,6 +134,11 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     links = {"before": {key: first[key] for key in ("tied", "scales")}, "tied": {}, "scales": {}}
     _, without = files_deltas.step(reached, {}, ("d",), **links)
     refuse("result-that-goes", "FMT-138", BASE, {"1": spoiled, "2": _file({}, without)})
+    whole_only = {"whole:w": F16}
+    as_base = files.pieces(whole_only, kind="delta", delta=files_deltas.step({}, whole_only)[1])
+    inputs = {"base": raw_array(as_base.pack()), "deltas": {}}
+    text = "a delta taken for a model of tensors such as whole:w"
+    area.add("refuse-delta-as-base", "delta.apply", "FMT-131", text, inputs, refused="FMT-131")
     misfits = {
         "shape": {"replace:s": on("F16", (9,), [1, 6])},
         "shape-of-rank-2": {"replace:s": on("F16", (1, 9), [1, 6])},
@@ -151,6 +156,10 @@ def _refusals(area: Area, first: dict[str, Any], second: dict[str, Any]) -> None
     sums = copy.deepcopy(second)
     huge = {"add:s": on("F64", (3, 3), [0], struct.pack("<d", 1e300))}
     refuse("infinite", "FMT-135", BASE, {"1": one, "2": _file(huge, sums)})
+    small = {"w": Tensor("F16", (2,), half(1, 2))}
+    _, described = files_deltas.step(small, {"add:w": on("F32", (2,), [0], struct.pack("<f", 1))})
+    beyond = {"add:w": on("F32", (2,), [0], struct.pack("<f", 140_000.0))}
+    refuse("f16-131072", "FMT-135", small, {"1": _file(beyond, described)})
     no_number = {"add:s": on("F64", (3, 3), [0], struct.pack("<d", math.nan))}
     refuse("nan", "FMT-135", BASE, {"1": one, "2": _file(no_number, sums)})
     whole = {"w": on("I32", (2, 2), [0, 3])}

@@ -272,6 +272,18 @@ def _frames(area: Area) -> None:
     framed("skippable", "FMT-142", size, struct.pack("<II", 0x184D2A50, 0) + good)
     framed("two", "FMT-142", size, files.rle_frame(120, 1) * 2)
     framed("skippable-behind", "FMT-142", size, good + struct.pack("<II", 0x184D2A50, 0))
+    # descriptors of windows: 1 GiB and an eighth, and 1 KiB, which is also the most that a compressed block becomes
+    framed("window", "FMT-142", size, magic + b"\x80\xa1" + length + block)
+    framed("block-above-window", "FMT-142", 4096, windowed([4096]))
+
+
+def windowed(sizes: list[int]) -> bytes:
+    """Return a zstd frame with a window of 1 KiB, of compressed blocks of equal literals of 1 (RFC 8878, 3.1.1.3.1)."""
+    out = struct.pack("<IBBI", 0xFD2FB528, 0x80, 0, sum(sizes))
+    for i, n in enumerate(sizes):
+        literals = (1 | 3 << 2 | n << 4).to_bytes(3, "little") + b"\1\0"
+        out += ((i == len(sizes) - 1) | 2 << 1 | len(literals) << 3).to_bytes(3, "little") + literals
+    return out
 
 
 _CHECKSUM = "b4fba65f"

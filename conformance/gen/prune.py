@@ -45,6 +45,7 @@ def pruning() -> Area:
         ("four-of-six", np.abs(levels), 4, 6),
         ("equal", np.ones((3, 8)), 2, 4),
         ("whole-row", np.abs(levels), 5, 12),
+        ("of-128", np.arange(256.0).reshape(2, 128) % 7, 2, 128),
     ):
         inputs = {"scores": scores, "n": keep, "m": of}
         kept = ids(prune.pattern(scores, keep, of))

@@ -187,6 +187,20 @@ def grow() -> Area:
         inputs = {"out": shape[0], "in": shape[1], "base": ids(base), "delta": ids(eta), "dropped": ids(out)}
         inputs |= {"gradient": gradient, "n": k, "scope": scope}
         area.add(name, "update.grow", "GROW-001 GROW-002 SEL-001", purpose, inputs, {"grown": ids(grown)})
+    inputs = {"out": 2, "in": 3, "base": ids([0, 2]), "delta": ids([2, 3]), "dropped": ids([]), "n": 1, "scope": "all"}
+    clauses, text = "EVT-005 SEL-004", "ranked all the same"
+    for name, bad, dtypes in (
+        ("nan", [math.nan, 1, 2], None),
+        ("infinite", [1, -math.inf, 2], None),
+        ("norm", [1.5e308, 1.5e308, 1.5e308], ("float64",)),
+    ):
+        more: dict[str, Any] = {"dtypes": dtypes} if dtypes else {}
+        spoilt = inputs | {"gradient": np.array([bad, [1.0, 2.0, 3.0]])}
+        area.add(f"refuse-{name}", "update.grow", clauses, text, spoilt, refused=clauses, **more)
+    for name, bad_delta in (("order", [3, 2]), ("twice", [2, 2]), ("far", [2, 6]), ("negative", [-1, 2])):
+        spoilt = inputs | {"gradient": np.ones((2, 3)), "delta": ids(bad_delta)}
+        text = "flat positions that are those of no topology"
+        area.add(f"refuse-positions-{name}", "update.grow", "TOP-003", text, spoilt, refused="TOP-003")
     return area
 
 

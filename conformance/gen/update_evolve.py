@@ -3,6 +3,8 @@
 import math
 from typing import Any
 
+import numpy as np
+
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.gen.update import after_event, given_state, matrix_of
 from conformance.oracle import select, update
@@ -234,6 +236,12 @@ def adapt() -> Area:
     """Return cases of the pass after the last step."""
     area = Area("adapt", "sorted tuples")
     shape = (8, 9)
+    # EVT-005.3: weights are ranked only if some are to leave; 1e30 · 1e30 overflows in binary32
+    inputs = {"out": 1, "in": 4, "base": ids([0, 1, 2]), "base_values": reals([1e30, 1.0, 2.0]), "delta": ids([1])}
+    inputs |= {"delta_values": reals([0.5]), "gradient": np.array([[1e30, 1.0, 0.5, 9.0]])}
+    inputs |= {"budget": 3}
+    text = "a score that nobody ranks refused"
+    area.add("unranked", "update.adapt", "EVT-005", text, inputs, {"pruned": ids([])})
     for i, budget in enumerate((30, 40, 44, 100)):
         n = Numbers(8, i)
         state = _state(n, shape, 36, 12, 8, 2)

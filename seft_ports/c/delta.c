@@ -5,31 +5,34 @@
 
 #include <math.h>
 
-static void *take(seft_model *model, uint64_t count, size_t each, seft_error *error)
+static void *take(const seft_model *model, uint64_t count, size_t each, seft_error *error)
 {
     void *block = NULL;
-    if (model->block_count == model->block_room) {
-        size_t more = 2 * model->block_room + 16;
-        void **blocks = (void **)realloc(model->blocks, more * sizeof *blocks);
-        if (blocks) {
-            model->blocks = blocks;
-            model->block_room = more;
-        }
-    }
-    if (model->block_count < model->block_room && count < SIZE_MAX / 16)
-        block = malloc((size_t)count * each + 1);
-    if (block)
-        model->blocks[model->block_count++] = block;
-    else
+    if (count < SIZE_MAX / 16)
+        block = model->memory.take(model->memory.user, (size_t)count * each + 1);
+    if (!block)
         sf_fail(error, "", "out of memory");
     return block;
 }
 
+static void give(const seft_model *model, void *block)
+{
+    if (block)
+        model->memory.give(model->memory.user, block);
+}
+
+/* Frees what a tensor owns. */
+static void drop(const seft_model *model, seft_stored *t)
+{
+    give(model, t->own[0]);
+    give(model, t->own[1]);
+    t->own[0] = t->own[1] = NULL;
+}
+
 void seft_model_free(seft_model *model)
 {
-    while (model->block_count)
-        free(model->blocks[--model->block_count]);
-    free(model->blocks);
+    while (model->count)
+        drop(model, model->tensors + --model->count);
     free(model->tensors);
     memset(model, 0, sizeof *model);
 }
@@ -69,19 +72,24 @@ static seft_stored *named(const seft_model *model, const uint8_t *string)
     return there ? model->tensors + at : NULL;
 }
 
-static int put(seft_model *model, const seft_stored *tensor, seft_error *error)
+/* Puts a tensor into the model, which owns its blocks from then on; another of its name goes. */
+static int put(seft_model *model, seft_stored *tensor, seft_error *error)
 {
     int there;
     size_t at = place(model, tensor->name, tensor->name_size, &there);
     if (!there && model->count == model->room) {
         size_t more = 2 * model->room + 16;
         seft_stored *wider = (seft_stored *)realloc(model->tensors, more * sizeof *wider);
-        if (!wider)
+        if (!wider) {
+            drop(model, tensor);
             return sf_fail(error, "", "out of memory");
+        }
         model->tensors = wider;
         model->room = more;
     }
-    if (!there)
+    if (there)
+        drop(model, model->tensors + at);
+    else
         memmove(model->tensors + at + 1, model->tensors + at, (model->count++ - at) * sizeof *tensor);
     model->tensors[at] = *tensor;
     return 1;
@@ -89,7 +97,7 @@ static int put(seft_model *model, const seft_stored *tensor, seft_error *error)
 
 /* ------------------------------------------------------------------------------------------------------- loading */
 
-static int load(seft_model *model, seft_file *file, size_t index, seft_stored *t, seft_error *error)
+static int load(const seft_model *model, seft_file *file, size_t index, seft_stored *t, seft_error *error)
 {
     const sf_tensor *from = &file->tensors[index];
     const seft_tensor *info = &from->info;
@@ -123,16 +131,20 @@ static int load(seft_model *model, seft_file *file, size_t index, seft_stored *t
         for (slot = 0; slot < t->nnz; slot++)
             wide[slot] = (uint8_t)sf_bits(values, slot * bits, bits);
         t->values = wide;
+        t->own[1] = wide;
     }
     if (t->nnz == t->numel)
         return 1;
     positions = (uint64_t *)take(model, t->nnz, sizeof *positions, error);
-    if (!positions)
+    if (!positions) {
+        drop(model, t);
         return 0;
+    }
     it = sf_begin(file, from);
     for (slot = 0; sf_next(&it); slot++)
         positions[slot] = it.row * t->columns + it.column;
     t->positions = positions;
+    t->own[0] = positions;
     return 1;
 }
 
@@ -149,6 +161,8 @@ int seft_model_load(seft_model *model, seft_file *file, seft_error *error)
     seft_stored tensor;
     size_t i;
     memset(model, 0, sizeof *model);
+    model->memory = file->memory;
+    model->is_delta = file->delta != NULL;
     keep_texts(model, file->tied, file->scales);
     for (i = 0; i < file->count; i++)
         if (!load(model, file, i, &tensor, error) || !put(model, &tensor, error))
@@ -235,7 +249,7 @@ static void sha_support(sf_sha *sha, const seft_stored *t)
 }
 
 /* FMT-091: computes the content digest of a tensor in memory. */
-static int content(seft_model *model, seft_stored *t, seft_error *error)
+static int content(const seft_model *model, seft_stored *t, seft_error *error)
 {
     uint8_t *bytes = (uint8_t *)take(model, seft_packed_size(t), 1, error);
     char text[128], digest[65];
@@ -245,6 +259,7 @@ static int content(seft_model *model, seft_stored *t, seft_error *error)
         return 0;
     seft_pack(t, bytes);
     seft_sha256(bytes, (size_t)seft_packed_size(t), digest);
+    give(model, bytes);
     sf_sha_begin(&sha);
     snprintf(text, sizeof text, "{\"dtype\":\"%s\",\"nnz\":%" PRIu64 ",\"shape\":[", t->dtype, t->nnz);
     sf_sha_text(&sha, text);
@@ -340,6 +355,8 @@ static int put_float(double value, int kind, uint8_t *at)
     size = fabs((double)narrow);
     frexp(size, &exponent);
     exponent = size == 0 || exponent < -13 ? -13 : exponent; /* 2^-14 is the least normal number */
+    if (exponent > 16) /* 2^16 or more, which the bits below cannot hold */
+        return 0;
     size = rint(ldexp(size, 11 - exponent));
     /* a sum and not |, because a carry of the rounding then raises the exponent by one */
     half = (uint16_t)(size + (size >= 1024 || exponent > -13 ? 1024.0 * (exponent + 13) : 0.0));
@@ -367,15 +384,12 @@ static int same_shape(const seft_stored *a, const seft_stored *b)
 }
 
 /* FMT-133 to FMT-135: sets values of w to those of `change` or adds them, and removes the positions of `gone`. Both may
- * be NULL. */
-static int merge(seft_model *model, seft_stored *w, const seft_stored *change, int adds, const seft_stored *gone,
-                 seft_error *error)
+ * be NULL. The result goes into `positions` and `values`, which have room for both. */
+static int merge(seft_stored *w, const seft_stored *change, int adds, const seft_stored *gone, uint64_t *positions,
+                 uint8_t *values, seft_error *error)
 {
-    uint64_t most = w->nnz + (change ? change->nnz : 0), i = 0, j = 0, g = 0, size = 0;
-    uint64_t *positions = (uint64_t *)take(model, most, sizeof *positions, error);
-    uint8_t *values = (uint8_t *)take(model, most, w->unit ? w->unit : 1, error), zero[8] = {0};
-    if (!positions || !values)
-        return 0;
+    uint64_t i = 0, j = 0, g = 0, size = 0;
+    uint8_t zero[8] = {0};
     while (i < w->nnz || (change && j < change->nnz)) {
         uint64_t old = i < w->nnz ? position(w, i) : UINT64_MAX;
         uint64_t new_ = change && j < change->nnz ? position(change, j) : UINT64_MAX;
@@ -403,11 +417,27 @@ static int merge(seft_model *model, seft_stored *w, const seft_stored *change, i
     w->nnz = size;
     w->positions = size == w->numel ? NULL : positions;
     w->values = values;
+    w->own[0] = positions;
+    w->own[1] = values;
     return 1;
 }
 
+/* Merges into blocks of its own; w owns them if it could. */
+static int merged(const seft_model *model, seft_stored *w, const seft_stored *change, int adds, const seft_stored *gone,
+                  seft_error *error)
+{
+    uint64_t most = w->nnz + (change ? change->nnz : 0);
+    uint64_t *positions = (uint64_t *)take(model, most, sizeof *positions, error);
+    uint8_t *values = (uint8_t *)take(model, most, w->unit ? w->unit : 1, error);
+    if (positions && values && merge(w, change, adds, gone, positions, values, error))
+        return 1;
+    give(model, positions);
+    give(model, values);
+    return 0;
+}
+
 /* Loads the tensor that a delta stores as prefix and name: 1 if it could, 0 if there is none, -1 on an error. */
-static int stored(seft_model *model, seft_file *delta, const char *prefix, const uint8_t *key, seft_stored *t,
+static int stored(const seft_model *model, seft_file *delta, const char *prefix, const uint8_t *key, seft_stored *t,
                   seft_error *error)
 {
     size_t index = sf_stored(delta, prefix, key);
@@ -416,17 +446,39 @@ static int stored(seft_model *model, seft_file *delta, const char *prefix, const
     return load(model, delta, index, t, error) ? 1 : -1;
 }
 
-/* Makes the tensor of a listed name as it is after the delta. */
-static int changed(seft_model *model, seft_file *delta, const sf_walk *listed, seft_stored *w, seft_error *error)
+/* The parts of a delta that change a tensor, and which of them there are. */
+typedef struct {
+    seft_stored change, amounts, gone;
+    int sets, adds, goes;
+} parts_of;
+
+/* Makes a tensor of the base as it is after its parts; the result owns new blocks. */
+static int altered(const seft_model *model, const seft_stored *before, const parts_of *parts, seft_stored *w,
+                   seft_error *error)
 {
-    seft_stored change, gone, amounts;
-    const seft_stored *before = named(model, listed->key);
-    int whole = stored(model, delta, "whole:", listed->key, w, error);
-    int sets = stored(model, delta, "replace:", listed->key, &change, error);
-    int adds = stored(model, delta, "add:", listed->key, &amounts, error);
-    int goes = stored(model, delta, "remove:", listed->key, &gone, error);
+    const seft_stored *change = &parts->change, *amounts = &parts->amounts, *gone = &parts->gone;
+    int sets = parts->sets, adds = parts->adds, goes = parts->goes;
+    if (!before) /* FMT-133 */
+        return sf_fail(error, "FMT-133", "the delta changes a tensor that its base has not");
+    *w = *before;
+    if (w->kind == SF_NONE) /* FMT-133: a mask changes as a whole */
+        return misfit(w, error);
+    if (sets && (!same_shape(change, w) || change->kind != w->kind)) /* FMT-133 */
+        return misfit(w, error);
+    if (goes && (!same_shape(gone, w) || gone->kind != SF_NONE)) /* FMT-133 */
+        return misfit(w, error);
+    if (adds && (!same_shape(amounts, w) || !is_float(amounts->kind) || !is_float(w->kind))) /* FMT-133 */
+        return misfit(w, error);
+    return merged(model, w, adds ? amounts : sets ? change : NULL, adds, goes ? gone : NULL, error);
+}
+
+/* Makes the tensor of a listed name as it is after the delta; it owns blocks of its own. */
+static int changed(const seft_model *model, seft_file *delta, const sf_walk *listed, seft_stored *w, seft_error *error)
+{
+    parts_of parts;
     size_t skip = strlen("whole:");
-    if (whole < 0 || sets < 0 || adds < 0 || goes < 0)
+    int whole = stored(model, delta, "whole:", listed->key, w, error), done;
+    if (whole < 0)
         return 0;
     if (whole) { /* FMT-136; the name loses its prefix, and its JSON text is taken from the list */
         w->name += skip;
@@ -435,18 +487,16 @@ static int changed(seft_model *model, seft_file *delta, const sf_walk *listed, s
         w->name_json_size = (size_t)(listed->value - listed->key);
         return 1;
     }
-    if (!before) /* FMT-133 */
-        return sf_fail(error, "FMT-133", "the delta changes a tensor that its base has not");
-    *w = *before;
-    if (w->kind == SF_NONE) /* FMT-133: a mask changes as a whole */
-        return misfit(w, error);
-    if (sets && (!same_shape(&change, w) || change.kind != w->kind)) /* FMT-133 */
-        return misfit(w, error);
-    if (goes && (!same_shape(&gone, w) || gone.kind != SF_NONE)) /* FMT-133 */
-        return misfit(w, error);
-    if (adds && (!same_shape(&amounts, w) || !is_float(amounts.kind) || !is_float(w->kind))) /* FMT-133 */
-        return misfit(w, error);
-    return merge(model, w, adds ? &amounts : sets ? &change : NULL, adds, goes ? &gone : NULL, error);
+    memset(&parts, 0, sizeof parts);
+    parts.sets = stored(model, delta, "replace:", listed->key, &parts.change, error);
+    parts.adds = stored(model, delta, "add:", listed->key, &parts.amounts, error);
+    parts.goes = stored(model, delta, "remove:", listed->key, &parts.gone, error);
+    done = parts.sets >= 0 && parts.adds >= 0 && parts.goes >= 0 &&
+           altered(model, named(model, listed->key), &parts, w, error);
+    drop(model, &parts.change);
+    drop(model, &parts.amounts);
+    drop(model, &parts.gone);
+    return done;
 }
 
 static int is_digest(const uint8_t *value, const char *hex)
@@ -475,6 +525,8 @@ int seft_chain(const seft_model *model, seft_file *const *deltas, size_t count, 
 {
     char state[65];
     size_t i;
+    if (model->is_delta) /* FMT-131 */
+        return sf_fail(error, "FMT-131", "a delta is no base");
     seft_model_state(model, state);
     for (i = 0; i < count; i++)
         if (!deltas[i]->delta) /* FMT-131 */
@@ -500,14 +552,22 @@ int seft_delta_apply(seft_model *model, seft_file *delta, seft_error *error)
         if (before ? !is_digest(base, before->digest) : *base == '"') /* FMT-137 */
             return sf_fail(error, "FMT-137", "a listed tensor is another one in the base");
         if (*target != '"') {
-            if (before)
+            if (before) {
+                drop(model, before);
                 memmove(before, before + 1, (size_t)(model->tensors + model->count-- - before - 1) * sizeof *before);
+            }
             continue;
         }
-        if (!changed(model, delta, &listed, &after, error) || !content(model, &after, error))
+        if (!changed(model, delta, &listed, &after, error))
             return 0;
-        if (!is_digest(target, after.digest)) /* FMT-138 */
+        if (!content(model, &after, error)) {
+            drop(model, &after);
+            return 0;
+        }
+        if (!is_digest(target, after.digest)) { /* FMT-138 */
+            drop(model, &after);
             return sf_fail(error, "FMT-138", "tensor %.160s: the result is not what the delta says", after.name);
+        }
         if (!put(model, &after, error))
             return 0;
     }

@@ -18,6 +18,7 @@ typedef struct {
     uint64_t shape[8], nnz, numel, rows, columns;
     const uint64_t *positions; /* flat, in row-major order; NULL if the support is every position */
     const uint8_t *values;     /* nnz * unit */
+    void *own[2];              /* blocks of positions and values that the tensor owns; NULL if it owns none */
     char digest[65];           /* FMT-091 */
 } seft_stored;
 
@@ -26,16 +27,18 @@ typedef struct {
     size_t count, room;
     const uint8_t *tied, *scales; /* canonical JSON */
     size_t tied_size, scales_size;
-    void **blocks;
-    size_t block_count, block_room;
+    int is_delta; /* whether it was loaded from a delta */
+    seft_memory memory;
 } seft_model;
 
-/* Loads everything of a file whose tensors have been checked. Free it with seft_model_free, after a failure too. */
+/* Loads everything of a file whose tensors have been checked, in memory from where the file has its own. Free it with
+ * seft_model_free, after a failure too. */
 int seft_model_load(seft_model *model, seft_file *file, seft_error *error);
 void seft_model_free(seft_model *model);
 void seft_model_state(const seft_model *model, char hex[65]); /* FMT-099 */
 
-/* FMT-137, FMT-139: checks that the first delta starts at the model, and each other delta where the one before ends. */
+/* FMT-131, FMT-137, FMT-139: checks that the model is no delta, that the first delta starts at it, and each other delta
+ * where the one before ends. */
 int seft_chain(const seft_model *model, seft_file *const *deltas, size_t count, seft_error *error);
 
 /* Applies a delta. After a failure the model must not be used (FMT-138). */

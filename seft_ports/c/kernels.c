@@ -18,7 +18,7 @@
 
 #else
 
-/* KRN-001, KRN-004, KRN-005: only stored positions take part, whatever their values */
+/* KRN-001, KRN-004, KRN-005, PRT-019: only stored positions take part, whatever their values; there may be none */
 void OF(seft_matmul)(int64_t n, const REAL *x, const seft_topology *w, const REAL *values, REAL *y)
 {
     int64_t t, row, slot;

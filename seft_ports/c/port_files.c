@@ -65,15 +65,45 @@ static void put_model(call *c, const seft_model *model)
     json_puts(c->out, "}}");
 }
 
+/* Memory of a call for the reader of files; a block begins with its size. */
+typedef union {
+    size_t size;
+    uint64_t number;
+    void *pointer;
+    double real;
+} prefix;
+
+static void *file_take(void *user, size_t size)
+{
+    call *c = (call *)user;
+    prefix *block = NULL;
+    if (size <= MOST_BYTES - c->taken)
+        block = (prefix *)malloc(sizeof *block + size);
+    if (!block)
+        return NULL;
+    block->size = size;
+    c->taken += size;
+    return block + 1;
+}
+
+static void file_give(void *user, void *block)
+{
+    prefix *own = (prefix *)block - 1;
+    ((call *)user)->taken -= own->size;
+    free(own);
+}
+
 /* FMT-095: opens a file and checks every tensor before anything is returned. */
 static seft_file *verified(call *c, const array *raw)
 {
+    seft_memory memory = {file_take, file_give, NULL};
     seft_file *file = NULL;
     size_t i;
+    memory.user = c;
     if (!c->failed && raw->type != U8)
         call_fail(c, "a file is an array of u8");
     if (!c->failed) {
-        file = seft_open((const uint8_t *)raw->at, (size_t)raw->count, &c->error);
+        file = seft_open_in((const uint8_t *)raw->at, (size_t)raw->count, &memory, &c->error);
         call_did(c, file != NULL);
     }
     for (i = 0; !c->failed && i < seft_count(file); i++)

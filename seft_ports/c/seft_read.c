@@ -2,12 +2,15 @@
  *
  *     seft_read FILE                JSON lines: the checkpoint, then each tensor; exit status 0.
  *                                   {"clause":...,"message":...} alone and 1 if a rule is broken, 2 if memory runs out
- *     seft_read --dense NAME FILE   the bytes of a tensor as a dense array
+ *     seft_read --dense NAME FILE   the bytes of a tensor as a dense array; --limit BYTES in front changes FMT-098's
  *     seft_read --many LISTFILE     for each path of a list, one per line: 0 or 1 or 2 and the clause or -
  *
  * As a shared library it exports seft_verdict and the functions of seft_file.h. */
+#define _POSIX_C_SOURCE 200809L /* stat */
 #define SEFT_IMPLEMENTATION
 #include "seft_file.h"
+
+#include <sys/stat.h>
 
 int seft_verdict(const uint8_t *data, size_t size, char clause[8], char *json, size_t json_size);
 
@@ -156,10 +159,11 @@ int seft_verdict(const uint8_t *data, size_t size, char clause[8], char *json, s
 
 /* ------------------------------------------------------------------------------------------------- command line */
 
-/* Reads a whole file into a block of exactly its size. */
+/* Reads a whole file into a block of exactly its size. FMT-165: only a regular one, because a pipe waits for ever. */
 static uint8_t *sf_slurp(const char *path, size_t *size)
 {
-    FILE *stream = fopen(path, "rb");
+    struct stat what;
+    FILE *stream = !stat(path, &what) && S_ISREG(what.st_mode) ? fopen(path, "rb") : NULL;
     uint8_t *data = NULL;
     long end = -1;
     if (stream && !fseek(stream, 0, SEEK_END))
@@ -195,8 +199,10 @@ static int sf_one(const char *path)
     int verdict = sf_judge(path, clause, &json);
     if (verdict == 2)
         fprintf(stderr, "seft_read: %s: cannot be read, or memory ran out\n", path);
-    else
-        fputs(json, stdout);
+    else if (fputs(json, stdout) < 0 || fflush(stdout)) {
+        fprintf(stderr, "seft_read: the answer cannot be written\n");
+        verdict = 2;
+    }
     free(json);
     return verdict;
 }
@@ -218,34 +224,40 @@ static int sf_many(const char *list)
     return 0;
 }
 
-/* FMT-098: the default limit. */
-#define SF_LIMIT (UINT64_C(1) << 36)
+/* FMT-098.5: the default limit of a command line, for a file of this size. */
+static uint64_t sf_limit(size_t size)
+{
+    uint64_t least = UINT64_C(1) << 30, own = size < (UINT64_MAX >> 10) ? (uint64_t)size << 10 : UINT64_MAX;
+    return own < least ? least : own;
+}
 
-static int sf_expand(seft_file *file, const char *name, seft_error *error)
+static int sf_expand(seft_file *file, const char *name, uint64_t limit, seft_error *error)
 {
     size_t index = sf_place(file, name, strlen(name));
     uint64_t size = seft_dense_size(file, index);
     uint8_t *out;
     int done;
-    if (size > SF_LIMIT || size > SIZE_MAX) /* FMT-098 */
-        return sf_fail(error, "FMT-098", "a dense array of %" PRIu64 " bytes", size);
+    if (size > limit || size > SIZE_MAX) /* FMT-098 */
+        return sf_fail(error, "FMT-098", "a dense array of %" PRIu64 " bytes is above %" PRIu64 "; raise --limit", size,
+                       limit);
     out = (uint8_t *)malloc(size ? (size_t)size : 1);
     if (!out)
         return sf_fail(error, "", "out of memory");
     done = seft_check(file, index, error) && seft_dense(file, index, out, (size_t)size, error);
-    if (done && fwrite(out, 1, (size_t)size, stdout) != size)
+    if (done && (fwrite(out, 1, (size_t)size, stdout) != size || fflush(stdout)))
         done = sf_fail(error, "", "cannot write");
     free(out);
     return done;
 }
 
-static int sf_dense(const char *name, const char *path)
+/* limit  bytes at most; 0 for the default */
+static int sf_dense(const char *name, const char *path, uint64_t limit)
 {
     seft_error error = {"", "the file cannot be read"};
     size_t size;
     uint8_t *data = sf_slurp(path, &size);
     seft_file *file = data ? seft_open(data, size, &error) : NULL;
-    int done = file && sf_expand(file, name, &error);
+    int done = file && sf_expand(file, name, limit ? limit : sf_limit(size), &error);
     if (!done)
         fprintf(stderr, "seft_read: %s %s\n", error.clause, error.message);
     seft_close(file);
@@ -260,7 +272,9 @@ int main(int count, char **words)
     if (count == 3 && !strcmp(words[1], "--many"))
         return sf_many(words[2]);
     if (count == 4 && !strcmp(words[1], "--dense"))
-        return sf_dense(words[2], words[3]);
-    fputs("usage: seft_read FILE | seft_read --dense NAME FILE | seft_read --many LISTFILE\n", stderr);
+        return sf_dense(words[2], words[3], 0);
+    if (count == 6 && !strcmp(words[1], "--limit") && !strcmp(words[3], "--dense") && strtoull(words[2], NULL, 10))
+        return sf_dense(words[4], words[5], strtoull(words[2], NULL, 10));
+    fputs("usage: seft_read FILE | seft_read [--limit BYTES] --dense NAME FILE | seft_read --many LISTFILE\n", stderr);
     return 2;
 }

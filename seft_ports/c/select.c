@@ -82,17 +82,23 @@ int seft_count_of(double x, int64_t *count, seft_error *error)
 int seft_keep_n_of_m(int64_t rows, int64_t columns, const double *scores, int64_t n, int64_t m, int64_t *kept,
                      seft_error *error)
 {
-    int64_t group[64], at, i;
+    int64_t *group, at, i;
+    int done = 1;
     /* PRN-004 */
-    if (m < 1 || m > 64 || n < 0 || n > m || columns % m)
+    if (m < 1 || n < 0 || n > m || columns % m)
         return seft_refuse(error, "PRN-004", "the row length is no multiple of m, or this is no pattern");
-    for (at = 0; at < rows * columns; at += m, kept += n) {
+    if (!rows || !columns)
+        return 1;
+    group = (int64_t *)malloc((size_t)m * sizeof *group);
+    if (!group)
+        return seft_refuse(error, "", "out of memory");
+    for (at = 0; done && at < rows * columns; at += m, kept += n) {
         for (i = 0; i < m; i++)
             group[i] = at + i;
-        if (!seft_largest(scores + at, group, m, n, kept, error))
-            return 0;
+        done = seft_largest(scores + at, group, m, n, kept, error);
     }
-    return 1;
+    free(group);
+    return done;
 }
 
 /* RNG-001 */

@@ -183,7 +183,8 @@ int OF(seft_adapt)(const OF(matrix) * w, const int64_t *exempt, int64_t exempt_c
             scores[left] = fabs((double)product);
             support[left++] = support[i];
         }
-        done = done && seft_smallest(scores, support, left, *count, pruned, error);
+        /* EVT-005.3: without an excess nothing is ranked */
+        done = done && (!*count || seft_smallest(scores, support, left, *count, pruned, error));
     }
     free(support);
     free(weights);

@@ -26,7 +26,7 @@ typedef struct {
 
 typedef struct {
     uint8_t *out;
-    size_t out_size, done;
+    size_t out_size, done, most_block; /* 3.1.1.2.4: the most bytes that a compressed block has, or becomes */
     uint8_t literals[MOST_BLOCK];
     size_t literal_count;
     codes huffman;
@@ -281,7 +281,7 @@ static size_t literals(decoder *d, const uint8_t *bytes, size_t size)
             return 0;
         d->literal_count = (size_t)(format % 2 ? bits_at(bytes, 4, format == 1 ? 12 : 20) : bits_at(bytes, 3, 5));
         packed = type ? 1 : d->literal_count;
-        if (d->literal_count > MOST_BLOCK || packed > size - head)
+        if (d->literal_count > d->most_block || packed > size - head)
             return 0;
         if (type)
             memset(d->literals, bytes[head], d->literal_count);
@@ -294,7 +294,7 @@ static size_t literals(decoder *d, const uint8_t *bytes, size_t size)
         return 0;
     d->literal_count = (size_t)bits_at(bytes, 4, widths[format]);
     packed = (size_t)bits_at(bytes, 4 + widths[format], widths[format]);
-    if (d->literal_count > MOST_BLOCK || packed > size - head)
+    if (d->literal_count > d->most_block || packed > size - head)
         return 0;
     used = type == 2 ? codes_read(&d->huffman, bytes + head, packed) : 0;
     if ((type == 2 && !used) || !d->huffman.known)
@@ -447,8 +447,8 @@ static int block(decoder *d, int type, const uint8_t *bytes, size_t size)
 {
     size_t used, before = d->done;
     if (type == 2) {
-        used = size ? literals(d, bytes, size) : 0;
-        return used && sequences(d, bytes + used, size - used) && d->done - before <= MOST_BLOCK;
+        used = size && size <= d->most_block ? literals(d, bytes, size) : 0;
+        return used && sequences(d, bytes + used, size - used) && d->done - before <= d->most_block;
     }
     if (size > d->out_size - d->done)
         return 0;
@@ -460,22 +460,28 @@ static int block(decoder *d, int type, const uint8_t *bytes, size_t size)
     return 1;
 }
 
-/* 3.1.1.1: returns the size of the header, 0 if FMT-142 does not allow it. */
-static size_t header(const uint8_t *frame, size_t size, size_t out_size)
+/* 3.1.1.1: returns the size of the header, 0 if FMT-142 does not allow it; most_block is the window, 128 KiB at most. */
+static size_t header(const uint8_t *frame, size_t size, size_t out_size, size_t *most_block)
 {
     static const int widths[4] = {0, 2, 4, 8};
     size_t at = 5, width;
-    uint64_t stated;
+    uint64_t stated, window = out_size;
     if (size < 6 || memcmp(frame, "\x28\xb5\x2f\xfd", 4))
         return 0;
     /* no dictionary, no checksum, and nothing reserved */
     if (frame[4] & 0x0f)
         return 0;
     width = (size_t)widths[frame[4] >> 6];
-    if (frame[4] & 0x20)
+    if (frame[4] & 0x20) {
         width = width ? width : 1;
-    else
+    } else {
+        window = UINT64_C(1) << (10 + (frame[5] >> 3));
+        window += window / 8 * (frame[5] & 7);
         at++;
+    }
+    if (window > UINT64_C(1) << 30) /* FMT-142.6 */
+        return 0;
+    *most_block = window < MOST_BLOCK ? (size_t)window : MOST_BLOCK;
     if (!width || width > size - at)
         return 0;
     stated = width == 8 ? bits_at(frame + at, 0, 32) | bits_at(frame + at, 32, 32) << 32
@@ -486,7 +492,7 @@ static size_t header(const uint8_t *frame, size_t size, size_t out_size)
 /* Expands a frame; the caller provides the decoder. */
 static int expand(decoder *d, const uint8_t *frame, size_t size)
 {
-    size_t at = header(frame, size, d->out_size), part, taken;
+    size_t at = header(frame, size, d->out_size, &d->most_block), part, taken;
     int last = 0;
     if (!at)
         return 0;

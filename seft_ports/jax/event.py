@@ -24,6 +24,7 @@ __all__ = [
     "adapt",
     "drop",
     "effective",
+    "evidence_trouble",
     "evolve",
     "grow",
     "initial_random",
@@ -112,6 +113,8 @@ def grow(
 ) -> Array:
     """Return the n candidates with the largest |g|, best first, NOWHERE where there are no more (GROW-002).
 
+    It refuses nothing; `evidence_trouble` tells whether the gradient may be used.
+
     gradient        flat, of all positions
     base            the positions of the base
     kept_positions  positions of the delta that are not dropped
@@ -144,7 +147,10 @@ def adapt(weight: Base, gradient: Array, budget: Any, exempt: Array | None = Non
     # ADPT-001
     excess = jnp.maximum(0, jnp.sum(stored) - budget)
     chosen = smallest(score, weight.positions, excess, prunable)
-    return Pruned(packed(chosen, weight.positions)[0], trouble(score, excess, prunable))
+    # EVT-005.3: without an excess nothing is ranked, so that only the evidence has to be finite
+    seen = jnp.isfinite(_taken(gradient, positions))
+    ranked = jnp.where(excess > 0, score, jnp.where(seen, 0, jnp.inf).astype(score.dtype))
+    return Pruned(packed(chosen, weight.positions)[0], trouble(ranked, excess, prunable))
 
 
 def _taken(x: Array, at: Array) -> Array:
@@ -156,7 +162,9 @@ def last_adapt(base: Base, delta: Delta, gradient: Array, budget: Any) -> tuple[
     weight = effective(base, delta.positions, delta.values)
     # EVT-004: nothing is exempt
     pruned = adapt(weight, gradient.reshape(-1), budget)
-    return Base(*packed(~holds(pruned.positions, weight.positions), weight.positions, weight.values)), pruned.trouble
+    after = Base(*packed(~holds(pruned.positions, weight.positions), weight.positions, weight.values))
+    # EVT-005.4: a refused pass leaves the weights as they were
+    return jax.tree.map(lambda x, y: jnp.where(pruned.trouble == FINE, x, y), after, weight), pruned.trouble
 
 
 def evolve(
@@ -184,13 +192,8 @@ def evolve(
     gradient = gradient.reshape(-1)
     n_drop, slots, capacity = jnp.asarray(n_drop), count(delta.positions), delta.positions.shape[0]
     occupied = delta.positions != NOWHERE
-    # GRD-009: with active growth the gradient is read on the support alone
-    read = jnp.zeros(gradient.shape, dtype=bool)
-    for positions in (base.positions, delta.positions):
-        read = read.at[positions].set(True, mode="drop")
     # EVT-005; SEL-005
-    finite = jnp.all(jnp.isfinite(gradient) | (active & ~read)) & (active | _has_norm(gradient))
-    refusal = jnp.where(finite, FINE, NOT_FINITE)
+    refusal = evidence_trouble(gradient, base.positions, delta.positions, active)
     refusal = _either(refusal, trouble(delta.values, n_drop, occupied))
     # EVT-001: an event runs drop, grow and adapt with one gradient (EVT-002)
     dropped = drop(delta.positions, delta.values, n_drop)
@@ -213,6 +216,19 @@ def evolve(
     # EVT-005: a refused event leaves the state as it was
     base, delta = jax.tree.map(lambda x, y: jnp.where(refusal == FINE, x, y), (after, rest), (base, delta))
     return Event(base, delta, dropped, grown, removed, refusal)
+
+
+def evidence_trouble(gradient: Array, base: Array, delta: Array, active: Any) -> Array:
+    """Return a code of `errors`: FINE if an event may use a flat gradient (EVT-005, GRD-009).
+
+    base, delta  positions of the base and of the delta
+    active       whether growth must stay in the base, so that the gradient is read on the support alone
+    """
+    read = jnp.zeros(gradient.shape, dtype=bool)
+    for positions in (base, delta):
+        read = read.at[positions].set(True, mode="drop")
+    finite = jnp.all(jnp.isfinite(gradient) | (active & ~read)) & (active | _has_norm(gradient))
+    return jnp.where(finite, FINE, NOT_FINITE)
 
 
 def _has_norm(gradient: Array) -> Array:

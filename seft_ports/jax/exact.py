@@ -4,12 +4,14 @@ XLA flushes subnormal operands and results to zero, in comparisons too, and fuse
 moves numbers bit for bit. So this module compares numbers as integers, and adds and multiplies small ones as integers.
 """
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 from jax import Array, lax
 
 import seft_ports.jax.wide  # noqa: F401  64-bit numbers, or an error that says how
 
-__all__ = ["key", "plus", "rounded", "times"]
+__all__ = ["Lifted", "key", "lifted", "plus", "rounded", "times"]
 
 
 def _constants(x: Array) -> tuple[int, int, int]:
@@ -60,6 +62,21 @@ def plus(a: Array, b: Array) -> Array:
 def _limit(like: Array, lift: int) -> Array:
     _, fraction, least = _constants(like)
     return key(jnp.array(2.0 ** (least + fraction + lift), like.dtype))
+
+
+class Lifted(NamedTuple):
+    """A number as x · scale, where x is normal unless it is 0."""
+
+    x: Array
+    scale: Array
+
+
+def lifted(x: Array, lift: int) -> Lifted:
+    """Return x for normal numbers, and subnormal ones as x · 2^lift with the scale 2^−lift, exactly."""
+    _, fraction, _ = _constants(x)
+    small = _bits(jnp.abs(x)) < 1 << fraction
+    scale = jnp.where(small, jnp.array(2.0**-lift, x.dtype), jnp.array(1, x.dtype))
+    return Lifted(jnp.where(small, _lifted(x, lift), x), scale)
 
 
 def _lifted(x: Array, lift: int) -> Array:

@@ -84,8 +84,19 @@ def _head(x: Array, n: int) -> Any:
     return np.asarray(x)[:n]
 
 
-def _positions(x: Any) -> Array:
-    return _pad(np.asarray(x, np.int64), NOWHERE)
+_positions_wrong = jax.jit(topology.positions_wrong)
+
+
+def _checked(i: Inputs, name: str) -> Any:
+    """Return flat positions of a matrix, refused by TOP-003 if they are those of no topology."""
+    x = np.asarray(i[name], np.int64)
+    if _positions_wrong(_pad(x, NOWHERE), i["out"], i["in"]):
+        raise errors.Refusal("TOP-003", f"{name} are to increase strictly, from 0 to out · in − 1")
+    return x
+
+
+def _positions(i: Inputs, name: str) -> Array:
+    return _pad(_checked(i, name), NOWHERE)
 
 
 def _cut(positions: Any) -> Any:
@@ -95,7 +106,7 @@ def _cut(positions: Any) -> Any:
 
 
 def _base(i: Inputs) -> event.Base:
-    return event.Base(_positions(i["base"]), _pad(i["base_values"]))
+    return event.Base(_positions(i, "base"), _pad(i["base_values"]))
 
 
 def _gradient(i: Inputs) -> Array:
@@ -113,7 +124,7 @@ _trouble = jax.jit(select.trouble)
 
 
 def _selected(choose: Any, i: Inputs) -> Outputs:
-    scores, ids = _pad(i["scores"]), _positions(i["ids"])
+    scores, ids = _pad(i["scores"]), _pad(np.asarray(i["ids"], np.int64), NOWHERE)
     errors.refuse(_trouble(scores, i["k"], ids != NOWHERE))
     return {"chosen": _cut(np.asarray(ids)[np.asarray(choose(scores, ids, i["k"], ids != NOWHERE))])}
 
@@ -122,7 +133,6 @@ def _selected(choose: Any, i: Inputs) -> Outputs:
 
 
 _csr = jax.jit(topology.csr, static_argnums=1)
-_positions_wrong = jax.jit(topology.positions_wrong)
 _source, _realign = jax.jit(topology.source), jax.jit(topology.realign)
 
 
@@ -146,9 +156,7 @@ def _flat(i: Inputs) -> Outputs:
 
 
 def _pointers(i: Inputs) -> Outputs:
-    positions, n = _positions(i["positions"]), len(i["positions"])
-    if _positions_wrong(positions, i["out"], i["in"]):
-        raise errors.Refusal("TOP-003", "positions are to increase strictly, from 0 to out · in − 1")
+    positions, n = _positions(i, "positions"), len(i["positions"])
     if i["pattern"] is not None:
         most, width = (int(number) for number in i["pattern"])
         groups = np.asarray(i["positions"]) // width
@@ -159,13 +167,13 @@ def _pointers(i: Inputs) -> Outputs:
 
 
 def _changed(i: Inputs) -> Outputs:
-    return {"source": _head(_source(_positions(i["old"]), _positions(i["new"])), len(i["new"]))}
+    return {"source": _head(_source(_positions(i, "old"), _positions(i, "new")), len(i["new"]))}
 
 
 def _realigned(i: Inputs) -> Outputs:
     # NumPy casts the fill, because XLA would flush a subnormal number in a cast
     fill = i["values"].dtype.type(i["fill"])
-    moved = _realign(_pad(i["values"]), _source(_positions(i["old"]), _positions(i["new"])), fill)
+    moved = _realign(_pad(i["values"]), _source(_positions(i, "old"), _positions(i, "new")), fill)
     return {"values": _head(moved, len(i["new"]))}
 
 
@@ -201,36 +209,38 @@ def _rate(i: Inputs) -> Outputs:
 
 _effective, _initial = jax.jit(event.effective), jax.jit(event.initial_random)
 _drop, _grow, _adapt = jax.jit(event.drop), jax.jit(event.grow), jax.jit(event.adapt)
-_evolve = jax.jit(event.evolve)
+_evolve, _evidence_trouble = jax.jit(event.evolve), jax.jit(event.evidence_trouble)
 
 
 def _weights(i: Inputs) -> Outputs:
-    weight = _effective(_base(i), _positions(i["delta"]), _pad(i["delta_values"]))
+    weight = _effective(_base(i), _positions(i, "delta"), _pad(i["delta_values"]))
     n = len(_cut(weight.positions))
     return {"support": _head(weight.positions, n), "weights": _head(weight.values, n)}
 
 
 def _initial_positions(i: Inputs) -> Outputs:
-    base = _positions(i["base"])
+    base = _positions(i, "base")
     errors.refuse(errors.FINE if 0 <= i["n"] <= len(i["base"]) else errors.TOO_MANY)
     chosen = _initial(base, i["n"], counter.seed_word(i["seed"]), i["matrix"])
     return {"positions": np.asarray(base)[np.asarray(chosen)]}
 
 
 def _dropped(i: Inputs) -> Outputs:
-    positions, values = _positions(i["delta"]), _pad(i["delta_values"])
+    positions, values = _positions(i, "delta"), _pad(i["delta_values"])
     errors.refuse(_trouble(values, i["n"], positions != NOWHERE))
     return {"dropped": np.asarray(positions)[np.asarray(_drop(positions, values, i["n"]))]}
 
 
 def _grown(i: Inputs) -> Outputs:
-    kept_positions = _positions(np.setdiff1d(i["delta"], i["dropped"]))
-    options = {"active": i["scope"] == "active", "size": i["gradient"].size}
-    return {"grown": _cut(_grow(_gradient(i), _positions(i["base"]), kept_positions, i["n"], **options))}
+    base, delta, active = _positions(i, "base"), _positions(i, "delta"), i["scope"] == "active"
+    errors.refuse(_evidence_trouble(_gradient(i), base, delta, active))
+    kept_positions = _pad(np.setdiff1d(i["delta"], i["dropped"]), NOWHERE)
+    options = {"active": active, "size": i["gradient"].size}
+    return {"grown": _cut(_grow(_gradient(i), base, kept_positions, i["n"], **options))}
 
 
 def _pruned(i: Inputs) -> Outputs:
-    weight = _effective(_base(i), _positions(i["delta"]), _pad(i["delta_values"]))
+    weight = _effective(_base(i), _positions(i, "delta"), _pad(i["delta_values"]))
     pruned = _adapt(weight, _gradient(i), i["budget"])
     errors.refuse(pruned.trouble)
     return {"pruned": _cut(pruned.positions)}
@@ -241,7 +251,7 @@ def _evolved(i: Inputs) -> Outputs:
     room = max(0, i["delta_budget"] - len(i["delta"]))
     longer = (np.concatenate([i[n], np.zeros(room, i[n].dtype)]) for n in ("delta_values", "m", "v", "age"))
     arrays = [_pad(x) for x in longer]
-    positions = _positions(np.concatenate([i["delta"], np.full(room, NOWHERE)]))
+    positions = _pad(np.concatenate([_checked(i, "delta"), np.full(room, NOWHERE)]), NOWHERE)
     done = _evolve(
         _base(i),
         event.Delta(positions, *arrays),
@@ -310,7 +320,7 @@ def _products(x: Array, dy: Array, positions: Array, values: Array, shape: tuple
 def _kernel(i: Inputs) -> Outputs:
     x, dy, values = _floats(i, "x", "dy", "values")
     shape = i["out"], i["in"]
-    y, dx, dvalues = _products(x, dy, jnp.asarray(i["positions"]), values, shape)
+    y, dx, dvalues = _products(x, dy, jnp.asarray(_checked(i, "positions")), values, shape)
     return {"y": y, "dx": dx, "dvalues": dvalues, "shape": np.array(shape)}
 
 
@@ -319,7 +329,7 @@ def _stored(i: Inputs) -> Outputs:
     if np.any((slots < 0) | (slots >= n)):
         raise errors.Refusal("KRN-012", f"slots lie in 0 … {n - 1}")
     values = sparse.store(jnp.asarray(i["values"]), jnp.asarray(slots), jnp.asarray(i["new"]))
-    return {"y": sparse.matmul(jnp.asarray(i["x"]), jnp.asarray(i["positions"]), values, (i["out"], i["in"]))}
+    return {"y": sparse.matmul(jnp.asarray(i["x"]), jnp.asarray(_checked(i, "positions")), values, (i["out"], i["in"]))}
 
 
 def _whole(i: Inputs) -> Outputs:
@@ -331,7 +341,7 @@ _gradient_at = jax.jit(sparse.gradient_at)
 
 def _at(i: Inputs) -> Outputs:
     n = len(i["positions"])
-    values = _gradient_at(jnp.asarray(i["dy"]), jnp.asarray(i["x"]), _positions(i["positions"]))
+    values = _gradient_at(jnp.asarray(i["dy"]), jnp.asarray(i["x"]), _positions(i, "positions"))
     return {"values": _head(values, n)}
 
 
@@ -343,8 +353,8 @@ def _growth_candidates(i: Inputs) -> Outputs:
         [jnp.asarray(part) for part in i["dy"]],
         [jnp.asarray(part) for part in i["x"]],
         i["steps"],
-        _positions(i["base"]),
-        _positions(i["delta"]),
+        _positions(i, "base"),
+        _positions(i, "delta"),
         i["n"],
         active=i["scope"] == "active",
         # every block is sorted together with the n best so far, so it holds at least as many entries

@@ -63,8 +63,8 @@ def gradient_at(dy: Array, x: Array, positions: Array) -> Array:
         at = jnp.where(position == NOWHERE, 0, position)
         return jnp.dot(dy[:, at // columns], x[:, at % columns], precision=lax.Precision.HIGHEST)
 
-    if positions.shape[0] == 0:
-        return jnp.zeros(0, x.dtype)
+    if 0 in (positions.shape[0], dy.shape[1], x.shape[1]):
+        return jnp.zeros(positions.shape, x.dtype)
     # KRN-003, GRD-002; positions are processed in batches, so that no (n, slots) array is formed
     many = jax.vmap(one)(positions) if positions.shape[0] <= _AT_ONCE else lax.map(one, positions, batch_size=_AT_ONCE)
     return jnp.where(positions == NOWHERE, 0, many)
@@ -78,11 +78,23 @@ def gradient_whole(dy: Array, x: Array) -> Array:
 
 
 def store(values: Array, slots: Array, new: Array) -> Array:
-    """Return a copy of values with the new ones in these slots (KRN-012)."""
+    """Return a copy of values with the new ones in these slots (KRN-012).
+
+    A traced call cannot look at slots; it drops those that are out of range.
+
+    Raises:
+        Refusal: KRN-009 for another number of slots than of values, KRN-010 for values of another dtype, KRN-012 for
+            slots out of range.
+    """
     if slots.shape != new.shape:
-        raise Refusal("KRN-012", f"{slots.shape} slots and {new.shape} values")
+        raise Refusal("KRN-009", f"{slots.shape} slots and {new.shape} values")
+    if new.dtype != values.dtype:
+        raise Refusal("KRN-010", f"the new values are {new.dtype}, the values {values.dtype}")
+    inside = (slots >= 0) & (slots < values.shape[0])
+    if not isinstance(slots, jax.core.Tracer) and not bool(jnp.all(inside)):
+        raise Refusal("KRN-012", f"slots lie in 0 … {values.shape[0] - 1}")
     # KRN-012
-    return values.at[slots].set(new)
+    return values.at[jnp.where(inside, slots, values.shape[0])].set(new, mode="drop")
 
 
 def candidates(
@@ -98,6 +110,8 @@ def candidates(
     rows, columns = dy[0].shape[1], x[0].shape[1]
     size = rows * columns
     n = min(n, size)
+    if not size:
+        return jnp.full(0, NOWHERE, jnp.int64), jnp.zeros(0, x[0].dtype)
     blocks = -(-rows // at_once)
     wide = [jnp.pad(part, ((0, 0), (0, blocks * at_once - rows))) for part in dy]
 

@@ -26,6 +26,7 @@ __all__ = [
     "Note",
     "Part",
     "check_evidence",
+    "check_part",
     "check_sums",
     "decide",
     "decide_last",
@@ -170,7 +171,7 @@ def decide(
     note    called after every selection
     """
     for part in parts:
-        _check(part, on_support=rule.grow_scope == "active")
+        check_part(part, on_support=rule.grow_scope == "active")
     dropped = drop(parts, rule, n_drop, step, note)
     grown = grow(parts, rule, dropped, n_drop, step, note)
     if rule.candidates == "first-step":
@@ -193,7 +194,7 @@ def decide_last(parts: Sequence[Part], rule: Settings, step: int = 0) -> list[De
     still = []
     for part in parts:
         # GRD-009.2
-        _check(part, on_support=True)
+        check_part(part, on_support=True)
         occupied, none = _mask(part, part.positions), _mask(part, part.positions[:0])
         still.append(_Moved(part, part.weight, part.base | occupied, occupied, none, part.positions[:0]))
     # EVT-004
@@ -201,7 +202,7 @@ def decide_last(parts: Sequence[Part], rule: Settings, step: int = 0) -> list[De
     return [Decision(m.left, m.left, out, out[m.part.base[out]]) for m, out in zip(still, pruned, strict=True)]
 
 
-def _check(part: Part, *, on_support: bool) -> None:
+def check_part(part: Part, *, on_support: bool) -> None:
     """Raise SeftError (EVT-005) for evidence with a NaN or infinite entry where an event reads it.
 
     on_support  whether it reads gradients on the support alone (GRD-009)

@@ -61,7 +61,9 @@ class Port:
         if operation is None or _DTYPES[dtype] not in self.classes(op):
             raise Unsupported(op)
         try:
-            out = operation({name: _there(value) for name, value in inputs.items()})
+            given = {name: _there(value) for name, value in inputs.items()}
+            _check_positions(given)
+            out = operation(given)
         except SeftError as error:
             raise Refused(error.clause, str(error)) from error
         return {name: _back(value) for name, value in out.items()}
@@ -160,11 +162,19 @@ def _positions(g: Given) -> Answer:
     return {"positions": flat}
 
 
+def _check_positions(g: Given) -> None:
+    """Refuse flat positions that are those of no topology (TOP-003)."""
+    for name in ("positions", "base", "delta", "old", "new"):
+        flat = g.get(name)
+        if not isinstance(flat, Tensor) or not flat.numel() or not {"out", "in"} <= g.keys():
+            continue
+        # TOP-003
+        if bool((flat.diff() <= 0).any()) or not 0 <= int(flat[0]) <= int(flat[-1]) < _numel(g):
+            raise SeftError("TOP-003", f"{name} are not strictly increasing in 0 ... out * in - 1")
+
+
 def _topology(g: Given) -> Answer:
     (out, width), flat = _shape(g), g["positions"]
-    # TOP-003
-    if flat.numel() and (bool((flat.diff() <= 0).any()) or not 0 <= int(flat[0]) <= int(flat[-1]) < out * width):
-        raise SeftError("TOP-003", "flat positions are not strictly increasing in 0 ... out * in - 1")
     if g["pattern"] is not None:
         most, group = g["pattern"].tolist()
         groups = flat // group
@@ -243,6 +253,7 @@ def _grow(g: Given) -> Answer:
     most = g["n"] - len(g["dropped"]) + len(g["delta"])
     part = _part(g | {"delta_values": values}, {"gradient": g["gradient"]}, most)
     rule = Settings(preset="sensitivity", grow_scope=_GROWN_FROM[g["scope"]])
+    decide.check_part(part, on_support=g["scope"] == "active")
     return {"grown": decide.grow([part], rule, [g["dropped"]], torch.tensor([len(g["dropped"])]))[0]}
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from math import inf
+from math import inf, prod
 
 from jaxtyping import Bool, Float
 
@@ -21,7 +21,7 @@ Keep = Callable[[Array], Array]
 def hessian_of(x: Float[Array, "*batch in_"]) -> Float[Array, "in_ in_"]:
     """Return Σ x xᵀ over all tokens, in float64 (PRN-009)."""
     xp = array_namespace(x)
-    rows = xp.astype(xp.reshape(x, (-1, x.shape[-1])), xp.float64)
+    rows = xp.astype(xp.reshape(x, (prod(x.shape[:-1]), x.shape[-1])), xp.float64)
     with overflow_allowed():
         return xp.matrix_transpose(rows) @ rows
 

@@ -3,14 +3,17 @@
 import ctypes
 import itertools
 import math
+import os
 import random
 import re
 import struct
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import formats
 import seft_ref
 from tests.conformance.c_files import BITS, FAR, GOOD, SHAPES, TENSORS, build, sha, tensor
 
@@ -59,6 +62,25 @@ def test_dense_expansion(c_reader, name, tmp_path):
     found = subprocess.run([c_reader.command, "--dense", name, tmp_path / "file"], check=True, capture_output=True)
     dtype, shape, at = SHAPES[name][:3]
     assert found.stdout == dense(dtype, shape, at, TENSORS[name][1].get("values", (0, 0, b""))[2])
+
+
+def test_FMT_098_a_small_file_does_not_expand_to_gigabytes(c_reader, tmp_path):
+    """1 KiB describes 8 GiB of zeros; the error names the limit and the option."""
+    empty = formats.with_values(formats.from_flat((65536, 32768), np.zeros(0, np.int64)), np.zeros(0, np.uint8))
+    formats.write_file(tmp_path / "file", formats.Checkpoint("model", {"w": empty}))
+    told = subprocess.run([c_reader.command, "--dense", "w", tmp_path / "file"], check=False, capture_output=True)
+    assert told.returncode == 1
+    assert told.stdout == b""
+    assert b"FMT-098 a dense array of 2147483648 bytes is above 1073741824; raise --limit" in told.stderr
+    small = [c_reader.command, "--limit", "10", "--dense", next(iter(SHAPES)), tmp_path / "all"]
+    (tmp_path / "all").write_bytes(GOOD["all"])
+    assert subprocess.run(small, check=False, capture_output=True).returncode == 1
+
+
+def test_FMT_165_a_pipe_is_not_waited_for(c_reader, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    told = subprocess.run([c_reader.command, tmp_path / "pipe"], check=False, capture_output=True, timeout=20)
+    assert told.returncode == 2
 
 
 def test_arrays_and_limits_of_the_library(c_reader):

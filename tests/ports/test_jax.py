@@ -277,6 +277,45 @@ def test_EVT_005_a_refused_event_changes_nothing():
             errors.refuse(done.trouble)
 
 
+def test_EVT_005_a_refused_last_pass_changes_nothing():
+    base, delta, gradient = event_of(np.float32)
+    weight = event.effective(base, delta.positions, delta.values)
+    after, trouble = jax.jit(event.last_adapt)(base, delta, gradient.at[:].set(jnp.nan), 40)
+    assert int(trouble) == errors.NOT_FINITE
+    assert leaves_equal(after, weight)
+
+
+def test_OPT_005_a_subnormal_moment_makes_a_normal_step():
+    """XLA flushes m = 5e-39 in a quotient; the step by it, −5e-33, is a normal number."""
+    delta = event.new_delta(jnp.arange(2), jnp.float32)
+    after = jax.jit(optimizer.adamw)(delta, jnp.array([5e-38, -5e-38], jnp.float32), 1e-3)
+    np.testing.assert_allclose(after.values, [-5e-33, 5e-33], rtol=1e-6)
+
+
+def test_KRN_010_arrays_of_other_dtypes_and_slots_out_of_range_are_refused():
+    delta = event.new_delta(jnp.arange(3), jnp.float32)
+    for gradient, clause in ((jnp.ones(3, jnp.float64), "KRN-010"), (jnp.ones(2, jnp.float32), "KRN-009")):
+        with pytest.raises(errors.Refusal, match=clause):
+            optimizer.adamw(delta, gradient, 1e-3)
+    values, one = jnp.zeros(3), jnp.ones(1)
+    for slots, new, clause in (([7], one, "KRN-012"), ([-1], one, "KRN-012"), ([0, 1], one, "KRN-009"),
+                               ([0], one.astype(jnp.float32), "KRN-010")):  # fmt: skip
+        with pytest.raises(errors.Refusal, match=clause):
+            sparse.store(values, jnp.array(slots), new)
+    # a traced call cannot look; it drops what is out of range
+    assert jax.jit(sparse.store)(values, jnp.array([-1, 1]), jnp.ones(2)).tolist() == [0, 1, 0]
+
+
+def test_PRT_019_a_layer_without_rows_or_columns_has_gradients():
+    for shape in ((0, 3), (3, 0), (0, 0)):
+        base = event.Base(jnp.full(4, NOWHERE), jnp.zeros(4))
+        slots, values = jnp.full(4, NOWHERE), jnp.zeros(4)
+        x = jnp.ones((2, shape[1]))
+        taken = jax.grad(lambda v, x=x, base=base, slots=slots, shape=shape: jnp.sum(
+            sparse.sparse_linear(x, base, slots, v, shape)))(values)  # fmt: skip
+        assert taken.tolist() == [0, 0, 0, 0]
+
+
 @pytest.mark.parametrize("kind", FLOATS)
 def test_the_gradients_of_a_layer_are_those_of_a_dense_definition(kind):
     base, delta, _ = event_of(kind)

@@ -94,6 +94,7 @@ _READ: tuple[tuple[str, Any, str, str, str], ...] = (
     ("FMT-141", compress.check_size, "<= RATIO * nbytes", "< 2 ** 63", "any ratio"),
     ("FMT-141", compress.check_size, "<= RATIO * nbytes", "< RATIO * nbytes", "1,024 times refused"),
     ("FMT-142", compress.unpack, " or head.has_checksum", "", "a checksum"),
+    ("FMT-142", compress.unpack, "head.window_size > WINDOW", "False", "a window of any size"),
     (
         "FMT-142",
         compress.unpack,

@@ -59,6 +59,8 @@ def removed_of(cost: Any, a: Values, flaw: str) -> Any:
 def sparsegpt(flaw: str = "") -> Operation:
     def op(a: Values) -> Values:
         w, x = a["weights"], a["inputs"]
+        if not w.size:
+            return right("prune.sparsegpt")(a)
         h, dead = damped(x, 0.01 if a["damping"] is None else a["damping"], flaw)
         u = factor(h, flaw)
         now = w.astype(h.dtype)

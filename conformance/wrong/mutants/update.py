@@ -10,6 +10,7 @@ from conformance.oracle import select, update
 from conformance.oracle.select import Round
 from conformance.oracle.update import State
 from conformance.wrong.mutants.base import Mutant, Operation, Values, changed, ids, mutant, right, unchecked
+from seft_ref.errors import UpdateError
 
 
 def event(flaw: str = "") -> Operation:
@@ -132,6 +133,14 @@ def of_another_step(a: Values) -> Values:
     return right("update.evolve")(a | after | {"n_drop": 0, "gradient": next_gradient})
 
 
+def ranked_anyway(a: Values) -> Values:
+    """Refuse a score that overflows, although no weight has to leave (EVT-005.3)."""
+    w = right("delta.effective")(a)
+    if not np.isfinite(a["gradient"].reshape(-1)[w["support"]] * w["weights"]).all():
+        raise UpdateError("SEL-004", "a score is infinite")
+    return right("update.adapt")(a)
+
+
 def _events(flaws: str) -> list[Mutant]:
     """Return a mutant for each line of `clauses | flaw | name`."""
     rows = [[part.strip() for part in line.split(" | ")] for line in flaws.strip().splitlines()]
@@ -144,12 +153,15 @@ MUTANTS: list[Mutant] = [
     ),
     mutant("DROP-001", "update.drop", largest_dropped, "the largest dropped"),
     *unchecked("update.drop", "SEL-004", "SEL-005"),
+    *unchecked("update.grow", "EVT-005", "TOP-003"),
+    *unchecked("delta.effective", "TOP-003"),
     mutant("GROW-001", "update.grow", changed("update.grow", dropped=lambda a: a["dropped"][:0]), "no just-dropped"),
     mutant("GROW-001", "update.grow", changed("update.grow", scope=lambda a: "active"), "never off the base"),
     mutant(
         "GROW-002", "update.grow", changed("update.grow", gradient=lambda a: np.maximum(a["gradient"], 0)), "ḡ for |ḡ|"
     ),
     mutant("EVT-004 ADPT-001", "update.adapt", lambda a: {"pruned": ids([])}, "no last pass"),
+    Mutant("update.adapt", "scores refused that nobody ranks", ("EVT-005",), ranked_anyway, refuses_good=True),
     mutant(
         "ADPT-002",
         "update.adapt",
