@@ -91,7 +91,7 @@ def _of_peft(place: Path, base: Any, changed: dict[str, Any]) -> dict[str, tuple
     from formats.dialects.changes import Changes
     from formats.dialects.shira import read_shira, write_shira
     from formats.dialects.super_tuning import read_super_tuning, write_super_tuning
-    from formats.records import flat
+    from formats.records import Sparse, flat
 
     written = {}
     for way, write, read, ending in (
@@ -102,6 +102,7 @@ def _of_peft(place: Path, base: Any, changed: dict[str, Any]) -> dict[str, tuple
         again = read(place / way, base.tensors).tensors
         for name, tensor in changed.items():
             found = again[name]
+            assert isinstance(found, Sparse)
             if (flat(found) != flat(tensor)).any() or found.values.tobytes() != tensor.values.tobytes():
                 raise AssertionError(f"{way} does not hold the changes of {name}")
         written[way] = _bytes(place / way), _held(place / way, ending)

@@ -77,10 +77,18 @@ def change(state: State, step: int, share: float) -> None:
             values[places] ^= 1
 
 
+def contiguous(state: State) -> State:
+    """Return a state of plain tensors that can be changed in place; tied tensors stay tied."""
+    made: dict[object, torch.Tensor] = {}
+    for tensor in state.values():
+        made.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), tensor.detach().contiguous())
+    return {name: made[t.data_ptr(), t.shape, t.stride()] for name, t in state.items()}
+
+
 def trainer(state_file: Path | None, share: float) -> tuple[State, Callable[[int], None]]:
     """Return a state, whose tensors are trained in place, and a function that trains the step of a given number."""
     if state_file is not None:
-        state: State = torch.load(state_file, map_location="cpu", weights_only=True)
+        state = contiguous(torch.load(state_file, map_location="cpu", weights_only=True))
         return state, lambda step: change(state, step, share)
     policy = new_policy()
     return policy.state_dict(), lambda step: reinforce(policy, step)

@@ -321,7 +321,8 @@ def _write_changes(
     others = sorted(name for name in checkpoint.tensors if not name.startswith(f"{operation}:"))
     others += [f"{name} going" for name, (_, after) in checkpoint.delta.tensors.items() if after is None]
     if others:
-        raise CannotHold("FMT-154", f"{to} holds {operation} only, the delta has {others[0]!r}")
+        other_way = "; use --to seft, or seft diff --op add where the sums are exact" if write_adapter else ""
+        raise CannotHold("FMT-154", f"{to} holds {operation} only, the delta has {others[0]!r}{other_way}")
     # the delta stores no masks here, because remove and whole are refused above
     stored = {name.split(":", 1)[1]: cast("Dense | Sparse", checkpoint.tensors[name]) for name in checkpoint.tensors}
     changes = Changes(operation, {name: listed(tensor) for name, tensor in stored.items()}, checkpoint.attributes)

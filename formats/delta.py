@@ -37,7 +37,13 @@ def verified(reader: Reader) -> Checkpoint:
             return reader[name]
         return Dense(np.broadcast_to(np.zeros((), DTYPES[info.dtype]), info.shape))
 
-    return checkpoint_of(reader, Lazy(reader.names(), reader.load_verified, outline, content, reader.__getitem__))
+    def load(name: str) -> Tensor:
+        try:
+            return reader.load_verified(name)
+        except FormatError as error:
+            raise FormatError(error.clause, f"{reader.path}: {error.message}; fetch it again") from error
+
+    return checkpoint_of(reader, Lazy(reader.names(), load, outline, content, reader.__getitem__))
 
 
 def contents(checkpoint: Checkpoint) -> dict[str, str]:
@@ -130,7 +136,7 @@ def _nbytes(tensor: Tensor) -> int:
 def from_changes(
     base: Checkpoint,
     op: str,
-    changes: Mapping[str, Sparse],
+    changes: Mapping[str, Sparse | Dense],
     attributes: dict[str, JSON] | None = None,
     removed: Mapping[str, Mask] | None = None,
 ) -> Checkpoint:
@@ -139,7 +145,7 @@ def from_changes(
     Args:
         base: the model to change.
         op: ``"replace"`` or ``"add"``.
-        changes: base tensor name -> new values or amounts, of the base tensor's shape.
+        changes: base tensor name -> new values or amounts, of the base tensor's shape; a whole tensor if it is dense.
         attributes: those of the delta.
         removed: base tensor name -> the positions to remove from it. `changes` must name the tensor, too, and op must
             be ``"replace"``.
@@ -157,6 +163,8 @@ def from_changes(
         # FMT-132: of two operations the one that changes nothing is left out
         by_operation: dict[str, Tensor] = {REMOVE: going} if going is not None and going.nnz else {}
         changed = changes[name]
+        if isinstance(changed, Dense):
+            return {WHOLE: changed}
         return by_operation if by_operation and not changed.nnz else by_operation | {op: changed}
 
     stored = []

@@ -25,6 +25,24 @@ MAX_PARTS = 99_999
 STOCK = re.compile(r"(?i)(model|adapter_model|pytorch_model)(-\d+-of-\d+)?\.safetensors")
 
 
+_VERSION_FOLDER = re.compile(r"weight_v\d{6,}", re.ASCII)
+_VERSION_FILE = re.compile(r"\d{6,18}\.(model|delta)", re.ASCII)
+
+
+def advice_for(folder: Path) -> str:
+    """Return what a folder that holds no model is instead, by the names in it, and what to do; empty if unknown."""
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    if {"adapter_config.json", "adapter_model.safetensors"} & {*names}:
+        missing = {"adapter_config.json", "adapter_model.safetensors"} - {*names}
+        what = f"is an adapter without {min(missing)}; fetch that again" if missing else "is an adapter"
+        return f"{folder} {what}; seft convert {folder} DELTA --to delta --base MODEL makes a delta of it"
+    if _VERSION_FOLDER.fullmatch(folder.name) and "model.safetensors.index.json" not in names:
+        return f"{folder} is a version folder without its index, model.safetensors.index.json; fetch it again"
+    if versions := [name for name in names if _VERSION_FILE.fullmatch(name)]:
+        return f"{folder} holds {len(versions)} versions of a run; name one, such as {folder / versions[-1]}"
+    return ""
+
+
 def is_sparse(path: Path) -> bool:
     """Return whether a path looks like a checkpoint of this format, even a damaged one; OSError if it is not there.
 
@@ -95,12 +113,13 @@ def unlisted(folder: Path, listed: Collection[str]) -> list[str]:
     return [n for n in names if n not in listed and not n.startswith(".") and not n.lower().startswith("model.sparse")]
 
 
-def expected_files(names: Collection[str], roots: Sequence[str] | None) -> list[str]:
+def expected_files(names: Collection[str], roots: Sequence[str] | None, advice: str = "") -> list[str]:
     """Return the checkpoint files of a folder in part order, after verifying that it holds these and no others.
 
     Args:
         names: the file names of the folder.
         roots: the root digests of the index, None where there is no index.
+        advice: what the folder is if it is no checkpoint (`advice_for`).
 
     Raises:
         FormatError: FMT-102, FMT-103.
@@ -111,7 +130,7 @@ def expected_files(names: Collection[str], roots: Sequence[str] | None) -> list[
     if expected - ours:
         raise FormatError(
             "FMT-102",
-            f"the folder lacks {min(expected - ours)!r}; is it a sparse checkpoint? seft show tells",
+            f"the folder lacks {min(expected - ours)!r}; {advice or 'is it a sparse checkpoint? seft show tells'}",
         )
     if ours - expected:
         raise FormatError(

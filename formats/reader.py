@@ -9,7 +9,7 @@ from formats import digest, validate
 from formats.delta_rules import check_delta
 from formats.errors import FormatError
 from formats.header import Companion, Manifest
-from formats.index import INDEX, MAX_INDEX, compare_index, expected_files, parse_index
+from formats.index import INDEX, MAX_INDEX, advice_for, compare_index, expected_files, parse_index
 from formats.lazy import Lazy
 from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
 from formats.regular import read_bounded
@@ -72,13 +72,14 @@ class Reader(Mapping[str, Tensor]):
 
     def __init__(self, path: Path) -> None:
         index = None
+        self.path = path
         if not path.is_dir():
             self._parts = [PartReader(path)]
         else:
             entries = [entry.name for entry in path.iterdir()]
             index = read_index(path) if INDEX in entries else None
             roots = None if index is None else parse_index(index)
-            self._parts = [PartReader(path / name) for name in expected_files(entries, roots)]
+            self._parts = [PartReader(path / name) for name in expected_files(entries, roots, advice_for(path))]
             if any(part.packed for part in self._parts):
                 raise FormatError("FMT-177", f"{path.name} holds a packed file; only a file outside a folder is packed")
         manifests = [part.manifest for part in self._parts]

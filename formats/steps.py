@@ -77,6 +77,7 @@ class Publisher:
         Raises:
             FormatError: FMT-176 if another publisher has the folder, it belongs to another run or an option is out of
                 range; the clause that a file of it breaks.
+            OSError: if the folder cannot be made or written to.
         """
         if not isinstance(run, str) or not isinstance(every, int) or not isinstance(keep, int):
             raise FormatError(
@@ -92,7 +93,10 @@ class Publisher:
         self._every, self._keep, self._compress = every, keep, compress
         if not self.folder.parent.is_dir():
             raise FormatError("FMT-176", f"{self.folder.parent} does not exist; make it first")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FormatError("FMT-176", f"{self.folder} is a file; name a folder")
         self.folder.mkdir(exist_ok=True)
+        atomic.check_file(self.folder / "lock")
         self._lock = Lock(
             self.folder / "lock",
             f"another Publisher, of this or another process, publishes into {folder}; close it first",
@@ -132,6 +136,12 @@ class Publisher:
         if model.kind != "model" or model.delta is not None:
             kind = f"{model.kind!r}" + (" with `delta` set" if model.kind == "model" else "")
             raise FormatError("FMT-176", f"a checkpoint of kind {kind} was given, models are published")
+        if model.files:
+            raise FormatError(
+                "FMT-013",
+                f"the model has the companions {', '.join(sorted(model.files))}, which versions do not have; publish "
+                "dataclasses.replace(model, files={}) and copy them once",
+            )
         if not self._lock.is_there():
             raise FormatError(
                 "FMT-176", f"{self.folder} was removed or replaced, or this publisher is closed; make a new Publisher"
@@ -241,8 +251,13 @@ class Follower:
             raise FormatError("FMT-176", f"{self.path.parent} does not exist; make it first")
         if self.path.resolve().parent == self.folder.resolve():
             raise FormatError("FMT-176", f"{self.path} lies among the versions; name a file beside {self.folder}")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FormatError("FMT-176", f"{self.folder} is a file; name the folder of the versions")
         check_file_name(self.path, None)
         atomic.check_file(self.path)
+        if self.path.exists():
+            # looked at before it is locked, so that no lock is left beside a file that is refused
+            published_as(self._current(), self.path)
         lock = self.path.with_name(f".{self.path.name}.lock")
         self._lock = Lock(lock, f"another Follower, of this or another process, follows into {path}; name another file")
         self.run: str | None = None

@@ -15,7 +15,7 @@ from formats import strict_json, validate
 from formats.container import FLOATS, MappedFile, Section, dtype_name
 from formats.dialects.stock import open_stock
 from formats.errors import CannotHold, FormatError
-from formats.records import Array, Dense, Mask, Sparse, Tensor, from_flat, rows_of, with_values
+from formats.records import Array, Dense, Mask, Sparse, Tensor, bits, from_flat, rows_of, with_values
 from formats.regular import read_bounded
 from formats.strict_json import JSON, Fraction
 
@@ -40,13 +40,24 @@ class Changes:
 
     op: str
     """``"add"``: values are amounts to add; ``"replace"``: values are the new bits."""
-    tensors: Mapping[str, Sparse]
-    """Name of a base tensor -> its changed positions in the shape of the base, row-major, each once. Lazy: a tensor
-    is read, sorted and checked on each access."""
+    tensors: Mapping[str, Sparse | Dense]
+    """Name of a base tensor -> its changed positions in the shape of the base, row-major, each once; a scalar as a
+    whole, if op is ``"replace"``. Lazy: a tensor is read, sorted and checked on each access."""
     attributes: dict[str, JSON] = field(default_factory=dict)
     """The attributes with which a checkpoint records the source; fractions are `float.hex` strings."""
     removed: Mapping[str, Mask] = field(default_factory=dict)
     """Name of a base tensor -> the positions to remove from it; only if op is ``"replace"``."""
+
+    def positions_of(self, name: str) -> Sparse:
+        """Return the changed positions of a tensor.
+
+        Raises:
+            CannotHold: FMT-154 for a scalar, which changes as a whole.
+        """
+        tensor = self.tensors[name]
+        if isinstance(tensor, Dense):
+            raise CannotHold("FMT-154", f"{name!r} is a scalar and changes, which this format cannot hold")
+        return tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,8 +111,11 @@ def open_adapter(folder: Path, peft_type: str, role_sets: Iterable[frozenset[str
         role = next((role for role in roles if name.endswith("." + role)), "")
         module = name[len(PREFIX) : -len(role) - 1]
         if not role or not module or not name.startswith(PREFIX):
+            whole = " A whole module was trained (modules_to_save): merge with PEFT, then seft diff MODEL MERGED DELTA."
             raise FormatError(
-                clause, f"{name!r} has no place in this adapter, expected {PREFIX}<module>.{'|'.join(sorted(roles))}"
+                clause,
+                f"{name!r} has no place in this adapter, expected {PREFIX}<module>.{'|'.join(sorted(roles))}."
+                + (whole if name.endswith((".weight", ".bias")) else ""),
             )
         modules.setdefault(module, {})[role] = section
     if not modules:
@@ -157,17 +171,32 @@ def check_in_base(names: Iterable[str], base: Mapping[str, Tensor], clause: str)
             )
 
 
-def base_tensor(base: Mapping[str, Tensor], name: str, clause: str) -> Dense | Sparse:
+def replacement(before: Dense | Sparse, old: Array, new: Array) -> Sparse | Dense:
+    """Return what replaces a tensor: the positions whose bits change and their new values, or a scalar as a whole.
+
+    Shapes: old and new (elements,), the expanded values before and after.
+    """
+    if not before.shape:
+        return Dense(new.reshape(()))
+    changed = np.flatnonzero(bits(new) != bits(old))
+    return with_values(from_flat(before.shape, changed), new[changed])
+
+
+def base_tensor(base: Mapping[str, Tensor], name: str, clause: str, *, scalars: bool = False) -> Dense | Sparse:
     """Return a tensor of the base, after verifying that a `Sparse` can hold its changes.
 
+    scalars  whether a scalar is taken, whose changes a `Dense` holds
+
     Raises:
-        CannotHold: FMT-154 for a scalar or for rows of 2^31 columns or more.
+        CannotHold: FMT-154 for rows of 2^31 columns or more, and for a scalar that is not taken.
         FormatError: clause for a mask, which has no values.
     """
     tensor = base[name]
     if isinstance(tensor, Mask):
         raise FormatError(clause, f"{name!r} of the base is a mask, which has no values to change")
-    if not tensor.shape or tensor.shape[-1] > validate.MAX_SPARSE_DIM:
+    if not tensor.shape and not scalars:
+        raise CannotHold("FMT-154", f"{name!r} of the base is a scalar, which has no positions to change")
+    if tensor.shape and tensor.shape[-1] > validate.MAX_SPARSE_DIM:
         raise CannotHold(
             "FMT-154", f"{name!r} of the base has shape {list(tensor.shape)}; changes need rows shorter than 2^31"
         )

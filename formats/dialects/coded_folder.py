@@ -57,7 +57,11 @@ def write_coded(
     if wrong:
         raise FormatError(clause, f"{wrong[0]!r} is no weight of a module, whose name ends in .weight")
     if CONFIG not in checkpoint.files:
-        raise FormatError(clause, f"the model has no {CONFIG}, which has to describe its codes")
+        raise FormatError(
+            clause,
+            f"the model has no {CONFIG}, which has to describe its codes; a single file has none: take the difference "
+            "to a folder that has it (seft diff FOLDER FILE DELTA), and apply that to the folder",
+        )
     grid = _grid(checkpoint)
     for name in checkpoint.scales:
         refuse_parts_of_words(layout, grid, like(checkpoint.tensors, name).shape, name)

@@ -22,7 +22,7 @@ from formats.dialects.sparsify import sparsified
 from formats.dialects.stock import open_stock, outline, write_stock
 from formats.dialects.weight_sync import refuse_version
 from formats.errors import CannotHold, FormatError
-from formats.index import MAX_INDEX
+from formats.index import MAX_INDEX, advice_for
 from formats.lazy import Lazy, like
 from formats.reader import Reader, open_checkpoint
 from formats.records import ANY, LIMIT, Array, Checkpoint, Dense, Mask, Tensor, to_dense
@@ -344,8 +344,8 @@ def _shards(folder: Path) -> dict[str, tuple[MappedFile, dict[str, Section]]]:
     if (folder / WHOLE).is_file():
         return {WHOLE: open_stock(folder / WHOLE)}
     if not (folder / INDEX).is_file():
-        why = f"{folder} has neither {WHOLE} nor {INDEX}, the weight files of a model; seft convert reads adapters"
-        raise FormatError("FMT-120", why)
+        why = f"{folder} has neither {WHOLE} nor {INDEX}, the weight files of a model"
+        raise FormatError("FMT-120", f"{why}; {advice}" if (advice := advice_for(folder)) else why)
     weight_map = _weight_map(folder / INDEX)
     shards = {}
     for file_name in sorted(set(weight_map.values())):

@@ -68,7 +68,7 @@ def plans_of(changes: Changes, base: Mapping[str, Tensor], kind: str) -> list[Pl
         )
     if not changes.tensors:
         raise CannotHold("FMT-154", "there are no changes, and PEFT loads no adapter without a module")
-    return [_plan(name, tensor, base, kind) for name, tensor in changes.tensors.items()]
+    return [_plan(name, changes.positions_of(name), base, kind) for name in changes.tensors]
 
 
 def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor], kind: str) -> Plan:
@@ -90,7 +90,8 @@ def _plan(name: str, tensor: Sparse, base: Mapping[str, Tensor], kind: str) -> P
     dtype = dtype_name(tensor.dtype)
     if dtype not in WRITABLE:
         raise CannotHold(
-            "FMT-154", f"{name!r} has amounts of {dtype}, which PEFT does not keep; cast them to F32 first"
+            "FMT-154",
+            f"{name!r} has amounts of {dtype}, which PEFT does not keep; seft convert ... --to seft takes them",
         )
     check_change(tensor, name)
     return Plan(name, dtype, tensor.shape, tensor.nnz, before.nnz, bool(adds_nothing(tensor.values).any()))

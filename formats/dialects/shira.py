@@ -131,7 +131,7 @@ def write_shira(
 
     def content(section: str) -> Array:
         plan = sources[section]
-        positions, values = padded_to(sizes[plan.name], changes.tensors[plan.name], base[plan.name])
+        positions, values = padded_to(sizes[plan.name], changes.positions_of(plan.name), base[plan.name])
         if section.endswith(VALUES):
             return values
         return np.stack(np.divmod(positions, plan.shape[1])).astype(np.int32)

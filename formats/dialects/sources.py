@@ -27,7 +27,7 @@ from formats.dialects.super_tuning import read_super_tuning
 from formats.dialects.trl_delta import read_trl_delta
 from formats.dialects.weight_sync import is_version, read_weight_sync, refuse_version
 from formats.errors import FormatError
-from formats.index import is_sparse, unlisted
+from formats.index import advice_for, is_sparse, unlisted
 from formats.lazy import Lazy
 from formats.reader import open_checkpoint
 from formats.records import LIMIT, Checkpoint, Sparse, Tensor
@@ -113,7 +113,7 @@ def open_changes(
         return delta.from_changes(base, changes.op, changes.tensors, changes.attributes, changes.removed)
     if changes.op != "add":
         raise FormatError("FMT-084", f"dtype casts amounts to add, and {path} holds new values; leave it out")
-    amounts: Mapping[str, Sparse] = Lazy(changes.tensors, lambda name: cast(changes.tensors[name], dtype, name))
+    amounts: Mapping[str, Sparse] = Lazy(changes.tensors, lambda name: cast(changes.positions_of(name), dtype, name))
     return delta.from_changes(base, changes.op, amounts, {**changes.attributes, "cast": dtype})
 
 
@@ -180,7 +180,14 @@ def detect(path: Path) -> str:
             raise FormatError(
                 "FMT-084", f"{path} has its weights as pytorch_model.bin; let transformers save it as safetensors"
             )
-        raise FormatError("FMT-084", f"{path} is in no format that is read; if it is in one, name it")
+        if (path / CONFIG).is_file():
+            stated, known = str(_json(path / CONFIG).get("peft_type")), " or ".join(sorted(_PEFT_TYPES))
+            raise FormatError(
+                "FMT-084",
+                f"{path / CONFIG} states the peft_type {stated:.80}, expected {known}; fetch a damaged one again",
+            )
+        advice = advice_for(path) or f"{path} is in no format that is read; if it is in one, name it with --from"
+        raise FormatError("FMT-084", advice)
     return kind
 
 

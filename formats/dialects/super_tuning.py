@@ -206,7 +206,7 @@ def write_super_tuning(
 
     def content(section: str) -> Array:
         plan = sources[section]
-        positions, values = padded_to(sizes[plan.name], changes.tensors[plan.name], base[plan.name])
+        positions, values = padded_to(sizes[plan.name], changes.positions_of(plan.name), base[plan.name])
         return values if section.endswith(VALUES) else positions.astype(np.int32)
 
     sections = [

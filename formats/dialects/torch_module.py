@@ -62,7 +62,7 @@ def from_module(
         CannotHold: FMT-154 for a tensor that a checkpoint cannot hold, and for tied tensors with two supports.
     """
     slots = _slots(module)
-    supports = _given_masks(masks or {}, slots)
+    supports = _of_tied(_given_masks(masks or {}, slots), slots)
     tensors: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     owners: dict[object, tuple[str, NDArray[np.bool_] | None]] = {}
@@ -82,6 +82,13 @@ def from_module(
         owners[slot.memory] = (name, support)
         tensors[name] = _record(slot, support, name)
     return Checkpoint("model", tensors, tied=tied)
+
+
+def _of_tied(supports: dict[str, NDArray[np.bool_]], slots: Mapping[str, _Slot]) -> dict[str, NDArray[np.bool_]]:
+    """Return masks by name; one that is given for a name of a tied tensor holds for its other names, too."""
+    by_memory = {slots[name].memory: support for name, support in reversed(supports.items())}
+    others = {n: by_memory[s.memory] for n, s in slots.items() if s.mask is None and s.memory in by_memory}
+    return others | supports
 
 
 def _record(slot: _Slot, support: NDArray[np.bool_] | None, name: str) -> Tensor:
@@ -196,6 +203,8 @@ def _misfits(
         assert not isinstance(record, Mask)
         actual = (list(record.shape), TORCH.get(record.dtype, record.dtype))
         expected = (list(slot.tensor.shape), slot.tensor.dtype)
+        if any(stride == 0 and n > 1 for n, stride in zip(slot.tensor.shape, slot.tensor.stride(), strict=True)):
+            yield f"{name!r} is an expanded view, whose entries share memory; clone() it in the module"
         if actual != expected:
             yield f"{name!r} is {actual[1]} {actual[0]}, the module has {expected[1]} {expected[0]}"
         if prune_masks and isinstance(record, Sparse) and (not slot.is_parameter or record.dtype in _UNPRUNABLE):

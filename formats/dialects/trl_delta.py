@@ -94,7 +94,8 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
         )
     sizes = {}
     outlines = []
-    for name, tensor in changes.tensors.items():
+    for name in changes.tensors:
+        tensor = changes.positions_of(name)
         check_change(tensor, name)
         positions = flat(tensor)
         if positions.size and int(positions[-1]) > validate.MAX_SPARSE_DIM:
@@ -111,7 +112,7 @@ def write_trl_delta(path: str | os.PathLike[str], changes: Changes, metadata: Ma
         if section == EMPTY:
             return np.zeros(1, dtype=np.int32)
         name, role = section.rsplit(".", 1)
-        tensor = changes.tensors[name]
+        tensor = changes.positions_of(name)
         return tensor.values if role == "values" else flat(tensor).astype(np.int32)
 
     with atomic.new_file(Path(path)) as temporary:

@@ -17,22 +17,21 @@ from numpy.typing import NDArray
 
 from formats import delta, validate
 from formats.container import dtype_name
-from formats.dialects.changes import base_tensor, check_in_base, sorted_support
+from formats.dialects.changes import base_tensor, check_in_base, replacement, sorted_support
 from formats.dialects.torch_tensors import NUMPY, TORCH, from_torch, to_torch
 from formats.errors import CannotHold, FormatError
 from formats.records import (
     LIMIT,
     Array,
     Checkpoint,
+    Dense,
     DType,
     Mask,
     Sparse,
     Tensor,
     bits,
     flat,
-    from_flat,
     to_dense,
-    with_values,
 )
 
 PATCHED = frozenset({"F16", "BF16", "F32", "F64"})
@@ -141,7 +140,7 @@ def delta_from_patches(base: Checkpoint, patches: Iterable[Patch]) -> Checkpoint
 
     Raises:
         FormatError: FMT-169 for what is malformed or does not fit the base; FMT-131 if nothing changes.
-        CannotHold: FMT-154 for a scalar that changes, and a tensor that is not a plain one with values.
+        CannotHold: FMT-154 for a tensor that is not a plain one with values.
     """
     by_name: dict[str, list[Patch]] = {}
     kinds: set[bool] = set()
@@ -202,15 +201,14 @@ def _error(message: str) -> FormatError:
     return FormatError("FMT-169", message)
 
 
-def _changed(base: Mapping[str, Tensor], name: str, patches: Iterable[Patch]) -> Sparse:
+def _changed(base: Mapping[str, Tensor], name: str, patches: Iterable[Patch]) -> Sparse | Dense:
     """Return the changes by the patches of one tensor: positions whose bits differ from the base, and new values."""
-    before = base_tensor(base, name, "FMT-169")
+    before = base_tensor(base, name, "FMT-169", scalars=True)
     old = to_dense(before, limit=LIMIT).reshape(-1)
     new = old.copy()
     for patch in patches:
         _apply(new, patch, before.shape)
-    changed = np.flatnonzero(bits(new) != bits(old))
-    return with_values(from_flat(before.shape, changed), new[changed])
+    return replacement(before, old, new)
 
 
 def _apply(new: Array, patch: Patch, shape: tuple[int, ...]) -> None:
@@ -247,7 +245,7 @@ def _apply(new: Array, patch: Patch, shape: tuple[int, ...]) -> None:
         raise _error(f"{name!r} is {dtype}, sparse patches hold {_PATCHED}")
     if _count_nan(values):
         raise _error(f"{name!r} has a new value that is NaN, which marks what stays in vLLM")
-    support, permutation = sorted_support(indices.astype(np.int64), shape, name, "FMT-169")
+    support, permutation = sorted_support(indices.astype(np.int64), shape or (1,), name, "FMT-169")
     new[flat(support)] = values[permutation]
 
 

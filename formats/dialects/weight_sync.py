@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from formats import atomic, change, strict_json, validate
 from formats.container import BITS, MappedFile, Section, dtype_name, raw_bytes
-from formats.dialects.changes import Changes, base_tensor, check_in_base, check_vector
+from formats.dialects.changes import Changes, base_tensor, check_in_base, check_vector, replacement
 from formats.dialects.stock import MAX_HEADER, open_stock, outline, write_stock
 from formats.errors import CannotHold, FormatError
 from formats.index import MAX_INDEX
 from formats.lazy import Lazy, like
-from formats.records import LIMIT, Checkpoint, Dense, Mask, Sparse, Tensor, bits, from_flat, to_dense, with_values
+from formats.records import LIMIT, Checkpoint, Dense, Mask, Sparse, Tensor, to_dense
 from formats.regular import read_bounded
 from formats.strict_json import JSON
 
@@ -52,7 +52,6 @@ def read_weight_sync(path: str | os.PathLike[str], base: Mapping[str, Tensor]) -
     Raises:
         FormatError: FMT-168 for what is missing, unknown or does not fit, and for a checksum that differs when a
             tensor is accessed; FMT-121 for a malformed file.
-        CannotHold: FMT-154 for a scalar that changes.
     """
     version = open_version(path)
     check_in_base(version.sections, base, "FMT-168")
@@ -91,7 +90,8 @@ def apply_weight_sync(base: Checkpoint, paths: Iterable[str | os.PathLike[str]])
         tensor = base.tensors[name]
         for version in versions:
             if name in version.sections:
-                tensor = change.apply(tensor, {"replace": version.changes(name, tensor)}, name)
+                new = version.changes(name, tensor)
+                tensor = new if isinstance(new, Dense) else change.apply(tensor, {"replace": new}, name)
         return tensor
 
     return replace(base, tensors=Lazy(base.tensors, make, lambda name: like(base.tensors, name)))
@@ -106,13 +106,13 @@ class Version:
     sections: dict[str, tuple[MappedFile, Section, str]]
     """Name of a changed tensor -> its file, its zstd frame there, and the checksum of its new bytes."""
 
-    def changes(self, name: str, old: Tensor) -> Sparse:
-        """Return the changes of a tensor, positions and new bits, after comparing its checksum.
+    def changes(self, name: str, old: Tensor) -> Sparse | Dense:
+        """Return the changes of a tensor, positions and new bits, or a new scalar, after comparing its checksum.
 
         Raises:
             FormatError, CannotHold: as `read_weight_sync`.
         """
-        before = base_tensor({name: old}, name, "FMT-168")
+        before = base_tensor({name: old}, name, "FMT-168", scalars=True)
         if BITS[dtype_name(before.dtype)] < 8:
             raise CannotHold("FMT-154", f"{name!r} has values of less than a byte, which change by bytes here")
         file, section, promised = self.sections[name]
@@ -127,8 +127,7 @@ class Version:
             )
         new = data.view(before.dtype)
         validate.check_bool(new, name)
-        changed = np.flatnonzero(bits(new) != bits(values.reshape(-1)))
-        return with_values(from_flat(before.shape, changed), new[changed])
+        return replacement(before, values.reshape(-1), new)
 
 
 def open_version(path: str | os.PathLike[str]) -> Version:

@@ -148,8 +148,8 @@ def adapt(weight: Base, gradient: Array, budget: Any, exempt: Array | None = Non
     excess = jnp.maximum(0, jnp.sum(stored) - budget)
     chosen = smallest(score, weight.positions, excess, prunable)
     # EVT-005.3: without an excess nothing is ranked, so that only the evidence has to be finite
-    seen = jnp.isfinite(_taken(gradient, positions))
-    ranked = jnp.where(excess > 0, score, jnp.where(seen, 0, jnp.inf).astype(score.dtype))
+    finite = jnp.isfinite(_taken(gradient, positions))
+    ranked = jnp.where(excess > 0, score, jnp.where(finite, 0, jnp.inf).astype(score.dtype))
     return Pruned(packed(chosen, weight.positions)[0], trouble(ranked, excess, prunable))
 
 

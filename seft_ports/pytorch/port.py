@@ -61,9 +61,9 @@ class Port:
         if operation is None or _DTYPES[dtype] not in self.classes(op):
             raise Unsupported(op)
         try:
-            given = {name: _there(value) for name, value in inputs.items()}
-            _check_positions(given)
-            out = operation(given)
+            tensors = {name: _there(value) for name, value in inputs.items()}
+            _check_positions(tensors)
+            out = operation(tensors)
         except SeftError as error:
             raise Refused(error.clause, str(error)) from error
         return {name: _back(value) for name, value in out.items()}

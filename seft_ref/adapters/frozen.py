@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from jaxtyping import Float
 
 from seft_ref.arrays.library import Array, array_namespace, device, from_numpy
@@ -15,8 +14,8 @@ from seft_ref.layers.linear import Linear
 from seft_ref.topology.csr import Topology
 from seft_ref.update.delta import Base
 
-LARGEST = float(np.finfo(np.float32).max)
-"""The largest scale of an adapter (ADP-009.2): beyond it 0 times the scale would be NaN."""
+LARGEST = 2.0**128 - 2.0**104
+"""The largest scale of an adapter, that of float32 (ADP-009.2): beyond it 0 times the scale would be NaN."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

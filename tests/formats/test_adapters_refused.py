@@ -124,7 +124,7 @@ class TestFolders:
             read_all(read, make(tmp_path / "a"), {"q.weight": base})
 
     def test_FMT_154_a_base_that_is_a_scalar(self, tmp_path, make, read, clause):
-        with pytest.raises(errors.CannotHold, match="shape"):
+        with pytest.raises(errors.CannotHold, match="is a scalar"):
             read_all(read, make(tmp_path / "a"), {"q.weight": Dense(np.float32(1).reshape(()))})
 
 
@@ -243,7 +243,7 @@ def test_FMT_154_shira_holds_matrices_of_the_shape_of_the_base(tmp_path, change,
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int8, ml_dtypes.float8_e4m3fn])
 def test_FMT_154_shira_holds_what_float32_holds(tmp_path, dtype):
-    with pytest.raises(errors.CannotHold, match="cast them to F32"):
+    with pytest.raises(errors.CannotHold, match="--to seft takes them"):
         write_shira(tmp_path / "s", one(some_changes((3, 5), dtype, 0)), dense_base())
 
 

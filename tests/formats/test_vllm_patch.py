@@ -228,7 +228,6 @@ BROKEN = {
         "FMT-169.*'ids' is I64, sparse patches hold BF16, F16, F32, F64",
     ),
     "no tensor": (with_(values=[1.0, 2.0]), "FMT-154.*is a list, expected a plain torch.Tensor"),
-    "a scalar": ([WeightPatch("one", (), torch.float32, torch.ones(1), torch.tensor([0]))], "FMT-154.*'one'"),
     "a mask": ([WeightPatch("mask", (2, 2), torch.bool, torch.ones(1).bool(), torch.tensor([0]))], "FMT-169.*a mask"),
     "the same": (with_(values=torch.ones(2)), "FMT-131.*leave every tensor as it is"),
     "nothing": ([], "FMT-131.*leave every tensor as it is"),

@@ -9,8 +9,7 @@ import numpy as np
 from conformance.oracle import select, update
 from conformance.oracle.select import Round
 from conformance.oracle.update import State
-from conformance.wrong.mutants.base import Mutant, Operation, Values, changed, ids, mutant, right, unchecked
-from seft_ref.errors import UpdateError
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, ids, mutant, right, unchecked
 
 
 def event(flaw: str = "") -> Operation:
@@ -137,7 +136,7 @@ def ranked_anyway(a: Values) -> Values:
     """Refuse a score that overflows, although no weight has to leave (EVT-005.3)."""
     w = right("delta.effective")(a)
     if not np.isfinite(a["gradient"].reshape(-1)[w["support"]] * w["weights"]).all():
-        raise UpdateError("SEL-004", "a score is infinite")
+        raise REFUSALS[0]("SEL-004", "a score is infinite")
     return right("update.adapt")(a)
 
 
