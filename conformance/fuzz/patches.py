@@ -265,7 +265,6 @@ def _apply(patch: Patch, one: Plain, cells: list[bytes]) -> None:
     states_none = patch.form == "sparse" or (patch.dtype is None and patch.form == "vllm")
     stated = patch.of_values if states_none else patch.dtype
     need(stated == patch.of_values == one.dtype, "the dtype of the base")
-    need(len(one.shape) > 0, "FMT-154: a row")
     new = [patch.values[i : i + one.width] for i in range(0, len(patch.values), one.width)]
     if prod(patch.value_shape) == len(new):
         need(len(patch.value_shape) == 1, "one dimension of values")

@@ -126,7 +126,7 @@ class Versions:
             before = metadata["version"].lstrip("0")
             for name, (frame, total) in frames.items():
                 need(name in base, "a tensor of the base")
-                need(base[name].shape and base[name].dtype not in ("F4", "F6_E2M3", "F6_E3M2"), "changes by bytes")
+                need(base[name].dtype not in ("F4", "F6_E2M3", "F6_E3M2"), "changes by bytes")
                 old = now[name]
                 now[name] = _applied(old, _expanded(frame), metadata["delta_encoding"])
                 need(total == SUMS[metadata["checksum_format"]](now[name]), "FMT-168.6")
@@ -136,7 +136,8 @@ class Versions:
         changes = {}
         for name in frames:
             cells = zip(base[name].cells(), replace(base[name], data=now[name]).cells(), strict=True)
-            changes[name] = {i: new for i, (old, new) in enumerate(cells) if new != old}
+            # a scalar is there as a whole, because it has no positions
+            changes[name] = {i: new for i, (old, new) in enumerate(cells) if new != old or not base[name].shape}
         return changes
 
 
