@@ -20,7 +20,7 @@ def seed_word(seed: int) -> Array:
         Refusal: RNG-002 for a seed that is no integer in 0 … 2⁶⁴ − 1.
     """
     # RNG-002
-    if not 0 <= seed < 2**64:
+    if int(seed) != seed or not 0 <= seed < 2**64:
         raise Refusal("RNG-002", f"{seed} is no integer from 0 to 2^64 - 1")
     return jnp.uint64(seed)
 

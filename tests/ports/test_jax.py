@@ -23,7 +23,7 @@ from conformance.cases.signatures import covering, signatures  # noqa: E402
 from conformance.judge.harness import Variant, run  # noqa: E402
 from conformance.judge.judgement import cases_of  # noqa: E402
 from conformance.protocol.child import Child  # noqa: E402
-from seft_ports.jax import errors, event, exact, example, optimizer, schedule, select, sparse, topology  # noqa: E402
+from seft_ports.jax import counter, errors, event, exact, example, optimizer, schedule, select, sparse, topology  # noqa: E402
 from seft_ports.jax.port import Port  # noqa: E402
 from seft_ports.jax.topology import NOWHERE  # noqa: E402
 
@@ -290,6 +290,12 @@ def test_OPT_005_a_subnormal_moment_makes_a_normal_step():
     delta = event.new_delta(jnp.arange(2), jnp.float32)
     after = jax.jit(optimizer.adamw)(delta, jnp.array([5e-38, -5e-38], jnp.float32), 1e-3)
     np.testing.assert_allclose(after.values, [-5e-33, 5e-33], rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5])
+def test_RNG_002_a_seed_that_is_no_word_is_refused(seed):
+    with pytest.raises(errors.Refusal, match="RNG-002"):
+        counter.seed_word(seed)
 
 
 def test_KRN_010_arrays_of_other_dtypes_and_slots_out_of_range_are_refused():
