@@ -1,5 +1,6 @@
 """Checks of a GPU: the kit, products against their definition, runs against those on the processor; and memory."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,14 @@ TOKENS = (0, 1, 3, 16, 17, 128, 300)
 """Numbers of tokens of these products."""
 TERMS = (512, 4096)
 """Numbers of equal terms whose sums are compared."""
+WIDE_LAYER = (2048, 4096, 512)
+"""Rows, columns and tokens of the layer whose sums are checked."""
+OPEN_MPI = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+"""Variables that let Open MPI run as root, and with more processes than cores."""
 HALVES = ("float16", "bfloat16")
 LOSSES_WITHIN = {"float64": 1e-10, "float32": 1e-4}
 """The allowed relative difference of losses between two devices."""
@@ -107,6 +116,7 @@ def check_kernels(gpu: Gpu) -> Iterator[Checked]:
         yield Checked(what, not differ, "the same" if not differ else f"differ: {', '.join(differ[:6])}")
     for n in TERMS:
         yield _many_equal_terms(gpu, n)
+    yield _a_wide_layer(gpu)
 
 
 def check_processes(folder: Path) -> Iterator[Checked]:
@@ -133,9 +143,9 @@ def check_processes(folder: Path) -> Iterator[Checked]:
             str(text),
             *wanted.split(),
         ]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        done = subprocess.run(line, capture_output=True, text=True, check=False, env=os.environ | OPEN_MPI, timeout=900)
         if done.returncode:
-            last = (done.stderr.strip() or "no word").splitlines()[-1]
+            last = ([one for one in done.stderr.splitlines() if one.strip(" -")] or ["no word"])[-1]
             yield Checked("two processes over MPI, float64", False, f"{' '.join(launcher) or 'one'}: {last}")
             return
         with formats.open(out) as reader:
@@ -191,6 +201,18 @@ def _many_equal_terms(gpu: Gpu, n: int) -> Checked:
     worst = max(off, key=lambda name: off[name])
     details = f"{worst} is off by {off[worst]:.0f} roundings of {tau(n):.0f} allowed"
     return Checked(f"sums of {n} equal terms (KRN-006)", off[worst] <= tau(n), details)
+
+
+def _a_wide_layer(gpu: Gpu) -> Checked:
+    """Check sums of equal terms in a layer of a usual size; a library cuts narrow products into short sums."""
+    n_out, n_in, n = WIDE_LAYER
+    term = np.float32(0.1)
+    ones = from_numpy(np.ones((n, n_in), dtype=np.float32), gpu.like)
+    weight = gpu.kernels.pack_dense(from_numpy(np.full((n_out, n_in), term, dtype=np.float32), gpu.like))
+    exact = n_in * float(term)
+    off = float(np.max(abs(binary64(gpu.kernels.matmul(ones, weight)) - exact))) / (exact * 2.0**-24)
+    details = f"forward, dense is off by {off:.0f} roundings of {tau(n_in):.0f} allowed"
+    return Checked(f"sums of {n_in} equal terms, {n_out} rows, {n} tokens (KRN-006)", off <= tau(n_in), details)
 
 
 def _wrong(gpu: Gpu, shape: tuple[int, int], pattern: str, n: int, dtype: str) -> list[str]:

@@ -9,16 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_checks import OPEN_MPI
+
 MPIRUN = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
 needs_mpi = pytest.mark.skipif(
     MPIRUN is None or importlib.util.find_spec("mpi4py") is None, reason="needs mpirun and mpi4py: the extra mpi"
 )
-OPEN_MPI = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-}
-"""Variables that let Open MPI run as root, and with more processes than cores."""
 HERE = Path(__file__).resolve().parents[1]
 
 

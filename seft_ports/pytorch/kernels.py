@@ -1,9 +1,12 @@
 """The products of chapter 3 with a dense matrix that has zeros where nothing is stored.
 
-Sums of 16-bit operands are taken in float32: on the CPU by widening them first, on a GPU by its matrix product.
+Sums of 16-bit operands are taken in float32: on the CPU by widening them first, on a GPU by its matrix product, which
+must not add parts of a sum in 16 bits. Evidence is computed with all bits of float32, whatever TF32 is allowed.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -11,7 +14,7 @@ from torch import Tensor
 from seft_ports.pytorch import on_triton
 from seft_ports.pytorch.errors import SeftError
 
-__all__ = ["check", "matmul", "matmul_transposed", "sample", "store", "tokens", "whole", "wide"]
+__all__ = ["check", "exact_products", "matmul", "matmul_transposed", "sample", "store", "tokens", "whole", "wide"]
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _ROWS = 256
@@ -46,7 +49,40 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     if a.device.type == "cpu" and a.dtype in (torch.bfloat16, torch.float16):
         # PRT-011
         return (a.float() @ b.float()).to(a.dtype)
+    if a.is_cuda and a.dtype in (torch.bfloat16, torch.float16):
+        with _whole_sums():
+            return a @ b
     return a @ b
+
+
+@contextmanager
+def _whole_sums() -> Iterator[None]:
+    """Let products of 16-bit operands on a GPU add in float32 alone; by default parts are added in 16 bits."""
+    of_cuda = torch.backends.cuda.matmul
+    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    before = {name: getattr(of_cuda, name) for name in names}
+    try:
+        for name in names:
+            setattr(of_cuda, name, False)
+        yield
+    finally:
+        for name, allowed in before.items():
+            setattr(of_cuda, name, allowed)
+
+
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Compute products in the dtype of their operands: no autocast, and no TF32 in the place of float32."""
+    of_cuda = torch.backends.cuda.matmul
+    before = of_cuda.allow_tf32
+    with torch.autocast(device.type, enabled=False):
+        try:
+            if before:
+                of_cuda.allow_tf32 = False
+            yield
+        finally:
+            if before:
+                of_cuda.allow_tf32 = True
 
 
 def matmul(x: Tensor, weight: Tensor) -> Tensor:
@@ -65,7 +101,7 @@ def whole(dy: Tensor, x: Tensor) -> Tensor:
     """Return the whole gradient dyᵀ x, (out, in), in the dtype of its sums."""
     # GRD-001
     kind = wide(x.dtype)
-    with torch.autocast(x.device.type, enabled=False):  # a backward inside autocast would round the products
+    with exact_products(x.device):  # a backward inside autocast would round the products
         return dy.to(kind).T @ x.to(kind)
 
 
@@ -85,7 +121,7 @@ def sample(dy: Tensor, x: Tensor, positions: Tensor) -> Tensor:
         return torch.zeros(positions.shape, dtype=kind, device=x.device)
     if on_triton.is_ready(x):
         return on_triton.sample(dy, x, positions, kind)
-    with torch.autocast(x.device.type, enabled=False):
+    with exact_products(x.device):
         return _sample(dy.to(kind), x.to(kind), positions, out, width)
 
 

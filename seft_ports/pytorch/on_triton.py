@@ -7,6 +7,8 @@ for tensors there, so that the kit can judge the kernel without a GPU.
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-incomplete-defs
 
 import os
+import warnings
+from functools import cache
 from types import ModuleType
 
 import torch
@@ -27,8 +29,25 @@ _OFF = os.environ.get("SEFT_TRITON") == "0"
 
 
 def is_ready(x: Tensor) -> bool:
-    """Return whether Triton is installed, not turned off, and can read a tensor where it is."""
-    return isinstance(triton, ModuleType) and not _OFF and (x.is_cuda or _INTERPRETED)
+    """Return whether Triton is installed, not turned off, and works where a tensor is."""
+    return isinstance(triton, ModuleType) and not _OFF and (_INTERPRETED or (x.is_cuda and _works(x.device)))
+
+
+@cache
+def _works(device: torch.device) -> bool:
+    """Return whether Triton computes one product on a device; else warn once that torch's own is used.
+
+    It needs compute capability 7.0, and a C compiler with Python's headers when it first compiles a kernel.
+    """
+    try:
+        one = torch.ones(1, 1, device=device)
+        works = bool(sample(one, one, torch.zeros(1, dtype=torch.int64, device=device), torch.float32)[0] == 1)
+        reason = "its product of ones is not 1"
+    except Exception as error:  # noqa: BLE001 - Triton and its compilers raise errors of many kinds
+        works, reason = False, f"{type(error).__name__}: {error}"
+    if not works:
+        warnings.warn(f"Triton does not work on {device} ({reason}); torch's own product is used", stacklevel=3)
+    return works
 
 
 def sample(dy: Tensor, x: Tensor, positions: Tensor, kind: torch.dtype) -> Tensor:

@@ -138,13 +138,29 @@ def number_of(matrix: Matrix) -> int:
     return number
 
 
-@torch.library.custom_op("seft::product", mutates_args=())
+_UNSAFE = getattr(torch.Tag, "cudagraph_unsafe", None)
+"""Keeps a product out of CUDA graphs, which would not repeat what a window sees; torch has the tag since 2.8."""
+_TAGS: Any = {} if _UNSAFE is None else {"tags": (_UNSAFE,)}
+
+
+def _refuse_capture(x: Tensor) -> None:
+    """Refuse to be recorded into a CUDA graph, whose replays are kernels alone."""
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise NotImplementedError(
+            "a CUDA graph would not repeat what events see of a pass; compile with mode='default' or "
+            "'max-autotune-no-cudagraphs'"
+        )
+
+
+@torch.library.custom_op("seft::product", mutates_args=(), **_TAGS)
 def _in_graph(x: Tensor, number: int, out: int, dtype: torch.dtype, values: Sequence[Tensor]) -> Tensor:
+    _refuse_capture(x)
     return _forward(x, _MATRICES[number], dtype, values)
 
 
-@torch.library.custom_op("seft::product_backward", mutates_args=())
+@torch.library.custom_op("seft::product_backward", mutates_args=(), **_TAGS)
 def _gradients(dy: Tensor, x: Tensor, number: int, dtype: torch.dtype, values: Sequence[Tensor]) -> list[Tensor]:
+    _refuse_capture(x)
     matrix = _MATRICES[number]
     if _is_watched(matrix):
         # compiled code uses its memory again

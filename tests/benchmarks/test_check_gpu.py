@@ -190,6 +190,9 @@ def test_KRN_006_a_library_that_drifts_is_told(tools):
     assert not found.held
     assert found.seen.startswith("forward, dense is off by ")
     assert checks._many_equal_terms(a_gpu(tools, right), 4096).held
+    tools("benchmarks.gpu_checks").WIDE_LAYER = (48, 4096, 3)
+    assert not checks._a_wide_layer(a_gpu(tools, wrong)).held
+    assert checks._a_wide_layer(a_gpu(tools, right)).held
 
 
 @needs_gpp

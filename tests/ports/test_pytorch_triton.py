@@ -7,6 +7,9 @@ import sys
 import pytest
 
 pytest.importorskip("triton")
+torch = pytest.importorskip("torch")
+
+from seft_ports.pytorch import on_triton  # noqa: E402
 
 WORK = """
 import torch
@@ -30,3 +33,17 @@ def test_KRN_003_the_interpreted_kernel_finds_the_entries_of_the_whole_product()
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", WORK], capture_output=True, text=True, env=environment, check=False)
     assert done.stdout == "alike\n", done.stderr
+
+
+def test_a_device_on_which_triton_does_not_work_is_told_of_once(monkeypatch):
+    """It needs a compiler, Python's headers and compute capability 7.0; torch's own product needs none of these."""
+
+    def fails(*arguments):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(on_triton, "sample", fails)
+    on_triton._works.cache_clear()
+    with pytest.warns(UserWarning, match="Triton does not work on cpu .RuntimeError: Failed to find C compiler."):
+        assert not on_triton._works(torch.device("cpu"))
+    assert not on_triton._works(torch.device("cpu"))
+    on_triton._works.cache_clear()

@@ -97,10 +97,11 @@ class OnDevice:
         own = as_own(packed, PackedOnDevice)
         if own.topology is None:
             raise KernelError("KRN-017", "this layout does not tell what it stores; ask `opens` first")
+        # copies, because the caller may write into them (KRN-017.2)
+        topology = Topology(own.topology.shape, own.topology.indptr.copy(), own.topology.indices.copy())
         if own.held_in is None:
-            # a copy, because the next `store` writes into the values of the matrix
-            return own.topology, own.values.copy()
-        return own.topology, self.machine.to_host(own.values).view(own.held_in)
+            return topology, own.values.copy()
+        return topology, np.array(self.machine.to_host(own.values)).view(own.held_in)
 
     def clear(self, packed: Packed, where: Int[Array, " m"]) -> PackedOnDevice:
         """Return a matrix with zeros at `where`, which shares everything but its values with packed (KRN-016).
