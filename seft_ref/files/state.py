@@ -16,9 +16,10 @@ import numpy as np
 
 import formats
 from formats.lazy import Lazy
-from seft_ref.arrays.library import Array, NumpyArray, from_numpy, to_numpy
+from seft_ref.arrays.library import Array, to_numpy
 from seft_ref.errors import CheckpointError
-from seft_ref.files.model import identity, topology_and_values
+from seft_ref.files.model import identity
+from seft_ref.files.state_parts import Parts, attribute_of, damaged
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.kernels.held import Held
 from seft_ref.matrix.bases import AnyBase, PackedBase, not_held
@@ -28,11 +29,11 @@ from seft_ref.model.config import ATTENTION, MLP
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import Data, Examples
-from seft_ref.topology.csr import Topology, as_numpy, flat, placed_like
+from seft_ref.topology.csr import Topology, as_numpy, flat
 from seft_ref.topology.groups import in_groups
 from seft_ref.train.factors import Adapted, FactorState, placed
 from seft_ref.train.loop import TrainState
-from seft_ref.train.settings import TrainSettings
+from seft_ref.train.settings import ABSENT_AT_DEFAULT, TrainSettings
 from seft_ref.update.delta import Base, Delta
 from seft_ref.update.optimizers import shares_of
 from seft_ref.update.rules import Rule
@@ -116,22 +117,26 @@ def load_state(
         targets: dict[str, Target] = {}
         packed: dict[str, Packed] = {}
         window: dict[str, AnyWindow] = {}
-        step, windows = _told(attributes, "step", int), _told(attributes, "windows", dict)
+        step, windows = attribute_of(attributes, "step", int), attribute_of(attributes, "windows", dict)
         # take the order from the list, because it is that of matrix indices and JSON objects have no order
-        names = _told(attributes, "matrices", list)
+        names = attribute_of(attributes, "matrices", list)
         for name in names:
-            parts = _Parts(reader, name, _shape_of(weights, name), dtype, weights.norm)
-            budgets = [_told(_told(attributes, key, dict), name, int) for key in ("budgets", "delta_budgets")]
+            parts = Parts(reader, name, _shape_of(weights, name), dtype, weights.norm)
+            by_name = (attribute_of(attributes, key, dict) for key in ("budgets", "delta_budgets"))
+            budgets = [attribute_of(one, name, int) for one in by_name]
             held_in = getattr(matrix_of(weights, name), "held_in", None)
             before = spent[name] if spent else None
             memory = {"spent": before.packed} if isinstance(before, PackedBase) else {}
             targets[name], packed[name] = _target_of(parts, settings, step, kernels, held_in, memory, *budgets)
             if name in windows:
-                window[name] = _window_of(parts, _told(windows, name, dict), targets[name], settings.rule)
+                window[name] = _window_of(parts, attribute_of(windows, name, dict), targets[name], settings.rule)
         if len(targets) != len(ATTENTION + MLP) * len(weights.blocks) or len(names) != len(targets):
-            raise _damaged("matrices does not name every target once")
+            raise damaged("matrices does not name every target once")
         if windows and windows.keys() != targets.keys():
-            raise _damaged("windows does not name all matrices or none")
+            raise damaged("windows does not name all matrices or none")
+        n_steps = _steps_of_window(settings, step)
+        if bool(windows) != bool(n_steps) or any(one.steps != n_steps for one in window.values()):
+            raise damaged(f"windows must hold the {n_steps} steps of the window that is open after step {step}")
     return TrainState(step, targets, with_matrices(weights, packed), window)
 
 
@@ -154,12 +159,12 @@ def load_factors(
     Raises  CheckpointError CKP-006, CKP-007 as `load_state`
     """
     with _opened(path, start.weights, settings, origin) as reader:
-        step, dtype = _told(reader.attributes, "step", int), to_numpy(start.weights.norm).dtype
+        step, dtype = attribute_of(reader.attributes, "step", int), to_numpy(start.weights.norm).dtype
         targets: dict[str, Adapted] = {}
         for name, target in start.targets.items():
             factors = {}
             for factor, new in target.factors.items():
-                parts = _Parts(reader, f"{name}.{factor}", new.topology.shape, dtype, start.weights.norm)
+                parts = Parts(reader, f"{name}.{factor}", new.topology.shape, dtype, start.weights.norm)
                 slots = (new.topology.nnz,)
                 values, slot_state = parts.dense("values", slots), _kept_of(parts, slots, settings, step)
                 shared = {part: parts.dense(part, tuple(array.shape)) for part, array in new.shared.items()}
@@ -191,14 +196,14 @@ def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin:
         reader.verify()
         attributes: dict[str, Any] = reader.attributes
         # CKP-006
-        if difference := _difference(_told(attributes, "settings", str), settings_text(settings)):
+        if difference := _difference(attribute_of(attributes, "settings", str), settings_text(settings)):
             raise CheckpointError(
                 "CKP-006",
                 f"the training state was made with other settings: {difference}; resume with the options of its run",
             )
         dtype = to_numpy(weights.norm).dtype.name
         for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype)):
-            if (was := _told(attributes, key, str)) != value:
+            if (was := attribute_of(attributes, key, str)) != value:
                 why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
                 if key == "model" and GRID_EXACT in f"{was}{value}":
                     why = "one of the two runs stays on the grid; resume with the same merge"
@@ -207,56 +212,8 @@ def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin:
         yield reader
 
 
-class _Parts:
-    """Reads the tensors of one matrix from a training state, onto the device of the model's weights (CKP-009).
-
-    It refuses a tensor that is missing, not finite, or of another shape or dtype than it must have (CKP-007).
-    """
-
-    def __init__(self, reader: Any, name: str, shape: tuple[int, int], dtype: np.dtype[Any], like: Array) -> None:
-        self.reader, self.name, self.shape, self.dtype, self.like = reader, name, shape, dtype, like
-
-    def __contains__(self, part: str) -> bool:
-        return f"{self.name}.{part}" in self.reader
-
-    def sparse(self, part: str) -> tuple[Topology, Array]:
-        """Return a topology and its values."""
-        tensor = self._read(part)
-        if isinstance(tensor, formats.Mask) or tuple(tensor.shape) != self.shape:
-            raise _damaged(f"{self.name}.{part} is not a matrix of {self.shape} with values")
-        topology, values = topology_and_values(self.name, tensor)
-        return placed_like(topology, self.like), self._sound(part, values, self.dtype)
-
-    def dense(self, part: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
-        """Return a dense array; refuse another shape or dtype (None is the compute dtype) and negative integers."""
-        tensor = self._read(part)
-        if not isinstance(tensor, formats.Dense) or tuple(tensor.shape) != shape:
-            raise _damaged(f"{self.name}.{part} has the shape {tuple(tensor.shape)}, must be dense of {shape}")
-        return self._sound(part, tensor.values, np.dtype(dtype or self.dtype))
-
-    def positions(self, part: str) -> Array:
-        """Return the flat positions of a mask."""
-        tensor = self._read(part)
-        if not isinstance(tensor, formats.Mask) or tuple(tensor.shape) != self.shape:
-            raise _damaged(f"{self.name}.{part} is not a mask of {self.shape}")
-        return from_numpy(formats.flat(tensor), self.like)
-
-    def _read(self, part: str) -> formats.Tensor:
-        if part not in self:
-            raise _damaged(f"there is no {self.name}.{part}")
-        tensor: formats.Tensor = self.reader[f"{self.name}.{part}"]
-        return tensor
-
-    def _sound(self, part: str, values: NumpyArray, dtype: np.dtype[Any]) -> Array:
-        if values.dtype != dtype:
-            raise _damaged(f"{self.name}.{part} is {values.dtype}, must be {dtype}")
-        if not np.isfinite(values).all() or (dtype.kind == "i" and (values < 0).any()):
-            raise _damaged(f"{self.name}.{part} holds NaN, infinity or a negative count")
-        return from_numpy(values, self.like)
-
-
 def _target_of(
-    parts: _Parts,
+    parts: Parts,
     settings: TrainSettings,
     step: int,
     kernels: KernelSet,
@@ -283,17 +240,23 @@ def _target_of(
     return Target(placed, delta, budget, delta_budget, places, under, lost, rows[0], rows[1]), packed
 
 
-def _kept_of(
-    parts: _Parts, slots: tuple[int], settings: TrainSettings, step: int, prefix: str = ""
-) -> dict[str, Array]:
+def _kept_of(parts: Parts, slots: tuple[int], settings: TrainSettings, step: int, prefix: str = "") -> dict[str, Array]:
     """Return the saved optimizer state of every slot."""
     slot_state = {
         part: parts.dense(f"{prefix}{part}", slots, np.int32 if part == "age" else None) for part in settings.keeps()
     }
-    # checked, because the optimizer makes a table up to the largest age, which a damaged file could make huge
-    if "age" in slot_state and int(to_numpy(slot_state["age"]).max(initial=0)) > step:
-        raise _damaged(f"{parts.name}.{prefix}age exceeds step {step}")
+    # checked, because the optimizer makes a table up to the largest age, which a damaged file could make huge.
+    # DLT-006, TRN-023.4: a seeded slot is as old as its window, further steps included
+    oldest = step + (settings.event_batches - 1 if settings.rule.moments == "seeded" else 0)
+    if "age" in slot_state and int(to_numpy(slot_state["age"]).max(initial=0)) > oldest:
+        raise damaged(f"{parts.name}.{prefix}age exceeds step {step}")
     return slot_state
+
+
+def _steps_of_window(settings: TrainSettings, step: int) -> int:
+    """Return how many steps a gradient window holds that is open after a step; 0 if none is (TRN-005)."""
+    event = settings.timetable().event_after(step + 1) if settings.rule.asks() else None
+    return 0 if event is None else max(0, step - (event[0] - event[1]))
 
 
 def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[str, formats.JSON]]:
@@ -317,7 +280,7 @@ def _window_parts(window: AnyWindow) -> tuple[dict[str, formats.Tensor], dict[st
     return tensors, counts
 
 
-def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: Rule) -> AnyWindow:
+def _window_of(parts: Parts, counts: Mapping[str, Any], target: Target, rule: Rule) -> AnyWindow:
     """Return the saved window of a matrix."""
     shape, evidence_names = parts.shape, rule.asks()
     window = opened(target.base, target.delta.topology, evidence_names, on_support=rule.only_on_support)
@@ -335,16 +298,16 @@ def _window_of(parts: _Parts, counts: Mapping[str, Any], target: Target, rule: R
     if "inputs" in evidence_names:
         sums["input_squares"] = parts.dense("window.input_squares", shape[1:])
     if not first_step:
-        sums["n_inputs"] = _told(counts, "inputs", int)
-    window = replace(window, settled_steps=_told(counts, "steps", int), **sums)
+        sums["n_inputs"] = attribute_of(counts, "inputs", int)
+    window = replace(window, settled_steps=attribute_of(counts, "steps", int), **sums)
     return replace(first, window=window) if first_step else window
 
 
-def _sums_at(parts: _Parts, part: str, positions: Topology) -> Array:
+def _sums_at(parts: Parts, part: str, positions: Topology) -> Array:
     """Return saved sums of a window; refuse them if they are not at the positions where the window keeps them."""
     topology, sums = parts.sparse(f"window.{part}")
     if not np.array_equal(to_numpy(flat(topology)), to_numpy(flat(positions))):
-        raise _damaged(f"{parts.name}.window.{part} is not at the positions where the window keeps it")
+        raise damaged(f"{parts.name}.window.{part} is not at the positions where the window keeps it")
     return sums
 
 
@@ -359,19 +322,14 @@ def _difference(saved_text: str, current_text: str) -> str:
         old, new = json.loads(saved_text), json.loads(current_text)
         if old.get("adapter") != new.get("adapter"):  # name the presets, because nearly all settings differ then
             return f"it is a run of {old['preset']}, not of {new['preset']}"
+        # CKP-007.10; the settings of another optimizer have other names
+        lacking = [key for key in new if key not in old and key not in ABSENT_AT_DEFAULT]
+        if lacking and old.get("optimizer") == new.get("optimizer"):
+            raise damaged(f"its settings lack {', '.join(lacking)}")
         names = [key for key in {**old, **new} if key != "preset" and old.get(key) != new.get(key)]
     except (ValueError, TypeError, AttributeError, KeyError):
         return "they are not readable"
     return ", ".join(f"{key} was {old.get(key)}, is {new.get(key)}" for key in names)
-
-
-def _told(attributes: Mapping[str, Any], key: str, kind: type) -> Any:
-    """Return an attribute; raise CKP-007 if it is not of type `kind` or is a negative integer."""
-    value = attributes.get(key)
-    fits = isinstance(value, kind) and not isinstance(value, bool)
-    if not fits or (isinstance(value, int) and value < 0):
-        raise _damaged(f"the attribute {key} is {str(value)[:40]!r}, must be {kind.__name__}")
-    return value
 
 
 def _shape_of(weights: Weights, name: str) -> tuple[int, int]:
@@ -379,11 +337,7 @@ def _shape_of(weights: Weights, name: str) -> tuple[int, int]:
     try:
         return matrix_of(weights, name).shape
     except (ValueError, IndexError, AttributeError):
-        raise _damaged(f"the model has no target {name!r}") from None
-
-
-def _damaged(why: str) -> CheckpointError:
-    return CheckpointError("CKP-007", f"{why}; the training state is damaged: start without --resume")
+        raise damaged(f"the model has no target {name!r}") from None
 
 
 def _sparse(topology: Topology, values: Array) -> formats.Sparse:

@@ -27,11 +27,11 @@ from seft_ref.files.model import (
 from seft_ref.files.only_run import only_run
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.save import Final
-from seft_ref.files.state import Origin, origin_of, settings_text, state_beside
+from seft_ref.files.state import Origin, digest_of_data, origin_of, settings_text, state_beside
 from seft_ref.kernels import KernelSet
 from seft_ref.model.config import ModelConfig
 from seft_ref.quantise.merge import GRID_EXACT, Counts, check_merge
-from seft_ref.runs.loops import RunState, loop_of
+from seft_ref.runs.loops import RunState, digest_of_start, loop_of
 from seft_ref.runs.outcome import Validation, outcome_of
 from seft_ref.runs.source import (
     DataSource,
@@ -186,12 +186,13 @@ def finetune(
             return loaded.config, start, loaded.stored()
 
         config, state, stored = begun()
-        compared = {"settings": settings_text(chosen), "step": state.step}
-        compared |= {} if origin is None else {"model": origin.model, "text": origin.text}
-        refuse_different(ranks, "at the start", compared | loop.parts(state, ranks))
+        settled = {"settings": settings_text(chosen), "step": state.step, **_told_apart(origin, state, data, ranks)}
+        refuse_different(ranks, "at the start", {**settled, **outcome.compared, **loop.parts(state, ranks)})
         on_start(Started(state, chosen, stored, origin))
 
         over = resume and outcome.resume(state.step)
+        # a barrier, too: rank 0 moves a kept model only after all ranks have read it
+        refuse_different(ranks, "at the start", {"kept models": (over, outcome.best)})
         last, writes = chosen.steps if stop_after is None else min(stop_after, chosen.steps), ranks.rank == 0  # TRN-015
         began = time.perf_counter()
         steps = loop.steps(state, config, data, recompute=recompute, ranks=ranks)
@@ -220,6 +221,13 @@ def finetune(
         if file is not None and writes and out is not None:
             file.path.unlink(missing_ok=True)
         return Finetuned(config, state, chosen, stored, final, outcome.best, outcome.merged)
+
+
+def _told_apart(origin: Origin | None, state: RunState, data: Data, ranks: Ranks) -> dict[str, str]:
+    """Return digests of model and text, which ranks must have alike; nothing for a single process without them."""
+    if origin is not None:
+        return {"model": origin.model, "text": origin.text}
+    return {} if ranks.size == 1 else {"model": digest_of_start(state), "text": digest_of_data(data)}
 
 
 def _check_counts(**numbers: int | None) -> None:

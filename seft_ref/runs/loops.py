@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from seft_ref.arrays.ranks import Ranks
+from seft_ref.arrays.ranks import Ranks, digest_of
 from seft_ref.errors import AdapterError
 from seft_ref.files.model import Model, config_and_stored
 from seft_ref.files.save import Final
@@ -22,6 +22,7 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
 from seft_ref.runs.prune_again import check_again, prune_again
 from seft_ref.text.examples import Data, stream_of
+from seft_ref.topology.csr import flat
 from seft_ref.train import factors, loop
 from seft_ref.train.factors import FactorState
 from seft_ref.train.loop import StepRecord, TrainState, first_batches
@@ -124,8 +125,9 @@ class SparseLoop:
         return loop.finish(_sparse(state), self.settings, config, data, self.kernels, ranks)
 
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
-        """Return digests of the arrays that the run changes."""
-        return loop.moving_parts(_sparse(state).targets, ranks)
+        """Return digests of the arrays that the run changes, sums of an open window included."""
+        parts = loop.moving_parts(_sparse(state).targets, ranks)
+        return parts | ({"windows": digest_of(loop.sums_of(_sparse(state).window))} if ranks.size > 1 else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +184,13 @@ class AdapterLoop:
     def parts(self, state: RunState, ranks: Ranks) -> dict[str, str]:
         """Return digests of the arrays that the run changes."""
         return factors.moving_parts(_of_factors(state).targets, ranks)
+
+
+def digest_of_start(state: RunState) -> str:
+    """Return a digest of the frozen weights of a state: bases, embedding and last norm."""
+    bases = (target.base.open() for target in state.targets.values())
+    stored = (x for base in bases for x in (flat(base.topology), base.values))
+    return digest_of([state.weights.norm, state.weights.embed_tokens, *stored])
 
 
 def loop_of(settings: TrainSettings, kernels: KernelSet) -> Loop:

@@ -1,11 +1,12 @@
 """Decides which model a run leaves: that of its last step, or the best one on held-out data (TRN-022)."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from seft_ref.arrays.ranks import Ranks
+from seft_ref.errors import CheckpointError
 from seft_ref.files.best import Best, best_kept, give_out, keep, refuse_kept
 from seft_ref.files.model import refuse_existing, targets_in
 from seft_ref.files.save import Final, save_model
@@ -15,7 +16,7 @@ from seft_ref.model.config import ModelConfig
 from seft_ref.model.weights import Weights
 from seft_ref.quantise.merge import Counts
 from seft_ref.runs.loops import RunState
-from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of
+from seft_ref.runs.source import DataSource, ModelSource, data_of, folder_of, whole_numbers
 from seft_ref.text.evaluate import evaluate_examples, evaluate_windows
 from seft_ref.text.examples import Data, Examples, check_data
 from seft_ref.text.tokens import evaluation_starts
@@ -65,6 +66,10 @@ class Outcome(Protocol):
         """Write the model that the run leaves, and return its targets."""
 
     @property
+    def compared(self) -> Mapping[str, object]:
+        """What all ranks must have alike, by name (TRN-014)."""
+
+    @property
     def best(self) -> Best | None:
         """The best measurement, None if there is none."""
 
@@ -107,6 +112,11 @@ class LastModel:
         return final
 
     @property
+    def compared(self) -> Mapping[str, object]:
+        """Nothing, because nothing is measured."""
+        return {}
+
+    @property
     def best(self) -> None:
         """None, because nothing is measured."""
 
@@ -133,7 +143,9 @@ class BestModel:
             TextError: as `check_data`, and EVL-002 as `evaluate_windows`.
         """
         if isinstance(self.data, Examples):
-            check_data(self.data, max(len(example.tokens) for example in self.data.items), config)
+            # EVL-004: each example is measured as a row, packed or not
+            alone = replace(self.data, packed=False)
+            check_data(alone, max(len(example.tokens) for example in alone.items), config)
         else:
             check_data(self.data, self.settings.length, config)
             evaluation_starts(len(self.data), self.settings.length, 1)
@@ -142,9 +154,23 @@ class BestModel:
         """Load the best measurement that a run stopped after this step has kept; return whether it ended (TRN-022.4).
 
         A run that is killed after its last measurement, before its model is in place, has ended.
+
+        Raises:
+            CheckpointError: CKP-006 if the run has made all its steps and no model is kept.
         """
         self.best = best_kept(self.out, step, self.measure)
+        if self.best is None and step >= self.settings.steps:
+            raise CheckpointError(
+                "CKP-006",
+                f"the run has made all its steps, and no model {self.out}.best-STEP is kept; bring the folder back, or "
+                "resume without validation",
+            )
         return self._has_ended(step)
+
+    @property
+    def compared(self) -> Mapping[str, object]:
+        """What all ranks must have alike, by name (TRN-014)."""
+        return {"validation": {**self.measure, "patience": self.validation.patience}}
 
     def is_due(self, step: int) -> bool:
         """Return whether a state is measured after this step (TRN-022)."""
@@ -220,7 +246,9 @@ def outcome_of(
         raise ValueError(
             f"validation keeps its best model beside the codes, and merge is {merge}; leave one of the two out"
         )
-    every, patience = validation.every, validation.patience
+    (every,) = whole_numbers(every=validation.every)
+    patience = None if validation.patience is None else whole_numbers(patience=validation.patience)[0]
+    validation = replace(validation, every=every, patience=patience)
     if every < 1 or (patience is not None and patience < 1):
         raise ValueError(f"every is {every} and patience {patience}; each must be at least 1")
     if out is None:

@@ -272,6 +272,8 @@ class _Reader:
             raise TextError("TRN-020", f"{place} has an empty completion; give one or leave the line out")
         whole = self._ids(prompt + completion, special=True)
         learned = whole[_shared(whole, self._ids(prompt, special=True)) :]
+        if not whole:
+            raise TextError("TRN-020", f"{place}: the tokenizer reads no token in it; give other text")
         # TRN-020.4
         added = [] if self.end is None or whole[-1] == self.end else [self.end]
         return Example([*whole, *added], [*[IGNORE] * (len(whole) - len(learned)), *learned, *added])

@@ -319,6 +319,17 @@ def _with_steps_added(
     return windows
 
 
+def sums_of(windows: Mapping[str, AnyWindow]) -> list[Array]:
+    """Return the arrays of open windows, in the order of the matrices."""
+    arrays: list[Array | None] = []
+    for window in windows.values():
+        if isinstance(window, FirstStepWindow):
+            arrays.append(window.candidates)
+            window = window.window
+        arrays += [getattr(window, part) for part in (*window.of_gradients, "tokens", "input_squares")]
+    return [array for array in arrays if array is not None]
+
+
 def moving_parts(targets: Mapping[str, Target], ranks: Ranks) -> dict[str, str]:
     """Return digests of the positions and the values that a run changes, for ranks to compare (TRN-014).
 

@@ -30,6 +30,8 @@ _KINDS: dict[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float:
 """Type of a field -> what its value must be. Numbers of NumPy become numbers of Python, as JSON has no others."""
 _NUMBERS_OF_STEPS = ("start_batches", "event_batches")
 """Settings that `TrainSettings.described` leaves out if they are 1, their default."""
+ABSENT_AT_DEFAULT = frozenset({*_NUMBERS_OF_STEPS, "slot_warmup"})
+"""Settings that a description lacks at their defaults, as those of older states do (CKP-007.7)."""
 METHODS: dict[str, dict[str, Setting]] = {
     "sparse-full": {"evolves": False, "budget_by": "nnz", "density": 1.0, "initial_positions": "magnitude"},
     "shira": {"evolves": False, "budget_by": "rank", "rank": 8, "initial_positions": "random"},

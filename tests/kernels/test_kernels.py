@@ -109,22 +109,6 @@ def test_KRN_010_a_matrix_that_another_set_packed_is_refused(kernel_set):
 
 
 @pytest.mark.parametrize("kernel_set", SETS)
-@pytest.mark.parametrize("halves", [False, True])
-def test_KRN_017_2_what_is_unpacked_is_in_new_memory(kernel_set, halves):
-    topology, values = from_flat((2, 90), np.array([0, 2, 95])), np.array([2.0, 3.0, 4.0], dtype=np.float32)
-    packed = kernel_set.compact(topology, values.astype(np.float16)) if halves else kernel_set.pack(topology, values)
-    if not packed.opens:
-        return
-    found, own = kernel_set.unpack(packed)
-    for array in (found.indptr, found.indices, own):
-        array[:] = 0
-    again, same = kernel_set.unpack(packed)
-    assert np.array_equal(flat(again), [0, 2, 95])
-    assert np.array_equal(same.astype(np.float32), values)
-    assert np.array_equal(flat(topology), [0, 2, 95])
-
-
-@pytest.mark.parametrize("kernel_set", SETS)
 def test_KRN_001_002_003_plain_loops(kernel_set):
     # [ 2 . 3 ]
     # [ . . . ]

@@ -1,11 +1,11 @@
-"""Numbers stored into compact matrices: what their 16 bits represent, and nothing else (KRN-015)."""
+"""Numbers stored into packed matrices and taken out again (KRN-015, KRN-017)."""
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from seft_ref.errors import KernelError
-from seft_ref.topology.csr import from_flat
+from seft_ref.topology.csr import flat, from_flat
 from tests.kernels.sets import SETS
 from tests.kernels.test_kernels import dense
 
@@ -38,3 +38,19 @@ def test_KRN_015_a_compact_matrix_stores_what_its_16_bits_represent(kernel_set, 
     ):
         with pytest.raises(KernelError, match=clause):
             kernel_set.store(packed, kernel_set.locate(packed, topology, slots), wrong)
+
+
+@pytest.mark.parametrize("kernel_set", SETS)
+@pytest.mark.parametrize("halves", [False, True])
+def test_KRN_017_2_what_is_unpacked_is_in_new_memory(kernel_set, halves):
+    topology, values = from_flat((2, 90), np.array([0, 2, 95])), np.array([2.0, 3.0, 4.0], dtype=np.float32)
+    packed = kernel_set.compact(topology, values.astype(np.float16)) if halves else kernel_set.pack(topology, values)
+    if not packed.opens:
+        return
+    found, own = kernel_set.unpack(packed)
+    for array in (found.indptr, found.indices, own):
+        array[:] = 0
+    again, same = kernel_set.unpack(packed)
+    assert np.array_equal(flat(again), [0, 2, 95])
+    assert np.array_equal(same.astype(np.float32), values)
+    assert np.array_equal(flat(topology), [0, 2, 95])
