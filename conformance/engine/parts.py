@@ -47,6 +47,7 @@ from seft_ref.adapters import sparsepeft as adapter_sparsepeft
 from seft_ref.adapters import spp as adapter_spp
 from seft_ref.arrays import rng
 from seft_ref.files import quantised as quantise_files
+from seft_ref.files import state as state_file
 from seft_ref.kernels import reference as kernels
 from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, linear, rmsnorm, rope
 from seft_ref.matrix import evidence, strongest, window
@@ -144,6 +145,7 @@ __all__ = [
     "sparsify",
     "spiel",
     "start",
+    "state_file",
     "stock",
     "strongest",
     "super_tuning",

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.engine.parts import hf, padding, super_tuning, weight_sync
+from conformance.engine.parts import changes, hf, padding, super_tuning, weight_sync
 from conformance.wrong.mutants.base import Mutant, Values, after, edited, mutant, reset, unchecked
 
 OP = "convert.adapter"
@@ -62,8 +62,8 @@ _VERSIONS: list[Mutant] = [
         (_SUM_WRONG, "if int(actual, 16) != int(promised, 16):", "a checksum without its first zeros"),
         ("_checksum(algorithm)(data)", "_checksum(algorithm)(_bytes_of(values))", "a checksum of the old bytes"),
         ("values = to_dense(before, limit=LIMIT)", "values = before.values", "offsets that count stored values"),
-        ("bits(new) != bits(values.reshape(-1))", "new != values.reshape(-1)", "values compared as numbers"),
     ),
+    edited("FMT-168", OP, changes.replacement, "bits(new) != bits(old)", "new != old", "values compared as numbers"),
     *of_versions(
         _APPLIED,
         ('if encoding == "xor":', "if True:", "overwrite taken for xor"),

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from conformance.engine.parts import state_file
 from conformance.oracle import files
 from conformance.oracle.files import Tensor
 from conformance.oracle.second_reader import Refused, read
-from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, mutant, right, unchecked
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, mutant, rewritten, right, unchecked
 
 Tensors = dict[str, Tensor]
 Edit = Callable[[Tensors, Values], None]
@@ -56,6 +57,24 @@ def resumed(edit: Edit) -> Operation:
         except Refused:
             # a damaged file is passed on unchanged, because it cannot be edited
             return right("state.resume")(a)
+
+    return f
+
+
+_OPEN = "max(0, step - (event[0] - event[1]))"
+"""The steps that an open window must hold, in the source of the engine."""
+
+
+def unaware(edit: Edit, expected: str) -> Operation:
+    """Return a run that resumes from an edited state and expects `expected` steps in an open window."""
+
+    def f(a: Values) -> Values:
+        count = state_file._steps_of_window
+        original, count.__code__ = count.__code__, rewritten(count, _OPEN, expected)
+        try:
+            return resumed(edit)(a)
+        finally:
+            count.__code__ = original
 
     return f
 
@@ -248,8 +267,14 @@ _PARTS: tuple[tuple[str, str, Edit], ...] = (
 )
 """Rows of clauses, flaw and edit; each edit gives a mutant of writing and a mutant of reading."""
 
+_UNAWARE: dict[Edit, str] = {no_window: "0", one_step_of_a_window: f"min(1, {_OPEN})"}
+"""Edits that leave a window without the steps that it must hold, and the steps that a reader with this flaw expects."""
+
 MUTANTS: list[Mutant] = [
-    *(mutant(clauses, "state.resume", resumed(edit), flaw) for clauses, flaw, edit in _PARTS),
+    *(
+        mutant(clauses, "state.resume", unaware(edit, _UNAWARE[edit]) if edit in _UNAWARE else resumed(edit), flaw)
+        for clauses, flaw, edit in _PARTS
+    ),
     *(mutant(clauses, "state.write", written(edit), flaw) for clauses, flaw, edit in _PARTS),
     mutant("TRN-004", "state.resume", resumed(a_step_late), "the step of the state is taken again"),
     mutant("CKP-007", "state.write", written(a_step_late), "the step is counted from 0"),
