@@ -166,7 +166,10 @@ def _check_positions(g: Given) -> None:
     """Refuse flat positions that are those of no topology (TOP-003)."""
     for name in ("positions", "base", "delta", "old", "new"):
         flat = g.get(name)
-        if not isinstance(flat, Tensor) or not flat.numel() or not {"out", "in"} <= g.keys():
+        # In `kernel.store`, `new` holds values.
+        if not isinstance(flat, Tensor) or flat.is_floating_point():
+            continue
+        if not flat.numel() or not {"out", "in"} <= g.keys():
             continue
         # TOP-003
         if bool((flat.diff() <= 0).any()) or not 0 <= int(flat[0]) <= int(flat[-1]) < _numel(g):
