@@ -45,10 +45,10 @@ class Experiment:
     own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """the choices of arms that are not in ARMS"""
     more: tuple[tuple[str, str], ...] = ()
-    """arms, and what the question says more if an arm was run"""
+    """pairs of an arm and a sentence, which the question has in addition if the arm was run"""
 
     def asked(self, arms: Collection[str]) -> str:
-        """Return the question as a page asks it that has runs of these arms."""
+        """Return the question of a page that has runs of these arms."""
         return " ".join((self.question, *(sentence for arm, sentence in self.more if arm in arms)))
 
     def arms(self) -> tuple[str, ...]:

@@ -274,7 +274,7 @@ def _tell_difference(i: int, state: Mapping[str, str], reached: str, described: 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Level:
-    """One delta of a chain that is applied, and what it says that it leads to."""
+    """One delta of a chain, and what its own metadata say of the base and of the result."""
 
     delta: Checkpoint
     described: DeltaOf

@@ -30,7 +30,7 @@ _VERSION_FILE = re.compile(r"\d{6,18}\.(model|delta)", re.ASCII)
 
 
 def advice_for(folder: Path) -> str:
-    """Return what a folder that holds no model is instead, by the names in it, and what to do; empty if unknown."""
+    """Return what a folder seems to hold instead of a model, and what to do with it; empty if nothing is known."""
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     if {"adapter_config.json", "adapter_model.safetensors"} & {*names}:
         missing = {"adapter_config.json", "adapter_model.safetensors"} - {*names}

@@ -40,8 +40,8 @@ _OF_PROGRAMS = frozenset({"qweight", "qzeros", "scales"})
 """Parts that only quantised matrices have: of compressed-tensors, and of programs that write GPTQ and AWQ."""
 _CODES = {"qweight": "qweight", "weight_packed": "weight_packed", "weight_scale": "weight", "bitmask": "compressed"}
 """Part that shows that a matrix is quantised -> the part that holds its codes."""
-_CODES_ALONE = {"qweight": "qweight", "weight_packed": "weight_packed"}
-"""The parts that show it without a configuration, too; FMT-150 covers the other parts."""
+_CODES_ALONE = {part: _CODES[part] for part in ("qweight", "weight_packed")}
+"""Those of them that need no configuration beside them to be known as codes; FMT-150 covers the others."""
 _OF_ACTIVATIONS = ("input_scale", "input_zero_point", "output_scale", "output_zero_point")
 """Parts that say how activations are quantised, which the expanded weights do not need."""
 
