@@ -9,7 +9,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from seft_ref.kernels.cpu.vectors import Emitter, gather_row_8
+from seft_ref.kernels.cpu.emitter import Emitter
+from seft_ref.kernels.cpu.vectors import gather_row_8
 
 CHAINS = 16
 """Number of independent sums, so that no multiply-add waits for the one before it, which takes four cycles."""

@@ -9,9 +9,10 @@
     panels       the loops over column panels
     turned       the loop of dx = dy W for many tokens
     exceeding    the loop that compares entries with a number
-    vectors      the innermost loops as LLVM vectors
+    vectors      the innermost loops as LLVM vectors, which `emitter` writes
     token        the loops of a product with one token
-    decode       the innermost loops that turn codes into weights
+    decode       the innermost loops that turn codes into weights: any processor's in `decode_row`, those for AVX512 in
+                 `decode_spread`, those for AVX2 in `decode_deposit`
     scratch      memory that calls reuse
     compiled     the decorators by which numba compiles the loops
 

@@ -17,15 +17,15 @@ from typing import Any
 
 import numba
 import numpy as np
-from jaxtyping import Float, Int, Int8, Int64, UInt8
+from jaxtyping import Float, Int, Int8, Int64
 
 from seft_ref.arrays.library import Array, Dtype, NumpyArray
 from seft_ref.errors import KernelError
 from seft_ref.kernels.checks import check_new_codes, check_places
 from seft_ref.kernels.cpu import coded_loops, coded_rows, panels, turned
+from seft_ref.kernels.cpu.emitter import REGISTER_BYTES
 from seft_ref.kernels.cpu.scratch import scratch
 from seft_ref.kernels.cpu.token import TOKEN_ROWS
-from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
 from seft_ref.kernels.held import Coded
 from seft_ref.topology.csr import Topology
 
@@ -205,8 +205,8 @@ def _multiply(task: Any, src: NumpyArray, packed: PackedCodes, result: NumpyArra
     n_blocks, n_parts = panels.parts(n, _LANES, workers)
     work_size = (src.shape[1] + n_extra_lines) * panels.LINE_VECTORS * _LANES
     work = scratch.take((workers * work_size,), src.dtype)
-    rows = _opened(workers, coded_loops.SCRATCH)
-    arguments = (*packed.arguments, src.reshape(-1), result.reshape(-1), n, n_parts, *rows, work, work_size, _LANES)
+    weights = _opened(workers * coded_loops.SCRATCH, np.float32)
+    arguments = (*packed.arguments, src.reshape(-1), result.reshape(-1), n, n_parts, *weights, work, work_size, _LANES)
     panels.run(task, arguments, n_blocks * n_parts, workers)
     return result
 
@@ -224,7 +224,7 @@ def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: Num
             n_blocks,
             shares.n_groups,
             shares.n_parts,
-            *_opened(workers, coded_loops.OPENED),
+            *_opened(workers * coded_loops.OPENED, np.uint8, np.float32),
             np.empty(workers * turned.ENDS, dtype=np.int64),
             scratch.take((workers * shares.work_size,), dy.dtype),
             shares.work_size,
@@ -240,6 +240,6 @@ def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: Num
     return dx
 
 
-def _opened(workers: int, n: int) -> tuple[UInt8[NumpyArray, " n"], Float[NumpyArray, " n"]]:
-    """Return memory for the columns and the weights of decoded rows, n entries for each worker."""
-    return np.empty(workers * n, dtype=np.uint8), np.empty(workers * n, dtype=np.float32)
+def _opened(n: int, *dtypes: Any) -> tuple[NumpyArray, ...]:
+    """Return memory for n columns or weights of decoded rows, an array for each dtype."""
+    return tuple(np.empty(n, dtype=dtype) for dtype in dtypes)

@@ -9,7 +9,7 @@ columns of a panel's row, stored or not, because decoding spreads the row over t
 
 from seft_ref.kernels.cpu.coded_rows import ROWS, n_bytes
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.decode import dot_row, open_row, popcount, spread_row
+from seft_ref.kernels.cpu.decode import dot_row, open_row, open_weights, popcount, spread_row
 from seft_ref.kernels.cpu.panels import (
     LINE_VECTORS,
     ROW_BLOCK,
@@ -55,12 +55,11 @@ def scale_lines(p, size, n_groups, n_out):
 
 
 @compiled()
-def open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, index, values, base):
+def open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, values, base):
     """Decode rows first to last of panel p to places WIDTH apart, from `base` on; return the byte behind the rows."""
     for r in range(first, last):
         mask = masks[p * n_out + r]
-        place = base + (r - first) * WIDTH
-        open_row(codes, at, mask, scales, zeros, lines, r, index, place, values, place)
+        open_weights(codes, at, mask, scales, zeros, lines, r, values, base + (r - first) * WIDTH)
         at += n_bytes(popcount(mask), in_halves)
     return at
 
@@ -80,7 +79,6 @@ def gather_task(
     y,
     n,
     n_parts,
-    index,
     values,
     work,
     work_size,
@@ -112,23 +110,22 @@ def gather_task(
             at = starts[p * n_blocks + top // ROWS]
             for first in range(top, bottom, AT_ONCE):
                 last = min(first + AT_ONCE, bottom)
-                at = open_rows(
-                    codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, index, values, base
-                )
+                at = open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, values, base)
                 for r in range(first, last):
                     start = base + (r - first) * WIDTH
-                    stop = start + popcount(masks[p * n_out + r])
+                    mask = masks[p * n_out + r]
+                    stop = start + popcount(mask)
                     y_line = y_lines + (r - top) * width
                     if n_vectors == 8 and short:
-                        gather_short_row_8(values, index, start, stop, work, x_line, work, y_line)
+                        gather_short_row_8(values, mask, start, stop, work, x_line, work, y_line)
                     elif n_vectors == 8:
-                        gather_row_8(values, index, start, stop, work, x_line, work, y_line)
+                        gather_row_8(values, mask, start, stop, work, x_line, work, y_line)
                     elif n_vectors == 4:
-                        gather_row_4(values, index, start, stop, work, x_line, work, y_line)
+                        gather_row_4(values, mask, start, stop, work, x_line, work, y_line)
                     elif n_vectors == 2:
-                        gather_row_2(values, index, start, stop, work, x_line, work, y_line)
+                        gather_row_2(values, mask, start, stop, work, x_line, work, y_line)
                     else:
-                        gather_row_1(values, index, start, stop, work, x_line, work, y_line)
+                        gather_row_1(values, mask, start, stop, work, x_line, work, y_line)
         from_lines(work, y_lines, width, y, n_out, first_token, n_tokens, top, bottom, lanes)
         top = bottom
 
@@ -148,7 +145,6 @@ def scatter_task(
     dx,
     n,
     n_parts,
-    index,
     values,
     work,
     work_size,
@@ -174,21 +170,20 @@ def scatter_task(
         at = starts[p * n_blocks]
         for first in range(0, n_out, AT_ONCE):
             last = min(first + AT_ONCE, n_out)
-            at = open_rows(
-                codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, index, values, base
-            )
+            at = open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, values, base)
             for r in range(first, last):
                 start = base + (r - first) * WIDTH
-                stop = start + popcount(masks[p * n_out + r])
+                mask = masks[p * n_out + r]
+                stop = start + popcount(mask)
                 dy_line = dy_lines + r * width
                 if n_vectors == 8:
-                    scatter_row_8(values, index, start, stop, work, dx_lines, work, dy_line)
+                    scatter_row_8(values, mask, start, stop, work, dx_lines, work, dy_line)
                 elif n_vectors == 4:
-                    scatter_row_4(values, index, start, stop, work, dx_lines, work, dy_line)
+                    scatter_row_4(values, mask, start, stop, work, dx_lines, work, dy_line)
                 elif n_vectors == 2:
-                    scatter_row_2(values, index, start, stop, work, dx_lines, work, dy_line)
+                    scatter_row_2(values, mask, start, stop, work, dx_lines, work, dy_line)
                 else:
-                    scatter_row_1(values, index, start, stop, work, dx_lines, work, dy_line)
+                    scatter_row_1(values, mask, start, stop, work, dx_lines, work, dy_line)
         first, last = p * WIDTH, min((p + 1) * WIDTH, n_in)
         from_lines(work, dx_lines, width, dx, n_in, first_token, n_tokens, first, last, lanes)
 

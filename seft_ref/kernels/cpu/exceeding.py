@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
+from seft_ref.kernels.cpu.emitter import REGISTER_BYTES
 
 _I64 = ir.IntType(64)
 BITS = 64

@@ -17,6 +17,7 @@ from seft_ref.arrays.library import Array, NumpyArray
 from seft_ref.kernels import Packed
 from seft_ref.kernels.checks import check_factors, check_vector
 from seft_ref.kernels.cpu import coded, panels, token, turned
+from seft_ref.kernels.cpu.emitter import REGISTER_BYTES
 from seft_ref.kernels.cpu.exceeding import indices_above
 from seft_ref.kernels.cpu.packed import (
     LAYOUTS,
@@ -33,7 +34,6 @@ from seft_ref.kernels.cpu.packed import (
     unpack,
 )
 from seft_ref.kernels.cpu.scratch import scratch
-from seft_ref.kernels.cpu.vectors import REGISTER_BYTES
 from seft_ref.kernels.split import as_own, multiply_parts, split
 from seft_ref.topology.csr import Topology
 

@@ -25,8 +25,8 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu.compiled import compiled
+from seft_ref.kernels.cpu.emitter import Emitter, i64, widen
 from seft_ref.kernels.cpu.panels import WIDTH
-from seft_ref.kernels.cpu.vectors import Emitter, _i64, _widen
 
 LONG = 14
 """Least mean number of entries in a row of a panel for which a matrix gets masks; others use `index`."""
@@ -106,7 +106,7 @@ class _Panel(Emitter):
 
     def place(self, pointer: Any, row: Any) -> Any:
         """Return the number of the first entry of a row, widened to 64 bits, because `pointer` may be int32."""
-        return _widen(self.builder, self.builder.load(self.builder.gep(pointer, [row])))
+        return widen(self.builder, self.builder.load(self.builder.gep(pointer, [row])))
 
     def ask(self, arrays: list[Any], j: Any, end: Any, gap: Any) -> None:
         """Prefetch the entries that are read _AHEAD after j, because the processor's prefetcher stops at page ends.
@@ -114,10 +114,10 @@ class _Panel(Emitter):
         At `end` the reading jumps `gap` entries ahead. An array that is named twice is prefetched two registers long.
         """
         b = self.builder
-        later = b.add(j, _i64(_AHEAD))
-        later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, _i64(0)))
+        later = b.add(j, i64(_AHEAD))
+        later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, i64(0)))
         for k, array in enumerate(arrays):
-            at = b.add(later, _i64(self.lanes)) if array in arrays[:k] else later
+            at = b.add(later, i64(self.lanes)) if array in arrays[:k] else later
             at = b.bitcast(b.gep(array, [at]), _I8.as_pointer())
             self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])
 
@@ -136,7 +136,7 @@ class _Panel(Emitter):
         rest = b.sub(stop, j)
         before = b.block
         inside, after = b.append_basic_block("rest"), b.append_basic_block("whole")
-        b.cbranch(b.icmp_signed(">", rest, _i64(0)), inside, after)
+        b.cbranch(b.icmp_signed(">", rest, i64(0)), inside, after)
         b.position_at_end(inside)
         more = add(j, total, self.below(rest))
         inside = b.block
@@ -155,7 +155,7 @@ class _Panel(Emitter):
         b, bits_of = self.builder, ir.IntType(self.lanes)
         masks = b.bitcast(masks, bits_of.as_pointer())
         for k, x in enumerate(panel):
-            bits = b.load(b.gep(masks, [_i64(k)]), align=self.lanes // 8)
+            bits = b.load(b.gep(masks, [i64(k)]), align=self.lanes // 8)
             count = self.intrinsic("llvm.ctpop.i64", _I64, [b.zext(bits, _I64)])
             value = self.read(values, j, self.below(count) if last else None)
             value = value if self.halves is None else self.widened(value)
@@ -181,7 +181,7 @@ class _Panel(Emitter):
             return b.fadd(total, b.fmul(value, factor))
 
         def add_all(j: Any, sums: list[Any]) -> list[Any]:
-            return [add(b.add(j, _i64(k)), sums[k]) for k in range(_SUMS)]
+            return [add(b.add(j, i64(k)), sums[k]) for k in range(_SUMS)]
 
         j, sums = self.loop(start, stop, _SUMS, [b.extract_element(total, k) for k in numbers], add_all)
         _, (first,) = self.loop(j, stop, 1, sums[:1], lambda j, t: [add(j, t[0])])
@@ -219,14 +219,14 @@ def gather_panel(
 
         def of_a_row(r: Any, carried: list[Any]) -> list[Any]:
             start, line = carried
-            stop = e.place(pointer_, builder.add(r, _i64(1)))
+            stop = e.place(pointer_, builder.add(r, i64(1)))
             total = e.load(y_, line)
             if permutes:
                 total = e.row(panel, values_, index_, start, stop, end, gap, total)
             else:
                 total = e.row_one_by_one(x_, x_base_, values_, index_, start, stop, end, gap, total)
             e.store(total, y_, line)
-            return [stop, builder.add(line, _i64(e.lanes))]
+            return [stop, builder.add(line, i64(e.lanes))]
 
         start = e.place(pointer_, first_)
         e.loop(first_, last_, 1, [start, y_base_], of_a_row)
@@ -272,7 +272,7 @@ def spread_panel(
             e.ask([values_, values_], j, end_, gap)
             j, total = e.spread_row(panel, values_, j, builder.gep(masks_, [r]), e.load(y_, line), last=last)
             e.store(total, y_, line)
-            return [j, builder.add(line, _i64(e.lanes))]
+            return [j, builder.add(line, i64(e.lanes))]
 
         _, carried = e.loop(first_, inside_, 1, [start_, y_base_], partial(of_a_row, last=False))
         e.loop(inside_, last_, 1, carried, partial(of_a_row, last=True))

@@ -17,9 +17,10 @@ from jaxtyping import Bool, Float
 from seft_ref.arrays.library import Array, overflow_allowed
 from seft_ref.errors import LayerOverflow
 from seft_ref.kernels.cpu.compiled import compiled
+from seft_ref.kernels.cpu.emitter import REGISTER_BYTES
 from seft_ref.kernels.cpu.panels import to_lines
 from seft_ref.kernels.cpu.scratch import scratch
-from seft_ref.kernels.cpu.vectors import REGISTER_BYTES, in_whole_registers
+from seft_ref.kernels.cpu.vectors import in_whole_registers
 from seft_ref.layers.attention import AttentionCache
 from seft_ref.layers.compiled.exp import exp
 from seft_ref.layers.compiled.products import ROWS, add_product, padded, rounded_up, zeroed

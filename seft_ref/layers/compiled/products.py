@@ -15,7 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.vectors import Emitter
+from seft_ref.kernels.cpu.emitter import Emitter
 
 ROWS = 4
 """Rows of c that are summed at once."""

@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.vectors import REGISTER_BYTES, Emitter
+from seft_ref.kernels.cpu.emitter import REGISTER_BYTES, Emitter
 
 LANES = REGISTER_BYTES // 4
 """Vector loops take groups of LANES numbers, which fill registers of either dtype; a scalar loop takes the rest."""

@@ -1,0 +1,137 @@
+# mypy: allow-untyped-decorators, allow-untyped-calls
+"""Rows of codes on processors with AVX512's VBMI2, which spreads 64 bytes over the lanes of a mask at once."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+
+from seft_ref.kernels.cpu.decode_row import I1, I8, I16, I32, PANEL, REGISTERS, InRegisters, count
+from seft_ref.kernels.cpu.emitter import I64, i64
+
+FEATURES = {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi2"}
+
+
+class Spread(InRegisters):
+    """An emitter for a row whose codes are spread over the lanes of their columns, or whose lanes are gathered."""
+
+    def by_mask(self, name: str, data: Any, bits: Any, others: Any = None) -> Any:
+        """Return bytes or floats after spreading ("expand") or gathering ("compress") by a mask.
+
+        others  the vector that fills other lanes; 0 by default
+        """
+        lanes = data.type.count
+        of = "f32" if isinstance(data.type.element, ir.FloatType) else "i8"
+        mask = self.builder.bitcast(bits, ir.VectorType(I1, lanes))
+        others = ir.Constant(data.type, None) if others is None else others
+        return self.of_processor(f"llvm.x86.avx512.mask.{name}.v{lanes}{of}", data, others, mask)
+
+    def part_of_mask(self, k: int) -> Any:
+        """Return the 16 bits of the mask that belong to register k of the columns."""
+        return self.builder.trunc(self.builder.lshr(self.mask, i64(16 * k)), I16)
+
+    def bytes_of_codes(self) -> Any:
+        """Return 64 bytes with a code each: those of the row, then others. Codes of 4 bits are not sign-extended."""
+        b = self.builder
+        if not self.in_halves:
+            read = self.load_at(self.at, ir.VectorType(I8, PANEL))
+            # force a register, because spreading bytes from memory made a product take 1.3 times as long here
+            return b.asm(ir.FunctionType(read.type, [read.type]), "", "=v,0", [read], side_effect=False)
+        read = b.zext(self.load_at(self.at, ir.VectorType(I8, 32)), ir.VectorType(I16, 32))
+        both = b.or_(read, b.shl(read, ir.Constant(read.type, [4] * 32)))
+        return b.bitcast(b.and_(both, ir.Constant(read.type, [0x0F0F] * 32)), ir.VectorType(I8, 64))
+
+    def table(self, part: int) -> Any:
+        """Return the weight of each code of 4 bits by a scale."""
+        b = self.builder
+        signed = [float(c if c < 8 else c - 16) for c in range(16)]
+        if self.symmetric:
+            return b.fmul(ir.Constant(self.vector, signed), self.scale(part))
+        # steps from a zero point are looked up, because to compute them took a sixth of a product with one token
+        rows = [ir.Constant(self.vector, [c - zero for c in signed]) for zero in range(-8, 8)]
+        steps = cgutils.global_constant(b, "steps_from_zero_points", ir.Constant(ir.ArrayType(self.vector, 16), rows))
+        zero = b.sext(b.load(b.gep(self.zeros, [self.scale_at[part]])), I64)
+        # the mask keeps a number that is no zero point of 4 bits from reading outside
+        at = b.and_(b.add(zero, i64(8)), i64(15))
+        return b.fmul(b.load(b.gep(steps, [i64(0), at])), self.scale(part))
+
+    def sixteen(self, codes: Any, first: int) -> Any:
+        """Return 16 codes from `first` on as int32."""
+        lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
+        return (self.builder.zext if self.in_halves else self.builder.sext)(lanes, ir.VectorType(I32, 16))
+
+    def weights_by(self, part: int) -> Callable[[Any, int], Any]:
+        """Return a function (codes, first) -> weights of 16 codes from `first` on, by one scale."""
+        if self.in_halves:
+            table, name = self.table(part), "llvm.x86.avx512.permvar.sf.512"
+            return lambda codes, first: self.of_processor(name, table, self.sixteen(codes, first))
+        zero, scale = self.zero_point(part), self.scale(part)
+        return lambda codes, first: self.scaled(self.sixteen(codes, first), zero, scale)
+
+    def weights_in_order(self) -> Callable[[Any, int], Any]:
+        """Return the same function for stored codes in order: those of the first half of the columns come first."""
+        if len(self.scale_at) == 1:
+            return self.weights_by(0)
+        b = self.builder
+        n_first = b.zext(count(b, b.trunc(self.mask, I32)), I64)
+        later = b.shl(i64(-1), n_first)
+        if self.in_halves:
+            tables, name = [self.table(part) for part in range(2)], "llvm.x86.avx512.vpermi2var.ps.512"
+            bit = b.select(
+                b.bitcast(later, ir.VectorType(I1, PANEL)),
+                ir.Constant(ir.VectorType(I8, PANEL), [16] * PANEL),
+                ir.Constant(ir.VectorType(I8, PANEL), None),
+            )
+            # a code with bit 4 is looked up in the second table
+            return lambda codes, first: self.of_processor(
+                name, tables[0], self.sixteen(b.or_(codes, bit), first), tables[1]
+            )
+        zeros, scales = ([one(part) for part in range(2)] for one in (self.zero_point, self.scale))
+
+        def weights(codes: Any, first: int) -> Any:
+            bits = b.bitcast(b.trunc(b.lshr(later, i64(first)), I16), ir.VectorType(I1, 16))
+            zero, scale = (b.select(bits, two, one) for one, two in (zeros, scales))
+            return self.scaled(self.sixteen(codes, first), zero, scale)
+
+        return weights
+
+    def codes_of_nothing(self) -> Any:
+        """Return 64 bytes with the codes that have the weight 0: the zero points; None if they are 0."""
+        if self.symmetric:
+            return None
+        b, n_scales = self.builder, len(self.scale_at)
+        points: Any = ir.Constant(ir.VectorType(I8, n_scales), None)
+        for part, place in enumerate(self.scale_at):
+            points = b.insert_element(points, b.load(b.gep(self.zeros, [place])), ir.Constant(I32, part))
+        if self.in_halves:
+            points = b.and_(points, ir.Constant(points.type, [15] * n_scales))
+        return self.shuffle(points, points, [lane * n_scales // PANEL for lane in range(PANEL)])
+
+    def registers(self) -> Iterator[Any]:
+        """Yield the weights of the 64 columns of the panel in four registers, 0 where nothing is stored."""
+        columns = self.by_mask("expand", self.bytes_of_codes(), self.mask, self.codes_of_nothing())
+        by = [self.weights_by(part) for part in range(len(self.scale_at))]
+        for k in range(REGISTERS):
+            yield by[k * len(by) // REGISTERS](columns, 16 * k)
+
+    def write_columns(self) -> None:
+        """Write the stored columns, in order, to the first array."""
+        index, index_at, *_ = self.rest
+        b = self.builder
+        lanes = ir.Constant(ir.VectorType(I8, PANEL), list(range(PANEL)))
+        columns = self.by_mask("compress", lanes, self.mask)
+        b.store(columns, b.bitcast(b.gep(index, [index_at]), columns.type.as_pointer()), align=1)
+
+    def write_weights(self) -> None:
+        """Write the weights of the stored columns, in order, to the last array."""
+        *_, values, values_at = self.rest
+        b = self.builder
+        if len(self.scale_at) == REGISTERS:
+            for k, weights in enumerate(self.registers()):
+                bits = self.part_of_mask(k)
+                self.store(self.by_mask("compress", weights, bits), values, values_at)
+                values_at = b.add(values_at, b.zext(count(b, bits), I64))
+            return
+        codes, weights_of = self.bytes_of_codes(), self.weights_in_order()
+        self.write_in_order(lambda first: weights_of(codes, first))
