@@ -255,8 +255,9 @@ def test_every_public_function_has_a_docstring():
 
 
 LOOPS = {
-    f"kernels/cpu/{name}.py" for name in ("panels", "turned", "exceeding", "transpose", "vectors", "token", "decode")
+    f"kernels/cpu/{name}.py" for name in ("panels", "turned", "exceeding", "transpose", "emitter", "vectors", "token")
 }
+LOOPS |= {f"kernels/cpu/decode{part}.py" for part in ("", "_row", "_spread", "_deposit")}
 LOOPS |= {f"layers/compiled/{name}.py" for name in ("exp", "sums", "rows")}
 """Files whose functions numba compiles or emits, so that their types are numba's and not Python's."""
 
