@@ -71,8 +71,8 @@ def rounded_once(values: Array, dtype: DType) -> Array:
         # FMT-129
         if values.dtype != np.float64 or dtype != DTYPES["BF16"]:
             return values.astype(dtype)
-        # ml_dtypes casts by way of float32, which would round twice. So the step to float32 rounds to odd: towards 0,
-        # with the last bit set if anything was cut. So a value close to a tie of bfloat16 does not become that tie.
+        # ml_dtypes before 0.7 casts by way of float32, which would round twice. So the step to float32 rounds to odd:
+        # towards 0, with the last bit set if anything was cut. So a value close to a tie of bfloat16 becomes no tie.
         near = values.astype(np.float32)
         odd = near.view(np.uint32)
         odd -= np.abs(near.astype(np.float64)) > np.abs(values)

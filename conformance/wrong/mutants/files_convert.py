@@ -75,6 +75,11 @@ def truncated(values: Any, dtype: Any) -> Any:
     return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view(dtype)
 
 
+def rounded_twice(values: Any, dtype: Any) -> Any:
+    """Cast to BF16 by way of float32."""
+    return (values.astype(np.float32) if dtype == container.DTYPES["BF16"] else values).astype(dtype)
+
+
 def rewritten_files(change: Callable[[str, bytes], bytes]) -> Operation:
     """Return a conversion back whose files are changed afterwards."""
 
@@ -143,14 +148,7 @@ _BACK: list[Mutant] = [
     reset("FMT-125", BACK, hf, "a stored −0.0 that loses its sign", to_dense=plain_zeros),
     mutant("FMT-124", BACK, not_verified, "digests not verified"),
     mutant("FMT-126", BACK, changed(BACK, cast=lambda _: None), "no cast"),
-    edited(
-        "FMT-129",
-        BACK,
-        checks.rounded_once,
-        'if values.dtype != np.float64 or dtype != DTYPES["BF16"]:',
-        "if True:",
-        "a cast that rounds twice",
-    ),
+    reset("FMT-129", BACK, checks, "a cast that rounds twice", rounded_once=rounded_twice),
     reset("FMT-126", BACK, checks, "F8 is cast as well", CASTABLE=checks.CASTABLE | {"F8_E4M3FNUZ"}),
     *unchecked(BACK, "FMT-126", "FMT-154", "FMT-084", "FMT-094"),
 ]
@@ -218,14 +216,7 @@ MUTANTS: list[Mutant] = [
         "tensor = from_dense(cast(tensor, dtype, name).values, zeros)",
         "a support judged behind the cast",
     ),
-    edited(
-        "FMT-129",
-        OP,
-        checks.rounded_once,
-        'if values.dtype != np.float64 or dtype != DTYPES["BF16"]:',
-        "if True:",
-        "a cast that rounds twice",
-    ),
+    reset("FMT-129", OP, checks, "a cast that rounds twice", rounded_once=rounded_twice),
     reset("FMT-129", OP, checks, "a cast that cuts", rounded_once=truncated),
     reset("FMT-126", OP, checks, "F8 is cast as well", CASTABLE=checks.CASTABLE | {"F8_E4M3"}),
     mutant("FMT-123", OP, after(OP, empty_companions), "no companions"),
