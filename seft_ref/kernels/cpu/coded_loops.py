@@ -27,6 +27,8 @@ from seft_ref.kernels.cpu.vectors import (
     gather_row_4,
     gather_row_8,
     gather_short_row_8,
+    pairs_pay,
+    scatter_pair_8,
     scatter_row_1,
     scatter_row_2,
     scatter_row_4,
@@ -171,7 +173,14 @@ def scatter_task(
         for first in range(0, n_out, AT_ONCE):
             last = min(first + AT_ONCE, n_out)
             at = open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, values, base)
-            for r in range(first, last):
+            single = first
+            while n_vectors == 8 and pairs_pay() and single + 1 < last:
+                first_mask, second_mask = masks[p * n_out + single], masks[p * n_out + single + 1]
+                start, line = base + (single - first) * WIDTH, dy_lines + single * width
+                second, second_line = start + WIDTH, line + width
+                scatter_pair_8(values, first_mask, start, second_mask, second, work, dx_lines, work, line, second_line)
+                single += 2
+            for r in range(single, last):
                 start = base + (r - first) * WIDTH
                 mask = masks[p * n_out + r]
                 stop = start + popcount(mask)

@@ -23,13 +23,12 @@ from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu import decode_deposit, decode_spread
 from seft_ref.kernels.cpu.decode_row import REGISTERS, Row, count
-from seft_ref.kernels.cpu.emitter import widen
+from seft_ref.kernels.cpu.emitter import compiled_for, widen
 
 
 def kind_of_row(context: Any) -> type[Row]:
     """Return the emitter for the processor that code is compiled for."""
-    _, processor, listed = context.codegen().magic_tuple()
-    features = set(listed.split(","))
+    processor, features = compiled_for(context)
     if features >= decode_spread.FEATURES:
         return decode_spread.Spread
     if features >= decode_deposit.FEATURES and processor not in decode_deposit.SLOW:

@@ -61,38 +61,47 @@ class Spread(InRegisters):
         lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
         return (self.builder.zext if self.in_halves else self.builder.sext)(lanes, ir.VectorType(I32, 16))
 
-    def weights_by(self, part: int) -> Callable[[Any, int], Any]:
-        """Return a function (codes, first) -> weights of 16 codes from `first` on, by one scale."""
+    def stored(self) -> Callable[[int], Any]:
+        """Return a function j -> 16 codes from stored column j on, as int32."""
+        b = self.builder
+        if self.in_halves:
+            codes = self.bytes_of_codes()
+            return lambda first: self.sixteen(codes, first)
+        kinds = ir.VectorType(I8, 16), ir.VectorType(I32, 16)
+        return lambda first: b.sext(self.load_at(b.add(self.at, i64(first)), kinds[0]), kinds[1])
+
+    def weights_by(self, part: int) -> Callable[[Any], Any]:
+        """Return a function: 16 codes as int32 -> their weights by one scale."""
         if self.in_halves:
             table, name = self.table(part), "llvm.x86.avx512.permvar.sf.512"
-            return lambda codes, first: self.of_processor(name, table, self.sixteen(codes, first))
+            return lambda codes: self.of_processor(name, table, codes)
         zero, scale = self.zero_point(part), self.scale(part)
-        return lambda codes, first: self.scaled(self.sixteen(codes, first), zero, scale)
+        return lambda codes: self.scaled(codes, zero, scale)
 
-    def weights_in_order(self) -> Callable[[Any, int], Any]:
-        """Return the same function for stored codes in order: those of the first half of the columns come first."""
+    def weights_in_order(self) -> Callable[[int], Any]:
+        """Return a function j -> weights of 16 codes from stored column j on, by one scale or by two."""
+        b, stored = self.builder, self.stored()
         if len(self.scale_at) == 1:
-            return self.weights_by(0)
-        b = self.builder
-        n_first = b.zext(count(b, b.trunc(self.mask, I32)), I64)
-        later = b.shl(i64(-1), n_first)
+            weights_of = self.weights_by(0)
+            return lambda first: weights_of(stored(first))
+        # columns of the second half of the panel have the second scale
+        later = b.shl(i64(-1), b.zext(count(b, b.trunc(self.mask, I32)), I64))
+
+        def is_later(first: int) -> Any:
+            return b.bitcast(b.trunc(b.lshr(later, i64(first)), I16), ir.VectorType(I1, 16))
+
         if self.in_halves:
             tables, name = [self.table(part) for part in range(2)], "llvm.x86.avx512.vpermi2var.ps.512"
-            bit = b.select(
-                b.bitcast(later, ir.VectorType(I1, PANEL)),
-                ir.Constant(ir.VectorType(I8, PANEL), [16] * PANEL),
-                ir.Constant(ir.VectorType(I8, PANEL), None),
-            )
             # a code with bit 4 is looked up in the second table
-            return lambda codes, first: self.of_processor(
-                name, tables[0], self.sixteen(b.or_(codes, bit), first), tables[1]
+            bit, none = (ir.Constant(ir.VectorType(I32, 16), [number] * 16) for number in (16, 0))
+            return lambda first: self.of_processor(
+                name, tables[0], b.or_(stored(first), b.select(is_later(first), bit, none)), tables[1]
             )
         zeros, scales = ([one(part) for part in range(2)] for one in (self.zero_point, self.scale))
 
-        def weights(codes: Any, first: int) -> Any:
-            bits = b.bitcast(b.trunc(b.lshr(later, i64(first)), I16), ir.VectorType(I1, 16))
-            zero, scale = (b.select(bits, two, one) for one, two in (zeros, scales))
-            return self.scaled(self.sixteen(codes, first), zero, scale)
+        def weights(first: int) -> Any:
+            zero, scale = (b.select(is_later(first), two, one) for one, two in (zeros, scales))
+            return self.scaled(stored(first), zero, scale)
 
         return weights
 
@@ -113,7 +122,7 @@ class Spread(InRegisters):
         columns = self.by_mask("expand", self.bytes_of_codes(), self.mask, self.codes_of_nothing())
         by = [self.weights_by(part) for part in range(len(self.scale_at))]
         for k in range(REGISTERS):
-            yield by[k * len(by) // REGISTERS](columns, 16 * k)
+            yield by[k * len(by) // REGISTERS](self.sixteen(columns, 16 * k))
 
     def write_columns(self) -> None:
         """Write the stored columns, in order, to the first array."""
@@ -133,5 +142,4 @@ class Spread(InRegisters):
                 self.store(self.by_mask("compress", weights, bits), values, values_at)
                 values_at = b.add(values_at, b.zext(count(b, bits), I64))
             return
-        codes, weights_of = self.bytes_of_codes(), self.weights_in_order()
-        self.write_in_order(lambda first: weights_of(codes, first))
+        self.write_in_order(self.weights_in_order())

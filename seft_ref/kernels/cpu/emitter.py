@@ -27,6 +27,17 @@ def widen(builder: ir.IRBuilder, integer: Any) -> Any:
     return builder.sext(integer, I64) if integer.type.width < 64 else integer
 
 
+def compiled_for(context: Any) -> tuple[str, set[str]]:
+    """Return LLVM's name of the processor that code is compiled for, and its features."""
+    _, processor, features = context.codegen().magic_tuple()
+    return processor, set(features.split(","))
+
+
+def has_permutes(context: Any) -> bool:
+    """Return whether that processor has AVX512: 32 registers, and instructions that look up lanes and spread them."""
+    return compiled_for(context)[1] >= {"+avx512f", "+avx512bw", "+avx512vl"}
+
+
 class Emitter:
     """Emits IR for lines of registers of one element type; `halves` is the type of 16-bit values, or None."""
 
@@ -138,6 +149,11 @@ class Emitter:
                 pairs = [(vectors[0], vectors[0])]
             vectors = [self.builder.fadd(self.shuffle(a, b, first), self.shuffle(a, b, second)) for a, b in pairs]
         return vectors[0]
+
+    def count(self, bits: Any) -> Any:
+        """Return how many bits of a number of 64 bits are set."""
+        kind = ir.FunctionType(I64, [I64])
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, "llvm.ctpop.i64"), [bits])
 
     def columns_left(self, index: Any) -> list[Any]:
         """Return what `lines` takes as `left` at the first entry of a row."""

@@ -25,7 +25,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.emitter import Emitter, i64, widen
+from seft_ref.kernels.cpu.emitter import Emitter, has_permutes, i64, widen
 from seft_ref.kernels.cpu.panels import WIDTH
 
 LONG = 14
@@ -37,12 +37,6 @@ _AHEAD = 2048
 _SUMS = 4
 """Number of lanes that take turns if entries are added one by one, because an addition takes several cycles."""
 _I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
-
-
-def has_permutes(context: Any) -> bool:
-    """Return whether code is compiled for a processor with AVX512 instructions that look up lanes and spread them."""
-    _, _, features = context.codegen().magic_tuple()
-    return {"+avx512f", "+avx512bw", "+avx512vl"} <= set(features.split(","))
 
 
 @cache

@@ -23,7 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from seft_ref.kernels.cpu.emitter import Emitter, i64, widen
+from seft_ref.kernels.cpu.emitter import Emitter, has_permutes, i64, widen
 
 
 def _make_gather_row(n_vectors: int, at_once: int = 8) -> Any:
@@ -113,6 +113,72 @@ def _make_scatter_row(n_vectors: int) -> Any:
         return types.void(values, index, start, stop, x, x_base, y, y_base), emit
 
     return scatter_row
+
+
+@intrinsic
+def pairs_pay(typing_context: Any) -> Any:
+    """Return whether `scatter_pair_8` is faster than two rows: lines of two rows take 16 registers of 64 bytes."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.boolean, has_permutes(context))
+
+    return types.boolean(), emit
+
+
+@intrinsic
+def scatter_pair_8(
+    typing_context: Any,
+    values: Any,
+    first_mask: Any,
+    first_start: Any,
+    second_mask: Any,
+    second_start: Any,
+    x: Any,
+    x_base: Any,
+    y: Any,
+    first_base: Any,
+    second_base: Any,
+) -> Any:
+    """Do what `scatter_row_8` does with one row and then with another, in fewer stores, to the same bits.
+
+    A line of x whose column both rows have is loaded and stored once. A row's columns are the bits of its mask.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(context, builder, signature, args, 8)
+        values_, first_mask_, first_start_, second_mask_, second_start_, x_, x_base_, y_, first_base_, second_base_ = (
+            e.args
+        )
+
+        def row(mask: Any, start: Any, base: Any) -> tuple[Any, Any, list[Any]]:
+            return mask, start, [e.load(y_, base, k) for k in range(8)]
+
+        def spread(columns: Any, *rows: tuple[Any, Any, list[Any]]) -> None:
+            """Add the products of rows that all have these columns to the lines of the columns."""
+
+            def one(_: Any, left: list[Any]) -> list[Any]:
+                bits_below = builder.sub(builder.and_(left[0], builder.neg(left[0])), i64(1))
+                places = [builder.add(start, e.count(builder.and_(mask, bits_below))) for mask, start, _ in rows]
+                (line,), left = e.lines(columns, x_base_, i64(0), 1, left)
+                scales, line = [e.broadcast(values_, place) for place in places], e.pinned(x_, line)
+                for k in range(8):
+                    total = e.load(line, i64(0), k)
+                    for scale, (_, _, factors) in zip(scales, rows, strict=True):
+                        total = e.fma(scale, factors[k], total)
+                    e.store(total, line, i64(0), k)
+                return left
+
+            e.loop(i64(0), e.count(columns), 1, [columns], one)
+
+        first, second = row(first_mask_, first_start_, first_base_), row(second_mask_, second_start_, second_base_)
+        both = builder.and_(first_mask_, second_mask_)
+        spread(builder.xor(first_mask_, both), first)
+        spread(builder.xor(second_mask_, both), second)
+        spread(both, first, second)
+        return context.get_dummy_value()
+
+    arguments = (values, first_mask, first_start, second_mask, second_start, x, x_base, y, first_base, second_base)
+    return types.void(*arguments), emit
 
 
 def _make_dot_row(n_vectors: int) -> Any:
