@@ -8,14 +8,14 @@ import weakref
 from types import SimpleNamespace
 
 import array_api_strict as strict
-import llvmlite.binding
 import numba
 import numpy as np
 import pytest
+from llvmlite.binding import get_host_cpu_features
 
 from seft_ref.errors import KernelError
 from seft_ref.kernels import cpu, reference
-from seft_ref.kernels.cpu import decode, transposed
+from seft_ref.kernels.cpu import decode, decode_spread, transposed
 from seft_ref.kernels.cpu import packed as layout
 from seft_ref.kernels.cpu.token import TOKEN_ROWS
 from seft_ref.quantise.grid import Quantised, nearest, parse_grid, weights_at, weights_of
@@ -298,10 +298,10 @@ from seft_ref.kernels.cpu import decode, turned
 from tests.kernels.test_coded import *
 from tests.kernels.test_token import in_this_thread
 in_this_thread()
-assert decode.kind_of_row(cpu_target.target_context).__name__ == KIND
+assert decode.kind_of_row(cpu_target.target_context).__name__ == "Row"
 layout.PANELS_BELOW = 2.0
-# several tokens open rows, and what is done with an open row is the same for every kind of codes: compiling takes all
-# the time here, so each kind is opened by one of the three loops of several tokens
+# what is done with decoded rows is the same for all kinds of codes, and compiling takes all the time here: each kind is
+# decoded by one of the three loops of several tokens
 GATHERED, SCATTERED, TURNED = ("int4:g16:asym", "int4:asym", "int8:g64"), ("int4:g64", "int4:g48"), ("int8:g32:asym",)
 for (shape, share, grid) in CASES[2:8]:
     matrix = drawn(shape, share, grid)
@@ -325,34 +325,46 @@ for (shape, share, grid) in CASES[2:8]:
             fused = np.zeros(shape[0], dtype=np.float32)
             for column, factor in zip(dense.T, x[0].astype(np.float64)):
                 fused = (column * factor + fused).astype(np.float32)
-            assert KIND != "Row" or same_bits(found[0], fused)
+            assert same_bits(found[0], fused)
         if n == 1 or (grid in SCATTERED and n < 640) or (grid in TURNED and n == 640):
-            np.testing.assert_allclose(cpu.matmul_transposed(dy, packed), dy @ dense, rtol=1e-4, atol=1e-4)
+            found = cpu.matmul_transposed(dy, packed)
+            np.testing.assert_allclose(found, dy @ dense, rtol=1e-4, atol=1e-4)
+            assert n == 1 or same_bits(found, cpu.matmul_transposed(dy, wide))
 print("the same")
 """
 
 
-def _features(present, absent):
-    """Return the features of this processor without some; skip a test if some are not there."""
-    features = {name for name, has in llvmlite.binding.get_host_cpu_features().items() if has}
-    if not present <= features:
-        pytest.skip(f"this processor lacks {', '.join(sorted(present - features))}")
-    names = [("-" if name.startswith(absent) else "+") + name for name in sorted(features)]
-    return ",".join(names)
-
-
-@pytest.mark.parametrize("kind", ["Row", "Deposit"])
-def test_KRN_018_a_processor_that_cannot_spread_bytes_finds_the_same(kind, tmp_path):
-    features = "+sse2" if kind == "Row" else _features({"avx2", "bmi2"}, "avx512")
-    environment = os.environ | {"NUMBA_CPU_FEATURES": features, "NUMBA_OPT": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", f"KIND = {kind!r}\n{_ELSEWHERE}"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def on_processor(*command, **of):
+    """Run Python with loops compiled for a processor: its name for LLVM, and the features that are looked at."""
+    environment = os.environ | {f"NUMBA_CPU_{key.upper()}": value for key, value in of.items()} | {"NUMBA_OPT": "1"}
+    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
     assert done.stdout == "the same\n", done.stderr
+
+
+def needs(*features):
+    """Skip a test if this processor lacks features."""
+    if lacking := sorted(set(features) - {f"+{name}" for name, has in get_host_cpu_features().items() if has}):
+        pytest.skip(f"this processor lacks {', '.join(lacking)}")
+
+
+def test_KRN_018_a_processor_that_cannot_spread_bytes_finds_the_same(tmp_path, monkeypatch):
+    needs("+sse4.2")
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    on_processor("-c", _ELSEWHERE, name="nehalem", features="+sse4.2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "features", "processor"),
+    [
+        ("Spread", decode_spread.FEATURES, {}),
+        ("Deposit", {"+avx2", "+bmi2", "+fma"}, {"name": "x86-64-v3", "features": "+avx2,+bmi2,+fma"}),
+        ("Row", {"+sse4.2"}, {"name": "nehalem", "features": "+sse4.2"}),
+    ],
+    ids=["Spread", "Deposit", "Row"],
+)
+def test_KRN_018_QNT_002_every_row_is_decoded_by_the_loops_of_each_processor(kind, features, processor):
+    needs(*features)
+    on_processor("-m", "tests.kernels.decoded_rows", kind, **processor)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ A panel is 64 columns wide. Bit c of a mask says whether column c of the panel i
 0.4 bytes a stored weight, where a byte for each column and the pointers of `packed` take 1.2. Codes of 4 bits lie two
 in a byte, and the first code of a panel's row begins a byte.
 
-Weights are decoded to float32 in registers. A product with several tokens has the bits of the product with those
-weights in panels. A product with one token adds in another order.
+Weights are decoded to float32, a few rows at a time. A product with several tokens has the bits of the product with
+those weights in panels. A product with one token adds in another order.
 """
 
 from dataclasses import dataclass, replace

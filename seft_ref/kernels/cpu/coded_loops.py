@@ -2,9 +2,9 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls, allow-untyped-defs, allow-incomplete-defs
 """Compiled loops of products with matrices of codes (`coded` draws the layout).
 
-Panels, lines and blocks of tokens are those of `panels`. Tasks of several tokens decode one row of a panel at a time
-and pass it to the loops for matrices of floats, so that the sums have the same bits. Tasks of one token multiply all 64
-columns of a panel's row, stored or not, because decoding spreads the row over them anyway.
+Panels, lines and blocks of tokens are those of `panels`. Tasks of several tokens decode rows of a panel and add their
+products in the order of the loops for matrices of floats, so that the sums have the same bits. Tasks of one token
+decode a row in registers: all 64 columns, stored or not, where the processor spreads a row over them.
 """
 
 from seft_ref.kernels.cpu.coded_rows import ROWS, n_bytes

@@ -12,7 +12,8 @@ codes over the lanes of their columns at once (`decode_spread`), BMI2 puts eight
 (code - zero point) * scale, rounded once (QNT-002).
 
 Codes are int8, one a byte, or uint8, two a byte with the first in the lower half. Zero points are int8; an array of
-uint8 means that all are 0. The loops may read the byte at `at` together with the 63 bytes behind it.
+uint8 means that all are 0. The loops may read the byte at `at` together with the 63 bytes behind it. `open_weights` and
+`open_row` may write 64 numbers and 64 columns, whatever the row stores; what follows the row is arbitrary.
 """
 
 from collections.abc import Callable
@@ -22,8 +23,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu import decode_deposit, decode_spread
-from seft_ref.kernels.cpu.decode_row import REGISTERS, Row, count
-from seft_ref.kernels.cpu.emitter import compiled_for, widen
+from seft_ref.kernels.cpu.decode_row import REGISTERS, Row
+from seft_ref.kernels.cpu.emitter import compiled_for, count, widen
 
 
 def kind_of_row(context: Any) -> type[Row]:

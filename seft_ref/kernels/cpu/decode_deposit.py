@@ -1,10 +1,10 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
-"""Rows of codes on processors with AVX2 and BMI2, which take eight columns at a time.
+"""Rows of codes, eight columns at a time, on processors with AVX2 and BMI2.
 
     pdep    puts the codes of eight columns, side by side in one number, where the mask has their columns
     pext    takes the numbers of the stored columns out of those of all eight
 
-AMD's processors before Zen 3 take ten times as long for these two instructions, so they get the loops of `decode_row`.
+AMD's processors before Zen 3 run these two in microcode, a step for each bit, so they get the loops of `decode_row`.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,14 @@ from typing import Any
 
 from llvmlite import ir
 
-from seft_ref.kernels.cpu.decode_row import I8, I32, PANEL, InRegisters, count
-from seft_ref.kernels.cpu.emitter import I64, i64
+from seft_ref.kernels.cpu.decode_row import I8, I32, PANEL, InRegisters
+from seft_ref.kernels.cpu.emitter import I64, count, i64
 
 FEATURES = {"+avx2", "+bmi2"}
 SLOW = {"bdver4", "znver1", "znver2"}
-"""LLVM's names of processors whose `pdep` is a program of its own."""
-_EIGHT = 8
+"""LLVM's names of processors whose `pdep` is microcode."""
+COLUMNS = 8
+"""Columns whose codes fill a word of 64 bits."""
 
 
 class Deposit(InRegisters):
@@ -27,35 +28,35 @@ class Deposit(InRegisters):
     def parts(self) -> Iterator[tuple[Any, Any]]:
         """Yield the mask of each eight columns, and how many columns are stored before them."""
         b, before = self.builder, i64(0)
-        for k in range(PANEL // _EIGHT):
-            mask = b.and_(b.lshr(self.mask, i64(_EIGHT * k)), i64(255))
+        for k in range(PANEL // COLUMNS):
+            mask = b.and_(b.lshr(self.mask, i64(COLUMNS * k)), i64(255))
             yield mask, before
             before = b.add(before, count(b, mask))
 
-    def in_columns(self, name: str, data: Any, mask: Any, bits: int) -> Any:
+    def by_mask(self, name: str, data: Any, mask: Any, bits: int) -> Any:
         """Return what `pdep` or `pext` makes of numbers of some bits, side by side, by a mask of one bit for each."""
         return self.of_processor(f"llvm.x86.bmi.{name}.64", data, self.widened_mask(mask, bits))
 
     def widened_mask(self, mask: Any, bits: int) -> Any:
         """Return a mask of eight bits with each bit repeated."""
         b = self.builder
-        lowest = i64(side_by_side([1] * _EIGHT, bits))
+        lowest = i64(side_by_side([1] * COLUMNS, bits))
         return b.mul(self.of_processor("llvm.x86.bmi.pdep.64", mask, lowest), i64(2**bits - 1))
 
     def widened_codes(self, word: Any) -> Any:
         """Return eight codes, side by side in a word, as int32."""
-        b, lanes = self.builder, ir.VectorType(I32, _EIGHT)
-        if not self.in_halves:
-            return b.sext(b.bitcast(word, ir.VectorType(I8, _EIGHT)), lanes)
+        b, lanes = self.builder, ir.VectorType(I32, COLUMNS)
+        if not self.two_a_byte:
+            return b.sext(b.bitcast(word, ir.VectorType(I8, COLUMNS)), lanes)
         first = b.insert_element(ir.Constant(lanes, ir.Undefined), b.trunc(word, I32), ir.Constant(I32, 0))
-        all_eight = self.shuffle(first, first, [0] * _EIGHT)
+        all_eight = self.shuffle(first, first, [0] * COLUMNS)
         # move each code to the upper end of its lane, so that shifting it back extends its sign
-        return b.ashr(b.shl(all_eight, ir.Constant(lanes, list(range(28, -1, -4)))), ir.Constant(lanes, [28] * _EIGHT))
+        return b.ashr(b.shl(all_eight, ir.Constant(lanes, list(range(28, -1, -4)))), ir.Constant(lanes, [28] * COLUMNS))
 
     def codes_from(self, j: Any) -> Any:
         """Return a word whose lower bits are the codes from stored column j on."""
         b = self.builder
-        if not self.in_halves:
+        if not self.two_a_byte:
             return self.load_at(b.add(self.at, j), I64)
         word = self.load_at(b.add(self.at, b.lshr(j, i64(1))), I64)
         return b.lshr(word, b.shl(b.and_(j, i64(1)), i64(2)))
@@ -63,17 +64,17 @@ class Deposit(InRegisters):
     def registers(self) -> Iterator[Any]:
         """Yield the weights of the 64 columns of the panel in four registers, 0 where nothing is stored."""
         b, n_scales = self.builder, len(self.scale_at)
-        bits = 4 if self.in_halves else 8
+        bits = 4 if self.two_a_byte else 8
         eights: list[Any] = []
         for k, (mask, before) in enumerate(self.parts()):
-            word = self.in_columns("pdep", self.codes_from(before), mask, bits)
+            word = self.by_mask("pdep", self.codes_from(before), mask, bits)
             if not self.symmetric:
                 # columns that are not stored get the zero point, whose weight is 0
                 elsewhere = b.not_(self.widened_mask(mask, bits))
-                word = b.or_(word, b.and_(self.zero_points(k * n_scales // 8, bits), elsewhere))
+                word = b.or_(word, b.and_(self.zero_points(k * COLUMNS * n_scales // PANEL, bits), elsewhere))
             eights.append(self.widened_codes(word))
             if k % 2:
-                part = k * n_scales // 8
+                part = k * COLUMNS * n_scales // PANEL
                 sixteen = self.shuffle(eights[-2], eights[-1], list(range(16)))
                 yield self.scaled(sixteen, self.zero_point(part), self.scale(part))
 
@@ -81,25 +82,25 @@ class Deposit(InRegisters):
         """Return eight times the zero point beside a scale, side by side in a word."""
         b = self.builder
         zero = b.and_(b.sext(b.load(b.gep(self.zeros, [self.scale_at[part]])), I64), i64(2**bits - 1))
-        return b.mul(zero, i64(side_by_side([1] * _EIGHT, bits)))
+        return b.mul(zero, i64(side_by_side([1] * COLUMNS, bits)))
 
     def write_columns(self) -> None:
         """Write the stored columns, in order, to the first array."""
         index, index_at, *_ = self.rest
         b = self.builder
         for k, (mask, before) in enumerate(self.parts()):
-            numbers = i64(side_by_side(list(range(8 * k, 8 * k + 8)), 8))
+            numbers = i64(side_by_side(list(range(COLUMNS * k, COLUMNS * k + COLUMNS)), 8))
             place = b.gep(index, [b.add(index_at, before)])
-            b.store(self.in_columns("pext", numbers, mask, 8), b.bitcast(place, I64.as_pointer()), align=1)
+            b.store(self.by_mask("pext", numbers, mask, 8), b.bitcast(place, I64.as_pointer()), align=1)
 
     def write_weights(self) -> None:
         """Write the weights of the stored columns, in order, to the last array."""
         self.write_in_order(self.weights_from)
 
     def weights_from(self, first: int) -> Any:
-        """Return the weights of 16 codes from stored column `first` on; others follow those of the row."""
+        """Return the weights of 16 codes from stored column `first` on; behind the row's end they are arbitrary."""
         b = self.builder
-        lower, upper = (self.widened_codes(self.codes_from(i64(j))) for j in (first, first + _EIGHT))
+        lower, upper = (self.widened_codes(self.codes_from(i64(j))) for j in (first, first + COLUMNS))
         zero, scale = self.zero_point(0), self.scale(0)
         lanes = ir.Constant(ir.VectorType(I32, 16), list(range(first, first + 16)))
         for part in range(1, len(self.scale_at)):

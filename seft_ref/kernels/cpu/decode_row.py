@@ -1,8 +1,8 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
 """One row of a panel of codes, on any processor: what the loops of `decode` are given, and how they take its columns.
 
-`Row` takes one stored column after another. `InRegisters` has all 64 columns in registers, and leaves it to those who
-inherit from it to put them there (`spread`, `deposit`).
+`Row` takes one stored column after another. `InRegisters` has all 64 columns in registers; its subclasses, in
+`decode_spread` and `decode_deposit`, put them there.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,19 +12,12 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from seft_ref.kernels.cpu.emitter import I64, Emitter, i64
+from seft_ref.kernels.cpu.emitter import Emitter, count, i64, lowest
 
 PANEL = 64
 REGISTERS = 4
 """Registers that hold one number for each column of a panel."""
 I1, I8, I16, I32 = (ir.IntType(bits) for bits in (1, 8, 16, 32))
-
-
-def count(builder: ir.IRBuilder, mask: Any) -> Any:
-    """Return how many bits of a mask are set."""
-    kind = ir.FunctionType(mask.type, [mask.type])
-    name = f"llvm.ctpop.i{mask.type.width}"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [mask])
 
 
 class Row(Emitter):
@@ -37,7 +30,7 @@ class Row(Emitter):
 
     def __init__(self, context: Any, builder: ir.IRBuilder, kinds: list[Any], args: list[Any], n_scales: int) -> None:
         super().__init__(context, builder, types.void(*kinds), tuple(args), 1)
-        self.in_halves = not kinds[0].dtype.signed
+        self.two_a_byte = not kinds[0].dtype.signed
         self.symmetric = not kinds[4].dtype.signed
         self.codes, self.at, self.mask, self.scales, self.zeros = self.args[:5]
         self.scale_at = self.args[5 : 5 + REGISTERS : REGISTERS // n_scales]
@@ -95,12 +88,10 @@ class Row(Emitter):
     def columns_one_by_one(self, carried: list[Any], body: Callable[[Any, Any, list[Any]], list[Any]]) -> list[Any]:
         """Emit `carried = body(j, column, carried)` for each entry of the row; return the last `carried`."""
         b = self.builder
-        low = ir.FunctionType(I64, [I64, I1])
-        trailing = cgutils.get_or_insert_function(b.module, low, "llvm.cttz.i64")
 
         def entry(j: Any, all_carried: list[Any]) -> list[Any]:
             remaining_bits, *own = all_carried
-            column = b.call(trailing, [remaining_bits, ir.Constant(I1, 1)])
+            column = lowest(b, remaining_bits)
             return [b.and_(remaining_bits, b.sub(remaining_bits, i64(1))), *body(j, column, own)]
 
         _, (_, *carried) = self.loop(i64(0), count(b, self.mask), 1, [self.mask, *carried], entry)
@@ -111,7 +102,7 @@ class Row(Emitter):
         b = self.builder
 
         def entry(j: Any, column: Any, own: list[Any]) -> list[Any]:
-            if self.in_halves:
+            if self.two_a_byte:
                 byte = b.load(b.gep(self.codes, [b.add(self.at, b.lshr(j, i64(1)))]))
                 shift = b.trunc(b.shl(b.and_(j, i64(1)), i64(2)), I8)
                 half = b.and_(b.lshr(byte, shift), ir.Constant(I8, 15))
@@ -175,12 +166,15 @@ class InRegisters(Row):
             self.store(self.fma(weights, factors, self.load(x, x_base, k)), x, x_base, k)
 
     def scaled(self, codes: Any, zero: Any, scale: Any) -> Any:
-        """Return the weights of 16 codes as int32."""
+        """Return the weights of 16 codes, which are given as int32."""
         b = self.builder
         return b.fmul(b.sitofp(b.sub(codes, zero), self.vector), scale)
 
     def write_in_order(self, weights_from: Callable[[int], Any]) -> None:
-        """Write the weights of the stored columns in order; `weights_from(j)` returns 16 from stored column j on."""
+        """Write the weights of the stored columns in order, 32 or 64 numbers: what follows the row is arbitrary.
+
+        weights_from  a function j -> weights of 16 codes from stored column j on
+        """
         *_, values, values_at = self.rest
         for k in range(REGISTERS // 2):
             self.store(weights_from(16 * k), values, values_at, k)

@@ -7,14 +7,14 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils
 
-from seft_ref.kernels.cpu.decode_row import I1, I8, I16, I32, PANEL, REGISTERS, InRegisters, count
-from seft_ref.kernels.cpu.emitter import I64, i64
+from seft_ref.kernels.cpu.decode_row import I1, I8, I16, I32, PANEL, REGISTERS, InRegisters
+from seft_ref.kernels.cpu.emitter import I64, count, i64
 
 FEATURES = {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi2"}
 
 
 class Spread(InRegisters):
-    """An emitter for a row whose codes are spread over the lanes of their columns, or whose lanes are gathered."""
+    """An emitter for a row whose codes one instruction spreads over the lanes of their columns."""
 
     def by_mask(self, name: str, data: Any, bits: Any, others: Any = None) -> Any:
         """Return bytes or floats after spreading ("expand") or gathering ("compress") by a mask.
@@ -34,7 +34,7 @@ class Spread(InRegisters):
     def bytes_of_codes(self) -> Any:
         """Return 64 bytes with a code each: those of the row, then others. Codes of 4 bits are not sign-extended."""
         b = self.builder
-        if not self.in_halves:
+        if not self.two_a_byte:
             read = self.load_at(self.at, ir.VectorType(I8, PANEL))
             # force a register, because spreading bytes from memory made a product take 1.3 times as long here
             return b.asm(ir.FunctionType(read.type, [read.type]), "", "=v,0", [read], side_effect=False)
@@ -59,12 +59,12 @@ class Spread(InRegisters):
     def sixteen(self, codes: Any, first: int) -> Any:
         """Return 16 codes from `first` on as int32."""
         lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
-        return (self.builder.zext if self.in_halves else self.builder.sext)(lanes, ir.VectorType(I32, 16))
+        return (self.builder.zext if self.two_a_byte else self.builder.sext)(lanes, ir.VectorType(I32, 16))
 
     def stored(self) -> Callable[[int], Any]:
         """Return a function j -> 16 codes from stored column j on, as int32."""
         b = self.builder
-        if self.in_halves:
+        if self.two_a_byte:
             codes = self.bytes_of_codes()
             return lambda first: self.sixteen(codes, first)
         kinds = ir.VectorType(I8, 16), ir.VectorType(I32, 16)
@@ -72,7 +72,7 @@ class Spread(InRegisters):
 
     def weights_by(self, part: int) -> Callable[[Any], Any]:
         """Return a function: 16 codes as int32 -> their weights by one scale."""
-        if self.in_halves:
+        if self.two_a_byte:
             table, name = self.table(part), "llvm.x86.avx512.permvar.sf.512"
             return lambda codes: self.of_processor(name, table, codes)
         zero, scale = self.zero_point(part), self.scale(part)
@@ -90,7 +90,7 @@ class Spread(InRegisters):
         def is_later(first: int) -> Any:
             return b.bitcast(b.trunc(b.lshr(later, i64(first)), I16), ir.VectorType(I1, 16))
 
-        if self.in_halves:
+        if self.two_a_byte:
             tables, name = [self.table(part) for part in range(2)], "llvm.x86.avx512.vpermi2var.ps.512"
             # a code with bit 4 is looked up in the second table
             bit, none = (ir.Constant(ir.VectorType(I32, 16), [number] * 16) for number in (16, 0))
@@ -113,7 +113,7 @@ class Spread(InRegisters):
         points: Any = ir.Constant(ir.VectorType(I8, n_scales), None)
         for part, place in enumerate(self.scale_at):
             points = b.insert_element(points, b.load(b.gep(self.zeros, [place])), ir.Constant(I32, part))
-        if self.in_halves:
+        if self.two_a_byte:
             points = b.and_(points, ir.Constant(points.type, [15] * n_scales))
         return self.shuffle(points, points, [lane * n_scales // PANEL for lane in range(PANEL)])
 

@@ -27,6 +27,22 @@ def widen(builder: ir.IRBuilder, integer: Any) -> Any:
     return builder.sext(integer, I64) if integer.type.width < 64 else integer
 
 
+def count(builder: ir.IRBuilder, bits: Any) -> Any:
+    """Return how many bits of a number are set."""
+    return _of_bits(builder, "ctpop", bits)
+
+
+def lowest(builder: ir.IRBuilder, bits: Any) -> Any:
+    """Return the place of the lowest bit of a number that is set; one must be."""
+    return _of_bits(builder, "cttz", bits, ir.Constant(ir.IntType(1), 1))
+
+
+def _of_bits(builder: ir.IRBuilder, name: str, bits: Any, *more: Any) -> Any:
+    kind = ir.FunctionType(bits.type, [bits.type, *(a.type for a in more)])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.i{bits.type.width}")
+    return builder.call(function, [bits, *more])
+
+
 def compiled_for(context: Any) -> tuple[str, set[str]]:
     """Return LLVM's name of the processor that code is compiled for, and its features."""
     _, processor, features = context.codegen().magic_tuple()
@@ -34,7 +50,7 @@ def compiled_for(context: Any) -> tuple[str, set[str]]:
 
 
 def has_permutes(context: Any) -> bool:
-    """Return whether that processor has AVX512: 32 registers, and instructions that look up lanes and spread them."""
+    """Return whether the processor that code is compiled for has AVX512, which has 32 registers and looks up lanes."""
     return compiled_for(context)[1] >= {"+avx512f", "+avx512bw", "+avx512vl"}
 
 
@@ -150,11 +166,6 @@ class Emitter:
             vectors = [self.builder.fadd(self.shuffle(a, b, first), self.shuffle(a, b, second)) for a, b in pairs]
         return vectors[0]
 
-    def count(self, bits: Any) -> Any:
-        """Return how many bits of a number of 64 bits are set."""
-        kind = ir.FunctionType(I64, [I64])
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, "llvm.ctpop.i64"), [bits])
-
     def columns_left(self, index: Any) -> list[Any]:
         """Return what `lines` takes as `left` at the first entry of a row."""
         return [] if isinstance(index.type, ir.PointerType) else [index]
@@ -181,12 +192,9 @@ class Emitter:
         return [self._line_of(base, column) for column in columns], []
 
     def _lines_of_bits(self, base: Any, mask: Any, n: int) -> tuple[list[Any], list[Any]]:
-        b = self.builder
-        kind = ir.FunctionType(I64, [I64, ir.IntType(1)])
-        trailing = cgutils.get_or_insert_function(b.module, kind, "llvm.cttz.i64")
-        lines = []
+        b, lines = self.builder, []
         for _ in range(n):
-            lines.append(self._line_of(base, b.call(trailing, [mask, ir.Constant(ir.IntType(1), 1)])))
+            lines.append(self._line_of(base, lowest(b, mask)))
             mask = b.and_(mask, b.sub(mask, i64(1)))
         return lines, [mask]
 

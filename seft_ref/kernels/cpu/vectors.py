@@ -3,13 +3,14 @@
 
     gather_row    y[row, :]  +=  sum over stored j of values[j] * x[index[j], :]
     scatter_row   x[index[j], :]  +=  values[j] * y[row, :]     for every stored j
+    scatter_pair  the same of two rows, with fewer stores
     dot_row       values[base + j]  +=  sum over tokens of x[index[j], :] * y[row, :]
     transpose     dst[j, i]  =  src[i, j]                       one square of 64-byte rows
 
 A line is `n_vectors` registers of 64 bytes, each with 16 tokens of float32 or 8 of float64. A row loop takes (values,
 index, start, stop, x, x_base, y, y_base): the stored entries start to stop of one row, and the first elements of the
-lines of x and of the line of y. dot_row also takes a base of values. In place of the array `index` the other two take a
-number with a bit for each stored column.
+lines of x and of the line of y. dot_row also takes a base of values. gather_row and scatter_row also take, in place of
+the array `index`, a number with a bit for each of the stop - start columns.
 
 Loop vectorisers do not keep eight accumulators in registers over a loop of unknown length, and doing so is 1.4 to 1.6
 times as fast here. Every multiply-add is one fused operation in a fixed order, so a result does not depend on which
@@ -23,7 +24,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from seft_ref.kernels.cpu.emitter import Emitter, has_permutes, i64, widen
+from seft_ref.kernels.cpu.emitter import Emitter, count, has_permutes, i64, widen
 
 
 def _make_gather_row(n_vectors: int, at_once: int = 8) -> Any:
@@ -117,7 +118,7 @@ def _make_scatter_row(n_vectors: int) -> Any:
 
 @intrinsic
 def pairs_pay(typing_context: Any) -> Any:
-    """Return whether `scatter_pair_8` is faster than two rows: lines of two rows take 16 registers of 64 bytes."""
+    """Return whether `scatter_pair_8` is faster than two rows: their lines fill 16 registers, and AVX512 has 32."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return context.get_constant(types.boolean, has_permutes(context))
@@ -158,7 +159,7 @@ def scatter_pair_8(
 
             def one(_: Any, left: list[Any]) -> list[Any]:
                 bits_below = builder.sub(builder.and_(left[0], builder.neg(left[0])), i64(1))
-                places = [builder.add(start, e.count(builder.and_(mask, bits_below))) for mask, start, _ in rows]
+                places = [builder.add(start, count(builder, builder.and_(mask, bits_below))) for mask, start, _ in rows]
                 (line,), left = e.lines(columns, x_base_, i64(0), 1, left)
                 scales, line = [e.broadcast(values_, place) for place in places], e.pinned(x_, line)
                 for k in range(8):
@@ -168,7 +169,7 @@ def scatter_pair_8(
                     e.store(total, line, i64(0), k)
                 return left
 
-            e.loop(i64(0), e.count(columns), 1, [columns], one)
+            e.loop(i64(0), count(builder, columns), 1, [columns], one)
 
         first, second = row(first_mask_, first_start_, first_base_), row(second_mask_, second_start_, second_base_)
         both = builder.and_(first_mask_, second_mask_)

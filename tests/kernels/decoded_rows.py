@@ -1,0 +1,141 @@
+"""The innermost loops of codes, row by row, against plain ones: python -m tests.kernels.decoded_rows KIND
+
+Codes, and what a row is written to, end where a page without access begins.
+"""
+
+import ctypes
+import sys
+
+import numpy as np
+from numba import cfunc, types
+from numba.core.registry import cpu_target
+
+from seft_ref.kernels.cpu import decode, vectors
+from tests.kernels.test_bounds import Fence
+
+PANEL, REGISTER = 64, 16
+GROUPS = ((0, 0, 0, 0), (0, 0, 1, 1), (0, 1, 2, 3), (0, 0, 0, 1), (0, 1, 1, 1), (0, 1, 1, 2))
+"""The group of each 16 columns."""
+ROWS = 3
+BEHIND = 63
+"""Bytes behind the first byte of a row that the loops may read."""
+
+
+def masks(rng, n):
+    """Draw masks as int64; the first are full, empty, and have the highest bit, the lowest and a quarter."""
+    few = [-1, 0, -(2**63), 1, -(2**48)]
+    drawn = (rng.random(PANEL) < share for share in rng.choice([0.05, 0.3, 0.5, 0.9], n - len(few)))
+    return few + [int(np.packbits(bits, bitorder="little").view(np.int64)[0]) for bits in drawn]
+
+
+def columns_of(mask):
+    return np.flatnonzero(np.unpackbits(np.array([mask]).view(np.uint8), bitorder="little"))
+
+
+def address(array):
+    return array.ctypes.data
+
+
+def loops(two_a_byte, asymmetric):
+    """Compile the loops of one kind of codes as one C function."""
+    codes, zeros = types.uint8 if two_a_byte else types.int8, types.int8 if asymmetric else types.uint8
+    floats = types.CPointer(types.float32)
+    numbers = [types.int64] * 5
+
+    @cfunc(
+        types.void(
+            types.CPointer(codes),
+            types.int64,
+            floats,
+            types.CPointer(zeros),
+            *numbers,
+            types.CPointer(types.uint8),
+            *[floats] * 6,
+        )
+    )
+    def run(codes, mask, scales, zeros, a, b, c, d, r, index, opened, weights, x, sums, dy, dx):
+        lines = (a, b, c, d)
+        decode.open_row(codes, 0, mask, scales, zeros, lines, r, index, 0, opened, 0)
+        decode.open_weights(codes, 0, mask, scales, zeros, lines, r, weights, 0)
+        decode.dot_row(codes, 0, mask, scales, zeros, lines, r, x, 0, sums, 0)
+        decode.spread_row(codes, 0, mask, scales, zeros, lines, r, dy, r, dx, 0)
+
+    pointers = [ctypes.c_void_p] * 7
+    signature = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 5, *pointers)
+    return run, ctypes.CFUNCTYPE(None, *signature)(run.address)
+
+
+def compare_rows(two_a_byte, asymmetric, n=400):
+    rng, fence = np.random.default_rng(1), Fence()
+    kept, call = loops(two_a_byte, asymmetric)
+    low, high = (-8, 8) if two_a_byte else (-128, 128)
+    raw = fence.empty((BEHIND + 1,), np.uint8)
+    index = fence.empty((PANEL,), np.uint8)
+    opened, weights, dx = (fence.empty((PANEL,), np.float32) for _ in range(3))
+    sums = fence.empty((REGISTER,), np.float32)
+    for trial, mask in enumerate(masks(rng, n)):
+        columns, groups, r = columns_of(mask), GROUPS[trial % len(GROUPS)], trial % ROWS
+        code = rng.integers(low, high, columns.size).astype(np.int8)
+        raw[:] = rng.integers(0, 256, raw.size)
+        if two_a_byte:
+            nibbles = (code & 15).astype(np.uint8)
+            raw[: columns.size // 2] = nibbles[:-1:2][: columns.size // 2] | nibbles[1::2] << 4
+            if columns.size % 2:
+                raw[columns.size // 2] = raw[columns.size // 2] & 240 | nibbles[-1]
+        else:
+            raw[: columns.size] = code.view(np.uint8)
+        scales = rng.standard_normal(ROWS * 4).astype(np.float32) if trial % 13 else np.full(12, 2.0**-149, np.float32)
+        zeros = rng.integers(low, high, ROWS * 4).astype(np.int8) if asymmetric else np.zeros(1, np.uint8)
+        at = np.array(groups)[columns // REGISTER] * ROWS + r
+        steps = code.astype(np.float64) - (zeros[at] if asymmetric else 0)
+        wanted = (steps * scales[at].astype(np.float64)).astype(np.float32)
+        x, dy = rng.integers(-8, 9, PANEL).astype(np.float32), rng.integers(-8, 9, ROWS).astype(np.float32)
+        before = rng.integers(-8, 9, PANEL).astype(np.float32)
+        sums[:], dx[:] = 0, before
+        numbers = (*(group * ROWS for group in groups), r)
+        pointers = map(address, (index, opened, weights, x, sums, dy, dx))
+        call(address(raw), mask, address(scales), address(zeros), *numbers, *pointers)
+        assert np.array_equal(index[: columns.size], columns), mask
+        assert opened[: columns.size].tobytes() == weights[: columns.size].tobytes() == wanted.tobytes(), mask
+        wide = wanted.astype(np.float64)
+        assert abs(sums.astype(np.float64).sum() - wide @ x[columns]) <= 1e-5 * (abs(wide) @ abs(x[columns])), mask
+        # a product of numbers of 24 and 4 bits is exact in float64, and so is its sum with a small number
+        before[columns] = (wide * dy[r] + before[columns]).astype(np.float32)
+        assert np.array_equal(dx, before), mask
+    del kept
+
+
+def compare_pairs(n=60):
+    """Compare two rows that are added at once with one after the other, to the bit."""
+    floats = types.CPointer(types.float32)
+
+    @cfunc(types.void(floats, types.int64, types.int64, floats, floats))
+    def at_once(values, first, second, x, y):
+        vectors.scatter_pair_8(values, first, 0, second, PANEL, x, 0, y, 0, 8 * REGISTER)
+
+    @cfunc(types.void(floats, types.int64, types.int64, floats, floats))
+    def in_turn(values, first, second, x, y):
+        vectors.scatter_row_8(values, first, 0, decode.popcount(first), x, 0, y, 0)
+        stop = PANEL + decode.popcount(second)
+        vectors.scatter_row_8(values, second, PANEL, stop, x, 0, y, 8 * REGISTER)
+
+    signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
+    rng = np.random.default_rng(2)
+    drawn = masks(rng, n)
+    for first, second in [(a, b) for a in drawn[:8] for b in (*drawn, ~a)]:
+        sizes = (2 * PANEL, PANEL * 8 * REGISTER, 2 * 8 * REGISTER)
+        values, x, y = (rng.standard_normal(size).astype(np.float32) for size in sizes)
+        wanted = x.copy()
+        signature(at_once.address)(address(values), first, second, address(x), address(y))
+        signature(in_turn.address)(address(values), first, second, address(wanted), address(y))
+        assert x.tobytes() == wanted.tobytes(), (first, second)
+
+
+if __name__ == "__main__":
+    kind = decode.kind_of_row(cpu_target.target_context).__name__
+    assert kind == sys.argv[1], f"this processor gets {kind}"
+    for two_a_byte in (False, True):
+        for asymmetric in (False, True):
+            compare_rows(two_a_byte, asymmetric)
+    compare_pairs()
+    print("the same")
