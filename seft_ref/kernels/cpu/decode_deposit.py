@@ -1,8 +1,8 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
 """Rows of codes, eight columns at a time, on processors with AVX2 and BMI2.
 
-    pdep    puts the codes of eight columns, side by side in one number, where the mask has their columns
-    pext    takes the numbers of the stored columns out of those of all eight
+    pdep    takes codes that lie side by side in a word, and moves each to the place of its column; other places get 0
+    pext    takes the numbers of eight columns, and moves those of stored columns together
 
 AMD's processors before Zen 3 run these two in microcode, a step for each bit, so they get the loops of `decode_row`.
 """
@@ -34,14 +34,18 @@ class Deposit(InRegisters):
             before = b.add(before, count(b, mask))
 
     def by_mask(self, name: str, data: Any, mask: Any, bits: int) -> Any:
-        """Return what `pdep` or `pext` makes of numbers of some bits, side by side, by a mask of one bit for each."""
+        """Return what `pdep` or `pext` makes of a word of numbers.
+
+        mask  a bit for each of the eight columns
+        bits  the bits of a number
+        """
         return self.of_processor(f"llvm.x86.bmi.{name}.64", data, self.widened_mask(mask, bits))
 
     def widened_mask(self, mask: Any, bits: int) -> Any:
-        """Return a mask of eight bits with each bit repeated."""
+        """Return a mask of eight bits with each bit `bits` times."""
         b = self.builder
-        lowest = i64(side_by_side([1] * COLUMNS, bits))
-        return b.mul(self.of_processor("llvm.x86.bmi.pdep.64", mask, lowest), i64(2**bits - 1))
+        first_bits = i64(side_by_side([1] * COLUMNS, bits))
+        return b.mul(self.of_processor("llvm.x86.bmi.pdep.64", mask, first_bits), i64(2**bits - 1))
 
     def widened_codes(self, word: Any) -> Any:
         """Return eight codes, side by side in a word, as int32."""
@@ -69,7 +73,7 @@ class Deposit(InRegisters):
         for k, (mask, before) in enumerate(self.parts()):
             word = self.by_mask("pdep", self.codes_from(before), mask, bits)
             if not self.symmetric:
-                # columns that are not stored get the zero point, whose weight is 0
+                # a column that is not stored gets the zero point as its code, because that stands for the weight 0
                 elsewhere = b.not_(self.widened_mask(mask, bits))
                 word = b.or_(word, b.and_(self.zero_points(k * COLUMNS * n_scales // PANEL, bits), elsewhere))
             eights.append(self.widened_codes(word))

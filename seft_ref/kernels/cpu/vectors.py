@@ -140,9 +140,10 @@ def scatter_pair_8(
     first_base: Any,
     second_base: Any,
 ) -> Any:
-    """Do what `scatter_row_8` does with one row and then with another, in fewer stores, to the same bits.
+    """Do what `scatter_row_8` does with one row and then with another, to the same bits.
 
-    A line of x whose column both rows have is loaded and stored once. A row's columns are the bits of its mask.
+    If both rows store a column, its line of x is loaded and stored once, because the stores are what such a loop waits
+    for. A row's columns are the bits of its mask.
     """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
