@@ -114,7 +114,7 @@ def _beyond(tensor: Sparse) -> int | None:
     if len(tensor.shape) != 2 or tensor.shape[1] % 4:
         return None
     counts = np.bincount(flat(tensor) // 4, minlength=tensor.shape[0] * tensor.shape[1] // 4)
-    return int((2 - counts).sum()) if counts.size and counts.max() <= 2 else None
+    return int((2 - counts).sum()) if counts.size and np.max(counts) <= 2 else None
 
 
 def _outline(info: TensorInfo, part: str, kind: str) -> Dense:

@@ -110,10 +110,10 @@ def read_coded(checkpoint: Checkpoint, name: str) -> Coded:
     zeros = _part(checkpoint, name, roles[ZERO], groups, "I8") if zero_points else np.zeros(groups, np.int8)
     least, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     for numbers in (codes.values, zeros):
-        if numbers.size and not least <= int(numbers.min()) <= int(numbers.max()) <= most:
+        lowest, highest = (int(np.min(numbers)), int(np.max(numbers))) if numbers.size else (least, most)
+        if not least <= lowest <= highest <= most:
             raise FormatError(
-                "QNT-009",
-                f"{name!r} has numbers from {numbers.min()} to {numbers.max()}, {bits} bits have {least} to {most}",
+                "QNT-009", f"{name!r} has numbers from {lowest} to {highest}, {bits} bits have {least} to {most}"
             )
     return Coded(_sparse(codes), scales, zeros, _update(checkpoint, name, roles.get(UPDATE)))
 

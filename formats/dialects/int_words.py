@@ -72,5 +72,6 @@ def packed(codes: NDArray[np.int8], bits: int) -> NDArray[np.int32]:
     padded = np.zeros((rows, words_of(n, bits, straddling=False) * each), dtype=np.uint32)
     padded[:, :n] = codes.astype(np.int32) + (1 << (bits - 1))
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    words = np.bitwise_or.reduce(padded.reshape(rows, padded.shape[1] // each, each) << shifts, axis=2)
-    return words.view(np.int32)
+    # the fields of a word do not overlap, so their sum is their union
+    fields = padded.reshape(rows, padded.shape[1] // each, each) << shifts
+    return np.asarray(np.sum(fields, axis=2, dtype=np.uint32)).view(np.int32)

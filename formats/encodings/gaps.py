@@ -103,7 +103,7 @@ def size_varint(support: Supported) -> int | None:
 def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return how many bytes each gap takes in varint, (nnz,)."""
     lengths = np.ones(gaps.size, dtype=np.int64)
-    longest = int(gaps.max()) if gaps.size else 0
+    longest = int(np.max(gaps)) if gaps.size else 0
     for bit in range(7, longest.bit_length(), 7):
         lengths += gaps >> bit > 0
     return lengths
