@@ -4,7 +4,7 @@ delta = diff(base, target)                     a checkpoint of kind "delta", mad
 target = apply(base, [delta, next_delta])      the chain is checked first, each tensor on access
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from formats.container import DTYPES
 from formats.delta_rules import ADD, OPERATIONS, REMOVE, REPLACE, WHOLE, operation_of
 from formats.errors import FormatError
 from formats.header import DELTA
-from formats.lazy import Lazy, like, promised
+from formats.lazy import Lazy, Supports, like, promised
 from formats.reader import Reader, checkpoint_of
 from formats.records import Checkpoint, DeltaOf, Dense, Mask, Sparse, Tensor
 from formats.strict_json import JSON
@@ -37,13 +37,14 @@ def verified(reader: Reader) -> Checkpoint:
             return reader[name]
         return Dense(np.broadcast_to(np.zeros((), DTYPES[info.dtype]), info.shape))
 
-    def load(name: str) -> Tensor:
+    def load(name: str, other: Tensor | None = None) -> Tensor:
         try:
-            return reader.load_verified(name)
+            return reader.load_verified(name, None if isinstance(other, Dense) else other)
         except FormatError as error:
             raise FormatError(error.clause, f"{reader.path}: {error.message}; fetch it again") from error
 
-    return checkpoint_of(reader, Lazy(reader.names(), load, outline, content, reader.__getitem__))
+    supports = Supports(reader.origin, load)
+    return checkpoint_of(reader, Lazy(reader.names(), load, outline, content, reader.__getitem__, supports))
 
 
 def contents(checkpoint: Checkpoint) -> dict[str, str]:
@@ -53,14 +54,54 @@ def contents(checkpoint: Checkpoint) -> dict[str, str]:
     return {name: known_digest(name) if known_digest else digest.of_content(tensors[name]) for name in sorted(tensors)}
 
 
-def _read(tensors: Mapping[str, Tensor], name: str) -> tuple[Tensor, str] | None:
-    """Return a tensor and its content digest; None if no tensor has the name."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Read:
+    """A tensor that was read, and its content digest."""
+
+    tensor: Tensor
+    digest: str
+    origin: Hashable
+    """What its support was decoded from; None if that is not known."""
+
+
+def _read(tensors: Mapping[str, Tensor], name: str, before: _Read | None = None) -> _Read | None:
+    """Return the tensor of a name; None if there is none.
+
+    If its support has the origin of the one before, it takes that, because decoding takes as long as hashing.
+    """
     if name not in tensors:
         return None
-    tensor = tensors[name]
+    lazy = tensors if isinstance(tensors, Lazy) else None
+    supports = lazy.supports if lazy else None
+    origin = supports.origin(name) if supports else None
+    if supports and before and origin is not None and origin == before.origin:
+        tensor = supports.load(name, before.tensor)
+    else:
+        tensor = tensors[name]
     # if digests are known, reading has compared the tensor with its digest, so it is not hashed again
-    known_digest = tensors.digest if isinstance(tensors, Lazy) else None
-    return tensor, known_digest(name) if known_digest else digest.of_content(tensor)
+    known_digest = lazy.digest if lazy else None
+    return _Read(tensor, known_digest(name) if known_digest else digest.of_content(tensor), origin)
+
+
+def _pairs(
+    base: Mapping[str, Tensor], target: Mapping[str, Tensor]
+) -> Iterator[tuple[str, _Read | None, _Read | None]]:
+    """Yield each name with its tensors in base and in target, in order of names.
+
+    A thread reads base one tensor ahead, unless the two are one mapping. If a tensor is damaged in both, the error is
+    that of base.
+    """
+    names = sorted({*base, *target})
+    with ThreadPoolExecutor(1) as beside:
+        # a reading is started when it is taken from `readings`
+        readings = (beside.submit(copy_context().run, _read, base, name) for name in names)
+        reading = next(readings, None)
+        for name in names:
+            old = reading.result() if reading else None
+            reading = next(readings, None)
+            if reading and base is target:
+                wait([reading])
+            yield name, old, _read(target, name, old)
 
 
 # making ------------------------------------------------------------------------------------------
@@ -70,8 +111,9 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     """Return the delta from base to target, with the attributes of target and the companions that differ.
 
     Args:
-        base: the model to start from. Each tensor is read once, in parallel with the one of target unless the two
-            share their tensors. Tensors whose changes exceed `KEPT` bytes are read again when the delta is written.
+        base: the model to start from. Each tensor is read once, in parallel with the one of target before it unless
+            the two share their tensors. Those whose changes exceed `KEPT` bytes are read again when the delta is
+            written.
         target: the model to lead to, read like base.
         op: ``"replace"``, which stores new values, or ``"add"``, which stores differences of floats.
 
@@ -88,25 +130,16 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     in_memory: dict[str, dict[str, Tensor]] = {}
     stored: list[str] = []
     room = KEPT
-    with ThreadPoolExecutor(1) as beside:
-        for name in sorted({*base.tensors, *target.tensors}):
-            reading = beside.submit(copy_context().run, _read, base.tensors, name)
-            if base.tensors is target.tensors:
-                wait([reading])
-            try:
-                new = _read(target.tensors, name)
-            finally:
-                # if both are damaged, the error is that of the base
-                old = reading.result()
-            before |= {name: old[1]} if old else {}
-            after |= {name: new[1]} if new else {}
-            if not new or before.get(name) == after[name]:
-                continue
-            by_operation = change.between(old[0] if old else None, new[0], op, name)
-            stored += [f"{operation}:{name}" for operation in by_operation]
-            size = sum(map(_nbytes, by_operation.values()))
-            if size <= room:
-                in_memory[name], room = by_operation, room - size
+    for name, old, new in _pairs(base.tensors, target.tensors):
+        before |= {name: old.digest} if old else {}
+        after |= {name: new.digest} if new else {}
+        if not new or before.get(name) == after[name]:
+            continue
+        by_operation = change.between(old.tensor if old else None, new.tensor, op, name)
+        stored += [f"{operation}:{name}" for operation in by_operation]
+        size = sum(map(_nbytes, by_operation.values()))
+        if size <= room:
+            in_memory[name], room = by_operation, room - size
 
     def operations(name: str) -> dict[str, Tensor]:
         if name in in_memory:

@@ -14,7 +14,7 @@ from formats.encodings import bitmask, csr, gaps, nm
 from formats.encodings.code import Code, Plan, Rows
 from formats.errors import FormatError
 from formats.header import Entry
-from formats.records import Array, Dense, Mask, Pattern, Tensor, rows_of, with_values
+from formats.records import Array, Dense, Mask, Pattern, Supported, Tensor, rows_of, with_values
 
 DENSE = "dense"
 
@@ -145,18 +145,25 @@ def encode(tensor: Tensor, encoding: str, pattern: Pattern | None) -> dict[str, 
     return {**support, "values": tensor.values.reshape(tensor.shape) if encoding == DENSE else tensor.values}
 
 
-def decode(entry: Entry, name: str, sections: Mapping[str, Array]) -> Tensor:
+def decode(entry: Entry, name: str, sections: Mapping[str, Array], support: Supported | None = None) -> Tensor:
     """Return the tensor that sections of the planned dtypes and shapes hold; values are views where possible.
+
+    Args:
+        entry: its entry in the manifest.
+        name: its name in messages.
+        sections: role -> section.
+        support: what its sections hold beside the values, if that has been decoded before.
 
     Raises:
         FormatError: the broken rule of its encoding or dtype.
     """
     if entry.encoding == DENSE:
         return Dense(_values(entry, name, sections["values"], 0, entry.nnz).reshape(entry.shape))
-    mask, _ = CODES[entry.encoding].decode(entry, name, sections, (0, rows_of(entry.shape)))
+    if support is None:
+        support, _ = CODES[entry.encoding].decode(entry, name, sections, (0, rows_of(entry.shape)))
     if entry.dtype == NONE:
-        return mask
-    return with_values(mask, _values(entry, name, sections["values"], 0, entry.nnz))
+        return Mask(entry.shape, support.indptr, support.indices)
+    return with_values(support, _values(entry, name, sections["values"], 0, entry.nnz))
 
 
 def decode_rows(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> Tensor:

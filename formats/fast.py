@@ -12,8 +12,12 @@ from numpy.typing import NDArray
 
 F = TypeVar("F")
 
+_BYTES = np.arange(256, dtype=np.uint8)
 # byte value -> how many of its bits are set
-_COUNT = np.bitwise_count(np.arange(256, dtype=np.uint8)).astype(np.int64)
+_COUNT = np.bitwise_count(_BYTES).astype(np.int64)
+# byte value -> the numbers of its set bits, before those of the others
+_COLUMNS = np.argsort(~np.unpackbits(_BYTES[:, None], axis=1, bitorder="little").astype(np.bool_), kind="stable")
+_COLUMNS = _COLUMNS.astype(np.int32)
 
 
 def _compiled(function: F) -> F:
@@ -46,21 +50,14 @@ def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
     indices[:] = np.flatnonzero(np.unpackbits(mask, axis=1, bitorder="little")) % (8 * mask.shape[1])
     """
     # unsigned, because numba tests a signed index for negative values, which count from the end
-    slot, full = np.uintp(0), np.uintp(max(indices.size - 7, 0))
+    slot, size = np.uintp(0), np.uintp(indices.size)
     for row in range(mask.shape[0]):
         for at in range(mask.shape[1]):
             byte, first = mask[row, at], np.int32(8 * at)
-            # while there is room all eight columns are stored, and slot advances past those whose bit is set,
-            # because that needs no branch
-            if slot < full:
-                for k in range(8):
-                    indices[slot] = first + np.int32(k)
-                    slot += np.uintp((byte >> k) & 1)
-            else:
-                for k in range(8):
-                    if (byte >> k) & 1:
-                        indices[slot] = first + np.int32(k)
-                        slot += np.uintp(1)
+            # as many as eight columns are stored at once, without a branch a bit, and slot advances past the true ones
+            for k in range(min(np.uintp(8), size - slot)):
+                indices[slot + np.uintp(k)] = first + _COLUMNS[byte, k]
+            slot += np.uintp(_COUNT[byte])
 
 
 @_compiled

@@ -1,10 +1,21 @@
 """A mapping of names to tensors that makes each tensor on access."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 T = TypeVar("T", covariant=True)
 V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Supports(Generic[T]):
+    """Supports that need not be decoded, because a tensor of another mapping has the same ones."""
+
+    origin: Callable[[str], Hashable]
+    """Returns what the support of a name is decoded from, None if it has none; equal origins mean equal supports."""
+    load: Callable[[str, T], T]
+    """Makes the tensor of a name, which takes the support of another tensor whose origin is equal."""
 
 
 class Lazy(Mapping[str, T]):
@@ -17,6 +28,7 @@ class Lazy(Mapping[str, T]):
         like: Callable[[str], T] | None = None,
         digest: Callable[[str], str] | None = None,
         unchecked: Callable[[str], T] | None = None,
+        supports: Supports[T] | None = None,
     ) -> None:
         self._names = dict.fromkeys(sorted(names))
         self._make = make
@@ -24,6 +36,8 @@ class Lazy(Mapping[str, T]):
         self.digest = digest
         """Returns the content digest (FMT-091) of a name; None unless `make` compares each tensor with its digest."""
         self._unchecked = unchecked or make
+        self.supports = supports
+        """None if supports are made anew on each access."""
 
     def __getitem__(self, name: str) -> T:
         """Return the tensor of a name. KeyError if there is none; otherwise whatever the function raises."""

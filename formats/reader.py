@@ -1,7 +1,7 @@
 """Reading checkpoints: open a folder or a file, look at names, fetch tensors one by one."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -11,7 +11,7 @@ from formats.errors import FormatError
 from formats.header import Companion, Manifest
 from formats.index import INDEX, MAX_INDEX, advice_for, compare_index, expected_files, parse_index
 from formats.lazy import Lazy
-from formats.records import Checkpoint, DeltaOf, Tensor, TensorInfo
+from formats.records import Checkpoint, DeltaOf, Supported, Tensor, TensorInfo
 from formats.regular import read_bounded
 from formats.strict_json import JSON
 from formats.v1 import PartReader, own
@@ -177,9 +177,21 @@ class Reader(Mapping[str, Tensor]):
             raise IndexError(f"{name!r} of shape {list(shape)} has no rows {first} to {last}")
         return self._owner[name].load_slice(name, first, last)
 
-    def load_verified(self, name: str) -> Tensor:
-        """Return a tensor after checking its structure and its digests. KeyError if it is not stored."""
-        return self._owner[name].load_verified(name)
+    def load_verified(self, name: str, support: Supported | None = None) -> Tensor:
+        """Return a tensor after checking its structure and its digests. KeyError if it is not stored.
+
+        Args:
+            name: the tensor's name.
+            support: a verified tensor of the same `origin`, whose support is then not decoded again.
+        """
+        return self._owner[name].load_verified(name, support)
+
+    def origin(self, name: str) -> Hashable:
+        """Return what the support of a tensor is decoded from: equal origins mean equal supports.
+
+        None for a dense tensor. KeyError if it is not stored.
+        """
+        return self._owner[name].origin(name)
 
     def verify(self) -> None:
         """Verify all tensors, all digests and all companions (FMT-095).

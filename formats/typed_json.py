@@ -11,7 +11,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def closed(value: dict[str, JSON], keys: Collection[str], what: str) -> dict[str, JSON]:
     """Return value if it has exactly the keys (FMT-040)."""
-    if set(value) != set(keys):
+    if value.keys() != set(keys):
         unknown, missing = sorted(set(value) - set(keys)), sorted(set(keys) - set(value))
         raise FormatError("FMT-040", f"{what} has the unknown keys {unknown} and lacks {missing}")
     return value

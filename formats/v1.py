@@ -5,7 +5,7 @@ manifest -> layout: every section, pad and offset follows from the manifest; the
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from dataclasses import replace as replaced
@@ -21,7 +21,7 @@ from formats.container import BITS, DTYPES, LENGTH, MappedFile, pad_length, powe
 from formats.errors import FormatError
 from formats.header import DIGEST_KEY, MANIFEST_KEY, MAX_HEAD, Entry, Manifest, Stored, manifest_text, parse_manifest
 from formats.layout import section_name
-from formats.records import Array, Dense, Mask, Sparse, Tensor, TensorInfo, rows_of
+from formats.records import Array, Dense, Mask, Sparse, Supported, Tensor, TensorInfo, rows_of
 
 MAX_TENSORS = 4096
 """Most tensors that the writer puts into one part (FMT-085), which keeps headers far below MAX_HEAD."""
@@ -277,14 +277,24 @@ class PartReader:
         nbytes = sum(stored.nbytes for stored in e.sections.values())
         return TensorInfo(name, e.dtype, e.shape, e.encoding, e.nnz, nbytes, e.content_sha256, e.pattern)
 
-    def load(self, name: str) -> Tensor:
+    def origin(self, name: str) -> Hashable:
+        """Return what the support of a tensor is decoded from: shape, encoding and digests. None for a dense tensor."""
+        e = self.manifest.tensors[name]
+        sections = tuple(sorted((role, stored) for role, stored in e.sections.items() if role != "values"))
+        return (e.shape, e.encoding, e.nnz, e.pattern, sections) if sections else None
+
+    def load(self, name: str, support: Supported | None = None) -> Tensor:
         """Return a tensor after checking its structure; values are views of the mapped file where possible.
+
+        Args:
+            name: the tensor's name.
+            support: its support, if that has been decoded before.
 
         Raises:
             FormatError: FMT-036, FMT-142 or the rule of its encoding that is broken.
         """
         self.check_pads(name)
-        return encoding.decode(self.manifest.tensors[name], name, self._arrays(name))
+        return encoding.decode(self.manifest.tensors[name], name, self._arrays(name), support)
 
     def load_slice(self, name: str, first: int, last: int) -> Tensor:
         """Return tensor[first:last] along the first of two or more axes, without reading the values of the rest.
@@ -298,18 +308,22 @@ class PartReader:
         shape = (last - first, *entry.shape[1:])
         return Dense(part.values.reshape(shape)) if isinstance(part, Dense) else replaced(part, shape=shape)
 
-    def load_verified(self, name: str) -> Tensor:
+    def load_verified(self, name: str, support: Supported | None = None) -> Tensor:
         """Return a tensor after checking its structure, the digests of its sections and that of its content.
+
+        Args:
+            name: the tensor's name.
+            support: a support of the same `origin` that was verified. All sections are hashed; it is not decoded again.
 
         Raises:
             FormatError: as `load`; FMT-090, FMT-091.
         """
         if self.info(name).nbytes < _BESIDE_BYTES:
             self.check_sections(name)
-            return self._compared(name, self.load(name))
+            return self._compared(name, self.load(name, support))
         with ThreadPoolExecutor(1) as beside:
             sections = beside.submit(self.check_sections, name)
-            tensor = self.load(name)
+            tensor = self.load(name, support)
             sections.result()
         return self._compared(name, tensor)
 
