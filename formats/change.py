@@ -44,18 +44,18 @@ def between(base: Tensor | None, target: Tensor, op: str, name: str) -> dict[str
     old, new = base.values.reshape(-1), target.values.reshape(-1)
     if _same_support(base, target):
         slots = _unequal(old, new)
-        changed, new_values, gone = _position_of(target, slots), new[slots], np.empty(0, dtype=np.int64)
+        changed, new_values, gone = _support_at(target, slots), new[slots], np.empty(0, dtype=np.int64)
     else:
         before, after = positions(base), positions(target)
-        changed, new_values = _differing(before, old, after, new)
-        gone = before[~_among(before, after)]
+        at, new_values = _differing(before, old, after, new)
+        changed, gone = from_flat(target.shape, at), before[~_among(before, after)]
     if op == ADD:
         return {ADD: _difference(base, changed, new_values, gone, name)}
-    if changed.size + gone.size >= max(target.nnz, 1):
+    if changed.nnz + gone.size >= max(target.nnz, 1):
         return {WHOLE: target}
     operations: dict[str, Tensor] = {}
-    if changed.size:
-        operations[REPLACE] = with_values(from_flat(target.shape, changed), new_values)
+    if changed.nnz:
+        operations[REPLACE] = with_values(changed, new_values)
     if gone.size:
         operations[REMOVE] = from_flat(target.shape, gone)
     return operations
@@ -96,12 +96,12 @@ def _unequal_block(old: Array, new: Array) -> NDArray[np.int64]:
     return among[old[among] != new[among]]
 
 
-def _position_of(tensor: Dense | Sparse, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the flat position of each slot, (slots.size,)."""
+def _support_at(tensor: Dense | Sparse, slots: NDArray[np.int64]) -> Mask:
+    """Return the support of some slots of a tensor, ascending indices of its values."""
     if isinstance(tensor, Dense):
-        return slots
-    rows = np.searchsorted(tensor.indptr, slots, side="right") - 1
-    return rows * tensor.shape[-1] + tensor.indices[slots]
+        return from_flat(tensor.shape, slots)
+    # as many slots precede a row as are less than its first one
+    return Mask(tensor.shape, np.searchsorted(slots, tensor.indptr).astype(np.int64), tensor.indices[slots])
 
 
 def _differing(
@@ -115,8 +115,8 @@ def _differing(
     return after[differs], new[differs]
 
 
-def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: NDArray[np.int64], name: str) -> Sparse:
-    """Return the amounts to add to base at some positions to reach new: F32 if base has 16 bits, otherwise F64.
+def _difference(base: Dense | Sparse, changed: Mask, new: Array, gone: NDArray[np.int64], name: str) -> Sparse:
+    """Return the amounts to add to base where it changes to reach new: F32 if base has 16 bits, otherwise F64.
 
     Raises:
         FormatError: FMT-135 if base cannot be added to, or a sum does not reach its new value bit for bit.
@@ -128,8 +128,8 @@ def _difference(base: Dense | Sparse, at: NDArray[np.int64], new: Array, gone: N
         raise FormatError("FMT-135", f"{name!r} loses {gone.size} positions, which no sum can express; use replace")
     wide = np.float32 if base.dtype.itemsize == 2 else np.float64
     with np.errstate(invalid="ignore", over="ignore"):
-        amounts = (new.astype(np.float64) - values_at(base, at).astype(np.float64)).astype(wide)
-    change = with_values(from_flat(base.shape, at), amounts)
+        amounts = (new.astype(np.float64) - values_at(base, flat(changed)).astype(np.float64)).astype(wide)
+    change = with_values(changed, amounts)
     try:
         reached = bits(_sums(base, change, name)) == bits(new)
     except FormatError:

@@ -5,7 +5,7 @@ target = apply(base, [delta, next_delta])      the chain is checked first, each 
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 
@@ -21,6 +21,8 @@ from formats.reader import Reader, checkpoint_of
 from formats.records import Checkpoint, DeltaOf, Dense, Mask, Sparse, Tensor
 from formats.strict_json import JSON
 
+BESIDE = 1 << 20
+"""Bytes of values from which a tensor is read beside another one; handing less to a thread takes as long."""
 KEPT = 1 << 26
 """Bytes of changes that `diff` keeps in memory until they are written; it computes the others a second time."""
 
@@ -88,19 +90,18 @@ def _pairs(
 ) -> Iterator[tuple[str, _Read | None, _Read | None]]:
     """Yield each name with its tensors in base and in target, in order of names.
 
-    A thread reads base one tensor ahead, unless the two are one mapping. If a tensor is damaged in both, the error is
-    that of base.
+    A thread reads base one tensor ahead, after a tensor that is large enough for it and unless the two are one mapping.
+    If a tensor is damaged in both, the error is that of base.
     """
     names = sorted({*base, *target})
+    ahead: Future[_Read | None] | None = None
     with ThreadPoolExecutor(1) as beside:
-        # a reading is started when it is taken from `readings`
-        readings = (beside.submit(copy_context().run, _read, base, name) for name in names)
-        reading = next(readings, None)
-        for name in names:
-            old = reading.result() if reading else None
-            reading = next(readings, None)
-            if reading and base is target:
-                wait([reading])
+        for name, following in zip(names, [*names[1:], None], strict=True):
+            old = ahead.result() if ahead else _read(base, name)
+            ahead = None
+            is_large = old is not None and not isinstance(old.tensor, Mask) and old.tensor.values.nbytes >= BESIDE
+            if following is not None and is_large and base is not target:
+                ahead = beside.submit(copy_context().run, _read, base, following)
             yield name, old, _read(target, name, old)
 
 
@@ -111,9 +112,9 @@ def diff(base: Checkpoint, target: Checkpoint, op: str = REPLACE) -> Checkpoint:
     """Return the delta from base to target, with the attributes of target and the companions that differ.
 
     Args:
-        base: the model to start from. Each tensor is read once, in parallel with the one of target before it unless
-            the two share their tensors. Those whose changes exceed `KEPT` bytes are read again when the delta is
-            written.
+        base: the model to start from. Each tensor is read once, a large one in parallel with the one of target before
+            it unless the two share their tensors. Those whose changes exceed `KEPT` bytes are read again when the delta
+            is written.
         target: the model to lead to, read like base.
         op: ``"replace"``, which stores new values, or ``"add"``, which stores differences of floats.
 
