@@ -33,7 +33,6 @@ WEIGHT_SUFFIXES = (
 """Endings of files that hold weights or lead to them; compared in lower case."""
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,254}")
-_FORBIDDEN = re.compile(r"[\x00-\x1f#\x7f]")
 _ROLE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _KIND = re.compile(r"[a-z][a-z0-9-]{0,63}")
 
@@ -64,7 +63,7 @@ def check_name(name: str) -> None:
         raise FormatError("FMT-009", f"tensor name {name!r} holds half of a surrogate pair") from error
     if not 1 <= size <= MAX_NAME_BYTES:
         raise FormatError("FMT-009", f"tensor name {name[:40]!r} has {size} bytes, expected 1 to {MAX_NAME_BYTES}")
-    if _FORBIDDEN.search(name):
+    if any(c < " " or c in "#\x7f" for c in name):
         raise FormatError("FMT-009", f"tensor name {name!r} holds '#' or a control character")
 
 

@@ -8,7 +8,7 @@ EXPAND, PACK, GPTQ = "convert.expand_codes", "convert.pack_codes", "convert.gptq
 _ROWS: Rows = (
     (EXPAND, "QNT-009", coded.read_coded, "if set(roles) - {UPDATE} != expected:", "if not set(roles) >= expected:",
      "zero points of a grid that has none"),
-    (EXPAND, "QNT-009", coded.read_coded, "least <= int(numbers.min()) <= int(numbers.max()) <= most", "True",
+    (EXPAND, "QNT-009", coded.read_coded, "least <= lowest <= highest <= most", "True",
      "codes beyond the bits of the grid"),
     (EXPAND, "QNT-009", coded.read_coded, "in (codes.values, zeros):", "in (codes.values,):",
      "zero points beyond the bits of the grid"),
