@@ -176,6 +176,26 @@ def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: 
 
 
 @_compiled
+def pack_varint(
+    indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: int, packed: NDArray[np.uint8]
+) -> None:
+    """Write the gaps of a support in varint into packed, which has as many bytes as `gap_bytes` says (FMT-055)."""
+    before, at = np.int64(-1), 0
+    for row in range(indptr.size - 1):
+        start = np.int64(row) * n_columns
+        for slot in range(indptr[row], indptr[row + 1]):
+            position = start + indices[slot]
+            gap = position - before - 1
+            before = position
+            while gap >= 128:
+                packed[at] = gap & 127 | 128
+                gap >>= 7
+                at += 1
+            packed[at] = gap
+            at += 1
+
+
+@_compiled
 def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int, m: int, groups: int) -> bool:
     """Return whether each of the `groups` groups of m columns in every row has n slots; stop at the first exception.
 

@@ -116,6 +116,23 @@ def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: 
     return gap8, varint
 
 
+def pack_varint(
+    indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: int, packed: NDArray[np.uint8]
+) -> None:
+    """Write the gaps of a support in varint into packed, which has as many bytes as `gap_bytes` says (FMT-055)."""
+    rows = np.repeat(np.arange(indptr.size - 1, dtype=np.int64), np.diff(indptr))
+    gaps = np.diff(rows * n_columns + indices, prepend=-1) - 1
+    lengths, longest = np.ones(gaps.size, dtype=np.int64), int(np.max(gaps)) if gaps.size else 0
+    for bit in range(7, longest.bit_length(), 7):
+        lengths += gaps >> bit > 0
+    # the gaps that have bits left to write, shifted by the bits that are written, and the place of their next byte
+    left, at = gaps, np.cumsum(lengths) - lengths
+    while left.size:
+        more = left > 0x7F
+        packed[at] = (left & 0x7F) | (more * 0x80)
+        left, at = left[more] >> 7, at[more] + 1
+
+
 def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int, m: int, groups: int) -> bool:
     """Return whether each of the `groups` groups of m columns in every row has n slots."""
     if (np.diff(indptr) != groups * n).any():

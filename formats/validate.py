@@ -63,7 +63,7 @@ def check_name(name: str) -> None:
         raise FormatError("FMT-009", f"tensor name {name!r} holds half of a surrogate pair") from error
     if not 1 <= size <= MAX_NAME_BYTES:
         raise FormatError("FMT-009", f"tensor name {name[:40]!r} has {size} bytes, expected 1 to {MAX_NAME_BYTES}")
-    if any(c < " " or c in "#\x7f" for c in name):
+    if re.search(r"[\x00-\x1f#\x7f]", name):
         raise FormatError("FMT-009", f"tensor name {name!r} holds '#' or a control character")
 
 

@@ -100,28 +100,14 @@ def size_varint(support: Supported) -> int | None:
     return _fits(support, loops.gap_bytes(support.indptr, support.indices, support.shape[-1])[1])
 
 
-def _lengths(gaps: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many bytes each gap takes in varint, (nnz,)."""
-    lengths = np.ones(gaps.size, dtype=np.int64)
-    longest = int(np.max(gaps)) if gaps.size else 0
-    for bit in range(7, longest.bit_length(), 7):
-        lengths += gaps >> bit > 0
-    return lengths
-
-
 def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Array]:
     """Return the gaps in bytes of 7 bits, the lowest first; a set top bit says that more bytes follow (FMT-055)."""
-    gaps = gaps_of(support)
-    lengths = _lengths(gaps)
-    begins = np.cumsum(lengths) - lengths
-    out = np.empty(int(lengths.sum()), dtype=np.uint8)
-    # the gaps that have bits left to write, shifted by the bits that are written, and the place of their next byte
-    left, at = gaps, begins
-    while left.size:
-        more = left > 0x7F
-        out[at] = (left & 0x7F) | (more * 0x80)
-        left, at = left[more] >> 7, at[more] + 1
-    return {"gaps": out}
+    from formats import loops
+
+    indptr, indices, columns = support.indptr, support.indices, support.shape[-1]
+    packed = np.empty(loops.gap_bytes(indptr, indices, columns)[1], dtype=np.uint8)
+    loops.pack_varint(indptr, indices, columns, packed)
+    return {"gaps": packed}
 
 
 def decode_varint(entry: Entry, name: str, sections: Mapping[str, Array], rows: Rows) -> tuple[Mask, int]:

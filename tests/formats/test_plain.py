@@ -85,7 +85,9 @@ def test_gaps(columns):
     rows = [np.sort(rng.choice(columns, min(columns, int(n)), replace=False)) for n in rng.integers(0, 60, 9)]
     indptr = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
     indices = np.concatenate(rows).astype(np.int32)
-    assert plain.gap_bytes(indptr, indices, columns) == fast.gap_bytes(indptr, indices, columns)
+    gap8, varint = plain.gap_bytes(indptr, indices, columns)
+    assert (gap8, varint) == fast.gap_bytes(indptr, indices, columns)
+    assert_same(both("pack_varint", lambda: (np.full(varint, 255, np.uint8),), indptr, indices, columns))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])

@@ -19,7 +19,7 @@ from conformance.engine.parts import (
 )
 from conformance.wrong.mutants.base import Mutant, edited, reset
 
-_BAD_CHARACTERS = 'any(c < " " or c in "#\\x7f" for c in name)'
+_BAD_CHARACTERS = 're.search(r"[\\x00-\\x1f#\\x7f]", name)'
 _PATTERN = "2 <= m <= MAX_M and 1 <= n < m and all(shape)"
 
 _READ: tuple[tuple[str, Any, str, str, str], ...] = (
@@ -173,7 +173,7 @@ _WRITTEN: tuple[tuple[str, Any, str, str, str], ...] = (
         "np.divmod(gaps_of(support), 256)",
         "256 a skip",
     ),
-    ("FMT-055", gaps.encode_varint, "(more * 0x80)", "((left > 0x3FFF) * 0x80)", "a group that none follows"),
+    ("FMT-055", gaps.encode_varint, '"gaps": packed', '"gaps": packed & 0x7F', "a group that none follows"),
     ("FMT-081", encoding.choose, "size < least)", "size <= least)", "of equals the last"),
     (
         "FMT-052",
