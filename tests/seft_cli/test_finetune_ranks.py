@@ -166,6 +166,10 @@ def test_TRN_015_an_error_on_one_rank_ends_all(folders, tmp_path, monkeypatch, c
     assert sorted(p.name for p in tmp_path.iterdir() if p.suffix != ".lock") == ["failing.py", "out.state"]
     again = arguments(folders, tmp_path / "out", "--length", 12, "--resume")
     code, _, err = call(monkeypatch, capsys, "finetune", *again)
+    # mpirun may return a moment before the process that it ended has let go of the place
+    while "CKP-012" in err and time.monotonic() - started < 60:
+        time.sleep(0.1)
+        code, _, err = call(monkeypatch, capsys, "finetune", *again)
     assert code == 0, err
 
 
