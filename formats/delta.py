@@ -20,9 +20,8 @@ from formats.lazy import Lazy, Supports, like, promised
 from formats.reader import Reader, checkpoint_of
 from formats.records import Checkpoint, DeltaOf, Dense, Mask, Sparse, Tensor
 from formats.strict_json import JSON
+from formats.v1 import BESIDE
 
-BESIDE = 1 << 20
-"""Bytes of values from which a tensor is read beside another one; handing less to a thread takes as long."""
 KEPT = 1 << 26
 """Bytes of changes that `diff` keeps in memory until they are written; it computes the others a second time."""
 
@@ -69,7 +68,8 @@ class _Read:
 def _read(tensors: Mapping[str, Tensor], name: str, before: _Read | None = None) -> _Read | None:
     """Return the tensor of a name; None if there is none.
 
-    If its support has the origin of the one before, it takes that, because decoding takes as long as hashing.
+    `before` is a tensor that was read. If its support has the same origin, the new tensor takes it, so that nothing is
+    decoded twice.
     """
     if name not in tensors:
         return None
@@ -90,8 +90,9 @@ def _pairs(
 ) -> Iterator[tuple[str, _Read | None, _Read | None]]:
     """Yield each name with its tensors in base and in target, in order of names.
 
-    A thread reads base one tensor ahead, after a tensor that is large enough for it and unless the two are one mapping.
-    If a tensor is damaged in both, the error is that of base.
+    While a tensor of target is read, a thread reads the next one of base. It does so only after a large tensor, because
+    handing over a small one takes as long as reading it, and only if the two are different mappings. If a tensor is
+    damaged in both, the error is that of base.
     """
     names = sorted({*base, *target})
     ahead: Future[_Read | None] | None = None

@@ -54,7 +54,8 @@ def mask_columns(mask: NDArray[np.uint8], indices: NDArray[np.int32]) -> None:
     for row in range(mask.shape[0]):
         for at in range(mask.shape[1]):
             byte, first = mask[row, at], np.int32(8 * at)
-            # as many as eight columns are stored at once, without a branch a bit, and slot advances past the true ones
+            # Eight columns are stored at once, because that needs no branch: first those of the set bits, then others,
+            # which the next byte overwrites. Where fewer slots are left, the set bits fill them.
             for k in range(min(np.uintp(8), size - slot)):
                 indices[slot + np.uintp(k)] = first + _COLUMNS[byte, k]
             slot += np.uintp(_COUNT[byte])
@@ -176,23 +177,16 @@ def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: 
 
 
 @_compiled
-def pack_varint(
-    indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: int, packed: NDArray[np.uint8]
-) -> None:
-    """Write the gaps of a support in varint into packed, which has as many bytes as `gap_bytes` says (FMT-055)."""
-    before, at = np.int64(-1), 0
-    for row in range(indptr.size - 1):
-        start = np.int64(row) * n_columns
-        for slot in range(indptr[row], indptr[row + 1]):
-            position = start + indices[slot]
-            gap = position - before - 1
-            before = position
-            while gap >= 128:
-                packed[at] = gap & 127 | 128
-                gap >>= 7
-                at += 1
-            packed[at] = gap
+def pack_varint(gaps: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
+    """Write gaps in varint into packed, which has as many bytes as `gap_bytes` says (FMT-055)."""
+    at = 0
+    for gap in gaps:
+        while gap >= 128:
+            packed[at] = gap & 127 | 128
+            gap >>= 7
             at += 1
+        packed[at] = gap
+        at += 1
 
 
 @_compiled

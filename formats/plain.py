@@ -116,12 +116,8 @@ def gap_bytes(indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: 
     return gap8, varint
 
 
-def pack_varint(
-    indptr: NDArray[np.int64], indices: NDArray[np.int32], n_columns: int, packed: NDArray[np.uint8]
-) -> None:
-    """Write the gaps of a support in varint into packed, which has as many bytes as `gap_bytes` says (FMT-055)."""
-    rows = np.repeat(np.arange(indptr.size - 1, dtype=np.int64), np.diff(indptr))
-    gaps = np.diff(rows * n_columns + indices, prepend=-1) - 1
+def pack_varint(gaps: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
+    """Write gaps in varint into packed, which has as many bytes as `gap_bytes` says (FMT-055)."""
     lengths, longest = np.ones(gaps.size, dtype=np.int64), int(np.max(gaps)) if gaps.size else 0
     for bit in range(7, longest.bit_length(), 7):
         lengths += gaps >> bit > 0

@@ -29,7 +29,7 @@ MAX_TENSORS = 4096
 _HEAD_BYTES, _ENTRY_BYTES = 500, 700
 """Estimated bytes of a header: a fixed part, and one a tensor; its name stands in the header about six times."""
 
-_BESIDE_BYTES = 1 << 20
+BESIDE = 1 << 20
 """A tensor of fewer bytes is hashed and then read, because starting a thread takes longer than both."""
 _QUEUED_BYTES = 1 << 18
 """A section of fewer bytes is hashed at once, because handing it to a thread that runs takes as long."""
@@ -318,7 +318,7 @@ class PartReader:
         Raises:
             FormatError: as `load`; FMT-090, FMT-091.
         """
-        if self.info(name).nbytes < _BESIDE_BYTES:
+        if self.info(name).nbytes < BESIDE:
             self.check_sections(name)
             return self._compared(name, self.load(name, support))
         with ThreadPoolExecutor(1) as beside:

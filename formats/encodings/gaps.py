@@ -104,9 +104,8 @@ def encode_varint(support: Supported, _pattern: Pattern | None) -> dict[str, Arr
     """Return the gaps in bytes of 7 bits, the lowest first; a set top bit says that more bytes follow (FMT-055)."""
     from formats import loops
 
-    indptr, indices, columns = support.indptr, support.indices, support.shape[-1]
-    packed = np.empty(loops.gap_bytes(indptr, indices, columns)[1], dtype=np.uint8)
-    loops.pack_varint(indptr, indices, columns, packed)
+    packed = np.empty(loops.gap_bytes(support.indptr, support.indices, support.shape[-1])[1], dtype=np.uint8)
+    loops.pack_varint(gaps_of(support), packed)
     return {"gaps": packed}
 
 

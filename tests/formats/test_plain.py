@@ -87,7 +87,8 @@ def test_gaps(columns):
     indices = np.concatenate(rows).astype(np.int32)
     gap8, varint = plain.gap_bytes(indptr, indices, columns)
     assert (gap8, varint) == fast.gap_bytes(indptr, indices, columns)
-    assert_same(both("pack_varint", lambda: (np.full(varint, 255, np.uint8),), indptr, indices, columns))
+    gaps = np.diff(np.concatenate([columns * i + row for i, row in enumerate(rows)]), prepend=-1) - 1
+    assert_same(both("pack_varint", lambda: (np.full(varint, 255, np.uint8),), gaps))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
