@@ -88,9 +88,12 @@ def _unequal_block(old: Array, new: Array) -> NDArray[np.int64]:
 
     First it compares words of 8 bytes, because most steps change few values, and fewer words have to be searched.
     """
+    from formats import loops
+
     each = 8 // old.itemsize
     whole = old.size - old.size % each
-    words = np.flatnonzero(old[:whole].view(np.uint64) != new[:whole].view(np.uint64))
+    words = np.empty(whole // each, dtype=np.int64)
+    words = words[: loops.unequal(old[:whole].view(np.uint64), new[:whole].view(np.uint64), words)]
     among = (words[:, None] * each + np.arange(each)).reshape(-1)
     among = np.concatenate([among, np.arange(whole, old.size)])
     return among[old[among] != new[among]]

@@ -190,6 +190,17 @@ def pack_varint(gaps: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
 
 
 @_compiled
+def unequal(old: NDArray[Any], new: NDArray[Any], indices: NDArray[np.int64]) -> int:
+    """Write the indices at which two arrays of one size differ into indices, (size,), and return how many there are."""
+    count = np.uintp(0)
+    for i in range(old.size):
+        # each index is stored, and the next one overwrites it unless the two differ, because that needs no branch
+        indices[count] = i
+        count += np.uintp(old[i] != new[i])
+    return int(count)
+
+
+@_compiled
 def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int, m: int, groups: int) -> bool:
     """Return whether each of the `groups` groups of m columns in every row has n slots; stop at the first exception.
 

@@ -24,7 +24,7 @@ else:
 
 NAMES = (
     *("count_stored", "first_fault", "gap_bytes", "gather", "keeps_pattern", "mask_columns", "mask_rows"),
-    *("pack_ranks", "pack_varint", "scatter", "set_bits", "slots_of", "unpack_ranks"),
+    *("pack_ranks", "pack_varint", "scatter", "set_bits", "slots_of", "unequal", "unpack_ranks"),
 )
 """Names of the loops."""
 R = TypeVar("R")
@@ -45,6 +45,7 @@ pack_varint = _set.pack_varint
 scatter = _set.scatter
 set_bits = _set.set_bits
 slots_of = _set.slots_of
+unequal = _set.unequal
 unpack_ranks = _set.unpack_ranks
 
 

@@ -129,6 +129,13 @@ def pack_varint(gaps: NDArray[np.int64], packed: NDArray[np.uint8]) -> None:
         left, at = left[more] >> 7, at[more] + 1
 
 
+def unequal(old: NDArray[Any], new: NDArray[Any], indices: NDArray[np.int64]) -> int:
+    """Write the indices at which two arrays of one size differ into indices, (size,), and return how many there are."""
+    different = np.flatnonzero(old != new)
+    indices[: different.size] = different
+    return different.size
+
+
 def keeps_pattern(indptr: NDArray[np.int64], indices: NDArray[np.int32], n: int, m: int, groups: int) -> bool:
     """Return whether each of the `groups` groups of m columns in every row has n slots."""
     if (np.diff(indptr) != groups * n).any():

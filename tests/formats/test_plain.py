@@ -91,6 +91,18 @@ def test_gaps(columns):
     assert_same(both("pack_varint", lambda: (np.full(varint, 255, np.uint8),), gaps))
 
 
+@pytest.mark.parametrize("share", [0, 0.003, 0.5, 1])
+@pytest.mark.parametrize("size", [0, 1, 1000])
+def test_unequal_words(size, share):
+    rng = np.random.default_rng(size)
+    old = rng.integers(0, 2**63, size).astype(np.uint64)
+    bits = np.uint64(1) << rng.integers(0, 64, size).astype(np.uint64)
+    new = np.where(rng.random(size) < share, old ^ bits, old)
+    results = both("unequal", lambda: (np.zeros(size, np.int64),), old, new)
+    for count, (indices,) in results:
+        assert indices[:count].tolist() == [i for i in range(size) if old[i] != new[i]]
+
+
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
 def test_every_fault_is_found_at_its_slot(dtype):
     _, indptr, indices = support((20, 30), 3)
