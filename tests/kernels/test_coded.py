@@ -370,7 +370,7 @@ def test_KRN_018_QNT_002_every_row_is_decoded_by_the_loops_of_each_processor(kin
 @pytest.mark.parametrize(
     ("processor", "features", "kind"),
     [
-        ("znver5", "+avx2,+bmi2,+avx512f,+avx512bw,+avx512vl,+avx512vbmi2", "Spread"),
+        ("znver5", "+avx2,+bmi2,+avx512f,+avx512bw,+avx512vl,+avx512vbmi,+avx512vbmi2", "Spread"),
         ("skylake-avx512", "+avx2,+bmi2,+avx512f,+avx512bw,+avx512vl", "Deposit"),
         ("znver3", "+avx2,+bmi2", "Deposit"),
         ("znver2", "+avx2,+bmi2", "Row"),  # its `pdep` takes longer than the loop

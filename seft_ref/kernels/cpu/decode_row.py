@@ -17,6 +17,8 @@ from seft_ref.kernels.cpu.emitter import Emitter, count, i64, lowest
 PANEL = 64
 REGISTERS = 4
 """Registers that hold one number for each column of a panel."""
+_AHEAD = 4096
+"""How many bytes ahead of a row codes are prefetched: one page, because the processor's prefetcher stops at its end."""
 I1, I8, I16, I32 = (ir.IntType(bits) for bits in (1, 8, 16, 32))
 
 
@@ -152,6 +154,7 @@ class InRegisters(Row):
 
     def dot(self) -> None:
         """Add the products with the panel x to the register of sums y, lane by lane."""
+        self.prefetch(self.codes, self.builder.add(self.at, i64(_AHEAD)))
         x, x_base, y, y_base = self.rest
         total = self.load(y, y_base)
         for k, weights in enumerate(self.registers()):

@@ -10,37 +10,36 @@ from numba.core import cgutils
 from seft_ref.kernels.cpu.decode_row import I1, I8, I16, I32, PANEL, REGISTERS, InRegisters
 from seft_ref.kernels.cpu.emitter import I64, count, i64
 
-FEATURES = {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi2"}
+FEATURES = {"+avx512f", "+avx512bw", "+avx512vl", "+avx512vbmi", "+avx512vbmi2"}
 
 
 class Spread(InRegisters):
     """An emitter for a row whose codes one instruction spreads over the lanes of their columns."""
 
-    def by_mask(self, name: str, data: Any, bits: Any, others: Any = None) -> Any:
-        """Return bytes or floats after spreading ("expand") or gathering ("compress") by a mask.
-
-        others  the vector that fills other lanes; 0 by default
-        """
+    def by_mask(self, name: str, data: Any, bits: Any) -> Any:
+        """Return bytes or floats after spreading ("expand") or gathering ("compress") by a mask; other lanes are 0."""
         lanes = data.type.count
         of = "f32" if isinstance(data.type.element, ir.FloatType) else "i8"
         mask = self.builder.bitcast(bits, ir.VectorType(I1, lanes))
-        others = ir.Constant(data.type, None) if others is None else others
-        return self.of_processor(f"llvm.x86.avx512.mask.{name}.v{lanes}{of}", data, others, mask)
+        zeros = ir.Constant(data.type, None)
+        return self.of_processor(f"llvm.x86.avx512.mask.{name}.v{lanes}{of}", data, zeros, mask)
 
     def part_of_mask(self, k: int) -> Any:
         """Return the 16 bits of the mask that belong to register k of the columns."""
         return self.builder.trunc(self.builder.lshr(self.mask, i64(16 * k)), I16)
 
     def bytes_of_codes(self) -> Any:
-        """Return 64 bytes with a code each: those of the row, then others. Codes of 4 bits are not sign-extended."""
+        """Return 64 bytes with a code each: those of the row, then others. Above a code of 4 bits lie other bits."""
         b = self.builder
         if not self.two_a_byte:
             read = self.load_at(self.at, ir.VectorType(I8, PANEL))
             # force a register, because spreading bytes from memory made a product take 1.3 times as long here
             return b.asm(ir.FunctionType(read.type, [read.type]), "", "=v,0", [read], side_effect=False)
-        read = b.zext(self.load_at(self.at, ir.VectorType(I8, 32)), ir.VectorType(I16, 32))
-        both = b.or_(read, b.shl(read, ir.Constant(read.type, [4] * 32)))
-        return b.bitcast(b.and_(both, ir.Constant(read.type, [0x0F0F] * 32)), ir.VectorType(I8, 64))
+        eights = b.zext(self.load_at(self.at, ir.VectorType(I32, 8)), ir.VectorType(I64, 8))
+        # each byte of the result is eight bits of a word of 64, from a multiple of four on
+        first_bits = ir.Constant(ir.VectorType(I8, PANEL), [4 * (lane % 8) for lane in range(PANEL)])
+        words = b.bitcast(eights, first_bits.type)
+        return self.of_processor("llvm.x86.avx512.pmultishift.qb.512", first_bits, words)
 
     def table(self, part: int) -> Any:
         """Return the weight of each code of 4 bits by a scale."""
@@ -49,17 +48,21 @@ class Spread(InRegisters):
         if self.symmetric:
             return b.fmul(ir.Constant(self.vector, signed), self.scale(part))
         # steps from a zero point are looked up, because to compute them took a sixth of a product with one token
-        rows = [ir.Constant(self.vector, [c - zero for c in signed]) for zero in range(-8, 8)]
+        rows = [ir.Constant(self.vector, [c - zero for c in signed]) for zero in signed]
         steps = cgutils.global_constant(b, "steps_from_zero_points", ir.Constant(ir.ArrayType(self.vector, 16), rows))
-        zero = b.sext(b.load(b.gep(self.zeros, [self.scale_at[part]])), I64)
-        # the mask keeps a number that is no zero point of 4 bits from reading outside
-        at = b.and_(b.add(zero, i64(8)), i64(15))
+        # the lower half of a zero point is its row, so that no number reads outside
+        at = b.zext(b.and_(b.load(b.gep(self.zeros, [self.scale_at[part]])), ir.Constant(I8, 15)), I64)
         return b.fmul(b.load(b.gep(steps, [i64(0), at])), self.scale(part))
 
     def sixteen(self, codes: Any, first: int) -> Any:
-        """Return 16 codes from `first` on as int32."""
-        lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
-        return (self.builder.zext if self.two_a_byte else self.builder.sext)(lanes, ir.VectorType(I32, 16))
+        """Return 16 codes from `first` on as int32; above codes of 4 bits lie other bits."""
+        if not self.two_a_byte:
+            lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
+            return self.builder.sext(lanes, ir.VectorType(I32, 16))
+        # a byte four times, because nothing looks at the upper three
+        places = ir.Constant(codes.type, [first + lane // 4 for lane in range(PANEL)])
+        name = "llvm.x86.avx512.permvar.qi.512"
+        return self.builder.bitcast(self.of_processor(name, codes, places), ir.VectorType(I32, 16))
 
     def stored(self) -> Callable[[int], Any]:
         """Return a function j -> 16 codes from stored column j on, as int32."""
@@ -93,10 +96,12 @@ class Spread(InRegisters):
         if self.two_a_byte:
             tables, name = [self.table(part) for part in range(2)], "llvm.x86.avx512.vpermi2var.ps.512"
             # a code with bit 4 is looked up in the second table
-            bit, none = (ir.Constant(ir.VectorType(I32, 16), [number] * 16) for number in (16, 0))
-            return lambda first: self.of_processor(
-                name, tables[0], b.or_(stored(first), b.select(is_later(first), bit, none)), tables[1]
-            )
+            bit, none, below = (ir.Constant(ir.VectorType(I32, 16), [number] * 16) for number in (16, 0, 15))
+
+            def entry(first: int) -> Any:
+                return b.or_(b.and_(stored(first), below), b.select(is_later(first), bit, none))
+
+            return lambda first: self.of_processor(name, tables[0], entry(first), tables[1])
         zeros, scales = ([one(part) for part in range(2)] for one in (self.zero_point, self.scale))
 
         def weights(first: int) -> Any:
@@ -105,24 +110,17 @@ class Spread(InRegisters):
 
         return weights
 
-    def codes_of_nothing(self) -> Any:
-        """Return 64 bytes with the codes that have the weight 0: the zero points; None if they are 0."""
-        if self.symmetric:
-            return None
-        b, n_scales = self.builder, len(self.scale_at)
-        points: Any = ir.Constant(ir.VectorType(I8, n_scales), None)
-        for part, place in enumerate(self.scale_at):
-            points = b.insert_element(points, b.load(b.gep(self.zeros, [place])), ir.Constant(I32, part))
-        if self.two_a_byte:
-            points = b.and_(points, ir.Constant(points.type, [15] * n_scales))
-        return self.shuffle(points, points, [lane * n_scales // PANEL for lane in range(PANEL)])
-
     def registers(self) -> Iterator[Any]:
         """Yield the weights of the 64 columns of the panel in four registers, 0 where nothing is stored."""
-        columns = self.by_mask("expand", self.bytes_of_codes(), self.mask, self.codes_of_nothing())
+        columns = self.by_mask("expand", self.bytes_of_codes(), self.mask)
         by = [self.weights_by(part) for part in range(len(self.scale_at))]
         for k in range(REGISTERS):
-            yield by[k * len(by) // REGISTERS](self.sixteen(columns, 16 * k))
+            weights = by[k * len(by) // REGISTERS](self.sixteen(columns, 16 * k))
+            if not self.symmetric:
+                # the code 0 of a column that is not stored may stand for another weight
+                stored = self.builder.bitcast(self.part_of_mask(k), ir.VectorType(I1, 16))
+                weights = self.builder.select(stored, weights, self.zero)
+            yield weights
 
     def write_columns(self) -> None:
         """Write the stored columns, in order, to the first array."""

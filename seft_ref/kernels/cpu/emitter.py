@@ -129,6 +129,16 @@ class Emitter:
             number = b.bitcast(b.or_(size, sign), single)
         return number if self.scalar == ir.FloatType() else b.fpext(number, wide)
 
+    def prefetch(self, array: Any, offset: Any) -> None:
+        """Ask for the cache line of element `offset`, which may lie behind the array."""
+        b = self.builder
+        byte, number = ir.IntType(8), ir.IntType(32)
+        at = b.bitcast(b.gep(array, [offset]), byte.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [at.type, number, number, number])
+        function = cgutils.get_or_insert_function(b.module, kind, "llvm.prefetch.p0")
+        # to read, and to keep in every level of the data caches
+        b.call(function, [at, *(ir.Constant(number, n) for n in (0, 3, 1))])
+
     def pinned(self, array: Any, offset: Any) -> Any:
         """Return the address of element `offset`, in one register.
 

@@ -36,7 +36,7 @@ _AHEAD = 2048
 """How many entries ahead of the sums memory is prefetched: two pages of float32 values."""
 _SUMS = 4
 """Number of lanes that take turns if entries are added one by one, because an addition takes several cycles."""
-_I8, _I32, _I64 = (ir.IntType(bits) for bits in (8, 32, 64))
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 @cache
@@ -111,9 +111,7 @@ class _Panel(Emitter):
         later = b.add(j, i64(_AHEAD))
         later = b.add(later, b.select(b.icmp_signed(">=", later, end), gap, i64(0)))
         for k, array in enumerate(arrays):
-            at = b.add(later, i64(self.lanes)) if array in arrays[:k] else later
-            at = b.bitcast(b.gep(array, [at]), _I8.as_pointer())
-            self.intrinsic("llvm.prefetch.p0", ir.VoidType(), [at, *(ir.Constant(_I32, n) for n in (0, 3, 1))])
+            self.prefetch(array, b.add(later, i64(self.lanes)) if array in arrays[:k] else later)
 
     def row(
         self, panel: list[Any], values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
