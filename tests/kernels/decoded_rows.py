@@ -45,7 +45,7 @@ def loops(two_a_byte, asymmetric):
     @cfunc(
         types.void(
             types.CPointer(codes),
-            types.int64,
+            types.CPointer(types.int64),
             floats,
             types.CPointer(zeros),
             *numbers,
@@ -53,15 +53,15 @@ def loops(two_a_byte, asymmetric):
             *[floats] * 6,
         )
     )
-    def run(codes, mask, scales, zeros, a, b, c, d, r, index, opened, weights, x, sums, dy, dx):
-        lines = (a, b, c, d)
+    def run(codes, masks, scales, zeros, a, b, c, d, r, index, opened, weights, x, sums, dy, dx):
+        lines, mask = (a, b, c, d), masks[0]
         decode.open_row(codes, 0, mask, scales, zeros, lines, r, index, 0, opened, 0)
         decode.open_weights(codes, 0, mask, scales, zeros, lines, r, weights, 0)
-        decode.dot_row(codes, 0, mask, scales, zeros, lines, r, x, 0, sums, 0)
+        decode.dot_rows(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, x, 0, sums, 0)
         decode.spread_row(codes, 0, mask, scales, zeros, lines, r, dy, r, dx, 0)
 
     pointers = [ctypes.c_void_p] * 7
-    signature = (ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 5, *pointers)
+    signature = (*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 5, *pointers)
     return run, ctypes.CFUNCTYPE(None, *signature)(run.address)
 
 
@@ -94,7 +94,7 @@ def compare_rows(two_a_byte, asymmetric, n=400):
         sums[:], dx[:] = 0, before
         numbers = (*(group * ROWS for group in groups), r)
         pointers = map(address, (index, opened, weights, x, sums, dy, dx))
-        call(address(raw), mask, address(scales), address(zeros), *numbers, *pointers)
+        call(address(raw), address(np.array([mask], np.int64)), address(scales), address(zeros), *numbers, *pointers)
         assert np.array_equal(index[: columns.size], columns), mask
         assert opened[: columns.size].tobytes() == weights[: columns.size].tobytes() == wanted.tobytes(), mask
         wide = wanted.astype(np.float64)

@@ -83,7 +83,7 @@ class PackedCodes:
         scales = self.held_in.scales
         columns, n_groups = self.held_in.columns, max(1, scales.shape[1])
         arrays = (self.codes, self.masks, self.starts, scales.T.reshape(-1), self.zeros)
-        return (*arrays, columns, n_groups, int(self.halves), *self.shape)
+        return (*arrays, columns, n_groups, *self.shape)
 
 
 def pack_codes(topology: Topology, stored: Coded, into: PackedCodes | None = None) -> PackedCodes:

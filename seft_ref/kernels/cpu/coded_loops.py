@@ -9,7 +9,7 @@ decode a row in registers: all 64 columns, stored or not, where the processor sp
 
 from seft_ref.kernels.cpu.coded_rows import ROWS, n_bytes
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.decode import dot_row, open_row, open_weights, popcount, spread_row
+from seft_ref.kernels.cpu.decode import dot_rows, open_row, open_weights, popcount, spread_row, two_a_byte
 from seft_ref.kernels.cpu.panels import (
     LINE_VECTORS,
     ROW_BLOCK,
@@ -57,12 +57,12 @@ def scale_lines(p, size, n_groups, n_out):
 
 
 @compiled()
-def open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, values, base):
+def open_rows(codes, at, masks, scales, zeros, lines, n_out, p, first, last, values, base):
     """Decode rows first to last of panel p to places WIDTH apart, from `base` on; return the byte behind the rows."""
     for r in range(first, last):
         mask = masks[p * n_out + r]
         open_weights(codes, at, mask, scales, zeros, lines, r, values, base + (r - first) * WIDTH)
-        at += n_bytes(popcount(mask), in_halves)
+        at += n_bytes(popcount(mask), two_a_byte(codes))
     return at
 
 
@@ -74,7 +74,6 @@ def gather_task(
     zeros,
     size,
     n_groups,
-    in_halves,
     n_out,
     n_in,
     x,
@@ -97,7 +96,7 @@ def gather_task(
     n_vectors = vectors_for(n_tokens, lanes)
     width = n_vectors * lanes
     n_panels = (n_in + WIDTH - 1) // WIDTH
-    short = starts[n_panels * n_blocks] < n_bytes(SHORT * n_panels * n_out, in_halves)
+    short = starts[n_panels * n_blocks] < n_bytes(SHORT * n_panels * n_out, two_a_byte(codes))
     x_lines, base = worker * work_size, worker * SCRATCH
     y_lines = x_lines + n_in * width
     to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
@@ -112,7 +111,7 @@ def gather_task(
             at = starts[p * n_blocks + top // ROWS]
             for first in range(top, bottom, AT_ONCE):
                 last = min(first + AT_ONCE, bottom)
-                at = open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, values, base)
+                at = open_rows(codes, at, masks, scales, zeros, lines, n_out, p, first, last, values, base)
                 for r in range(first, last):
                     start = base + (r - first) * WIDTH
                     mask = masks[p * n_out + r]
@@ -140,7 +139,6 @@ def scatter_task(
     zeros,
     size,
     n_groups,
-    in_halves,
     n_out,
     n_in,
     dy,
@@ -172,7 +170,7 @@ def scatter_task(
         at = starts[p * n_blocks]
         for first in range(0, n_out, AT_ONCE):
             last = min(first + AT_ONCE, n_out)
-            at = open_rows(codes, at, masks, scales, zeros, lines, in_halves, n_out, p, first, last, values, base)
+            at = open_rows(codes, at, masks, scales, zeros, lines, n_out, p, first, last, values, base)
             single = first
             while n_vectors == 8 and pairs_pay() and single + 1 < last:
                 first_mask, second_mask = masks[p * n_out + single], masks[p * n_out + single + 1]
@@ -205,7 +203,6 @@ def token_task(
     zeros,
     size,
     n_groups,
-    in_halves,
     n_out,
     n_in,
     x,
@@ -232,11 +229,8 @@ def token_task(
         for p in range(n_panels):
             lines = scale_lines(p, size, n_groups, n_out)
             at = starts[p * n_blocks + top // ROWS]
-            for r in range(top, bottom):
-                mask = masks[p * n_out + r]
-                y_line = y_lines + (r - top) * lanes
-                dot_row(codes, at, mask, scales, zeros, lines, r, work, x_line + p * WIDTH, work, y_line)
-                at += n_bytes(popcount(mask), in_halves)
+            x_panel = x_line + p * WIDTH
+            dot_rows(codes, at, masks, p * n_out, scales, zeros, lines, top, bottom, work, x_panel, work, y_lines)
         for r in range(top, bottom):
             y[r] = sum_register(work, y_lines + (r - top) * lanes)
         top = bottom
@@ -250,7 +244,6 @@ def token_back_task(
     zeros,
     size,
     n_groups,
-    in_halves,
     n_out,
     n_in,
     dy,
@@ -273,7 +266,7 @@ def token_back_task(
         for r in range(n_out):
             mask = masks[p * n_out + r]
             spread_row(codes, at, mask, scales, zeros, lines, r, dy, r, work, line)
-            at += n_bytes(popcount(mask), in_halves)
+            at += n_bytes(popcount(mask), two_a_byte(codes))
         for c in range(p * WIDTH, min((p + 1) * WIDTH, n_in)):
             dx[c] = work[line + c - p * WIDTH]
 
@@ -286,7 +279,6 @@ def turned_task(
     zeros,
     size,
     n_groups,
-    in_halves,
     n_out,
     n_in,
     dy,
@@ -338,7 +330,7 @@ def turned_task(
                     open_row(codes, byte, mask, scales, zeros, lines, r, index, place, values, place)
                     pointer[of_rows + r - top] = place
                     place += popcount(mask)
-                    byte += n_bytes(popcount(mask), in_halves)
+                    byte += n_bytes(popcount(mask), two_a_byte(codes))
                 pointer[of_rows + n_rows] = place
                 turn_tile(values, index, pointer, of_rows, of_rows + n_rows, turned, rows, tile, ends, at)
                 add_tile(

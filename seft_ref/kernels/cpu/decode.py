@@ -3,7 +3,8 @@
 
     open_weights values[base:]  =  weights of the row, in the order of its columns
     open_row     the same, and index[base:]  =  their columns within the panel
-    dot_row      y[:]  +=  weight of column c * x[c]      for every stored c; lanes of the register y are added later
+    dot_rows     y[:]  +=  weight of column c * x[c]      for every stored c of each row; lanes of the register y are
+                                                          added later
     spread_row   x[c]  +=  weight of column c * y         for every stored c
 
 A row has a mask of 64 bits, one for each column of the panel, and a code for each bit that is set. AVX512 spreads 64
@@ -24,7 +25,7 @@ from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu import decode_deposit, decode_spread
 from seft_ref.kernels.cpu.decode_row import REGISTERS, Row
-from seft_ref.kernels.cpu.emitter import compiled_for, count, widen
+from seft_ref.kernels.cpu.emitter import compiled_for, count, i64, widen
 
 
 def kind_of_row(context: Any) -> type[Row]:
@@ -47,32 +48,55 @@ def popcount(typing_context: Any, mask: Any) -> Any:
     return types.int64(types.int64), emit
 
 
-def _in_versions(emit_row: Callable[[Row], None]) -> Any:
-    """Return what emits a method of `Row` in three versions: for rows with one scale, with two, and with four."""
+@intrinsic
+def two_a_byte(typing_context: Any, codes: Any) -> Any:
+    """Return whether a byte of codes holds two of them; the compiler knows, so that a loop has no branch for it."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.boolean, not codes.dtype.signed)
+
+    return types.boolean(codes), emit
+
+
+def _in_versions(builder: Any, begin: Any, emit: Callable[[int], None]) -> None:
+    """Emit code for rows with one scale, with two and with four, and run that which `begin` asks for.
+
+    begin  where the scales of each register of columns begin
+    """
+
+    def same(first: int, second: int) -> Any:
+        return builder.icmp_signed("==", *(builder.extract_value(begin, k) for k in (first, second)))
+
+    with builder.if_else(same(0, 3)) as (one, several):
+        with one:
+            emit(1)
+        with several, builder.if_else(builder.and_(same(0, 1), same(2, 3))) as (two, four):
+            with two:
+                emit(2)
+            with four:
+                emit(4)
+
+
+def _of_one(emit_row: Callable[[Row], None]) -> Any:
+    """Return what emits a method of `Row` for the arguments of `open_weights` and others."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         begin, number = args[5], widen(builder, args[6])
-        scale_at = [builder.add(builder.extract_value(begin, k), number) for k in range(REGISTERS)]
         kinds = [*signature.args[:5], *[types.int64] * REGISTERS, *signature.args[7:]]
-        values = [*args[:5], *scale_at, *args[7:]]
 
         def version(n_scales: int) -> None:
+            values = [*args[:5], *_scales_of(builder, begin, number), *args[7:]]
             emit_row(kind_of_row(context)(context, builder, kinds, values, n_scales))
 
-        def same(*registers: int) -> Any:
-            return builder.icmp_signed("==", *(scale_at[k] for k in registers))
-
-        with builder.if_else(same(0, 3)) as (one, several):
-            with one:
-                version(1)
-            with several, builder.if_else(builder.and_(same(0, 1), same(2, 3))) as (two, four):
-                with two:
-                    version(2)
-                with four:
-                    version(4)
+        _in_versions(builder, begin, version)
         return context.get_dummy_value()
 
     return emit
+
+
+def _scales_of(builder: Any, begin: Any, number: Any) -> list[Any]:
+    """Return the index of the scale of each register of columns in the row with this number."""
+    return [builder.add(builder.extract_value(begin, k), number) for k in range(REGISTERS)]
 
 
 def _of_row(emit_row: Callable[[Row], None]) -> Any:
@@ -98,7 +122,7 @@ def _of_row(emit_row: Callable[[Row], None]) -> Any:
         second_at: Any,
     ) -> Any:
         arguments = (codes, at, mask, scales, zeros, lines, r, first, first_at, second, second_at)
-        return types.void(*arguments), _in_versions(emit_row)
+        return types.void(*arguments), _of_one(emit_row)
 
     return row
 
@@ -118,7 +142,7 @@ def open_weights(
 ) -> Any:
     """Write the weights of a row as `open_row` does, without the columns."""
     arguments = (codes, at, mask, scales, zeros, lines, r, values, values_at)
-    return types.void(*arguments), _in_versions(lambda row: row.write_weights())
+    return types.void(*arguments), _of_one(lambda row: row.write_weights())
 
 
 def _open_row(row: Row) -> None:
@@ -127,5 +151,52 @@ def _open_row(row: Row) -> None:
 
 
 open_row = _of_row(_open_row)
-dot_row = _of_row(lambda row: row.dot())
 spread_row = _of_row(lambda row: row.spread())
+
+
+@intrinsic
+def dot_rows(
+    typing_context: Any,
+    codes: Any,
+    at: Any,
+    masks: Any,
+    masks_at: Any,
+    scales: Any,
+    zeros: Any,
+    lines: Any,
+    first: Any,
+    last: Any,
+    x: Any,
+    x_base: Any,
+    y: Any,
+    y_base: Any,
+) -> Any:
+    """Add the products of rows first to last of a panel with the panel x to their registers of sums, from y_base on.
+
+    The mask of row 0 is masks[masks_at], and the codes of row `first` begin at byte `at`.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        codes_, at_, masks_, masks_at_, scales_, zeros_, begin, first_, last_, x_, x_base_, y_, y_base_ = args
+        kinds = [codes, types.int64, types.int64, scales, zeros, *[types.int64] * REGISTERS, x, x_base, y, types.int64]
+
+        def version(n_scales: int) -> None:
+            def row_of(r: Any, byte: Any, line: Any) -> Row:
+                mask = builder.load(builder.gep(masks_, [builder.add(masks_at_, r)]))
+                of_row = [mask, scales_, zeros_, *_scales_of(builder, begin, r), x_, x_base_, y_, line]
+                return kind_of_row(context)(context, builder, kinds, [codes_, byte, *of_row], n_scales)
+
+            def add(r: Any, carried: list[Any]) -> list[Any]:
+                row = row_of(r, *carried)
+                row.dot(panel)
+                return [builder.add(carried[0], row.n_bytes()), builder.add(carried[1], i64(row.lanes))]
+
+            before = row_of(first_, at_, y_base_)
+            panel = before.panel()
+            before.loop(first_, last_, 1, [at_, y_base_], add)
+
+        _in_versions(builder, begin, version)
+        return context.get_dummy_value()
+
+    arguments = (codes, at, masks, masks_at, scales, zeros, lines, first, last, x, x_base, y, y_base)
+    return types.void(*arguments), emit

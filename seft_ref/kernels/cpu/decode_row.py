@@ -60,7 +60,16 @@ class Row(Emitter):
 
         self.one_by_one([], one)
 
-    def dot(self) -> None:
+    def n_bytes(self) -> Any:
+        """Return the bytes of the codes of the row."""
+        n = count(self.builder, self.mask)
+        return self.builder.lshr(self.builder.add(n, i64(1)), i64(1)) if self.two_a_byte else n
+
+    def panel(self) -> list[Any]:
+        """Return the registers of the panel x that `dot` takes."""
+        return []
+
+    def dot(self, panel: list[Any]) -> None:
         """Add the products with the panel x to the register of sums y."""
         x, x_base, y, y_base = self.rest
         b, total = self.builder, self.load(y, y_base)
@@ -152,13 +161,18 @@ class InRegisters(Row):
         """Yield the weights of the 64 columns of the panel in four registers, 0 where nothing is stored."""
         raise NotImplementedError
 
-    def dot(self) -> None:
+    def panel(self) -> list[Any]:
+        """Return the registers of the panel x."""
+        x, x_base, *_ = self.rest
+        return [self.load(x, x_base, k) for k in range(REGISTERS)]
+
+    def dot(self, panel: list[Any]) -> None:
         """Add the products with the panel x to the register of sums y, lane by lane."""
         self.prefetch(self.codes, self.builder.add(self.at, i64(_AHEAD)))
-        x, x_base, y, y_base = self.rest
+        *_, y, y_base = self.rest
         total = self.load(y, y_base)
-        for k, weights in enumerate(self.registers()):
-            total = self.fma(weights, self.load(x, x_base, k), total)
+        for weights, x in zip(self.registers(), panel, strict=True):
+            total = self.fma(weights, x, total)
         self.store(total, y, y_base)
 
     def spread(self) -> None:

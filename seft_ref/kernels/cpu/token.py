@@ -25,7 +25,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.emitter import Emitter, has_permutes, i64, widen
+from seft_ref.kernels.cpu.emitter import Emitter, count, has_permutes, i64, widen
 from seft_ref.kernels.cpu.panels import WIDTH
 
 LONG = 14
@@ -144,18 +144,21 @@ class _Panel(Emitter):
 
         last  whether the array may end less than WIDTH values after j, so that reads need a mask
         """
-        b, bits_of = self.builder, ir.IntType(self.lanes)
-        masks = b.bitcast(masks, bits_of.as_pointer())
+        b, mask = self.builder, self.builder.load(masks)
+        bits = b.bitcast(mask, ir.VectorType(ir.IntType(1), WIDTH))
+        n = count(b, mask)
         for k, x in enumerate(panel):
-            bits = b.load(b.gep(masks, [i64(k)]), align=self.lanes // 8)
-            count = self.intrinsic("llvm.ctpop.i64", _I64, [b.zext(bits, _I64)])
-            value = self.read(values, j, self.below(count) if last else None)
+            columns = list(range(k * self.lanes, (k + 1) * self.lanes))
+            # entries of the columns before these; each count is of its own, so that none waits for another
+            before = count(b, b.shl(mask, i64(WIDTH - columns[0]))) if k else i64(0)
+            value = self.read(values, b.add(j, before), self.below(b.sub(n, before)) if last else None)
             value = value if self.halves is None else self.widened(value)
+            # force a register, because spreading from memory made a product take 1.1 times as long here
+            value = b.asm(ir.FunctionType(value.type, [value.type]), "", "=v,0", [value], side_effect=False)
             name = f"llvm.x86.avx512.mask.expand.v{self.lanes}f{8 * self.align}"
-            lanes = b.bitcast(bits, ir.VectorType(ir.IntType(1), self.lanes))
-            total = self.fma(self.intrinsic(name, self.vector, [value, self.zero, lanes]), x, total)
-            j = b.add(j, count)
-        return j, total
+            spread = self.intrinsic(name, self.vector, [value, self.zero, self.shuffle(bits, bits, columns)])
+            total = self.fma(spread, x, total)
+        return b.add(j, n), total
 
     def row_one_by_one(
         self, x: Any, x_base: Any, values: Any, index: Any, start: Any, stop: Any, end: Any, gap: Any, total: Any
