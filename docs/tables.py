@@ -1,25 +1,30 @@
-"""Make the tables of reference pages from code: python docs/tables.py writes them into their pages.
+"""Make the tables of reference pages from code, and one of results: python docs/tables.py writes them into their pages.
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`. A test compares it with the code.
 """
 
 import ast
 import inspect
+import json
+import math
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any, get_args, get_type_hints
 
 import typer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks are not installed
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks and experiments are not installed
 
 from benchmarks.page import TABLE
+from experiments.cost_page import seconds_a_step
+from experiments.statistics import paired, paired_percent, percent_told
 from seft_cli.app import COMMANDS
 from seft_ref.adapters.methods import ADAPTERS, settings_of_adapter
 from seft_ref.train.settings import METHODS, TrainSettings
@@ -27,8 +32,17 @@ from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
 from seft_ref.update.presets import PRESETS
 from seft_ref.update.rules import CLAUSE_OF, Rule
 
-PAGES = tuple(Path(__file__).with_name("reference") / name for name in ("command-line.md", "presets.md"))
+DOCS = Path(__file__).parent
+PAGES = tuple(DOCS / name for name in ("reference/command-line.md", "reference/presets.md", "paper.md"))
 """The pages that hold the tables."""
+EXPERIMENTS = DOCS / "results" / "experiments"
+REPAIRED = {
+    "70 %": "recovery",
+    "60 %": "recovery-wanda-60/recovery",
+    "50 %": "recovery-wanda-50/recovery",
+    "70 % by SparseGPT": "recovery-sparsegpt/recovery",
+}
+"""What a model was pruned to -> the page of its repair."""
 
 
 def filled(text: str) -> str:
@@ -132,12 +146,50 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
 
 
+def repair() -> str:
+    """Return how far each method ends above `seft` on each pruned model, and what its steps take."""
+    ends = {title: by_arm(name, lambda run: run["perplexity_after"]) for title, name in REPAIRED.items()}
+    seconds, memory = (by_arm("cost", what) for what in (seconds_a_step, lambda run: run["peak_memory_bytes"]))
+    rows = []
+    for arm in ends["70 %"]:
+        cells = [repaired(arm, values) for values in ends.values()]
+        rows.append((f"`{arm}`", *cells, multiple(arm, seconds), multiple(arm, memory)))
+    headings = [f"[{title}](results/experiments/{name}.md)" for title, name in REPAIRED.items()]
+    return table(("method", *headings, "time a step", "memory"), rows)
+
+
+def by_arm(name: str, what: Callable[[Mapping[str, Any]], float]) -> dict[str, dict[int, float]]:
+    """Return arm -> seed -> a number of each run of a page of results."""
+    numbers: dict[str, dict[int, float]] = defaultdict(dict)
+    for run in json.loads((EXPERIMENTS / f"{name}.json").read_text(encoding="utf-8"))["runs"]:
+        numbers[run["arm"].removesuffix("-rank").removesuffix("-fast")][run["seed"]] = what(run)
+    return numbers
+
+
+def repaired(arm: str, ends: Mapping[str, Mapping[int, float]]) -> str:
+    """Return the mean perplexity of `seft`, or by how many per cent another arm ends above it."""
+    if arm not in ends:
+        return ""
+    if arm == "seft":
+        return f"{fmean(ends[arm].values()):.2f}"
+    return f"{percent_told(paired_percent(ends[arm], ends['seft']))} %".replace("-", "−")
+
+
+def multiple(arm: str, numbers: Mapping[str, Mapping[int, float]]) -> str:
+    """Return a number of an arm as a multiple of that of `seft`."""
+    if arm == "seft" or arm not in numbers:
+        return "1" if arm == "seft" else ""
+    logs = ({seed: math.log(value) for seed, value in numbers[one].items()} for one in (arm, "seft"))
+    return f"{math.exp(paired(*logs).mean):.2f}"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "presets": presets,
     "methods": methods,
     "choices": choices,
     "settings": settings,
+    "repair": repair,
 }
 """Name of a table in its mark -> the function that makes it."""
 

@@ -203,7 +203,7 @@ class Evolution:
     def attach(self, max_norm: float = 0.0, step: int = 1) -> None:
         """Let the optimizer's own `step` call what this class does around a step, from the next step on.
 
-        Call it once, before the first forward; only `finish` is left to call then.
+        Call it once, before the first forward; only `finish` is left to call then. A second call is refused (EVT-001).
 
         max_norm  as in `before_optimizer`
         step      the step that comes next
@@ -221,7 +221,9 @@ class Evolution:
             if self._next <= self.steps:
                 self.before_step(self._next)
 
-        self._next = step
+        if self._optimizer.has_events:
+            raise SeftError("EVT-001", "this optimizer makes events already; make a new SeftOptimizer for another run")
+        self._next, self._optimizer.has_events = step, True
         self._optimizer.register_step_pre_hook(before)
         self._optimizer.register_step_post_hook(after)
         self.before_step(step)

@@ -34,6 +34,7 @@ class SeftOptimizer(torch.optim.Optimizer):
 
     Attributes:
         kind: the name of the optimizer.
+        has_events: whether its steps make the events of a run (`Evolution.attach`).
 
     Raises:
         SeftError: OPT-001 for an unknown kind or a model without sparse updates, TRN-008 for a number out of range.
@@ -76,6 +77,7 @@ class SeftOptimizer(torch.optim.Optimizer):
         others = [x for x in model.parameters() if x.requires_grad and id(x) not in mine]
         groups = [{"params": own}, {"params": others}] if others else [{"params": own}]
         super().__init__(groups, defaults)
+        self.has_events = False
 
     def _check(
         self, lr: float, betas: tuple[float, float], eps: float, decay: float, slot_warmup: int, momentum: float

@@ -136,6 +136,19 @@ def test_a_closure_is_refused_where_events_ride_on_the_optimizer():
     optimizer.step(None)
 
 
+def test_EVT_001_a_second_attach_to_an_optimizer_is_refused():
+    settings = Settings(**BIG, preset="rigl", initial_positions="random")
+    made = tiny.wrapped(settings)
+    optimizer = SeftOptimizer(made, lr=0.01)
+    evolution = Evolution(made, optimizer, settings, 5)
+    evolution.attach()
+    for again in (evolution, Evolution(made, optimizer, settings, 5)):
+        with pytest.raises(SeftError, match="EVT-001"):
+            again.attach()
+    step(made, optimizer)
+    assert evolution._next == 2
+
+
 def test_evidence_of_a_run_that_was_broken_off_is_not_that_of_the_next():
     settings = Settings(**WINDOW, preset="sensitivity")
     answers = []
