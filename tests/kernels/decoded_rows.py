@@ -56,7 +56,7 @@ def loops(two_a_byte, asymmetric):
     def run(codes, masks, scales, zeros, a, b, c, d, r, index, opened, weights, x, sums, dy, dx):
         lines, mask = (a, b, c, d), masks[0]
         decode.open_row(codes, 0, mask, scales, zeros, lines, r, index, 0, opened, 0)
-        decode.open_weights(codes, 0, mask, scales, zeros, lines, r, weights, 0)
+        decode.open_rows(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, weights, 0)
         decode.dot_rows(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, x, 0, sums, 0)
         decode.spread_row(codes, 0, mask, scales, zeros, lines, r, dy, r, dx, 0)
 

@@ -9,7 +9,7 @@ decode a row in registers: all 64 columns, stored or not, where the processor sp
 
 from seft_ref.kernels.cpu.coded_rows import ROWS, n_bytes
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.decode import dot_rows, open_row, open_weights, popcount, spread_row, two_a_byte
+from seft_ref.kernels.cpu.decode import dot_rows, open_row, open_rows, popcount, spread_row, two_a_byte
 from seft_ref.kernels.cpu.panels import (
     LINE_VECTORS,
     ROW_BLOCK,
@@ -54,16 +54,6 @@ def scale_lines(p, size, n_groups, n_out):
         min((first + 32) // size * n_out, last),
         min((first + 48) // size * n_out, last),
     )
-
-
-@compiled()
-def open_rows(codes, at, masks, scales, zeros, lines, n_out, p, first, last, values, base):
-    """Decode rows first to last of panel p to places WIDTH apart, from `base` on; return the byte behind the rows."""
-    for r in range(first, last):
-        mask = masks[p * n_out + r]
-        open_weights(codes, at, mask, scales, zeros, lines, r, values, base + (r - first) * WIDTH)
-        at += n_bytes(popcount(mask), two_a_byte(codes))
-    return at
 
 
 def gather_task(
@@ -111,7 +101,7 @@ def gather_task(
             at = starts[p * n_blocks + top // ROWS]
             for first in range(top, bottom, AT_ONCE):
                 last = min(first + AT_ONCE, bottom)
-                at = open_rows(codes, at, masks, scales, zeros, lines, n_out, p, first, last, values, base)
+                at = open_rows(codes, at, masks, p * n_out, scales, zeros, lines, first, last, values, base)
                 for r in range(first, last):
                     start = base + (r - first) * WIDTH
                     mask = masks[p * n_out + r]
@@ -170,7 +160,7 @@ def scatter_task(
         at = starts[p * n_blocks]
         for first in range(0, n_out, AT_ONCE):
             last = min(first + AT_ONCE, n_out)
-            at = open_rows(codes, at, masks, scales, zeros, lines, n_out, p, first, last, values, base)
+            at = open_rows(codes, at, masks, p * n_out, scales, zeros, lines, first, last, values, base)
             single = first
             while n_vectors == 8 and pairs_pay() and single + 1 < last:
                 first_mask, second_mask = masks[p * n_out + single], masks[p * n_out + single + 1]

@@ -1,8 +1,8 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
 """The innermost loops for matrices of codes (`coded`), which decode one row of a panel at a time.
 
-    open_weights values[base:]  =  weights of the row, in the order of its columns
-    open_row     the same, and index[base:]  =  their columns within the panel
+    open_rows    values[base:]  =  weights of each row, in the order of its columns
+    open_row     the same of one row, and index[base:]  =  their columns within the panel
     dot_rows     y[:]  +=  weight of column c * x[c]      for every stored c of each row; lanes of the register y are
                                                           added later
     spread_row   x[c]  +=  weight of column c * y         for every stored c
@@ -13,7 +13,7 @@ codes over the lanes of their columns at once (`decode_spread`), BMI2 puts eight
 (code - zero point) * scale, rounded once (QNT-002).
 
 Codes are int8, one a byte, or uint8, two a byte with the first in the lower half. Zero points are int8; an array of
-uint8 means that all are 0. The loops may read the byte at `at` together with the 63 bytes behind it. `open_weights` and
+uint8 means that all are 0. The loops may read the byte at `at` together with the 63 bytes behind it. `open_rows` and
 `open_row` may write 64 numbers and 64 columns, whatever the row stores; what follows the row is arbitrary.
 """
 
@@ -21,10 +21,11 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu import decode_deposit, decode_spread
-from seft_ref.kernels.cpu.decode_row import REGISTERS, Row
+from seft_ref.kernels.cpu.decode_row import LANES, PANEL, REGISTERS, Row
 from seft_ref.kernels.cpu.emitter import compiled_for, count, i64, widen
 
 
@@ -78,7 +79,7 @@ def _in_versions(builder: Any, begin: Any, emit: Callable[[int], None]) -> None:
 
 
 def _of_one(emit_row: Callable[[Row], None]) -> Any:
-    """Return what emits a method of `Row` for the arguments of `open_weights` and others."""
+    """Return what emits a method of `Row` for the arguments of `_of_row`."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         begin, number = args[5], widen(builder, args[6])
@@ -127,24 +128,6 @@ def _of_row(emit_row: Callable[[Row], None]) -> Any:
     return row
 
 
-@intrinsic
-def open_weights(
-    typing_context: Any,
-    codes: Any,
-    at: Any,
-    mask: Any,
-    scales: Any,
-    zeros: Any,
-    lines: Any,
-    r: Any,
-    values: Any,
-    values_at: Any,
-) -> Any:
-    """Write the weights of a row as `open_row` does, without the columns."""
-    arguments = (codes, at, mask, scales, zeros, lines, r, values, values_at)
-    return types.void(*arguments), _of_one(lambda row: row.write_weights())
-
-
 def _open_row(row: Row) -> None:
     row.write_columns()
     row.write_weights()
@@ -152,6 +135,70 @@ def _open_row(row: Row) -> None:
 
 open_row = _of_row(_open_row)
 spread_row = _of_row(lambda row: row.spread())
+
+
+def _over_rows(
+    context: Any,
+    builder: Any,
+    signature: Any,
+    args: Any,
+    step: int,
+    emit_row: Callable[[Row, list[Any]], None],
+) -> Any:
+    """Emit a loop over rows of a panel, and return the byte behind the last.
+
+    args      those of `open_rows` and `dot_rows`; the last is an offset into the last array, and grows by `step` a row
+    emit_row  takes a row and the registers of its panel
+    """
+    codes, at, masks, masks_at, scales, zeros, begin, first, last, *arrays, line = args
+    declared = signature.args
+    kinds = [declared[0], types.int64, types.int64, *declared[4:6], *[types.int64] * REGISTERS, *declared[9:]]
+    behind = cgutils.alloca_once_value(builder, at)
+
+    def version(n_scales: int) -> None:
+        def row_of(r: Any, byte: Any, place: Any) -> Row:
+            mask = builder.load(builder.gep(masks, [builder.add(masks_at, r)]))
+            values = [codes, byte, mask, scales, zeros, *_scales_of(builder, begin, r), *arrays, place]
+            return kind_of_row(context)(context, builder, kinds, values, n_scales)
+
+        def one(r: Any, carried: list[Any]) -> list[Any]:
+            row = row_of(r, *carried)
+            emit_row(row, panel)
+            return [builder.add(carried[0], row.n_bytes()), builder.add(carried[1], i64(step))]
+
+        before = row_of(first, at, line)
+        panel = before.panel()
+        _, (byte, _) = before.loop(first, last, 1, [at, line], one)
+        builder.store(byte, behind)
+
+    _in_versions(builder, begin, version)
+    return builder.load(behind)
+
+
+@intrinsic
+def open_rows(
+    typing_context: Any,
+    codes: Any,
+    at: Any,
+    masks: Any,
+    masks_at: Any,
+    scales: Any,
+    zeros: Any,
+    lines: Any,
+    first: Any,
+    last: Any,
+    values: Any,
+    values_at: Any,
+) -> Any:
+    """Write the weights of rows first to last of a panel, 64 places apart; return the byte behind the rows.
+
+    The mask of row 0 is masks[masks_at], and the codes of row `first` begin at byte `at`.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _over_rows(context, builder, signature, args, PANEL, lambda row, _: row.write_weights())
+
+    return types.int64(codes, at, masks, masks_at, scales, zeros, lines, first, last, values, values_at), emit
 
 
 @intrinsic
@@ -171,32 +218,9 @@ def dot_rows(
     y: Any,
     y_base: Any,
 ) -> Any:
-    """Add the products of rows first to last of a panel with the panel x to their registers of sums, from y_base on.
-
-    The mask of row 0 is masks[masks_at], and the codes of row `first` begin at byte `at`.
-    """
+    """Add the products of rows with the panel x to their registers of sums; other arguments as in `open_rows`."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        codes_, at_, masks_, masks_at_, scales_, zeros_, begin, first_, last_, x_, x_base_, y_, y_base_ = args
-        kinds = [codes, types.int64, types.int64, scales, zeros, *[types.int64] * REGISTERS, x, x_base, y, types.int64]
+        return _over_rows(context, builder, signature, args, LANES, lambda row, panel: row.dot(panel))
 
-        def version(n_scales: int) -> None:
-            def row_of(r: Any, byte: Any, line: Any) -> Row:
-                mask = builder.load(builder.gep(masks_, [builder.add(masks_at_, r)]))
-                of_row = [mask, scales_, zeros_, *_scales_of(builder, begin, r), x_, x_base_, y_, line]
-                return kind_of_row(context)(context, builder, kinds, [codes_, byte, *of_row], n_scales)
-
-            def add(r: Any, carried: list[Any]) -> list[Any]:
-                row = row_of(r, *carried)
-                row.dot(panel)
-                return [builder.add(carried[0], row.n_bytes()), builder.add(carried[1], i64(row.lanes))]
-
-            before = row_of(first_, at_, y_base_)
-            panel = before.panel()
-            before.loop(first_, last_, 1, [at_, y_base_], add)
-
-        _in_versions(builder, begin, version)
-        return context.get_dummy_value()
-
-    arguments = (codes, at, masks, masks_at, scales, zeros, lines, first, last, x, x_base, y, y_base)
-    return types.void(*arguments), emit
+    return types.int64(codes, at, masks, masks_at, scales, zeros, lines, first, last, x, x_base, y, y_base), emit

@@ -15,7 +15,8 @@ from numba.core import cgutils
 from seft_ref.kernels.cpu.emitter import Emitter, count, i64, lowest
 
 PANEL = 64
-REGISTERS = 4
+LANES = 16
+REGISTERS = PANEL // LANES
 """Registers that hold one number for each column of a panel."""
 _AHEAD = 4096
 """How many bytes ahead of a row codes are prefetched: one page, because the processor's prefetcher stops at its end."""
