@@ -274,8 +274,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         more. `seft` and `active-only` move their slots, and `static` keeps those that it starts from, where gradients
         are largest. `lora` ends dense, and `sparse-full` trains every stored weight: they are there for orientation.
         Every arm has its own learning rate, the best of a sweep on the same held-out text with seed 0, which is one of
-        the seeds here; `sparse-peft` has a lower one, because at the best of its sweep another seed diverged. Runs had
-        others beside them, which seconds and memory show; `cost` measures both with nothing beside.""",
+        the seeds here, and at 70 % sparsity; `sparse-peft` has a lower one, because at the best of its sweep another
+        seed diverged. Runs had others beside them, which seconds and memory show; `cost` measures both with nothing
+        beside.""",
         """The abstract of the paper says that SEFT does better than the methods it is compared with, in less memory and
         time. `lora-star` loses at the end what its pruning takes away; `spp` can scale weights and no more.""",
         (*METHODS, *RULES),
