@@ -156,10 +156,10 @@ def test_figures_of_the_manual_are_drawn(program, names, tmp_path, monkeypatch):
     assert {file.name for file in tmp_path.iterdir()} == {f"{name}.svg" for name in names}
 
 
-@pytest.mark.parametrize("page", ["command-line", "presets"])
-def test_tables_of_a_reference_page_are_those_of_the_code(page):
+@pytest.mark.parametrize("page", ["reference/command-line", "reference/presets", "paper"])
+def test_tables_of_a_page_are_those_of_the_code_and_of_results(page):
     filled = runpy.run_path(str(ROOT / "docs" / "tables.py"))["filled"]
-    text = (ROOT / "docs" / "reference" / f"{page}.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert filled(text) == text, "run `python docs/tables.py`"
 
 
