@@ -35,7 +35,7 @@ from seft_ref.kernels.cpu.vectors import (
     scatter_row_8,
 )
 
-AT_ONCE = 8
+AT_ONCE = 32
 """Rows that are decoded before the first of them is multiplied, because the processor can overlap their decoding."""
 SCRATCH = AT_ONCE * WIDTH + 128
 """Elements of a worker's scratch: more than AT_ONCE rows need, so that no two workers share a cache line."""
