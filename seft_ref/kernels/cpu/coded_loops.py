@@ -35,8 +35,9 @@ from seft_ref.kernels.cpu.vectors import (
     scatter_row_8,
 )
 
-AT_ONCE = 32
-"""Rows that are decoded before the first of them is multiplied, because the processor can overlap their decoding."""
+AT_ONCE = 16
+"""Rows that are decoded before the first of them is multiplied, because the processor can overlap their decoding. With
+32 the weights took the place of lines of x in a first-level cache of 48 KiB."""
 SCRATCH = AT_ONCE * WIDTH + 128
 """Elements of a worker's scratch: more than AT_ONCE rows need, so that no two workers share a cache line."""
 OPENED = WIDTH * WIDTH + SCRATCH

@@ -36,7 +36,7 @@ class Spread(InRegisters):
             # force a register, because spreading bytes from memory made a product take 1.3 times as long here
             return b.asm(ir.FunctionType(read.type, [read.type]), "", "=v,0", [read], side_effect=False)
         eights = b.zext(self.load_at(self.at, ir.VectorType(I32, 8)), ir.VectorType(I64, 8))
-        # each byte of the result is eight bits of a word of 64, from a multiple of four on
+        # byte i of a word becomes its eight bits from bit 4 i on, whose lower half is code i
         first_bits = ir.Constant(ir.VectorType(I8, PANEL), [4 * (lane % 8) for lane in range(PANEL)])
         words = b.bitcast(eights, first_bits.type)
         return self.of_processor("llvm.x86.avx512.pmultishift.qb.512", first_bits, words)
@@ -59,7 +59,7 @@ class Spread(InRegisters):
         if not self.two_a_byte:
             lanes = self.shuffle(codes, codes, list(range(first, first + 16)))
             return self.builder.sext(lanes, ir.VectorType(I32, 16))
-        # a byte four times, because nothing looks at the upper three
+        # a code stands in all four bytes of its lane, because a look-up reads only the lower bits of a lane
         places = ir.Constant(codes.type, [first + lane // 4 for lane in range(PANEL)])
         name = "llvm.x86.avx512.permvar.qi.512"
         return self.builder.bitcast(self.of_processor(name, codes, places), ir.VectorType(I32, 16))
