@@ -28,7 +28,7 @@ from seft_ref.kernels.cpu.compiled import compiled
 from seft_ref.kernels.cpu.emitter import Emitter, count, has_permutes, i64, widen
 from seft_ref.kernels.cpu.panels import WIDTH
 
-LONG = 14
+LONG = 12
 """Least mean number of entries in a row of a panel for which a matrix gets masks; others use `index`."""
 TOKEN_ROWS = 8192
 """Rows of y that have a register of sums each at a time: these registers fill half the second-level cache."""
