@@ -203,7 +203,7 @@ def train_step(g: dict[str, Any]) -> dict[str, Any]:
     for layer, part in zip(run.layers, g["parts"], strict=True):
         _restore(layer, part, run)
     loss, _ = run.step(g["step"])
-    answer: dict[str, Any] = {"loss": torch.tensor(loss)}
+    answer: dict[str, Any] = {"loss": float(loss)}
     for name in ("base", "base_values", "delta", "delta_values", *_KEPT):
         answer[name] = []
     for layer in run.layers:
