@@ -11,6 +11,7 @@
     python -m benchmarks steps          a torch model published and followed step by step, beside whole files
     python -m benchmarks big            memory with a file of a 7B model
     python -m benchmarks held           products of matrices in 16 bits and in codes, beside float32
+    python -m benchmarks arithmetic     products and a step in bfloat16, beside float32
     python -m benchmarks growth         exact top-k of a gradient, beside whole gradients
     python -m benchmarks generate       products with one token, beside dense and CSR
     python -m benchmarks tokens         tokens a second of a model, beside PyTorch and llama.cpp
@@ -45,6 +46,7 @@ import typer
 
 from benchmarks import (
     adapters,
+    arithmetic,
     bounds,
     check_gpu,
     deltas,
@@ -75,6 +77,7 @@ from seft_cli.output import write_json
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for command in (
     adapters.adapters,
+    arithmetic.arithmetic,
     bounds.bounds,
     files.sizes,
     files.files,

@@ -19,6 +19,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Arithmetic(StrEnum):
+    """The values of `--arithmetic`."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 DeviceOption = Annotated[
     Device, typer.Option("--device", help="Compute on the processor, or with CuPy on an NVIDIA GPU.")
 ]
@@ -45,16 +52,22 @@ class Place:
     name: str = "cpu"
 
 
-def place_of(device: Device, turn: int = 0, *, transposed: bool = False) -> Place:
+def place_of(
+    device: Device, turn: int = 0, *, transposed: bool = False, arithmetic: Arithmetic = Arithmetic.float32
+) -> Place:
     """Return the device that a process computes on.
 
     turn        how many processes of the run chose on this machine before this one; each takes the next GPU, and
                 after the last the first again
     transposed  keep a second, transposed copy of every sparse matrix
+    arithmetic  how float32 products are computed (KRN-019)
 
     Raises:
-        Refused: there is no CuPy or no GPU, or a GPU should hold transposed copies; the message says what to do.
+        Refused: there is no CuPy or no GPU, the processor has no AMX, or an option is of another device; the message
+        says what to do.
     """
+    if arithmetic is Arithmetic.bfloat16:
+        return _in_bfloat16(device, transposed=transposed)
     if device is Device.cuda and transposed:
         raise console.Refused("--transposed is for --device cpu; a GPU multiplies both ways from one copy")
     if transposed:
@@ -73,6 +86,19 @@ def _with_transposes() -> Place:
     from seft_ref.kernels.cpu import transposed
 
     return replace(_on_cpu(), kernels=transposed)
+
+
+def _in_bfloat16(device: Device, *, transposed: bool) -> Place:
+    from seft_ref.kernels.cpu import tiles
+
+    if device is Device.cuda:
+        raise console.Refused("--arithmetic bfloat16 is for --device cpu")
+    if transposed:
+        raise console.Refused("--arithmetic bfloat16 multiplies both ways from one copy; leave --transposed out")
+    reason = tiles.without_tiles()
+    if reason:
+        raise console.Refused(f"--arithmetic bfloat16: {reason}; leave it out")
+    return replace(_on_cpu(), kernels=tiles)
 
 
 def _on_cuda(turn: int) -> Place:

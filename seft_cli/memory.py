@@ -68,6 +68,8 @@ def require_memory(folder: Path, settings: TrainSettings, free: int, processes: 
         hints.insert(0, "--compact, if the weights are stored in 16 bits or as codes")
     if options.get("transposed"):
         hints.insert(0, "no --transposed")
+    if options.get("bfloat16"):
+        hints.insert(0, "--arithmetic float32")
     if settings.gradient_window > 1:
         hints.insert(0, "--gradient-window 1")
     if settings.event_batches > 1:

@@ -255,7 +255,8 @@ def test_every_public_function_has_a_docstring():
 
 
 LOOPS = {
-    f"kernels/cpu/{name}.py" for name in ("panels", "turned", "exceeding", "transpose", "emitter", "vectors", "token")
+    f"kernels/cpu/{name}.py"
+    for name in ("panels", "turned", "exceeding", "transpose", "emitter", "vectors", "token", "tile_loops")
 }
 LOOPS |= {f"kernels/cpu/decode{part}.py" for part in ("", "_row", "_spread", "_deposit")}
 LOOPS |= {f"layers/compiled/{name}.py" for name in ("exp", "sums", "rows")}

@@ -38,6 +38,7 @@ BACKENDS = {
     "numpy": "reference_numpy",
     "numba": "compiled",
     "numba-transposed": "compiled_transposed",
+    "numba-bfloat16": "compiled_in_bfloat16",
     "strict": "strict",
     "gpu-on-cpu": "gpu_on_cpu",
     "cupy": "cupy",

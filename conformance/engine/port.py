@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.cases.compare import float_type
 from conformance.cases.ops import OPS
 from conformance.engine import (
     adapters,
@@ -33,7 +34,9 @@ from seft_ref.kernels import reference
 
 __all__ = [
     "EnginePort",
+    "Reduced",
     "compiled",
+    "compiled_in_bfloat16",
     "compiled_kernels",
     "cupy",
     "gpu_on_cpu",
@@ -127,6 +130,21 @@ class EnginePort:
         return value
 
 
+class Reduced(EnginePort):
+    """The engine on arrays of a 16-bit type: they are widened, and each result is rounded once (PRT-011)."""
+
+    def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
+        """Return the outputs of an operation; see `conformance.protocol.port.Port`."""
+        kind = float_type(dtype)
+        wide = {k: v.astype(np.float32) if _has(v, kind) else v for k, v in inputs.items()}
+        out = super().call(op, wide, "float32")
+        return {k: v.astype(kind) if _has(v, np.dtype(np.float32)) else v for k, v in out.items()}
+
+
+def _has(value: Any, kind: np.dtype[Any]) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == kind
+
+
 def _version() -> str:
     try:
         return version("seft_ref")
@@ -172,6 +190,22 @@ def compiled_transposed() -> EnginePort:
     from seft_ref.kernels.cpu import transposed
 
     return EnginePort("engine with kernels.cpu.transposed", kernels=transposed, kinds=("layer", "whole"))
+
+
+def compiled_in_bfloat16() -> EnginePort:
+    """Return the engine with the CPU kernels that multiply in bfloat16 (KRN-019).
+
+    Raises:
+        SystemExit: numba is not installed, or the processor has no AMX.
+    """
+    if compiled_kernels() is None:
+        raise SystemExit("the engine's compiled kernels need numba; pip install numba")
+    from seft_ref.kernels.cpu import tiles
+
+    reason = tiles.without_tiles()
+    if reason:
+        raise SystemExit(reason)
+    return Reduced("engine with kernels.cpu.tiles", kernels=tiles, classes=("bf16",), kinds=("layer",))
 
 
 def strict() -> EnginePort:

@@ -6,10 +6,7 @@ Each set is the reference set with its three products replaced. The terms of a p
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-
-from conformance.cases.compare import float_type
-from conformance.engine.port import EnginePort
+from conformance.engine.port import EnginePort, Reduced
 from seft_ref.arrays.library import Array, array_namespace, device
 from seft_ref.kernels import NAMES, reference
 from seft_ref.kernels.split import multiply_parts
@@ -123,21 +120,6 @@ def fused() -> EnginePort:
     return EnginePort("engine with fused sums", kernels=_set(_fused), kinds=("layer", "whole"))
 
 
-class _Reduced(EnginePort):
-    """The engine on arrays of a 16-bit type: they are widened, and each result is rounded once (PRT-011)."""
-
-    def call(self, op: str, inputs: dict[str, Any], dtype: str) -> dict[str, Any]:
-        """Return the outputs of an operation; see `conformance.protocol.port.Port`."""
-        kind = float_type(dtype)
-        wide = {k: v.astype(np.float32) if _has(v, kind) else v for k, v in inputs.items()}
-        out = super().call(op, wide, "float32")
-        return {k: v.astype(kind) if _has(v, np.dtype(np.float32)) else v for k, v in out.items()}
-
-
-def _has(value: Any, kind: np.dtype[Any]) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype == kind
-
-
 def reduced() -> EnginePort:
     """Return the engine in 16 bits, with sums in float32."""
-    return _Reduced("engine in 16 bits", classes=("bf16", "fp16"), kinds=("layer",))
+    return Reduced("engine in 16 bits", classes=("bf16", "fp16"), kinds=("layer",))

@@ -13,7 +13,7 @@ import typer
 from formats.index import is_sparse
 from seft_cli import console, launcher, report
 from seft_cli.data import DataOptions
-from seft_cli.device import Device, DeviceOption, place_of
+from seft_cli.device import Arithmetic, Device, DeviceOption, place_of
 from seft_cli.input import MaxBytes, limit_of, require_input
 from seft_cli.interrupt import interruptible
 from seft_cli.log.read import read_log
@@ -137,6 +137,10 @@ def main(
             help="Hold every sparse matrix a second time, transposed: faster, 5.2 bytes more a stored weight.",
         ),
     ] = False,
+    arithmetic: Annotated[
+        Arithmetic,
+        typer.Option(help="Multiply float32 numbers as they are, or rounded to bfloat16 on a processor with AMX."),
+    ] = Arithmetic.float32,
     device: DeviceOption = Device.cpu,
     recompute: Annotated[
         bool | None,
@@ -198,7 +202,7 @@ def main(
         "max_norm": max_norm,
         "seed": seed,
     }
-    place = place_of(device, launcher.turn_here(ranks), transposed=transposed)
+    place = place_of(device, launcher.turn_here(ranks), transposed=transposed, arithmetic=arithmetic)
     changes = changes_of(flag_values, change or [])
     settings = settings_of(_one_method(method or [DEFAULT]), pattern=pattern_of_folder(folder), **changes)
     refuse_without_use(settings, changes)
@@ -210,6 +214,7 @@ def main(
         options: dict[str, Any] = {"recompute": recompute, "index_bytes": place.index_bytes}
         options["compact"] = compact or merge == GRID_EXACT
         options |= {"dense_from": place.dense_from(itemsize), "transposed": transposed}
+        options["bfloat16"] = arithmetic is Arithmetic.bfloat16
         require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
     ranks.every(None)  # this is a barrier, so that no process loads a model before all have measured free memory
     # TRN-010: refuse a file that is not a log of this run before computing anything

@@ -62,6 +62,7 @@ def memory_of_run(
     index_bytes: tuple[int, int] = (1, 1),
     dense_from: float = DENSE_FROM,
     transposed: bool = False,
+    bfloat16: bool = False,
 ) -> dict[str, int]:
     """Return the most bytes that each part of a run takes on the compiled kernels (TRN-012).
 
@@ -74,6 +75,7 @@ def memory_of_run(
     index_bytes  bytes for the position of a packed weight: in a plain matrix, and in one of 16 bits
     dense_from   share of stored positions from which the kernel set stores a matrix densely
     transposed   whether the kernel set has a second, transposed copy of every sparse matrix
+    bfloat16     whether the kernel set multiplies in bfloat16 (KRN-019), for which it makes a mask of every panel's row
     """
     index, index_of_16_bits = index_bytes
     extents = [_Extent(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
@@ -88,10 +90,10 @@ def memory_of_run(
             weights += codes.n_bytes(extent.shape, extent.nnz)
             continue
         if compact:
-            weights += copies * (2 + index_of_16_bits) * extent.nnz + of_rows
+            weights += copies * (2 + index_of_16_bits) * extent.nnz + of_rows + bfloat16 * _masks(extent.shape)
             continue
         if extent.nnz < dense_from * extent.numel:
-            weights += copies * (itemsize + index) * extent.nnz + of_rows
+            weights += copies * (itemsize + index) * extent.nnz + of_rows + bfloat16 * _masks(extent.shape)
             continue
         weights += itemsize * extent.numel
         # KRN-017: a dense matrix cannot be unpacked, so its base is kept beside it
@@ -130,6 +132,10 @@ def memory_of_run(
 
 def _pointers(shape: tuple[int, int]) -> int:
     return 4 * (-(-shape[1] // PANEL) * shape[0] + 1)
+
+
+def _masks(shape: tuple[int, int]) -> int:
+    return 8 * -(-shape[1] // PANEL) * shape[0]
 
 
 def _event(

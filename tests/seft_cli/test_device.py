@@ -15,6 +15,7 @@ import formats
 from conformance.engine.on_cpu import without_gpp
 from seft_ref.arrays.library import without_cupy
 from seft_ref.kernels import reference
+from seft_ref.kernels.cpu import tiles
 from tests.backends import CUPY
 from tests.kernels import cupy_on_cpu
 from tests.seft_ref.folders import BF16, TEXT, sparse_folder
@@ -184,3 +185,39 @@ def test_a_gpu_has_no_transposed_copies(cli, tmp_path):
     assert code == 2
     assert "--transposed is for --device cpu" in " ".join(err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--device", "cuda"], "--arithmetic bfloat16 is for --device cpu"),
+        (["--transposed"], "--arithmetic bfloat16 multiplies both ways from one copy; leave --transposed out"),
+        ([], "--arithmetic bfloat16: this processor has no AMX; leave it out"),
+    ],
+)
+def test_KRN_019_4_arithmetic_that_a_place_does_not_have(cli, monkeypatch, tmp_path, more, says):
+    monkeypatch.setattr(tiles, "without_tiles", lambda: "this processor has no AMX")
+    folder, text = sparse_folder(tmp_path / "sparse"), tmp_path / "text.txt"
+    text.write_text(TEXT)
+    code, _, err = cli("finetune", folder, tmp_path / "out", "--text", text, "--arithmetic", "bfloat16", *more)
+    assert (code, err) == (2, f"error: {says}\n")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(tiles.without_tiles() is not None, reason=str(tiles.without_tiles()))
+def test_KRN_019_a_run_in_bfloat16_learns_what_one_in_float32_learns(cli, tmp_path):
+    folder, text = sparse_folder(tmp_path / "sparse"), tmp_path / "text.txt"
+    text.write_text(TEXT)
+    losses = {}
+    for arithmetic in ("float32", "bfloat16"):
+        log = tmp_path / f"{arithmetic}.jsonl"
+        options = ("--steps", 6, "--batch", 2, "--length", 16, "--evolve-every", 3, "--density", "0.1", "--log", log)
+        code, _, err = cli(
+            "finetune", folder, tmp_path / arithmetic, "--text", text, "--arithmetic", arithmetic, *options
+        )
+        assert code == 0, err
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        losses[arithmetic] = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses["bfloat16"]) == 6
+    assert losses["bfloat16"] != losses["float32"]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=2e-2)

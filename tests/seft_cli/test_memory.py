@@ -13,7 +13,7 @@ from formats.dialects.hf import to_sparse
 from seft_ref import initial_state, load_model, read_tokens, settings_of, step_batches
 from seft_ref.kernels import cpu
 from seft_ref.kernels.cpu import packed as layout
-from seft_ref.kernels.cpu import panels
+from seft_ref.kernels.cpu import panels, tiles
 from seft_ref.kernels.cpu import transposed as two_copies
 from seft_ref.matrix import bases
 from seft_ref.matrix.bases import PackedBase
@@ -53,8 +53,8 @@ def held_by(state, config):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "sgd"}, {"drop": "change"}], ids=str)
 @pytest.mark.parametrize("keep", [0.4, 0.7])
-@pytest.mark.parametrize("transposed", [False, True])
-def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype, changes, keep, transposed):
+@pytest.mark.parametrize("how", ["plain", "transposed", "bfloat16"])
+def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype, changes, keep, how):
     if compact and dtype == "float64":
         pytest.skip("16-bit weights are computed with in float32")
     source = hf_folder(tmp_path / "hf", tensors=pruned(parameters(CONFIG, dtype=BF16), keep=keep), dtype=BF16)
@@ -62,13 +62,20 @@ def test_TRN_012_the_formula_counts_what_a_state_holds(tmp_path, compact, dtype,
     to_sparse(source, folder)
     (tmp_path / "text.txt").write_text(TEXT)
     settings = settings_of("seft", **SHORT, **changes)
-    kernels = two_copies if transposed else cpu
+    if how == "bfloat16" and (tiles.without_tiles() or dtype == "float64"):
+        pytest.skip("needs AMX, and float32")
+    kernels = {"plain": cpu, "transposed": two_copies, "bfloat16": tiles}[how]
     model = load_model(folder, kernels, dtype, compact=compact)
     stored = {name: base.nnz for name, base in model.bases.items()}
     first = step_batches(settings, read_tokens(tmp_path / "text.txt", folder), 1, model.weights)
     state = initial_state(settings, model.config, model.weights, model.bases, kernels, first)
+    if how == "bfloat16":
+        for name in state.targets:
+            packed = matrix_of(state.weights, name)
+            tiles.matmul(np.zeros((tiles.FROM, packed.shape[1]), np.float32), packed)  # this makes the masks
     itemsize = 8 if dtype == "float64" else 4
-    options = {"itemsize": itemsize, "compact": compact, "transposed": transposed}
+    options = {"itemsize": itemsize, "compact": compact, "transposed": how == "transposed"}
+    options["bfloat16"] = how == "bfloat16"
     found = memory_of_run(model.config, settings, stored, **options)
     assert " ".join(found) == "program embeddings weights base delta moments step activations logits event"
     for part, size in held_by(state, model.config).items():
