@@ -2,9 +2,10 @@
 
     python -m tests.ports.peft_own PEFT-0.21.2.tar.gz [--page docs/results/peft-tests.md]
 
-The archive is PEFT's source distribution: `pip download --no-deps --no-binary :all: peft==0.21.2`. Its tests are copied
-into a folder of their own, where every line about Super-Tuning, PEFT's sparse tuner, is made one about SEFT. The models
-that they take from the hub are made here, with random weights, at the paths that stand for their names.
+The archive is PEFT's source distribution: `pip download --no-deps --no-binary :all: peft==0.21.2`. Its tests import
+`datasets`, which the extra `trl` brings. They are copied into a folder of their own, where every line about
+Super-Tuning, PEFT's sparse tuner, is made one about SEFT. The models that they take from the hub are made here, with
+random weights, at the paths that stand for their names.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tarfile
 import tempfile
 import xml.etree.ElementTree as ET  # of a file that pytest writes here
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 VERSION = "0.21.2"
@@ -189,6 +191,7 @@ def page(outcomes: list[Outcome]) -> str:
         f"torch {torch.__version__}, transformers {transformers.__version__}. To run them again:",
         "",
         "```",
+        "pip install '.[trl]'",
         f"pip download --no-deps --no-binary :all: peft=={VERSION}",
         f"python -m tests.ports.peft_own peft-{VERSION}.tar.gz --page docs/results/peft-tests.md",
         "```",
@@ -226,6 +229,8 @@ def main() -> None:
     asked.add_argument("--page", type=Path, help="write the page here")
     asked.add_argument("--folder", type=Path, help="work here and leave what was made")
     given = asked.parse_args()
+    if find_spec("datasets") is None:
+        sys.exit("PEFT's tests import datasets; pip install '.[trl]' in the clone brings it")
     with tempfile.TemporaryDirectory() as other:
         outcomes = run(given.archive, given.folder or Path(other))
     if given.page:
