@@ -9,6 +9,7 @@
 reference        the definition of all results, on any array library
 cpu              compiled, for NumPy arrays
 cpu.transposed   `cpu` with a second, transposed copy of every sparse matrix
+cpu.tiles        `cpu` with products in bfloat16, for processors with AMX (KRN-019)
 gpu              for CuPy arrays; needs CuPy; holds no codes
 
 W is (out, in); x and dy are two-dimensional, one token a row, contiguous. A set multiplies only what it packed itself.

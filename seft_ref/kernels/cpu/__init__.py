@@ -2,6 +2,7 @@
 
     plain        the set, with one copy of each matrix
     transposed   the set with a second, transposed copy of every sparse matrix; `transpose` makes its topology
+    tiles        the set that multiplies in bfloat16; `tile_loops` has its loops
     packed       the layouts of a matrix of floats
     coded        the layout of a matrix of codes, and its products
     coded_rows   the loops that pack and unpack a matrix of codes

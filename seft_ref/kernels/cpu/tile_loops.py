@@ -280,12 +280,12 @@ def open_columns(values, masks, pointer, dense, n_out, n_in, first_row, last_row
 def _put_block(c, c_at, n_tokens, n_columns, add, result, at, width):
     """Write a block of C, or add it, to n_tokens rows and n_columns columns of result, from element `at` on."""
     for t in range(n_tokens):
-        square = c_at + t // 32 * BLOCK + t % 32 * 32
-        for half in range(0, n_columns, 32):
-            from_ = square + half // 32 * GROUP * 32
-            to = at + t * width + half
-            for i in range(min(32, n_columns - half)):
-                result[to + i] = result[to + i] + c[from_ + i] if add else c[from_ + i]
+        row = c_at + t // 32 * BLOCK + t % 32 * 32
+        for column in range(0, n_columns, 32):
+            src = row + column // 32 * GROUP * 32
+            dst = at + t * width + column
+            for i in range(min(32, n_columns - column)):
+                result[dst + i] = result[dst + i] + c[src + i] if add else c[src + i]
 
 
 def tiles_task(
