@@ -18,7 +18,7 @@ import typer
 
 from benchmarks.beside import Beside
 from benchmarks.rounds import JsonFile, Threads, machine, restart_in_clean_environment, rounds, timed
-from benchmarks.step import CONFIG, made_up_run
+from benchmarks.step import CONFIG, made_up_run, torch_peer
 from seft_cli import console
 from seft_cli.output import write_json
 
@@ -120,21 +120,16 @@ def _step(sparsity: float) -> Made:
     if not np.isclose(ours.step(tokens), rough.step(tokens), rtol=1e-3):
         raise SystemExit("the losses of float32 and bfloat16 differ")
     methods = {"float32": lambda: ours.step(tokens), "bfloat16": lambda: rough.step(tokens)}
-    return methods, {"torch bfloat16": Beside(_torch_step, sparsity)}
+    return methods, {"torch bfloat16": Beside(_torch_step, sparsity, tokens)}
 
 
-def _torch_step(sparsity: float) -> Callable[[int], Any]:
+def _torch_step(sparsity: float, tokens: Any) -> Callable[[int], Any]:
     import torch
 
-    from benchmarks.torch_step import TorchRun
-    from seft_ref.kernels import cpu
-
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    ours, tokens, positions, dense, config = made_up_run(CONFIG, sparsity, cpu)
-    peer = TorchRun(config, CONFIG, dense, positions, lr=ours.settings.lr, max_norm=ours.settings.max_norm)
+    peer = torch_peer(CONFIG, sparsity)
 
     def step() -> float:
         with torch.autocast("cpu", torch.bfloat16):
-            return float(peer.step(tokens))
+            return peer(tokens)
 
     return timed(step)

@@ -169,7 +169,7 @@ def _model(json_config: dict[str, Any], sparsity: float) -> dict[str, Callable[[
 
     ours, tokens, *_ = made_up_run(json_config, sparsity, cpu)
     twice, *_ = made_up_run(json_config, sparsity, transposed)
-    peer = Beside(_torch_step, json_config, sparsity)
+    peer = Beside(torch_peer, json_config, sparsity)
     for _ in range(2):
         losses = np.asarray([ours.step(tokens), twice.step(tokens)])
         _check(losses, np.asarray([peer(tokens)]), "the loss")
@@ -180,7 +180,7 @@ def _model(json_config: dict[str, Any], sparsity: float) -> dict[str, Callable[[
     }
 
 
-def _torch_step(json_config: dict[str, Any], sparsity: float) -> Callable[[Any], float]:
+def torch_peer(json_config: dict[str, Any], sparsity: float) -> Callable[[Any], float]:
     """Return a step of the peer on the same weights and positions, on as many threads as OMP_NUM_THREADS says."""
     import torch
 

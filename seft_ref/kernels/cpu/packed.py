@@ -47,8 +47,8 @@ class PackedPanels:
     the matrix is dense."""
     masks: list[NumpyArray] = field(default_factory=list)
     """One array (panels * out,), uint64, with a bit for each stored column, or none. Products with one token read it in
-    place of `index`, and the first of them makes it. The list stays empty if rows are short, or if the processor cannot
-    spread numbers by masks."""
+    place of `index`, and the first of them makes it, unless rows are short or the processor cannot spread numbers by
+    masks. Products in bfloat16 (`tiles`) make it for rows of any length."""
 
     @property
     def held_in(self) -> Dtype | None:
@@ -76,8 +76,13 @@ class PackedPanels:
         n_rows = self.pointer.size - 1
         if not token.can_spread() or self.values.size < token.LONG * n_rows:
             return None
+        return self.row_masks()
+
+    def row_masks(self) -> NumpyArray:
+        """Return the masks of a matrix in panels, which the first call makes."""
+        assert self.pointer is not None
         if not self.masks:
-            masks = np.empty(n_rows, dtype=np.uint64)
+            masks = np.empty(self.pointer.size - 1, dtype=np.uint64)
             token.fill_masks(self.index, self.pointer, masks)
             # assigned and not appended, because another thread may have made the masks meanwhile
             self.masks[:] = [masks]

@@ -77,7 +77,7 @@ def configure(typing_context: Any, shapes: Any) -> Any:
 
 @intrinsic
 def release(typing_context: Any) -> Any:
-    """Take the tile registers from this thread, so that it saves and restores them no longer."""
+    """Take the tile registers from this thread, so that the system need not save and restore them any more."""
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _emit(builder, "tilerelease")

@@ -18,7 +18,7 @@ from numba.core.registry import cpu_target
 from seft_ref.arrays.library import Array, NumpyArray
 from seft_ref.errors import KernelError
 from seft_ref.kernels import Packed
-from seft_ref.kernels.cpu import panels, plain, tile_loops, token
+from seft_ref.kernels.cpu import panels, plain, tile_loops
 from seft_ref.kernels.cpu.emitter import compiled_for, has_permutes
 from seft_ref.kernels.cpu.packed import LAYOUTS, PackedOnCpu, PackedPanels, check_operand
 from seft_ref.kernels.cpu.plain import (
@@ -131,18 +131,20 @@ def _multiply(src: NumpyArray, packed: PackedPanels, width: int, *, of_rows: boo
     result = np.empty((src.shape[0], width), dtype=np.float32)
     if not result.size:
         return result
-    dense, workers = packed.index is None, numba.get_num_threads()
-    pointer = np.empty(0, dtype=np.int32) if packed.pointer is None else packed.pointer
+    workers = numba.get_num_threads()
+    masks, pointer = np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int32)
+    if packed.pointer is not None:
+        masks, pointer = packed.row_masks(), packed.pointer
     work = scratch.take((workers * tile_loops.WORK,), np.dtype(np.uint16))
     panels.run(
         tile_loops.tiles_task,
         (
             packed.values,
-            _masks(packed),
+            masks,
             pointer,
             *packed.shape,
             int(of_rows),
-            int(dense),
+            int(packed.index is None),
             tile_loops.SHAPES,
             src.reshape(-1),
             src.shape[0],
@@ -156,16 +158,3 @@ def _multiply(src: NumpyArray, packed: PackedPanels, width: int, *, of_rows: boo
         workers,
     )
     return result
-
-
-def _masks(packed: PackedPanels) -> NumpyArray:
-    """Return the mask of each row of each panel, which the first call makes; none if the matrix is dense."""
-    if packed.index is None:
-        return np.empty(0, dtype=np.uint64)
-    if not packed.masks:
-        assert packed.pointer is not None
-        masks = np.empty(packed.pointer.size - 1, dtype=np.uint64)
-        token.fill_masks(packed.index, packed.pointer, masks)
-        # assigned and not appended, because another thread may have made the masks meanwhile
-        packed.masks[:] = [masks]
-    return packed.masks[0]
