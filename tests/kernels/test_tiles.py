@@ -11,6 +11,7 @@ import pytest
 from seft_ref.errors import KernelError
 from seft_ref.kernels import KernelSet, cpu
 from seft_ref.kernels.cpu import tile_loops, tiles
+from seft_ref.quantise.grid import nearest, parse_grid, weights_of
 from seft_ref.topology.csr import from_flat
 from tests.kernels.refused import assert_refused
 
@@ -143,6 +144,32 @@ def test_KRN_015_a_compact_matrix(dtype):
     as_used = rounded if dtype == "bfloat16" else np.float64
     assert_close(tiles.matmul(x, packed), as_used(x), weight.T)
     assert_close(tiles.matmul_transposed(dy, packed), as_used(dy), weight)
+
+
+CODED = [(*size, form) for size in SIZES for form in ("int8", "int4:asym")] + [
+    (130, 2112, 40, "int8:g64"),
+    (2100, 64, 257, "int4:g64"),
+    (70, 160, 17, "int8:g16:asym"),
+    (70, 160, 17, "int4:g16"),
+    (100, 4224, 16, "int4:g32:asym"),
+    (7, 384, 600, "int4:g128"),
+]
+
+
+@needs_amx
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+@pytest.mark.parametrize(("n_out", "n_in", "n", "form"), CODED)
+def test_KRN_018_codes_give_the_bits_of_their_float32_weights(monkeypatch, n_out, n_in, n, form, share):
+    monkeypatch.setattr(tiles, "ROWS_FROM", 0)
+    monkeypatch.setattr(tiles, "COLUMNS_FROM", 0)
+    topology, _, weight = drawn(n_out, n_in, share, seed=n_out + n)
+    codes = nearest(weight, topology, parse_grid(form))
+    wide, packed = tiles.pack(topology, weights_of(codes, np.dtype(np.float32))), tiles.compact(topology, codes)
+    x, dy = operands(n, n_in, n_out, seed=n)
+    assert tiles.matmul(x, packed).tobytes() == tiles.matmul(x, wide).tobytes()
+    assert tiles.matmul_transposed(dy, packed).tobytes() == tiles.matmul_transposed(dy, wide).tobytes()
+    # and not those of products in float32
+    assert n_in * n_out < 100 or tiles.matmul(x, packed).tobytes() != cpu.matmul(x, packed).tobytes()
 
 
 @needs_amx

@@ -59,7 +59,7 @@ def two_a_byte(typing_context: Any, codes: Any) -> Any:
     return types.boolean(codes), emit
 
 
-def _in_versions(builder: Any, begin: Any, emit: Callable[[int], None]) -> None:
+def in_versions(builder: Any, begin: Any, emit: Callable[[int], None]) -> None:
     """Emit code for rows with one scale, with two and with four, and run that which `begin` asks for.
 
     begin  where the scales of each register of columns begin
@@ -86,16 +86,16 @@ def _of_one(emit_row: Callable[[Row], None]) -> Any:
         kinds = [*signature.args[:5], *[types.int64] * REGISTERS, *signature.args[7:]]
 
         def version(n_scales: int) -> None:
-            values = [*args[:5], *_scales_of(builder, begin, number), *args[7:]]
+            values = [*args[:5], *scales_of(builder, begin, number), *args[7:]]
             emit_row(kind_of_row(context)(context, builder, kinds, values, n_scales))
 
-        _in_versions(builder, begin, version)
+        in_versions(builder, begin, version)
         return context.get_dummy_value()
 
     return emit
 
 
-def _scales_of(builder: Any, begin: Any, number: Any) -> list[Any]:
+def scales_of(builder: Any, begin: Any, number: Any) -> list[Any]:
     """Return the index of the scale of each register of columns in the row with this number."""
     return [builder.add(builder.extract_value(begin, k), number) for k in range(REGISTERS)]
 
@@ -158,7 +158,7 @@ def _over_rows(
     def version(n_scales: int) -> None:
         def row_of(r: Any, byte: Any, place: Any) -> Row:
             mask = builder.load(builder.gep(masks, [builder.add(masks_at, r)]))
-            values = [codes, byte, mask, scales, zeros, *_scales_of(builder, begin, r), *arrays, place]
+            values = [codes, byte, mask, scales, zeros, *scales_of(builder, begin, r), *arrays, place]
             return kind_of_row(context)(context, builder, kinds, values, n_scales)
 
         def one(r: Any, carried: list[Any]) -> list[Any]:
@@ -171,7 +171,7 @@ def _over_rows(
         _, (byte, _) = before.loop(first, last, 1, [at, line], one)
         builder.store(byte, behind)
 
-    _in_versions(builder, begin, version)
+    in_versions(builder, begin, version)
     return builder.load(behind)
 
 

@@ -28,9 +28,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.emitter import BFLOAT16, I64, REGISTER_BYTES, Emitter, count, i64
+from seft_ref.kernels.cpu.emitter import I64, REGISTER_BYTES, Emitter, i64
 from seft_ref.kernels.cpu.panels import WIDTH
-from seft_ref.kernels.cpu.vectors import transpose
+from seft_ref.kernels.cpu.tile_rows import STEP, TILE, bfloat16_of, open_columns, open_rows
 
 GROUP = 256
 """Most tokens whose tiles a worker holds at a time."""
@@ -38,10 +38,6 @@ DEPTH = 2048
 """Most rows of B that a worker opens at a time, a multiple of WIDTH.
 
 Its tiles of A then take 1 MiB, those of B 256 KiB."""
-STEP = 1024
-"""Elements of two tiles: 32 rows of B and 32 of its columns, or 32 tokens and 32 rows of B."""
-TILE = 512
-"""Elements of a tile of A or B."""
 BLOCK = 32 * 32
 """Elements of four tiles of C: 32 tokens and 32 columns."""
 AT_ONCE = 16
@@ -124,34 +120,6 @@ def multiply(typing_context: Any, a: Any, a_at: Any, b: Any, b_at: Any, c: Any, 
     return types.void(a, a_at, b, b_at, c, c_at, steps, add), emit
 
 
-def _rounded(builder: Any, number: Any) -> Any:
-    """Return the bits of float32 numbers rounded to bfloat16, ties to even; 16 bits are returned as they are."""
-    several = isinstance(number.type, ir.VectorType)
-    if (number.type.element if several else number.type) == ir.IntType(16):
-        return number
-    whole, half = (ir.VectorType(kind, 16) if several else kind for kind in (ir.IntType(32), ir.IntType(16)))
-
-    def constant(value: int) -> Any:
-        return ir.Constant(whole, [value] * 16 if several else value)
-
-    bits = builder.bitcast(number, whole)
-    last = builder.and_(builder.lshr(bits, constant(16)), constant(1))
-    rounded = builder.add(bits, builder.add(last, constant(0x7FFF)))
-    # rounding would carry the fraction of a NaN into its sign
-    kept = builder.select(builder.fcmp_unordered("uno", number, number), builder.or_(bits, constant(1 << 22)), rounded)
-    return builder.trunc(builder.lshr(kept, constant(16)), half)
-
-
-@intrinsic
-def bfloat16_of(typing_context: Any, number: Any) -> Any:
-    """Return the bits of a float32 number rounded to bfloat16, ties to even."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _rounded(builder, args[0])
-
-    return BFLOAT16(number), emit
-
-
 @compiled()
 def round_tokens(src, n_columns, first_token, n_tokens, first_column, last_column, a, a_at):
     """Fill a with the tiles of these tokens and columns of src (n, n_columns), padded with zeros to 32 of each."""
@@ -171,111 +139,6 @@ def round_tokens(src, n_columns, first_token, n_tokens, first_column, last_colum
                     a[at + i] = bfloat16_of(src[first + i]) if i < n else 0
 
 
-class _Row(Emitter):
-    """An emitter that rounds the entries of a row of a panel and spreads them over the 64 columns of the panel."""
-
-    def columns(self, values: Any, at: Any, mask: Any) -> list[Any]:
-        """Return four vectors of 16 columns in bfloat16; a column without an entry is 0."""
-        b, entry = self.builder, values.type.pointee
-        vector, chosen = ir.VectorType(entry, 16), ir.VectorType(ir.IntType(1), 16)
-        kind = ir.FunctionType(vector, [values.type, chosen, vector])
-        name = f"llvm.masked.expandload.v16{'f32' if entry == ir.FloatType() else 'i16'}"
-        expand = cgutils.get_or_insert_function(b.module, kind, name)
-        quarters = []
-        for _ in range(4):
-            low = b.trunc(mask, ir.IntType(16))
-            row = b.call(expand, [b.gep(values, [at]), b.bitcast(low, chosen), ir.Constant(vector, None)])
-            quarters.append(_rounded(b, row))
-            at, mask = b.add(at, b.zext(count(b, low), I64)), b.lshr(mask, i64(16))
-        return quarters
-
-    def put(self, vector: Any, out: Any, at: Any) -> None:
-        """Write numbers of 16 bits from element `at` on."""
-        pointer = self.builder.bitcast(self.builder.gep(out, [at]), vector.type.as_pointer())
-        self.builder.store(vector, pointer, align=2)
-
-
-@intrinsic
-def open_row(typing_context: Any, values: Any, at: Any, mask: Any, out: Any, out_at: Any) -> Any:
-    """Write 64 columns of a row: its values from `at` on, rounded, at the bits of the mask, and 0 elsewhere."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = _Row(context, builder, signature, args, 1)
-        values_, at_, mask_, out_, out_at_ = e.args
-        for k, columns in enumerate(e.columns(values_, at_, mask_)):
-            e.put(columns, out_, builder.add(out_at_, i64(16 * k)))
-        return context.get_dummy_value()
-
-    return types.void(values, at, mask, out, out_at), emit
-
-
-@intrinsic
-def open_pair(
-    typing_context: Any, values: Any, at: Any, mask: Any, at_next: Any, mask_next: Any, b: Any, b_at: Any, half: Any
-) -> Any:
-    """Write one line of four tiles of B: 64 columns of two rows of W side by side.
-
-    half  elements between the tiles of columns 0 to 31 and those of columns 32 to 63
-    """
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = _Row(context, builder, signature, args, 1)
-        values_, at_, mask_, at_next_, mask_next_, b_, b_at_, half_ = e.args
-        rows = zip(e.columns(values_, at_, mask_), e.columns(values_, at_next_, mask_next_), strict=True)
-        lanes = [lane for column in range(16) for lane in (column, 16 + column)]
-        for k, (row, after) in enumerate(rows):
-            place = builder.add(builder.mul(half_, i64(k // 2)), i64(TILE * (k % 2)))
-            e.put(e.shuffle(row, after, lanes), b_, builder.add(b_at_, place))
-        return context.get_dummy_value()
-
-    return types.void(values, at, mask, at_next, mask_next, b, b_at, half), emit
-
-
-@compiled()
-def _find_row(masks, pointer, dense, n_out, n_in, panel, r, n_rows):
-    """Return the first value of a row of a panel, and its mask, which is empty from row n_rows on."""
-    if r >= n_rows:
-        return np.int64(0), np.uint64(0)
-    if dense:
-        n_columns = min(WIDTH, n_in - panel * WIDTH)
-        return np.int64(r * n_in + panel * WIDTH), ~np.uint64(0) >> np.uint64(WIDTH - n_columns)
-    return np.int64(pointer[panel * n_out + r]), masks[panel * n_out + r]
-
-
-@compiled()
-def open_rows(
-    values, masks, pointer, dense, n_out, n_in, first_row, last_row, first_column, last_column, work, words, b_at
-):
-    """Fill tiles of B with entries (r, c) of W at column r and row c; first_column is a multiple of WIDTH.
-
-    work, words  the worker's scratch, as 16-bit and as 32-bit numbers
-    """
-    n_steps = (last_column - first_column + 31) // 32
-    square = b_at + B_SIZE
-    for panel in range(first_column // WIDTH, (last_column + WIDTH - 1) // WIDTH):
-        step = (panel * WIDTH - first_column) // 32
-        for first in range(first_row, last_row, 16):
-            for i in range(16):
-                at, mask = _find_row(masks, pointer, dense, n_out, n_in, panel, first + i, last_row)
-                open_row(values, at, mask, work, square + i * WIDTH)
-            j = first - first_row
-            tile = b_at + (j // 32 * n_steps + step) * STEP + j % 32 // 16 * TILE
-            transpose(words, square // 2, WIDTH // 2, words, tile // 2, 16)
-            if step + 1 < n_steps:
-                transpose(words, square // 2 + 16, WIDTH // 2, words, (tile + STEP) // 2, 16)
-
-
-@compiled()
-def open_columns(values, masks, pointer, dense, n_out, n_in, first_row, last_row, panel, work, b_at):
-    """Fill tiles of B with entries (r, c) of W at row r and column c: these rows of one panel."""
-    n_steps = (last_row - first_row + 31) // 32
-    for k in range(0, 32 * n_steps, 2):
-        at, mask = _find_row(masks, pointer, dense, n_out, n_in, panel, first_row + k, last_row)
-        after, mask_after = _find_row(masks, pointer, dense, n_out, n_in, panel, first_row + k + 1, last_row)
-        line = b_at + k // 32 * STEP + k % 32 // 2 * 32
-        open_pair(values, at, mask, after, mask_after, work, line, n_steps * STEP)
-
-
 @compiled()
 def _put_block(c, c_at, n_tokens, n_columns, add, result, at, width):
     """Write a block of C, or add it, to n_tokens rows and n_columns columns of result, from element `at` on."""
@@ -290,12 +153,16 @@ def _put_block(c, c_at, n_tokens, n_columns, add, result, at, width):
 
 def tiles_task(
     values,
+    scales,
+    zeros,
+    size,
+    n_groups,
     masks,
     pointer,
+    dense,
     n_out,
     n_in,
     of_rows,
-    dense,
     shapes,
     src,
     n,
@@ -309,6 +176,7 @@ def tiles_task(
 ):
     """Compute y = x Wᵀ if of_rows, else dx = dy W, at one of n_parts equal shares of the blocks of result's columns.
 
+    values, scales, zeros, size, n_groups, masks, pointer, dense  the matrix, as `tiles` describes it
     work   scratch, as 16-bit numbers: WORK elements for each worker
     words  the same memory as 32-bit numbers
     c      scratch: C_SIZE elements for each worker
@@ -328,9 +196,44 @@ def tiles_task(
                 column = block * WIDTH
                 end = min(column + WIDTH, width)
                 if of_rows:
-                    open_rows(values, masks, pointer, dense, n_out, n_in, column, end, first, last, work, words, b_at)
+                    open_rows(
+                        values,
+                        scales,
+                        zeros,
+                        size,
+                        n_groups,
+                        masks,
+                        pointer,
+                        dense,
+                        n_out,
+                        n_in,
+                        column,
+                        end,
+                        first,
+                        last,
+                        work,
+                        words,
+                        b_at,
+                        b_at + B_SIZE,
+                    )
                 else:
-                    open_columns(values, masks, pointer, dense, n_out, n_in, first, last, block, work, b_at)
+                    open_columns(
+                        values,
+                        scales,
+                        zeros,
+                        size,
+                        n_groups,
+                        masks,
+                        pointer,
+                        dense,
+                        n_out,
+                        n_in,
+                        first,
+                        last,
+                        block,
+                        work,
+                        b_at,
+                    )
                 for half in range((end - column + 31) // 32):
                     for step in range(0, max(n_steps, 1), AT_ONCE):
                         b = b_at + (half * n_steps + step) * STEP
