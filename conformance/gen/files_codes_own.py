@@ -18,6 +18,8 @@ AT = ((0, 0), (0, 3), (0, 7), (1, 1), (1, 2), (2, 4), (2, 5))
 ROW = [[-8, 0, 0, 1, 0, 0, 0, 7], [0, 2, 3, 0, 0, 0, 0, 0], [0, 0, 0, 0, -1, 4, 0, 0]]
 SCALES = [[0x3E99_999A, 0x3F80_0001], [0x3DCC_CCCD, 0x4000_0000], [0x3F00_0000, 0x3EAA_AAAB]]
 INFINITE, NAN = 0x7F80_0000, 0x7FC0_0000
+LARGE = 0x7E00_0000
+"""2¹²⁵, which 15 steps take beyond float32."""
 
 
 def matrix(**changes: Any) -> Codes:
@@ -83,6 +85,7 @@ def unfit() -> dict[str, tuple[dict[str, Tensor], str]]:
         "scale-below-0": (with_scale(0xBE99_999A), grid),
         "scale-infinite": (with_scale(INFINITE), grid),
         "scale-nan": (with_scale(NAN), grid),
+        "scale-large": (with_scale(LARGE), grid),
         "groups": (parts, "int4:g8:asym"),
         "part-of-a-group": (parts, "int4:g3:asym"),
         "no-zero-points": ({name: t for name, t in parts.items() if name != zeros}, grid),
@@ -104,6 +107,9 @@ def own_codes() -> Area:
         area.add(
             f"expand{name}", "convert.expand_codes", clauses, purpose, given(parts_of(m, update)), expanded(m, update)
         )
+    inputs = given(parts_of(m, on("F64", (3, 8), [], b"")))
+    purpose = "F64 for a model because of an update that has no positions"
+    area.add("expand-nothing-beside", "convert.expand_codes", "QNT-009 QNT-008", purpose, inputs, expanded(m))
     for name, (parts, grid) in unfit().items():
         purpose = f"a matrix of codes that is not checked, here with the fault {name}"
         area.add(

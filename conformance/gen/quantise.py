@@ -49,6 +49,10 @@ def merging() -> Area:
     _merge(area, "zeros", "QNT-006 QNT-007", text, matrix, signed, "grid")
     _merge(area, "zeros-beside", "QNT-006", text, matrix, signed, "beside")
     _merge(area, "nothing-left", "QNT-006", "an empty support", matrix, {}, "beside")
+    for mode, wrong in (("beside", np.nan), ("grid", -np.inf)):
+        text = "a code for a weight that is not finite, or such a weight beside the codes"
+        inputs = _merge_inputs(matrix, {0: 1.0, 5: wrong}, mode)
+        area.add(f"refuse-{mode}", "quantise.merge", "QNT-006", text, inputs, refused="QNT-006")
     tenth = float(np.float32(0.1))
     matrix = ("int8:g2", (1, 4), {0: 93, 1: -77, 2: 3}, np.array([[tenth, 3 * tenth]]).astype(np.float32), None)
     rounded = {p: float(np.float32(float(quantise.given(*matrix).weight(p)))) for p in (0, 1, 2)}
@@ -145,7 +149,7 @@ def _refusals(area: Area) -> None:
         ("width", "int4:g4"), ("bits", "int2"), ("group", "int4:g0"), ("case", "INT4"), ("order", "int4:asym:g3"),
         ("empty", ""), ("more", "int8:g3:asym:"),
     ):  # fmt: skip
-        inputs = {"grid": grid, "weights": weights, "positions": ids(range(12))}
+        inputs: dict[str, Any] = {"grid": grid, "weights": weights, "positions": ids(range(12))}
         text = "a row that groups do not divide, or text that is no grid"
         area.add(f"refuse-{name}", "quantise.matrix", "QNT-001", text, inputs, refused="QNT-001")
     for name, value, dtypes in (("nan", np.nan, None), ("infinity", -np.inf, None), ("scale", 1e300, ("float64",))):
@@ -161,6 +165,13 @@ def _refusals(area: Area) -> None:
         inputs = {"grid": grid, "weights": spoilt, "positions": ids(range(12))}
         text = "a code that stands for an infinite weight"
         area.add(f"refuse-{name}", "quantise.matrix", "QNT-003", text, inputs, refused="QNT-003")
+    inputs = {"grid": "int4:g3", "weights": weights, "positions": ids(range(12)), "inputs": np.eye(6), "block": 0}
+    text = "a block without columns taken for one with some"
+    area.add("refuse-block", "quantise.matrix", "QNT-005", text, inputs, refused="QNT-005")
+    large = np.array([[1.0, 0.5, 3.4e38, 1.0]])
+    inputs = {"grid": "int4:g2", "weights": large, "positions": ids(range(4)), "inputs": np.eye(4)[[0, 1, 3]]}
+    text = "weights of dead inputs set to 0 before they are checked"
+    area.add("refuse-dead", "quantise.matrix", "QNT-005", text, inputs, refused="QNT-003")
     spoilt = weights.copy()
     spoilt[1, 2] = np.nan
     _round(area, "spoilt-outside", "QNT-003", "NaN that is not stored refused", "int4:g3", spoilt, [0, 1, 4, 9])
@@ -208,13 +219,8 @@ def _stand_for(
 def _merge(
     area: Area, name: str, clauses: str, purpose: str, matrix: Any, support: dict[int, float], mode: str, **more: Any
 ) -> None:
-    grid, shape, codes, scales, zeros = matrix
     dtype = np.float32 if more else np.float64
     made = quantise.merge(quantise.given(*matrix), support, mode, dtype)
-    inputs = {"out": shape[0], "in": shape[1], "grid": grid, "mode": mode, "scales": scales.astype(np.float64)}
-    inputs |= {"positions": ids(sorted(codes)), "codes": ids(codes[p] for p in sorted(codes))}
-    inputs |= {} if zeros is None else {"zeros": zeros}
-    inputs |= {"support": ids(support), "values": reals(support.values())}
     changed, vanished, saturated = made["counts"]
     answer = {
         "positions": ids(made["positions"]),
@@ -225,7 +231,15 @@ def _merge(
         "vanished": vanished,
         "saturated": saturated,
     }
-    area.add(name, "quantise.merge", clauses, purpose, inputs, answer, **more)
+    area.add(name, "quantise.merge", clauses, purpose, _merge_inputs(matrix, support, mode), answer, **more)
+
+
+def _merge_inputs(matrix: Any, support: dict[int, float], mode: str) -> dict[str, Any]:
+    grid, shape, codes, scales, zeros = matrix
+    inputs = {"out": shape[0], "in": shape[1], "grid": grid, "mode": mode, "scales": scales.astype(np.float64)}
+    inputs |= {"positions": ids(sorted(codes)), "codes": ids(codes[p] for p in sorted(codes))}
+    inputs |= {} if zeros is None else {"zeros": zeros}
+    return inputs | {"support": ids(support), "values": reals(support.values())}
 
 
 AREAS = (rounding, merging)

@@ -105,6 +105,7 @@ def gptq(weights: Array, positions: list[int], grid: str, x: Array, damping: flo
     """Return the matrix quantised by GPTQ, and the smallest distance of its rounding decisions from a tie (QNT-005)."""
     rows, columns = weights.shape
     coded, symmetric = empty(grid, (rows, columns))
+    nearest(weights, positions, grid)  # QNT-005.7: called for its refusals
     stored = set(positions)
     h, dead = prune.hessian(x, damping)
     z = prune.trailing_columns(h)
@@ -152,6 +153,8 @@ def given(grid: str, shape: tuple[int, int], codes: dict[int, int], scales: Arra
 
 def merge(coded: Coded, support: dict[int, float], mode: str, dtype: type) -> dict[str, list[int] | list[float]]:
     """Return the answer to `quantise.merge`; support has effective weights by position (QNT-006, QNT-007)."""
+    if not all(math.isfinite(w) for w in support.values()):
+        raise RefusedError("QNT-006: an effective weight that is not finite")
     codes = {p: code for p, code in coded.codes.items() if p in support}
     differs = [p for p, w in support.items() if p not in codes or _bits(w, dtype) != _bits(coded.weight(p), dtype)]
     if mode == "beside":

@@ -39,7 +39,8 @@ SCALE, ZERO, UPDATE = "scale", "zero_point", "update"
 """Roles of the tensors that belong to codes (FMT-016)."""
 _F32 = np.dtype(np.float32)
 _ROUNDINGS = ("nearest", "gptq", "unknown")
-_GRID = re.compile(r"int([48])(?::g([1-9][0-9]*))?(:asym)?")
+_GRID = re.compile(r"int([48])(?::g([1-9][0-9]{0,9}))?(:asym)?")
+_MOST_COLUMNS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +50,7 @@ class Coded:
     codes: Sparse
     """int8"""
     scales: NDArray[np.float32]
-    """(out, groups), finite and above 0"""
+    """(out, groups), above 0; weights of all codes are within float32"""
     zeros: NDArray[np.int8]
     """(out, groups); 0 on a grid without zero points"""
     update: Sparse | None
@@ -75,7 +76,8 @@ def grid_of(attributes: Mapping[str, JSON]) -> str:
             "grid and rounding; take a model that seft prune --quantize has made",
         )
     grid = str(record["grid"])
-    if not _GRID.fullmatch(grid):
+    match = _GRID.fullmatch(grid)
+    if not match or int(match[2] or 0) > _MOST_COLUMNS:
         raise FormatError("QNT-001", f"grid {grid[:40]!r} of the checkpoint is unknown; quantise the model again")
     return grid
 
@@ -105,8 +107,9 @@ def read_coded(checkpoint: Checkpoint, name: str) -> Coded:
         raise FormatError("QNT-009", f"{name!r} has rows of {columns} columns, no whole number of groups of {size}")
     groups = (rows, columns // (size or max(columns, 1)))
     scales = _part(checkpoint, name, roles[SCALE], groups, "F32")
-    if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise FormatError("QNT-009", f"{name!r} has a scale that is not finite or not above 0; quantise it again")
+    if not (scales > 0).all():
+        raise FormatError("QNT-009", f"{name!r} has a scale that is no number above 0; quantise it again")
+    refuse_large_scales("QNT-009", name, scales, bits, zero_points=zero_points)
     zeros = _part(checkpoint, name, roles[ZERO], groups, "I8") if zero_points else np.zeros(groups, np.int8)
     least, most = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
     for numbers in (codes.values, zeros):
@@ -125,13 +128,34 @@ def _part(checkpoint: Checkpoint, name: str, part: str, shape: tuple[int, int], 
     return tensor.values
 
 
+def refuse_large_scales(clause: str, name: str, scales: Array, bits: int, *, zero_points: bool) -> None:
+    """Refuse scales by which a code may stand for a weight beyond float32 (QNT-003.5).
+
+    Raises:
+        FormatError: clause.
+    """
+    farthest = (1 << bits) - 1 if zero_points else 1 << (bits - 1)
+    if scales.size and float(scales.max()) * farthest > float(np.finfo(np.float32).max):
+        raise FormatError(clause, f"{name!r} has a scale whose weights are beyond float32; scale the model down")
+
+
+def stands_beside(checkpoint: Checkpoint, name: str) -> bool:
+    """Return whether weights stand beside the codes of a matrix; a tensor of none has no effect (QNT-009.7)."""
+    part = checkpoint.scales[name].get(UPDATE)
+    return part is not None and not _is_empty(checkpoint.tensors[part])
+
+
+def _is_empty(tensor: Tensor) -> bool:
+    return isinstance(tensor, Sparse) and tensor.values.size == 0
+
+
 def _update(checkpoint: Checkpoint, name: str, part: str | None) -> Sparse | None:
     if part is None:
         return None
     tensor, shape = checkpoint.tensors[part], checkpoint.tensors[name].shape
     if isinstance(tensor, Mask) or tensor.shape != shape or dtype_name(tensor.dtype) not in ("F32", "F64"):
         raise FormatError("QNT-009", f"{part!r} beside {name!r} must hold F32 or F64 in its shape, {list(shape)}")
-    return _sparse(tensor)
+    return None if _is_empty(tensor) else _sparse(tensor)
 
 
 def _sparse(tensor: Dense | Sparse) -> Sparse:
@@ -179,7 +203,7 @@ def beside(base: Checkpoint, trained: Checkpoint) -> Checkpoint:
 
     Raises:
         FormatError: QNT-009 for a base that is not quantised, or a trained model that lacks a matrix of the base or has
-            it in another shape; otherwise as `read_coded`.
+            it in another shape; QNT-006 for a weight that is not finite; otherwise as `read_coded`.
     """
     grid_of(base.attributes)
     tensors, scales = dict(trained.tensors), {}
@@ -200,6 +224,8 @@ def _beside(matrix: Coded, new: Sparse) -> tuple[Sparse, Sparse]:
     """Return the codes whose positions stay, and the weights of a trained matrix that its codes do not stand for."""
     if dtype_name(new.dtype) not in ("F32", "F64"):
         raise FormatError("QNT-009", f"weights beside codes are F32 or F64, not {dtype_name(new.dtype)}; train in F32")
+    if not np.isfinite(new.values).all():
+        raise FormatError("QNT-006", "a weight of the trained model is NaN or infinite; train anew")
     coded, stored = flat(matrix.codes), flat(new)
     stays = np.isin(coded, stored, assume_unique=True)
     codes = with_values(from_flat(new.shape, coded[stays]), matrix.codes.values[stays])
@@ -216,7 +242,8 @@ def expanded(checkpoint: Checkpoint) -> Checkpoint:
         FormatError: QNT-009 or QNT-001; on access as `read_coded`.
     """
     grid, coded = grid_of(checkpoint.attributes), checkpoint.scales
-    outlines = (like(checkpoint.tensors, name) for name in checkpoint.tensors)
+    none = {roles[UPDATE] for name, roles in coded.items() if UPDATE in roles and not stands_beside(checkpoint, name)}
+    outlines = (like(checkpoint.tensors, name) for name in checkpoint.tensors if name not in none)
     dtype = compute_dtype({dtype_name(one.dtype) for one in outlines if not isinstance(one, Mask)})
     parts = {part for roles in coded.values() for part in roles.values()}
 

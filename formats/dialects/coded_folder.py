@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from formats.dialects.coded import ATTRIBUTE, UPDATE, Coded, grid_of, groups_of, read_coded
+from formats.dialects.coded import ATTRIBUTE, Coded, grid_of, groups_of, read_coded, stands_beside
 from formats.dialects.gptq_folder import GPTQ
 from formats.dialects.hf import checkpoint_to_hf
 from formats.dialects.int_words import Grid, Layout, refuse_parts_of_words
@@ -46,7 +46,7 @@ def write_coded(
         )
     if ATTRIBUTE not in checkpoint.attributes:
         raise FormatError(clause, f"the model has scales and no attribute {ATTRIBUTE!r}, so its grid is unknown")
-    beside = sorted(name for name, roles in checkpoint.scales.items() if UPDATE in roles)
+    beside = sorted(name for name in checkpoint.scales if stands_beside(checkpoint, name))
     if beside:
         raise CannotHold(
             clause,

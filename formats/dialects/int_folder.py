@@ -15,7 +15,7 @@ import numpy as np
 
 from formats import validate
 from formats.container import dtype_name
-from formats.dialects.coded import ATTRIBUTE, SCALE, ZERO
+from formats.dialects.coded import ATTRIBUTE, SCALE, ZERO, refuse_large_scales
 from formats.dialects.compressed_tensors import open_compressed_tensors, states_sparsity
 from formats.dialects.hf import open_hf, quantisation_remarks
 from formats.dialects.int_codes import Quantised, expanded
@@ -215,10 +215,7 @@ def grid_of_matrix(matrix: Quantised, name: str, *, whole: bool = False) -> str:
         raise FormatError("QNT-010", f"{name!r} has a scale below 0; expand the model")
     if matrix.mask_is_stored and (matrix.mask & (matrix.scales == 0)[:, matrix.group_of_column]).any():
         raise FormatError("QNT-010", f"{name!r} stores weights under a scale of 0; expand the model")
-    # QNT-003.5
-    farthest = (1 << matrix.bits) - 1 if matrix.zeros is not None else 1 << (matrix.bits - 1)
-    if matrix.scales.size and float(matrix.scales.max()) * farthest > float(np.finfo(np.float32).max):
-        raise FormatError("QNT-010", f"{name!r} has a scale whose weights are beyond float32; expand the model")
+    refuse_large_scales("QNT-010", name, matrix.scales, matrix.bits, zero_points=matrix.zeros is not None)
     return (
         f"int{matrix.bits}"
         + (f":g{size}" if groups > 1 or whole else "")

@@ -53,7 +53,10 @@ def weights_in(reader: formats.Reader, name: str, dtype: Dtype) -> formats.Spars
 
 def dtype_of_codes(reader: formats.Reader) -> Dtype:
     """Return the dtype in which the weights of codes are computed by default (QNT-008.2)."""
-    return coded.compute_dtype({reader.info(name).dtype for name in reader.names()})
+    updates = {roles[UPDATE] for roles in reader.scales.values() if UPDATE in roles}
+    counted = (reader.info(name) for name in reader.names())
+    # QNT-009.7: an update without positions has no effect
+    return coded.compute_dtype({info.dtype for info in counted if info.nnz or info.name not in updates})
 
 
 def is_quantised(path: str | Path) -> bool:
@@ -64,10 +67,11 @@ def is_quantised(path: str | Path) -> bool:
 
 def stored_in(reader: formats.Reader, name: str) -> int:
     """Return how many weights a tensor stores; for a quantised matrix weights beside its codes are included."""
-    if UPDATE not in reader.scales.get(name, {}):
+    part = reader.scales.get(name, {}).get(UPDATE)
+    if part is None or not reader.info(part).nnz:
         return reader.info(name).nnz
     matrix, update = read_quantised(reader, name)
-    assert update is not None, "it has the role"
+    assert update is not None, "it stores positions"
     return int(union(flat(matrix.topology), flat(_topology(update))).shape[0])
 
 

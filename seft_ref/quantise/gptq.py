@@ -36,10 +36,12 @@ def gptq(
     weight   values outside the topology are ignored
     hessian  Σ x xᵀ over all calibration tokens, in float64
     damping  fraction of the mean diagonal of the Hessian that is added to its diagonal
-    block    number of columns whose errors are applied to all later columns at once
-    Raises   QuantiseError QNT-001, QNT-003 as `nearest`, and for errors that grow without bound; PruneError PRN-009 for
-             a Hessian or damping that cannot be used
+    block    number of columns whose errors are applied to all later columns at once, rounded down to whole groups
+    Raises   QuantiseError QNT-001, QNT-003 as `nearest`, and for errors that grow without bound; QNT-005 for a block
+             below 1; PruneError PRN-009 for a Hessian or damping that cannot be used
     """
+    if block < 1:
+        raise QuantiseError("QNT-005", f"block is {block}; it must be at least 1")
     xp = array_namespace(weight, hessian)
     n_in = weight.shape[1]
     if not n_in:
@@ -49,11 +51,11 @@ def gptq(
     factor = inverse_factor(safe)
     stored = xp.reshape(mask_at(topology.numel, flat(topology)), weight.shape)
     rest = only_stored(weight, topology)
-    scales_of(rest, grid, size)  # QNT-003.5: called for its checks, which must see the weights of dead inputs too
+    scales_of(rest, grid, size)  # QNT-005.7: called for its checks
     # QNT-005.4
     rest = xp.where(dead[None, :], xp.zeros_like(rest), rest)
     # a block has whole groups, so that the scale of a group is computed after all earlier errors were applied
-    width = grid.group * max(1, block // grid.group) if grid.group else max(1, block)
+    width = grid.group * max(1, block // grid.group) if grid.group else block
     codes: list[Array] = []
     groups: list[tuple[Array, Array]] = []
     for first in range(0, n_in, width):

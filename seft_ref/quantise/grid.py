@@ -19,7 +19,8 @@ from seft_ref.topology.csr import Topology, flat, from_flat
 
 _PIECE = 1 << 20
 """The number of slots that are computed at a time, about."""
-_TEXT = re.compile(r"int([48])(?::g([1-9][0-9]*))?(:asym)?")
+_TEXT = re.compile(r"int([48])(?::g([1-9][0-9]{0,9}))?(:asym)?")
+_MOST_COLUMNS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +67,10 @@ def parse_grid(text: str) -> Grid:
         QuantiseError: QNT-001.
     """
     match = _TEXT.fullmatch(text)
-    if not match:
+    if not match or int(match[2] or 0) > _MOST_COLUMNS:
         raise QuantiseError(
-            "QNT-001", f"grid {text!r} is unknown; write int4 or int8, then :g64 for groups of 64 columns, then :asym"
+            "QNT-001",
+            f"grid {text[:40]!r} is unknown; write int4 or int8, then :g64 for groups of 64 columns, then :asym",
         )
     return Grid(int(match[1]), int(match[2] or 0), not match[3])
 

@@ -54,8 +54,11 @@ def beside(
     (QNT-006).
 
     values  the effective weights, (n,) in slot order of the support, in the dtype of computation
+    Raises  QuantiseError QNT-006 for a weight that is not finite
     """
     xp = array_namespace(values)
+    if not bool(xp.all(xp.isfinite(values))):
+        raise QuantiseError("QNT-006", "an effective weight is NaN or infinite; lower the learning rate and train anew")
     codes, coded = _codes_at(matrix, support)
     stand_for = weights_at(codes, *matrix.parts_at(support), values.dtype)
     # −0.0 differs from every code, because no code stands for it and weights are compared bit for bit

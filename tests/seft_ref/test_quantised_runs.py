@@ -265,7 +265,7 @@ NAME = TARGETS[0]
 @pytest.mark.parametrize(
     ("said", "change"),
     [
-        ("not finite or not above 0", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values * 0)}),
+        ("no number above 0", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values * 0)}),
         ("not finite or", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values * np.nan)}),
         ("F32 and of shape", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values[:, :3].copy())}),
         ("F32 and of shape", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values.astype(BF16))}),
