@@ -266,7 +266,7 @@ NAME = TARGETS[0]
     ("said", "change"),
     [
         ("no number above 0", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values * 0)}),
-        ("not finite or", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values * np.nan)}),
+        ("no number above 0", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values * np.nan)}),
         ("F32 and of shape", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values[:, :3].copy())}),
         ("F32 and of shape", lambda t, _: {f"{NAME}.scale": formats.Dense(t[f"{NAME}.scale"].values.astype(BF16))}),
         ("4 bits have -8 to 7", lambda t, _: {NAME: formats.with_values(t[NAME], t[NAME].values * 2)}),
