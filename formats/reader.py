@@ -60,6 +60,10 @@ def checkpoint_of(
     )
 
 
+_CHANGE = "put the file back as it was; to edit it, convert the checkpoint to hf, edit it there, and convert again"
+"""What to do about a companion that is not as it was written (FMT-094)."""
+
+
 class Reader(Mapping[str, Tensor]):
     """An open checkpoint: a mapping of names to tensors, each read on access.
 
@@ -225,10 +229,12 @@ def companions(folder: Path, entries: Mapping[str, Companion]) -> Lazy[bytes]:
     def content(name: str) -> bytes:
         path, entry = folder / name, entries[name]
         if not path.is_file():
-            raise FormatError("FMT-102", f"companion {name!r} is not there")
+            raise FormatError("FMT-102", f"companion {name!r} is not there; {_CHANGE}")
         data = read_bounded(path, entry.nbytes)
         if data is None or len(data) != entry.nbytes or digest.of_bytes(data) != entry.sha256:
-            raise FormatError("FMT-094", f"companion {name!r} is not the one that was written with the checkpoint")
+            raise FormatError(
+                "FMT-094", f"companion {name!r} is not the one that was written with the checkpoint; {_CHANGE}"
+            )
         return data
 
     return Lazy(entries, content)

@@ -105,6 +105,6 @@ def _typed(values: Array, name: str) -> tuple[Array, str]:
         raise CannotHold(
             "FMT-154",
             f"{name!r} has dtype {values.dtype}, which binsparse lacks; F16 and BF16 are cast with "
-            f'dtype="F32", float8 has no meaning without its scales',
+            f'dtype="F32" (--dtype F32), float8 has no meaning without its scales',
         )
     return values, kind

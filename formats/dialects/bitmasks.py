@@ -91,7 +91,10 @@ def _config_of(checkpoint: Checkpoint, sparse: list[str]) -> dict[str, JSON]:
         FormatError: FMT-179.
     """
     if not sparse:
-        raise FormatError("FMT-179", "the model has no sparse tensor; write a Hugging Face folder with --to hf")
+        raise FormatError(
+            "FMT-179",
+            "the model has no sparse tensor; first seft convert MODEL DST --to sparse, then convert DST",
+        )
     wrong = sorted(name for name in sparse if not name.endswith(WEIGHT) or name.endswith(WEIGHT * 2))
     if wrong:
         raise FormatError("FMT-179", f"{wrong[0]!r} is sparse, and no weight of a module, whose name ends in {WEIGHT}")

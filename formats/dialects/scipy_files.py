@@ -194,5 +194,5 @@ def _check_native(values: Array, name: str) -> None:
         raise CannotHold(
             "FMT-154",
             f"{name!r} has dtype {values.dtype}, which SciPy does not compute with; F16 and BF16 are cast with "
-            f'dtype="F32", float8 has no meaning without its scales',
+            f'dtype="F32" (--dtype F32), float8 has no meaning without its scales',
         )

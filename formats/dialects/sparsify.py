@@ -14,6 +14,8 @@ from formats.lazy import Lazy
 from formats.records import ANY, POSITIVE, Checkpoint, Dense, Tensor, check_zeros, count_stored, from_dense
 from formats.strict_json import JSON
 
+MANY_ZEROS = 0.01
+"""Share of zeros from which a tensor that stays dense is counted in a remark (FMT-122.7); fewer may be chance."""
 LEFT_OUT = "negative_zeros_left_out"
 """The attribute of a checkpoint from which entries of −0.0 were left out (FMT-127)."""
 
@@ -24,7 +26,7 @@ def sparsified(
     """Return a checkpoint whose dense float tensors are sparse where FMT-122 asks for it; each is made on access.
 
     Every tensor is read once before this returns, because the attributes state how many entries of −0.0 are left out
-    in all. A remark says how many were left out, or are stored.
+    in all. Remarks say how many were left out, or are stored, and how many tensors have zeros and stay dense.
 
     Args:
         checkpoint: read from a foreign format; tensors that have a support keep it.
@@ -40,7 +42,7 @@ def sparsified(
     check_cast(dtype)
     check_zeros(zeros)
     sparse_names: set[str] = set()
-    negative = 0
+    negative = without_mask = 0
     for name in sorted(checkpoint.tensors) if encoding != DENSE else ():
         tensor = checkpoint.tensors[name]
         if not isinstance(tensor, Dense) or not _can_be_sparse(tensor):
@@ -49,6 +51,8 @@ def sparsified(
         becomes_sparse = encoding != "auto" or pays(_dtype_after_cast(tensor, dtype), tensor.shape, stored)
         if becomes_sparse:
             sparse_names.add(name)
+        elif tensor.values.size - stored >= MANY_ZEROS * tensor.values.size:
+            without_mask += 1
         # a tensor that stays dense keeps its −0.0 with either option
         if becomes_sparse or zeros == POSITIVE:
             negative += with_negative - count_stored(tensor.values, ANY)
@@ -58,7 +62,7 @@ def sparsified(
         converted,
         tensors=_made(checkpoint.tensors, sparse_names, dtype, zeros),
         attributes={**converted.attributes, **recorded},
-        remarks=(*converted.remarks, *_remarks(negative, zeros)),
+        remarks=(*converted.remarks, *_remarks(negative, zeros), *_without_mask(without_mask)),
     )
 
 
@@ -92,6 +96,13 @@ def _remarks(negative: int, zeros: str) -> tuple[str, ...]:
     if zeros == ANY:
         return (f"{count} were left out as absent weights, and come back as +0.0; --zeros positive stores them",)
     return (f"{count} are stored as weights; --zeros any leaves them out",)
+
+
+def _without_mask(n: int) -> tuple[str, ...]:
+    if not n:
+        return ()
+    count = f"{n} tensors have a few zeros and stay dense, because a mask would make them larger"
+    return (f"{count}; training does not keep these zeros; --encoding bitmask stores a mask of every matrix",)
 
 
 def _made(

@@ -181,7 +181,8 @@ def to_module(
         if len(loaded := sorted({sources[name] for name in names if name in sources})) > 1:
             wrong.append(f"{_listed(names)} are one tensor of the module, the checkpoint has {_listed(loaded)} apart")
     if wrong:
-        raise FormatError("FMT-156", "; ".join(wrong))
+        more = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
+        raise FormatError("FMT-156", "; ".join([*wrong[:SHOWN], *more]))
     # places are grouped by owner, because a module that is used in two places is loaded and pruned once
     places = {(id(slot.owner), slot.attribute): name for name, slot in slots.items() if name in sources}
     for name in places.values():
@@ -205,8 +206,10 @@ def _misfits(
         expected = (list(slot.tensor.shape), slot.tensor.dtype)
         if any(stride == 0 and n > 1 for n, stride in zip(slot.tensor.shape, slot.tensor.stride(), strict=True)):
             yield f"{name!r} is an expanded view, whose entries share memory; clone() it in the module"
-        if actual != expected:
+        if actual[0] != expected[0]:
             yield f"{name!r} is {actual[1]} {actual[0]}, the module has {expected[1]} {expected[0]}"
+        elif actual[1] != expected[1]:
+            yield f"{name!r} is {actual[1]}, the module has {expected[1]}; make the module in dtype={actual[1]}"
         if prune_masks and isinstance(record, Sparse) and (not slot.is_parameter or record.dtype in _UNPRUNABLE):
             yield f"{name!r} is sparse, and torch prunes no buffer and no float8; expand it with to_dense"
 

@@ -141,3 +141,15 @@ def test_a_config_is_extended_and_keeps_what_it_says(tmp_path):
     model = Checkpoint("model", {"a.weight": from_dense(values(11))}, files={"config.json": b'{"x": [1, 2]}'})
     convert(model, tmp_path / "out", "compressed-tensors")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["x"] == [1, 2]
+
+
+@pytest.mark.parametrize(("zeros", "told"), [(0, False), (9, False), (10, True), (30, True), (500, False)])
+def test_FMT_122_7_zeros_that_get_no_mask_are_told(tmp_path, zeros, told):
+    weight = values(3, (20, 50))
+    weight.reshape(-1)[:zeros] = 0
+    convert(Checkpoint("model", {"a.weight": Dense(weight), "n": Dense(np.zeros(3, "f4"))}), tmp_path / "hf", "hf")
+    remarks = convert(tmp_path / "hf", tmp_path / "out", "sparse")
+    assert any("1 tensors have a few zeros and stay dense" in remark for remark in remarks) == told
+    assert isinstance(formats.read(tmp_path / "out").tensors["a.weight"], Sparse) == (zeros == 500)
+    with_masks = convert(tmp_path / "hf", tmp_path / "masks", "sparse", encoding="bitmask")
+    assert not any("stay dense" in remark for remark in with_masks)

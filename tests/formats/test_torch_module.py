@@ -169,6 +169,14 @@ class Extra(nn.Linear):
         return {"calls": 3}
 
 
+def test_FMT_156_of_many_differences_some_are_told():
+    module = nn.Sequential(*(nn.Linear(2, 2) for _ in range(9)))
+    tensors = {name: Dense(t.numpy().astype(np.float16)) for name, t in module.state_dict().items()}
+    with pytest.raises(errors.FormatError, match=r"; and 10 more$") as refused:
+        to_module(Checkpoint("model", tensors), module)
+    assert str(refused.value).count("the module has") == 8
+
+
 def test_FMT_156_extra_state_is_refused():
     with pytest.raises(errors.FormatError, match=r"FMT-156.*_extra_state"):
         from_module(nn.Sequential(Extra(2, 2)))
@@ -182,7 +190,10 @@ BAD = {
     "missing": (lambda c: {"weight": c["weight"]}, "missing in the checkpoint: 'bias'"),
     "unexpected": (lambda c: {**c, "more": c["bias"]}, "unexpected, not in the module: 'more'"),
     "shape": (lambda c: {**c, "bias": Dense(np.ones(4, dtype=np.float32))}, r"'bias' is .*\[4\]"),
-    "dtype": (lambda c: {**c, "bias": Dense(np.ones(3, dtype=np.float16))}, r"float16 .* torch.float32"),
+    "dtype": (
+        lambda c: {**c, "bias": Dense(np.ones(3, dtype=np.float16))},
+        "float16, the module has torch.float32; make the module in dtype=torch.float16",
+    ),
     "foreign": (lambda c: {**c, "bias": Dense(np.ones(3, dtype=ml_dtypes.float4_e2m1fn))}, "float4"),
 }
 
