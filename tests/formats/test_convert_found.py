@@ -9,6 +9,7 @@ import pytest
 import formats
 from formats import FormatError, delta
 from formats.conversion import convert
+from formats.dialects import coded
 from formats.dialects.hf import write_hf
 from formats.errors import DestinationExists
 from formats.records import Checkpoint, Dense, Sparse, from_dense
@@ -153,3 +154,13 @@ def test_FMT_122_7_zeros_that_get_no_mask_are_told(tmp_path, zeros, told):
     assert isinstance(formats.read(tmp_path / "out").tensors["a.weight"], Sparse) == (zeros == 500)
     with_masks = convert(tmp_path / "hf", tmp_path / "masks", "sparse", encoding="bitmask")
     assert not any("stay dense" in remark for remark in with_masks)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_QNT_006_4_no_weight_that_is_not_finite_stands_beside_codes(wrong):
+    tensors = {"a": from_dense(np.int8([[3, 0], [0, -4]])), "a.scale": Dense(np.ones((2, 1), np.float32))}
+    attributes = {"quantised": {"grid": "int4", "rounding": "nearest"}}
+    base = Checkpoint("model", tensors, attributes, scales={"a": {"scale": "a.scale"}})
+    trained = Checkpoint("model", {"a": from_dense(np.float32([[3, 0], [0, wrong]]))})
+    with pytest.raises(FormatError, match="QNT-006: a weight of the trained model is NaN or infinite"):
+        coded.beside(base, trained)

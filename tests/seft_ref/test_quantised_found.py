@@ -67,11 +67,6 @@ def test_QNT_006_4_no_merge_takes_a_weight_that_is_not_finite(wrong):
     for merge in (beside, in_grid):
         with pytest.raises(QuantiseError, match="QNT-006: an effective weight is NaN or infinite"):
             merge(matrix, SQUARE, values)
-    trained = formats.with_values(formats.from_flat((4, 4), np.arange(16)), values)
-    codes = formats.with_values(trained, matrix.codes)
-    parts = coded.Coded(codes, matrix.scales, matrix.zeros, None)
-    with pytest.raises(FormatError, match="QNT-006"):
-        coded._beside(parts, trained)
 
 
 def test_QNT_005_5_a_block_is_rounded_down_to_whole_groups():
