@@ -40,7 +40,7 @@ REPAIRED = {
     "70 %": "recovery",
     "60 %": "recovery-wanda-60/recovery",
     "50 %": "recovery-wanda-50/recovery",
-    "70 % by SparseGPT": "recovery-sparsegpt/compare",
+    "70 % by SparseGPT": "recovery-sparsegpt/recovery",
 }
 """What a model was pruned to -> the page of its repair."""
 
