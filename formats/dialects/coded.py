@@ -136,11 +136,11 @@ def refuse_large_scales(clause: str, name: str, scales: Array, bits: int, *, zer
     """
     farthest = (1 << bits) - 1 if zero_points else 1 << (bits - 1)
     if scales.size and float(scales.max()) * farthest > float(np.finfo(np.float32).max):
-        raise FormatError(clause, f"{name!r} has a scale whose weights are beyond float32; scale the model down")
+        raise FormatError(clause, f"{name!r} has a scale whose weights are beyond float32; quantise the model again")
 
 
 def stands_beside(checkpoint: Checkpoint, name: str) -> bool:
-    """Return whether weights stand beside the codes of a matrix; a tensor of none has no effect (QNT-009.7)."""
+    """Return whether weights stand beside the codes of a matrix; an update without positions has no effect (QNT-009.7)."""
     part = checkpoint.scales[name].get(UPDATE)
     return part is not None and not _is_empty(checkpoint.tensors[part])
 
@@ -242,8 +242,8 @@ def expanded(checkpoint: Checkpoint) -> Checkpoint:
         FormatError: QNT-009 or QNT-001; on access as `read_coded`.
     """
     grid, coded = grid_of(checkpoint.attributes), checkpoint.scales
-    none = {roles[UPDATE] for name, roles in coded.items() if UPDATE in roles and not stands_beside(checkpoint, name)}
-    outlines = (like(checkpoint.tensors, name) for name in checkpoint.tensors if name not in none)
+    without_effect = {roles.get(UPDATE) for name, roles in coded.items() if not stands_beside(checkpoint, name)}
+    outlines = (like(checkpoint.tensors, name) for name in checkpoint.tensors if name not in without_effect)
     dtype = compute_dtype({dtype_name(one.dtype) for one in outlines if not isinstance(one, Mask)})
     parts = {part for roles in coded.values() for part in roles.values()}
 

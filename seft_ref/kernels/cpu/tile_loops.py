@@ -181,6 +181,7 @@ def tiles_task(
     words  the same memory as 32-bit numbers
     c      scratch: C_SIZE elements for each worker
     """
+    matrix = (values, scales, zeros, size, n_groups, masks, pointer, dense, n_out, n_in)
     depth, width = (n_in, n_out) if of_rows else (n_out, n_in)
     n_blocks = (width + WIDTH - 1) // WIDTH
     a_at, c_at = worker * WORK, worker * C_SIZE
@@ -196,44 +197,9 @@ def tiles_task(
                 column = block * WIDTH
                 end = min(column + WIDTH, width)
                 if of_rows:
-                    open_rows(
-                        values,
-                        scales,
-                        zeros,
-                        size,
-                        n_groups,
-                        masks,
-                        pointer,
-                        dense,
-                        n_out,
-                        n_in,
-                        column,
-                        end,
-                        first,
-                        last,
-                        work,
-                        words,
-                        b_at,
-                        b_at + B_SIZE,
-                    )
+                    open_rows(matrix, column, end, first, last, work, words, b_at, b_at + B_SIZE)
                 else:
-                    open_columns(
-                        values,
-                        scales,
-                        zeros,
-                        size,
-                        n_groups,
-                        masks,
-                        pointer,
-                        dense,
-                        n_out,
-                        n_in,
-                        first,
-                        last,
-                        block,
-                        work,
-                        b_at,
-                    )
+                    open_columns(matrix, first, last, block, work, b_at)
                 for half in range((end - column + 31) // 32):
                     for step in range(0, max(n_steps, 1), AT_ONCE):
                         b = b_at + (half * n_steps + step) * STEP

@@ -213,31 +213,14 @@ def _find_row(masks, pointer, dense, n_out, n_in, panel, r, n_rows):
 
 
 @compiled()
-def open_rows(
-    values,
-    scales,
-    zeros,
-    size,
-    n_groups,
-    masks,
-    pointer,
-    dense,
-    n_out,
-    n_in,
-    first_row,
-    last_row,
-    first_column,
-    last_column,
-    work,
-    words,
-    b_at,
-    square,
-):
+def open_rows(matrix, first_row, last_row, first_column, last_column, work, words, b_at, square):
     """Fill tiles of B with entries (r, c) of W at column r and row c; first_column is a multiple of WIDTH.
 
+    matrix       the first ten arguments of `tiles_task`
     work, words  the worker's scratch, as 16-bit and as 32-bit numbers
     square       where 16 rows of a panel have room in `work`
     """
+    values, scales, zeros, size, n_groups, masks, pointer, dense, n_out, n_in = matrix
     n_steps = (last_column - first_column + 31) // 32
     for panel in range(first_column // WIDTH, (last_column + WIDTH - 1) // WIDTH):
         step = (panel * WIDTH - first_column) // 32
@@ -254,24 +237,9 @@ def open_rows(
 
 
 @compiled()
-def open_columns(
-    values,
-    scales,
-    zeros,
-    size,
-    n_groups,
-    masks,
-    pointer,
-    dense,
-    n_out,
-    n_in,
-    first_row,
-    last_row,
-    panel,
-    work,
-    b_at,
-):
-    """Fill tiles of B with entries (r, c) of W at row r and column c: these rows of one panel."""
+def open_columns(matrix, first_row, last_row, panel, work, b_at):
+    """Fill tiles of B with entries (r, c) of W at row r and column c: these rows of one panel; matrix as above."""
+    values, scales, zeros, size, n_groups, masks, pointer, dense, n_out, n_in = matrix
     n_steps = (last_row - first_row + 31) // 32
     lines = scale_lines(panel, size, n_groups, n_out)
     for k in range(0, 32 * n_steps, 2):
