@@ -140,7 +140,7 @@ def refuse_large_scales(clause: str, name: str, scales: Array, bits: int, *, zer
 
 
 def stands_beside(checkpoint: Checkpoint, name: str) -> bool:
-    """Return whether weights stand beside the codes of a matrix; an update without positions has no effect (QNT-009.7)."""
+    """Return whether weights stand beside the codes of a matrix; an empty update has no effect (QNT-009.7)."""
     part = checkpoint.scales[name].get(UPDATE)
     return part is not None and not _is_empty(checkpoint.tensors[part])
 
