@@ -199,7 +199,7 @@ def _check_codes(
     if expand and kind != "gguf" and name is None:
         raise FormatError(
             "FMT-084",
-            "expand_quantised is for GGUF files and folders of quantised matrices; "
+            "expand_quantised, or --expand-quantised, is for GGUF files and folders of quantised matrices; "
             f"{source} is read as {kind} and holds none, so leave it out",
         )
     if name is not None and detected and not expand and to != "delta":
@@ -225,8 +225,8 @@ def _check_kept(
     if not (folder or kind == "gguf") or to != "sparse" or expand or dtype is not None:
         raise FormatError(
             "FMT-084",
-            "keep_codes makes a sparse checkpoint of a folder of GPTQ, AWQ or compressed-tensors codes, or of a GGUF "
-            "file, without a cast and without expand_quantised",
+            "keep_codes, or --keep-codes, makes a sparse checkpoint of a folder of GPTQ, AWQ or compressed-tensors "
+            "codes, or of a GGUF file, without a cast and without --expand-quantised",
         )
 
 
@@ -236,7 +236,10 @@ def _check_own_codes(checkpoint: Checkpoint, source: str, to: str, dtype: str | 
 
     has_codes = is_coded(checkpoint) or bool(checkpoint.delta and checkpoint.delta.scales)
     if expand and not is_coded(checkpoint):
-        raise FormatError("FMT-084", f"expand_quantised is for quantised models, and {source} is none; leave it out")
+        raise FormatError(
+            "FMT-084",
+            f"expand_quantised, or --expand-quantised, is for quantised models, and {source} is none; leave it out",
+        )
     if not has_codes or expand:
         return
     if to not in ("sparse", *CODED):

@@ -1,6 +1,7 @@
 """`SeftOptimizer`: the optimizers of chapter 9 as a torch optimizer, for a model with sparse updates."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -86,14 +87,17 @@ class SeftOptimizer(torch.optim.Optimizer):
             raise SeftError("OPT-001", f"there is no optimizer {self.kind!r}; there are {', '.join(_KINDS)}")
         if slot_warmup and self.kind != "adamw":
             raise SeftError("OPT-010", f"slot_warmup {slot_warmup} is for adamw; {self.kind} takes 0")
-        finite = all(torch.isfinite(torch.tensor(x)) for x in (lr, eps, decay))
-        if not finite or lr < 0 or decay < 0 or eps <= 0 or not all(0 <= x < 1 for x in (*betas, momentum)):
-            raise SeftError(
-                "TRN-008",
-                f"lr {lr}, betas {betas}, eps {eps}, momentum {momentum} or weight_decay {decay} is out of range",
-            )
-        if slot_warmup < 0:
-            raise SeftError("TRN-008", f"slot_warmup {slot_warmup} is below 0")
+        refused = {
+            f"lr is {lr}; it is finite and at least 0": not 0 <= lr < math.inf,
+            f"betas are {betas}; both lie in [0, 1)": not all(0 <= x < 1 for x in betas),
+            f"eps is {eps}; it is finite and above 0": not 0 < eps < math.inf,
+            f"weight_decay is {decay}; it is finite and at least 0": not 0 <= decay < math.inf,
+            f"momentum is {momentum}; it lies in [0, 1)": not 0 <= momentum < 1,
+            f"slot_warmup is {slot_warmup}; it is at least 0": slot_warmup < 0,
+        }
+        for reason, is_refused in refused.items():
+            if is_refused:
+                raise SeftError("TRN-008", reason)
         kinds = {layer.values.dtype for layer in self.layers}
         if any(float(torch.tensor(eps, dtype=kind)) == 0.0 for kind in kinds):
             raise SeftError("TRN-008", f"eps {eps} is 0 in the dtype of the update; choose a larger one")

@@ -370,9 +370,21 @@ def test_opt_010_the_rate_of_a_slot_rises_as_in_the_engine(rise):
     np.testing.assert_allclose(values.numpy(), step["values"], rtol=1e-12)
 
 
-def test_trn_008_a_rise_of_fewer_than_no_steps_is_refused():
-    with pytest.raises(SeftError, match="TRN-008"):
-        SeftOptimizer(wrap(block(), SETTINGS, mask_zeros(block())), slot_warmup=-1)
+@pytest.mark.parametrize(
+    ("reason", "choice"),
+    [
+        ("lr is -1; it is finite and at least 0", {"lr": -1}),
+        ("lr is nan", {"lr": float("nan")}),
+        (r"betas are \(0.9, 1.0\)", {"betas": (0.9, 1.0)}),
+        ("eps is 0; it is finite and above 0", {"eps": 0}),
+        ("weight_decay is inf", {"weight_decay": float("inf")}),
+        ("momentum is 1; it lies in", {"momentum": 1}),
+        ("slot_warmup is -1; it is at least 0", {"slot_warmup": -1}),
+    ],
+)
+def test_trn_008_names_the_choice_of_an_optimizer_that_is_out_of_range(reason, choice):
+    with pytest.raises(SeftError, match=f"TRN-008: {reason}"):
+        SeftOptimizer(wrap(block(), SETTINGS, mask_zeros(block())), **choice)
 
 
 def test_PRT_018_the_kit_finds_no_example_that_fails(tmp_path):
