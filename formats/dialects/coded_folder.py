@@ -41,8 +41,8 @@ def write_coded(
     if not checkpoint.scales:
         raise FormatError(
             clause,
-            f"{to} takes a quantised model of this format; leave --expand-quantised out, make one of a folder of "
-            "codes (--to sparse --keep-codes), or quantise the model (seft prune --quantize)",
+            f"{to} takes a quantised model of this format; leave expand_quantised (--expand-quantised) out, make one "
+            "of a folder of codes by keep_codes (--to sparse --keep-codes), or quantise the model (seft prune --quantize)",
         )
     if ATTRIBUTE not in checkpoint.attributes:
         raise FormatError(clause, f"the model has scales and no attribute {ATTRIBUTE!r}, so its grid is unknown")
