@@ -42,7 +42,8 @@ def write_coded(
         raise FormatError(
             clause,
             f"{to} takes a quantised model of this format; leave expand_quantised (--expand-quantised) out, make one "
-            "of a folder of codes by keep_codes (--to sparse --keep-codes), or quantise the model (seft prune --quantize)",
+            "of a folder of codes by keep_codes (--to sparse --keep-codes), or quantise the model "
+            "(seft prune --quantize)",
         )
     if ATTRIBUTE not in checkpoint.attributes:
         raise FormatError(clause, f"the model has scales and no attribute {ATTRIBUTE!r}, so its grid is unknown")
