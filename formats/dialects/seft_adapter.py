@@ -9,8 +9,9 @@ If the base does not store the position of an index, that position is added to i
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 
@@ -35,7 +36,9 @@ from formats.dialects.padding import SUFFIX, write_folder
 from formats.dialects.stock import outline
 from formats.errors import CannotHold, FormatError
 from formats.lazy import Lazy
+from formats.plain import set_bits
 from formats.records import Array, Checkpoint, Dense, Mask, Sparse, Tensor, bits, flat, from_flat, with_values
+from formats.strict_json import JSON
 
 INDICES, VALUES, PRUNED = "seft_delta.indices", "seft_delta.values", "seft_delta.pruned"
 KNOWN = ABOUT | {
@@ -43,9 +46,9 @@ KNOWN = ABOUT | {
     *("drops", "event_replaces_step", "events", "evolve_every", "evolve_until", "evolves", "exclude_modules", "exempt"),
     *("first_event", "gradient_window", "grow", "grow_scope", "init_weights", "initial_positions", "initial_scope"),
     *("layers_pattern", "layers_to_transform", "moments", "optimizer", "pattern", "preset", "rank", "regrow", "scope"),
-    *("seed", "slots", "start", "stored", "support", "target_modules"),
+    *("seed", "slots", "start", "stored", "stored_sha256", "support", "target_modules"),
 }
-"""Options that steer training only."""
+"""Options that change no value."""
 _INTEGERS = frozenset({"I32", "I64"})
 _SLACK = 2.0**-20
 """Added to the number of slots that follows from a density, before it is rounded down (DLT-002)."""
@@ -71,6 +74,7 @@ def read_seft(folder: str | os.PathLike[str], base: Mapping[str, Tensor]) -> Cha
         _check_sections(sections)
     modules = adapter.base_names()
     check_in_base(modules, base, "FMT-171")
+    _check_stored(adapter.config.get("stored_sha256"), [base[name] for name in sorted(modules)])
     prunes = any(sections[PRUNED].shape[0] for sections in adapter.modules.values())
 
     def parts(name: str) -> tuple[Sparse, NDArray[np.int64], Dense | Sparse]:
@@ -127,6 +131,20 @@ def _check_sections(sections: Mapping[str, Section]) -> None:
         check_vector(section, _INTEGERS, "FMT-171")
     if indices.shape != values.shape:
         raise FormatError("FMT-171", f"{indices.name!r} has {indices.shape[0]} indices beside {values.shape[0]} values")
+
+
+def _check_stored(digest: JSON, tensors: Sequence[Tensor]) -> None:
+    """Refuse a base that stores other positions than the digest says (FMT-171.10), if all of these are sparse."""
+    matrices = [tensor for tensor in tensors if isinstance(tensor, Sparse) and len(tensor.shape) == 2]
+    if digest is None or len(matrices) < len(tensors):
+        return
+    total = sha256()
+    for matrix in matrices:
+        mask = np.empty((matrix.shape[0], -(-matrix.shape[1] // 8)), dtype=np.uint8)
+        set_bits(matrix.indptr, matrix.indices, mask)
+        total.update(mask)
+    if total.hexdigest() != digest:
+        raise FormatError("FMT-171", "the base stores other positions than that of the adapter; is this its base?")
 
 
 def write_seft(folder: str | os.PathLike[str], delta: Checkpoint, base: Mapping[str, Tensor]) -> None:

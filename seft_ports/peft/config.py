@@ -116,6 +116,8 @@ class SeftConfig(PeftConfig):
     """modules that are trained and saved whole, such as a new head"""
     stored: int | None = None
     """stored weights of the adapted layers of the base; the tuner writes it, and refuses a base with another number"""
+    stored_sha256: str | None = None
+    """digest of the masks of these layers (FMT-171.10); the tuner writes it, and refuses a base with other masks"""
     init_weights: bool = True
     """False draws positions and values at random, for tests of PEFT that want an adapter that changes something"""
 

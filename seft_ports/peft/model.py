@@ -3,11 +3,13 @@
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import get_quantization_kwargs, resolve_quantization_backend
@@ -86,13 +88,20 @@ class SeftModel(BaseTuner):
             if isinstance(module, SeftLayer) and adapter_name in module.seft_delta
         ]
         stored = sum(update.budget for _, update in updates)
+        advice = f"load the base that it was made for ({config.base_model_name_or_path})"
         if config.from_file and config.stored != stored:
             raise SeftError(
                 "DLT-001",
                 f"the adapter was made for a base whose layers store {config.stored} weights, these store {stored}; "
-                f"load the base that it was made for ({config.base_model_name_or_path})",
+                f"{advice}",
             )
-        config.stored = stored
+        digest = _digest_of_masks(update.layer.stored() for _, update in sorted(updates))
+        if config.from_file and config.stored_sha256 not in (None, digest):
+            raise SeftError(
+                "DLT-001",
+                f"the adapter was made for a base that stores as many weights at other positions; {advice}",
+            )
+        config.stored, config.stored_sha256 = stored, digest
         if updates and stored == sum(update.out_features * update.in_features for _, update in updates):
             message = "dense-base: every weight of the adapted layers is stored, so there is nothing to keep sparse"
             warnings.warn(f"{message}; prune the model first (seft prune)", stacklevel=2)
@@ -149,6 +158,14 @@ class SeftModel(BaseTuner):
         if merge:
             _LOG.info("%s, %d at load", stored_weights(plain), at_load)
         return plain
+
+
+def _digest_of_masks(masks: Iterable[torch.Tensor]) -> str:
+    """Return the SHA-256 of masks, booleans (out, in), with a bit for each position (FMT-171.10)."""
+    digest = sha256()
+    for mask in masks:
+        digest.update(np.packbits(mask.cpu().numpy(), axis=1, bitorder="little"))
+    return digest.hexdigest()
 
 
 def _linear_in_blocks(model: nn.Module) -> set[str]:

@@ -1,5 +1,6 @@
 """SEFT adapters as deltas and back: PEFT itself trains, merges and loads them."""
 
+import hashlib
 import json
 from dataclasses import fields, replace
 
@@ -125,6 +126,30 @@ def test_FMT_171_a_wrong_adapter_is_refused(tmp_path, what):
     base = sparse(pruned())
     with pytest.raises(formats.FormatError, match=rf"FMT-171.*{says}"):
         delta.apply(base, [open_changes(tmp_path / "a", base)])
+
+
+def test_FMT_171_a_base_that_stores_other_positions_is_refused(tmp_path):
+    trained(tmp_path / "a")
+    model = pruned()
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data = parameter.data.roll(1, dims=1)
+    with pytest.raises(formats.FormatError, match=r"FMT-171.*other positions than that of the adapter"):
+        open_changes(tmp_path / "a", sparse(model))
+    # a dense base does not say which zeros it stores
+    open_changes(tmp_path / "a", arrays(model))
+    open_changes(tmp_path / "a", sparse(pruned()))
+
+
+def test_FMT_171_the_digest_of_the_masks_by_a_plain_loop(tmp_path):
+    trained(tmp_path / "a")
+    masks = b""
+    for name in ("inner.down", "up"):
+        for row in pruned().get_submodule(name).weight.tolist():
+            bits = [int(value != 0) for value in row] + [0] * (-len(row) % 8)
+            masks += bytes(sum(bits[8 * i + j] << j for j in range(8)) for i in range(len(bits) // 8))
+    stated = json.loads((tmp_path / "a" / "adapter_config.json").read_text())
+    assert stated["stored_sha256"] == hashlib.sha256(masks).hexdigest()
 
 
 def test_FMT_154_what_an_adapter_cannot_hold(tmp_path):

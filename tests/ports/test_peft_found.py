@@ -89,6 +89,12 @@ def test_another_base_is_refused(tmp_path):
     for base in (tiny.model(), pruned(num_hidden_layers=2)[0]):
         with pytest.raises((SeftError, RuntimeError), match="DLT-001: the adapter was made for a base"):
             PeftModel.from_pretrained(base, tmp_path)
+    # as many weights at other positions, as two pruners leave them
+    other, _ = pruned()
+    for linear in targets_of(other).values():
+        linear.weight.data = linear.weight.data.roll(1, dims=1)
+    with pytest.raises(SeftError, match="DLT-001: the adapter was made for a base that stores as many weights"):
+        PeftModel.from_pretrained(other, tmp_path)
     # a configuration that no file has goes to any model
     chosen = config()
     for base in (pruned()[0], tiny.model()):
