@@ -142,7 +142,7 @@ def _check_stored(digest: JSON, tensors: Sequence[Tensor]) -> None:
     for matrix in matrices:
         mask = np.empty((matrix.shape[0], -(-matrix.shape[1] // 8)), dtype=np.uint8)
         set_bits(matrix.indptr, matrix.indices, mask)
-        total.update(mask)
+        total.update(mask.data)
     if total.hexdigest() != digest:
         raise FormatError("FMT-171", "the base stores other positions than that of the adapter; is this its base?")
 

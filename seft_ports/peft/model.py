@@ -164,7 +164,7 @@ def _digest_of_masks(masks: Iterable[torch.Tensor]) -> str:
     """Return the SHA-256 of masks, booleans (out, in), with a bit for each position (FMT-171.10)."""
     digest = sha256()
     for mask in masks:
-        digest.update(np.packbits(mask.cpu().numpy(), axis=1, bitorder="little"))
+        digest.update(np.packbits(mask.cpu().numpy(), axis=1, bitorder="little").data)
     return digest.hexdigest()
 
 
