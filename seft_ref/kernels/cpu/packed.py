@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import ml_dtypes
+import numba
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -127,14 +128,18 @@ def _in_panels(topology: Topology, values: NumpyArray, into: PackedPanels | None
     offsets = np.int32 if topology.nnz <= np.iinfo(np.int32).max else np.int64
     pointer: Int[Array, " rows"]
     if into is None:
-        pointer = np.empty(n_panels * n_out + 1, dtype=offsets)
+        pointer = np.zeros(n_panels * n_out + 1, dtype=offsets)
         index, ordered = np.empty(topology.nnz, dtype=np.uint8), np.empty_like(values)
     else:
         assert into.index is not None
         pointer, index, ordered = into.pointer, into.index[: topology.nnz], into.values[: topology.nnz]
-    place = np.empty(topology.nnz, dtype=offsets)
-    panels.fill_panels(topology.indptr, topology.indices, pointer, index, place)
-    ordered[place] = values
+        pointer[:] = 0
+    indptr, indices = topology.indptr, topology.indices
+    tasks, workers = -(-n_out // panels.PACK_ROWS), numba.get_num_threads()
+    panels.run(panels.count_task, (indptr, indices, pointer, n_out), tasks, workers)
+    np.cumsum(pointer, dtype=offsets, out=pointer)
+    arrays = (indptr, indices, values, pointer, index, ordered, indptr[:-1].copy())
+    panels.run(panels.fill_task, (*arrays, n_out, n_panels), tasks, workers)
     return PackedPanels(topology.shape, ordered, index, pointer)
 
 
@@ -182,10 +187,14 @@ def unpack(packed: Packed) -> tuple[Topology, Float[Array, " nnz"] | Stored]:
     own, (n_out, n_in) = as_own(packed, PackedPanels), packed.shape
     if own.index is None:
         raise KernelError("KRN-017", "a dense matrix does not tell what it stores; ask `opens` first")
-    indptr = np.empty(n_out + 1, dtype=np.int64)
-    indices = np.empty(own.index.size, dtype=np.int32)
-    values = np.empty_like(own.values)
-    panels.open_panels(own.values, own.index, own.pointer, n_in, indptr, indices, values)
+    assert own.pointer is not None
+    n_panels = -(-n_in // panels.WIDTH)
+    indptr = np.zeros(n_out + 1, dtype=np.int64)
+    np.cumsum(np.diff(own.pointer).reshape(n_panels, n_out).sum(axis=0), out=indptr[1:])
+    indices, values = np.empty(own.index.size, dtype=np.int32), np.empty_like(own.values)
+    arrays = (own.values, own.index, own.pointer, indices, values, indptr[:-1].copy())
+    tasks = -(-n_out // panels.PACK_ROWS)
+    panels.run(panels.open_task, (*arrays, n_out, n_panels), tasks, numba.get_num_threads())
     return Topology(own.shape, indptr, indices), values if own.held_in is None else values.view(own.held_in)
 
 

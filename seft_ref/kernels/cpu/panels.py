@@ -50,45 +50,43 @@ LINE_VECTORS = 8
 ROW_BLOCK = 1024  # rows of y that a worker keeps as lines at a time; 512 KiB fit the second-level cache
 SHORT = 10  # rows of panels with fewer entries on average are too short to take eight entries at a time
 DY_ROWS = 256  # rows of dyᵀ that `sample` transposes into lines at a time
+PACK_ROWS = 64  # rows that are packed or opened at a time
 SAMPLE_VECTORS = 4  # registers of a line in `sample`; few, because lines of all columns of x have to fit a cache
 
 
-@compiled()
-def fill_panels(indptr, indices, pointer, index, place):
-    """Fill pointer (panels * out + 1,), index (nnz,), and place (nnz,), the entry in panels of each CSR slot."""
-    n_out = indptr.shape[0] - 1
-    pointer[:] = 0
-    for r in range(n_out):
+def count_task(indptr, indices, pointer, n_out, task, worker):
+    """Count the entries of PACK_ROWS rows by panel: those of row r in panel p go to pointer[p * n_out + r + 1]."""
+    for r in range(task * PACK_ROWS, min((task + 1) * PACK_ROWS, n_out)):
         for slot in range(indptr[r], indptr[r + 1]):
             pointer[(indices[slot] // WIDTH) * n_out + r + 1] += 1
-    for i in range(1, pointer.shape[0]):
-        pointer[i] += pointer[i - 1]
-    for r in range(n_out):
-        panel = -1
-        at = 0
-        for slot in range(indptr[r], indptr[r + 1]):
-            p = indices[slot] // WIDTH
-            if p != panel:
-                panel = p
-                at = pointer[p * n_out + r]
-            index[at] = indices[slot] - p * WIDTH
-            place[slot] = at
-            at += 1
 
 
-@compiled()
-def open_panels(values, index, pointer, n_in, indptr, indices, opened):
-    """Fill indptr (out + 1,), indices (nnz,) and opened (nnz,) with the CSR form of the matrix in panels."""
-    n_out = indptr.shape[0] - 1
-    at = 0
-    for r in range(n_out):
-        indptr[r] = at
-        for p in range((n_in + WIDTH - 1) // WIDTH):
-            for entry in range(pointer[p * n_out + r], pointer[p * n_out + r + 1]):
-                indices[at] = p * WIDTH + index[entry]
-                opened[at] = values[entry]
-                at += 1
-    indptr[n_out] = at
+def fill_task(indptr, indices, values, pointer, index, ordered, slots, n_out, n_panels, task, worker):
+    """Write the entries of PACK_ROWS rows to the panels, index (nnz,) and ordered (nnz,), in CSR order of a row.
+
+    `slots` (out,) begins as the first slot of each row. Panels are the outer loop, because rows of one panel are
+    neighbours in memory, and a processor follows only some tens of places at once.
+    """
+    for p in range(n_panels):
+        for r in range(task * PACK_ROWS, min((task + 1) * PACK_ROWS, n_out)):
+            first, last = pointer[p * n_out + r], pointer[p * n_out + r + 1]
+            shift = slots[r] - first
+            for entry in range(first, last):
+                index[entry] = indices[entry + shift] - p * WIDTH
+                ordered[entry] = values[entry + shift]
+            slots[r] += last - first
+
+
+def open_task(values, index, pointer, indices, opened, slots, n_out, n_panels, task, worker):
+    """Write PACK_ROWS rows of the panels to indices (nnz,) and opened (nnz,), the inverse of `fill_task`."""
+    for p in range(n_panels):
+        for r in range(task * PACK_ROWS, min((task + 1) * PACK_ROWS, n_out)):
+            first, last = pointer[p * n_out + r], pointer[p * n_out + r + 1]
+            shift = slots[r] - first
+            for entry in range(first, last):
+                indices[entry + shift] = p * WIDTH + index[entry]
+                opened[entry + shift] = values[entry]
+            slots[r] += last - first
 
 
 @compiled()
