@@ -27,6 +27,7 @@ STOCK = re.compile(r"(?i)(model|adapter_model|pytorch_model)(-\d+-of-\d+)?\.safe
 
 _VERSION_FOLDER = re.compile(r"weight_v\d{6,}", re.ASCII)
 _VERSION_FILE = re.compile(r"\d{6,18}\.(model|delta)", re.ASCII)
+_PICKLED = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin", re.ASCII)
 
 
 def advice_for(folder: Path) -> str:
@@ -40,6 +41,8 @@ def advice_for(folder: Path) -> str:
         return f"{folder} is a version folder without its index, model.safetensors.index.json; fetch it again"
     if versions := [name for name in names if _VERSION_FILE.fullmatch(name)]:
         return f"{folder} holds {len(versions)} versions of a run; name one, such as {folder / versions[-1]}"
+    if pickled := [name for name in names if _PICKLED.fullmatch(name)]:
+        return f"{folder} has its weights in {pickled[0]}, which is not read; let transformers save it as safetensors"
     return ""
 
 

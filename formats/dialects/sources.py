@@ -176,10 +176,6 @@ def detect(path: Path) -> str:
             raise FormatError(
                 "FMT-084", f"{path} is a file of a model; give its folder {path.parent}, which has the rest"
             )
-        if any(path.glob("pytorch_model*.bin")):
-            raise FormatError(
-                "FMT-084", f"{path} has its weights as pytorch_model.bin; let transformers save it as safetensors"
-            )
         if (path / CONFIG).is_file():
             stated, known = str(_json(path / CONFIG).get("peft_type")), " or ".join(sorted(_PEFT_TYPES))
             raise FormatError(

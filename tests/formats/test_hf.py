@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import formats
 from formats import errors
-from formats.dialects import hf
+from formats.dialects import hf, sources
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
@@ -316,6 +316,15 @@ def test_FMT_120(case, sharded):
     INDEXES[case](sharded)
     with pytest.raises(formats.FormatError, match="FMT-120"):
         hf.open_hf(sharded)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin"])
+@pytest.mark.parametrize("read", [hf.open_hf, sources.detect])
+def test_FMT_120_weights_in_a_pickle_are_named(read, name, tmp_path):
+    """Each reader of folders says what to do, not only that of conversions."""
+    (tmp_path / name).write_bytes(b"weights of another kind")
+    with pytest.raises(formats.FormatError, match=f"has its weights in {name}.*save it as safetensors"):
+        read(tmp_path)
 
 
 def test_FMT_096_an_index_takes_the_memory_of_its_bytes(sharded):
