@@ -19,7 +19,7 @@ from formats.lazy import Lazy
 from seft_ref.arrays.library import Array, to_numpy
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import identity
-from seft_ref.files.state_parts import Parts, attribute_of, damaged
+from seft_ref.files.state_parts import START_ANEW, Parts, attribute_of, damaged
 from seft_ref.kernels import KernelSet, Packed
 from seft_ref.kernels.held import Held
 from seft_ref.matrix.bases import AnyBase, PackedBase, not_held
@@ -190,26 +190,30 @@ def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin:
     """Open a training state that belongs to these settings, model, text and compute dtype (CKP-006)."""
     if not Path(path).is_file():
         raise CheckpointError("CKP-006", f"there is no training state {path} to resume from; start without --resume")
-    with formats.open(path) as reader:
-        if reader.kind != "training-state":
-            raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
-        reader.verify()
-        attributes: dict[str, Any] = reader.attributes
-        # CKP-006
-        if difference := _difference(attribute_of(attributes, "settings", str), settings_text(settings)):
-            raise CheckpointError(
-                "CKP-006",
-                f"the training state was made with other settings: {difference}; resume with the options of its run",
-            )
-        dtype = to_numpy(weights.norm).dtype.name
-        for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype)):
-            if (was := attribute_of(attributes, key, str)) != value:
-                why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
-                if key == "model" and GRID_EXACT in f"{was}{value}":
-                    why = "one of the two runs stays on the grid; resume with the same merge"
-                why += ", of tokens, labels and rows: give the same files and options" if key == "text" else ""
-                raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
-        yield reader
+    try:
+        with formats.open(path) as reader:
+            if reader.kind != "training-state":
+                raise CheckpointError("CKP-006", f"{path} is a {reader.kind}, not a training state")
+            reader.verify()
+            _refuse_another_run(reader.attributes, to_numpy(weights.norm).dtype.name, settings, origin)
+            yield reader
+    except formats.FormatError as error:
+        why = f"{error.message}; {path} is the training state: {START_ANEW}"
+        raise formats.FormatError(error.clause, why) from error
+
+
+def _refuse_another_run(attributes: Mapping[str, object], dtype: str, settings: TrainSettings, origin: Origin) -> None:
+    """Refuse the state of a run of other settings, or of another model, text or compute dtype (CKP-006)."""
+    if difference := _difference(attribute_of(attributes, "settings", str), settings_text(settings)):
+        why = f"was made with other settings: {difference}; resume with the options of its run"
+        raise CheckpointError("CKP-006", f"the training state {why}")
+    for key, value in (("model", origin.model), ("text", origin.text), ("dtype", dtype)):
+        if (was := attribute_of(attributes, key, str)) != value:
+            why = f"{key} was {was}, is {value}" if key == "dtype" else "digests differ"
+            if key == "model" and GRID_EXACT in f"{was}{value}":
+                why = "one of the two runs stays on the grid; resume with the same merge"
+            why += ", of tokens, labels and rows: give the same files and options" if key == "text" else ""
+            raise CheckpointError("CKP-006", f"the training state was made with another {key}: {why}")
 
 
 def _target_of(

@@ -70,6 +70,10 @@ def attribute_of(attributes: Mapping[str, object], key: str, kind: type[T]) -> T
     return value
 
 
+START_ANEW = "remove it and start without --resume"
+"""What to do with a training state that cannot be used."""
+
+
 def damaged(why: str) -> CheckpointError:
     """Return the error for a state that breaks CKP-007."""
-    return CheckpointError("CKP-007", f"{why}; the training state is damaged: start without --resume")
+    return CheckpointError("CKP-007", f"{why}; the training state is damaged: {START_ANEW}")
