@@ -41,6 +41,7 @@ REPAIRED = {
     "60 %": "recovery-wanda-60/recovery",
     "50 %": "recovery-wanda-50/recovery",
     "70 % by SparseGPT": "recovery-sparsegpt/recovery",
+    "60 % by SparseGPT": "recovery-sparsegpt-60/recovery",
 }
 """What a model was pruned to -> the page of its repair."""
 
