@@ -198,7 +198,7 @@ def _opened(path: str | Path, weights: Weights, settings: TrainSettings, origin:
             _refuse_another_run(reader.attributes, to_numpy(weights.norm).dtype.name, settings, origin)
             yield reader
     except formats.FormatError as error:
-        why = f"{error.message}; {path} is the training state: {START_ANEW}"
+        why = f"{error.message}; {path} is the training state: if it is damaged, {START_ANEW}"
         raise formats.FormatError(error.clause, why) from error
 
 

@@ -183,11 +183,10 @@ def test_CKP_006_the_name_of_the_preset_is_not_compared(written, tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-5] + b"\xff" + data[-4:], lambda data: data[:100]])
 def test_a_damaged_file_says_what_to_do(written, tmp_path, damage):
-    """The advice works: a run without --resume is refused while the file is there."""
+    """The file has to be removed: while it is there, a run without --resume is refused, too."""
     run, _ = written("seft")
     path = tmp_path / "state"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(
-        formats.FormatError, match=f"{path} is the training state: remove it and start without --resume"
-    ):
+    advice = f"{path} is the training state: if it is damaged, remove it and start without --resume"
+    with pytest.raises(formats.FormatError, match=advice):
         load_state(path, begin(run.settings, run.config).weights, run.settings, ORIGIN, reference)
