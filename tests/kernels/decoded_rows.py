@@ -1,16 +1,19 @@
-"""The innermost loops of codes, row by row, against plain ones: python -m tests.kernels.decoded_rows KIND
+"""The innermost loops of codes against plain ones: python -m tests.kernels.decoded_rows KIND
 
 Codes, and what a row is written to, end where a page without access begins.
 """
 
 import ctypes
+import itertools
 import sys
 
 import numpy as np
 from numba import cfunc, types
 from numba.core.registry import cpu_target
 
-from seft_ref.kernels.cpu import decode, vectors
+from seft_ref.kernels.cpu import decode
+from seft_ref.kernels.cpu.columns import add_column_8, turn_masks
+from seft_ref.kernels.cpu.vectors import gather_pair_8, gather_row_8, scatter_row_8
 from tests.kernels.test_bounds import Fence
 
 PANEL, REGISTER = 64, 16
@@ -50,17 +53,18 @@ def loops(two_a_byte, asymmetric):
             types.CPointer(zeros),
             *numbers,
             types.CPointer(types.uint8),
-            *[floats] * 6,
+            *[floats] * 7,
         )
     )
-    def run(codes, masks, scales, zeros, a, b, c, d, r, index, opened, weights, x, sums, dy, dx):
+    def run(codes, masks, scales, zeros, a, b, c, d, r, index, opened, weights, square, x, sums, dy, dx):
         lines, mask = (a, b, c, d), masks[0]
         decode.open_row(codes, 0, mask, scales, zeros, lines, r, index, 0, opened, 0)
         decode.open_rows(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, weights, 0)
+        decode.open_square(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, square, 0)
         decode.dot_rows(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, x, 0, sums, 0)
         decode.spread_row(codes, 0, mask, scales, zeros, lines, r, dy, r, dx, 0)
 
-    pointers = [ctypes.c_void_p] * 7
+    pointers = [ctypes.c_void_p] * 8
     signature = (*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 5, *pointers)
     return run, ctypes.CFUNCTYPE(None, *signature)(run.address)
 
@@ -71,7 +75,7 @@ def compare_rows(two_a_byte, asymmetric, n=400):
     low, high = (-8, 8) if two_a_byte else (-128, 128)
     raw = fence.empty((BEHIND + 1,), np.uint8)
     index = fence.empty((PANEL,), np.uint8)
-    opened, weights, dx = (fence.empty((PANEL,), np.float32) for _ in range(3))
+    opened, weights, square, dx = (fence.empty((PANEL,), np.float32) for _ in range(4))
     sums = fence.empty((REGISTER,), np.float32)
     for trial, mask in enumerate(masks(rng, n)):
         columns, groups, r = columns_of(mask), GROUPS[trial % len(GROUPS)], trial % ROWS
@@ -93,10 +97,11 @@ def compare_rows(two_a_byte, asymmetric, n=400):
         before = rng.integers(-8, 9, PANEL).astype(np.float32)
         sums[:], dx[:] = 0, before
         numbers = (*(group * ROWS for group in groups), r)
-        pointers = map(address, (index, opened, weights, x, sums, dy, dx))
+        pointers = map(address, (index, opened, weights, square, x, sums, dy, dx))
         call(address(raw), address(np.array([mask], np.int64)), address(scales), address(zeros), *numbers, *pointers)
         assert np.array_equal(index[: columns.size], columns), mask
         assert opened[: columns.size].tobytes() == weights[: columns.size].tobytes() == wanted.tobytes(), mask
+        assert square[columns].tobytes() == wanted.tobytes(), mask
         wide = wanted.astype(np.float64)
         assert abs(sums.astype(np.float64).sum() - wide @ x[columns]) <= 1e-5 * (abs(wide) @ abs(x[columns])), mask
         # a product of numbers of 24 and 4 bits is exact in float64, and so is its sum with a small number
@@ -106,29 +111,70 @@ def compare_rows(two_a_byte, asymmetric, n=400):
 
 
 def compare_pairs(n=60):
-    """Compare two rows that are added at once with one after the other, to the bit."""
+    """Compare two rows that are multiplied at once with one after the other, to the bit."""
     floats = types.CPointer(types.float32)
 
     @cfunc(types.void(floats, types.int64, types.int64, floats, floats))
-    def at_once(values, first, second, x, y):
-        vectors.scatter_pair_8(values, first, 0, second, PANEL, x, 0, y, 0, 8 * REGISTER)
+    def at_once(values, short, long, x, y):
+        gather_pair_8(values, short, 0, long, PANEL, x, 0, y, 0, 8 * REGISTER)
 
     @cfunc(types.void(floats, types.int64, types.int64, floats, floats))
-    def in_turn(values, first, second, x, y):
-        vectors.scatter_row_8(values, first, 0, decode.popcount(first), x, 0, y, 0)
-        stop = PANEL + decode.popcount(second)
-        vectors.scatter_row_8(values, second, PANEL, stop, x, 0, y, 8 * REGISTER)
+    def in_turn(values, short, long, x, y):
+        gather_row_8(values, short, 0, decode.popcount(short), x, 0, y, 0)
+        gather_row_8(values, long, PANEL, PANEL + decode.popcount(long), x, 0, y, 8 * REGISTER)
 
     signature = ctypes.CFUNCTYPE(None, ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 2)
     rng = np.random.default_rng(2)
-    drawn = masks(rng, n)
-    for first, second in [(a, b) for a in drawn[:8] for b in (*drawn, ~a)]:
+    drawn = sorted(masks(rng, n), key=lambda mask: columns_of(mask).size)
+    for short, long in itertools.combinations_with_replacement(drawn, 2):
         sizes = (2 * PANEL, PANEL * 8 * REGISTER, 2 * 8 * REGISTER)
         values, x, y = (rng.standard_normal(size).astype(np.float32) for size in sizes)
-        wanted = x.copy()
-        signature(at_once.address)(address(values), first, second, address(x), address(y))
-        signature(in_turn.address)(address(values), first, second, address(wanted), address(y))
-        assert x.tobytes() == wanted.tobytes(), (first, second)
+        wanted = y.copy()
+        signature(at_once.address)(address(values), short, long, address(x), address(y))
+        signature(in_turn.address)(address(values), short, long, address(x), address(wanted))
+        assert y.tobytes() == wanted.tobytes(), (short, long)
+
+
+def compare_columns():
+    """Compare the masks and sums of the columns of a square with plain loops, the sums to the bit."""
+    floats, bits = types.CPointer(types.float32), types.CPointer(types.int64)
+
+    @cfunc(types.void(bits, bits))
+    def turn(masks, turned):
+        turn_masks(masks, 1, turned, 2)
+
+    @cfunc(types.void(floats, types.int64, floats, floats))
+    def by_column(square, rows, dy, dx):
+        add_column_8(square, 3, rows, dy, 0, dx, 0)
+
+    @cfunc(types.void(floats, types.int64, types.int64, floats, floats))
+    def by_row(values, column, stop, dx, dy):
+        scatter_row_8(values, column, 0, stop, dx, 0, dy, 0)
+
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    turn_64 = ctypes.CFUNCTYPE(None, pointer, pointer)(turn.address)
+    add_column = ctypes.CFUNCTYPE(None, pointer, number, pointer, pointer)(by_column.address)
+    add_row = ctypes.CFUNCTYPE(None, pointer, number, number, pointer, pointer)(by_row.address)
+    rng = np.random.default_rng(2)
+    drawn = masks(rng, 4 * PANEL)
+    for first in range(0, len(drawn) - PANEL - 1, 17):
+        of_rows, of_columns = np.array(drawn[first : first + PANEL + 1], np.int64), np.full(PANEL + 3, -7, np.int64)
+        turn_64(address(of_rows), address(of_columns))
+        stored = of_rows[1:].astype(np.uint64)[:, None] >> np.arange(PANEL, dtype=np.uint64) & np.uint64(1)
+        wanted = (stored << np.arange(PANEL, dtype=np.uint64)[:, None]).sum(axis=0, dtype=np.uint64)
+        assert np.array_equal(of_columns[2:-1].astype(np.uint64), wanted), first
+        assert (of_columns[[0, 1, -1]] == -7).all(), first
+    for rows in drawn[:PANEL]:
+        square, dy, dx = (
+            rng.standard_normal(size).astype(np.float32) for size in (PANEL * PANEL, PANEL * 8 * REGISTER, 8 * REGISTER)
+        )
+        in_turn = dx.copy()
+        for r in range(PANEL):
+            if rows >> r & 1:
+                line = dy[r * 8 * REGISTER : (r + 1) * 8 * REGISTER]
+                add_row(address(square[3 + PANEL * r :][:1]), 1, 1, address(in_turn), address(line))
+        add_column(address(square), rows, address(dy), address(dx))
+        assert dx.tobytes() == in_turn.tobytes(), rows
 
 
 if __name__ == "__main__":
@@ -138,4 +184,5 @@ if __name__ == "__main__":
         for asymmetric in (False, True):
             compare_rows(two_a_byte, asymmetric)
     compare_pairs()
+    compare_columns()
     print("the same")

@@ -3,13 +3,21 @@
 """Compiled loops of products with matrices of codes (`coded` draws the layout).
 
 Panels, lines and blocks of tokens are those of `panels`. Tasks of several tokens decode rows of a panel and add their
-products in the order of the loops for matrices of floats, so that the sums have the same bits. Tasks of one token
-decode a row in registers: all 64 columns, stored or not, where the processor spreads a row over them.
+products in the order of the loops for matrices of floats, so that the sums have the same bits. Masks let them do more:
+
+    y = x Wᵀ     takes rows in the order of how many columns they store, two at once, so that the processor guesses
+                 right where a loop over columns ends
+    dx = dy W    turns the masks of 64 rows into those of 64 columns, so that a line of dx stays in registers
+                 (`columns`)
+
+Tasks of one token decode a row in registers: all 64 columns, stored or not, where the processor spreads a row over
+them.
 """
 
-from seft_ref.kernels.cpu.coded_rows import ROWS, n_bytes
+from seft_ref.kernels.cpu.coded_rows import BATCH, ROWS, n_bytes
+from seft_ref.kernels.cpu.columns import add_column_8, turn_masks
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.decode import dot_rows, open_row, open_rows, popcount, spread_row, two_a_byte
+from seft_ref.kernels.cpu.decode import dot_rows, open_row, open_rows, open_square, popcount, spread_row, two_a_byte
 from seft_ref.kernels.cpu.panels import (
     LINE_VECTORS,
     ROW_BLOCK,
@@ -22,13 +30,13 @@ from seft_ref.kernels.cpu.panels import (
 from seft_ref.kernels.cpu.token import TOKEN_ROWS, lay_out_token, sum_register
 from seft_ref.kernels.cpu.turned import ENDS, add_tile, rows_of_band, turn_tile
 from seft_ref.kernels.cpu.vectors import (
+    gather_pair_8,
     gather_row_1,
     gather_row_2,
     gather_row_4,
     gather_row_8,
     gather_short_row_8,
-    pairs_pay,
-    scatter_pair_8,
+    has_32_registers,
     scatter_row_1,
     scatter_row_2,
     scatter_row_4,
@@ -36,12 +44,16 @@ from seft_ref.kernels.cpu.vectors import (
 )
 
 AT_ONCE = 16
-"""Rows that are decoded before the first of them is multiplied, because the processor can overlap their decoding. With
-32 the weights took the place of lines of x in a first-level cache of 48 KiB."""
-SCRATCH = AT_ONCE * WIDTH + 128
-"""Elements of a worker's scratch: more than AT_ONCE rows need, so that no two workers share a cache line."""
+"""Rows that `scatter_task` decodes before it multiplies them, because the processor can overlap their decoding."""
+SCRATCH = BATCH * WIDTH + 128
+"""Elements of a worker's scratch for decoded rows: more than BATCH rows need, so that no two workers share a cache
+line."""
 OPENED = WIDTH * WIDTH + SCRATCH
 """Elements of a worker's scratch for the rows of one tile."""
+COLUMNS_FROM = 5
+"""Fewest columns that a row of a panel stores on average for which sums of dx are faster in registers."""
+MASKS = 2 * WIDTH + 8
+"""Elements of a worker's scratch for the masks of the rows and columns of one tile, and a cache line."""
 
 
 @compiled()
@@ -71,6 +83,7 @@ def gather_task(
     y,
     n,
     n_parts,
+    order,
     values,
     work,
     work_size,
@@ -87,7 +100,8 @@ def gather_task(
     n_vectors = vectors_for(n_tokens, lanes)
     width = n_vectors * lanes
     n_panels = (n_in + WIDTH - 1) // WIDTH
-    short = starts[n_panels * n_blocks] < n_bytes(SHORT * n_panels * n_out, two_a_byte(codes))
+    short_rows = starts[n_panels * n_blocks] < n_bytes(SHORT * n_panels * n_out, two_a_byte(codes))
+    in_pairs = n_vectors == 8 and has_32_registers()
     x_lines, base = worker * work_size, worker * SCRATCH
     y_lines = x_lines + n_in * width
     to_lines(x, n_in, first_token, n_tokens, 0, n_in, work, x_lines, width, lanes)
@@ -100,24 +114,33 @@ def gather_task(
             x_line = x_lines + p * WIDTH * width
             lines = scale_lines(p, size, n_groups, n_out)
             at = starts[p * n_blocks + top // ROWS]
-            for first in range(top, bottom, AT_ONCE):
-                last = min(first + AT_ONCE, bottom)
+            for first in range(top, bottom, BATCH):
+                last = min(first + BATCH, bottom)
                 at = open_rows(codes, at, masks, p * n_out, scales, zeros, lines, first, last, values, base)
-                for r in range(first, last):
-                    start = base + (r - first) * WIDTH
-                    mask = masks[p * n_out + r]
+                mask_at, y_line = p * n_out + first, y_lines + (first - top) * width
+                k = mask_at
+                while in_pairs and k + 1 < p * n_out + last:
+                    r, after = order[k], order[k + 1]
+                    short, long = masks[mask_at + r], masks[mask_at + after]
+                    start, long_start = base + r * WIDTH, base + after * WIDTH
+                    y_short, y_long = y_line + r * width, y_line + after * width
+                    gather_pair_8(values, short, start, long, long_start, work, x_line, work, y_short, y_long)
+                    k += 2
+                while k < p * n_out + last:
+                    r = order[k]
+                    start, mask, y_row = base + r * WIDTH, masks[mask_at + r], y_line + r * width
                     stop = start + popcount(mask)
-                    y_line = y_lines + (r - top) * width
-                    if n_vectors == 8 and short:
-                        gather_short_row_8(values, mask, start, stop, work, x_line, work, y_line)
+                    if n_vectors == 8 and short_rows:
+                        gather_short_row_8(values, mask, start, stop, work, x_line, work, y_row)
                     elif n_vectors == 8:
-                        gather_row_8(values, mask, start, stop, work, x_line, work, y_line)
+                        gather_row_8(values, mask, start, stop, work, x_line, work, y_row)
                     elif n_vectors == 4:
-                        gather_row_4(values, mask, start, stop, work, x_line, work, y_line)
+                        gather_row_4(values, mask, start, stop, work, x_line, work, y_row)
                     elif n_vectors == 2:
-                        gather_row_2(values, mask, start, stop, work, x_line, work, y_line)
+                        gather_row_2(values, mask, start, stop, work, x_line, work, y_row)
                     else:
-                        gather_row_1(values, mask, start, stop, work, x_line, work, y_line)
+                        gather_row_1(values, mask, start, stop, work, x_line, work, y_row)
+                    k += 1
         from_lines(work, y_lines, width, y, n_out, first_token, n_tokens, top, bottom, lanes)
         top = bottom
 
@@ -137,6 +160,7 @@ def scatter_task(
     n,
     n_parts,
     values,
+    squares,
     work,
     work_size,
     lanes,
@@ -151,37 +175,45 @@ def scatter_task(
     n_blocks = (n_out + ROWS - 1) // ROWS
     n_vectors = vectors_for(n_tokens, lanes)
     width = n_vectors * lanes
-    dx_lines, base = worker * work_size, worker * SCRATCH
+    dx_lines, base = worker * work_size, worker * OPENED
+    of_rows, of_columns = worker * MASKS, worker * MASKS + WIDTH
     dy_lines = dx_lines + WIDTH * width
+    least = n_bytes(COLUMNS_FROM * n_panels * n_out, two_a_byte(codes))
+    in_columns = n_vectors == 8 and has_32_registers() and starts[n_panels * n_blocks] >= least
     to_lines(dy, n_out, first_token, n_tokens, 0, n_out, work, dy_lines, width, lanes)
     for p in range(part * n_panels // n_parts, (part + 1) * n_panels // n_parts):
         for i in range(dx_lines, dy_lines):
             work[i] = 0
         lines = scale_lines(p, size, n_groups, n_out)
         at = starts[p * n_blocks]
-        for first in range(0, n_out, AT_ONCE):
-            last = min(first + AT_ONCE, n_out)
-            at = open_rows(codes, at, masks, p * n_out, scales, zeros, lines, first, last, values, base)
-            single = first
-            while n_vectors == 8 and pairs_pay() and single + 1 < last:
-                first_mask, second_mask = masks[p * n_out + single], masks[p * n_out + single + 1]
-                start, line = base + (single - first) * WIDTH, dy_lines + single * width
-                second, second_line = start + WIDTH, line + width
-                scatter_pair_8(values, first_mask, start, second_mask, second, work, dx_lines, work, line, second_line)
-                single += 2
-            for r in range(single, last):
-                start = base + (r - first) * WIDTH
-                mask = masks[p * n_out + r]
-                stop = start + popcount(mask)
-                dy_line = dy_lines + r * width
-                if n_vectors == 8:
-                    scatter_row_8(values, mask, start, stop, work, dx_lines, work, dy_line)
-                elif n_vectors == 4:
-                    scatter_row_4(values, mask, start, stop, work, dx_lines, work, dy_line)
-                elif n_vectors == 2:
-                    scatter_row_2(values, mask, start, stop, work, dx_lines, work, dy_line)
-                else:
-                    scatter_row_1(values, mask, start, stop, work, dx_lines, work, dy_line)
+        if in_columns:
+            for first in range(0, n_out, WIDTH):
+                last = min(first + WIDTH, n_out)
+                at = open_square(codes, at, masks, p * n_out, scales, zeros, lines, first, last, values, base)
+                for r in range(WIDTH):
+                    squares[of_rows + r] = masks[p * n_out + first + r] if first + r < last else 0
+                turn_masks(squares, of_rows, squares, of_columns)
+                dy_line = dy_lines + first * width
+                for c in range(WIDTH):
+                    rows, dx_line = squares[of_columns + c], dx_lines + c * width
+                    add_column_8(values, base + c, rows, work, dy_line, work, dx_line)
+        else:
+            for first in range(0, n_out, AT_ONCE):
+                last = min(first + AT_ONCE, n_out)
+                at = open_rows(codes, at, masks, p * n_out, scales, zeros, lines, first, last, values, base)
+                for r in range(first, last):
+                    start = base + (r - first) * WIDTH
+                    mask = masks[p * n_out + r]
+                    stop = start + popcount(mask)
+                    dy_line = dy_lines + r * width
+                    if n_vectors == 8:
+                        scatter_row_8(values, mask, start, stop, work, dx_lines, work, dy_line)
+                    elif n_vectors == 4:
+                        scatter_row_4(values, mask, start, stop, work, dx_lines, work, dy_line)
+                    elif n_vectors == 2:
+                        scatter_row_2(values, mask, start, stop, work, dx_lines, work, dy_line)
+                    else:
+                        scatter_row_1(values, mask, start, stop, work, dx_lines, work, dy_line)
         first, last = p * WIDTH, min((p + 1) * WIDTH, n_in)
         from_lines(work, dx_lines, width, dx, n_in, first_token, n_tokens, first, last, lanes)
 

@@ -9,6 +9,8 @@ from seft_ref.kernels.cpu.panels import WIDTH
 ROWS = 64
 """Rows of a panel that share an entry of `starts`. It divides the sizes of the blocks of rows that products use, so
 that each block begins at an entry."""
+BATCH = 32
+"""Rows of a panel that y = x Wᵀ decodes before it multiplies them. It divides ROWS."""
 
 
 @compiled()
@@ -33,6 +35,20 @@ def fill_starts(masks, n_out, in_halves, starts):
             at += n_bytes(popcount(masks[p * n_out + r]), in_halves)
     starts[starts.shape[0] - 1] = at
     return at
+
+
+@compiled()
+def fill_order(masks, n_out, order):
+    """Fill order (panels * out,): each BATCH rows of a panel from the one with fewest columns to that with most."""
+    for first_of_panel in range(0, masks.shape[0], max(n_out, 1)):
+        for top in range(0, n_out, BATCH):
+            first = first_of_panel + top
+            for i in range(min(BATCH, n_out - top)):
+                n, place = popcount(masks[first + i]), first + i
+                while place > first and popcount(masks[first + order[place - 1]]) > n:
+                    order[place] = order[place - 1]
+                    place -= 1
+                order[place] = i
 
 
 @compiled()

@@ -3,6 +3,7 @@
 
     open_rows    values[base:]  =  weights of each row, in the order of its columns
     open_row     the same of one row, and index[base:]  =  their columns within the panel
+    open_square  values[base + c]  =  weight of column c    for every stored c of each row
     dot_rows     y[:]  +=  weight of column c * x[c]      for every stored c of each row; lanes of the register y are
                                                           added later
     spread_row   x[c]  +=  weight of column c * y         for every stored c
@@ -197,6 +198,29 @@ def open_rows(
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return _over_rows(context, builder, signature, args, PANEL, lambda row, _: row.write_weights())
+
+    return types.int64(codes, at, masks, masks_at, scales, zeros, lines, first, last, values, values_at), emit
+
+
+@intrinsic
+def open_square(
+    typing_context: Any,
+    codes: Any,
+    at: Any,
+    masks: Any,
+    masks_at: Any,
+    scales: Any,
+    zeros: Any,
+    lines: Any,
+    first: Any,
+    last: Any,
+    values: Any,
+    values_at: Any,
+) -> Any:
+    """Write the weights of rows first to last at their columns, a row in 64 places; arguments as in `open_rows`."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _over_rows(context, builder, signature, args, PANEL, lambda row, _: row.write_square())
 
     return types.int64(codes, at, masks, masks_at, scales, zeros, lines, first, last, values, values_at), emit
 

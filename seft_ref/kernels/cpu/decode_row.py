@@ -61,6 +61,17 @@ class Row(Emitter):
 
         self.one_by_one([], one)
 
+    def write_square(self) -> None:
+        """Write the weight of each stored column c to element c of the last array; other elements are arbitrary."""
+        *_, values, values_at = self.rest
+        b = self.builder
+
+        def one(j: Any, column: Any, weight: Any, carried: list[Any]) -> list[Any]:
+            b.store(weight, b.gep(values, [b.add(values_at, column)]))
+            return carried
+
+        self.one_by_one([], one)
+
     def n_bytes(self) -> Any:
         """Return the bytes of the codes of the row."""
         n = count(self.builder, self.mask)
@@ -182,6 +193,12 @@ class InRegisters(Row):
         factors = self.in_every_lane(self.builder.load(self.builder.gep(y, [y_at])))
         for k, weights in enumerate(self.registers()):
             self.store(self.fma(weights, factors, self.load(x, x_base, k)), x, x_base, k)
+
+    def write_square(self) -> None:
+        """Write the weight of each column c to element c of the last array."""
+        *_, values, values_at = self.rest
+        for k, weights in enumerate(self.registers()):
+            self.store(weights, values, values_at, k)
 
     def scaled(self, codes: Any, zero: Any, scale: Any) -> Any:
         """Return the weights of 16 codes, which are given as int32."""

@@ -94,14 +94,13 @@ class Spread(InRegisters):
             return b.bitcast(b.trunc(b.lshr(later, i64(first)), I16), ir.VectorType(I1, 16))
 
         if self.two_a_byte:
-            tables, name = [self.table(part) for part in range(2)], "llvm.x86.avx512.vpermi2var.ps.512"
-            # a code with bit 4 is looked up in the second table
-            bit, none, below = (ir.Constant(ir.VectorType(I32, 16), [number] * 16) for number in (16, 0, 15))
+            one, two = (self.weights_by(part) for part in range(2))
 
-            def entry(first: int) -> Any:
-                return b.or_(b.and_(stored(first), below), b.select(is_later(first), bit, none))
+            def looked_up(first: int) -> Any:
+                codes = stored(first)
+                return b.select(is_later(first), two(codes), one(codes))
 
-            return lambda first: self.of_processor(name, tables[0], entry(first), tables[1])
+            return looked_up
         zeros, scales = ([one(part) for part in range(2)] for one in (self.zero_point, self.scale))
 
         def weights(first: int) -> Any:

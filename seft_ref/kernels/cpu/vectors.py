@@ -2,8 +2,8 @@
 """The innermost loops of the CPU kernels, as LLVM vectors.
 
     gather_row    y[row, :]  +=  sum over stored j of values[j] * x[index[j], :]
+    gather_pair   the same of two rows, in the same rounds of one loop
     scatter_row   x[index[j], :]  +=  values[j] * y[row, :]     for every stored j
-    scatter_pair  the same of two rows, with fewer stores
     dot_row       values[base + j]  +=  sum over tokens of x[index[j], :] * y[row, :]
     transpose     dst[j, i]  =  src[i, j]                       one square of 64-byte rows
 
@@ -81,6 +81,68 @@ def _make_gather_row(n_vectors: int, at_once: int = 8) -> Any:
     return gather_row
 
 
+@intrinsic
+def has_32_registers(typing_context: Any) -> Any:
+    """Return whether the processor has AVX512: two lines of eight registers and their factors fit its registers."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.boolean, has_permutes(context))
+
+    return types.boolean(), emit
+
+
+@intrinsic
+def gather_pair_8(
+    typing_context: Any,
+    values: Any,
+    short_mask: Any,
+    short_start: Any,
+    long_mask: Any,
+    long_start: Any,
+    x: Any,
+    x_base: Any,
+    y: Any,
+    short_base: Any,
+    long_base: Any,
+) -> Any:
+    """Do what `gather_row_8` does with each of two rows, to the same bits; the first has at most as many columns.
+
+    A processor that has to guess where a loop ends guesses once for two rows. A row's columns are the bits of its mask.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(context, builder, signature, args, 8)
+        values_, short_mask_, short_start_, long_mask_, long_start_, x_, x_base_, y_, short_base_, long_base_ = e.args
+
+        def add(entry: Any, carried: list[Any]) -> list[Any]:
+            (line,), left = e.lines(carried[0], x_base_, i64(0), 1, carried[:1])
+            scale, line = e.broadcast(values_, entry), e.pinned(x_, line)
+            return [*left, *(e.fma(scale, e.load(line, i64(0), k), carried[1 + k]) for k in range(8))]
+
+        def both(n: int) -> Callable[[Any, list[Any]], list[Any]]:
+            def body(j: Any, carried: list[Any]) -> list[Any]:
+                short, long = carried[:9], carried[9:]
+                for i in range(n):
+                    entry = builder.add(j, i64(i))
+                    short = add(builder.add(short_start_, entry), short)
+                    long = add(builder.add(long_start_, entry), long)
+                return [*short, *long]
+
+            return body
+
+        n_short, n_long = count(builder, short_mask_), count(builder, long_mask_)
+        j, carried = e.loop(i64(0), n_short, 8, [short_mask_, *[e.zero] * 8, long_mask_, *[e.zero] * 8], both(8))
+        j, carried = e.loop(j, n_short, 1, carried, both(1))
+        _, long = e.loop(j, n_long, 1, carried[9:], lambda j, left: add(builder.add(long_start_, j), left))
+        for base, sums in ((short_base_, carried[1:9]), (long_base_, long[1:])):
+            for k in range(8):
+                e.store(builder.fadd(e.load(y_, base, k), sums[k]), y_, base, k)
+        return context.get_dummy_value()
+
+    rows = (short_mask, short_start, long_mask, long_start)
+    return types.void(values, *rows, x, x_base, y, short_base, long_base), emit
+
+
 def _make_scatter_row(n_vectors: int) -> Any:
     """Return the intrinsic scatter_row for lines of n registers."""
 
@@ -114,73 +176,6 @@ def _make_scatter_row(n_vectors: int) -> Any:
         return types.void(values, index, start, stop, x, x_base, y, y_base), emit
 
     return scatter_row
-
-
-@intrinsic
-def pairs_pay(typing_context: Any) -> Any:
-    """Return whether `scatter_pair_8` is faster than two rows: their lines fill 16 registers, and AVX512 has 32."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return context.get_constant(types.boolean, has_permutes(context))
-
-    return types.boolean(), emit
-
-
-@intrinsic
-def scatter_pair_8(
-    typing_context: Any,
-    values: Any,
-    first_mask: Any,
-    first_start: Any,
-    second_mask: Any,
-    second_start: Any,
-    x: Any,
-    x_base: Any,
-    y: Any,
-    first_base: Any,
-    second_base: Any,
-) -> Any:
-    """Do what `scatter_row_8` does with one row and then with another, to the same bits.
-
-    If both rows store a column, its line of x is loaded and stored once, because the stores are what such a loop waits
-    for. A row's columns are the bits of its mask.
-    """
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(context, builder, signature, args, 8)
-        values_, first_mask_, first_start_, second_mask_, second_start_, x_, x_base_, y_, first_base_, second_base_ = (
-            e.args
-        )
-
-        def row(mask: Any, start: Any, base: Any) -> tuple[Any, Any, list[Any]]:
-            return mask, start, [e.load(y_, base, k) for k in range(8)]
-
-        def spread(columns: Any, *rows: tuple[Any, Any, list[Any]]) -> None:
-            """Add the products of rows that all have these columns to the lines of the columns."""
-
-            def one(_: Any, left: list[Any]) -> list[Any]:
-                bits_below = builder.sub(builder.and_(left[0], builder.neg(left[0])), i64(1))
-                places = [builder.add(start, count(builder, builder.and_(mask, bits_below))) for mask, start, _ in rows]
-                (line,), left = e.lines(columns, x_base_, i64(0), 1, left)
-                scales, line = [e.broadcast(values_, place) for place in places], e.pinned(x_, line)
-                for k in range(8):
-                    total = e.load(line, i64(0), k)
-                    for scale, (_, _, factors) in zip(scales, rows, strict=True):
-                        total = e.fma(scale, factors[k], total)
-                    e.store(total, line, i64(0), k)
-                return left
-
-            e.loop(i64(0), count(builder, columns), 1, [columns], one)
-
-        first, second = row(first_mask_, first_start_, first_base_), row(second_mask_, second_start_, second_base_)
-        both = builder.and_(first_mask_, second_mask_)
-        spread(builder.xor(first_mask_, both), first)
-        spread(builder.xor(second_mask_, both), second)
-        spread(both, first, second)
-        return context.get_dummy_value()
-
-    arguments = (values, first_mask, first_start, second_mask, second_start, x, x_base, y, first_base, second_base)
-    return types.void(*arguments), emit
 
 
 def _make_dot_row(n_vectors: int) -> Any:

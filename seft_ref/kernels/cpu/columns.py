@@ -1,0 +1,87 @@
+# mypy: allow-untyped-decorators, allow-untyped-calls
+"""The innermost loops of dx = dy W for a square of W: 64 rows of one panel, which has 64 columns.
+
+    turn_masks     columns[c]  =  a bit for each row that stores column c
+    add_column_8   dx[c, :]  +=  square[r, c] * dy[r, :]     for every row r that stores column c, in order
+
+A line of dx stays in registers while the rows of its column are added to it, so that only the last sum is stored. Lines
+are those of `vectors`, with eight registers.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from seft_ref.kernels.cpu.decode_row import I8, PANEL
+from seft_ref.kernels.cpu.emitter import I64, Emitter, count, i64, lowest
+
+VECTORS = 8
+AT_ONCE = 8
+"""Rows that one round of a loop adds."""
+
+
+@intrinsic
+def turn_masks(typing_context: Any, masks: Any, first: Any, columns: Any, columns_at: Any) -> Any:
+    """Write 64 masks of columns, from the masks of 64 rows of which masks[first] is the first."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(context, builder, signature, args, 1)
+        masks_, first_, columns_, columns_at_ = e.args
+        n = PANEL // 8
+        vector = ir.VectorType(I8, PANEL)
+        registers = []
+        for k in range(n):
+            row = builder.gep(masks_, [builder.add(first_, i64(n * k))])
+            registers.append(builder.load(builder.bitcast(row, vector.as_pointer()), align=8))
+        # Number the bytes by row and, within a row, by column. To part even from odd lanes moves the lowest bit of
+        # this number to the top, so three passes give each register the bytes of eight columns, row by row.
+        for _ in range(3):
+            registers = [
+                e.shuffle(registers[i], registers[i + 1], list(range(odd, 2 * PANEL, 2)))
+                for odd in range(2)
+                for i in range(0, n, 2)
+            ]
+        for c in range(PANEL):
+            bit = ir.Constant(vector, [1 << c % 8 if c % 8 < 7 else -128] * PANEL)
+            is_set = builder.icmp_unsigned("!=", builder.and_(registers[c // 8], bit), ir.Constant(vector, None))
+            place = builder.gep(columns_, [builder.add(columns_at_, i64(c))])
+            builder.store(builder.bitcast(is_set, I64), place)
+        return context.get_dummy_value()
+
+    return types.void(masks, first, columns, columns_at), emit
+
+
+@intrinsic
+def add_column_8(
+    typing_context: Any, square: Any, first: Any, rows: Any, dy: Any, dy_base: Any, dx: Any, dx_base: Any
+) -> Any:
+    """Add the rows whose bits are set to the line of dx of one column, whose weight in row 0 is square[first]."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        e = Emitter(context, builder, signature, args, VECTORS)
+        square_, first_, rows_, dy_, dy_base_, dx_, dx_base_ = e.args
+
+        def several(n: int) -> Any:
+            def body(_: Any, carried: list[Any]) -> list[Any]:
+                left, *sums = carried
+                for _ in range(n):
+                    row = lowest(builder, left)
+                    left = builder.and_(left, builder.sub(left, i64(1)))
+                    weight = e.broadcast(square_, builder.add(first_, builder.mul(row, i64(PANEL))))
+                    line = e.pinned(dy_, builder.add(dy_base_, builder.mul(row, i64(VECTORS * e.lanes))))
+                    sums = [e.fma(weight, e.load(line, i64(0), k), sums[k]) for k in range(VECTORS)]
+                return [left, *sums]
+
+            return body
+
+        n_rows = count(builder, rows_)
+        sums = [e.load(dx_, dx_base_, k) for k in range(VECTORS)]
+        j, carried = e.loop(i64(0), n_rows, AT_ONCE, [rows_, *sums], several(AT_ONCE))
+        _, carried = e.loop(j, n_rows, 1, carried, several(1))
+        for k in range(VECTORS):
+            e.store(carried[1 + k], dx_, dx_base_, k)
+        return context.get_dummy_value()
+
+    return types.void(square, first, rows, dy, dy_base, dx, dx_base), emit
