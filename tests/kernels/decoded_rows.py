@@ -52,19 +52,17 @@ def loops(two_a_byte, asymmetric):
             floats,
             types.CPointer(zeros),
             *numbers,
-            types.CPointer(types.uint8),
-            *[floats] * 7,
+            *[floats] * 6,
         )
     )
-    def run(codes, masks, scales, zeros, a, b, c, d, r, index, opened, weights, square, x, sums, dy, dx):
+    def run(codes, masks, scales, zeros, a, b, c, d, r, weights, square, x, sums, dy, dx):
         lines, mask = (a, b, c, d), masks[0]
-        decode.open_row(codes, 0, mask, scales, zeros, lines, r, index, 0, opened, 0)
         decode.open_rows(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, weights, 0)
         decode.open_square(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, square, 0)
         decode.dot_rows(codes, 0, masks, -r, scales, zeros, lines, r, r + 1, x, 0, sums, 0)
         decode.spread_row(codes, 0, mask, scales, zeros, lines, r, dy, r, dx, 0)
 
-    pointers = [ctypes.c_void_p] * 8
+    pointers = [ctypes.c_void_p] * 6
     signature = (*[ctypes.c_void_p] * 4, *[ctypes.c_int64] * 5, *pointers)
     return run, ctypes.CFUNCTYPE(None, *signature)(run.address)
 
@@ -74,8 +72,7 @@ def compare_rows(two_a_byte, asymmetric, n=400):
     kept, call = loops(two_a_byte, asymmetric)
     low, high = (-8, 8) if two_a_byte else (-128, 128)
     raw = fence.empty((BEHIND + 1,), np.uint8)
-    index = fence.empty((PANEL,), np.uint8)
-    opened, weights, square, dx = (fence.empty((PANEL,), np.float32) for _ in range(4))
+    weights, square, dx = (fence.empty((PANEL,), np.float32) for _ in range(3))
     sums = fence.empty((REGISTER,), np.float32)
     for trial, mask in enumerate(masks(rng, n)):
         columns, groups, r = columns_of(mask), GROUPS[trial % len(GROUPS)], trial % ROWS
@@ -97,10 +94,9 @@ def compare_rows(two_a_byte, asymmetric, n=400):
         before = rng.integers(-8, 9, PANEL).astype(np.float32)
         sums[:], dx[:] = 0, before
         numbers = (*(group * ROWS for group in groups), r)
-        pointers = map(address, (index, opened, weights, square, x, sums, dy, dx))
+        pointers = map(address, (weights, square, x, sums, dy, dx))
         call(address(raw), address(np.array([mask], np.int64)), address(scales), address(zeros), *numbers, *pointers)
-        assert np.array_equal(index[: columns.size], columns), mask
-        assert opened[: columns.size].tobytes() == weights[: columns.size].tobytes() == wanted.tobytes(), mask
+        assert weights[: columns.size].tobytes() == wanted.tobytes(), mask
         assert square[columns].tobytes() == wanted.tobytes(), mask
         wide = wanted.astype(np.float64)
         assert abs(sums.astype(np.float64).sum() - wide @ x[columns]) <= 1e-5 * (abs(wide) @ abs(x[columns])), mask

@@ -66,7 +66,7 @@ def all_fenced(fence):
     scratch.take = Scratch(fence).take
     tiles, opened = turned.tiles, coded._opened
     turned.tiles = lambda *of: tuple(fence.copy(a) for a in tiles(*of))
-    coded._opened = lambda *of: tuple(fence.copy(a) for a in opened(*of))
+    coded._opened = lambda *of: fence.copy(opened(*of))
 
 
 def fenced(fence, made):
@@ -75,8 +75,8 @@ def fenced(fence, made):
 
 def fenced_codes(fence, made):
     scales, zeros = (fence.copy(a.T).T for a in (made.held_in.scales, made.held_in.zeros))
-    codes, masks, starts = (fence.copy(a) for a in (made.codes, made.masks, made.starts))
-    return replace(made, held_in=made.held_in.bare(scales, zeros), codes=codes, masks=masks, starts=starts)
+    codes, masks, order, starts = (fence.copy(a) for a in (made.codes, made.masks, made.order, made.starts))
+    return replace(made, held_in=made.held_in.bare(scales, zeros), codes=codes, masks=masks, order=order, starts=starts)
 
 
 def walk_codes():

@@ -177,7 +177,7 @@ def multiply_rows(x: Float[NumpyArray, "n in"], packed: PackedCodes) -> Float[Nu
     if not y.size:
         return y
     if x.shape[0] > 1:
-        opened = (packed.order, *_opened(numba.get_num_threads() * coded_loops.SCRATCH, np.float32))
+        opened = (packed.order, _opened(numba.get_num_threads() * coded_loops.SCRATCH, np.float32))
         return _multiply(coded_loops.gather_task, x, packed, y, panels.ROW_BLOCK, opened)
     workers = numba.get_num_threads()
     rows = min(TOKEN_ROWS, -(-n_out // coded_rows.ROWS) * coded_rows.ROWS)
@@ -207,8 +207,7 @@ def multiply_columns(dy: Float[NumpyArray, "n out"], packed: PackedCodes) -> Flo
 
 def _multiply_lines(dy: NumpyArray, packed: PackedCodes, dx: NumpyArray) -> NumpyArray:
     """Write dx = dy W into `dx` and return it, by adding to lines."""
-    workers = numba.get_num_threads()
-    opened = (*_opened(workers * coded_loops.OPENED, np.float32), *_opened(workers * coded_loops.MASKS, np.int64))
+    opened = _squares(numba.get_num_threads())
     return _multiply(coded_loops.scatter_task, dy, packed, dx, panels.WIDTH, opened)
 
 
@@ -234,7 +233,7 @@ def _multiply(
 
 
 def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: NumpyArray) -> NumpyArray:
-    """Write dx = dy W into `dx` and return it: whole blocks of tokens by sorted tiles, the rest by adding to lines."""
+    """Write dx = dy W into `dx` and return it: whole blocks of tokens by tiles of W, the rest by adding to lines."""
     n_in, workers = packed.shape[1], numba.get_num_threads()
     n, shares = n_blocks * panels.LINE_VECTORS * _LANES, turned.shares(n_blocks, n_in, _LANES, workers)
     panels.run(
@@ -246,11 +245,9 @@ def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: Num
             n_blocks,
             shares.n_groups,
             shares.n_parts,
-            *_opened(workers * coded_loops.OPENED, np.uint8, np.float32),
-            np.empty(workers * turned.ENDS, dtype=np.int64),
+            *_squares(workers),
             scratch.take((workers * shares.work_size,), dy.dtype),
             shares.work_size,
-            *turned.tiles(workers, dy.dtype),
             _LANES,
         ),
         shares.n_groups * shares.n_parts,
@@ -262,6 +259,11 @@ def _multiply_turned(dy: NumpyArray, packed: PackedCodes, n_blocks: int, dx: Num
     return dx
 
 
-def _opened(n: int, *dtypes: Any) -> tuple[NumpyArray, ...]:
-    """Return memory for n columns or weights of decoded rows, an array for each dtype."""
-    return tuple(np.empty(n, dtype=dtype) for dtype in dtypes)
+def _squares(workers: int) -> tuple[NumpyArray, NumpyArray]:
+    """Return memory for the weights of 64 decoded rows, and for the masks of their rows and columns."""
+    return _opened(workers * coded_loops.OPENED, np.float32), _opened(workers * coded_loops.MASKS, np.int64)
+
+
+def _opened(n: int, dtype: Any) -> NumpyArray:
+    """Return memory for n weights or masks of decoded rows."""
+    return np.empty(n, dtype=dtype)

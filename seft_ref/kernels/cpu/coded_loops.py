@@ -15,9 +15,9 @@ them.
 """
 
 from seft_ref.kernels.cpu.coded_rows import BATCH, ROWS, n_bytes
-from seft_ref.kernels.cpu.columns import add_column_8, turn_masks
+from seft_ref.kernels.cpu.columns import add_column_8, add_sum_8, turn_masks
 from seft_ref.kernels.cpu.compiled import compiled
-from seft_ref.kernels.cpu.decode import dot_rows, open_row, open_rows, open_square, popcount, spread_row, two_a_byte
+from seft_ref.kernels.cpu.decode import dot_rows, open_rows, open_square, popcount, spread_row, two_a_byte
 from seft_ref.kernels.cpu.panels import (
     LINE_VECTORS,
     ROW_BLOCK,
@@ -28,7 +28,7 @@ from seft_ref.kernels.cpu.panels import (
     vectors_for,
 )
 from seft_ref.kernels.cpu.token import TOKEN_ROWS, lay_out_token, sum_register
-from seft_ref.kernels.cpu.turned import ENDS, add_tile, rows_of_band, turn_tile
+from seft_ref.kernels.cpu.turned import rows_of_band
 from seft_ref.kernels.cpu.vectors import (
     gather_pair_8,
     gather_row_1,
@@ -145,6 +145,14 @@ def gather_task(
         top = bottom
 
 
+@compiled()
+def turn_rows(masks, first, n_rows, squares, of_rows, of_columns):
+    """Write the masks of 64 columns from those of n_rows rows of a panel, at most 64; of_rows is scratch."""
+    for r in range(WIDTH):
+        squares[of_rows + r] = masks[first + r] if r < n_rows else 0
+    turn_masks(squares, of_rows, squares, of_columns)
+
+
 def scatter_task(
     codes,
     masks,
@@ -179,7 +187,7 @@ def scatter_task(
     of_rows, of_columns = worker * MASKS, worker * MASKS + WIDTH
     dy_lines = dx_lines + WIDTH * width
     least = n_bytes(COLUMNS_FROM * n_panels * n_out, two_a_byte(codes))
-    in_columns = n_vectors == 8 and has_32_registers() and starts[n_panels * n_blocks] >= least
+    in_columns = n_vectors == 8 and starts[n_panels * n_blocks] >= least
     to_lines(dy, n_out, first_token, n_tokens, 0, n_out, work, dy_lines, width, lanes)
     for p in range(part * n_panels // n_parts, (part + 1) * n_panels // n_parts):
         for i in range(dx_lines, dy_lines):
@@ -190,13 +198,12 @@ def scatter_task(
             for first in range(0, n_out, WIDTH):
                 last = min(first + WIDTH, n_out)
                 at = open_square(codes, at, masks, p * n_out, scales, zeros, lines, first, last, values, base)
-                for r in range(WIDTH):
-                    squares[of_rows + r] = masks[p * n_out + first + r] if first + r < last else 0
-                turn_masks(squares, of_rows, squares, of_columns)
+                turn_rows(masks, p * n_out + first, last - first, squares, of_rows, of_columns)
                 dy_line = dy_lines + first * width
                 for c in range(WIDTH):
                     rows, dx_line = squares[of_columns + c], dx_lines + c * width
-                    add_column_8(values, base + c, rows, work, dy_line, work, dx_line)
+                    if rows:
+                        add_column_8(values, base + c, rows, work, dy_line, work, dx_line)
         else:
             for first in range(0, n_out, AT_ONCE):
                 last = min(first + AT_ONCE, n_out)
@@ -309,14 +316,10 @@ def turned_task(
     n_blocks,
     n_groups_of_blocks,
     n_parts,
-    index,
     values,
-    pointer,
+    squares,
     work,
     work_size,
-    turned,
-    rows,
-    ends,
     lanes,
     task,
     worker,
@@ -328,8 +331,7 @@ def turned_task(
     n_here = (group + 1) * n_blocks // n_groups_of_blocks - first_block
     n_panels = (n_in + WIDTH - 1) // WIDTH
     first_panel, last_panel = part * n_panels // n_parts, (part + 1) * n_panels // n_parts
-    tile, at = worker * WIDTH * WIDTH, worker * ENDS
-    scratch, of_rows = worker * OPENED, worker * ENDS
+    base, of_rows, of_columns = worker * OPENED, worker * MASKS, worker * MASKS + WIDTH
     block = WIDTH * width
     dx_lines = worker * work_size
     dy_lines = dx_lines + (last_panel - first_panel) * n_here * block
@@ -344,32 +346,18 @@ def turned_task(
         for p in range(first_panel, last_panel):
             n_columns = min(WIDTH, n_in - p * WIDTH)
             lines = scale_lines(p, size, n_groups, n_out)
-            byte = starts[p * ((n_out + ROWS - 1) // ROWS) + band // ROWS]
-            for top in range(band, bottom, WIDTH):
-                n_rows = min(WIDTH, bottom - top)
-                place = scratch
-                for r in range(top, top + n_rows):
-                    mask = masks[p * n_out + r]
-                    open_row(codes, byte, mask, scales, zeros, lines, r, index, place, values, place)
-                    pointer[of_rows + r - top] = place
-                    place += popcount(mask)
-                    byte += n_bytes(popcount(mask), two_a_byte(codes))
-                pointer[of_rows + n_rows] = place
-                turn_tile(values, index, pointer, of_rows, of_rows + n_rows, turned, rows, tile, ends, at)
-                add_tile(
-                    turned,
-                    rows,
-                    tile,
-                    ends,
-                    at,
-                    n_columns,
-                    n_here,
-                    work,
-                    dx_lines + (p - first_panel) * n_here * block,
-                    dy_lines + (top - band) * width,
-                    band_rows,
-                    width,
-                )
+            at = starts[p * ((n_out + ROWS - 1) // ROWS) + band // ROWS]
+            for first in range(band, bottom, WIDTH):
+                last = min(first + WIDTH, bottom)
+                at = open_square(codes, at, masks, p * n_out, scales, zeros, lines, first, last, values, base)
+                turn_rows(masks, p * n_out + first, last - first, squares, of_rows, of_columns)
+                for b in range(n_here):
+                    dx_line = dx_lines + ((p - first_panel) * n_here + b) * block
+                    dy_line = dy_lines + (b * band_rows + first - band) * width
+                    for c in range(n_columns):
+                        rows = squares[of_columns + c]
+                        if rows:
+                            add_sum_8(values, base + c, rows, work, dy_line, work, dx_line + c * width)
     for p in range(first_panel, last_panel):
         first, last = p * WIDTH, min((p + 1) * WIDTH, n_in)
         for b in range(n_here):

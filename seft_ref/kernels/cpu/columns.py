@@ -2,10 +2,13 @@
 """The innermost loops of dx = dy W for a square of W: 64 rows of one panel, which has 64 columns.
 
     turn_masks     columns[c]  =  a bit for each row that stores column c
-    add_column_8   dx[c, :]  +=  square[r, c] * dy[r, :]     for every row r that stores column c, in order
+    add_column_8   dx[c, :]  +=  square[r, c] * dy[r, :]             for every row r that stores column c, in order
+    add_sum_8      dx[c, :]  +=  sum over r of square[r, c] * dy[r, :]
 
-A line of dx stays in registers while the rows of its column are added to it, so that only the last sum is stored. Lines
-are those of `vectors`, with eight registers.
+The last two take column c of a square at square[first], whose rows are 64 places apart, and the rows as bits. A line of
+dx stays in registers while the rows of its column are added to it, so that only the last sum is stored. Lines are those
+of `vectors`, with eight registers. The first of the two has the bits of `scatter_row_8`, row by row, and the second
+those of `gather_row_8` for the column.
 """
 
 from typing import Any
@@ -53,35 +56,41 @@ def turn_masks(typing_context: Any, masks: Any, first: Any, columns: Any, column
     return types.void(masks, first, columns, columns_at), emit
 
 
-@intrinsic
-def add_column_8(
-    typing_context: Any, square: Any, first: Any, rows: Any, dy: Any, dy_base: Any, dx: Any, dx_base: Any
-) -> Any:
-    """Add the rows whose bits are set to the line of dx of one column, whose weight in row 0 is square[first]."""
+def _make_add_column(*, sums_first: bool) -> Any:
+    """Return the intrinsic add_column_8, or add_sum_8 if a sum of the rows is to be added in place of each row."""
 
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        e = Emitter(context, builder, signature, args, VECTORS)
-        square_, first_, rows_, dy_, dy_base_, dx_, dx_base_ = e.args
+    @intrinsic
+    def add_column(
+        typing_context: Any, square: Any, first: Any, rows: Any, dy: Any, dy_base: Any, dx: Any, dx_base: Any
+    ) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            e = Emitter(context, builder, signature, args, VECTORS)
+            square_, first_, rows_, dy_, dy_base_, dx_, dx_base_ = e.args
 
-        def several(n: int) -> Any:
-            def body(_: Any, carried: list[Any]) -> list[Any]:
-                left, *sums = carried
-                for _ in range(n):
-                    row = lowest(builder, left)
-                    left = builder.and_(left, builder.sub(left, i64(1)))
-                    weight = e.broadcast(square_, builder.add(first_, builder.mul(row, i64(PANEL))))
-                    line = e.pinned(dy_, builder.add(dy_base_, builder.mul(row, i64(VECTORS * e.lanes))))
-                    sums = [e.fma(weight, e.load(line, i64(0), k), sums[k]) for k in range(VECTORS)]
-                return [left, *sums]
+            def several(n: int) -> Any:
+                def body(_: Any, carried: list[Any]) -> list[Any]:
+                    left, *sums = carried
+                    for _ in range(n):
+                        row = lowest(builder, left)
+                        left = builder.and_(left, builder.sub(left, i64(1)))
+                        weight = e.broadcast(square_, builder.add(first_, builder.mul(row, i64(PANEL))))
+                        line = e.pinned(dy_, builder.add(dy_base_, builder.mul(row, i64(VECTORS * e.lanes))))
+                        sums = [e.fma(weight, e.load(line, i64(0), k), sums[k]) for k in range(VECTORS)]
+                    return [left, *sums]
 
-            return body
+                return body
 
-        n_rows = count(builder, rows_)
-        sums = [e.load(dx_, dx_base_, k) for k in range(VECTORS)]
-        j, carried = e.loop(i64(0), n_rows, AT_ONCE, [rows_, *sums], several(AT_ONCE))
-        _, carried = e.loop(j, n_rows, 1, carried, several(1))
-        for k in range(VECTORS):
-            e.store(carried[1 + k], dx_, dx_base_, k)
-        return context.get_dummy_value()
+            n_rows = count(builder, rows_)
+            begin = [e.zero if sums_first else e.load(dx_, dx_base_, k) for k in range(VECTORS)]
+            j, carried = e.loop(i64(0), n_rows, AT_ONCE, [rows_, *begin], several(AT_ONCE))
+            _, carried = e.loop(j, n_rows, 1, carried, several(1))
+            for k, total in enumerate(carried[1:]):
+                e.store(builder.fadd(e.load(dx_, dx_base_, k), total) if sums_first else total, dx_, dx_base_, k)
+            return context.get_dummy_value()
 
-    return types.void(square, first, rows, dy, dy_base, dx, dx_base), emit
+        return types.void(square, first, rows, dy, dy_base, dx, dx_base), emit
+
+    return add_column
+
+
+add_column_8, add_sum_8 = _make_add_column(sums_first=False), _make_add_column(sums_first=True)

@@ -2,7 +2,6 @@
 """The innermost loops for matrices of codes (`coded`), which decode one row of a panel at a time.
 
     open_rows    values[base:]  =  weights of each row, in the order of its columns
-    open_row     the same of one row, and index[base:]  =  their columns within the panel
     open_square  values[base + c]  =  weight of column c    for every stored c of each row
     dot_rows     y[:]  +=  weight of column c * x[c]      for every stored c of each row; lanes of the register y are
                                                           added later
@@ -14,8 +13,8 @@ codes over the lanes of their columns at once (`decode_spread`), BMI2 puts eight
 (code - zero point) * scale, rounded once (QNT-002).
 
 Codes are int8, one a byte, or uint8, two a byte with the first in the lower half. Zero points are int8; an array of
-uint8 means that all are 0. The loops may read the byte at `at` together with the 63 bytes behind it. `open_rows` and
-`open_row` may write 64 numbers and 64 columns, whatever the row stores; what follows the row is arbitrary.
+uint8 means that all are 0. The loops may read the byte at `at` together with the 63 bytes behind it. `open_rows` may
+write 64 numbers, whatever the row stores; what follows the row is arbitrary.
 """
 
 from collections.abc import Callable
@@ -129,12 +128,6 @@ def _of_row(emit_row: Callable[[Row], None]) -> Any:
     return row
 
 
-def _open_row(row: Row) -> None:
-    row.write_columns()
-    row.write_weights()
-
-
-open_row = _of_row(_open_row)
 spread_row = _of_row(lambda row: row.spread())
 
 

@@ -88,15 +88,6 @@ class Deposit(InRegisters):
         zero = b.and_(b.sext(b.load(b.gep(self.zeros, [self.scale_at[part]])), I64), i64(2**bits - 1))
         return b.mul(zero, i64(side_by_side([1] * COLUMNS, bits)))
 
-    def write_columns(self) -> None:
-        """Write the stored columns, in order, to the first array."""
-        index, index_at, *_ = self.rest
-        b = self.builder
-        for k, (mask, before) in enumerate(self.parts()):
-            numbers = i64(side_by_side(list(range(COLUMNS * k, COLUMNS * k + COLUMNS)), 8))
-            place = b.gep(index, [b.add(index_at, before)])
-            b.store(self.by_mask("pext", numbers, mask, 8), b.bitcast(place, I64.as_pointer()), align=1)
-
     def write_weights(self) -> None:
         """Write the weights of the stored columns, in order, to the last array."""
         self.write_in_order(self.weights_from)

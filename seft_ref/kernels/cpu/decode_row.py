@@ -39,17 +39,6 @@ class Row(Emitter):
         self.scale_at = self.args[5 : 5 + REGISTERS : REGISTERS // n_scales]
         self.rest = self.args[5 + REGISTERS :]
 
-    def write_columns(self) -> None:
-        """Write the stored columns, in order, to the first array."""
-        index, index_at, *_ = self.rest
-        b = self.builder
-
-        def one(j: Any, column: Any, carried: list[Any]) -> list[Any]:
-            b.store(b.trunc(column, I8), b.gep(index, [b.add(index_at, j)]))
-            return carried
-
-        self.columns_one_by_one([], one)
-
     def write_weights(self) -> None:
         """Write the weights of the stored columns, in order, to the last array."""
         *_, values, values_at = self.rest

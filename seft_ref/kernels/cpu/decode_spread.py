@@ -121,14 +121,6 @@ class Spread(InRegisters):
                 weights = self.builder.select(stored, weights, self.zero)
             yield weights
 
-    def write_columns(self) -> None:
-        """Write the stored columns, in order, to the first array."""
-        index, index_at, *_ = self.rest
-        b = self.builder
-        lanes = ir.Constant(ir.VectorType(I8, PANEL), list(range(PANEL)))
-        columns = self.by_mask("compress", lanes, self.mask)
-        b.store(columns, b.bitcast(b.gep(index, [index_at]), columns.type.as_pointer()), align=1)
-
     def write_weights(self) -> None:
         """Write the weights of the stored columns, in order, to the last array."""
         *_, values, values_at = self.rest
