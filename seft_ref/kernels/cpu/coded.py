@@ -200,6 +200,7 @@ def multiply_columns(dy: Float[NumpyArray, "n out"], packed: PackedCodes) -> Flo
         panels.run(coded_loops.token_back_task, arguments, workers, workers)
         return dx
     n_blocks = dy.shape[0] // (panels.LINE_VECTORS * _LANES)
+    # the rule of floats, so that sums have the same bits, though codes sort nothing
     if turned.pays(n_blocks, packed.nnz, packed.shape):
         return _multiply_turned(dy, packed, n_blocks, dx)
     return _multiply_lines(dy, packed, dx)

@@ -120,6 +120,7 @@ def gather_task(
                 mask_at, y_line = p * n_out + first, y_lines + (first - top) * width
                 k = mask_at
                 while in_pairs and k + 1 < p * n_out + last:
+                    # row `after` stores at least as many columns as row r
                     r, after = order[k], order[k + 1]
                     short, long = masks[mask_at + r], masks[mask_at + after]
                     start, long_start = base + r * WIDTH, base + after * WIDTH
