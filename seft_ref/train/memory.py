@@ -45,8 +45,8 @@ class Codes(NamedTuple):
         # each row of a panel begins at a new byte, and the loops may read 64 bytes behind the codes
         codes = -(-nnz * self.bits // 8) + (-(-rows // 2) if self.bits == 4 else 0) + PANEL
         scales = n_out * (n_in // self.columns if self.columns else 1) * (4 if self.symmetric else 5)
-        # each row of a panel has a mask of 8 bytes, and every 64 rows have an offset of 8 bytes
-        return codes + scales + 8 * rows + 8 * (-(-n_in // PANEL) * -(-n_out // PANEL) + 1)
+        # each row of a panel has a mask of 8 bytes and a place in an order, and every 64 rows have an offset of 8 bytes
+        return codes + scales + 9 * rows + 8 * (-(-n_in // PANEL) * -(-n_out // PANEL) + 1)
 
 
 def memory_of_run(
