@@ -8,7 +8,8 @@
     coded_rows   the loops that pack and unpack a matrix of codes
     coded_loops  the loops of products with a matrix of codes
     panels       the loops over column panels
-    turned       the loop of dx = dy W for many tokens
+    turned       the loop of dx = dy W for many tokens and a matrix of floats
+    columns      the innermost loops of dx = dy W for many tokens and a matrix of codes
     exceeding    the loop that compares entries with a number
     vectors      the innermost loops as LLVM vectors, which `emitter` writes
     token        the loops of a product with one token

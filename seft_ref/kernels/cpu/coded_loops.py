@@ -120,12 +120,13 @@ def gather_task(
                 mask_at, y_line = p * n_out + first, y_lines + (first - top) * width
                 k = mask_at
                 while in_pairs and k + 1 < p * n_out + last:
-                    # row `after` stores at least as many columns as row r
-                    r, after = order[k], order[k + 1]
-                    short, long = masks[mask_at + r], masks[mask_at + after]
-                    start, long_start = base + r * WIDTH, base + after * WIDTH
-                    y_short, y_long = y_line + r * width, y_line + after * width
-                    gather_pair_8(values, short, start, long, long_start, work, x_line, work, y_short, y_long)
+                    short, long = order[k], order[k + 1]
+                    short_mask, long_mask = masks[mask_at + short], masks[mask_at + long]
+                    short_start, long_start = base + short * WIDTH, base + long * WIDTH
+                    short_y, long_y = y_line + short * width, y_line + long * width
+                    gather_pair_8(
+                        values, short_mask, short_start, long_mask, long_start, work, x_line, work, short_y, long_y
+                    )
                     k += 2
                 while k < p * n_out + last:
                     r = order[k]

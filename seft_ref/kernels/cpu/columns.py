@@ -7,8 +7,8 @@
 
 The last two take column c of a square at square[first], whose rows are 64 places apart, and the rows as bits. A line of
 dx stays in registers while the rows of its column are added to it, so that only the last sum is stored. Lines are those
-of `vectors`, with eight registers. The first of the two has the bits of `scatter_row_8`, row by row, and the second
-those of `gather_row_8` for the column.
+of `vectors`, with eight registers. `add_column_8` gives the bits that `scatter_row_8` gives for one row after another,
+and `add_sum_8` those that `gather_row_8` gives for the column.
 """
 
 from typing import Any
@@ -38,8 +38,8 @@ def turn_masks(typing_context: Any, masks: Any, first: Any, columns: Any, column
         for k in range(n):
             row = builder.gep(masks_, [builder.add(first_, i64(n * k))])
             registers.append(builder.load(builder.bitcast(row, vector.as_pointer()), align=8))
-        # Number the bytes by row and, within a row, by column. To part even from odd lanes moves the lowest bit of
-        # this number to the top, so three passes give each register the bytes of eight columns, row by row.
+        # A register has eight rows of eight bytes, row by row. Each pass puts bytes with even places before those with
+        # odd ones, so that after three passes register k has byte k of all rows, in their order.
         for _ in range(3):
             registers = [
                 e.shuffle(registers[i], registers[i + 1], list(range(odd, 2 * PANEL, 2)))

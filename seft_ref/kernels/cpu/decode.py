@@ -78,8 +78,30 @@ def in_versions(builder: Any, begin: Any, emit: Callable[[int], None]) -> None:
                 emit(4)
 
 
-def _of_one(emit_row: Callable[[Row], None]) -> Any:
-    """Return what emits a method of `Row` for the arguments of `_of_row`."""
+def scales_of(builder: Any, begin: Any, number: Any) -> list[Any]:
+    """Return the index of the scale of each register of columns in the row with this number."""
+    return [builder.add(builder.extract_value(begin, k), number) for k in range(REGISTERS)]
+
+
+@intrinsic
+def spread_row(
+    typing_context: Any,
+    codes: Any,
+    at: Any,
+    mask: Any,
+    scales: Any,
+    zeros: Any,
+    lines: Any,
+    r: Any,
+    y: Any,
+    y_at: Any,
+    x: Any,
+    x_base: Any,
+) -> Any:
+    """Add the products of the weights of row r with y[y_at] to the panel x.
+
+    The codes of the row begin at byte `at`. `lines` is where the scales of each register of columns begin.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         begin, number = args[5], widen(builder, args[6])
@@ -87,48 +109,12 @@ def _of_one(emit_row: Callable[[Row], None]) -> Any:
 
         def version(n_scales: int) -> None:
             values = [*args[:5], *scales_of(builder, begin, number), *args[7:]]
-            emit_row(kind_of_row(context)(context, builder, kinds, values, n_scales))
+            kind_of_row(context)(context, builder, kinds, values, n_scales).spread()
 
         in_versions(builder, begin, version)
         return context.get_dummy_value()
 
-    return emit
-
-
-def scales_of(builder: Any, begin: Any, number: Any) -> list[Any]:
-    """Return the index of the scale of each register of columns in the row with this number."""
-    return [builder.add(builder.extract_value(begin, k), number) for k in range(REGISTERS)]
-
-
-def _of_row(emit_row: Callable[[Row], None]) -> Any:
-    """Return an intrinsic of a method of `Row`.
-
-    It takes codes, the first byte of the row, its mask, scales, zero points, where the scales of each register of
-    columns begin, the number of the row, and two arrays with an offset each.
-    """
-
-    @intrinsic
-    def row(
-        typing_context: Any,
-        codes: Any,
-        at: Any,
-        mask: Any,
-        scales: Any,
-        zeros: Any,
-        lines: Any,
-        r: Any,
-        first: Any,
-        first_at: Any,
-        second: Any,
-        second_at: Any,
-    ) -> Any:
-        arguments = (codes, at, mask, scales, zeros, lines, r, first, first_at, second, second_at)
-        return types.void(*arguments), _of_one(emit_row)
-
-    return row
-
-
-spread_row = _of_row(lambda row: row.spread())
+    return types.void(codes, at, mask, scales, zeros, lines, r, y, y_at, x, x_base), emit
 
 
 def _over_rows(

@@ -1,10 +1,8 @@
 # mypy: allow-untyped-decorators, allow-untyped-calls
 """Rows of codes, eight columns at a time, on processors with AVX2 and BMI2.
 
-    pdep    takes codes that lie side by side in a word, and moves each to the place of its column; other places get 0
-    pext    takes the numbers of eight columns, and moves those of stored columns together
-
-AMD's processors before Zen 3 run these two in microcode, a step for each bit, so they get the loops of `decode_row`.
+`pdep` takes codes that lie side by side in a word, and moves each to the place of its column; other places get 0. AMD's
+processors before Zen 3 run it in microcode, a step for each bit, so they get the loops of `decode_row`.
 """
 
 from collections.abc import Iterator
@@ -32,14 +30,6 @@ class Deposit(InRegisters):
             mask = b.and_(b.lshr(self.mask, i64(COLUMNS * k)), i64(255))
             yield mask, before
             before = b.add(before, count(b, mask))
-
-    def by_mask(self, name: str, data: Any, mask: Any, bits: int) -> Any:
-        """Return what `pdep` or `pext` makes of a word of numbers.
-
-        mask  a bit for each of the eight columns
-        bits  the bits of a number
-        """
-        return self.of_processor(f"llvm.x86.bmi.{name}.64", data, self.widened_mask(mask, bits))
 
     def widened_mask(self, mask: Any, bits: int) -> Any:
         """Return a mask of eight bits with each bit `bits` times."""
@@ -71,7 +61,7 @@ class Deposit(InRegisters):
         bits = 4 if self.two_a_byte else 8
         eights: list[Any] = []
         for k, (mask, before) in enumerate(self.parts()):
-            word = self.by_mask("pdep", self.codes_from(before), mask, bits)
+            word = self.of_processor("llvm.x86.bmi.pdep.64", self.codes_from(before), self.widened_mask(mask, bits))
             if not self.symmetric:
                 # a column that is not stored gets the zero point as its code, because that stands for the weight 0
                 elsewhere = b.not_(self.widened_mask(mask, bits))

@@ -97,23 +97,13 @@ class Row(Emitter):
 
         self.one_by_one([], add)
 
-    def columns_one_by_one(self, carried: list[Any], body: Callable[[Any, Any, list[Any]], list[Any]]) -> list[Any]:
-        """Emit `carried = body(j, column, carried)` for each entry of the row; return the last `carried`."""
+    def one_by_one(self, carried: list[Any], body: Callable[[Any, Any, Any, list[Any]], list[Any]]) -> list[Any]:
+        """Emit `carried = body(j, column, weight, carried)` for each entry of the row; return the last `carried`."""
         b = self.builder
 
         def entry(j: Any, all_carried: list[Any]) -> list[Any]:
             remaining_bits, *own = all_carried
             column = lowest(b, remaining_bits)
-            return [b.and_(remaining_bits, b.sub(remaining_bits, i64(1))), *body(j, column, own)]
-
-        _, (_, *carried) = self.loop(i64(0), count(b, self.mask), 1, [self.mask, *carried], entry)
-        return carried
-
-    def one_by_one(self, carried: list[Any], body: Callable[[Any, Any, Any, list[Any]], list[Any]]) -> list[Any]:
-        """Emit `carried = body(j, column, weight, carried)` for each entry of the row; return the last `carried`."""
-        b = self.builder
-
-        def entry(j: Any, column: Any, own: list[Any]) -> list[Any]:
             if self.two_a_byte:
                 byte = b.load(b.gep(self.codes, [b.add(self.at, b.lshr(j, i64(1)))]))
                 shift = b.trunc(b.shl(b.and_(j, i64(1)), i64(2)), I8)
@@ -130,9 +120,10 @@ class Row(Emitter):
             if not self.symmetric:
                 code = b.sub(code, b.sext(b.load(b.gep(self.zeros, [place])), I32))
             weight = b.fmul(b.sitofp(code, self.scalar), b.load(b.gep(self.scales, [place])))
-            return body(j, column, weight, own)
+            return [b.and_(remaining_bits, b.sub(remaining_bits, i64(1))), *body(j, column, weight, own)]
 
-        return self.columns_one_by_one(carried, entry)
+        _, (_, *carried) = self.loop(i64(0), count(b, self.mask), 1, [self.mask, *carried], entry)
+        return carried
 
     def of_processor(self, name: str, data: Any, *more: Any) -> Any:
         """Return the result of an instruction of the processor, which has the type of `data`."""
