@@ -178,6 +178,8 @@ def _refused() -> list[tuple[str, dict[str, Any], str]]:
         ("group-none", _GROUP | {"exempt": "none"}, "EVT-012"),
         ("group-weight", _GROUP | {"drops": "weight"}, "EVT-012"),
         ("group-active", _GROUP | {"grow_scope": "active"}, "EVT-012"),
+        ("weight-active", {"drops": "weight", "grow_scope": "active"}, "EVT-012"),
+        ("weight-pattern", {"drops": "weight", "pattern": [2, 4]}, "EVT-012"),
         ("row-slots", {"scope": "row", "exempt": "slots"}, "EVT-012"),
         ("count-without", {"budget_by": "count"}, "EVT-012"),
         ("rank-without", {"budget_by": "rank"}, "EVT-012"),

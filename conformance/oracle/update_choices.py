@@ -156,6 +156,7 @@ def _clashes(c: Rule) -> list[str]:
         "group with exempt": group and c["exempt"] != "new",
         "group with drops": group and c["drops"] == "weight",
         "group with grow_scope": group and c["grow_scope"] == "active",
+        "drops weight with grow_scope": c["drops"] == "weight" and c["grow_scope"] == "active",
         "row with exempt slots": c["scope"] == "row" and c["exempt"] == "slots",
         "slots": (c["budget_by"] == "count") != (c.get("slots") is not None),
         "rank": (c["budget_by"] == "rank") != (c.get("rank") is not None),

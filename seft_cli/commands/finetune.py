@@ -332,6 +332,9 @@ def _warn_of_start(folder: Path, started: Started) -> None:
             f"warning: none of the {settings.steps} steps has an event, so slots stay where they start; choose a "
             "smaller --evolve-every"
         )
+    moves = settings.adapter is None and settings.rule.evolves and settings.rule.only_on_support
+    if moves and sum(target.delta.topology.nnz for target in started.state.targets.values()) == started.stored:
+        console.err.print("warning: every stored weight is a slot, so no slot can move; train fewer of them")
 
 
 def _why_denser(settings: TrainSettings) -> str:

@@ -239,6 +239,10 @@ def _contradictions(s: Settings) -> Iterator[tuple[str, bool, str]]:
             group and s.grow_scope == "active",
             "scope group moves an N:M pattern, grow_scope active keeps it; choose one",
         ),
+        (
+            s.drops == "weight" and s.grow_scope == "active",
+            "drops weight moves stored weights, grow_scope active keeps them, as an N:M pattern does; choose one",
+        ),
         (s.scope == "row" and s.exempt == "slots", "scope row with exempt slots can leave a row nothing to prune"),
         (s.budget_by == "count" and s.slots < 1, "budget_by count needs slots"),
         (s.budget_by == "rank" and s.rank < 1, "budget_by rank needs rank"),

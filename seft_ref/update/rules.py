@@ -110,6 +110,10 @@ class Rule:
                 "scope group moves an N:M pattern, grow_scope active keeps it; choose one",
             ),
             (
+                self.drops == "weight" and self.grow_scope == "active",
+                "drops weight moves stored weights, grow_scope active keeps them where they are; choose one",
+            ),
+            (
                 self.by_row and self.exempt == "slots",
                 "scope row with exempt slots can leave a row nothing to prune",
             ),
@@ -190,6 +194,12 @@ def rule_of(choices: Mapping[str, object], pattern: tuple[int, int] | None) -> R
             "EVT-012",
             "candidates first-step lie anywhere in a matrix, and this model has an N:M pattern; set candidates all and "
             "initial_scope active",
+        )
+    if stays and chosen.get("drops") == "weight" and "grow_scope" not in choices:
+        raise ConfigError(
+            "EVT-012",
+            "drops weight moves stored weights, and the N:M pattern of this model keeps them where they are; method "
+            "sparse-full trains every stored weight where it is",
         )
     return Rule(**chosen)  # its __post_init__ checks every value
 

@@ -255,6 +255,7 @@ SETTINGS = Settings(density=0.1, evolve_every=3, drop_fraction=0.5)
         ("GROW-005", {"regrow": 1}),
         ("EVT-012", {"grow": "moments"}),
         ("EVT-012", {"scope": "group"}),
+        ("EVT-012", {"preset": "rigl", "pattern": (2, 4)}),
         ("EVT-012", {"rank": 4}),
         ("EVT-007", {"pattern": (2, 4), "grow_scope": "anywhere"}),
         ("TOP-005", {"pattern": (4, 2)}),

@@ -288,6 +288,16 @@ def test_EVT_012_contradictions_are_refused_in_one_line(cli, folders, tmp_path, 
     assert not (tmp_path / "out.state").exists()
 
 
+@pytest.mark.parametrize(
+    ("preset", "density", "warned"), [("active-only", "1", True), ("active-only", "0.5", False), ("seft", "1", False)]
+)
+def test_slots_that_no_event_can_move_are_told_of(cli, folders, tmp_path, preset, density, warned):
+    given = ("--preset", preset, "--set", "budget_by=nnz", "--density", density)
+    code, _, err = run(cli, folders, tmp_path / "out", *SHORT[:-2], *given)
+    assert code == 0, err
+    assert ("no slot can move" in " ".join(err.split())) == warned
+
+
 def test_a_model_that_is_not_pruned_is_told_of(cli, folders, tmp_path):
     config = CONFIG | {"num_hidden_layers": 1}
     dense = hf_folder(tmp_path / "dense-hf", config, parameters(config))

@@ -282,7 +282,7 @@ def test_EVT_007_growth_stays_in_the_base_by_default_and_the_pattern_holds(patte
 
 
 def test_EVT_007_the_default_gives_way_to_what_is_said_and_the_rest_is_refused():
-    for preset in ("seft", "literal", "magnitude", "no-adapt", "rigl"):
+    for preset in ("seft", "literal", "magnitude", "no-adapt"):
         assert settings_of(preset, pattern=(2, 4)).rule.grow_scope == "active"
     assert settings_of("static", pattern=(2, 4)).rule.evolves is False
     assert settings_of("seft", pattern=(2, 4), scope="group").rule.grow_scope == "anywhere"

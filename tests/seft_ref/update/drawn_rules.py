@@ -20,11 +20,13 @@ def rules(draw):
     grow = pick(*(("gradient", "absolute", "fisher") if first_step else ALL_GROW))
     optimizer = Sm3() if grow == "moments" else pick(AdamW(), AdamW(weight_decay=0.5), SpielAdamW(), Sgd(), Sm3())
     group = scope == "group"
+    drops = "slot" if group else pick("slot", "slot", "slot", "weight")
+    everywhere = first_step or group or drops == "weight"
     return optimizer, Rule(
         drop=pick(*CRITERIA),
-        drops="slot" if group else pick("slot", "slot", "slot", "weight"),
+        drops=drops,
         grow=grow,
-        grow_scope="anywhere" if first_step or group else pick("anywhere", "anywhere", "active"),
+        grow_scope="anywhere" if everywhere else pick("anywhere", "anywhere", "active"),
         regrow=draw(st.booleans()),
         candidates="first-step" if first_step else "all",
         moments="zero" if isinstance(optimizer, Sm3) else pick("zero", "seeded"),
