@@ -9,7 +9,7 @@ SEED ?= 1
 # tests start hundreds of processes, and each would compile every module anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup verify verify-cases verify-properties test lint types contracts tests tests-engine tests-ports tests-rest shaped checked wheel docs demo bench fuzz clean
+.PHONY: setup verify verify-cases verify-properties test lint types contracts tests tests-engine tests-ports tests-rest shaped checked wheel docs demo bench fuzz clean lm-eval
 
 setup: $(VENV)/.done
 
@@ -63,6 +63,15 @@ tests-ports: setup
 
 tests-rest: setup
 	$(PY) -m pytest $(REST)
+
+# lm-eval brings datasets, which every process that imports a Trainer would import too. So it stands in an environment of
+# its own, which sees the packages of the first.
+PEERS := build/lm-eval
+lm-eval: setup
+	$(PY) -m venv $(PEERS)
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[lm-eval]"
+	$(PEERS)/bin/python -m pytest tests/seft_ref/test_lm_eval.py
 
 # The loops of compiled layers must not be wrapped, or numba refuses them.
 PLAIN := seft_ref.layers.attention,seft_ref.layers.attention_blocks,seft_ref.layers.cross_entropy,seft_ref.layers.embedding,seft_ref.layers.linear,seft_ref.layers.past,seft_ref.layers.rmsnorm,seft_ref.layers.rope,seft_ref.layers.swiglu

@@ -104,6 +104,17 @@ def _mmlu(file: Path) -> list[Row]:
     ]
 
 
+def _generated(name: str, strict: str, flexible: str) -> tuple[str, Callable[[Row], Row], str, Row]:
+    """Return the peer of a set of word problems: lm-eval's gsm8k, with other expressions that find the answer."""
+    filters = {
+        "strict-match": {"function": "regex", "regex_pattern": strict},
+        "flexible-extract": {"function": "regex", "group_select": -1, "regex_pattern": flexible},
+    }
+    first = {"function": "take_first"}
+    changes = {"num_fewshot": 0, "filter_list": [{"name": n, "filter": [f, first]} for n, f in filters.items()]}
+    return f"arithmetic/{name}/test.json", _problem, "gsm8k/gsm8k.yaml", changes
+
+
 # task -> (data file, a function that converts a record to lm-eval's schema, lm-eval's task file, replaced settings)
 PEERS: dict[str, tuple[str, Callable[[Row], Row], str, Row]] = {
     "arc_easy": (COMMON.format("ARC-Easy"), lambda r: _letters(r, "question"), "arc/arc_easy.yaml", {}),
@@ -125,27 +136,11 @@ PEERS: dict[str, tuple[str, Callable[[Row], Row], str, Row]] = {
     "winogrande": (COMMON.format("winogrande"), _winogrande, "winogrande/default.yaml", {}),
     "mmlu_redux": ("mmlu-redux", lambda r: r, "mmlu/default/mmlu_{}.yaml", {}),
     "gsm8k": ("gsm8k/test.jsonl", lambda r: r, "gsm8k/gsm8k.yaml", {"num_fewshot": 0}),
-    "multiarith": (
-        "arithmetic/MultiArith/test.json",
-        _problem,
-        "gsm8k/gsm8k.yaml",
-        {
-            "num_fewshot": 0,
-            "filter_list": [
-                {
-                    "name": "strict-match",
-                    "filter": [{"function": "regex", "regex_pattern": ANSWER}, {"function": "take_first"}],
-                },
-                {
-                    "name": "flexible-extract",
-                    "filter": [
-                        {"function": "regex", "group_select": -1, "regex_pattern": FLEXIBLE},
-                        {"function": "take_first"},
-                    ],
-                },
-            ],
-        },
-    ),
+    "addsub": _generated("AddSub", ANSWER, FLEXIBLE),
+    "multiarith": _generated("MultiArith", ANSWER, FLEXIBLE),
+    "singleeq": _generated("SingleEq", ANSWER, FLEXIBLE),
+    "svamp": _generated("SVAMP", ANSWER, FLEXIBLE),
+    "aqua": _generated("AQuA", r"The answer is \(?([A-E])\b", r"\b([A-E])\b"),
 }
 METRICS = {
     "acc,none": "acc",
@@ -176,7 +171,7 @@ def write_task(folder: Path, task: str, part: str, rows: list[Row], max_tokens: 
     split = {"test_split": "test", "training_split": None, "validation_split": None, "fewshot_split": None}
     arguments = {"data_files": {"test": str(data_file)}, "cache_dir": str(folder / "cache")}
     source = {"dataset_path": "json", "dataset_name": None, "dataset_kwargs": arguments}
-    if task in ("gsm8k", "multiarith"):
+    if own.startswith("gsm8k"):
         stop = {"until": ["Question:", "</s>", "<|im_end|>"], "do_sample": False, "temperature": 0.0}
         changes = changes | {"generation_kwargs": stop | {"max_gen_toks": max_tokens}}
     # the file is written as JSON, because JSON is valid YAML
