@@ -18,12 +18,21 @@ from seft_ref.kernels import cpu, reference
 from seft_ref.model.config import ModelConfig
 from seft_ref.topology.csr import flat
 from seft_ref.train import factors
-from seft_ref.train.loop import step_batches
+from seft_ref.train.loop import step_batches, train
 from seft_ref.train.settings import METHODS, settings_of
 from tests.seft_ref import folders, torch_definition
 from tests.seft_ref.folders import TEXT, hf_folder
 from tests.seft_ref.threads_as_ranks import on_ranks
-from tests.seft_ref.tiny import TOKENS, dense_of, magnitude_keep, packed_weights, parameters, pruned_bases, tiny_json
+from tests.seft_ref.tiny import (
+    TOKENS,
+    dense_of,
+    magnitude_keep,
+    packed_weights,
+    parameters,
+    pruned_bases,
+    start,
+    tiny_json,
+)
 
 # rows that 3 bands divide, and no two widths alike
 JSON = tiny_json(rope_theta=10000.0, attention_bias=True)
@@ -37,9 +46,14 @@ OWN = {
 ORIGIN = Origin("a" * 64, "b" * 64)
 
 
+SHORT = {
+    **{"steps": 4, "batch": 2, "micro_batches": 2, "length": 7},
+    **{"lr": 0.05, "max_norm": 0.5, "weight_decay": 0.1, "seed": 3},
+}
+
+
 def settings(method, **changes):
-    short = {"steps": 4, "batch": 2, "micro_batches": 2, "length": 7, "lr": 0.05, "max_norm": 0.5, "seed": 3}
-    return settings_of(method, **{**short, "weight_decay": 0.1, **OWN[method], **changes})
+    return settings_of(method, **{**SHORT, **OWN[method], **changes})
 
 
 def begin(wanted, dtype=np.float64, kernels=reference):
@@ -128,6 +142,37 @@ def test_ADP_010_ADP_011_a_run_is_that_of_autograd_and_of_torchs_adamw(method):
         np.testing.assert_allclose(dense_of(topology, values), want[name], rtol=1e-9, atol=1e-12)
         kept = len(want[name].reshape(-1)) if method == "lora" else bases[name].nnz
         assert topology.nnz == kept
+
+
+@pytest.mark.parametrize("method", ["sparse-full", "shira"])
+def test_DLT_002_a_run_of_slots_that_stay_is_that_of_autograd_and_of_torchs_adamw(method):
+    own = {"rank": 2} if method == "shira" else {}
+    wanted = settings_of(method, **SHORT, **own)
+    dense = parameters(CONFIG, np.float64)
+    bases = pruned_bases(CONFIG, dense, magnitude_keep(0.6))
+    first = start(wanted, CONFIG, dense, bases, TOKENS)
+    held = {name: torch.tensor(dense_of(base.topology, base.values)) for name, base in bases.items()}
+    slots = {name: torch.tensor(flat(target.delta.topology)) for name, target in first.targets.items()}
+    phi = {name: torch.zeros(len(at), dtype=torch.float64, requires_grad=True) for name, at in slots.items()}
+    optimizer = torch.optim.AdamW(phi.values(), lr=wanted.lr, weight_decay=0.1, betas=(0.9, 0.999), eps=1e-8)
+
+    def weight_of(name):
+        change = torch.zeros(held[name].numel(), dtype=torch.float64).index_put((slots[name],), phi[name])
+        return held[name] + change.reshape(held[name].shape)
+
+    named = {name: torch.tensor(values) for name, values in dense.items()}
+    for state, record in train(first, wanted, CONFIG, TOKENS, reference):
+        rows = step_batches(replace(wanted, batch=4, micro_batches=1), TOKENS, state.step, ORIGINAL)[0].tokens
+        tokens = torch.tensor(rows)
+        changed = {name: weight_of(name) for name in held}
+        loss = torch_definition.loss(torch_definition.logits(JSON, named | changed, tokens), tokens)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(phi.values(), wanted.max_norm)
+        optimizer.step()
+        np.testing.assert_allclose(record.loss, float(loss.detach()), rtol=1e-9)
+        for name, target in state.targets.items():
+            np.testing.assert_allclose(target.delta.values, phi[name].detach().numpy(), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["lora", "sparse-peft", "spp"])
