@@ -18,7 +18,7 @@ from seft_ref.runs.tasks import BATCH, MAX_TOKENS
 SCHEMA = "seft.eval/1"
 """The name of the --json object in docs/reference/json.md."""
 LENGTH, WINDOWS = 128, 40
-OF_TEXT = ("--length", "--windows")
+OF_TEXT = ("--length", "--windows", "--whole")
 OF_TASKS = ("--data", "--limit", "--shots", "--batch", "--max-tokens", "--skip-trained", "--log")
 
 
@@ -28,6 +28,9 @@ def main(
     length: Annotated[int | None, typer.Option(min=2, help=f"Tokens in a window [{LENGTH}].")] = None,
     windows: Annotated[
         int | None, typer.Option(min=1, help=f"Windows, spread evenly over the text [{WINDOWS}].")
+    ] = None,
+    whole: Annotated[
+        bool | None, typer.Option("--whole", help="Windows side by side over the whole text, in place of --windows.")
     ] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Tasks to score instead of --text, such as arc_easy,piqa,gsm8k.")
@@ -66,7 +69,7 @@ def main(
         "--text" if tasks is None else "--tasks",
         OF_TASKS if tasks is not None else OF_TEXT,
         {
-            **dict(zip(OF_TEXT, (length, windows), strict=True)),
+            **dict(zip(OF_TEXT, (length, windows, whole), strict=True)),
             **dict(zip(OF_TASKS, options, strict=True)),
         },
     )
@@ -79,15 +82,17 @@ def main(
         score(folder, chosen, device, memory, json_file)
         return
     assert text is not None
-    length, windows = length or LENGTH, windows or WINDOWS
+    if whole and windows is not None:
+        raise console.Refused("--whole takes as many windows as the text has; leave out --windows")
+    length, windows = length or LENGTH, None if whole else windows or WINDOWS
     require_text(text, "perplexity is measured on a plain text")
     place = place_of(device)
     with console.progress("evaluating", windows) as advance:
         at: list[float] = []
 
-        def show(done: int, _: int) -> None:
+        def show(done: int, total: int) -> None:
             at.append(time.perf_counter())
-            advance(done=done)
+            advance(done=done, total=total)
 
         result = evaluate(
             folder,
@@ -103,7 +108,7 @@ def main(
     seconds = at[-1] - at[0]
     console.out.print(
         f"perplexity {result.perplexity:.4g}  "
-        f"({result.targets} targets in {windows} windows of {length}, {seconds:.1f} s)"
+        f"({result.targets} targets in {result.windows} windows of {length}, {seconds:.1f} s)"
     )
     write_json(
         json_file,

@@ -13,7 +13,7 @@ def evaluate(
     text: TextSource,
     *,
     length: int = 128,
-    windows: int = 40,
+    windows: int | None = 40,
     progress: Callable[[int, int], None] = lambda done, total: None,
     kernels: KernelSet | None = None,
     dtype: str | None = None,
@@ -25,15 +25,20 @@ def evaluate(
 
     model     a folder, sparse or of Hugging Face, or a loaded model
     text      the text to predict: a file, or tokens
+    windows   None for as many as lie side by side in the text, which leave out fewer than `length` tokens
     progress  called with (windows done, windows in all), first when the model is loaded
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`
     Units     nats a target
     Raises    ValueError for numbers that are not whole; what `read_tokens`, `load_model` and `evaluate_windows` raise
     """
-    length, windows = whole_numbers(length=length, windows=windows)
+    (length,) = whole_numbers(length=length)
+    if windows is not None:
+        (windows,) = whole_numbers(windows=windows)
     kernels = kernels_or_cpu(kernels)
     tokens = tokens_of(text, model)
+    if windows is None:
+        windows = max(len(tokens) // max(length, 1), 1)
     loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
     progress(0, windows)
     return evaluate_windows(

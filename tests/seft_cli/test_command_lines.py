@@ -200,6 +200,11 @@ REFUSALS = {
         ("prune", "{dense}", "{out}", "--method", "random", "--seed", "1", "--samples", "4"),
         "--method random does not use --samples",
     ),
+    "all windows and so many": (
+        ("eval", "{sparse}", "--text", "{text}", "--length", "8", "--windows", "2", "--whole"),
+        "leave out --windows",
+    ),
+    "the whole text of tasks": (("eval", "{sparse}", "--tasks", "piqa", "--whole"), "--tasks does not use --whole"),
     "wanda without text": (("prune", "{dense}", "{out}", "--method", "wanda"), "--calibration"),
     "sparsegpt without text": (("prune", "{dense}", "{out}", "--method", "sparsegpt"), "--calibration"),
     "sparsegpt on NaN": (

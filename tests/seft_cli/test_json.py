@@ -128,7 +128,7 @@ def test_finetune_writes_what_the_page_says(cli, tmp_path):
 def test_eval_writes_what_the_page_says(cli, tmp_path):
     (of_all,) = tables("seft.eval/1")
     (tmp_path / "text").write_text(TEXT)
-    options = ("--text", tmp_path / "text", "--length", 16, "--windows", 2, "--json", tmp_path / "eval.json")
+    options = ("--text", tmp_path / "text", "--length", 16, "--whole", "--json", tmp_path / "eval.json")
     assert cli("eval", sparse_folder(tmp_path / "m"), *options)[0] == 0
     told = json.loads((tmp_path / "eval.json").read_text())
     assert told["schema"] == "seft.eval/1"

@@ -101,6 +101,17 @@ def test_a_whole_round(tmp_path):
     assert (len(tokens), prompt) == (5, [9])
 
 
+def test_EVL_001_windows_lie_side_by_side_over_the_whole_text(place):
+    tokens = [(7 * i + i // 5) % 250 for i in range(16 * 6)]
+    whole = seft_ref.evaluate(place / "sparse", tokens, length=16, windows=None)
+    pieces = [seft_ref.evaluate(place / "sparse", tokens[at : at + 16], length=16, windows=1) for at in range(0, 96, 16)]
+    assert (whole.windows, whole.targets) == (6, 6 * 15)
+    assert whole.nats_per_token == pytest.approx(sum(piece.nats_per_token for piece in pieces) / 6, rel=1e-6)
+    assert seft_ref.evaluate(place / "sparse", tokens[:-1], length=16, windows=None).windows == 5
+    with pytest.raises(TextError, match="EVL-002"):
+        seft_ref.evaluate(place / "sparse", tokens[:15], length=16, windows=None)
+
+
 def test_an_open_checkpoint_is_converted_like_its_folder(place):
     hf = place / "sparse-hf"
     formats.convert(hf, place / "one", "sparse")
