@@ -39,6 +39,7 @@ def totals(
         "schema": SCHEMA,
         "settings": json.loads(settings_text(settings)),
         "stored_weights_at_load": done.stored,
+        "trained_parameters": sum(target.delta_budget for target in done.state.targets.values()),
         "median_seconds_a_step": seconds[len(seconds) // 2] if seconds else None,
         "records": records,
         **measured,

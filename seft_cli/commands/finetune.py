@@ -333,7 +333,7 @@ def _warn_of_start(folder: Path, started: Started) -> None:
             "smaller --evolve-every"
         )
     moves = settings.adapter is None and settings.rule.evolves and settings.rule.only_on_support
-    if moves and sum(target.delta.topology.nnz for target in started.state.targets.values()) == started.stored:
+    if moves and sum(target.delta_budget for target in started.state.targets.values()) == started.stored:
         console.err.print("warning: every stored weight is a slot, so no slot can move; train fewer of them")
 
 
