@@ -42,6 +42,7 @@ REPAIRED = {
     "50 %": "recovery-wanda-50/recovery",
     "70 % by SparseGPT": "recovery-sparsegpt/recovery",
     "60 % by SparseGPT": "recovery-sparsegpt-60/recovery",
+    "50 % by SparseGPT": "recovery-sparsegpt-50/recovery",
 }
 """What a model was pruned to -> the page of its repair."""
 
