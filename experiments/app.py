@@ -47,6 +47,9 @@ from seft_ref.runs.loops import loop_of
 PAGES = Path("docs/results/experiments")
 QUICK: dict[str, Any] = {"steps": 11, "evolve_every": 5, "batch": 1, "length": 32}
 """The settings of a quick run, with two events; --set overrides them."""
+QUICK_WINDOWS, QUICK_ITEMS = 4, 4
+"""The evaluation of a quick run: windows of the text, and items of each task."""
+WINDOWS = 40
 
 
 def main(
@@ -69,7 +72,7 @@ def main(
     ),
     quick: Annotated[
         bool,
-        typer.Option("--quick", envvar="QUICK", help="Few steps, one seed: whether it runs, not what comes out."),
+        typer.Option("--quick", envvar="QUICK", help="Little of all, one seed: whether it runs, not what comes out."),
     ] = False,
     seeds: Annotated[int | None, typer.Option(min=1, max=MOST, help="Runs of each arm, seeds 0, 1, … [5]")] = None,
     settings: Annotated[
@@ -82,7 +85,7 @@ def main(
     ] = None,
     title: Annotated[str | None, typer.Option(help="The title of the page, in place of the experiment's own.")] = None,
     eval_length: Annotated[int, typer.Option(min=2, help="Tokens of an evaluation window.")] = 256,
-    eval_windows: Annotated[int, typer.Option(min=1, help="Evaluation windows.")] = 40,
+    eval_windows: Annotated[int | None, typer.Option(min=1, help=f"Evaluation windows [{WINDOWS}].")] = None,
     only_arm: Annotated[list[str] | None, typer.Option(help="Run this arm only; may be repeated.")] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Run this seed only; may be repeated.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what is to be run and what is there; run nothing.")] = False,
@@ -100,6 +103,7 @@ def main(
         return
     out = out or (work / "quick" if quick else PAGES)
     seeds = seeds or (1 if quick else 5)
+    eval_windows = eval_windows or (QUICK_WINDOWS if quick else WINDOWS)
     if redraw:
         write_again(name, out, title)
         return
@@ -134,7 +138,8 @@ def main(
     for file in (*(out / f"{name}.{end}" for end in ("md", "svg", "json")), work / "results.jsonl"):
         require_file(file)
     library()
-    scored = tasks_of(experiment, tasks, data, limit)
+    quick_limit = QUICK_ITEMS if quick and (tasks or experiment.tasks) else None
+    scored = tasks_of(experiment, tasks, data, limit or quick_limit)
     length = settings_of(**{name: x for name, x in given.items() if name == "length"}).length
     inputs = read_inputs(folder, train, valid, {"length": eval_length, "windows": eval_windows}, length, scored)
     cells = cells_of(experiment, given | pattern, seeds, inputs)
