@@ -104,7 +104,8 @@ def test_a_whole_round(tmp_path):
 def test_EVL_001_windows_lie_side_by_side_over_the_whole_text(place):
     tokens = [(7 * i + i // 5) % 250 for i in range(16 * 6)]
     whole = seft_ref.evaluate(place / "sparse", tokens, length=16, windows=None)
-    pieces = [seft_ref.evaluate(place / "sparse", tokens[at : at + 16], length=16, windows=1) for at in range(0, 96, 16)]
+    cut = [tokens[at : at + 16] for at in range(0, 96, 16)]
+    pieces = [seft_ref.evaluate(place / "sparse", piece, length=16, windows=1) for piece in cut]
     assert (whole.windows, whole.targets) == (6, 6 * 15)
     assert whole.nats_per_token == pytest.approx(sum(piece.nats_per_token for piece in pieces) / 6, rel=1e-6)
     assert seft_ref.evaluate(place / "sparse", tokens[:-1], length=16, windows=None).windows == 5
