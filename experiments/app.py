@@ -47,9 +47,10 @@ from seft_ref.runs.loops import loop_of
 PAGES = Path("docs/results/experiments")
 QUICK: dict[str, Any] = {"steps": 11, "evolve_every": 5, "batch": 1, "length": 32}
 """The settings of a quick run, with two events; --set overrides them."""
-QUICK_WINDOWS, QUICK_ITEMS = 4, 4
-"""The evaluation of a quick run: windows of the text, and items of each task."""
 WINDOWS = 40
+"""The windows of an evaluation unless the command line says how many."""
+QUICK_WINDOWS, QUICK_ITEMS = 4, 1
+"""The same of a quick run, and its items of each task: an answer has up to 256 tokens."""
 
 
 def main(

@@ -38,6 +38,7 @@ def evaluate(
     kernels = kernels_or_cpu(kernels)
     tokens = tokens_of(text, model)
     if windows is None:
+        # at least one, so that a text shorter than a window is refused as any other (EVL-002)
         windows = max(len(tokens) // max(length, 1), 1)
     loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
     progress(0, windows)

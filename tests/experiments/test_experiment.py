@@ -18,7 +18,7 @@ from seft_ref.kernels import reference
 from seft_ref.layers.linear import WeightGradient
 from seft_ref.matrix.window import Window
 from seft_ref.topology.csr import flat, from_flat
-from tests.experiments.helpers import EVALUATION, one_line, part, runs_in
+from tests.experiments.helpers import one_line, part, runs_in
 from tests.seft_ref.folders import sparse_folder
 
 
@@ -114,12 +114,13 @@ def test_a_quick_run_is_short_and_leaves_the_pages_alone(given, tmp_path, monkey
     monkeypatch.setenv("QUICK", "1")
     monkeypatch.chdir(tmp_path)
     words = ["mask-ablation", given / "pruned", "--train", given / "train.txt", "--valid", given / "valid.txt"]
-    monkeypatch.setattr(sys, "argv", ["experiments", *map(str, words), "--set", "density=0.2", *map(str, EVALUATION)])
+    monkeypatch.setattr(sys, "argv", ["experiments", *map(str, words), "--set", "density=0.2", "--eval-length", "32"])
     with pytest.raises(SystemExit) as left:
         tool.console.run(tool.main)
     assert not left.value.code
     work = tmp_path / "build" / "experiments"
     assert [len(run["losses"]) for run in runs_in(work)] == [tool.QUICK["steps"]] * 3
+    assert {run["evaluation"]["windows"] for run in runs_in(work)} == {tool.QUICK_WINDOWS}
     assert sorted(path.name for path in (work / "quick").iterdir()) == [
         f"mask-ablation.{end}" for end in ("json", "md", "svg")
     ]

@@ -69,6 +69,10 @@ def test_examples_are_trained_on_and_tasks_scored(cli, given, tmp_path, monkeypa
     assert "0 in " in cli("commonsense", *files, *tasks, "--plan")[1]
     file.write_text(whole)
     assert "4 in " in cli("commonsense", *files, *tasks, "--plan")[1]
+    # a quick run scores few items
+    code, _, err = cli("commonsense", *files, *tasks[:4], "--quick", "--only-arm", "seft")
+    assert code == 0, err
+    assert {run["limit"] for run in runs_in(tmp_path / "work")} == {2, part("app").QUICK_ITEMS}
     # without tasks the runs are others, because what is measured is another
     assert "4 runs, 0 in " in cli("two", *files, "--plan")[1]
 
