@@ -308,7 +308,7 @@ OF: Mapping[str, tuple[Types, Types]] = {
     ),
     "text.training": ({"tokens": "int"}, {"starts": "i64[rows]"}),
     "text.calibration": ({"tokens": "int"}, {"starts": "i64[n]"}),
-    "text.evaluation": ({"tokens": "int"}, _NO_OTHER),
+    "text.evaluation": ({"tokens": "int", "windows": "int or null"}, {"starts": "i64[n_windows]"}),
     "topology.of": ({"pattern": "i64[2] or null"}, _NO_OTHER),
     "topology.positions": (_NO_OTHER, {"positions": "i64[n_slots]"}),
     "train.run": ({"stored": "dict of i64[*]"}, _RUN),

@@ -9,6 +9,8 @@ def window_starts(seed: int, stream: int, first: int, n: int, tokens: int, lengt
     return [select_rng.draw(key, first + i) % (tokens - length + 1) for i in range(n)]
 
 
-def evaluation_starts(tokens: int, length: int, windows: int) -> list[int]:
+def evaluation_starts(tokens: int, length: int, windows: int | None) -> list[int]:
     """Return the starts of the evaluation windows (EVL-001)."""
+    if windows is None:
+        return [i * length for i in range(tokens // length)]
     return [i * (tokens - length) // max(windows - 1, 1) for i in range(windows)]

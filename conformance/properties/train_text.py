@@ -29,7 +29,7 @@ def _calibration(d: Draw, t: Trial) -> None:
     "TRN-003 EVL-001 EVL-002 PRN-007",
     "train",
     "text.training text.evaluation",
-    sees=("a text too short", "one window"),
+    sees=("a text too short", "one window", "windows side by side"),
 )
 def _windows(d: Draw, t: Trial) -> None:
     """Training windows start at the draws of their stream, evaluation windows where the formula puts them."""
@@ -37,13 +37,15 @@ def _windows(d: Draw, t: Trial) -> None:
     tokens = length + d.choice((0, -1, d.integer(0, 60)))
     seed, step = d.choice((0, 7, 2**64 - 1)), d.integer(1, 50)
     training: dict[str, Any] = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": n}
-    evaluation: dict[str, Any] = {"tokens": tokens, "length": length, "windows": n}
+    windows = d.choice((n, None))
+    evaluation: dict[str, Any] = {"tokens": tokens, "length": length, "windows": windows}
     if tokens < length:
         t.saw("a text too short")
         t.case("text.training", training, refused=["TRN-003"])
         t.case("text.evaluation", evaluation, refused=["EVL-002"])
         return
     t.saw("one window", n == 1)
+    t.saw("windows side by side", windows is None)
     starts = train_text.window_starts(seed, 2, (step - 1) * n, n, tokens, length)
     t.case("text.training", training, {"starts": ids(starts)})
-    t.case("text.evaluation", evaluation, {"starts": ids(train_text.evaluation_starts(tokens, length, n))})
+    t.case("text.evaluation", evaluation, {"starts": ids(train_text.evaluation_starts(tokens, length, windows))})

@@ -79,12 +79,18 @@ def check_text(text: Tensor, length: int, config: dict[str, Any]) -> None:
         )
 
 
-def evaluation_starts(tokens: int, length: int, windows: int) -> list[int]:
-    """Return where the evaluation windows start, spread evenly over a text of `tokens` tokens (EVL-001)."""
+def evaluation_starts(tokens: int, length: int, windows: int | None) -> list[int]:
+    """Return where the evaluation windows start in a text of `tokens` tokens: spread evenly, or side by side (EVL-001).
+
+    windows  how many are spread; None for windows side by side
+    """
     # EVL-002
     if length < 2 or tokens < length:
         raise SeftError("EVL-002", f"a text of {tokens} tokens has no window of {length}; a window has at least 2")
-    # EVL-001
+    if windows is None:
+        # EVL-001.3
+        return [i * length for i in range(tokens // length)]
+    # EVL-001.2
     return [i * (tokens - length) // max(windows - 1, 1) for i in range(windows)]
 
 

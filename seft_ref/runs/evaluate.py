@@ -6,6 +6,7 @@ from seft_ref.arrays.library import Array
 from seft_ref.kernels import KernelSet
 from seft_ref.runs.source import ModelSource, TextSource, kernels_or_cpu, model_of, tokens_of, whole_numbers
 from seft_ref.text.evaluate import Evaluation, evaluate_windows
+from seft_ref.text.tokens import evaluation_starts
 
 
 def evaluate(
@@ -21,11 +22,12 @@ def evaluate(
     like: Array | None = None,
     limit: int | None = None,
 ) -> Evaluation:
-    """Return the perplexity of a model over evenly spread windows of a text (EVL-001).
+    """Return the perplexity of a model over windows of a text (EVL-001).
 
     model     a folder, sparse or of Hugging Face, or a loaded model
     text      the text to predict: a file, or tokens
-    windows   None for as many as lie side by side in the text, which leave out fewer than `length` tokens
+    windows   how many are spread evenly over the text; None for windows side by side over all of it, of which a rest
+              of fewer than `length` tokens is left out
     progress  called with (windows done, windows in all), first when the model is loaded
     kernels   a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like, limit    as `load_model`
@@ -37,11 +39,8 @@ def evaluate(
         (windows,) = whole_numbers(windows=windows)
     kernels = kernels_or_cpu(kernels)
     tokens = tokens_of(text, model)
-    if windows is None:
-        # at least one, so that a text shorter than a window is refused as any other (EVL-002)
-        windows = max(len(tokens) // max(length, 1), 1)
     loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
-    progress(0, windows)
+    progress(0, len(evaluation_starts(len(tokens), length, windows)))
     return evaluate_windows(
         loaded.weights, loaded.config, tokens, kernels, length=length, windows=windows, progress=progress
     )

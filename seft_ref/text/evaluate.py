@@ -39,12 +39,13 @@ def evaluate_windows(
     kernels: KernelSet,
     *,
     length: int = 128,
-    windows: int = 40,
+    windows: int | None = 40,
     rows: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Return the perplexity over evenly spread windows of a token stream (EVL-001).
+    """Return the perplexity over windows of a token stream (EVL-001).
 
+    windows   how many are spread evenly over the text; None for windows side by side over all of it
     rows      windows that go through the model at once
     progress  called with (windows done, windows in all)
     Units     nats a target
@@ -52,9 +53,10 @@ def evaluate_windows(
               the model cannot read; EvaluationError EVL-003 if binary64 has no such perplexity; LayerError LYR-015,
               LYR-016 for an overflow inside a layer
     """
-    if windows < 1 or rows < 1:
+    if (windows is not None and windows < 1) or rows < 1:
         raise TextError("EVL-001", f"windows is {windows} and rows {rows}; both must be at least 1")
     starts = evaluation_starts(len(tokens), length, windows)
+    windows = len(starts)
     check_windows(tokens, length, config)
     total, targets = 0.0, 0
     for first in range(0, windows, rows):

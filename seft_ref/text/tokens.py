@@ -169,9 +169,13 @@ def calibration_starts(tokens: int, length: int, seed: int, samples: int) -> lis
     return [draw(key, i) % room for i in range(samples)]
 
 
-def evaluation_starts(tokens: int, length: int, windows: int) -> list[int]:
-    """Return where the evaluation windows start, spread evenly over the text (EVL-001)."""
+def evaluation_starts(tokens: int, length: int, windows: int | None) -> list[int]:
+    """Return where the evaluation windows start: spread evenly over the text, or side by side if `windows` is None."""
     room = _room(tokens, length, "EVL-002")
+    if windows is None:
+        # EVL-001.3
+        return list(range(0, room, length))
+    # EVL-001.2
     return [i * (room - 1) // max(windows - 1, 1) for i in range(windows)]
 
 

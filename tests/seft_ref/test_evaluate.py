@@ -69,6 +69,23 @@ def test_EVL_001_the_mean_over_all_targets_of_all_windows(length, windows, rows)
     assert found.perplexity == math.exp(found.nats_per_token)
 
 
+@pytest.mark.parametrize(("length", "rows"), [(2, 3), (7, 1), (20, 4), (39, 2), (40, 1)])
+def test_EVL_001_windows_side_by_side_read_each_token_once(length, rows):
+    rng = np.random.default_rng(9)
+    table = rng.normal(size=(7, 7)) * 2
+    weights, config = bigram_model(table)
+    tokens = rng.integers(0, 7, 40).tolist()
+    # windows that users count by hand: cut the text into pieces, and drop a last piece that is too short
+    losses, rest = [], tokens
+    while len(rest) >= length:
+        window, rest = rest[:length], rest[length:]
+        for last, target in itertools.pairwise(window):
+            losses.append(math.log(math.fsum(math.exp(z) for z in table[last])) - table[last][target])
+    found = evaluate_windows(weights, config, tokens, reference, length=length, windows=None, rows=rows)
+    assert (found.windows, found.targets) == (40 // length, len(losses))
+    assert found.nats_per_token == pytest.approx(math.fsum(losses) / len(losses), rel=1e-11)
+
+
 def test_EVL_001_the_rows_that_go_through_at_once_do_not_matter():
     weights = weights_of(parameters(CONFIG, np.float64))
     found = [

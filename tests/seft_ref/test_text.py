@@ -211,9 +211,12 @@ def test_PRN_007_calibration_windows_come_from_their_own_stream():
         (10, 10, 3, [0, 0, 0]),
         (11, 10, 4, [0, 0, 0, 1]),
         (1001, 2, 2, [0, 999]),
+        (10, 4, None, [0, 4]),
+        (12, 4, None, [0, 4, 8]),
+        (7, 4, None, [0]),
     ],
 )
-def test_EVL_001_evaluation_windows_are_spread_from_end_to_end(tokens, length, windows, expected):
+def test_EVL_001_evaluation_windows_are_spread_from_end_to_end_or_lie_side_by_side(tokens, length, windows, expected):
     assert evaluation_starts(tokens, length, windows) == expected
 
 

@@ -216,6 +216,14 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         "round(i * (room - 1) / max(windows - 1, 1))",
         "starts rounded",
     ),
+    (
+        "text.evaluation",
+        "EVL-001",
+        text.evaluation_starts,
+        "range(0, room, length)",
+        "range(0, tokens, length)",
+        "a window that begins in the rest",
+    ),
     ("train.run", "RNG-002", rng.counter_key, "0 <= word <= _MASK", "word <= _MASK", "words below 0"),
     ("train.run", "RNG-002", rng.counter_key, "0 <= word <= _MASK", "0 <= word", "words of 65 bits"),
 )
