@@ -49,10 +49,10 @@ def text() -> Area:
         purpose = "the last window left out, or n for n − length"
         area.add(f"evaluation-{tokens}-{windows}", "text.evaluation", "EVL-001", purpose, inputs, {"starts": starts})
     for tokens, length in ((3001, 64), (128, 128), (255, 128)):
-        inputs = {"tokens": tokens, "length": length, "windows": None}
+        side_by_side: dict[str, Any] = {"tokens": tokens, "length": length, "windows": None}
         starts = ids(train_text.evaluation_starts(tokens, length, None))
         purpose = "windows spread over the text in place of side by side, or a window more for the rest"
-        area.add(f"evaluation-{tokens}-whole", "text.evaluation", "EVL-001", purpose, inputs, {"starts": starts})
+        area.add(f"evaluation-{tokens}-whole", "text.evaluation", "EVL-001", purpose, side_by_side, {"starts": starts})
     short: dict[str, Any] = {"tokens": 7, "length": 8}
     purpose = "a text shorter than one window is padded or wrapped"
     inputs = short | {"seed": 0, "step": 1, "rows": 1}

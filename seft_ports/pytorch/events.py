@@ -26,7 +26,7 @@ from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.refused import check, check_split, refuse_closure
 from seft_ports.pytorch.schedule import drop_count, event_fraction, event_windows
 from seft_ports.pytorch.settings import Settings
-from seft_ports.pytorch.slot_step import clip_factor
+from seft_ports.pytorch.slot_step import clip
 from seft_ports.pytorch.split import all_true, is_split, mean_of_all, processes, put, reshard, whole
 from seft_ports.pytorch.stream import FIRST_GRADIENT, NO_GRADIENT, Stream
 from seft_ports.pytorch.update import SparseUpdate, is_over
@@ -205,7 +205,7 @@ class Evolution:
 
         Call it once, before the first forward; only `finish` is left to call then. A second call is refused (EVT-001).
 
-        max_norm  as in `before_optimizer`
+        max_norm  clip the gradients at the slots in every step to this common norm (OPT-004); do not clip them as well
         step      the step that comes next
         """
 
@@ -213,7 +213,8 @@ class Evolution:
             refuse_closure(args, kwargs)
             if self._next > self.steps:
                 raise SeftError("TRN-008", f"step {self._next} of a run that was said to have {self.steps}")
-            self.before_optimizer(self._next, max_norm)
+            self.before_optimizer(self._next)
+            clip([layer.values.grad for layer in self.layers.values()], max_norm)
 
         def after(*_: object) -> None:
             self.after_step(self._next)
@@ -234,7 +235,7 @@ class Evolution:
 
         At a step whose event replaces the optimizer's step it removes all gradients (EVT-010).
 
-        max_norm  clip the gradients to this norm, 0 to leave that to the caller
+        max_norm  clip the gradients of slots that are placed here, which no earlier clipping of the caller's has seen
 
         Raises:
             SeftError: TRN-007 for a gradient that is NaN or infinite.
@@ -247,9 +248,6 @@ class Evolution:
 
     def _place(self, step: int, max_norm: float) -> None:
         started = {name: layer for name, layer in self.layers.items() if self._starts(step, layer)}
-        if not started:
-            return
-        squares = []
         for name, layer in started.items():
             stream = self._streamed(name, step)
             if name in self._first_slots:
@@ -261,11 +259,7 @@ class Evolution:
             placed[: layer.slots] = gradient
             layer.values.grad = torch.zeros_like(layer.values)
             put(layer.values.grad, placed)
-            squares.append(placed.double().square().sum())
-        # OPT-004
-        factor = clip_factor(float(torch.stack(squares).sum().sqrt()), max_norm)
-        for layer in started.values():
-            layer.values.grad *= factor
+        clip([layer.values.grad for layer in started.values()], max_norm)
 
     def _first(self, layer: SparseUpdate) -> tuple[Tensor, Tensor]:
         """Return the first positions of an update, ascending, and the gradient of the step there."""

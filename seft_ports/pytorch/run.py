@@ -17,7 +17,7 @@ from seft_ports.pytorch.optimizer import SeftOptimizer
 from seft_ports.pytorch.presets import CHOICES, DEFAULTS
 from seft_ports.pytorch.schedule import learning_rate
 from seft_ports.pytorch.settings import Settings
-from seft_ports.pytorch.slot_step import clip_factor
+from seft_ports.pytorch.slot_step import clip
 from seft_ports.pytorch.update import SparseUpdate
 
 __all__ = [
@@ -146,12 +146,7 @@ class _Run:
         # TRN-007
         if not math.isfinite(total):
             raise SeftError("TRN-007", f"the loss of step {step} is {total}")
-        if s["max_norm"]:
-            gradients = [layer.values.grad for layer in self.layers if layer.values.grad is not None]
-            # OPT-004: the norm is computed in binary64
-            norm = math.sqrt(sum(float((gradient.double() ** 2).sum()) for gradient in gradients))
-            for gradient in gradients:
-                gradient *= clip_factor(norm, s["max_norm"])
+        clip([layer.values.grad for layer in self.layers], s["max_norm"])
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
         self.optimizer.step()

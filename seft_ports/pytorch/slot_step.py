@@ -6,13 +6,15 @@ A step changes its arrays in place. `state` has the arrays of the optimizer by n
 each slot.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["KEEPS", "STEPS", "Hyper", "Place", "clip_factor", "fresh", "seeds"]
+from seft_ports.pytorch.split import whole
+
+__all__ = ["KEEPS", "STEPS", "Hyper", "Place", "clip", "clip_factor", "fresh", "seeds"]
 
 Kept = Mapping[str, Tensor]
 
@@ -146,3 +148,19 @@ def clip_factor(norm: float, max_norm: float) -> float:
     """Return the factor that clips gradients at η to max_norm, 1 if that is 0 (OPT-004)."""
     # OPT-004
     return min(1.0, max_norm / (norm + 1e-6)) if max_norm else 1.0
+
+
+@torch.no_grad()
+def clip(gradients: Iterable[Tensor | None], max_norm: float) -> None:
+    """Scale gradients at η in place, by one factor for all, so that their common norm is at most max_norm (OPT-004).
+
+    max_norm  0 for no clipping
+    """
+    present = [gradient for gradient in gradients if gradient is not None]
+    if not (max_norm and present):
+        return
+    # OPT-004.2: the norm is computed in binary64
+    squares = torch.stack([whole(gradient).double().square().sum() for gradient in present])
+    factor = clip_factor(float(squares.sum().sqrt()), max_norm)
+    for gradient in present:
+        gradient *= factor

@@ -128,7 +128,7 @@ def trainer(made, folder, settings=SETTINGS, data=None, optimizers=None, seft=No
     )
 
 
-def loop(made, settings, optimizer, rows, looks=0):
+def loop(made, settings, optimizer, rows, looks=0, max_norm=1.0):
     """Train without the Trainer: rows(t) are the texts of this process in step t; events look at `looks` steps more."""
     evolution = Evolution(made, optimizer, settings, STEPS, event_batches=1 + looks)
 
@@ -148,8 +148,8 @@ def loop(made, settings, optimizer, rows, looks=0):
         for i in range(looks if evolution.has_event(t) else 0):
             evolution.look(losses(t + 1 + i))
         assert all(x.grad is gradient for x, gradient in zip(trained, gradients, strict=True))
-        evolution.before_optimizer(t, 1.0)
-        torch.nn.utils.clip_grad_norm_([layer.values for layer in layers_of(made).values()], 1.0)
+        evolution.before_optimizer(t, max_norm)
+        torch.nn.utils.clip_grad_norm_([layer.values for layer in layers_of(made).values()], max_norm)
         optimizer.step()
         made_at.append(evolution.after_step(t))
     evolution.finish(lambda: losses(STEPS))

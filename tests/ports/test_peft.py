@@ -58,9 +58,9 @@ def rows(t):
     return torch.stack([row["input_ids"] for row in data]).split(2)
 
 
-def trained(model, settings):
+def trained(model, settings, max_norm=1.0):
     optimizer = SeftOptimizer(model, lr=0.01, kind=settings.optimizer)
-    return tiny.loop(model, settings, optimizer, rows)
+    return tiny.loop(model, settings, optimizer, rows, max_norm=max_norm)
 
 
 IDS = torch.arange(1, 13).reshape(2, 6)
@@ -100,13 +100,16 @@ def test_EVT_007_TOP_005_an_adapter_holds_a_pattern_through_events_and_the_merge
     assert any(bool((after[name] & ~before[name]).any()) for name in before) == (scope == "group")
 
 
-def test_the_events_ride_on_the_optimizer():
-    settings = config(preset="seft").settings()
-    called, riding = adapted(preset="seft"), adapted(preset="seft")
-    trained(called, settings)
+@pytest.mark.parametrize("initial_positions", ["gradient", "random", "magnitude"])
+def test_OPT_004_events_and_clipping_of_every_step_ride_on_the_optimizer(initial_positions):
+    chosen = {"preset": "seft", "initial_positions": initial_positions}
+    settings = config(**chosen).settings()
+    called, riding = adapted(**chosen), adapted(**chosen)
+    # small enough to clip every step, each by another factor
+    trained(called, settings, max_norm=0.01)
     optimizer = SeftOptimizer(riding, lr=0.01)
     evolution = Evolution(riding, optimizer, settings, tiny.STEPS)
-    evolution.attach(max_norm=1.0)
+    evolution.attach(max_norm=0.01)
 
     def losses(t):
         return [riding(input_ids=part, labels=part).loss / 2 for part in rows(t)]
@@ -114,7 +117,6 @@ def test_the_events_ride_on_the_optimizer():
     for t in range(1, tiny.STEPS + 1):
         optimizer.zero_grad()
         sum(losses(t)).backward()
-        torch.nn.utils.clip_grad_norm_([u.values for u in layers_of(riding).values()], 1.0)
         optimizer.step()
     evolution.finish(lambda: losses(tiny.STEPS))
     for one, other in zip(layers_of(called).values(), layers_of(riding).values(), strict=True):
