@@ -103,8 +103,8 @@ class SeftConfig(PeftConfig):
     but an error for a quantised layer
     """
     target_modules: list[str] | set[str] | str | None = None
-    """names or a regular expression of the linear layers to adapt. None: those of the blocks, in models like LLaMA
-    the seven projections
+    """names or a regular expression of the linear layers to adapt. None: every one in a numbered block of the model, in
+    models like LLaMA the seven projections
     """
     exclude_modules: list[str] | str | None = None
     """names or a regular expression of layers to leave alone"""

@@ -1,6 +1,7 @@
 """The tuner: it chooses the layers of a model that are adapted, and merges or unloads adapters."""
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,15 @@ from seft_ports.peft.layer import SeftLayer, SeftLinear
 from seft_ports.peft.update import SeftUpdate
 from seft_ports.pytorch.errors import SeftError
 from seft_ports.pytorch.linear import MASK
-from seft_ports.pytorch.model import mask_zeros, place_first, place_of, targets_of, watch_padding
+from seft_ports.pytorch.model import (
+    NO_TARGETS,
+    mask_of,
+    mask_zeros,
+    place_first,
+    place_of,
+    targets_of,
+    watch_padding,
+)
 from seft_ports.pytorch.patterns import check_kept
 from seft_ports.pytorch.update import check_finished
 
@@ -43,7 +52,7 @@ class SeftModel(BaseTuner):
 
     def _prepare_adapter_config(self, peft_config: SeftConfig, model_config: dict[str, Any]) -> SeftConfig:
         if peft_config.target_modules is None:
-            peft_config.target_modules = _linear_in_blocks(self.model) or None
+            peft_config.target_modules = _endings(self.model)
         prepared: SeftConfig = super()._prepare_adapter_config(peft_config, model_config)
         return prepared
 
@@ -88,7 +97,8 @@ class SeftModel(BaseTuner):
             if isinstance(module, SeftLayer) and adapter_name in module.seft_delta
         ]
         stored = sum(update.budget for _, update in updates)
-        advice = f"load the base that it was made for ({config.base_model_name_or_path})"
+        base = config.base_model_name_or_path
+        advice = f"load the base that it was made for{f' ({base})' if base else ''}"
         if config.from_file and config.stored != stored:
             raise SeftError(
                 "DLT-001",
@@ -106,8 +116,9 @@ class SeftModel(BaseTuner):
             message = "dense-base: every weight of the adapted layers is stored, so there is nothing to keep sparse"
             warnings.warn(f"{message}; prune the model first (seft prune)", stacklevel=2)
         watch_padding(model, [update for _, update in updates], config.settings())
-        # MDL-007: projections of blocks come in their order, then all other adapted layers
-        updates.sort(key=lambda one: (place_of(one[0]) is None, place_of(one[0]) or ()))
+        if not config.from_file:
+            _say_what_is_left_out(model, adapter_name)
+        updates.sort(key=lambda one: place_of(one[0]))
         for matrix, (_, update) in enumerate(updates):
             assert isinstance(update, SeftUpdate)
             update.matrix = matrix
@@ -125,6 +136,11 @@ class SeftModel(BaseTuner):
             msg = "adapter_names would give rows of a batch different adapters; use set_adapter, a batch for each"
             raise NotImplementedError(msg)
         yield
+
+    def add_weighted_adapter(self, *_: Any, **__: Any) -> None:
+        """Refuse a weighted sum of adapters, because its positions would be more than the density of any of them."""
+        msg = "SEFT has no weighted sums of adapters; merge one after the other: merge_and_unload(adapter_names=[...])"
+        raise NotImplementedError(msg)
 
     def _check_finished(self, adapter_names: list[str] | None) -> None:
         """Refuse to merge an adapter whose run is not finished; with scope model only all layers together show that."""
@@ -168,11 +184,49 @@ def _digest_of_masks(masks: Iterable[torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _linear_in_blocks(model: nn.Module) -> set[str]:
-    """Return the endings of the names of linear layers in blocks, after the number of the block."""
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    ends = (re.match(r".*\.\d+\.(\D+)$", name.removesuffix(".base_layer")) for name in names)
-    return {end[1] for end in ends if end}
+def _endings(model: nn.Module) -> set[str]:
+    """Return the names of the linear layers of the blocks, for PEFT's `target_modules`.
+
+    A name is cut after the number of its block, unless another module has that ending too.
+    """
+    names = list(targets_of(model))
+    if not names:
+        raise SeftError("MDL-007", NO_TARGETS)
+    # a number that ends a name counts a layer of a block and not the block
+    endings = {name: re.sub(r"^(.*\.)?\d+\.(?=.)", "", name) for name in names}
+    paths = [name.split(".") for name, _ in model.named_modules() if name not in endings]
+    elsewhere = {".".join(path[i:]) for path in paths for i in range(len(path))}
+    return {name if ending in elsewhere else ending for name, ending in endings.items()}
+
+
+def _say_what_is_left_out(model: nn.Module, adapter_name: str) -> None:
+    """Warn if a model has pruned weights that a new adapter leaves as they are.
+
+    A matrix counts as pruned if a sixteenth of its weights or more are 0, and not all: with fewer zeros a mask takes
+    more bits than it saves in 16-bit weights. Embeddings do not count, because a row of padding is 0 in them.
+    """
+    layers = [x for x in model.modules() if isinstance(x, SeftLayer) and adapter_name in x.seft_delta]
+    adapted = {id(layer.get_base_layer()) for layer in layers}
+    n = sum(layer.out_features * layer.in_features - int(layer.stored().sum()) for layer in layers)
+    left_out: dict[str, int] = {}
+    for path, module in model.named_modules():
+        if id(module) in adapted or isinstance(module, (nn.Embedding, SeftUpdate)):
+            continue
+        for name, weight in module.named_parameters(recurse=False):
+            if weight.ndim < 2 or weight.is_meta or not weight.is_floating_point():
+                continue
+            mask = mask_of(module) if name == "weight" else None
+            zeros = weight.numel() - int(torch.count_nonzero(weight if mask is None else mask))
+            if weight.numel() <= 16 * zeros < 16 * weight.numel():
+                # the same matrices of all blocks are one name
+                place = re.sub(r"\.\d+(?=\.)", ".*", f"{path}.{name}".removesuffix(".weight"))
+                left_out[place] = left_out.get(place, 0) + zeros
+    if left_out:
+        total = n + sum(left_out.values())
+        # rounded down, so that 100 is never said of less
+        share = math.floor(1000 * n / total) / 10
+        message = f"partly-adapted: adapts {n:,} of {total:,} pruned weights ({share} %), not: {', '.join(left_out)}"
+        warnings.warn(f"{message}; these stay as they are", stacklevel=2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from seft_ports.pytorch.schedule import drop_count, event_fraction, event_window
 from seft_ports.pytorch.settings import Settings
 from seft_ports.pytorch.slot_step import clip
 from seft_ports.pytorch.split import all_true, is_split, mean_of_all, processes, put, reshard, whole
-from seft_ports.pytorch.stream import FIRST_GRADIENT, NO_GRADIENT, Stream
+from seft_ports.pytorch.stream import FIRST_GRADIENT, Stream, no_gradient
 from seft_ports.pytorch.update import SparseUpdate, is_over
 
 __all__ = ["Evolution"]
@@ -155,7 +155,7 @@ class Evolution:
         # if one process has no gradient, all of them end
         has_gradient = self.layers[name].candidates.new_tensor(self.layers[name].has_evidence)
         if name in self._streaming and not all_true([has_gradient], everywhere=processes() > 1):
-            raise SeftError("EVT-002", NO_GRADIENT)
+            raise no_gradient(self.layers[name])
         if name in self._streaming and (factors := self.layers[name].factors()):
             self._streams[name] = self._stream(self.layers[name], step)
             self._streams[name].take(factors)
@@ -388,5 +388,5 @@ class Evolution:
         # a window makes its sums at once, so that they show no backward pass; if one process has none, all of them end
         has_backward = layer.candidates.new_tensor(layer.has_evidence)
         if asked and not (means.keys() >= asked and all_true([has_backward], everywhere=processes() > 1)):
-            raise SeftError("EVT-002", NO_GRADIENT)
+            raise no_gradient(layer)
         return means

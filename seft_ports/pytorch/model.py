@@ -1,6 +1,6 @@
-"""`wrap` makes the block projections of a transformers model sparse layers; `merge` makes them plain ones again."""
+"""`wrap` makes the linear layers in the blocks of a model sparse layers; `merge` makes them plain ones again."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from seft_ports.pytorch.split import is_split
 from seft_ports.pytorch.update import SparseUpdate, check_finished
 
 __all__ = [
+    "NO_TARGETS",
     "TARGETS",
     "layers_of",
     "mask_of",
@@ -35,20 +36,37 @@ __all__ = [
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """The projections of a block, in the order of their matrix indices (MDL-007)."""
+NO_TARGETS = "no block of the model has a torch.nn.Linear; Conv1D (GPT-2) and experts in one tensor are not trained"
+_SCORED = ("LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention")
+"""The attentions of transformers whose queries and keys `_Scores` knows how to pair."""
 
 
 def targets_of(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the projections of all blocks by name, in the order of matrix indices."""
-    modules = {name: module for name, module in model.named_modules() if place_of(name) is not None}
-    return dict(sorted(modules.items(), key=lambda one: place_of(one[0]) or ()))
+    """Return the linear layers of all blocks by name, in the order of matrix indices.
+
+    A block is a module that its parent numbers, as `nn.ModuleList` does; heads and embeddings are in none.
+    A linear layer is a module with `in_features` and `out_features`: `nn.Linear`, a quantised or a sparse layer, or an
+    adapted one.
+    """
+    return dict(sorted(_linears_of_blocks(model, "", in_block=False), key=lambda one: place_of(one[0])))
 
 
-def place_of(name: str) -> tuple[int, int] | None:
-    """Return block and place in `TARGETS` of a module with this name, or None if it is no projection of a block."""
+def _linears_of_blocks(module: nn.Module, prefix: str, *, in_block: bool) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        if not (hasattr(child, "in_features") and hasattr(child, "out_features")):
+            yield from _linears_of_blocks(child, f"{prefix}{name}.", in_block=in_block or name.isdigit())
+        elif in_block:
+            yield f"{prefix}{name}", child
+
+
+def place_of(name: str) -> tuple[bool, int, int]:
+    """Return a key that sorts names of linear layers into the order of matrix indices (MDL-007).
+
+    The projections of `TARGETS` come first, block by block; all other layers follow in the order of the model.
+    """
     parts = name.split(".")
     blocks = [int(part) for before, part in pairwise(parts) if before == "layers" and part.isdigit()]
-    # MDL-007
-    return (blocks[0], TARGETS.index(parts[-1])) if blocks and parts[-1] in TARGETS else None
+    return (False, blocks[0], TARGETS.index(parts[-1])) if blocks and parts[-1] in TARGETS else (True, 0, 0)
 
 
 def layers_of(model: nn.Module) -> dict[str, SparseUpdate]:
@@ -85,12 +103,12 @@ def mask_of(linear: nn.Module) -> Tensor | None:
 
 
 def mask_zeros(model: nn.Module) -> dict[str, Tensor]:
-    """Return a mask of each projection, by name, that is true where the weight is not zero.
+    """Return a mask of each linear layer of the blocks, by name, that is true where the weight is not zero.
 
     It is a guess for a model whose file records no support. Make it once, right after pruning, because training may
     bring a stored weight to zero (TOP-004).
 
-    A mask is bool, (out, in). A model without layers named q_proj to down_proj has none.
+    A mask is bool, (out, in).
     """
     return {name: linear.weight.detach() != 0 for name, linear in targets_of(model).items()}
 
@@ -114,17 +132,18 @@ def record_support(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def wrap(model: nn.Module, settings: Settings, masks: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """Make the block projections of a model sparse layers, freeze everything else, and return the model.
+    """Make the linear layers in the blocks of a model sparse layers, freeze everything else, and return the model.
 
-    masks  the support of each projection, by the name of its module; without them each layer needs a record of
-           its own, as `load_sparse` and torch.nn.utils.prune leave it
+    masks  the support of each layer, by the name of its module; without them each layer needs a record of its own, as
+           `load_sparse` and torch.nn.utils.prune leave it
 
     Raises:
-        SeftError: TOP-004 for a projection without a mask, CKP-001 for 16-bit weights, CKP-003 for NaN.
+        SeftError: MDL-007 for a model without such layers and for a layer that computes something else, TOP-004 for a
+            layer without a mask, CKP-001 for 16-bit weights, CKP-003 for NaN.
     """
     targets = targets_of(model)
     if not targets:
-        raise SeftError("MDL-007", "the model has no block projections; a LLaMA, Mistral or Qwen model is expected")
+        raise SeftError("MDL-007", NO_TARGETS)
     check_kept(model, settings)
     supports = {name: (masks or {}).get(name, mask_of(linear)) for name, linear in targets.items()}
     for name, linear in targets.items():
@@ -156,12 +175,14 @@ def watch_padding(model: nn.Module, updates: Iterable[SparseUpdate], settings: S
 
 
 def show_overflow(model: nn.Module) -> None:
-    """Let a model of transformers give NaN where a layer overflows, so that its loss is NaN too (LYR-015, LYR-016)."""
+    """Let a model of transformers give NaN where a layer overflows, so that its loss is NaN too (LYR-015, LYR-016).
+
+    Scores are looked at in the attentions of LLaMA, Mistral, Qwen2 and Qwen3, the models of MDL-001.
+    """
     for module in list(model.modules()):
         if type(module).__name__.endswith("RMSNorm"):
             module.register_forward_hook(_show_overflow)
-        # the attention modules of transformers all have head_dim; any other module is left alone
-        if hasattr(module, "q_proj") and hasattr(module, "head_dim"):
+        if type(module).__name__ in _SCORED:
             _Scores(module)
 
 
@@ -217,7 +238,7 @@ class _Scores:
 
 def _check(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings) -> None:
     """Refuse a layer that cannot be made sparse."""
-    if type(linear) is not nn.Linear:
+    if not (type(linear) is nn.Linear or _is_product(linear)):
         raise SeftError("MDL-007", f"{name} is a {type(linear).__name__}, expected torch.nn.Linear")
     if is_split(linear.weight):
         msg = f"{name} is split (FSDP); wrap the model before it is"
@@ -237,6 +258,17 @@ def _check(name: str, linear: nn.Module, mask: Tensor | None, settings: Settings
     check_mask(mask, weight)
     if settings.pattern is not None:
         check_pattern(mask, settings.pattern)
+
+
+@torch.no_grad()
+def _is_product(linear: nn.Module) -> bool:
+    """Return whether a layer of another class computes x Wᵀ + b as nn.Linear does, such as FalconLinear."""
+    weight = getattr(linear, "weight", None)
+    shape = (linear.out_features, linear.in_features)
+    if not isinstance(linear, nn.Linear) or weight is None or weight.shape != shape or not weight.is_floating_point():
+        return False
+    x = torch.linspace(-1, 1, linear.in_features, dtype=weight.dtype, device=weight.device)[None]
+    return torch.allclose(linear(x), nn.functional.linear(x, weight, linear.bias), equal_nan=True)
 
 
 def _sparse(linear: nn.Module, mask: Any, settings: Settings, matrix: int, slots: int) -> SeftLinear:

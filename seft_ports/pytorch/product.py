@@ -58,16 +58,19 @@ def product(x: Tensor, matrix: Matrix, dtype: torch.dtype, values: Sequence[Tens
     """
     if torch.compiler.is_compiling():
         y: Tensor = _in_graph(x, matrix.number, matrix.shape[0], dtype, values)
-        return y
-    return _Product.apply(x, matrix, dtype, *values)
+    else:
+        y = _Product.apply(x, matrix, dtype, *values)
+    # reshaped outside the Function, because torch lets nobody write into a view that a Function returned (Falcon does)
+    return y.reshape(*x.shape[:-1], matrix.shape[0])
 
 
 def _forward(x: Tensor, matrix: Matrix, dtype: torch.dtype, values: Sequence[Tensor]) -> Tensor:
-    out, width = matrix.shape
+    """Return y with one row for each row of x, (rows, out)."""
+    _, width = matrix.shape
     rows = x.reshape(math.prod(x.shape[:-1]), width).to(dtype)
     kernels.check(rows, None, matrix.shape, dtype)
     with matrix.written(values) as weight:
-        return kernels.matmul(rows, weight.to(dtype)).reshape(*x.shape[:-1], out)
+        return kernels.matmul(rows, weight.to(dtype))
 
 
 def _backward(
@@ -79,11 +82,11 @@ def _backward(
     needs_input_grad: Sequence[bool],
 ) -> list[Tensor | None]:
     """Return the gradients by x and by the values of each update, where they are wanted (KRN-002, KRN-003)."""
-    out, width = matrix.shape
+    _, width = matrix.shape
     rows = x.reshape(math.prod(x.shape[:-1]), width).to(dtype)
     gradients: list[Tensor | None] = [None]
     # y = x Wᵀ
-    dy = dy.reshape(len(rows), out).to(dtype)
+    dy = dy.to(dtype)
     if needs_input_grad[0]:
         # the weight is written again, because FSDP gathered it anew, without the values of the forward
         with matrix.written(values) as weight:
@@ -171,7 +174,7 @@ def _gradients(dy: Tensor, x: Tensor, number: int, dtype: torch.dtype, values: S
 
 @_in_graph.register_fake
 def _product_like(x: Tensor, number: int, out: int, dtype: torch.dtype, values: Sequence[Tensor]) -> Tensor:
-    return x.new_empty(*x.shape[:-1], out, dtype=dtype)
+    return x.new_empty(math.prod(x.shape[:-1]), out, dtype=dtype)
 
 
 @_gradients.register_fake

@@ -23,15 +23,23 @@ from seft_ports.pytorch.split import mean_of_all, processes
 from seft_ports.pytorch.update import SparseUpdate
 from seft_ports.pytorch.window import SECOND_BACKWARD
 
-__all__ = ["FIRST_GRADIENT", "NO_GRADIENT", "Stream"]
+__all__ = ["FIRST_GRADIENT", "Stream", "no_gradient"]
 
 FIRST_GRADIENT = (
     "a gradient of the first step, at the weights as loaded, is NaN or infinite; compute in a wider dtype, or look for "
     "a damaged weight"
 )
 """The error message of TRN-007 for the gradient that chooses the first positions."""
-NO_GRADIENT = "an event without a gradient: before_step was not called, or no backward ran"
-"""The error message of EVT-002 for a step without a backward pass."""
+
+
+def no_gradient(update: SparseUpdate) -> SeftError:
+    """Return the error of EVT-002 for an update that saw no backward pass before its event."""
+    return SeftError(
+        "EVT-002",
+        f"matrix {update.matrix} has no gradient for its event: before_step was not called, no backward ran, or the "
+        f"model reads the weight of list(layers_of(model))[{update.matrix}] without calling that layer; of an adapter "
+        "leave it out by exclude_modules",
+    )
 
 
 class Stream:
@@ -219,4 +227,4 @@ class Stream:
 
     def _check_used(self) -> None:
         if not self._used:
-            raise SeftError("EVT-002", NO_GRADIENT)
+            raise no_gradient(self._update)
