@@ -29,12 +29,12 @@ from seft_ref.model.config import ATTENTION, MLP
 from seft_ref.model.weights import Weights, matrix_of, with_matrices
 from seft_ref.quantise.merge import GRID_EXACT
 from seft_ref.text.examples import Data, Examples
-from seft_ref.topology.csr import Topology, as_numpy, flat
+from seft_ref.topology.csr import Topology, as_numpy, flat, per_pool, slots_per_row
 from seft_ref.topology.groups import in_groups
 from seft_ref.train.factors import Adapted, FactorState, placed
 from seft_ref.train.loop import TrainState
 from seft_ref.train.settings import ABSENT_AT_DEFAULT, TrainSettings
-from seft_ref.update.delta import Base, Delta
+from seft_ref.update.delta import Base, Delta, Stored
 from seft_ref.update.optimizers import shares_of
 from seft_ref.update.rules import Rule
 
@@ -137,6 +137,7 @@ def load_state(
         n_steps = _steps_of_window(settings, step)
         if bool(windows) != bool(n_steps) or any(one.steps != n_steps for one in window.values()):
             raise damaged(f"windows must hold the {n_steps} steps of the window that is open after step {step}")
+        _check_delta_budgets(targets, settings)
     return TrainState(step, targets, with_matrices(weights, packed), window)
 
 
@@ -238,10 +239,33 @@ def _target_of(
     names = ("row_budget", "row_delta_budget")
     rows = [parts.dense(name, parts.shape[:1], np.int64) if settings.rule.by_row else None for name in names]
     lost = parts.positions("lost") if "lost" in parts else nothing
+    _check_budgets(parts.name, base.topology, lost, budget, rows[0])
     delta = Delta(topology, values, slot_state, shared)
     beside = None if held_in is None else not_held(base, held_in)
     placed, packed, places, under = place(base, delta, kernels, held_in, beside, **memory)
     return Target(placed, delta, budget, delta_budget, places, under, lost, rows[0], rows[1]), packed
+
+
+def _check_budgets(name: str, base: Topology, lost: Array, budget: int, row_budget: Array | None) -> None:
+    """Refuse a budget that is not the number of weights stored at load: those of B and those that have left it."""
+    # CKP-007.11
+    if bool(base.seek(lost)[1].any()):
+        raise damaged(f"{name}.lost has a position that {name}.base stores")
+    if budget != (at_load := base.nnz + lost.shape[0]):
+        raise damaged(f"the budget of {name} is {budget}, base and lost have {at_load} positions")
+    if row_budget is not None:
+        n_out, n_in = base.shape
+        if bool((row_budget != slots_per_row(base) + per_pool(lost, n_in, n_out)).any()):
+            raise damaged(f"{name}.row_budget differs from the weights of base and lost in a row")
+
+
+def _check_delta_budgets(targets: Mapping[str, Target], settings: TrainSettings) -> None:
+    """Refuse a d_φ that the settings do not give to a matrix (CKP-007.11)."""
+    sizes = settings.delta_budgets([Stored(target.delta.topology.shape, target.budget) for target in targets.values()])
+    for (name, target), size in zip(targets.items(), sizes, strict=True):
+        rows = 0 if target.row_delta_budget is None else int(target.row_delta_budget.sum())
+        if target.delta_budget != size or rows > size:
+            raise damaged(f"delta_budgets give {name} {max(target.delta_budget, rows)} slots, the settings {size}")
 
 
 def _kept_of(parts: Parts, slots: tuple[int], settings: TrainSettings, step: int, prefix: str = "") -> dict[str, Array]:

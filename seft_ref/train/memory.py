@@ -12,6 +12,7 @@ from seft_ref.model.activations import LARGE, activation_bytes
 from seft_ref.model.config import ATTENTION, MLP, ModelConfig
 from seft_ref.model.head import rows_at_once
 from seft_ref.train.settings import TrainSettings
+from seft_ref.update.delta import Stored
 from seft_ref.update.pools import together
 
 PROGRAM = 300 << 20
@@ -78,7 +79,7 @@ def memory_of_run(
     bfloat16     whether the kernel set multiplies in bfloat16 (KRN-019), for which it makes a mask of every panel's row
     """
     index, index_of_16_bits = index_bytes
-    extents = [_Extent(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
+    extents = [Stored(matrix.shape, stored[matrix.name]) for matrix in config.targets()]
     adapter = settings.adapter
     slots = settings.delta_budgets(extents) if adapter is None else [adapter.parameters(e.shape) for e in extents]
     copies = 2 if transposed else 1
@@ -141,7 +142,7 @@ def _masks(shape: tuple[int, int]) -> int:
 def _event(
     config: ModelConfig,
     settings: TrainSettings,
-    extents: list["_Extent"],
+    extents: list[Stored],
     itemsize: int,
     *,
     compact: bool,
@@ -201,10 +202,3 @@ def _numbers_of_gradients(config: ModelConfig, tokens: int) -> int:
         as_factors = tokens * (n_out + n_in) < n_out * n_in
         numbers += tokens * (n_out + own_input) if as_factors else n_out * n_in
     return numbers * config.num_hidden_layers
-
-
-class _Extent:
-    """Shape and number of stored weights of a matrix that is not loaded."""
-
-    def __init__(self, shape: tuple[int, int], nnz: int) -> None:
-        self.shape, self.nnz, self.numel = shape, nnz, shape[0] * shape[1]

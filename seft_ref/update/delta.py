@@ -17,7 +17,7 @@ ADAMW_KEEPS = ("first_moment", "second_moment", "age")
 
 @runtime_checkable
 class Extent(Protocol):
-    """The sizes from which a delta budget is computed; a topology and a base have them."""
+    """The sizes from which a delta budget is computed; a topology, a base and `Stored` have them."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -30,6 +30,19 @@ class Extent(Protocol):
     @property
     def numel(self) -> int:
         """Number of positions of the dense matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The sizes of a matrix at load, which need not be in memory."""
+
+    shape: tuple[int, int]
+    nnz: int
+
+    @property
+    def numel(self) -> int:
+        """Number of positions of the dense matrix."""
+        return self.shape[0] * self.shape[1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

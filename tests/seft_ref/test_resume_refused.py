@@ -166,6 +166,38 @@ def test_CKP_007_attributes_are_there_and_of_their_kind(written, tmp_path, case)
     assert refused(run, tmp_path, replace(content, attributes=attributes)).clause == clause
 
 
+@pytest.mark.parametrize("by", [-1, 1])
+@pytest.mark.parametrize("key", ["budgets", "delta_budgets"])
+def test_CKP_007_forged_budgets_are_refused(written, tmp_path, key, by):
+    run, content = written("seft")
+    forged = content.attributes[key] | {TARGET: content.attributes[key][TARGET] + by}
+    error = refused(run, tmp_path, replace(content, attributes=content.attributes | {key: forged}))
+    assert (error.clause, TARGET in str(error)) == ("CKP-007", True)
+
+
+def test_CKP_007_lost_weights_and_those_of_a_row_count_as_at_load(written, tmp_path):
+    run, content = written("row")
+    base = formats.flat(content.tensors[f"{TARGET}.base"])
+    shape = content.tensors[f"{TARGET}.base"].shape
+    taken = formats.from_flat(shape, base[:1])
+    error = refused(run, tmp_path, replace(content, tensors=content.tensors | {f"{TARGET}.lost": taken}))
+    assert f"{TARGET}.lost has a position that {TARGET}.base stores" in str(error)
+    other = set(range(shape[0] * shape[1])) - set(base.tolist())
+    one_more = formats.from_flat(shape, np.array([min(other)]))
+    error = refused(run, tmp_path, replace(content, tensors=content.tensors | {f"{TARGET}.lost": one_more}))
+    assert f"the budget of {TARGET} is {len(base)}, base and lost have {len(base) + 1} positions" in str(error)
+
+    def moved(tensor):
+        values = tensor.values.copy()
+        values[:2] += [-1, 1]
+        return replace(tensor, values=values)
+
+    error = refused(run, tmp_path, with_tensor(content, "row_budget", moved))
+    assert f"{TARGET}.row_budget differs" in str(error)
+    error = refused(run, tmp_path, with_tensor(content, "row_delta_budget", with_values(10**6)))
+    assert f"delta_budgets give {TARGET}" in str(error)
+
+
 def test_CKP_006_a_state_computed_in_another_dtype_is_refused(written, tmp_path):
     run, content = written("seft", dtype=np.float64)
     error = refused(run, tmp_path, content)
