@@ -62,7 +62,7 @@ from seft_ref.text import tokens as text
 from seft_ref.topology import csr as topology
 from seft_ref.topology import groups
 from seft_ref.topology import nm as nm_topology
-from seft_ref.train import diagnose, event, settings, start
+from seft_ref.train import diagnose, event, gradients, settings, start
 from seft_ref.update import adapt, drop, evolve, optimizers, pools, rules, schedule, select
 from seft_ref.update import delta as slots
 from seft_ref.update import evidence as norms
@@ -103,6 +103,7 @@ __all__ = [
     "gaps",
     "gguf_codes",
     "gptq_folder",
+    "gradients",
     "groups",
     "header",
     "hf",

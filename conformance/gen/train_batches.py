@@ -10,6 +10,7 @@ from conformance.gen.train import GAP
 from conformance.gen.train_steps import SETTINGS, World, answered, asked, rounded
 from conformance.oracle import train, train_batches, update_choices
 from conformance.oracle.event import Part
+from conformance.oracle.tape import Array
 from conformance.oracle.train_batches import Batch
 
 LENGTH = 6
@@ -62,33 +63,65 @@ def steps() -> Area:
         area.add(
             name, "train.batches", clauses, purpose, given(world, parts, settings, step, of), answered(loss, after)
         )
-    _silent(area)
+    _inputs(area)
     return area
 
 
-def _silent(area: Area) -> None:
-    """Add a step with a micro-batch in which no label counts, whose inputs still count (GRD-006)."""
-    rule = update_choices.RULE | {"grow": "curvature", "adapt": "activation"}
-    for seed in range(200):
-        n = Numbers(133, seed)
-        settings = SETTINGS | {"seed": seed, "start": "random", "rows": 3, "micro_batches": 2, "rule": rule}
-        world = tiny.world(n, tiny.CONFIG)
-        parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
-        parts = rounded_after(world, parts, settings)
-        of = [rows(n, counts, padded=False) for counts in ([(5, 0)], [(0, 0), (0, 0)])]
-        loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, 2)
-        _, other, _ = train_batches.one_step(tiny.CONFIG, world[0], parts, of[:1], settings, 2)
-        moved = any(one.phi.keys() != two.phi.keys() for one, two in zip(after, other, strict=True))
-        if gap >= GAP and moved and not _weak(after):
-            break
-    else:
-        msg = "no seed in which the inputs of these rows move a slot"
-        raise AssertionError(msg)
-    purpose = "a micro-batch without labels skipped, and its rows missing in the mean square of the inputs"
-    clauses = "GRD-006 GROW-004 TRN-001 TRN-002 EVT-001 EVT-002"
-    area.add(
-        "silent-inputs", "train.batches", clauses, purpose, given(world, parts, settings, 2, of), answered(loss, after)
-    )
+class _CountsPadding(train_batches.Given):
+    """A wrong reading of GRD-006: the inputs of padding count."""
+
+    def read(self, step: int) -> Array:
+        return np.ones_like(super().read(step))
+
+
+class _CountsPredictors(train_batches.Given):
+    """A wrong reading of GRD-006: the inputs of padding that predicts a token count."""
+
+    def read(self, step: int) -> Array:
+        _, labels, mask = self.data(step)
+        assert mask is not None
+        predicts = np.zeros_like(mask)
+        predicts[:, :-1] = labels[:, 1:] != -100
+        return (mask | predicts).reshape(-1)
+
+
+def _inputs(area: Area) -> None:
+    """Add steps whose event reads the inputs of layers: of rows without labels, and not of padding (GRD-006)."""
+    uncounted = "a micro-batch without labels skipped, and its rows missing in the mean square of the inputs"
+    padding = "padding counted in the mean square of the inputs"
+    without_labels = [[(5, 0)], [(0, 0), (0, 0)]]
+    with_padding = [[(2, 4), (5, 0)], [(3, 3)]]
+    for name, grow, adapt, shape, purpose, clauses in (
+        ("silent-inputs", "curvature", "activation", without_labels, uncounted, "GRD-006 GROW-004"),
+        ("padded-inputs", "gradient", "activation", with_padding, padding, "GRD-006 TRN-021 ADPT-005"),
+        ("padded-curvature", "curvature", "sensitivity", with_padding, padding, "GRD-006 TRN-021 GROW-004"),
+    ):
+        rule, padded = update_choices.RULE | {"grow": grow, "adapt": adapt}, purpose == padding
+        for seed in range(200):
+            n = Numbers(133, seed)
+            settings = SETTINGS | {"seed": seed, "start": "random", "rows": 3, "micro_batches": 2, "rule": rule}
+            world = tiny.world(n, tiny.CONFIG)
+            parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+            parts = rounded_after(world, parts, settings)
+            of = [rows(n, counts, padded=padded) for counts in shape]
+            loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, 2)
+            others = [(of, _CountsPadding), (of, _CountsPredictors)] if padded else [(of[:1], train_batches.Given)]
+            answers = [
+                train_batches.one_step(tiny.CONFIG, world[0], parts, seen, settings, 2, kind)[1]
+                for seen, kind in others
+            ]
+            moved = all(_supports(answer) != _supports(after) for answer in answers)
+            if gap >= GAP and moved and not _weak(after):
+                break
+        else:
+            msg = f"no seed for {name} in which the inputs of these rows move a slot"
+            raise AssertionError(msg)
+        clauses += " TRN-001 TRN-002 EVT-001 EVT-002"
+        area.add(name, "train.batches", clauses, purpose, given(world, parts, settings, 2, of), answered(loss, after))
+
+
+def _supports(parts: list[Part]) -> list[tuple[list[int], list[int]]]:
+    return [(sorted(part.phi), sorted(part.base)) for part in parts]
 
 
 def rounded_after(world: World, parts: list[Part], settings: dict[str, Any]) -> list[Part]:

@@ -181,12 +181,13 @@ class Trainer:
             self.tensors[name] = dense.reshape(shape)
         decoder = Decoder(self.config, self.tensors)
         loss, _, grads = decoder.loss_and_gradients(*self.data(step))
-        entered = [decoder.inputs[name].reshape(-1, self.tensors[name].shape[1]) for name in self.names]
+        read = self.read(step)
+        entered = [decoder.inputs[name].reshape(-1, self.tensors[name].shape[1])[read] for name in self.names]
         flat = [[float(x) for x in grads[name].reshape(-1)] for name in self.names]
         upstream = []
         if self.rule["adapt"] == "token-fisher":
             dy = decoder.upstream(*self.data(step))
-            upstream = [train_window.floats(dy[n].reshape(-1, self.tensors[n].shape[0])) for n in self.names]
+            upstream = [train_window.floats(dy[n].reshape(-1, self.tensors[n].shape[0])[read]) for n in self.names]
         return Step(loss, flat, [train_window.floats(x) for x in entered], upstream)
 
     def multiplied(self, i: int, weights: dict[int, float]) -> dict[int, float]:
@@ -210,6 +211,11 @@ class Trainer:
         starts = train_text.window_starts(self.s["seed"], 2, (step - 1) * rows, rows, n, length)
         tokens = np.array([self.text[a : a + length] for a in starts])
         return tokens, tokens, None
+
+    def read(self, step: int) -> Array:
+        """Return which rows of a step, tokens laid end to end, enter evidence: all but padding (TRN-021.4, GRD-006)."""
+        tokens, _, mask = self.data(step)
+        return np.ones(tokens.size, dtype=np.bool_) if mask is None else mask.reshape(-1)
 
     def optimize(self, step: int, gradients: list[list[float]]) -> None:
         """Take one optimizer step (OPT, SCH-004)."""

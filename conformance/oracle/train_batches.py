@@ -32,11 +32,15 @@ def one_step(
     batches: list[Batch],
     settings: dict[str, Any],
     step: int,
+    kind: type[Given] = Given,
 ) -> tuple[float, list[Part], float]:
-    """Return the loss of a step, each target after the step, and the smallest gap of its event."""
+    """Return the loss of a step, each target after the step, and the smallest gap of its event.
+
+    kind  the trainer; a generator gives one that reads a clause wrongly, to find inputs where the readings part
+    """
     nothing = [[0.0] * n for n in (0,) * len(parts)]
     saved = train_state.Saved(step - 1, parts, nothing, nothing, [])
-    t = train_state.resumed(config, tensors, [], settings, saved, Given)
+    t = train_state.resumed(config, tensors, [], settings, saved, kind)
     assert isinstance(t, Given)
     t.batches = batches
     passage = train_state.go_on(t, step - 1, [], step)

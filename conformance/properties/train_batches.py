@@ -5,24 +5,26 @@ from conformance.gen.numbers import Numbers
 from conformance.gen.train import GAP
 from conformance.gen.train_batches import LENGTH, given, rows
 from conformance.gen.train_steps import SETTINGS, answered, rounded
-from conformance.oracle import train, train_batches
+from conformance.oracle import train, train_batches, update_choices
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
 
 @property_of(
     "train.batches",
-    "TRN-001 TRN-002 LYR-008 LYR-011",
+    "TRN-001 TRN-002 TRN-021 LYR-008 LYR-011 GRD-006",
     "batches",
     "train.batches",
-    sees=("padding", "micro-batches of other counts"),
+    sees=("padding", "micro-batches of other counts", "inputs beside padding"),
     tells=("too close to decide",),
     cost=8,
 )
 def _batches(d: Draw, t: Trial) -> None:
-    """The loss of a step is the mean over all labels that count, whatever the micro-batches."""
+    """The loss of a step is the mean over all labels that count, whatever the micro-batches; padding enters nothing."""
     number, padded = d.integer(0, 1000), d.flag()
+    grow, adapt = d.choice(("gradient", "curvature")), d.choice(("sensitivity", "activation"))
     settings = SETTINGS | {"seed": d.integer(0, 99), "start": "magnitude", "weight_decay": d.choice((0.0, 0.5))}
+    settings |= {"rule": update_choices.RULE | {"grow": grow, "adapt": adapt}}
     step, sizes = d.choice((2, 3)), [d.integer(1, 2) for _ in range(d.integer(1, 3))]
     for attempt in range(8):
         n = Numbers(65, number, attempt)
@@ -44,5 +46,6 @@ def _batches(d: Draw, t: Trial) -> None:
     if gap < GAP:
         return
     t.saw("padding", padded)
+    t.saw("inputs beside padding", padded and (grow == "curvature" or adapt == "activation"))
     t.saw("micro-batches of other counts", len({int((one["labels"] != -100).sum()) for one in of}) > 1)
     t.case("train.batches", given(world, parts, settings, step, of), answered(loss, after))

@@ -42,11 +42,20 @@ class WeightGradient:
 
     dy: Float[Array, "n out"]
     x: Float[Array, "n in_"]
+    tokens: Int[Array, " k"] | None = None
+    """rows whose inputs an event reads; the others are padding that predicts a token. None for all rows"""
 
-    def of_rows(self, rows: Int[Array, " m"]) -> "WeightGradient":
-        """Return the part of the gradient that comes from these rows of dy and x."""
+    def of_rows(self, rows: Int[Array, " m"], tokens: Int[Array, " k"] | None = None) -> "WeightGradient":
+        """Return the part of the gradient that comes from these rows of dy and x.
+
+        tokens  as the attribute, counted in the rows that are left
+        """
         xp = array_namespace(self.dy)
-        return WeightGradient(xp.take(self.dy, rows, axis=0), xp.take(self.x, rows, axis=0))
+        return WeightGradient(xp.take(self.dy, rows, axis=0), xp.take(self.x, rows, axis=0), tokens)
+
+    def inputs(self) -> Float[Array, "k in_"]:
+        """Return the rows of x that are no padding (GRD-006)."""
+        return self.x if self.tokens is None else array_namespace(self.x).take(self.x, self.tokens, axis=0)
 
 
 def linear_forward(

@@ -129,10 +129,11 @@ class Window:
             after = replace(after, latest_tokens=tokens.plus(gradient, kernels))
         if "inputs" not in self.asked:
             return after
-        squares = array_namespace(gradient.x).sum(gradient.x * gradient.x, axis=0)
+        x = gradient.inputs()
+        squares = array_namespace(x).sum(x * x, axis=0)
         if self.input_squares is not None:
             squares = self.input_squares + squares
-        return replace(after, input_squares=squares, n_inputs=self.n_inputs + gradient.x.shape[0])
+        return replace(after, input_squares=squares, n_inputs=self.n_inputs + x.shape[0])
 
     def settled(self, kernels: KernelSet = definition) -> "Window":
         """Return the window with the latest step added to the sums (TRN-004).

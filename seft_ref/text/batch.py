@@ -36,6 +36,12 @@ class Batch:
         xp = array_namespace(self.mask)
         return xp.nonzero(xp.reshape(self.mask, (-1,)) | (self.targets() != IGNORE))[0]
 
+    def tokens_among(self, rows: Int[Array, " N"]) -> Int[Array, " M"]:
+        """Return which of the rows of `rows()` are tokens, and not padding that predicts one."""
+        assert self.mask is not None, "a batch without padding has no rows to leave out"
+        xp = array_namespace(self.mask)
+        return xp.nonzero(xp.take(xp.reshape(self.mask, (-1,)), rows))[0]
+
     def count(self) -> int:
         """Return how many targets the loss is over."""
         xp = array_namespace(self.labels)

@@ -74,11 +74,12 @@ def loss_and_gradients(
         batch_loss, gradients = _backward_to_targets(weights, config, batch, count, kernels, recompute=again)
         loss += batch_loss
         rows = batch.rows()
+        tokens = None if rows is None else batch.tokens_among(rows)
         for name, gradient in gradients:
             if not isinstance(gradient, WeightGradient) or not (name in at or name in in_step):
                 continue
-            # TRN-021.4: padding has no gradient, but it has inputs, which an event may read
-            gradient = gradient if rows is None else gradient.of_rows(rows)
+            # TRN-021.4: padding without a target has no gradient, but it has inputs, which an event may read
+            gradient = gradient if rows is None else gradient.of_rows(rows, tokens)
             if name in at:
                 values = kernels.sample(gradient.dy, gradient.x, at[name])
                 entries[name] = values if name not in entries else entries[name] + values

@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right
+from conformance.engine.parts import gradients
+from conformance.wrong.mutants.base import Mutant, Operation, Rows, Values, edits, mutant, right
+
+_GRADIENTS = gradients.loss_and_gradients
 
 
 def of_batches(change: Callable[[Values], Values]) -> Operation:
@@ -62,6 +65,19 @@ def _steps() -> list[tuple[str, str, Any]]:
     ]
 
 
+_PADDING: Rows = (
+    ("train.batches", "TRN-021 GRD-006", _GRADIENTS, "rows = batch.rows()", "rows = None", "inputs of padding count"),
+    (
+        "train.batches",
+        "GRD-006",
+        _GRADIENTS,
+        "of_rows(rows, tokens)",
+        "of_rows(rows)",
+        "inputs of padding count if it predicts a token",
+    ),
+)
+
 MUTANTS: list[Mutant] = [
+    *edits(_PADDING),
     *(mutant(clauses, "train.batches", call, flaw) for clauses, flaw, call in _steps()),
 ]
