@@ -382,13 +382,7 @@ def _refusals(area: Area) -> None:
     spoilt("infinite", lambda whole: None, infinite)
     spoilt("step", lambda whole: whole["attributes"].pop("step"))
     spoilt("twice", lambda whole: whole["attributes"].update(matrices=[*names[:-1], names[0]]))
-    for key in ("budgets", "delta_budgets"):
-        for by in (-1, 1):
-
-            def forge(whole: dict[str, Any], key: str = key, by: int = by) -> None:
-                whole["attributes"][key][names[0]] += by
-
-            spoilt(f"{key}{by:+}", forge)
+    spoilt("budget", lambda whole: whole["attributes"]["budgets"].update({names[0]: len(saved.parts[0].base) + 1}))
     aged_world, aged_settings, aged = _stopped(_AGED)
     older = [replace(part, kept=part.kept | {"age": dict.fromkeys(part.phi, 3)}) for part in aged.parts]
     inputs = asked(aged_world, config, aged_settings, replace(aged, parts=older))

@@ -1,6 +1,7 @@
 """Cases of chapter 8: whole events, and the pass after the last step."""
 
 import math
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -223,7 +224,8 @@ def _refusals(area: Area, shape: tuple[int, int], state: State, n: Numbers) -> N
             more,
             refused="EVT-005 SEL-004",
         )
-    steep = n.real(shape)
+    # a copy, because the case behind this one was published without it
+    steep = copy(n).real(shape)
     steep[0, 0], steep[-1, -1] = 1.5e308, -1.5e308
     text, clauses = "an event whose gradient has a norm beyond binary64", "EVT-005 SEL-004"
     more = inputs | {"gradient": steep}

@@ -1,7 +1,5 @@
 """The self-test of the kit: comparators, signatures, and the page; the whole matrix is run by hand and in releases."""
 
-import json
-
 import numpy as np
 
 from conformance.cases.case import load_all
@@ -66,9 +64,3 @@ def test_the_page_is_the_one_in_docs():
     shown, reasons = sum(map(bool, matrix.shown.values())), len(matrix.reasons)
     told = f"{shown} of {len(matrix.shown)} clauses of level MUST have one, {reasons} have a reason"
     assert told in (page.parents[1] / "explanation" / "kit.md").read_text(encoding="utf-8")
-
-
-def test_withdrawn_cases_do_not_come_back():
-    withdrawn = json.loads((SIGNATURES.parent / "withdrawn.json").read_text(encoding="utf-8"))
-    assert set(withdrawn) & {case.id for case in CASES} == set()
-    assert all(len(reason) > 20 for reason in withdrawn.values())

@@ -1,6 +1,7 @@
 """The frozen cases: reproduced byte for byte, well-formed, linked, and made by oracles that stand alone."""
 
 import ast
+import dataclasses
 import json
 import math
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import conformance
+from conformance.cases import lock
 from conformance.cases.case import VECTORS, Bound, Case, decode, dump, encode, load, load_all
 from conformance.cases.clauses import read_clauses
 from conformance.cases.coverage import coverage, elsewhere
@@ -25,6 +27,59 @@ CASES = load_all()
 def test_the_generators_write_what_is_frozen(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["conformance.gen", "--check"])
     assert __main__.main() == 0, capsys.readouterr().out
+
+
+def test_no_published_case_changes():
+    withdrawn = json.loads(lock.WITHDRAWN.read_text(encoding="utf-8"))
+    assert lock.faults(CASES, lock.locked(), withdrawn) == []
+    assert all(len(reason) > 20 for reason in withdrawn.values())
+
+
+CHANGES = {
+    "operation": {"op": "select.smallest"},
+    "clauses": {"clauses": ("SEL-001",)},
+    "an input": {"inputs": {"n": 2, "scores": np.array([0.5, 0.0])}},
+    "the sign of a zero": {"inputs": {"n": 1, "scores": np.array([0.5, -0.0])}},
+    "a whole number as a float": {"inputs": {"n": 1.0, "scores": np.array([0.5, 0.0])}},
+    "a name": {"inputs": {"m": 1, "scores": np.array([0.5, 0.0])}},
+    "a shape": {"inputs": {"n": 1, "scores": np.array([[0.5, 0.0]])}},
+    "the answer": {"expected": {"indices": np.array([1])}},
+    "a refusal": {"expected": {}, "refused": ("SEL-004",)},
+    "a bound": {"bounds": {"indices": Bound(np.array([1.0]), 3)}},
+    "zeros": {"zeros": ("indices",)},
+    "dtypes": {"dtypes": ("float64",)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_lock_sees_a_change_of(change, tmp_path):
+    inputs = {"n": 1, "scores": np.array([0.5, 0.0])}
+    case = Case("a.b", "select.largest", ("SEL-001", "SEL-002"), "a purpose", inputs, {"indices": np.array([0])})
+    releases = {"0.1.0": {"a.b": lock.digest(case)}}
+    reworded = dataclasses.replace(case, purpose="another", oracle="loops")
+    (tmp_path / "cases.json").write_text(dump([reworded]), encoding="utf-8")
+    assert lock.faults(load(tmp_path / "cases.json"), releases, {}) == []
+    changed = dataclasses.replace(case, **CHANGES[change])
+    assert lock.faults([changed], releases, {}) == ["a.b changed; give it a new id"]
+
+
+def test_the_lock_sees_cases_that_go_come_and_come_back():
+    case = Case("a.b", "select.largest", ("SEL-001",), "a purpose", {"n": 1}, {"indices": np.array([0])})
+    releases = {"0.1.0": {"a.b": lock.digest(case)}}
+    assert lock.faults([], releases, {}) == ["a.b is gone, and withdrawn.json gives no reason"]
+    assert lock.faults([], releases, {"a.b": "a reason"}) == []
+    assert lock.faults([case], releases, {"a.b": "a reason"}) == ["a.b was withdrawn; give it a new id"]
+    assert lock.faults([case], {}, {}) == ["a.b is new; run python -m conformance.cases.lock"]
+
+
+def test_a_release_of_the_lock_is_sealed(tmp_path, monkeypatch):
+    content = json.loads(lock.LOCK.read_text(encoding="utf-8"))
+    assert lock.seal(content["releases"]["0.2.0"]) == "ada7779fc81ceddaa7d928b9eef1170ef4f4269a35693b1f1017ebe85b35397a"
+    content["releases"]["0.2.0"].popitem()
+    monkeypatch.setattr(lock, "LOCK", tmp_path / "cases.json")
+    lock.LOCK.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"the cases of release 0.2.0 are not those that were published"):
+        lock.locked()
 
 
 def test_ids_are_unique_and_every_case_is_well_formed():
