@@ -107,8 +107,8 @@ def _inputs(area: Area) -> None:
             loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, 2)
             others = [(of, _CountsPadding), (of, _CountsPredictors)] if padded else [(of[:1], train_batches.Given)]
             answers = [
-                train_batches.one_step(tiny.CONFIG, world[0], parts, seen, settings, 2, kind)[1]
-                for seen, kind in others
+                train_batches.one_step(tiny.CONFIG, world[0], parts, batches, settings, 2, kind)[1]
+                for batches, kind in others
             ]
             moved = all(_supports(answer) != _supports(after) for answer in answers)
             if gap >= GAP and moved and not _weak(after):
