@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from conformance.answers.answer import ids, reals
 from conformance.cases.case import Bound, Case
 from conformance.oracle import select_rng
+
+__all__ = ["Area", "Array", "Numbers", "ids", "product_bound", "reals"]
 
 Array = NDArray[Any]
 
@@ -62,16 +65,6 @@ class Numbers:
     def subset(self, size: int, n: int) -> list[int]:
         """Return n of the numbers 0 to size − 1, ascending."""
         return sorted(sorted(range(size), key=lambda _: self._draw())[:n])
-
-
-def ids(values: Any) -> Array:
-    """Return integers as an int64 array."""
-    return np.array(list(values), dtype=np.int64)
-
-
-def reals(values: Any) -> Array:
-    """Return numbers as a float64 array."""
-    return np.array(list(values), dtype=np.float64)
 
 
 class Area:

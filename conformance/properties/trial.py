@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from conformance.answers import Answer, answer
 from conformance.cases.case import Bound, Case
 from conformance.cases.ops import OPS
 from conformance.judge.harness import Failure, Result, Variant, run
@@ -109,8 +110,8 @@ class _Lasting:
         """Ask the port, keep the answer as `last` and return it."""
         self.last = None
         self.last = self._port.call(op, inputs, dtype)
-        answer: dict[str, Any] = self.last
-        return answer
+        outputs: dict[str, Any] = self.last
+        return outputs
 
 
 @dataclass(slots=True)
@@ -159,18 +160,21 @@ class Trial:
     ) -> dict[str, Any] | None:
         """Ask a case; return the port's answer, or None for a refusal or if the port is not asked.
 
+        expected, refused, bounds  None and nothing for those of `conformance.answers`
+
         Raises:
             Found: the port answers something else.
         """
+        made = answer(op, inputs) if expected is None and not refused else Answer(expected or {}, bounds or {}, refused)
         case = Case(
             f"property.{self.prop.name}",
             op,
             self.prop.clauses,
             self.prop.text,
             inputs,
-            expected or {},
-            tuple(refused),
-            bounds or {},
+            dict(made.outputs),
+            tuple(made.refused),
+            dict(made.bounds),
             dtypes=dtypes or ("float64", "float32"),
         )
         return self.ask(case)

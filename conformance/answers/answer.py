@@ -1,0 +1,71 @@
+"""The record `Answer`, the table of the functions that give one, and what they share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance.cases.case import Bound
+
+__all__ = ["ANSWERS", "Answer", "Inputs", "Refusal", "answers", "ids", "reals", "refuse"]
+
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an operation gives.
+
+    Attributes:
+        outputs: values by name; empty for a refusal.
+        bounds: gauges of the outputs that are compared by gauge.
+        refused: the clauses that the inputs break, of which a port names one; empty for an answer.
+    """
+
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    refused: Sequence[str] = ()
+
+
+class Refusal(Exception):
+    """The inputs break these clauses."""
+
+    def __init__(self, *clauses: str) -> None:
+        super().__init__(" ".join(clauses))
+        self.clauses = clauses
+
+
+Made = Mapping[str, Any] | Answer
+ANSWERS: dict[str, Callable[[Inputs], Made]] = {}
+
+
+def answers(op: str) -> Callable[[Callable[[Inputs], Made]], Callable[[Inputs], Made]]:
+    """Return a decorator that enters a function into `ANSWERS`."""
+
+    def enter(function: Callable[[Inputs], Made]) -> Callable[[Inputs], Made]:
+        ANSWERS[op] = function
+        return function
+
+    return enter
+
+
+def refuse(**broken: bool) -> None:
+    """Raise a Refusal with the clauses that are broken: ``refuse(SEL_004=..., SEL_005=...)``.
+
+    Inputs that break several clauses may be refused by any of them.
+    """
+    clauses = [name.replace("_", "-") for name, is_broken in broken.items() if is_broken]
+    if clauses:
+        raise Refusal(*clauses)
+
+
+def ids(values: Any) -> NDArray[Any]:
+    """Return integers as an int64 array."""
+    return np.array(list(values), dtype=np.int64)
+
+
+def reals(values: Any) -> NDArray[Any]:
+    """Return numbers as a float64 array."""
+    return np.array(list(values), dtype=np.float64)
