@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from conformance.answers.answer import ANSWERS, Answer, Refusal
+from conformance.oracle.select_pools import RefusedError
 from conformance.protocol.port import Refused, Unsupported
 
 __all__ = ["Answer", "AnswersPort", "answer", "offered"]
@@ -41,6 +42,8 @@ def answer(op: str, inputs: dict[str, Any]) -> Answer:
         made = ANSWERS[op](inputs)
     except Refusal as refusal:
         return Answer(refused=refusal.clauses)
+    except RefusedError as refused:
+        return Answer(refused=str(refused).split(":")[0].split())
     return made if isinstance(made, Answer) else Answer(made)
 
 

@@ -5,8 +5,10 @@ import numpy as np
 from conformance.gen import layers_overflows
 from conformance.gen.model import MODELS, ONE_HEAD, SMALL, tensors_of
 from conformance.gen.numbers import Area, Numbers, ids
-from conformance.gen.update_counts import inside, outside
 from conformance.oracle import prune
+
+_NUDGE = 2.0**-20
+"""What SEL-006 adds to a rate before it takes the floor."""
 
 
 def pruning() -> Area:
@@ -22,8 +24,8 @@ def pruning() -> Area:
         ("zeros", zeros, 0.4, "−0 ranked below +0"),
         ("nothing", spread, 0.0, "sparsity 0 removes something"),
         ("almost-all", spread, 0.999, "rounding up"),
-        ("inside", spread, inside(7) / 100, "a nudge below 2⁻²⁰"),
-        ("outside", spread, outside(7) / 100, "a nudge above 2⁻²⁰"),
+        ("inside", spread, (7 - 0.99 * _NUDGE) / 100, "a nudge below 2⁻²⁰"),
+        ("outside", spread, (7 - 1.01 * _NUDGE) / 100, "a nudge above 2⁻²⁰"),
     ):
         kept = ids(prune.magnitude(w, sparsity))
         inputs = {"weights": w, "sparsity": sparsity}

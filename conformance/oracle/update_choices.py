@@ -123,7 +123,9 @@ def check(choices: Rule) -> None:
         raise RefusedError(msg)
     has_pattern = choices.get("pattern") is not None
     scope = choices.get("scope", "matrix")
-    if has_pattern and scope != "group" and choices.get("grow_scope") == "anywhere":
+    # a run without events never grows
+    grows = choices.get("evolves", 1)
+    if grows and has_pattern and scope != "group" and choices.get("grow_scope") == "anywhere":
         msg = "EVT-007: growth leaves the support of a pattern"
         raise RefusedError(msg)
     if has_pattern and choices.get("initial_scope") == "anywhere":

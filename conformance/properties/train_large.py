@@ -10,7 +10,6 @@ from conformance.gen.numbers import ids
 from conformance.oracle import (
     select,
     train_window,
-    update_counts,
 )
 from conformance.properties.draws import Draw, Many
 from conformance.properties.large import BEYOND, exact, most_of, sees_beyond, shapes, sides
@@ -116,10 +115,6 @@ def _window(d: Draw, t: Trial) -> None:
     t.case("gradient.norm", size_inputs | {"gradient": steps[0]}, {"norm": math.sqrt(float(flat[0] @ flat[0]))})
     base = many.subset(size, size - size // 200)
     values = many.lattice((len(base),), 99)
-    base_values = dict(zip(base.tolist(), values.tolist(), strict=True))
     inputs = size_inputs | {"base": base, "base_values": values, "seed": 1, "matrix": 2, "gradient": steps[1], "n": n}
     for by in ("gradient", "magnitude"):
-        eta = update_counts.initial(
-            by, list(base_values), n, seed=1, matrix=2, gradient=flat[1].tolist(), base=base_values
-        )
-        t.case("delta.initial", inputs | {"by": by, "scope": "active"}, {"positions": ids(eta)})
+        t.case("delta.initial", inputs | {"by": by, "scope": "active"})

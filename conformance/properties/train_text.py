@@ -1,9 +1,5 @@
 """Properties of windows of a text (chapters 10 and 11)."""
 
-from typing import Any
-
-from conformance.gen.numbers import ids
-from conformance.oracle import train_text
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
 
@@ -20,8 +16,7 @@ def _calibration(d: Draw, t: Trial) -> None:
     )
     t.saw("one window", n == 1)
     t.saw("a text of one window", tokens == length)
-    inputs = {"tokens": tokens, "length": length, "seed": seed, "n": n}
-    t.case("text.calibration", inputs, {"starts": ids(train_text.window_starts(seed, 4, 0, n, tokens, length))})
+    t.case("text.calibration", {"tokens": tokens, "length": length, "seed": seed, "n": n})
 
 
 @property_of(
@@ -36,16 +31,9 @@ def _windows(d: Draw, t: Trial) -> None:
     length, n = d.integer(2, 20), d.integer(1, 5)
     tokens = length + d.choice((0, -1, d.integer(0, 60)))
     seed, step = d.choice((0, 7, 2**64 - 1)), d.integer(1, 50)
-    training: dict[str, Any] = {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": n}
-    windows = d.choice((n, None))
-    evaluation: dict[str, Any] = {"tokens": tokens, "length": length, "windows": windows}
-    if tokens < length:
-        t.saw("a text too short")
-        t.case("text.training", training, refused=["TRN-003"])
-        t.case("text.evaluation", evaluation, refused=["EVL-002"])
-        return
-    t.saw("one window", n == 1)
-    t.saw("windows side by side", windows is None)
-    starts = train_text.window_starts(seed, 2, (step - 1) * n, n, tokens, length)
-    t.case("text.training", training, {"starts": ids(starts)})
-    t.case("text.evaluation", evaluation, {"starts": ids(train_text.evaluation_starts(tokens, length, windows))})
+    windows, fits = d.choice((n, None)), tokens >= length
+    t.saw("a text too short", not fits)
+    t.saw("one window", fits and n == 1)
+    t.saw("windows side by side", fits and windows is None)
+    t.case("text.training", {"tokens": tokens, "length": length, "seed": seed, "step": step, "rows": n})
+    t.case("text.evaluation", {"tokens": tokens, "length": length, "windows": windows})
