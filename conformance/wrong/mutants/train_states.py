@@ -65,16 +65,15 @@ _OPEN = "max(0, step - (event[0] - event[1]))"
 """The steps that an open window must hold, in the source of the engine."""
 
 
-def unaware(edit: Edit, expected: str) -> Operation:
-    """Return a run that resumes from an edited state and expects `expected` steps in an open window."""
+def unaware(edit: Edit, check: Any, old: str, new: str) -> Operation:
+    """Return a run that resumes from an edited state, with a check of the engine that would refuse it rewritten."""
 
     def f(a: Values) -> Values:
-        count = state_file._steps_of_window
-        original, count.__code__ = count.__code__, rewritten(count, _OPEN, expected)
+        original, check.__code__ = check.__code__, rewritten(check, old, new)
         try:
             return resumed(edit)(a)
         finally:
-            count.__code__ = original
+            check.__code__ = original
 
     return f
 
@@ -106,6 +105,10 @@ def no_window(tensors: Tensors, attributes: Values) -> None:
         tensors, attributes
     )
     attributes["windows"] = {}
+
+
+without_lost = nowhere(".lost")
+"""Remove the positions that have left the base."""
 
 
 def values_of(t: Tensor) -> Any:
@@ -261,18 +264,26 @@ _PARTS: tuple[tuple[str, str, Edit], ...] = (
     ("DLT-006", "a window of one step", one_step_of_a_window),
     ("GRD-007", "the support is among the candidates", every_candidate),
     ("EVT-009", "budgets of rows are what is left of them", rows_of_what_is_left),
-    ("CKP-007", "what has left the base is forgotten", nowhere(".lost")),
+    ("CKP-007", "what has left the base is forgotten", without_lost),
     ("CKP-007 CKP-006", "b + φ as the base", merged),
     ("CKP-006 EVT-003", "K is base and slots of now", base_and_slots),
 )
 """Rows of clauses, flaw and edit; each edit gives a mutant of writing and a mutant of reading."""
 
-_UNAWARE: dict[Edit, str] = {no_window: "0", one_step_of_a_window: f"min(1, {_OPEN})"}
-"""Edits that leave a window without the steps that it must hold, and the steps that a reader with this flaw expects."""
+_STEPS = state_file._steps_of_window
+_NO_BUDGETS = (state_file._check_budgets, "# CKP-007.11", "return")
+_UNAWARE: dict[Edit, tuple[Any, str, str]] = {
+    no_window: (_STEPS, _OPEN, "0"),
+    one_step_of_a_window: (_STEPS, _OPEN, f"min(1, {_OPEN})"),
+    rows_of_what_is_left: _NO_BUDGETS,
+    without_lost: _NO_BUDGETS,
+    base_and_slots: _NO_BUDGETS,
+}
+"""Edits whose states the engine refuses, and the check that a reader with this flaw lacks: function, text, new text."""
 
 MUTANTS: list[Mutant] = [
     *(
-        mutant(clauses, "state.resume", unaware(edit, _UNAWARE[edit]) if edit in _UNAWARE else resumed(edit), flaw)
+        mutant(clauses, "state.resume", unaware(edit, *_UNAWARE[edit]) if edit in _UNAWARE else resumed(edit), flaw)
         for clauses, flaw, edit in _PARTS
     ),
     *(mutant(clauses, "state.write", written(edit), flaw) for clauses, flaw, edit in _PARTS),
