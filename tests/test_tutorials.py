@@ -63,8 +63,8 @@ BEFORE = {
     "judge": before_judging,
     "peft": before_training,
 }
-ELSEWHERE = ("make -C seft_ports/c", "--port seft_ports/c/seft-port", "--profile core")
-"""Commands that tests of the ports run."""
+ELSEWHERE = ("make -C seft_ports/c", "--port seft_ports/c/seft-port", "--profile core", "seft demo --quick")
+"""Commands that tests of the ports run, and one that downloads a model."""
 FAILURE = re.compile(r"^error: |1 rule is broken$|, [1-9]\d* failed,|^  WRONG", re.MULTILINE)
 """Output of a command that exits with another status than 0."""
 SHORTER = ("--steps 300", "--steps 2")
