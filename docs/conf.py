@@ -34,3 +34,4 @@ html_title = f"seft_ref {release}"
 html_show_copyright = False
 html_static_path = ["_static"]
 html_css_files = ["manual.css"]
+html_search_scorer = str(HERE / "scorer.js")

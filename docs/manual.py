@@ -1,8 +1,8 @@
 """Fill pages of the manual with text from code and SPEC.md while Sphinx reads them.
 
-The text that the function NAME returns replaces a line `<!-- fill: NAME -->` and the lines after it up to
-`<!-- filled -->`. Those lines tell a reader of the file itself where that text is. Links of a page that is taken from
-elsewhere in the repository are turned into links of the manual. A link to a source file downloads it.
+The text that the function NAME returns replaces `<!-- fill: NAME ARGUMENTS -->` and the lines after it up to `<!--
+filled -->`, if there are any. Those lines tell a reader of the file itself where that text is. Links of a page that is
+taken from elsewhere in the repository are turned into links of the manual. A link to a source file downloads it.
 """
 
 import html
@@ -58,7 +58,7 @@ _NAMED = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 """The id of a clause or part, or text in which an id must not become a link."""
-_MARK = re.compile(r"<!-- fill: (\w+)(?: (\S+))? -->(?:\n(?:(?!<!--).)*<!-- filled -->)?", re.DOTALL)
+_MARK = re.compile(r"<!-- fill: (\w+)((?:\s+[^\s>]+)*?)\s+-->(?:\n(?:(?!<!--).)*<!-- filled -->)?", re.DOTALL)
 """A mark where a page is filled, with the text that the file has there."""
 _LINK = re.compile(r"(!?\[(?:[^\[\]]|\[[^\]]*\])*\])\(([^)\s]+)\)")
 
@@ -77,7 +77,7 @@ def fill(app: Sphinx, page: str, source: list[str]) -> None:
     if "<!-- fill: " in text:
         # read the page in every build, because Sphinx does not know the files that its text is made from
         app.env.note_reread()
-    text = _MARK.sub(lambda m: FILLED[m[1]](*filter(None, m.groups()[1:])), text)
+    text = _MARK.sub(lambda m: FILLED[m[1]](*m[2].split()), text)
     source[0] = with_clauses(text)
 
 
@@ -129,6 +129,11 @@ def with_clauses(text: str) -> str:
 def file(path: str) -> str:
     """Return a Markdown file of the repository."""
     return with_links((ROOT / path).read_text(encoding="utf-8"), path)
+
+
+def below(*pages: str) -> str:
+    """Return a list of the pages that the navigation shows below this page."""
+    return "\n".join(("## Pages", "", "```{toctree}", ":maxdepth: 1", "", *(f"/{page}" for page in pages), "```"))
 
 
 def spec() -> str:
@@ -283,6 +288,7 @@ def evidence() -> tuple[dict[str, list[tuple[str, int]]], dict[str, list[Case]],
 
 
 FILLED: dict[str, Callable[..., str]] = {
+    "below": below,
     "file": file,
     "spec": spec,
 }

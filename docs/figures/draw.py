@@ -1,10 +1,10 @@
 """Draw the figures of the manual: python docs/figures/draw.py [OUT]
 
-round.svg   the round of the README, with the perplexities of docs/results/demo.md
+round.svg   the round of the README, with the perplexities of docs/results/demo.json
 event.svg   one event on a small matrix, computed by the engine
 """
 
-import re
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,55 +27,39 @@ from seft_ref.update.rules import Rule
 HERE = Path(__file__).resolve().parent
 INK, GREY, PAPER = "#1b1f24", "#8a929b", "#ffffff"
 BASE, SLOT, GROWN, GONE = "#c9d6e8", "#2f6db3", "#2a9d62", "#c8553d"
-PLAIN = {"svg.hashsalt": "seft_ref", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 9}
-
-
-def perplexities() -> dict[str, str]:
-    """Return the perplexity of each model in the table of the demo's page."""
-    page = (HERE.parent / "results" / "demo.md").read_text(encoding="utf-8")
-    return dict(re.findall(r"^\| (dense|pruned|repaired) \| ([\d.]+) \|", page, re.MULTILINE))
+WIDTH = 5.0
+"""Inches. A phone shows a picture of this width so large that its text, of 10 points and more, can be read."""
+EVENTS = {
+    "active-only": "every {} steps the smallest updates are dropped,\nand as many grow where the gradient is largest",
+}
+"""What an event does, by preset."""
+PLAIN = {"svg.hashsalt": "seft_ref", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 11}
 
 
 def draw_round(out: Path) -> None:
-    """Draw the way of a model: dense, pruned, stored sparse, fine-tuned, dense again."""
-    found = perplexities()
-    boxes = [
-        ("dense model", "Hugging Face folder", f"perplexity {found['dense']}"),
-        ("pruned to 70 %", "zeros in a dense file", f"perplexity {found['pruned']}"),
-        ("sparse checkpoint", "the mask is stored,\nzeros are not", ""),
-        ("repaired", "as sparse as before", f"perplexity {found['repaired']}"),
-        ("repaired model", "Hugging Face folder,\nopens in transformers", ""),
-    ]
-    steps = ["seft prune", "seft convert", "seft finetune", "seft convert"]
-    figure = plt.figure(figsize=(10, 2.2))
+    """Draw the demo: a model dense, pruned and repaired, its perplexities, and what an event does."""
+    demo = json.loads((HERE.parent / "results" / "demo.json").read_text(encoding="utf-8"))
+    perplexity = {row["model"]: f"{row['perplexity']:.1f}" for row in demo["rows"]}
+    figure = plt.figure(figsize=(WIDTH, 2.2))
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-0.06, 10.1), ylim=(0.02, 2.14))
+    axes.set(xlim=(0, WIDTH), ylim=(0, 2.2))
     axes.axis("off")
-    width, gap = 1.58, 0.53
-    for i, (title, text, number) in enumerate(boxes):
+    width, gap, middle = 1.32, 0.5, 1.37
+    for i, (model, name) in enumerate({"dense": "dense", "pruned": "70 % pruned", "repaired": "70 % pruned"}.items()):
         x = 0.02 + i * (width + gap)
-        fill = BASE if i in (2, 3) else PAPER
-        axes.add_patch(
-            FancyBboxPatch((x, 0.75), width, 1.05, boxstyle="round,pad=0.02,rounding_size=0.08", fc=fill, ec=INK, lw=1)
-        )
-        axes.text(x + width / 2, 1.57, title, ha="center", va="center", color=INK, weight="bold")
-        axes.text(x + width / 2, 1.18, text, ha="center", va="center", color=INK, size=8)
-        axes.text(x + width / 2, 0.85, number, ha="center", va="center", color=SLOT, size=8)
-        if i < len(steps):
-            axes.add_patch(arrow((x + width + 0.04, 1.28), (x + width + gap - 0.04, 1.28)))
-            axes.text(x + width + gap / 2, 1.92, steps[i], ha="center", color=INK, size=7.5, family="DejaVu Sans Mono")
-    x = 3 * (width + gap) - gap / 2
-    axes.text(
-        x,
-        0.28,
-        "every k steps an event: drop the smallest updates, grow where the gradient is largest,\n"
-        "prune what the loss misses least, until as many weights are stored as before",
-        ha="center",
-        va="center",
-        color=INK,
-        size=8,
-    )
-    axes.add_patch(arrow((x, 0.5), (x, 1.2)))
+        box = {"boxstyle": "round,pad=0.02,rounding_size=0.08", "ec": INK, "fc": PAPER if model == "dense" else BASE}
+        axes.add_patch(FancyBboxPatch((x + 0.02, middle - 0.42), width - 0.04, 0.84, **box))
+        axes.text(x + width / 2, middle + 0.23, name, ha="center", va="center", color=INK)
+        number = {"size": 16, "weight": "bold", "color": INK}
+        axes.text(x + width / 2, middle - 0.15, perplexity[model], ha="center", va="center", **number)
+        if model != "repaired":
+            axes.add_patch(arrow((x + width + 0.02, middle), (x + width + gap - 0.02, middle)))
+            command = {"dense": "seft prune", "pruned": "seft finetune"}[model]
+            axes.text(x + width + gap / 2, 1.98, command, ha="center", color=INK, size=10, family="DejaVu Sans Mono")
+    axes.text(0.04, 0.69, "perplexity on held-out text", color=INK, size=10)
+    event = EVENTS[demo["preset"]].format(demo["size"]["evolve_every"])
+    axes.text(WIDTH - 0.04, 0.06, event, ha="right", color=INK, size=10, linespacing=1.3)
+    axes.add_patch(arrow((2 * width + 1.5 * gap, 0.5), (2 * width + 1.5 * gap, middle - 0.06)))
     save(figure, out)
 
 
@@ -108,28 +92,22 @@ def draw_event(out: Path) -> None:
     stored, slots = set(flat(base.topology).tolist()), set(flat(delta.topology).tolist())
     dropped, grown, pruned = (set(map(int, x)) for x in (event.dropped, event.grown, event.pruned))
     kept = slots - dropped
-    figure, panels = plt.subplots(1, 3, figsize=(9.6, 2.9))
+    figure, panels = plt.subplots(3, 1, figsize=(WIDTH, 6.2))
     matrix(panels[0], "before the event", stored, slots)
     matrix(panels[1], "drop and grow", stored | grown, kept | grown, green=grown, crossed=dropped)
     matrix(panels[2], "adapt", (stored | grown) - pruned, kept | grown, crossed=pruned)
     said = [
-        f"{len(stored)} stored weights, {len(slots)} of them trained",
-        f"{len(dropped)} smallest updates go, their weights stay;\n{len(grown)} grow where |gradient| is largest",
-        f"{len(pruned)} weights that the loss misses least go:\n{len(stored)} are stored again",
+        f"{len(stored)} weights are stored,\n{len(slots)} of them are trained.",
+        f"{len(dropped)} smallest updates go,\ntheir weights stay; {len(grown)} grow\nwhere the gradient is largest.",
+        f"The {len(pruned)} weights that the\nloss misses least go:\n{len(stored)} are stored again.",
     ]
     for panel, text in zip(panels, said, strict=True):
-        panel.text(3, 4.35, text, ha="center", va="top", color=INK, size=8)
-    handles = [Rectangle((0, 0), 1, 1, fc=colour, ec=GREY) for colour in (BASE, SLOT, GROWN, PAPER)]
+        panel.text(6.5, 0.3, text, ha="left", va="top", color=INK, linespacing=1.3)
+    handles = [Rectangle((0, 0), 1, 1, fc=colour, ec=GREY) for colour in (PAPER, BASE, SLOT, GROWN)]
     handles.append(Line2D([], [], color=GONE, marker="x", mew=2, lw=0))
-    names = [
-        "stored",
-        "trained",
-        "new, trained from 0",
-        "not stored",
-        "goes: an update in the middle, a weight on the right",
-    ]
-    figure.legend(handles, names, loc="lower center", ncols=5, frameon=False, fontsize=8)
-    figure.subplots_adjust(left=0.02, right=0.98, top=0.88, bottom=0.3, wspace=0.12)
+    names = ["not stored", "stored", "trained", "new, trained from 0", "goes"]
+    figure.legend(handles, names, loc="lower left", ncols=3, frameon=False, fontsize=10)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.95, bottom=0.11, hspace=0.22)
     save(figure, out)
 
 
@@ -142,9 +120,9 @@ def matrix(
     crossed: set[int] = frozenset(),  # type: ignore[assignment]
 ) -> None:
     """Draw a matrix of 4 × 6, a square a position."""
-    axes.set(xlim=(-0.1, 6.1), ylim=(4.1, -0.1), aspect="equal")
+    axes.set(xlim=(-0.1, 12.1), ylim=(4.1, -0.1), aspect="equal")
     axes.axis("off")
-    axes.set_title(title, color=INK, fontsize=10)
+    axes.set_title(title, color=INK, fontsize=11, weight="bold", loc="left")
     for p in range(24):
         row, column = divmod(p, 6)
         fill = GROWN if p in green else SLOT if p in slots else BASE if p in stored else PAPER

@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 INK, GREY, BLUE, GREEN, RED, PALE = "#1b1f24", "#8a929b", "#2f6db3", "#2a9d62", "#c8553d", "#c9d6e8"
-PLAIN = {"svg.hashsalt": "seft_ref", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 8}
+PLAIN = {"svg.hashsalt": "seft_ref", "svg.fonttype": "path", "font.family": "DejaVu Sans", "font.size": 10}
 
 
 def rows_of(page: str, heading: str = "") -> list[list[str]]:
@@ -36,7 +36,7 @@ def draw_growth() -> Any:
     """Draw the ratios of every shape with their range."""
     machines = ("Intel", "AMD (family 25)", "AMD (family 26)")
     sections = [f"{machine}, {threads}" for machine in machines for threads in ("1 thread", "2 threads")]
-    figure, panels = plt.subplots(1, 2, figsize=(8, 5.2), sharey=True)
+    figure, panels = plt.subplots(1, 2, figsize=(5.2, 6), sharey=True)
     for panel, column, peer, goal in zip(panels, (6, 7), ("NumPy", "PyTorch"), (0.91, 2.0), strict=True):
         y, middles = 0.0, []
         for section in sections:
@@ -56,7 +56,7 @@ def draw_growth() -> Any:
     panels[1].plot([], [], "o", color=BLUE, label="512 tokens")
     panels[1].plot([], [], "s", color=RED, label="2048 tokens")
     panels[1].plot([], [], "--", color=GREEN, label="goal")
-    panels[1].legend(loc="lower left", frameon=False)
+    figure.legend(loc="lower center", ncols=3, frameon=False)
     return figure
 
 
@@ -65,14 +65,14 @@ def draw_large() -> Any:
     rows = rows_of("large", "What each stage takes")[1:]
     stages = [(cells[0], float(cells[1]), float(cells[2].split()[0])) for cells in rows]
     names = [name for name, _, _ in stages]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 1.9), sharey=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5.2, 2.2), sharey=True)
     for panel, values, title in ((left, [s for _, s, _ in stages], "seconds"), (right, [g for *_, g in stages], "GiB")):
         bars = panel.barh(names, values, color=BLUE)
         panel.bar_label(bars, padding=3)
         panel.set(title=title, xlim=(0, max(values) * 1.2))
     left.invert_yaxis()
     right.axvline(16, color=GREEN, lw=1, ls="--")
-    right.set(title="GiB at most so far; the goal is 16", xlim=(0, 17))
+    right.set(title="GiB; the goal is 16", xlim=(0, 17))
     return figure
 
 
@@ -88,7 +88,7 @@ def draw_fuzzing() -> Any:
                 count = kinds[reader[1].replace("_", " ") if reader else kind]
                 count[0] += row[executions]
                 count[1] += row[accepted] or 0
-    figure, panel = plt.subplots(figsize=(8, 2.6))
+    figure, panel = plt.subplots(figsize=(5.2, 3))
     for y, (executions, accepted) in enumerate(kinds.values()):
         panel.barh(y, executions / 1e6, color=BLUE, alpha=0.45)
         panel.barh(y, accepted / 1e6, color=BLUE)
@@ -107,7 +107,7 @@ def draw_kills() -> Any:
     for operation, _, _, cases in rows_of("kill-matrix", "Mutants")[1:]:
         areas[operation.strip("`").split(".")[0]].append(int(cases))
     names = sorted(areas, key=lambda area: -len(areas[area]))
-    figure, panel = plt.subplots(figsize=(8, 0.17 * len(names) + 0.8))
+    figure, panel = plt.subplots(figsize=(5.2, 0.21 * len(names) + 1))
     start = [0] * len(names)
     for low, high, label, colour in bands:
         counts = [sum(low <= n <= high for n in areas[name]) for name in names]
