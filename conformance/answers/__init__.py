@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from conformance.answers.answer import ANSWERS, Answer, Refusal
+from conformance.answers.answer import ANSWERS, Answer, Inputs, Refusal
+from conformance.oracle import update_scores
+from conformance.oracle.select import binary64
 from conformance.oracle.select_pools import RefusedError
 from conformance.protocol.port import Refused, Unsupported
 
 __all__ = ["Answer", "AnswersPort", "answer", "offered"]
 
+_ROUNDED = {"float64": binary64, "float32": update_scores.binary32}
 _OF_NO_AREA = ("answer", "freeze")
 for _module in iter_modules(__path__):
     if _module.name not in _OF_NO_AREA:
@@ -30,16 +33,19 @@ def offered() -> frozenset[str]:
     return frozenset(ANSWERS)
 
 
-def answer(op: str, inputs: dict[str, Any]) -> Answer:
+def answer(op: str, inputs: dict[str, Any], dtype: str = "float64") -> Answer:
     """Return the outputs and bounds of an operation, or the clauses by which its inputs are refused.
 
-    Inputs that the call leaves out are None. Float arrays are taken as binary64, whatever the dtype of the call.
+    Args:
+        op: the operation.
+        inputs: values by name, float arrays in binary64.
+        dtype: ``float32`` where the answer depends on how single operations are rounded.
 
     Raises:
         KeyError: the operation has no answer yet.
     """
     try:
-        made = ANSWERS[op](inputs)
+        made = ANSWERS[op](Inputs(inputs, _ROUNDED[dtype]))
     except Refusal as refusal:
         return Answer(refused=refusal.clauses)
     except RefusedError as refused:
@@ -65,7 +71,7 @@ class AnswersPort:
         """Return the outputs of an operation, float arrays in `dtype`; see `conformance.protocol.port.Port`."""
         if op not in ANSWERS:
             raise Unsupported(op)
-        made = answer(op, {name: _cast(value, "float64") for name, value in inputs.items()})
+        made = answer(op, {name: _cast(value, "float64") for name, value in inputs.items()}, dtype)
         if made.refused:
             raise Refused(made.refused[0])
         return {name: _cast(value, dtype) for name, value in made.outputs.items()}

@@ -8,10 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance.cases.case import Bound
+from conformance.oracle.select import Round, binary64
 
 __all__ = ["ANSWERS", "Answer", "Inputs", "Refusal", "answers", "ids", "reals", "refuse"]
 
-Inputs = dict[str, Any]
+
+class Inputs(dict[str, Any]):
+    """The inputs of a call by name; those that it leaves out are None.
+
+    Attributes:
+        rounded: rounds a number once to the dtype of the call.
+    """
+
+    def __init__(self, values: Mapping[str, Any], rounded: Round = binary64) -> None:
+        super().__init__(values)
+        self.rounded = rounded
+
+    def __missing__(self, name: str) -> None:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

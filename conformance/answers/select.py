@@ -11,7 +11,7 @@ import numpy as np
 from conformance.answers.answer import Inputs, answers, ids, reals, refuse
 from conformance.oracle import select, select_pools, select_rng
 
-__all__: list[str] = []
+__all__ = ["rise"]
 
 
 @answers("rng.draws")
@@ -58,15 +58,15 @@ def _positions(a: Inputs) -> dict[str, Any]:
     ends = len(pointers) == a["out"] + 1 and pointers[0] == 0 and pointers[-1] == len(columns)
     refuse(TOP_001=not ends or any(first > last for first, last in pairwise(pointers)))
     rows = [columns[first:last] for first, last in pairwise(pointers)]
-    refuse(TOP_002=not all(_rise(row, n_in) for row in rows))
+    refuse(TOP_002=not all(rise(row, n_in) for row in rows))
     return {"positions": ids(r * n_in + column for r, row in enumerate(rows) for column in row)}
 
 
 @answers("topology.of")
 def _topology_of(a: Inputs) -> dict[str, Any]:
     shape, positions = (a["out"], a["in"]), a["positions"].tolist()
-    refuse(TOP_003=not _rise(positions, shape[0] * shape[1]))
-    if a.get("pattern") is not None:
+    refuse(TOP_003=not rise(positions, shape[0] * shape[1]))
+    if a["pattern"] is not None:
         n_keep, width = a["pattern"].tolist()
         most = max(Counter(p // width for p in positions).values(), default=0)
         refuse(TOP_005=shape[1] % width != 0 or most > n_keep)
@@ -74,7 +74,7 @@ def _topology_of(a: Inputs) -> dict[str, Any]:
     return {"indptr": ids(pointers), "indices": ids(columns)}
 
 
-def _rise(numbers: list[int], n: int) -> bool:
+def rise(numbers: list[int], n: int) -> bool:
     """Return whether numbers are strictly increasing and lie in 0 … n − 1."""
     return all(0 <= x < n for x in numbers) and all(x < y for x, y in pairwise(numbers))
 
@@ -87,7 +87,7 @@ def _source(a: Inputs) -> dict[str, Any]:
 def _ends(a: Inputs) -> tuple[list[int], list[int]]:
     """Return the old and the new positions of a change."""
     old, new = a["old"].tolist(), a["new"].tolist()
-    refuse(TOP_003=not all(_rise(positions, a["out"] * a["in"]) for positions in (old, new)))
+    refuse(TOP_003=not all(rise(positions, a["out"] * a["in"]) for positions in (old, new)))
     return old, new
 
 

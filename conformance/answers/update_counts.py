@@ -6,7 +6,7 @@ import numpy as np
 
 from conformance.answers.answer import Answer, Inputs, answers, ids, refuse
 from conformance.cases.case import Bound
-from conformance.oracle import update_adamw, update_counts, update_schedule
+from conformance.oracle import update_counts, update_schedule
 
 __all__: list[str] = []
 
@@ -95,7 +95,7 @@ def _initial_random(a: Inputs) -> dict[str, Any]:
 
 @answers("delta.initial")
 def _initial(a: Inputs) -> dict[str, Any]:
-    by, scope, gradient = a["by"], a["scope"], a.get("gradient")
+    by, scope, gradient = a["by"], a["scope"], a["gradient"]
     refuse(DLT_004=by not in ("random", "gradient", "magnitude") or scope not in ("active", "anywhere"))
     stored = a["base"].tolist()
     open_to = list(range(a["out"] * a["in"])) if scope == "anywhere" else stored
@@ -110,9 +110,3 @@ def _initial(a: Inputs) -> dict[str, Any]:
         base=dict(zip(stored, a["base_values"].tolist(), strict=True)),
     )
     return {"positions": ids(positions)}
-
-
-@answers("adamw.clip")
-def _clip(a: Inputs) -> Answer:
-    factor = update_adamw.clip_factor([a["norm"]], a["max_norm"])
-    return Answer({"factor": factor}, {"factor": Bound(np.asarray(factor), 2)})

@@ -1,12 +1,14 @@
 """Properties of scores and of the schedule of drops (chapter 8)."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from conformance.gen.numbers import Array, ids, reals
+from conformance.answers import answer
+from conformance.answers.answer import ids, reals
+from conformance.cases.inputs import same_values
+from conformance.gen.numbers import Array
 from conformance.oracle import update_choices, update_schedule, update_scores
 from conformance.oracle.select import Round, binary64
 from conformance.properties.draws import Draw
@@ -29,29 +31,27 @@ def _reals(d: Draw, t: Trial, n: int) -> Array:
     return numbers
 
 
-def _score(t: Trial, op: str, inputs: dict[str, Any], evidence: list[Array], score: Callable[[Round], Any]) -> None:
+def _score(t: Trial, op: str, inputs: dict[str, Any], evidence: list[Array]) -> None:
     """Ask for scores, or for a refusal if one is not finite.
 
     evidence  the arrays that the scores are computed from
     """
-    scores = list(score(rounded_scores(t)))
-    drawn = inputs["criterion"] == "random"
-    t.saw("random" if drawn else inputs["criterion"], scores)
-    if not all(map(math.isfinite, scores)):
-        t.saw("a score that is not finite")
-        t.case(op, inputs, refused=REFUSED, dtypes=(t.dtype,))
+    made, drawn = answer(op, inputs, t.dtype), inputs["criterion"] == "random"
+    t.saw(inputs["criterion"], made.refused or len(made.outputs["scores"]))
+    t.saw("a score that is not finite", made.refused)
+    if not made.refused and all(np.isfinite(x).all() for x in evidence):
+        wide, narrow = (answer(op, inputs, dtype).outputs.get("scores") for dtype in ("float64", "float32"))
+        t.saw("a product that is rounded", t.dtype == "float32" or not same_values(wide, narrow))
+    elif not made.refused:
         return
-    if all(np.isfinite(x).all() for x in evidence):
-        t.saw("a product that is rounded", scores != list(score(update_scores.binary32)) or t.dtype == "float32")
-        # draws are asked for in float64 only, because they are binary64 whatever the dtype
-        t.case(op, inputs, {"scores": reals(scores)}, dtypes=("float64",) if drawn else (t.dtype,))
+    # draws are asked for in float64 only, because they are binary64 whatever the dtype
+    t.case(op, inputs, dtypes=("float64",) if drawn else (t.dtype,))
 
 
-def _drawn(d: Draw, t: Trial, op: str, inputs: dict[str, Any], at: list[int], use: int) -> None:
+def _drawn(d: Draw, t: Trial, op: str, inputs: dict[str, Any]) -> None:
     """Ask for random scores."""
     seed, matrix, step = d.choice((0, 1, 2**64 - 1)), d.integer(0, 20), d.integer(0, 1000)
-    draws = [update_scores.chance(seed, matrix, step, use, p) for p in at]
-    _score(t, op, inputs | {"seed": seed, "matrix": matrix, "step": step}, [], lambda _: draws)
+    _score(t, op, inputs | {"seed": seed, "matrix": matrix, "step": step}, [])
 
 
 @property_of(
@@ -68,17 +68,13 @@ def _drop_scores(d: Draw, t: Trial) -> None:
     phi, other = _reals(d, t, n), _reals(d, t, n)
     inputs: dict[str, Any] = {"criterion": criterion, "positions": ids(at), "values": phi}
     if criterion == "random":
-        _drawn(d, t, "score.drop", inputs | {"values": reals(d.levels(n))}, at, update_scores.DROP)
+        _drawn(d, t, "score.drop", inputs | {"values": reals(d.levels(n))})
         return
     needs = {"change": "origin", "fisher": "square", "weight": "weight"}.get(criterion, "")
     other = abs(other) if needs == "square" else other
     inputs |= {needs: other} if needs else {}
 
-    def score(r: Round) -> list[float]:
-        pairs = [(float(x), {needs: float(y)} if needs else {}) for x, y in zip(phi, other, strict=True)]
-        return [update_scores.of_slot(criterion, x, r=r, **more) for x, more in pairs]
-
-    _score(t, "score.drop", inputs, [phi, other] if needs else [phi], score)
+    _score(t, "score.drop", inputs, [phi, other] if needs else [phi])
 
 
 @property_of(
@@ -95,7 +91,7 @@ def _grow_scores(d: Draw, t: Trial) -> None:
     criterion, at = d.choice(update_choices.VALUES["grow"][0]), d.subset(rows * cols)
     inputs: dict[str, Any] = {"criterion": criterion, "out": rows, "in": cols, "positions": ids(at)}
     if criterion == "random":
-        _drawn(d, t, "score.grow", inputs, at, update_scores.GROW)
+        _drawn(d, t, "score.grow", inputs)
         return
     needs = {"absolute": ("absolute",), "fisher": ("square",), "moments": ("row_moments", "column_moments")}
     needs["gradient"], needs["curvature"] = ("gradient",), ("gradient", "inputs")
@@ -108,24 +104,14 @@ def _grow_scores(d: Draw, t: Trial) -> None:
     indices = {"row_moments": row, "column_moments": column, "inputs": column}
     chosen = {name: x[indices.get(name, at)] for name, x in arrays.items()}
     t.saw("a column without input", "inputs" in chosen and 0.0 in chosen["inputs"])
-    short = {"gradient": "g", "inputs": "h", "row_moments": "row", "column_moments": "column"}
-
-    def score(r: Round) -> list[float]:
-        named = [
-            {short.get(n, n): float(x) for n, x in zip(chosen, row, strict=True)}
-            for row in zip(*chosen.values(), strict=True)
-        ]
-        return [update_scores.of_candidate(criterion, r=r, **one) for one in named]
-
     inputs |= {name: x.reshape(shape) if name not in sizes else x for name, x in arrays.items()}
     # skip examples in which only unused entries are not finite, because a port may or may not look at them
     if all(np.isfinite(x).all() for x in arrays.values()) or not all(np.isfinite(x).all() for x in chosen.values()):
-        _score(t, "score.grow", inputs, list(chosen.values()), score)
+        _score(t, "score.grow", inputs, list(chosen.values()))
 
 
-_ON_SUPPORT = {"sensitivity": ("g", "gradient"), "absolute": ("absolute", "absolute")}
-_ON_SUPPORT |= {"fisher": ("square", "square"), "token-fisher": ("tokens", "tokens")}
-"""Criterion -> evidence that it uses besides W, by its name in the oracle and in the operation."""
+_ON_SUPPORT = {"sensitivity": "gradient", "absolute": "absolute", "fisher": "square", "token-fisher": "tokens"}
+"""Criterion -> evidence that it uses besides W."""
 
 
 @property_of(
@@ -143,25 +129,18 @@ def _adapt_scores(d: Draw, t: Trial) -> None:
     inputs: dict[str, Any] = {"criterion": criterion, "out": shape[0], "in": shape[1], "positions": ids(at)}
     if criterion == "random":
         use = d.choice((update_scores.ADAPT, update_scores.LAST))
-        _drawn(d, t, "score.adapt", inputs | {"weight": reals(d.levels(len(at))), "use": use}, at, use)
+        _drawn(d, t, "score.adapt", inputs | {"weight": reals(d.levels(len(at))), "use": use})
         return
     of = h[[p % shape[1] for p in at]]
     used = {"weight": w}
-    key, name = _ON_SUPPORT.get(criterion, ("", ""))
+    name = _ON_SUPPORT.get(criterion)
     on_support = abs(g) if criterion != "sensitivity" else g
     used |= {name: on_support} if name else {}
     used |= {"inputs": of} if criterion in ("activation", "curvature") else {}
 
-    def score(r: Round) -> list[float]:
-        rows = zip(w, on_support, of, strict=True)
-        return [
-            update_scores.of_weight(criterion, float(x), h=float(z), r=r, **({key: float(y)} if key else {}))
-            for x, y, z in rows
-        ]
-
     inputs |= used | ({"inputs": h} if "inputs" in used else {})
     if "inputs" not in used or np.isfinite(h).all() or not np.isfinite(of).all():
-        _score(t, "score.adapt", inputs, list(used.values()), score)
+        _score(t, "score.adapt", inputs, list(used.values()))
 
 
 @property_of(

@@ -9,12 +9,12 @@ from operator import mul
 import numpy as np
 import pytest
 
+from conformance.answers import answer
 from conformance.cases.case import Case, load_all
 from conformance.engine.port import EnginePort
-from conformance.gen.update import after_adamw
 from conformance.judge.harness import Variant, run
 from conformance.judge.slack import bound_of
-from conformance.oracle import layers, update_adamw
+from conformance.oracle import layers
 from conformance.oracle.powers import STEP, power
 
 AGES = 5000
@@ -86,10 +86,10 @@ def every_age():
     phi, m, g = (rng.standard_normal(AGES).astype(np.float32).astype(np.float64) for _ in range(3))
     slots = (phi * 0.01, m * 0.1, (m * 0.1) ** 2 + 1e-3, np.arange(AGES), g)
     slots = tuple(x.astype(np.float32).astype(np.float64) if x.dtype.kind == "f" else x for x in slots)
-    answer, bounds = after_adamw(slots, LR, update_adamw.Settings())
     given = dict(zip(("values", "m", "v", "age", "gradient"), slots, strict=True)) | {"lr": LR}
     given |= dict.fromkeys(("beta1", "beta2", "eps", "weight_decay"))
-    return Case("test.ages", "adamw.step", ("OPT-009",), "", given, answer, bounds=bounds)
+    made = answer("adamw.step", given)
+    return Case("test.ages", "adamw.step", ("OPT-009",), "", given, dict(made.outputs), bounds=dict(made.bounds))
 
 
 def failures(cases, pow_, late=0, dtypes=("float64", "float32")):
