@@ -144,6 +144,13 @@ def test_TSK_014_a_log_names_the_sample_and_its_seed(model, data, tmp_path):
         assert f"was written with other {why}" in message
 
 
+def test_TSK_011_a_log_from_before_samples_goes_on(model, data, whole, tmp_path):
+    header, *lines = whole[1].splitlines(keepends=True)
+    older = {key: value for key, value in json.loads(header).items() if key not in ("sample", "seed")}
+    log = write(tmp_path / "log", b"".join([(json.dumps(older) + "\n").encode(), *lines[:9]]))
+    assert evaluate_tasks(model, SOME, data, log=log, **SHORT) == whole[0]
+
+
 def test_TSK_007_what_is_left_out_is_reported(model, tmp_path):
     folder = tmp_path / "commonsense" / "openbookqa"
     write(folder / "test.json", choices_of("Answer", 4, 3))
