@@ -34,13 +34,16 @@ def _described(grid: Grid, matrices: list[str]) -> dict[str, Any]:
         "group_size": grid.size,
         "dynamic": False,
     }
-    return {
+    described: dict[str, Any] = {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "ignore": [] if "lm_head.weight" in matrices else ["lm_head"],
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}},
     }
+    # FMT-178.6: since compressed-tensors 0.18 the module that transformers prepares for codes has the shape of zero
+    # points that are not packed, so transformers must decode the weights while it loads them
+    return described | ({"dequantize": True} if grid.asymmetric else {})
 
 
 PACK_QUANTIZED = Layout("FMT-178", _parts, _part, _described, np.dtype(np.float32))

@@ -19,7 +19,7 @@ SCHEMA = "seft.eval/1"
 """The name of the --json object in docs/reference/json.md."""
 LENGTH, WINDOWS = 128, 40
 OF_TEXT = ("--length", "--windows", "--whole")
-OF_TASKS = ("--data", "--limit", "--shots", "--batch", "--max-tokens", "--skip-trained", "--log")
+OF_TASKS = ("--data", "--limit", "--sample", "--seed", "--shots", "--batch", "--max-tokens", "--skip-trained", "--log")
 
 
 def main(
@@ -37,6 +37,10 @@ def main(
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the data files of tasks.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Score the first so many items of each task [all].")] = None,
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Score so many items of each task, which --seed picks among all [all].")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="With --sample: another seed picks other items [0].")] = None,
     shots: Annotated[
         int | None, typer.Option(min=0, help="Training items in front of each question, as examples [0].")
     ] = None,
@@ -62,7 +66,7 @@ def main(
     """Print the perplexity of the model in DIR over windows of a text, which overlap where it is short, or its scores
     on tasks.
     """
-    options = (data, limit, shots, batch, max_tokens, skip_trained, log)
+    options = (data, limit, sample, seed, shots, batch, max_tokens, skip_trained, log)
     if (text is None) == (tasks is None):
         raise console.Refused("give either --text FILE, for perplexity, or --tasks NAMES with --data DIR, for scores")
     console.refuse_unused(
@@ -78,7 +82,9 @@ def main(
     require_json(json_file, [text], log)
     memory = limit_of(max_bytes, require_input(folder))
     if tasks is not None:
-        chosen = TaskOptions(tasks, data, limit, shots or 0, batch, max_tokens, bool(skip_trained), log, compact)
+        chosen = TaskOptions(
+            tasks, data, limit, sample, seed, shots or 0, batch, max_tokens, bool(skip_trained), log, compact
+        )
         score(folder, chosen, device, memory, json_file)
         return
     assert text is not None

@@ -28,6 +28,8 @@ class TaskOptions:
     tasks: str
     data: Path | None
     limit: int | None
+    sample: int | None
+    seed: int | None
     shots: int
     batch: int | None
     max_tokens: int | None
@@ -43,6 +45,10 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
     """
     if options.data is None:
         raise console.Refused("--tasks needs --data DIR, the folder of the data files")
+    if options.limit is not None and options.sample is not None:
+        raise console.Refused("--limit takes the first items and --sample picks items of all; give one of the two")
+    if options.seed is not None and options.sample is None:
+        raise console.Refused("--seed picks the items of --sample N; give --sample too, or leave --seed out")
     require_input(options.data, "data folder")
     require_file(options.log)
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
@@ -67,6 +73,8 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
                 names,
                 options.data,
                 limit=options.limit,
+                sample=options.sample,
+                seed=options.seed or 0,
                 shots=options.shots,
                 batch=options.batch or BATCH,
                 max_tokens=options.max_tokens or MAX_TOKENS,
@@ -86,7 +94,8 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
     seconds = at[-1] - at[0]
     console.show(_table(evaluation.tasks))
     log_note = f", {resumed[0]} of them from {options.log}" if resumed[0] else ""
-    console.say(f"{len(evaluation.items)} items in {seconds:.1f} s{log_note}")
+    sample = "" if options.sample is None else f", at most {options.sample} of each task by seed {options.seed or 0},"
+    console.say(f"{len(evaluation.items)} items{sample} in {seconds:.1f} s{log_note}")
     write_json(json_file, _content(evaluation, options, seconds))
 
 
@@ -113,6 +122,8 @@ def _content(evaluation: TasksEvaluation, options: TaskOptions, seconds: float) 
         "tasks": [asdict(result) for result in evaluation.tasks],
         "items": [result.as_json() for result in evaluation.items],
         "limit": options.limit,
+        "sample": options.sample,
+        "seed": None if options.sample is None else options.seed or 0,
         "shots": options.shots,
         "batch": options.batch or BATCH,
         "max_tokens": options.max_tokens or MAX_TOKENS,

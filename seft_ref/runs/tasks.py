@@ -8,7 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from seft_ref.arrays.library import Array, to_numpy
+from seft_ref.arrays.rng import STREAM_ITEMS, choose, counter_key
 from seft_ref.errors import TaskError
 from seft_ref.files.model import Model, refuse_delta, stop_tokens
 from seft_ref.kernels import KernelSet
@@ -96,6 +99,8 @@ def evaluate_tasks(
     data: str | Path,
     *,
     limit: int | None = None,
+    sample: int | None = None,
+    seed: int = 0,
     shots: int = 0,
     batch: int = BATCH,
     max_tokens: int = MAX_TOKENS,
@@ -115,6 +120,8 @@ def evaluate_tasks(
     tasks         names of `tasks.table.TASKS`
     data          the folder that holds the folders of that table
     limit         score only the first `limit` items of each task; None for all
+    sample        score only that many items of each task, which the seed picks (TSK-014); None for all
+    seed          the seed of that choice
     shots         number of training items in front of each question, the first of the training file (TSK-012)
     batch         items that the model reads at once, prompts only if they have the same length; the last bits of the
                   scores depend on it
@@ -126,32 +133,37 @@ def evaluate_tasks(
     kernels       a kernel set; None for `cpu`, which takes NumPy arrays
     dtype, compact, like    as `load_model`; max_bytes is its `limit`
     Units         nats a choice
-    Raises        TaskError TSK-001 to TSK-012, all but TSK-001 before anything is computed or written; what
-                  `read_tokenizer`, `load_model` and `generate_tokens` raise
+    Raises        TaskError TSK-001 to TSK-014, all but TSK-001 before anything is computed or written; ConfigError
+                  RNG-002 for a seed; what `read_tokenizer`, `load_model` and `generate_tokens` raise
     """
     kernels = kernels_or_cpu(kernels)
     # TSK-005
     if not tasks:
         raise TaskError("TSK-005", "there is no task to score; name one")
-    for name, value, least in (("limit", limit, 1), ("batch", batch, 1), ("max_tokens", max_tokens, 1)):
-        if value is not None and value < least:
-            raise TaskError("TSK-005", f"{name} is {value}; it must be at least {least}")
+    for name, value in (("limit", limit), ("sample", sample), ("batch", batch), ("max_tokens", max_tokens)):
+        if value is not None and value < 1:
+            raise TaskError("TSK-005", f"{name} is {value}; it must be at least 1")
+    # TSK-014
+    if limit is not None and sample is not None:
+        raise TaskError("TSK-014", "limit takes the first items and sample picks items of all; give one of the two")
     chosen = [task_named(name) for name in dict.fromkeys(tasks)]
     loaded = [load_items(task, Path(data), skip_trained=skip_trained) for task in chosen]
+    to_score = [_numbers(of_task, limit, sample, seed) for of_task in loaded]
     folder = folder_of(model)
     refuse_delta(folder)
     tokenizer = read_tokenizer(folder)
     stops = stop_tokens(folder)
     ready = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=max_bytes)
     prepared = [
-        _prepared(task, of_task, tokenizer, ready, limit, shots, max_tokens)
-        for task, of_task in zip(chosen, loaded, strict=True)
+        _prepared(task, of_task, scored, tokenizer, ready, shots, max_tokens)
+        for task, of_task, scored in zip(chosen, loaded, to_score, strict=True)
     ]
     blocks = [block for one in prepared for block in one.blocks(batch)]
     total = sum(len(numbers) for _, numbers in blocks)
     opened_log = None
     if log is not None:
-        settings = {"batch": batch, "max_tokens": max_tokens, "compact": compact}
+        settings = {"sample": sample, "seed": None if sample is None else seed}
+        settings |= {"batch": batch, "max_tokens": max_tokens, "compact": compact}
         header = _header(folder, prepared, settings | {"dtype": to_numpy(ready.weights.norm).dtype.name})
         opened_log = Log(Path(log), header, blocks, {task.name: metrics_of(task) for task in chosen})
     # remarks come only now, so that an error before this is printed alone
@@ -171,12 +183,27 @@ def evaluate_tasks(
     return _totals(prepared, results)
 
 
+def _numbers(loaded: Loaded, limit: int | None, sample: int | None, seed: int) -> list[int]:
+    """Return the numbers of the items to score, ascending: all, the first `limit`, or a sample (TSK-014)."""
+    if sample is None:
+        return list(loaded.items)[:limit]
+    # TSK-014
+    numbers = np.array([*loaded.items], dtype=np.int64)
+    return choose(counter_key(seed, STREAM_ITEMS), numbers, min(sample, numbers.size)).tolist()
+
+
 def _prepared(
-    task: Task, loaded: Loaded, tokenizer: Tokenizer, model: Model, limit: int | None, shots: int, max_tokens: int
+    task: Task,
+    loaded: Loaded,
+    numbers: Sequence[int],
+    tokenizer: Tokenizer,
+    model: Model,
+    shots: int,
+    max_tokens: int,
 ) -> _Prepared:
-    """Return the first items of a task as tokens, after checking that the model can read each of them."""
+    """Return the items of a task with these numbers as tokens, after checking that the model can read each of them."""
     front = _front(task, loaded.training, shots)
-    items = dict(list(loaded.items.items())[:limit])
+    items = {number: loaded.items[number] for number in numbers}
     pairs: dict[int, list[Pair]] = {}
     prompts: dict[int, list[int]] = {}
     for number, item in items.items():
@@ -222,7 +249,8 @@ def _header(folder: Path, prepared: Sequence[_Prepared], settings: Mapping[str, 
         for number, item in one.items.items()
     ]
     prompts = [list(one.prompts.items()) for one in prepared]
-    return {"model": digest_of_folder(folder), "items": digest_of_items([items, prompts]), **settings}
+    # items come last, because items of another sample differ too, and the sample is the better reason
+    return {"model": digest_of_folder(folder), **settings, "items": digest_of_items([items, prompts])}
 
 
 def _computed(

@@ -65,6 +65,7 @@ def test_FMT_178_what_is_written_is_read_as_the_same_codes(tmp_path, grid):
     weights = config["quantization_config"]["config_groups"]["group_0"]["weights"]
     assert weights["num_bits"] == int(grid[3])
     assert weights["symmetric"] is not grid.endswith("asym")
+    assert config["quantization_config"].get("dequantize") is (True if grid.endswith("asym") else None)
     # and back into this format, as weights
     formats.convert(tmp_path / "ct", tmp_path / "back", to="sparse", expand_quantised=True)
     back = formats.read(tmp_path / "back").tensors
@@ -78,6 +79,31 @@ def test_FMT_178_stored_weights_of_zero_are_told(tmp_path):
     whole = model("int4:g4:asym", zeros_stored=True)
     expected = sum(int((t.values == 0).sum()) for n, t in coded.expanded(whole).tensors.items() if n in whole.scales)
     assert count == expected > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "grid"), [("q_proj", "int4:g16:asym"), ("k_proj", "int4:g8"), ("o_proj", "int8:asym")]
+)
+def test_FMT_178_the_parts_are_those_that_the_library_writes(tmp_path, name, grid):
+    written = FIXTURES / "compressed-tensors-0.20.0-pack-quantized"
+    matrix = open_quantised(written).matrices[f"{name}.weight"]
+    codes = formats.with_values(formats.from_support(matrix.mask), matrix.codes[matrix.mask])
+    weight = f"{name}.weight"
+    tensors = {weight: codes, f"{weight}.scale": formats.Dense(matrix.scales.astype(np.float32))}
+    scales = {weight: {"scale": f"{weight}.scale"}}
+    if grid.endswith("asym"):
+        tensors[f"{weight}.zero_point"] = formats.Dense(np.ascontiguousarray(matrix.zeros))
+        scales[weight]["zero_point"] = f"{weight}.zero_point"
+    attributes = {"quantised": {"grid": grid, "rounding": "nearest"}}
+    found = formats.Checkpoint("model", tensors, attributes, {}, {"config.json": b"{}"}, scales)
+    formats.convert(found, tmp_path / "ct", to="compressed-tensors")
+    with open_hf(tmp_path / "ct") as ours, open_hf(written) as theirs:
+        of_matrix = [part for part in theirs if part.startswith(f"{name}.") and not part.endswith((".bias", "scale"))]
+        assert len(of_matrix) == 2 + grid.endswith("asym")
+        for part in of_matrix:
+            mine, recorded = ours[part].values, theirs[part].values
+            assert (mine.dtype, mine.shape) == (recorded.dtype, recorded.shape), part
+            assert mine.tobytes() == recorded.tobytes(), part
 
 
 @pytest.mark.parametrize("bits", [4, 8])

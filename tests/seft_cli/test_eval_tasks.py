@@ -30,7 +30,7 @@ def test_the_table_and_the_json_say_the_same(cli, model, data, tmp_path):
     assert "mmlu_redux: 15 of 18 rows are marked ok; the others were left out" in remarks
     told = json.loads(out.read_text())
     assert (told["schema"], told["limit"], told["shots"], told["batch"]) == ("seft.eval-tasks/1", 4, 0, 2)
-    assert_as_told(told, of_all, "`--limit`")
+    assert_as_told(told, of_all)
     assert len(told["items"]) == 12
     for item in told["items"]:
         kind = ("answers",) if item["task"] == "gsm8k" else ("choices",)
@@ -44,6 +44,23 @@ def test_the_table_and_the_json_say_the_same(cli, model, data, tmp_path):
             assert [task["task"], str(task["items"]), *mark, metric, f"{value:.4f}", f"{error:.4f}"] in rows
     assert sum(len(task["scores"]) for task in told["tasks"]) == len(rows)
     assert printed.splitlines()[-1].startswith("12 items in ")
+
+
+def test_TSK_014_a_sample_is_told_with_its_seed(cli, model, data, tmp_path):
+    of_all = tables("seft.eval-tasks/1")[0]
+    items = {}
+    for seed in ((), ("--seed", 0), ("--seed", 5)):
+        out = tmp_path / f"{len(items)}.json"
+        options = ("--sample", 6, *seed, "--json", out)
+        code, printed, _ = cli("eval", model, "--tasks", "mmlu_redux,piqa", "--data", data, *options)
+        assert code == 0
+        told = json.loads(out.read_text())
+        assert_as_told(told, of_all)
+        number = seed[1] if seed else 0
+        assert (told["limit"], told["sample"], told["seed"]) == (None, 6, number)
+        assert printed.splitlines()[-1].startswith(f"11 items, at most 6 of each task by seed {number}, in ")
+        items[seed] = told["items"]
+    assert items[()] == items["--seed", 0] != items["--seed", 5]
 
 
 def test_a_log_is_gone_on_from(cli, model, data, tmp_path):
@@ -98,6 +115,16 @@ TEXTS = {
     ),
     "an option of text": (("--tasks", "piqa", "--data", "{data}", "--length", "9"), "--tasks does not use --length"),
     "an option of tasks": (("--text", "{text}", "--limit", "9"), "--text does not use --limit"),
+    "a limit and a sample": (
+        ("--tasks", "piqa", "--data", "{data}", "--limit", "2", "--sample", "2"),
+        "--limit takes the first items and --sample picks",
+    ),
+    "a seed without a sample": (("--tasks", "piqa", "--data", "{data}", "--seed", "2"), "give --sample too"),
+    "a seed that is too large": (
+        ("--tasks", "piqa", "--data", "{data}", "--sample", "2", "--seed", str(2**64)),
+        "RNG-002",
+    ),
+    "a sample of a text": (("--text", "{text}", "--sample", "9"), "--text does not use --sample"),
     "a log in the place of a folder": (("--tasks", "piqa", "--data", "{data}", "--log", "{tmp}"), "{tmp}"),
     "a log in the model": (
         ("--tasks", "piqa", "--data", "{data}", "--log", "{model}/log"),

@@ -19,6 +19,7 @@ TYPES = {
     "integer": lambda x: type(x) is int,
     "number": lambda x: type(x) in (int, float),
     "object": lambda x: isinstance(x, dict),
+    "integer or null": lambda x: x is None or type(x) is int,
     "number or null": lambda x: x is None or type(x) in (int, float),
     "object or null": lambda x: x is None or isinstance(x, dict),
     "array of strings": lambda x: isinstance(x, list) and all(isinstance(y, str) for y in x),

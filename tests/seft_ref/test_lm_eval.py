@@ -3,6 +3,9 @@
 import json
 import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,26 @@ def test_TSK_012_shots_are_those_of_lm_eval(data, tmp_path, name, kind, rest):
     for ours in evaluate_tasks(model, [name], data, shots=2, **SHORT).items:
         resps = samples[ours.item]["resps"]
         assert resps == [[ours.text]] if ours.nats is None else [nats for ((nats, _),) in resps] == [*ours.nats]
+
+
+def test_TSK_013_the_command_of_the_page_runs(model, data, tmp_path):
+    page = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "score-tasks.md"
+    (block,) = re.findall(r"^(python -c .*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    program, *words = shlex.split(block.replace("\\\n", " "))
+    records = json.loads((data / TASKS["arc_easy"].folder / "test.json").read_text())
+    rows = "".join(json.dumps(peer.PEERS["arc_easy"][1](record)) + "\n" for record in records)
+    file = write(tmp_path / "rows.jsonl", rows)
+    text = LOCAL.format(kind="multiple_choice", rest=OF_CHOICES, cache=tmp_path / "cache", test=file, train=file)
+    write(tmp_path / "tasks" / "local.yaml", text)
+    words = [{"folder=pruned": f"folder={model}", "hellaswag": "local"}.get(word, word) for word in words]
+    options = ("--include_path", tmp_path / "tasks", "--num_fewshot", "0", "--output_path", tmp_path / "out.json")
+    done = subprocess.run([sys.executable, *words, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (found,) = tmp_path.glob("out*.json")
+    (ours,) = evaluate_tasks(model, ["arc_easy"], data, batch=1).tasks
+    of_task = json.loads(found.read_text())["results"]["local"]
+    assert {metric: of_task[f"{metric},none"] for metric in ("acc", "acc_norm")} == ours.scores
+    assert program == "python"
 
 
 TEXTS = [

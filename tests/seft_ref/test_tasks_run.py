@@ -89,6 +89,68 @@ def test_a_limit_takes_the_first_items_and_a_name_counts_once(model, data):
     assert alone.errors == {"acc": None, "acc_norm": None}
 
 
+def mixed(z):
+    """The mix of RNG-001.2."""
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+    return z ^ z >> 31
+
+
+def sampled(numbers, n, seed):
+    """The items of TSK-014 in a loop."""
+    gamma, key = 0x9E3779B97F4A7C15, 0
+    for word in (seed, 9):
+        key = mixed((key + gamma) % 2**64 ^ word)
+    by_draw = sorted((mixed((key + (i + 1) * gamma) % 2**64), i) for i in numbers)
+    return sorted(i for _, i in by_draw[:n])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
+def test_TSK_014_a_sample_has_the_items_with_the_smallest_draws(model, data, seed):
+    names = ("mmlu_redux", "piqa", "gsm8k")
+    found = evaluate_tasks(model, names, data, sample=7, seed=seed, **SHORT)
+    of_all = {(one.task, one.item): one for one in evaluate_tasks(model, names, data, **SHORT).items}
+    for name in names:
+        mine = [one for one in found.items if one.task == name]
+        assert [one.item for one in mine] == sampled(range(15 if name == "mmlu_redux" else 5), 7, seed)
+        for one in mine:
+            assert one.nats is None or one.nats == pytest.approx(of_all[name, one.item].nats, rel=1e-5)
+            assert one.text == of_all[name, one.item].text
+    # the limit takes one subject, and the sample takes several
+    assert len({one.part for one in evaluate_tasks(model, names[:1], data, limit=5).items}) == 1
+    assert len({one.part for one in found.items if one.task == "mmlu_redux"}) == 3
+
+
+def test_TSK_014_items_that_are_left_out_are_in_no_sample(model, tmp_path):
+    folder = tmp_path / "commonsense" / "openbookqa"
+    write(folder / "test.json", choices_of("Answer", 4, 12))
+    write(folder / "train.json", choices_of("Answer", 4, 5, 2))
+    found = evaluate_tasks(model, ["openbookqa"], tmp_path, sample=4, seed=3, skip_trained=True)
+    assert [one.item for one in found.items] == sampled([0, 1, *range(7, 12)], 4, 3)
+
+
+def test_TSK_014_a_log_names_the_sample_and_its_seed(model, data, tmp_path):
+    log = tmp_path / "log"
+    wanted = evaluate_tasks(model, ["mmlu_redux"], data, sample=4, seed=1, log=log)
+    header = json.loads(log.read_bytes().splitlines()[0])
+    assert (header["sample"], header["seed"]) == (4, 1)
+    assert evaluate_tasks(model, ["mmlu_redux"], data, sample=4, seed=1, log=log) == wanted
+    for change, why in (
+        ({"sample": 4, "seed": 2}, "seed: 1, now 2;"),
+        ({"sample": 5, "seed": 1}, "sample: 4, now 5;"),
+        ({}, "sample: 4, now None;"),
+    ):
+        message = refused(lambda change=change: evaluate_tasks(model, ["mmlu_redux"], data, log=log, **change))
+        assert f"was written with other {why}" in message
+
+
+def test_TSK_011_a_log_from_before_samples_goes_on(model, data, whole, tmp_path):
+    header, *lines = whole[1].splitlines(keepends=True)
+    older = {key: value for key, value in json.loads(header).items() if key not in ("sample", "seed")}
+    log = write(tmp_path / "log", b"".join([(json.dumps(older) + "\n").encode(), *lines[:9]]))
+    assert evaluate_tasks(model, SOME, data, log=log, **SHORT) == whole[0]
+
+
 def test_TSK_007_what_is_left_out_is_reported(model, tmp_path):
     folder = tmp_path / "commonsense" / "openbookqa"
     write(folder / "test.json", choices_of("Answer", 4, 3))
@@ -133,7 +195,13 @@ def test_TSK_003_what_the_model_cannot_read_is_refused_before_anything_is_writte
 
 @pytest.mark.parametrize(
     ("options", "why"),
-    [({"limit": 0}, "limit is 0"), ({"batch": 0}, "batch is 0"), ({"max_tokens": 0}, "max_tokens is 0")],
+    [
+        ({"limit": 0}, "limit is 0"),
+        ({"sample": 0}, "sample is 0"),
+        ({"batch": 0}, "batch is 0"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+        ({"limit": 2, "sample": 2}, "TSK-014: limit takes the first items"),
+    ],
 )
 def test_TSK_005_numbers_that_make_no_sense_are_refused(model, data, options, why):
     assert why in refused(lambda: evaluate_tasks(model, ["piqa"], data, **options))
