@@ -264,14 +264,19 @@ def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A re
 def self_test(
     page: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the kill matrix as a page.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core unless told.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="GLOB", help="Only mutants, by operation or name, and null ports that GLOB matches."),
+    ] = None,
 ) -> None:
     """Test the kit: it must refuse every mutant and null port, each for the clauses that it breaks."""
     from conformance.command import selftest
 
     if page is not None and (wrong := outputs.check_page(page)):
         _stop(wrong, USAGE)
-    arguments = ["--page", str(page)] if page is not None else []
-    raise typer.Exit(selftest.main(arguments + (["--jobs", str(jobs)] if jobs is not None else [])))
+    options = {"--page": page, "--jobs": jobs, "--only": only}
+    words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    raise typer.Exit(selftest.main(words))
 
 
 @app.command("new-port")
