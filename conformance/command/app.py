@@ -15,7 +15,7 @@ from conformance.cases.profiles import CLASSES, PROFILES
 from conformance.command import asking, listing, outputs
 from conformance.command import doctor as doctors
 from conformance.command import export as exports
-from conformance.command.options import Backend, Device, Only, Port, PortPy, Timeout
+from conformance.command.options import Backend, Device, Only, Patience, Port, PortPy, Timeout
 from conformance.command.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, chosen, judge, started
 from conformance.expect.manifest import entries
 from conformance.judge.conduct import CHECKS
@@ -123,7 +123,7 @@ def verify(
 
 
 @app.command()
-def doctor(port: Port = None, port_py: PortPy = None, timeout: Timeout = 20.0) -> None:
+def doctor(port: Port = None, port_py: PortPy = None, timeout: Patience = None) -> None:
     """Greet a port and make a few small calls, showing exactly what was sent and what came back.
 
     Exit status: 0 all is well, 1 an answer is wrong, 2 wrong use, 3 the port did not start.
@@ -131,7 +131,8 @@ def doctor(port: Port = None, port_py: PortPy = None, timeout: Timeout = 20.0) -
     if port is None and port_py is None:
         _stop("doctor needs --port COMMAND or --port-py pkg.mod:Class", USAGE)
     try:
-        good = doctors.examine(_target(port, port_py, None).commands[0], timeout, console.print)
+        limits = {} if timeout is None else {"timeout": timeout, "start_timeout": timeout}
+        good = doctors.examine(_target(port, port_py, None).commands[0], console.print, **limits)
     except StartError as error:
         _stop(f"the port did not start: {error}", NOT_STARTED)
     raise typer.Exit(MET if good else NOT_MET)
