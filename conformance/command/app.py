@@ -237,7 +237,7 @@ def replay(
 @app.command()
 def freeze(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What a property that failed left behind.")],
-    clause: Annotated[list[str], typer.Option(help="Clause that the case shows; may be repeated.")],
+    clause: Annotated[list[str], typer.Option(metavar="ID", help="Clause that the case shows; may be repeated.")],
     name: Annotated[str, typer.Option(help="Name of the case, after found.")],
 ) -> None:
     """Add the failed example of a property to the frozen cases of the kit, as found.NAME."""

@@ -18,7 +18,8 @@ PortPy = Annotated[
 Backend = Annotated[
     list[str] | None,
     typer.Option(
-        help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated; default {', '.join(DEFAULT)}."
+        metavar="NAME",
+        help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated; default {', '.join(DEFAULT)}.",
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="Our engine on cpu, or on cuda: short for --backend cupy.")]

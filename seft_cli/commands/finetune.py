@@ -45,7 +45,7 @@ def main(
     text: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="JSON Lines of prompt and completion, or messages, to train on. Repeatable."),
+        typer.Option(metavar="FILE", help="JSON Lines of prompt and completion, or messages, to train on. Repeatable."),
     ] = None,
     packing: Annotated[
         bool, typer.Option("--packing", help="Cut rows from the examples of --data laid end to end.")

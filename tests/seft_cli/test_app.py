@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from conformance.command import app as kit
 from seft_cli import app
 from seft_cli.commands import demo
 from tests.seft_cli.logs import as_text, run_log
@@ -30,6 +32,16 @@ def test_help_names_every_command(monkeypatch, capsys):
     assert code == 0
     assert [line.split()[0] for line in out.splitlines() if line.startswith("  ")] == list(app.COMMANDS)
     assert words(monkeypatch, capsys)[0] == 2
+
+
+OF_KIT = [command.name or command.callback.__name__ for command in kit.app.registered_commands]
+
+
+@pytest.mark.parametrize("command", [*([name] for name in app.COMMANDS), *(["verify", name] for name in OF_KIT)])
+def test_no_help_shows_a_type_of_python(monkeypatch, capsys, command):
+    code, out, _ = words(monkeypatch, capsys, *command, "--help")
+    assert (code, out.split()[0]) == (0, "Usage:")
+    assert re.findall(r"<[^>]*[^a-z0-9 |>][^>]*>", out.replace("<=", "")) == []
 
 
 @pytest.mark.parametrize(("name", "advice"), [("convret", "did you mean convert?"), ("xyz", "seft --help lists all")])
