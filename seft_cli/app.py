@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
 
 COMMANDS = {
@@ -54,7 +53,9 @@ def main() -> None:
         print(usage())
         raise SystemExit(0 if words else 2)
     if words[0] == "--version":
-        print(f"seft {version('seft_ref')}")
+        from formats import __version__
+
+        print(f"seft {__version__}")
         return
     name = words[0]
     if name not in COMMANDS:

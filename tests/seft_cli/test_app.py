@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import formats
 from conformance.command import app as kit
 from seft_cli import app
 from seft_cli.commands import demo
@@ -42,6 +43,20 @@ def test_no_help_shows_a_type_of_python(monkeypatch, capsys, command):
     code, out, _ = words(monkeypatch, capsys, *command, "--help")
     assert (code, out.split()[0]) == (0, "Usage:")
     assert re.findall(r"<[^>]*[^a-z0-9 |>][^>]*>", out.replace("<=", "")) == []
+
+
+NOT_INSTALLED = """
+import importlib.metadata, runpy
+def missing(name): raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = missing
+runpy.run_module("seft_cli", run_name="__main__")
+"""
+
+
+def test_the_version_is_known_without_an_installation():
+    command = [sys.executable, "-c", NOT_INSTALLED, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"seft {formats.__version__}\n", "")
 
 
 @pytest.mark.parametrize(("name", "advice"), [("convret", "did you mean convert?"), ("xyz", "seft --help lists all")])
