@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
+from seft_cli import threads
+
 COMMANDS = {
     "prune": ("commands.prune:main", "Prune a Hugging Face folder, or quantise a pruned model."),
     "convert": ("commands.convert:main", "Convert a checkpoint from and to other formats."),
@@ -87,6 +89,7 @@ def usage() -> str:
 @_without_traceback()
 def run(name: str) -> None:
     """Run a command with the arguments sys.argv[1:]."""
+    threads.obey(sys.argv[1:])
     module, _, function = COMMANDS[name][0].partition(":")
     if module.startswith("conformance"):
         raise SystemExit(import_module(module).main())

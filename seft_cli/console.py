@@ -5,11 +5,10 @@
 
 import errno
 import io
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.measure import Measurement
@@ -20,7 +19,6 @@ import formats
 from conformance.report.terminal import Terminal
 from conformance.report.visible import visible
 from seft_cli.output import Refused as Refused
-from seft_cli.threads import NAMES
 from seft_ref.arrays.library import overflow_allowed
 from seft_ref.errors import SeftError
 
@@ -28,6 +26,9 @@ err = Terminal(stderr=True, soft_wrap=True)
 """Progress and remarks; results go to stdout."""
 out = Terminal(soft_wrap=True)
 
+
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every library [all cores].")]
+"""The option --threads. `seft_cli.threads` has obeyed it before a command begins, so a command need not read it."""
 
 EXPECTED = (SeftError, formats.FormatError, Refused, OSError, MemoryError)
 """Errors that are reported in one line, without a traceback."""
@@ -110,13 +111,6 @@ def progress(what: str, total: int | None = None, *, gone: bool = False) -> Iter
     finally:
         if bar.live.is_started:
             bar.stop()
-
-
-def restart_with_threads(threads: int) -> None:
-    """Restart this process with this many threads for every library, because they read the number when they load."""
-    variables = dict.fromkeys(NAMES, str(threads))
-    if any(os.environ.get(name) != value for name, value in variables.items()):
-        os.execve(sys.executable, sys.orig_argv, os.environ | variables)  # noqa: S606
 
 
 def refuse_unused(what: str, used: Collection[str], options: Mapping[str, Any]) -> None:

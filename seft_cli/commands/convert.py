@@ -77,6 +77,7 @@ def main(
     ] = None,
     *,
     max_bytes: MaxBytes = None,
+    threads: console.Threads = None,
     expand_quantised: Annotated[
         bool,
         typer.Option(

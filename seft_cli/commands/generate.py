@@ -33,11 +33,9 @@ def main(
     seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the folder's chat template.")] = False,
     max_bytes: MaxBytes = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [all cores].")] = None,
+    threads: console.Threads = None,
 ) -> None:
     """Continue PROMPT with the model in DIR, and print each piece of text as soon as it is generated."""
-    if threads is not None:
-        console.restart_with_threads(threads)
     limit = limit_of(max_bytes, require_input(folder))
     with open_folder(folder) as source:
         positions = read_config(source.files).max_position_embeddings
