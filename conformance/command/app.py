@@ -27,6 +27,7 @@ from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
 from conformance.protocol.port import clause_of
 from conformance.report.printing import print_run
+from conformance.report.progress import tell_pace
 from conformance.report.terminal import Terminal
 from conformance.report.visible import visible
 
@@ -347,7 +348,8 @@ def _hexadecimal(seed: str | None) -> str:
 
 def _run(target: Target, options: Options) -> Run:
     try:
-        return judge(target, options)
+        with tell_pace("judging", lambda line: print(visible(line), file=sys.stderr)) as advance:
+            return judge(target, options, advance)
     except Unusable as error:
         _stop(str(error), USAGE if options.filtered or options.profiles or options.classes else KIT)
     except StartError as error:

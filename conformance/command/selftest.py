@@ -21,6 +21,7 @@ import numpy as np
 from conformance.cases.case import Bound
 from conformance.cases.compare import compare, tau
 from conformance.cases.signatures import SIGNATURES, signatures
+from conformance.report.progress import tell_pace
 from conformance.wrong.kills import Matrix, kill_matrix
 from conformance.wrong.mutants import CONTROLS, MUTANTS
 from conformance.wrong.nulls.expected import EXPECTED, complaints, judged
@@ -175,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"comparators: {len(faults)} wrong")
     print(f"null ports: {len(modes)}")
     faults += _nulls(modes)
-    matrix = kill_matrix(options.jobs, mutants)
+    with tell_pace("mutants", lambda line: print(line, file=sys.stderr), len(mutants)) as advance:
+        matrix = kill_matrix(options.jobs, mutants, advance)
     faults += matrix.complaints() if only is None else matrix.survivors()
     text = signatures_text(matrix)
     if options.write:

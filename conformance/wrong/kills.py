@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -148,15 +148,25 @@ def _start() -> None:
     _CASES[:] = load_all()
 
 
-def kill_matrix(jobs: int | None = None, mutants: Sequence[Mutant] = MUTANTS) -> Matrix:
-    """Run mutants on all cases of the operations they replace, in `jobs` processes; return the matrix."""
+def kill_matrix(
+    jobs: int | None = None,
+    mutants: Sequence[Mutant] = MUTANTS,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Matrix:
+    """Run mutants on all cases of the operations they replace, in `jobs` processes; return the matrix.
+
+    progress  called with the name of each mutant that was run
+    """
     cases = load_all()
     # the slowest operations come first, because the last process would otherwise run one of them alone
     slow = Counter(case.op for case in cases)
     names = [m.name for m in sorted(mutants, key=lambda m: (m.op != "train.run", m.only_refusals, -slow[m.op]))]
     workers = jobs or min(os.cpu_count() or 1, 8)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start) as pool:
-        kills = dict(pool.map(_one, names, chunksize=2))
+        kills = {}
+        for name, of_name in pool.map(_one, names, chunksize=2):
+            kills[name] = of_name
+            progress(name)
     return matrix_of({m.name: kills[m.name] for m in mutants}, cases)
 
 

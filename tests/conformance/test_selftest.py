@@ -57,7 +57,7 @@ def test_a_mutant_that_kills_other_cases_than_the_file_says_is_wrong(monkeypatch
     name = next(m.name for m in MUTANTS if m.op == "count.drop")
     (case, *_) = [case for case, names in TABLE.items() if name in names]
     kills = {name: [kill for kill in known_kills()[name] if kill.case != case]}
-    monkeypatch.setattr(selftest, "kill_matrix", lambda jobs, mutants: matrix_of(kills, CASES))
+    monkeypatch.setattr(selftest, "kill_matrix", lambda jobs, mutants, advance: matrix_of(kills, CASES))
     assert selftest.main(["--only", name]) == 1
     assert "signatures.json is not what the matrix gives" in capsys.readouterr().out
 
