@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 
 from conformance.threads import NAMES as NAMES
 from conformance.threads import PASSIVE as PASSIVE
@@ -19,7 +20,7 @@ def obey(words: Sequence[str]) -> None:
     This is done before the words are parsed, because parsing them loads the libraries. What is no number is refused
     then.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         option, _, value = word.partition("=")
         if option == "--threads":
             try:

@@ -16,7 +16,7 @@ from formats.errors import ExpansionTooLarge
 from formats.validate import check_limit
 from tests.formats.test_leftovers import end, paused
 from tests.seft_cli.calling import call
-from tests.seft_ref.folders import TEXT, sparse_folder
+from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
 
 
 @pytest.fixture
@@ -202,6 +202,35 @@ def test_FMT_165_no_tool_waits_for_a_pipe(cli, tmp_path, alarm, line):
     assert err.startswith("error: ")
     assert "PIPE" in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prune {} {out} --method magnitude",
+        "prune {} {out} --quantize int8",
+        "convert {} {out} --to sparse",
+        "convert {out}-hf {out} --to delta --base {}",
+        "eval {} --text {text}",
+        "finetune {} {out} --text {text}",
+        "generate {} hello",
+        "show {}",
+    ],
+)
+def test_an_id_of_the_hub_is_told_from_a_folder_that_is_not_there(cli, tmp_path, monkeypatch, line):
+    hf_folder(tmp_path / "out-hf")
+    text = tmp_path / "text"
+    text.write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    words = line.format("some-lab/Llama-3.2_1B", out=tmp_path / "out", text=text).split()
+    code, _, err = cli(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "; if it is a model of the Hugging Face hub, download it and name the folder: " in err
+    assert err.endswith("hf download some-lab/Llama-3.2_1B --local-dir Llama-3.2_1B\n")
+    (tmp_path / "some-lab").mkdir()
+    assert cli(*words)[2].endswith("there is no file or folder some-lab/Llama-3.2_1B\n")
+    for other in ("a/b/c", "/no/b", "a", "a b/c", "../b"):
+        assert "hf download" not in cli("show", other)[2]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
