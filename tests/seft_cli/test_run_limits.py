@@ -4,16 +4,19 @@ import importlib
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import formats
+import seft_ref
 from formats.container import DTYPES
 from formats.dialects.scipy_files import read_scipy, write_scipy
 from formats.dialects.sources import open_source
 from formats.errors import ExpansionTooLarge
 from formats.validate import check_limit
+from seft_ref.model.config import OTHER_FAMILIES
 from tests.formats.test_leftovers import end, paused
 from tests.seft_cli.calling import call
 from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
@@ -231,6 +234,31 @@ def test_an_id_of_the_hub_is_told_from_a_folder_that_is_not_there(cli, tmp_path,
     assert cli(*words)[2].endswith("there is no file or folder some-lab/Llama-3.2_1B\n")
     for other in ("a/b/c", "/no/b", "a", "a b/c", "../b"):
         assert "hf download" not in cli("show", other)[2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prune {hf} {out} --method magnitude",
+        "prune {hf} {out} --quantize int8",
+        "eval {hf} --text {text}",
+        "finetune {sparse} {out} --text {text}",
+        "generate {sparse} hello",
+    ],
+)
+def test_MDL_002_a_model_of_another_family_gets_the_way_that_works(cli, tmp_path, line):
+    source = hf_folder(tmp_path / "hf")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"model_type": "gemma3_text"}))
+    assert cli("convert", source, tmp_path / "sparse", "--to", "sparse")[0] == 0
+    (tmp_path / "text").write_text(TEXT)
+    code, _, err = cli(
+        *line.format(hf=source, sparse=tmp_path / "sparse", out=tmp_path / "o", text=tmp_path / "text").split()
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert "error: MDL-002: model_type 'gemma3_text' is not supported; this engine knows llama, mistral, " in err
+    assert err.endswith(f"make it sparse by seft convert, and train it through PEFT: {OTHER_FAMILIES}\n")
+    assert (Path(seft_ref.__file__).parents[1] / OTHER_FAMILIES).is_file()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
