@@ -28,3 +28,12 @@ Neither the engine nor the file format lives here, and neither imports the kit. 
 from conformance.protocol.port import Port, Refused, Unsupported
 
 __all__ = ["Port", "Refused", "Unsupported"]
+
+
+def __getattr__(name: str) -> str:
+    """Return `__version__`, which is that of `formats`. It is read late, because `formats` loads NumPy."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from formats import __version__
+
+    return __version__

@@ -1,18 +1,16 @@
 """Settings with which Sphinx builds the manual; `manual.py` fills pages with text from code and SPEC.md."""
 
 import sys
-import tomllib
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent))
 
-_package = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+from formats import __version__ as release  # noqa: E402
 
 project = "seft_ref"
 author = "the seft_ref authors"
-release = _package["version"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "manual"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["colon_fence", "deflist"]

@@ -31,6 +31,9 @@ from formats.records import (
 from formats.strict_json import JSON
 from formats.writer import write, write_file
 
+__version__ = "0.2.0"
+"""The version of seft_ref, and of this package alone; both pyproject.toml read it here."""
+
 __all__ = [
     "JSON",
     "Checkpoint",
@@ -43,6 +46,7 @@ __all__ = [
     "Sparse",
     "Tensor",
     "TensorInfo",
+    "__version__",
     "convert",
     "flat",
     "from_dense",

@@ -12,15 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 try:
-    import numba  # noqa: F401
+    import numba
 except ModuleNotFoundError:
     from formats import plain as _set
 
     COMPILED = False
+    _THREADS = os.cpu_count() or 1
 else:
     from formats import fast as _set  # type: ignore[no-redef]
 
     COMPILED = True
+    _THREADS = numba.config.NUMBA_NUM_THREADS
 
 NAMES = (
     *("count_stored", "first_fault", "gap_bytes", "gather", "keeps_pattern", "mask_columns", "mask_rows"),
@@ -31,7 +33,6 @@ R = TypeVar("R")
 
 _WORTH_THREADS = 1 << 20
 """Slots or bytes from which threads are faster than one loop."""
-_THREADS = os.cpu_count() or 1
 
 count_stored = _set.count_stored
 first_fault = _set.first_fault

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import version
 from typing import Any
+
+from seft_cli import threads
 
 COMMANDS = {
     "prune": ("commands.prune:main", "Prune a Hugging Face folder, or quantise a pruned model."),
@@ -54,7 +55,9 @@ def main() -> None:
         print(usage())
         raise SystemExit(0 if words else 2)
     if words[0] == "--version":
-        print(f"seft {version('seft_ref')}")
+        from formats import __version__
+
+        print(f"seft {__version__}")
         return
     name = words[0]
     if name not in COMMANDS:
@@ -86,6 +89,7 @@ def usage() -> str:
 @_without_traceback()
 def run(name: str) -> None:
     """Run a command with the arguments sys.argv[1:]."""
+    threads.obey(sys.argv[1:])
     module, _, function = COMMANDS[name][0].partition(":")
     if module.startswith("conformance"):
         raise SystemExit(import_module(module).main())

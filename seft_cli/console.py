@@ -5,11 +5,10 @@
 
 import errno
 import io
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.measure import Measurement
@@ -17,10 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import formats
+from conformance.report import progress as lines
 from conformance.report.terminal import Terminal
 from conformance.report.visible import visible
 from seft_cli.output import Refused as Refused
-from seft_cli.threads import NAMES
 from seft_ref.arrays.library import overflow_allowed
 from seft_ref.errors import SeftError
 
@@ -28,6 +27,9 @@ err = Terminal(stderr=True, soft_wrap=True)
 """Progress and remarks; results go to stdout."""
 out = Terminal(soft_wrap=True)
 
+
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of every library [all cores].")]
+"""The option --threads. `seft_cli.threads` has obeyed it before a command begins, so a command need not read it."""
 
 EXPECTED = (SeftError, formats.FormatError, Refused, OSError, MemoryError)
 """Errors that are reported in one line, without a traceback."""
@@ -88,9 +90,15 @@ def run_app(app: typer.Typer, name: str | None = None) -> None:
 def progress(what: str, total: int | None = None, *, gone: bool = False) -> Iterator[Callable[..., None]]:
     """Show a progress bar followed by a remark; yield advance(remark="", done=None, total=None).
 
-    gone  whether the bar is shown on a terminal only, and removed at the end
+    Without a terminal a plain line now and then takes the place of the bar.
+
+    gone  whether the bar is removed at the end, and no line is the last
     done  how many steps are done; None for one more
     """
+    if not err.is_terminal or err.is_dumb_terminal:
+        with lines.tell_pace(what, err.print, total, last=not gone) as advance:
+            yield advance
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -98,25 +106,18 @@ def progress(what: str, total: int | None = None, *, gone: bool = False) -> Iter
         TimeRemainingColumn(),
         TextColumn("{task.fields[remark]}", markup=False),
     )
-    bar = Progress(*columns, console=err, transient=gone, disable=gone and not err.is_terminal)
+    bar = Progress(*columns, console=err, transient=gone)
     task = bar.add_task(visible(what), total=total, remark="")
 
-    def advance(remark: str = "", done: int | None = None, total: int | None = None) -> None:
+    def move(remark: str = "", done: int | None = None, total: int | None = None) -> None:
         bar.start()  # the bar starts here, so that an error before the first step is printed without a bar
         bar.update(task, advance=1 if done is None else None, completed=done, total=total, remark=visible(remark))
 
     try:
-        yield advance
+        yield move
     finally:
         if bar.live.is_started:
             bar.stop()
-
-
-def restart_with_threads(threads: int) -> None:
-    """Restart this process with this many threads for every library, because they read the number when they load."""
-    variables = dict.fromkeys(NAMES, str(threads))
-    if any(os.environ.get(name) != value for name, value in variables.items()):
-        os.execve(sys.executable, sys.orig_argv, os.environ | variables)  # noqa: S606
 
 
 def refuse_unused(what: str, used: Collection[str], options: Mapping[str, Any]) -> None:

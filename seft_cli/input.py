@@ -26,18 +26,35 @@ MaxBytes = Annotated[
         "[1024 times the bytes of the inputs, at least 1GiB].",
     ),
 ]
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _SIZE = re.compile(r"([1-9][0-9]{0,17})(B|([KMGT])(i?)B)?")
 
 
-def require_input(path: Path, what: str = "file or folder") -> Path:
+MODEL = "file or folder"
+"""What `require_input` calls a path that names a model."""
+
+
+def require_input(path: Path, what: str = MODEL) -> Path:
     """Return the path if it is a regular file or a folder; refuse anything else before it is opened (FMT-165)."""
     try:
         kind = kind_of(path.stat().st_mode)
     except FileNotFoundError:
-        raise console.Refused(f"there is no {what} {path}") from None
+        advice = _download(path) if what == MODEL else ""
+        raise console.Refused(f"there is no {what} {path}{advice}") from None
     if kind not in ("", "a folder"):
         raise console.Refused(f"FMT-165: {path} is {kind}, expected a file or a folder; copy what it holds into a file")
     return path
+
+
+def _download(path: Path) -> str:
+    """Return how to get a model of the Hugging Face hub, if a path has the form of its id, else an empty text."""
+    # a name in a folder that exists is a slip of the pen
+    if not _HUB_ID.fullmatch(str(path)) or path.parent.exists():
+        return ""
+    return (
+        "; if it is a model of the Hugging Face hub, download it and name the folder: "
+        f"hf download {path} --local-dir {path.name}"
+    )
 
 
 def require_text(file: Path, advice: str) -> None:

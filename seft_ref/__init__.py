@@ -25,6 +25,7 @@ NumPy arrays, `kernels.gpu` runs on CuPy's. `load_model(..., like=array)` puts a
 The file format is in `formats`, the conformance kit in `conformance`. Start reading in `train/loop.py`.
 """
 
+from formats import __version__
 from seft_ref.errors import SeftError
 from seft_ref.files.best import Best
 from seft_ref.files.model import Model, load_model, stop_tokens
@@ -81,6 +82,7 @@ __all__ = [
     "TrainSettings",
     "TrainState",
     "Validation",
+    "__version__",
     "evaluate",
     "evaluate_tasks",
     "evaluate_windows",

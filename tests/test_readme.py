@@ -16,6 +16,9 @@ from statistics import fmean
 import pytest
 import typer
 
+import conformance
+import formats
+import seft_ref
 from experiments.statistics import paired_percent
 from seft_cli.app import COMMANDS
 from seft_cli.commands import demo
@@ -215,9 +218,12 @@ def test_the_picture_of_the_round_shows_the_figures_of_the_demo():
 
 def test_the_version_stands_in_the_changelog_with_its_date():
     root = Path(__file__).resolve().parents[1]
-    number = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
-    alone = tomllib.loads((root / "formats" / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert alone["version"] == number
+    for file in (root / "pyproject.toml", root / "formats" / "pyproject.toml"):
+        settings = tomllib.loads(file.read_text(encoding="utf-8"))
+        assert settings["project"]["dynamic"] == ["version"]
+        assert settings["tool"]["setuptools"]["dynamic"] == {"version": {"attr": "formats.__version__"}}
+    number = formats.__version__
+    assert seft_ref.__version__ == conformance.__version__ == number
     first = re.search(r"^## (.+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert re.fullmatch(rf"{re.escape(number)} \(\d{{4}}-\d\d-\d\d\)", first[1])
 

@@ -5,4 +5,5 @@ import _checkout  # noqa: F401
 from benchmarks.app import app
 from seft_cli import console
 
-console.run_app(app)
+if __name__ == "__main__":
+    console.run_app(app)

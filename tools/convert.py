@@ -4,4 +4,5 @@ import sys
 
 from _checkout import seft
 
-seft(sys.argv.pop(1) if sys.argv[1:2] in (["diff"], ["apply"]) else "convert")
+if __name__ == "__main__":
+    seft(sys.argv.pop(1) if sys.argv[1:2] in (["diff"], ["apply"]) else "convert")

@@ -2,4 +2,5 @@
 
 from _checkout import seft
 
-seft("demo")
+if __name__ == "__main__":
+    seft("demo")

@@ -5,4 +5,5 @@ import _checkout  # noqa: F401
 from experiments.app import main
 from seft_cli import console
 
-console.run(main)
+if __name__ == "__main__":
+    console.run(main)

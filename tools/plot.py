@@ -2,4 +2,5 @@
 
 from _checkout import seft
 
-seft("plot")
+if __name__ == "__main__":
+    seft("plot")

@@ -2,4 +2,5 @@
 
 from _checkout import seft
 
-seft("prune")
+if __name__ == "__main__":
+    seft("prune")

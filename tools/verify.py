@@ -7,4 +7,5 @@ python tools/verify.py list --cases
 
 from _checkout import seft
 
-seft("verify")
+if __name__ == "__main__":
+    seft("verify")

@@ -15,7 +15,7 @@ from conformance.cases.profiles import CLASSES, PROFILES
 from conformance.command import asking, listing, outputs
 from conformance.command import doctor as doctors
 from conformance.command import export as exports
-from conformance.command.options import Backend, Device, Only, Port, PortPy, Timeout
+from conformance.command.options import Backend, Device, Only, Patience, Port, PortPy, Timeout
 from conformance.command.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, chosen, judge, started
 from conformance.expect.manifest import entries
 from conformance.judge.conduct import CHECKS
@@ -27,6 +27,7 @@ from conformance.properties.artifacts import read as read_artifact
 from conformance.protocol.child import StartError
 from conformance.protocol.port import clause_of
 from conformance.report.printing import print_run
+from conformance.report.progress import tell_pace
 from conformance.report.terminal import Terminal
 from conformance.report.visible import visible
 
@@ -123,7 +124,7 @@ def verify(
 
 
 @app.command()
-def doctor(port: Port = None, port_py: PortPy = None, timeout: Timeout = 20.0) -> None:
+def doctor(port: Port = None, port_py: PortPy = None, timeout: Patience = None) -> None:
     """Greet a port and make a few small calls, showing exactly what was sent and what came back.
 
     Exit status: 0 all is well, 1 an answer is wrong, 2 wrong use, 3 the port did not start.
@@ -131,7 +132,8 @@ def doctor(port: Port = None, port_py: PortPy = None, timeout: Timeout = 20.0) -
     if port is None and port_py is None:
         _stop("doctor needs --port COMMAND or --port-py pkg.mod:Class", USAGE)
     try:
-        good = doctors.examine(_target(port, port_py, None).commands[0], timeout, console.print)
+        limits = {} if timeout is None else {"timeout": timeout, "start_timeout": timeout}
+        good = doctors.examine(_target(port, port_py, None).commands[0], console.print, **limits)
     except StartError as error:
         _stop(f"the port did not start: {error}", NOT_STARTED)
     raise typer.Exit(MET if good else NOT_MET)
@@ -236,7 +238,7 @@ def replay(
 @app.command()
 def freeze(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What a property that failed left behind.")],
-    clause: Annotated[list[str], typer.Option(help="Clause that the case shows; may be repeated.")],
+    clause: Annotated[list[str], typer.Option(metavar="ID", help="Clause that the case shows; may be repeated.")],
     name: Annotated[str, typer.Option(help="Name of the case, after found.")],
 ) -> None:
     """Add the failed example of a property to the frozen cases of the kit, as found.NAME."""
@@ -264,14 +266,19 @@ def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A re
 def self_test(
     page: Annotated[Path | None, typer.Option(metavar="PATH", help="Write the kill matrix as a page.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core unless told.")] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(metavar="GLOB", help="Only mutants, by operation or name, and null ports that GLOB matches."),
+    ] = None,
 ) -> None:
     """Test the kit: it must refuse every mutant and null port, each for the clauses that it breaks."""
     from conformance.command import selftest
 
     if page is not None and (wrong := outputs.check_page(page)):
         _stop(wrong, USAGE)
-    arguments = ["--page", str(page)] if page is not None else []
-    raise typer.Exit(selftest.main(arguments + (["--jobs", str(jobs)] if jobs is not None else [])))
+    options = {"--page": page, "--jobs": jobs, "--only": only}
+    words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    raise typer.Exit(selftest.main(words))
 
 
 @app.command("new-port")
@@ -341,7 +348,8 @@ def _hexadecimal(seed: str | None) -> str:
 
 def _run(target: Target, options: Options) -> Run:
     try:
-        return judge(target, options)
+        with tell_pace("judging", lambda line: print(visible(line), file=sys.stderr)) as advance:
+            return judge(target, options, advance)
     except Unusable as error:
         _stop(str(error), USAGE if options.filtered or options.profiles or options.classes else KIT)
     except StartError as error:

@@ -45,17 +45,18 @@ FILES = ("file.read-dense", "file-refused.short")
 """Frozen cases for a reader of files: a small one to read, and seven bytes to refuse."""
 
 
-def examine(command: Sequence[str], timeout: float, say: Say) -> bool:
+def examine(command: Sequence[str], say: Say, **limits: float) -> bool:
     """Print the answers of a port to a handshake and to `CALLS`; return True if nothing is wrong.
 
-    say  prints a line
+    say     prints a line
+    limits  `timeout` and `start_timeout` of `Child`
 
     Raises:
-        StartError: the port does not start, or sends no valid hello.
+        StartError: the port does not start, or sends no valid hello in time.
     """
-    with Child(command, timeout) as child:
+    with Child(command, **limits) as child:
         child.on_line = lambda arrow, raw: say(f"  {arrow} {_cut(raw)}")
-        say(f"starting {' '.join(command)}; it has {child.start_timeout:.0f} s to introduce itself")
+        say(f"starting {' '.join(command)}; it has {child.start_timeout:g} s to introduce itself")
         hello = child.hello()
         good = _introduce(hello, say)
         good &= _greets_again(child, say)

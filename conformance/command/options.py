@@ -1,4 +1,4 @@
-"""Options of the command line that several commands take."""
+"""Options of the command line: those that several commands take, and the time that a port has."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ import typer
 
 from conformance.command.runner import BACKENDS, DEFAULT
 
-__all__ = ["Backend", "Device", "Only", "Port", "PortPy", "Timeout"]
+__all__ = ["Backend", "Device", "Only", "Patience", "Port", "PortPy", "Timeout"]
 
 Port = Annotated[
     str | None,
@@ -18,7 +18,8 @@ PortPy = Annotated[
 Backend = Annotated[
     list[str] | None,
     typer.Option(
-        help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated; default {', '.join(DEFAULT)}."
+        metavar="NAME",
+        help=f"Our engine on this backend ({', '.join(BACKENDS)}); may be repeated; default {', '.join(DEFAULT)}.",
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="Our engine on cpu, or on cuda: short for --backend cupy.")]
@@ -29,4 +30,8 @@ Only = Annotated[
 Timeout = Annotated[
     float,
     typer.Option(min=0.1, metavar="S", help="Seconds that a call may take; a property takes three times as many."),
+]
+Patience = Annotated[
+    float | None,
+    typer.Option(min=0.1, metavar="S", help="Seconds that a port has for its hello, and for a call [120 and 20]."),
 ]

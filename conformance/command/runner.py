@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 from conformance.cases.case import Case, load_all
@@ -214,11 +215,12 @@ def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Varian
 def judge(
     target: Target,
     options: Options,
-    progress: Callable[[Case], None] = lambda case: None,
+    progress: Callable[..., None] = lambda remark="", done=None, total=None: None,
     artifacts: Path = Path("seft-failures"),
 ) -> Run:
     """Judge a target and return the run.
 
+    progress   called before each case, and before each property, whose name is the remark
     artifacts  the folder for the folders of failed properties
     Raises     Unusable if the options leave nothing to judge, StartError if the target does not start, Broken if the
                kit is at fault
@@ -237,12 +239,20 @@ def judge(
         if options.filtered:
             named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
             profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
-        results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:], options.max_failures)
+        results = run_cases(
+            cases,
+            port.lanes[0],
+            lambda case: progress(case.op, total=len(cases)),
+            order,
+            port.lanes[1:],
+            options.max_failures,
+        )
         stop = Stop(options.max_failures, sum(bool(r.failures) for r in results))
         properties: list[PropertyResult] = []
         if options.examples and not options.quick and not stop.reached:
             bad = failing_operations(results)
-            properties = _properties(port, profiles, seed, options, artifacts, bad)
+            advance = partial(progress, done=len(cases))
+            properties = _properties(port, profiles, seed, options, artifacts, bad, advance)
         elif stop.reached and not options.filtered:
             mine = [p for p in PROPERTIES.values() if p.profile in profiles]
             why = f"{BLOCKED}: {stop.reason}"
@@ -287,7 +297,13 @@ def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
 
 
 def _properties(
-    port: Started, profiles: Sequence[str], seed: str, options: Options, artifacts: Path, bad: Collection[str]
+    port: Started,
+    profiles: Sequence[str],
+    seed: str,
+    options: Options,
+    artifacts: Path,
+    bad: Collection[str],
+    progress: Callable[[str], None],
 ) -> list[PropertyResult]:
     """Return the results of the properties that the options name, each once.
 
@@ -305,6 +321,7 @@ def _properties(
             artifacts=artifacts,
             seconds=CALLS_OF_A_PROPERTY * options.timeout,
             bad=bad,
+            progress=progress,
         ):
             by_name.setdefault(result.name, result)
     return list(by_name.values())

@@ -1,23 +1,27 @@
 """The self-test of the kit: mutants are refused, null ports are never conformant, comparators are exact.
 
-    python -m conformance.command.selftest [--page PATH] [--write] [--jobs N]
+    python -m conformance.command.selftest [--page PATH] [--write] [--jobs N] [--only GLOB]
 
---page writes the kill matrix as a page, --write the signatures (`conformance/registry/signatures.json`). The exit
-status is 0 if everything is as it should be, else 1.
+--page writes the kill matrix as a page, --write the signatures (`conformance/registry/signatures.json`). --only tests
+the mutants and null ports that it matches, and writes nothing. The exit status is 0 if everything is as it should be,
+1 if not, and 2 for arguments that do not go together.
 """
 
 import argparse
 import json
 import math
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
 from conformance.cases.case import Bound
 from conformance.cases.compare import compare, tau
-from conformance.cases.signatures import SIGNATURES
+from conformance.cases.signatures import SIGNATURES, signatures
+from conformance.report.progress import tell_pace
 from conformance.wrong.kills import Matrix, kill_matrix
 from conformance.wrong.mutants import CONTROLS, MUTANTS
 from conformance.wrong.nulls.expected import EXPECTED, complaints, judged
@@ -132,9 +136,9 @@ def page(matrix: Matrix) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _nulls() -> list[str]:
+def _nulls(modes: Iterable[str]) -> list[str]:
     faults = []
-    for mode in EXPECTED:
+    for mode in modes:
         run = judged(mode)
         outcomes = ", ".join(sorted({r.outcome for r in run.results}))
         wrong = complaints(mode, run)
@@ -143,29 +147,51 @@ def _nulls() -> list[str]:
     return faults
 
 
+def _signatures_of(mutants: Iterable[str]) -> dict[str, list[str]]:
+    """Return case -> those of some mutants that it kills, from the file of signatures."""
+    names = set(mutants)
+    table = {case: [name for name in killed if name in names] for case, killed in signatures().items()}
+    return {case: killed for case, killed in table.items() if killed}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the self-test and return its exit status."""
     parser = argparse.ArgumentParser(prog="self-test", description=__doc__.splitlines()[0])
     parser.add_argument("--page", type=Path, metavar="PATH", help="write the kill matrix as a page")
     parser.add_argument("--write", action="store_true", help="write conformance/registry/signatures.json")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes for the matrix; one a core unless told")
+    parser.add_argument("--only", metavar="GLOB", help="test the mutants and null ports that GLOB matches")
     options = parser.parse_args(arguments)
     start = time.monotonic()
+    only: str | None = options.only
+    mutants = [m for m in MUTANTS if only is None or fnmatchcase(m.op, only) or fnmatchcase(m.name, only)]
+    modes = [mode for mode in EXPECTED if only is None or fnmatchcase(mode, only)]
+    if only is not None and (options.write or options.page is not None):
+        print(f"self-test: --only {only} leaves mutants out, and --page and --write need all", file=sys.stderr)
+        return 2
+    if not mutants and not modes:
+        print(f"self-test: --only {only} matches no operation or name of a mutant, and no null port", file=sys.stderr)
+        return 2
     faults = comparators()
     print(f"comparators: {len(faults)} wrong")
-    print(f"null ports: {len(EXPECTED)}")
-    faults += _nulls()
-    matrix = kill_matrix(options.jobs)
-    faults += matrix.complaints()
+    print(f"null ports: {len(modes)}")
+    faults += _nulls(modes)
+    with tell_pace("mutants", lambda line: print(line, file=sys.stderr), len(mutants)) as advance:
+        matrix = kill_matrix(options.jobs, mutants, advance)
+    faults += matrix.complaints() if only is None else matrix.survivors()
     text = signatures_text(matrix)
     if options.write:
         SIGNATURES.write_text(text, encoding="utf-8", newline="\n")
-    elif text != SIGNATURES.read_text(encoding="utf-8"):
+    elif (
+        matrix.signatures() != _signatures_of(matrix.kills)
+        if only is not None
+        else text != SIGNATURES.read_text(encoding="utf-8")
+    ):
         faults.append(f"{SIGNATURES.name} is not what the matrix gives; write it anew with --write")
     if options.page is not None:
         write_file(options.page, page(matrix).encode())
     killed = sum(bool(kills) for kills in matrix.kills.values())
-    print(f"mutants: {killed} of {len(MUTANTS)} killed, by all but {len(matrix.idle)} of {len(matrix.clauses)} cases")
+    print(f"mutants: {killed} of {len(mutants)} killed, by all but {len(matrix.idle)} of {len(matrix.clauses)} cases")
     for line in faults:
         print(f"WRONG {line}")
     print(f"{len(faults)} wrong, {len(CONTROLS)} controls in the tests, {time.monotonic() - start:.0f} s")

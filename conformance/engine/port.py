@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from conformance.engine import (
     update,
 )
 from conformance.protocol.port import Refused, Unsupported
-from formats import FormatError
+from formats import FormatError, __version__
 from seft_ref.arrays.library import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
 from seft_ref.errors import SeftError
 from seft_ref.kernels import reference
@@ -102,7 +101,7 @@ class EnginePort:
 
     def describe(self) -> dict[str, Any]:
         """Return the hello of the engine: name, operations with their classes, and flags (PRT-004)."""
-        port = {"name": self.name, "version": _version(), "language": "Python"}
+        port = {"name": self.name, "version": __version__, "language": "Python"}
         return {
             "port": port,
             "ops": {op: list(self._classes) for op in self.ops},
@@ -143,13 +142,6 @@ class Reduced(EnginePort):
 
 def _has(value: Any, kind: np.dtype[Any]) -> bool:
     return isinstance(value, np.ndarray) and value.dtype == kind
-
-
-def _version() -> str:
-    try:
-        return version("seft_ref")
-    except PackageNotFoundError:  # seft_ref is imported from its source and not installed
-        return "unknown"
 
 
 def _back(value: Any) -> Any:

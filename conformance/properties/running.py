@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -95,6 +95,7 @@ def run_properties(
     artifacts: Path,
     seconds: float = 60.0,
     bad: Collection[str] = (),
+    progress: Callable[[str], None] = lambda name: None,
 ) -> list[PropertyResult]:
     """Try the properties of the profiles on the ports; return one result for each.
 
@@ -106,6 +107,7 @@ def run_properties(
     seconds    for the examples of a property; at most SHRINKING of them to shrink a failing one
     bad        operations that fail their cases: a property that asks one, or rests on one, is blocked (PRT-012),
                unless `only` is its name
+    progress   called with the name of each property that is tried, before it is
 
     Raises:
         ValueError: the seed is no hexadecimal number of at most 128 bits.
@@ -123,6 +125,7 @@ def run_properties(
             skipped = f"{BLOCKED}: {behind} fails its cases"
             results.append(PropertyResult(prop.name, prop.clauses, prop.profile, skipped=skipped))
             continue
+        progress(prop.name)
         results.append(_judge(prop, ports, seed, examples, artifacts, seconds))
     return results
 

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -71,14 +71,20 @@ class Matrix:
 
     def complaints(self) -> list[str]:
         """Return complaints: surviving mutants, clauses without a killed mutant or a reason, and outdated reasons."""
-        problems = []
-        for m in MUTANTS:
-            hit = {clause for kill in self.kills.get(m.name, ()) for clause in self.clauses[kill.case]}
-            problems += [f"{m.name} is not refused by a case of {c}" for c in m.clauses if c not in hit]
+        problems = self.survivors()
         problems += [f"{c} has no killed mutant and no reason" for c, reason in self.reasons.items() if not reason]
         problems += [
             f"{c} has a killed mutant; take it out of {UNPROVEN.name}" for c in unproven() if self.shown.get(c)
         ]
+        return problems
+
+    def survivors(self) -> list[str]:
+        """Return a complaint for each clause of a mutant of which no case refuses the mutant."""
+        problems = []
+        for m in MUTANTS:
+            if m.name in self.kills:
+                hit = {clause for kill in self.kills[m.name] for clause in self.clauses[kill.case]}
+                problems += [f"{m.name} is not refused by a case of {c}" for c in m.clauses if c not in hit]
         return problems
 
     def signatures(self) -> dict[str, list[str]]:
@@ -142,16 +148,26 @@ def _start() -> None:
     _CASES[:] = load_all()
 
 
-def kill_matrix(jobs: int | None = None) -> Matrix:
-    """Run all mutants on all cases of the operations they replace, in `jobs` processes; return the matrix."""
+def kill_matrix(
+    jobs: int | None = None,
+    mutants: Sequence[Mutant] = MUTANTS,
+    progress: Callable[[str], None] = lambda name: None,
+) -> Matrix:
+    """Run mutants on all cases of the operations they replace, in `jobs` processes; return the matrix.
+
+    progress  called with the name of each mutant that was run
+    """
     cases = load_all()
     # the slowest operations come first, because the last process would otherwise run one of them alone
     slow = Counter(case.op for case in cases)
-    names = [m.name for m in sorted(MUTANTS, key=lambda m: (m.op != "train.run", m.only_refusals, -slow[m.op]))]
+    names = [m.name for m in sorted(mutants, key=lambda m: (m.op != "train.run", m.only_refusals, -slow[m.op]))]
     workers = jobs or min(os.cpu_count() or 1, 8)
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start) as pool:
-        kills = dict(pool.map(_one, names, chunksize=2))
-    return matrix_of({m.name: kills[m.name] for m in MUTANTS}, cases)
+        kills = {}
+        for name, of_name in pool.map(_one, names, chunksize=2):
+            kills[name] = of_name
+            progress(name)
+    return matrix_of({m.name: kills[m.name] for m in mutants}, cases)
 
 
 def matrix_of(kills: dict[str, list[Kill]], cases: Sequence[Case]) -> Matrix:

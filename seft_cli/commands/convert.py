@@ -77,6 +77,7 @@ def main(
     ] = None,
     *,
     max_bytes: MaxBytes = None,
+    threads: console.Threads = None,
     expand_quantised: Annotated[
         bool,
         typer.Option(
@@ -177,17 +178,16 @@ def diff(
 
 def apply(
     base: Annotated[Path, typer.Argument(metavar="BASE", help="Model that the first delta starts from.")],
-    paths: Annotated[
-        list[Path],
-        typer.Argument(metavar="DELTA... OUT", help="Deltas or version folders in order, and the folder to write."),
-    ],
+    # hidden, because the list of arguments would show a type of Python; the usage and the first lines name both
+    paths: Annotated[list[Path], typer.Argument(metavar="DELTA... OUT", hidden=True)],
     encoding: Encoding = None,
     compress: Compress = None,
     shard_size: ShardSize = None,
     max_bytes: MaxBytes = None,
 ) -> None:
-    """Apply deltas, or version folders of slime and SGLang, to BASE, and write the result in the format of BASE. The
-    whole chain is checked first.
+    """Apply each DELTA in order, or version folder of slime and SGLang, to BASE, and write the result to OUT.
+
+    OUT must not exist, and has the format of BASE. The whole chain is checked first.
     """
     if len(paths) < 2:
         raise console.Refused("name at least one delta, and the folder to write")

@@ -60,6 +60,7 @@ Of 1e-3, 2e-3 and 4e-3 this one gave the lowest loss in runs of 300 steps (docs/
 def main(
     folder: Annotated[Path, typer.Option(help="Where stages are kept.")] = Path("build/demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and windows.")] = False,
+    threads: console.Threads = None,
     page: Annotated[
         Path | None, typer.Option(help="Write the table there as Markdown, with the machine named, and JSON beside it.")
     ] = None,

@@ -61,6 +61,7 @@ def main(
     ] = False,
     device: DeviceOption = Device.cpu,
     max_bytes: MaxBytes = None,
+    threads: console.Threads = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the result there too.")] = None,
 ) -> None:
     """Print the perplexity of the model in DIR over windows of a text, which overlap where it is short, or its scores

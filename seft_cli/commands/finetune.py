@@ -45,7 +45,7 @@ def main(
     text: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option(help="JSON Lines of prompt and completion, or messages, to train on. Repeatable."),
+        typer.Option(metavar="FILE", help="JSON Lines of prompt and completion, or messages, to train on. Repeatable."),
     ] = None,
     packing: Annotated[
         bool, typer.Option("--packing", help="Cut rows from the examples of --data laid end to end.")
@@ -150,6 +150,7 @@ def main(
         bool, typer.Option("--ignore-memory", help="Start although the run is expected not to fit into memory.")
     ] = False,
     max_bytes: MaxBytes = None,
+    threads: console.Threads = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT_DIR.state.")] = False,
     save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state.")] = 20,
     stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after this step and keep the state.")] = None,

@@ -1,4 +1,4 @@
-"""Let a model go on from a prompt: seft generate DIR "The state of the union is" --temperature 0.8"""
+"""Let a model go on from a prompt: seft generate DIR "The state of the union is" --seed 1"""
 
 import sys
 import time
@@ -14,30 +14,34 @@ from seft_cli.input import MaxBytes, limit_of, require_input
 from seft_cli.interrupt import interrupts
 from seft_ref import Sampling, generate
 from seft_ref.files.model import open_folder, read_config
+from seft_ref.runs.generate import TOKENS
 from seft_ref.text.chat import chat_writer
+from seft_ref.text.sampling import VARIED
 
 
 def main(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Sparse checkpoint or Hugging Face folder.")],
-    prompt: Annotated[str, typer.Argument(help="Text to go on from; - reads it from standard input.")],
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = 200,
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="Text to go on from; - reads it from standard input.")
+    ],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens at most.")] = TOKENS,
     temperature: Annotated[
         float, typer.Option(help="0 takes the likeliest token, always; 1 draws as the model says.")
-    ] = 0.0,
+    ] = VARIED.temperature,
     top_k: Annotated[int | None, typer.Option(help="Draw among this many likeliest tokens [all].")] = None,
-    top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that share this probability.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Draw among the likeliest tokens that share this probability.")] = (
+        VARIED.top_p
+    ),
     compact: Annotated[
         bool, typer.Option("--compact", help="Hold weights as they are stored, in 16 bits or as codes.")
     ] = False,
     device: DeviceOption = Device.cpu,
-    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed, another text.")] = VARIED.seed,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the folder's chat template.")] = False,
     max_bytes: MaxBytes = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of every library [all cores].")] = None,
+    threads: console.Threads = None,
 ) -> None:
     """Continue PROMPT with the model in DIR, and print each piece of text as soon as it is generated."""
-    if threads is not None:
-        console.restart_with_threads(threads)
     limit = limit_of(max_bytes, require_input(folder))
     with open_folder(folder) as source:
         positions = read_config(source.files).max_position_embeddings

@@ -85,6 +85,7 @@ def main(
             "(docs/results/pruning.md)."
         ),
     ] = None,
+    threads: console.Threads = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from OUT_DIR.state, of a run that was stopped.")
     ] = False,

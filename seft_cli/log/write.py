@@ -16,19 +16,22 @@ from seft_ref.train.loop import StepRecord
 class LogWriter:
     """Appends lines to a log; without a path it does nothing.
 
-    A file that is not a log, or is the log of another run, is refused and stays as it is. If the run was not resumed,
-    any existing log counts as that of another run.
+    A file that is not a log, or is the log of another run, is refused and stays as it is. A run that was not resumed
+    may go on in the log of the same run only if that has not ended: it was killed before it saved a state.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
         self._path, self._settings = path, settings
         self._before: Log | None = None
+        self._resumed = resumed
         if path is None or not path.exists() or not (data := path.read_bytes()):
             return
         self._before = parse_log(path, data)
         # TRN-010
-        if not resumed:
-            raise console.Refused(f"TRN-010: {path} is the log of an earlier run; name another file, or remove it")
+        if not resumed and self._before.stored_at_end is not None:
+            raise console.Refused(
+                f"TRN-010: {path} is the log of an earlier run that has ended; name another file, or remove it"
+            )
         self._refuse_another(settings, self._before.matrices, {})
 
     def _refuse_another(self, settings: Mapping[str, Any], matrices: Any, origin: Mapping[str, str]) -> None:
@@ -36,7 +39,8 @@ class LogWriter:
         # TRN-010
         if self._before is not None and not same_run(self._before, _as_read(settings), matrices, origin):
             raise console.Refused(
-                f"TRN-010: {self._path} is the log of a run with other settings, model or text; name another file"
+                f"TRN-010: {self._path} is the log of a run with other settings, model or text; name another file, or "
+                "remove it"
             )
 
     def run(self, targets: Mapping[str, Matrix], model: str, text: str) -> None:
@@ -53,6 +57,9 @@ class LogWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._before is not None:
                 _end_cut_line(self._path)
+                if not self._resumed and self._before.steps:
+                    n = self._before.steps[-1].step
+                    console.err.print(f"{self._path} has {n} steps of a run that saved no state; they are repeated")
         self._write(line)
 
     def step(self, record: StepRecord, seconds: float, fraction: float | None) -> None:

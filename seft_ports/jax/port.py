@@ -7,7 +7,6 @@ It pads vectors to capacities that are powers of two, so that many cases share a
 
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ import numpy as np  # noqa: E402
 from jax import Array  # noqa: E402
 
 from conformance import Refused, Unsupported  # noqa: E402
+from formats import __version__  # noqa: E402
 from seft_ports.jax import counter, errors, event, optimizer, schedule, select, sparse, topology  # noqa: E402
 from seft_ports.jax.topology import NOWHERE  # noqa: E402
 
@@ -51,7 +51,7 @@ class Port:
 
     def describe(self) -> dict[str, Any]:
         """Return name, version, operations and flags of the port (PRT-004)."""
-        port = {"name": self.name, "version": version("seft_ref"), "language": "Python", "jax": jax.__version__}
+        port = {"name": self.name, "version": __version__, "language": "Python", "jax": jax.__version__}
         return {
             "port": port,
             "ops": {op: ["exact64", "fp32"] for op in self.ops},

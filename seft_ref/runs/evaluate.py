@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from seft_ref.arrays.library import Array
 from seft_ref.kernels import KernelSet
-from seft_ref.runs.source import ModelSource, TextSource, kernels_or_cpu, model_of, tokens_of, whole_numbers
+from seft_ref.runs.source import LOGGER, ModelSource, TextSource, kernels_or_cpu, model_of, tokens_of, whole_numbers
 from seft_ref.text.evaluate import Evaluation, evaluate_windows
 from seft_ref.text.tokens import evaluation_starts
 
@@ -41,6 +41,11 @@ def evaluate(
     tokens = tokens_of(text, model)
     loaded = model_of(model, kernels, dtype=dtype, compact=compact, like=like, limit=limit)
     progress(0, len(evaluation_starts(len(tokens), length, windows)))
+
+    def count(done: int, total: int) -> None:
+        LOGGER.info("evaluating: window %d of %d", done, total)
+        progress(done, total)
+
     return evaluate_windows(
-        loaded.weights, loaded.config, tokens, kernels, length=length, windows=windows, progress=progress
+        loaded.weights, loaded.config, tokens, kernels, length=length, windows=windows, progress=count
     )

@@ -34,6 +34,7 @@ from seft_ref.quantise.merge import GRID_EXACT, Counts, check_merge
 from seft_ref.runs.loops import RunState, digest_of_start, loop_of
 from seft_ref.runs.outcome import Validation, outcome_of
 from seft_ref.runs.source import (
+    LOGGER,
     DataSource,
     ModelSource,
     data_of,
@@ -201,6 +202,7 @@ def finetune(
             return loop.finish(state, config, data, folder, ranks)
 
         for state, record in steps if state.step < last and not over else ():  # noqa: B020 - a state is used once
+            LOGGER.info("fine-tuning: step %d of %d, loss %.4f", record.step, last, record.loss)
             on_step(state, record, time.perf_counter() - began)
             # measure before the state is saved, so that a run resumed from that state need not measure this step
             over = outcome.is_over(state, config, finish, ranks)

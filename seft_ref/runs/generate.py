@@ -7,16 +7,19 @@ from seft_ref.files.model import refuse_delta, stop_tokens
 from seft_ref.kernels import KernelSet
 from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of, whole_numbers
 from seft_ref.text.generate import generate_tokens
-from seft_ref.text.sampling import GREEDY, Sampling
+from seft_ref.text.sampling import VARIED, Sampling
 from seft_ref.text.tokens import encoded, read_tokenizer, written
+
+TOKENS = 60
+"""How many tokens follow a prompt at most unless told."""
 
 
 def generate(
     model: ModelSource,
     prompt: str,
     *,
-    max_tokens: int = 200,
-    sampling: Sampling = GREEDY,
+    max_tokens: int = TOKENS,
+    sampling: Sampling = VARIED,
     stops: Sequence[int] | None = None,
     special_tokens: bool = True,
     on_prompt: Callable[[int], None] = lambda n_tokens: None,
@@ -30,6 +33,8 @@ def generate(
     """Return the text behind a prompt, piece by piece as it is generated (GEN-007, GEN-009).
 
     model           a folder, sparse or of Hugging Face, or a model that was loaded from one, whose tokenizer is used
+    sampling        how each token is picked; by default drawn, with the same text every time; Sampling() always takes
+                    the likeliest
     stops           tokens that end the text and are no part of it; None for those that the folder names (GEN-008)
     special_tokens  False for a prompt that has its special tokens already, such as one from a chat template
     on_prompt       called once with the number of tokens of the prompt, before the first token is picked

@@ -36,6 +36,7 @@ from seft_ref.prune.owl import OUTLIER, SPREAD
 from seft_ref.prune.record import PruningRecord
 from seft_ref.runs.prune_loaded import KeptInMemory
 from seft_ref.runs.source import (
+    LOGGER,
     ModelSource,
     TextSource,
     folder_of,
@@ -200,8 +201,9 @@ def prune(
             method, pruning.config, pruning.read, batches, kernels, rates, groups, request.scope, seed, blocks=blocks
         )
         targets = pruning.config.targets()
-        for name, mask, *weight in masks:
+        for number, (name, mask, *weight) in enumerate(masks, 1):
             pruning.add(name, mask, *weight)
+            LOGGER.info("pruning: matrix %d of %d, %s", number, len(targets), name)
             progress(name, len(targets))
         total = sum(n_out * n_in for n_out, n_in in (matrix.shape for matrix in targets))
         if isinstance(pruning, KeptInMemory):

@@ -11,7 +11,7 @@ from seft_ref.kernels import KernelSet
 from seft_ref.quantise.grid import Quantised, parse_grid
 from seft_ref.quantise.model import quantise_gptq, quantise_nearest
 from seft_ref.runs.prune import windows_of
-from seft_ref.runs.source import TextSource, kernels_or_cpu, tokens_of, whole_numbers
+from seft_ref.runs.source import LOGGER, TextSource, kernels_or_cpu, tokens_of, whole_numbers
 from seft_ref.topology.csr import flat, from_flat
 
 
@@ -77,6 +77,7 @@ def quantise(
             stored, zeros = stored + codes.topology.nnz, zeros + zeros_among(codes)
             # drop the positions, which take most of the memory, because the folder has them
             quantised[name] = replace(codes, topology=from_flat(codes.topology.shape, flat(codes.topology)[:0]))
+            LOGGER.info("quantising: matrix %d of %d, %s", len(quantised), total, name)
             progress(name, total)
         source.write(out, quantised, "nearest" if text is None else "gptq")
         return QuantisedModel(stored, zeros, tuple(source.checkpoint.remarks))

@@ -1,5 +1,6 @@
 """The arguments that all runs take: a model, as a folder or loaded, and a text, as a file or as tokens."""
 
+import logging
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -19,6 +20,9 @@ TextSource = str | Path | Sequence[int]
 """A UTF-8 file, read with the tokenizer of the model's folder (TRN-016), or its tokens."""
 DataSource = TextSource | Examples
 """A text, or examples that `read_examples` has returned."""
+
+LOGGER = logging.getLogger("seft_ref")
+"""Every call that takes long reports each step here, at level INFO."""
 
 
 def kernels_or_cpu(kernels: KernelSet | None) -> KernelSet:

@@ -15,7 +15,7 @@ from seft_ref.arrays.rng import STREAM_ITEMS, choose, counter_key
 from seft_ref.errors import TaskError
 from seft_ref.files.model import Model, refuse_delta, stop_tokens
 from seft_ref.kernels import KernelSet
-from seft_ref.runs.source import ModelSource, folder_of, kernels_or_cpu, model_of
+from seft_ref.runs.source import LOGGER, ModelSource, folder_of, kernels_or_cpu, model_of
 from seft_ref.runs.tasks_log import Block, ItemResult, Log, digest_of_folder, digest_of_items
 from seft_ref.tasks.item import Choices, Item, Question
 from seft_ref.tasks.scores import answer_scores, choice_scores, mean, standard_error
@@ -179,6 +179,7 @@ def evaluate_tasks(
             opened_log.append(block)
         for result in block:
             results.append(result)
+            LOGGER.info("scoring: item %d of %d, %s", len(results), total, result.task)
             on_item(len(results), total, result)
     return _totals(prepared, results)
 

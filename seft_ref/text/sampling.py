@@ -39,6 +39,8 @@ class Sampling:
 
 GREEDY = Sampling()
 """Settings that always pick the largest logit."""
+VARIED = Sampling(temperature=0.9, top_p=0.95)
+"""Settings for a text to read, because the likeliest tokens soon repeat. One seed gives the same text every time."""
 
 
 def pick(logits: Float[Array, " V"], sampling: Sampling, number: int) -> int:

@@ -5,12 +5,12 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 import conformance
+import formats
 from conformance import templates
 from conformance.cases.case import load_all
 from conformance.command import runner
@@ -106,7 +106,7 @@ def test_a_failure_tells_everything(verify, broken):
         "SEL-001 The k largest scores are the first k",
         "scores = [1., 3., 3., 2.]",
         "k = 2",
-        f"broken {version('seft_ref')} float64: chosen at [0] expected 7, got 5",
+        f"broken {formats.__version__} float64: chosen at [0] expected 7, got 5",
     ):
         assert part in out, part
 

@@ -1,6 +1,7 @@
 """verify.py doctor: what it says of ports that do not start, or start once."""
 
 import sys
+import time
 
 import pytest
 
@@ -11,6 +12,17 @@ def test_doctor_of_a_port_that_does_not_start_ends_with_3(verify, program):
     assert status == 3
     assert "verify: the port did not start: " in err
     assert out.startswith("starting ")
+
+
+def test_doctor_waits_for_a_hello_as_long_as_it_is_told(verify, tmp_path):
+    (tmp_path / "port.py").write_text("import time\ntime.sleep(60)\n")
+    began = time.monotonic()
+    status, out, err = verify("doctor", "--port", f"{sys.executable} {tmp_path / 'port.py'}", "--timeout", 0.5)
+    assert time.monotonic() - began < 20
+    assert status == 3
+    assert "it has 0.5 s to introduce itself" in out
+    assert err.startswith(f"verify: the port did not start: {sys.executable}: no answer came in time")
+    assert len(err.splitlines()) == 1
 
 
 ONCE = """

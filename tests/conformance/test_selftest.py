@@ -36,6 +36,32 @@ def known_kills():
     return kills
 
 
+def test_a_glob_leaves_mutants_and_null_ports_out(capsys):
+    assert selftest.main(["--only", "zeros"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["null ports: 1", "  ok    zeros              fail, pass"]
+    assert lines[3].startswith("mutants: 0 of 0 killed")
+
+
+def test_a_glob_that_matches_nothing_or_leaves_a_page_incomplete_is_refused(verify, tmp_path):
+    status, out, err = verify("self-test", "--only", "nothing*")
+    assert (status, out) == (2, "")
+    assert err == "self-test: --only nothing* matches no operation or name of a mutant, and no null port\n"
+    status, out, err = verify("self-test", "--only", "count.*", "--page", tmp_path / "page.md")
+    assert (status, out) == (2, "")
+    assert err == "self-test: --only count.* leaves mutants out, and --page and --write need all\n"
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_a_mutant_that_kills_other_cases_than_the_file_says_is_wrong(monkeypatch, capsys):
+    name = next(m.name for m in MUTANTS if m.op == "count.drop")
+    (case, *_) = [case for case, names in TABLE.items() if name in names]
+    kills = {name: [kill for kill in known_kills()[name] if kill.case != case]}
+    monkeypatch.setattr(selftest, "kill_matrix", lambda jobs, mutants, advance: matrix_of(kills, CASES))
+    assert selftest.main(["--only", name]) == 1
+    assert "signatures.json is not what the matrix gives" in capsys.readouterr().out
+
+
 def test_signatures_name_cases_and_mutants_that_exist():
     assert set(TABLE) <= {case.id for case in CASES}
     assert {name for names in TABLE.values() for name in names} == {m.name for m in MUTANTS}

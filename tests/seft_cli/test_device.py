@@ -1,4 +1,4 @@
-"""--device: every product and every file goes by way of the place it names; one line says where there is none."""
+"""--device and --threads: every product and file goes by way of the place; one line says where there is none."""
 
 import importlib
 import json
@@ -221,3 +221,47 @@ def test_KRN_019_a_run_in_bfloat16_learns_what_one_in_float32_learns(cli, tmp_pa
     assert len(losses["bfloat16"]) == 6
     assert losses["bfloat16"] != losses["float32"]
     np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=2e-2)
+
+
+COUNTED = """
+import sys
+from seft_cli import app
+try:
+    app.run(sys.argv.pop(1))
+except SystemExit as left:
+    assert not left.code
+import numba, threadpoolctl, formats.loops
+pools = threadpoolctl.threadpool_info()
+assert {pool["user_api"] for pool in pools} >= {"blas"}
+print("threads", {numba.get_num_threads(), formats.loops._THREADS, *(pool["num_threads"] for pool in pools)})
+"""
+"""Runs a command, and then prints the numbers of threads that the libraries have."""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "finetune sparse OUT --text text --steps 3 --length 16",
+        "eval sparse --text text --length 16 --windows 2 --json OUT",
+        "prune sparse-hf OUT --method wanda --calibration text --samples 2 --length 16",
+        "convert sparse OUT --to hf",
+        "generate sparse hello --max-tokens 3",
+    ],
+    ids=lambda line: line.split()[0],
+)
+def test_KRN_008_every_library_has_the_threads_that_are_asked_for_and_no_bit_changes(tmp_path, line):
+    sparse_folder(tmp_path / "sparse")
+    (tmp_path / "text").write_text(TEXT)
+    said = []
+    for option in (["--threads", "1"], ["--threads=2"]):
+        command = [sys.executable, "-c", COUNTED, *line.replace("OUT", option[-1][-1]).split(), *option]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        text, _, threads = done.stdout.rpartition("threads ")
+        assert threads == f"{{{option[-1][-1]}}}\n"
+        said.append(text)
+    if line.startswith("generate"):
+        assert said[0] == said[1]
+    if (tmp_path / "1").is_dir():
+        for file in (tmp_path / "1").iterdir():
+            assert file.read_bytes() == (tmp_path / "2" / file.name).read_bytes(), file.name

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from seft_cli.log.write import LogWriter
 from seft_ref.update.presets import PRESETS
 from tests.seft_ref.folders import CONFIG, TEXT, hf_folder, parameters, pruned, sparse_folder
 
@@ -82,6 +83,37 @@ def test_TRN_010_a_resumed_run_goes_on_with_its_log(cli, folders, tmp_path):
     assert [(s.step, s.loss, s.gradient_norm) for s in a.steps] == [(s.step, s.loss, s.gradient_norm) for s in b.steps]
     assert a.events == b.events
     assert a.stored_at_end == b.stored_at_end
+
+
+def test_TRN_010_CKP_012_a_run_that_was_killed_before_its_first_state_begins_anew_in_its_log(
+    cli, folders, tmp_path, monkeypatch
+):
+    log, out = tmp_path / "run.jsonl", tmp_path / "out"
+    plain = LogWriter.step
+
+    def killed(self, record, *more):
+        plain(self, record, *more)
+        if record.step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(LogWriter, "step", killed)
+    code, _, err = run(cli, folders, out, *SHORT, "--log", str(log))
+    assert (code, "no state was saved yet" in err) == (130, True)
+    monkeypatch.setattr(LogWriter, "step", plain)
+    (tmp_path / ".out.state.lock").touch()  # a run that is killed leaves it, and nobody has the lock
+    before = log.read_bytes()
+    (tmp_path / "text").write_text(TEXT[::-1])
+    for other, more in ((folders, ("--seed", "7")), (folders | {"text": tmp_path / "text"}, ())):
+        code, _, err = run(cli, other, out, *SHORT, *more, "--log", str(log))
+        assert (code, log.read_bytes()) == (2, before)
+        assert "TRN-010" in err
+    assert "start without --resume" in run(cli, folders, out, *SHORT, "--resume", "--log", str(log))[2]
+    code, _, err = run(cli, folders, out, *SHORT, "--log", str(log))
+    assert code == 0, err
+    assert f"{log} has 5 steps of a run that saved no state; they are repeated" in err
+    assert log.read_bytes().startswith(before)
+    assert [step.step for step in read_log(log).steps] == list(range(1, 13))
+    assert {path.name for path in tmp_path.iterdir()} == {"run.jsonl", "text", "out"}
 
 
 @pytest.mark.parametrize(

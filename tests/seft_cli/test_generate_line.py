@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import seft_ref
 from seft_ref import generate_tokens, load_model, read_tokenizer, written
 from seft_ref.kernels import cpu
 from seft_ref.text.sampling import Sampling
@@ -17,6 +18,7 @@ from tests.seft_ref.folders import CONFIG, sparse_folder
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "generate.py"
 PROMPT = "the quick brown "
+GREEDY = ("--temperature", "0")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def expected(folder, prompt=PROMPT, **how):
 
 
 def test_the_text_of_the_engine_and_how_fast_it_was(cli, folder):
-    code, out, err = cli("generate", folder, PROMPT, "--max-tokens", 30)
+    code, out, err = cli("generate", folder, PROMPT, "--max-tokens", 30, *GREEDY)
     assert code == 0
     assert out == expected(folder, max_tokens=30) + "\n"
     assert f"prompt of {len(PROMPT)} tokens" in err
@@ -55,6 +57,14 @@ def test_a_draw_repeats_and_another_seed_differs(cli, folder):
     assert texts[2] != texts[0]
 
 
+def test_a_text_is_short_and_drawn_and_that_of_the_python_call(cli, folder):
+    texts = [cli("generate", folder, PROMPT)[1] for _ in range(2)]
+    sampling = Sampling(temperature=0.9, top_p=0.95)
+    assert texts[0] == texts[1] == expected(folder, max_tokens=60, sampling=sampling) + "\n"
+    assert texts[0] == "".join(seft_ref.generate(folder, PROMPT)) + "\n"
+    assert texts[0] != cli("generate", folder, PROMPT, *GREEDY)[1]
+
+
 def test_a_stop_token_ends_the_text_and_is_not_shown(cli, tmp_path):
     model = sparse_folder(tmp_path / "s")
     tokenizer = read_tokenizer(model)
@@ -63,14 +73,14 @@ def test_a_stop_token_ends_the_text_and_is_not_shown(cli, tmp_path):
     stop = next(t for t in tokens if tokens.index(t) >= 2)
     config = CONFIG | {"eos_token_id": [stop]}
     stopping = sparse_folder(tmp_path / "stopping", config)
-    code, out, err = cli("generate", stopping, "ab", "--max-tokens", 20)
+    code, out, err = cli("generate", stopping, "ab", "--max-tokens", 20, *GREEDY)
     assert code == 0
     assert out == "".join(written(tokens[: tokens.index(stop)], tokenizer)) + "\n"
     assert f"{tokens.index(stop) + 1} new" in err
 
 
 def test_a_prompt_from_standard_input_and_threads(cli, folder, monkeypatch):
-    command = [sys.executable, str(TOOL), str(folder), "-", "--max-tokens", "5", "--threads", "1"]
+    command = [sys.executable, str(TOOL), str(folder), "-", "--max-tokens", "5", "--threads", "1", *GREEDY]
     done = subprocess.run(command, input="ü語\n".encode(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode() == expected(folder, "ü語", max_tokens=5) + "\n"
@@ -104,7 +114,7 @@ def test_a_prompt_in_the_words_of_the_chat_template(cli, tmp_path):
         ([{"name": "tool", "template": "no"}, {"name": "default", "template": "{{ bos_token }}!"}], "B!"),
     ):
         file.write_text(json.dumps({"chat_template": content, "bos_token": {"content": "B"}}))
-        code, out, err = cli("generate", model, "hello", "--chat", "--max-tokens", 5)
+        code, out, err = cli("generate", model, "hello", "--chat", "--max-tokens", 5, *GREEDY)
         assert code == 0, err
         assert out == expected(model, wanted, max_tokens=5) + "\n"
     (model / "chat_template.jinja").write_text("{{ raise_exception('one turn only') }}")

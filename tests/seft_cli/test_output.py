@@ -1,10 +1,18 @@
-"""Where command lines write: places are looked at before any work is done, and folders that lead there are made."""
+"""Where command lines write: places are looked at before any work is done, and folders that lead there are made.
+
+Long commands say how far they are.
+"""
 
 import importlib
+import re
 import sys
+import time
 
 import pytest
 
+from conformance.command import app as kit
+from conformance.report import progress
+from conformance.report.terminal import Terminal
 from experiments import app
 from seft_cli import console
 from tests.seft_cli.calling import call
@@ -135,3 +143,65 @@ def test_a_dangling_link_in_the_source_has_no_bytes(cli, given):
     (given["dense"] / "gone").symlink_to("nothing")
     code, out, err = cli(("convert", "{dense}", "{tmp}/converted", "--to", "sparse"))
     assert (code, "bytes, " in out) == (0, True), err
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Lines of progress come a thousand times as often."""
+    monkeypatch.setattr(progress, "FIRST", progress.FIRST / 1000)
+    monkeypatch.setattr(progress, "EVERY", progress.EVERY / 1000)
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize(
+    ("line", "pattern"),
+    [
+        (
+            "finetune {sparse} {tmp}/o --text {text} --length 8 --steps 40",
+            r"fine-tuning: \d+ of 40(, loss \d\.\d{3})?, CLOCK",
+        ),
+        ("eval {sparse} --text {text} --length 8 --windows 300", r"evaluating: \d+ of 300, CLOCK"),
+        ("prune {dense} {tmp}/o --method magnitude --dtype float64", r"pruning: \d+( of 14, .*)?, CLOCK"),
+    ],
+    ids=lambda part: part.split()[0],
+)
+def test_a_long_command_without_a_terminal_says_how_far_it_is(cli, given, line, pattern):
+    code, _, err = cli(line.format(**given).split())
+    assert code == 0
+    lines = [told for told in err.splitlines() if re.match(r"\w+(-\w+)?: ", told)]
+    clock = r"0:00:\d\d elapsed(, 0:00:\d\d remaining)?"
+    assert lines
+    assert [told for told in lines if not re.fullmatch(pattern.replace("CLOCK", clock), told)] == []
+    assert "\x1b" not in err
+    assert "━" not in err
+
+
+@pytest.mark.usefixtures("often")
+def test_a_judgement_says_how_far_it_is(monkeypatch, capsys):
+    words = ["--backend", "numpy", "--only", "count.*", "--only", "select.*", "--only", "rules.count*"]
+    monkeypatch.setattr(sys, "argv", ["verify", *words, "--examples", "2"])
+    assert kit.main() == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines
+    assert [line for line in lines if not re.fullmatch(r"judging: \d+( of \d+, .+)?, 0:00:\d\d elapsed.*", line)] == []
+
+
+def test_the_time_that_remains_is_that_of_the_steps_of_this_process():
+    pace = progress.Pace("x", 1000)
+    pace.advance(done=900)  # another process did these
+    assert pace.line() == "x: 900 of 1,000, 0:00:00 elapsed"
+    time.sleep(0.1)
+    pace.advance("loss 2", done=901)
+    assert re.fullmatch(r"x: 901 of 1,000, loss 2, 0:00:00 elapsed, 0:00:1\d remaining", pace.line())
+    pace.advance(done=1000)
+    assert pace.line() == "x: 1,000 of 1,000, 0:00:00 elapsed"
+
+
+def test_a_short_command_and_a_terminal_get_no_line(monkeypatch, capsys):
+    with console.progress("converting", gone=True) as advance:
+        advance("a", total=2)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(console, "err", Terminal(stderr=True, force_terminal=True, width=100))
+    with console.progress("pruning", 2) as advance:
+        advance("a")
+    assert "pruning ━" in re.sub(r"\x1b\[[\d;?]*\w", "", capsys.readouterr().err)

@@ -4,19 +4,22 @@ import importlib
 import json
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import formats
+import seft_ref
 from formats.container import DTYPES
 from formats.dialects.scipy_files import read_scipy, write_scipy
 from formats.dialects.sources import open_source
 from formats.errors import ExpansionTooLarge
 from formats.validate import check_limit
+from seft_ref.model.config import OTHER_FAMILIES
 from tests.formats.test_leftovers import end, paused
 from tests.seft_cli.calling import call
-from tests.seft_ref.folders import TEXT, sparse_folder
+from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
 
 
 @pytest.fixture
@@ -202,6 +205,60 @@ def test_FMT_165_no_tool_waits_for_a_pipe(cli, tmp_path, alarm, line):
     assert err.startswith("error: ")
     assert "PIPE" in err
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prune {} {out} --method magnitude",
+        "prune {} {out} --quantize int8",
+        "convert {} {out} --to sparse",
+        "convert {out}-hf {out} --to delta --base {}",
+        "eval {} --text {text}",
+        "finetune {} {out} --text {text}",
+        "generate {} hello",
+        "show {}",
+    ],
+)
+def test_an_id_of_the_hub_is_told_from_a_folder_that_is_not_there(cli, tmp_path, monkeypatch, line):
+    hf_folder(tmp_path / "out-hf")
+    text = tmp_path / "text"
+    text.write_text(TEXT)
+    monkeypatch.chdir(tmp_path)
+    words = line.format("some-lab/Llama-3.2_1B", out=tmp_path / "out", text=text).split()
+    code, _, err = cli(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "; if it is a model of the Hugging Face hub, download it and name the folder: " in err
+    assert err.endswith("hf download some-lab/Llama-3.2_1B --local-dir Llama-3.2_1B\n")
+    (tmp_path / "some-lab").mkdir()
+    assert cli(*words)[2].endswith("there is no file or folder some-lab/Llama-3.2_1B\n")
+    for other in ("a/b/c", "/no/b", "a", "a b/c", "../b"):
+        assert "hf download" not in cli("show", other)[2]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "prune {hf} {out} --method magnitude",
+        "prune {hf} {out} --quantize int8",
+        "eval {hf} --text {text}",
+        "finetune {sparse} {out} --text {text}",
+        "generate {sparse} hello",
+    ],
+)
+def test_MDL_002_a_model_of_another_family_gets_the_way_that_works(cli, tmp_path, line):
+    source = hf_folder(tmp_path / "hf")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"model_type": "gemma3_text"}))
+    assert cli("convert", source, tmp_path / "sparse", "--to", "sparse")[0] == 0
+    (tmp_path / "text").write_text(TEXT)
+    code, _, err = cli(
+        *line.format(hf=source, sparse=tmp_path / "sparse", out=tmp_path / "o", text=tmp_path / "text").split()
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert "error: MDL-002: model_type 'gemma3_text' is not supported; this engine knows llama, mistral, " in err
+    assert err.endswith(f"make it sparse by seft convert, and train it through PEFT: {OTHER_FAMILIES}\n")
+    assert (Path(seft_ref.__file__).parents[1] / OTHER_FAMILIES).is_file()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")

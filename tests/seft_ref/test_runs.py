@@ -101,6 +101,24 @@ def test_a_whole_round(tmp_path):
     assert (len(tokens), prompt) == (5, [9])
 
 
+def test_calls_that_take_long_log_every_step(tmp_path, caplog):
+    (tmp_path / "text.txt").write_text(TEXT)
+    dense, sparse = hf_folder(tmp_path / "dense"), sparse_folder(tmp_path / "sparse")
+    caplog.set_level("INFO", logger="seft_ref")
+    seft_ref.prune(dense, tmp_path / "pruned", "magnitude", 0.5)
+    seft_ref.finetune(sparse, None, tmp_path / "text.txt", steps=3, length=16)
+    seft_ref.evaluate(sparse, tmp_path / "text.txt", length=16, windows=2)
+    seft_ref.quantise(sparse, tmp_path / "codes", "int8")
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if line.startswith("pruning: ")][-1].startswith("pruning: matrix 14 of 14, model.")
+    assert [line.partition(", loss ")[0] for line in lines if line.startswith("fine-tuning: ")] == [
+        f"fine-tuning: step {step} of 3" for step in (1, 2, 3)
+    ]
+    assert "evaluating: window 2 of 2" in lines
+    assert [line for line in lines if line.startswith("quantising: ")][-1].startswith("quantising: matrix 14 of 14, ")
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
 def test_EVL_001_windows_lie_side_by_side_over_the_whole_text(place):
     tokens = [(7 * i + i // 5) % 250 for i in range(16 * 6)]
     whole = seft_ref.evaluate(place / "sparse", tokens, length=16, windows=None)
