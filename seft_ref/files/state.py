@@ -16,7 +16,7 @@ import numpy as np
 
 import formats
 from formats.lazy import Lazy
-from seft_ref.arrays.library import Array, to_numpy
+from seft_ref.arrays.library import Array, array_namespace, to_numpy
 from seft_ref.errors import CheckpointError
 from seft_ref.files.model import identity
 from seft_ref.files.state_parts import START_ANEW, Parts, attribute_of, damaged
@@ -249,13 +249,14 @@ def _target_of(
 def _check_budgets(name: str, base: Topology, lost: Array, budget: int, row_budget: Array | None) -> None:
     """Refuse a budget that is not the number of weights stored at load: those of B and those that have left it."""
     # CKP-007.11
-    if bool(base.seek(lost)[1].any()):
+    xp = array_namespace(lost)
+    if bool(xp.any(base.seek(lost)[1])):
         raise damaged(f"{name}.lost has a position that {name}.base stores")
     if budget != (at_load := base.nnz + lost.shape[0]):
         raise damaged(f"the budget of {name} is {budget}, base and lost have {at_load} positions")
     if row_budget is not None:
         n_out, n_in = base.shape
-        if bool((row_budget != slots_per_row(base) + per_pool(lost, n_in, n_out)).any()):
+        if bool(xp.any(row_budget != slots_per_row(base) + per_pool(lost, n_in, n_out))):
             raise damaged(f"{name}.row_budget differs from the weights of base and lost in a row")
 
 
@@ -263,7 +264,8 @@ def _check_delta_budgets(targets: Mapping[str, Target], settings: TrainSettings)
     """Refuse a d_φ that the settings do not give to a matrix (CKP-007.11)."""
     sizes = settings.delta_budgets([Stored(target.delta.topology.shape, target.budget) for target in targets.values()])
     for (name, target), size in zip(targets.items(), sizes, strict=True):
-        rows = 0 if target.row_delta_budget is None else int(target.row_delta_budget.sum())
+        by_row = target.row_delta_budget
+        rows = 0 if by_row is None else int(array_namespace(by_row).sum(by_row))
         if target.delta_budget != size or rows > size:
             raise damaged(f"delta_budgets give {name} {max(target.delta_budget, rows)} slots, the settings {size}")
 
