@@ -224,8 +224,9 @@ def test_the_version_stands_in_the_changelog_with_its_date():
         assert settings["tool"]["setuptools"]["dynamic"] == {"version": {"attr": "formats.__version__"}}
     number = formats.__version__
     assert seft_ref.__version__ == conformance.__version__ == number
-    first = re.search(r"^## (.+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert re.fullmatch(rf"{re.escape(number)} \(\d{{4}}-\d\d-\d\d\)", first[1])
+    headings = re.findall(r"^## (.+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    first = headings[headings[0] == "Unreleased"]
+    assert re.fullmatch(rf"{re.escape(number)} \(\d{{4}}-\d\d-\d\d\)", first)
 
 
 def test_every_command_of_the_readme_exists():
