@@ -225,7 +225,7 @@ def test_the_version_stands_in_the_changelog_with_its_date():
     number = formats.__version__
     assert seft_ref.__version__ == conformance.__version__ == number
     headings = re.findall(r"^## (.+)$", (root / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
-    first = headings[headings[0] == "Unreleased"]
+    first = next(heading for heading in headings if heading != "Unreleased")
     assert re.fullmatch(rf"{re.escape(number)} \(\d{{4}}-\d\d-\d\d\)", first)
 
 
