@@ -1,12 +1,12 @@
 """Properties of events by any rule (chapter 8)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from conformance.gen.event import BETAS, answered, given_part
-from conformance.gen.event_ratios import ratios_of
+from conformance.answers import answer
+from conformance.answers.event import given_part
+from conformance.gen.event import BETAS
 from conformance.oracle import select_pools, update_choices
 from conformance.oracle.event import Outcome, Part, event
 from conformance.oracle.event_evidence import Evidence, asked_by
@@ -108,11 +108,11 @@ _SEES = ("two matrices", "row", "group", "model", "a cancelled pair", "a pruned 
 )
 def _event(d: Draw, t: Trial) -> None:
     """An event by any rule equals drop, grow and adapt on dictionaries, of one matrix or all, whatever the ties."""
-    _asked_of_an_event(d, t, "update.event", lambda parts, evidence, chosen, outcomes: answered(outcomes))
+    _asked_of_an_event(d, t, "update.event")
 
 
-def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[str, Any]]) -> None:
-    """Ask an operation about an event by a random rule; `answer` makes the expected answer from the outcomes."""
+def _asked_of_an_event(d: Draw, t: Trial, op: str) -> dict[str, Any]:
+    """Ask an operation about an event by a random rule, and return its inputs."""
     chosen, optimizer, pattern = _rule(d)
     # all matrices have the same flag, because the first event of a run is the first event of each
     first = d.flag()
@@ -138,10 +138,10 @@ def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[st
         if not str(error).startswith(REFUSED):
             raise
         t.saw("evidence that is not finite")
-        t.case(op, inputs, refused=REFUSED, dtypes=(t.dtype,))
-        return
-    _saw(t, parts, chosen, outcomes)
-    t.case(op, inputs, answer(parts, evidence, chosen, outcomes), dtypes=(t.dtype,))
+    else:
+        _saw(t, parts, chosen, outcomes)
+    t.case(op, inputs, dtypes=(t.dtype,))
+    return inputs
 
 
 @property_of(
@@ -149,16 +149,9 @@ def _asked_of_an_event(d: Draw, t: Trial, op: str, answer: Callable[..., dict[st
 )
 def _ratios(d: Draw, t: Trial) -> None:
     """The ratios of an event by any rule are relative to the state before it; each matrix has its own."""
-
-    def answer(
-        parts: list[Part], evidence: list[Evidence], chosen: update_choices.Rule, outcomes: list[Outcome]
-    ) -> dict[str, Any]:
-        ratios = ratios_of(list(zip(parts, evidence, strict=True)), chosen, outcomes)
-        t.saw("no whole gradient", None in ratios["gradient_norm"])
-        t.saw("no slots before it", not all(part.phi for part in parts))
-        return ratios
-
-    _asked_of_an_event(d, t, "event.ratios", answer)
+    inputs = _asked_of_an_event(d, t, "event.ratios")
+    t.saw("no whole gradient", None in answer("event.ratios", inputs, t.dtype).outputs.get("gradient_norm", ()))
+    t.saw("no slots before it", not all(len(part["delta"]) for part in inputs["parts"]))
 
 
 def _saw(t: Trial, parts: list[Part], chosen: update_choices.Rule, outcomes: list[Outcome]) -> None:

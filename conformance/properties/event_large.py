@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from conformance.gen.event import BETAS, Made, answered, given_part
-from conformance.gen.event_ratios import ratios_of
+from conformance.answers.event import given_part
+from conformance.gen.event import BETAS
 from conformance.oracle import (
     update_choices,
 )
-from conformance.oracle.event import Outcome, Part, event
+from conformance.oracle.event import Part
 from conformance.oracle.event_evidence import Evidence
 from conformance.properties.draws import Draw, Many
 from conformance.properties.large import BEYOND, shapes
@@ -19,19 +19,17 @@ from conformance.properties.trial import Trial, property_of
 )
 def _event(d: Draw, t: Trial) -> None:
     """An event of a matrix with many slots equals drop, grow and adapt on dictionaries."""
-    inputs, _, outcomes = _large_event(d, t)
-    t.case("update.event", inputs, answered(outcomes))
+    t.case("update.event", _large_event(d, t))
 
 
 @property_of("event.ratios-large", "TRN-009", "runs", "event.ratios", sees=(BEYOND,), seeded=1)
 def _ratios(d: Draw, t: Trial) -> None:
     """The ratios of an event of a matrix with many slots equal those of an event on dictionaries."""
-    inputs, pair, outcomes = _large_event(d, t)
-    t.case("event.ratios", inputs, ratios_of([pair], inputs["rule"], outcomes))
+    t.case("event.ratios", _large_event(d, t))
 
 
-def _large_event(d: Draw, t: Trial) -> tuple[dict[str, Any], Made, list[Outcome]]:
-    """Return the inputs of an event, its matrix with the evidence, and the outcomes."""
+def _large_event(d: Draw, t: Trial) -> dict[str, Any]:
+    """Return the inputs of an event."""
     shape, many = shapes(d)[d.integer(1, 3)], Many(d)
     size = shape[0] * shape[1]
     t.saw(BEYOND, size > 65_536)
@@ -53,5 +51,4 @@ def _large_event(d: Draw, t: Trial) -> tuple[dict[str, Any], Made, list[Outcome]
     evidence = Evidence(flat[0], [abs(x) for x in flat[1]], [x * x for x in flat[0]], ones[0], ones[1], ones[2])
     seed, step = d.integer(0, 99), d.integer(1, 99)
     inputs: dict[str, Any] = {"parts": [given_part(part, evidence)], "rule": chosen, "fraction": 0.5}
-    inputs |= {"seed": seed, "step": step}
-    return inputs, (part, evidence), event([part], [evidence], chosen, 0.5, seed=seed, step=step)
+    return inputs | {"seed": seed, "step": step}

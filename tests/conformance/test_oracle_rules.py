@@ -9,7 +9,7 @@ import pytest
 
 from conformance.cases.case import load_all
 from conformance.engine.port import EnginePort
-from conformance.gen.event import ALIKE, BETAS, CLOSE
+from conformance.gen.event import BETAS
 from conformance.gen.train_presets import WRONG
 from conformance.oracle import (
     select_pools,
@@ -28,6 +28,9 @@ from conformance.oracle.update_optimizers import KEEPS, Hyper, Slots
 from conformance.protocol.port import Refused
 
 CASES = {case.id: case for case in load_all()}
+
+# values of a choice that give the same event: curvature ranks like activation, of which it is half the square
+ALIKE = ({"end", "never"}, {"activation", "curvature"})
 
 
 def rule(**change):
@@ -223,7 +226,7 @@ def test_GRD_004_to_GRD_006_the_example_of_chapter_6():
 
 
 def test_RNG_003_two_draws_that_are_one_number_in_binary32():
-    a, b = (update_scores.chance(CLOSE, 1, 7, update_scores.GROW, p) for p in (19, 14))
+    a, b = (update_scores.chance(3469982, 1, 7, update_scores.GROW, p) for p in (19, 14))
     assert a > b
     assert update_scores.binary32(a) == update_scores.binary32(b)
     found = CASES["event.drawn"].expected["grown"][0].tolist()
