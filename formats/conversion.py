@@ -139,7 +139,7 @@ def convert(
     left_out: list[str] = []
     remarks: list[str] = []
     if to == "delta" and not isinstance(source, Checkpoint):
-        changes = open_changes(source, open_source(_needed(base, to), limit=limit), kind, dtype)
+        changes = open_changes(source, open_source(_needed(base, to), limit=limit), kind, dtype, limit=limit)
         checkpoint = _watched(changes, progress)
         write(out, checkpoint, **write_options)
     elif to == "delta":
@@ -314,7 +314,7 @@ def _write_changes(
         raise CannotHold("FMT-154", f"{to} holds values only, and the delta changes ties or scales of its base")
     if to == "weight-sync":
         chosen = {option: value for option, value in sync_options.items() if value is not None}
-        write_weight_sync(out, before, after, **chosen)
+        write_weight_sync(out, before, after, limit=limit, **chosen)
         return left_out
     if to == "seft":
         write_seft(out, checkpoint, before.tensors)

@@ -19,7 +19,8 @@ from formats.conversion import TO, USES
 from formats.dialects import hf
 from formats.dialects.coded import is_coded
 from formats.dialects.sources import open_source
-from formats.dialects.weight_sync import apply_weight_sync, is_version
+from formats.dialects.version_index import is_version
+from formats.dialects.weight_sync import apply_weight_sync
 from formats.errors import FormatError
 from formats.index import is_sparse
 from formats.records import Checkpoint
@@ -200,7 +201,7 @@ def apply(
     result = start
     for of_versions, run in groupby(steps, is_version):
         if of_versions:
-            result = apply_weight_sync(result, run)
+            result = apply_weight_sync(result, run, limit=limit)
         else:
             result = delta.apply(result, [_delta(path, limit) for path in run])
     shard_bytes = _shard_bytes(shard_size)

@@ -15,7 +15,7 @@ import numpy as np
 import formats
 from formats.atomic import refuse_existing as refuse_existing
 from formats.dialects.hf import HfFolder, open_hf
-from formats.dialects.weight_sync import refuse_version
+from formats.dialects.version_index import refuse_version
 from formats.index import is_sparse
 from formats.lazy import Lazy
 from formats.validate import check_limit
