@@ -52,7 +52,13 @@ def write_torch_csr(
     state.update({alias: state[target] for alias, target in sorted(checkpoint.tied.items())})
     with atomic.new_file(Path(path)) as temporary, temporary.open("xb") as file:
         # torch gets a file, not a path, because it would name the root of its archive after the path
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch counts its bytes once more after a write has failed, and raises its own error over that of the disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
         # FMT-153.5: because no reader would take a larger pickle
         _pickle_of(temporary)
