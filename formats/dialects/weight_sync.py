@@ -151,7 +151,7 @@ def open_version(path: str | os.PathLike[str]) -> Version:
     for file_name in sorted(set(weight_map.values())):
         if not (folder / file_name).is_file():
             raise broken(f"{folder} lacks {file_name}, which its index names")
-        file, stored = open_stock(folder / file_name)
+        file, stored = open_stock(folder / file_name, any_metadata=True)  # FMT-168.5 refuses what is no checksum
         sums = _checksums(file, file_name)
         mapped = {name for name, of in weight_map.items() if of == file_name}
         # other writers of safetensors add the entry `format`
