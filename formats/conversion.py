@@ -36,6 +36,8 @@ USES = {
 TO = tuple(USES)
 CODED = ("compressed-tensors", "gptq")
 """Targets that take the codes of this format as codes (QNT-009.4)."""
+OF_RUN = "seft."
+"""How names of attributes begin that describe the run that made a model, and nothing of the model."""
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
 """Target that can be read back and compared -> the format that it is read as."""
 
@@ -300,7 +302,7 @@ def _write_changes(
 
     if checkpoint.delta is None:
         raise FormatError("FMT-084", f"{to} takes a delta; make one with `diff`, or convert an adapter")
-    left_out = [*_named(checkpoint), *checkpoint.files]
+    left_out = [*named_attributes(checkpoint), *checkpoint.files]
     if to == "trl-delta":  # it is written without a base, so that nothing tells whether ties and scales are its own
         described = checkpoint.delta
         left_out += [what for what, has in (("ties", described.tied), ("scales", described.scales)) if has]
@@ -347,11 +349,11 @@ def _write_foreign(
         raise CannotHold("FMT-154", f"{to} holds models, {checkpoint.kind} is none; apply the delta first")
     if to == "hf":
         hf.checkpoint_to_hf(out, checkpoint, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
-        return _named(checkpoint), []
+        return named_attributes(checkpoint), []
     if to in CODED:
         from formats.dialects import bitmasks, coded, coded_folder
 
-        names = [name for name in _named(checkpoint) if name != f"attribute {coded.ATTRIBUTE}"]
+        names = [name for name in named_attributes(checkpoint) if name != f"attribute {coded.ATTRIBUTE}"]
         if to == "compressed-tensors" and not checkpoint.scales:
             lost = bitmasks.write_bitmasks(out, checkpoint, shard_bytes=shard_bytes, limit=limit)
             return [*names, *lost], [bitmasks.READERS]
@@ -364,12 +366,12 @@ def _write_foreign(
         _writer("scipy_files", "write_scipy")(out, bare, dtype=dtype)
     else:
         _writer("binsparse", "write_binsparse")(out, bare, dtype=dtype)
-    return [*_named(checkpoint), *checkpoint.files], []
+    return [*named_attributes(checkpoint), *checkpoint.files], []
 
 
-def _named(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the attributes as a remark lists them."""
-    return [f"attribute {name}" for name in checkpoint.attributes]
+def named_attributes(checkpoint: Checkpoint) -> list[str]:
+    """Return the attributes whose loss a remark has to name, as it lists them (FMT-154.4, FMT-154.5)."""
+    return [f"attribute {name}" for name in checkpoint.attributes if not name.startswith(OF_RUN)]
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:

@@ -15,7 +15,7 @@ import typer
 
 import formats
 from formats import delta
-from formats.conversion import TO, USES
+from formats.conversion import TO, USES, named_attributes
 from formats.dialects import hf
 from formats.dialects.coded import is_coded
 from formats.dialects.sources import open_source
@@ -213,8 +213,7 @@ def apply(
         formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
     else:
         hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes, limit=limit)
-        if result.attributes:
-            names = ", ".join(f"attribute {name}" for name in sorted(result.attributes))
+        if names := ", ".join(sorted(named_attributes(result))):
             _tell([f"hf has no place for {names}: left out"])
     _tell(result.remarks)
     _report(destination, base)
