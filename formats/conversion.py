@@ -36,6 +36,7 @@ USES = {
 TO = tuple(USES)
 CODED = ("compressed-tensors", "gptq")
 """Targets that take the codes of this format as codes (QNT-009.4)."""
+APPLY_FIRST = "apply the delta first: seft apply BASE DELTA OUT"
 OF_RUN = "seft."
 """How names of attributes begin that describe the run that made a model, and nothing of the model."""
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
@@ -245,7 +246,7 @@ def _check_own_codes(checkpoint: Checkpoint, source: str, to: str, dtype: str | 
     if not has_codes or expand:
         return
     if to not in ("sparse", *CODED):
-        advice = "apply the delta first" if checkpoint.delta else "pass expand_quantised=True, or --expand-quantised"
+        advice = APPLY_FIRST if checkpoint.delta else "pass expand_quantised=True, or --expand-quantised"
         raise FormatError("QNT-009", f"{source} is quantised, and {to} would take its codes for weights; {advice}")
     if dtype is not None:
         raise FormatError(
@@ -346,7 +347,7 @@ def _write_foreign(
     from formats.dialects.sparsify import with_cast
 
     if checkpoint.delta is not None:
-        raise CannotHold("FMT-154", f"{to} holds models, {checkpoint.kind} is none; apply the delta first")
+        raise CannotHold("FMT-154", f"{to} holds models, and the source is a delta; {APPLY_FIRST}")
     if to == "hf":
         hf.checkpoint_to_hf(out, checkpoint, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
         return named_attributes(checkpoint), []

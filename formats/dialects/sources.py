@@ -74,11 +74,10 @@ def open_source(
     path = Path(path)
     kind = detect(path) if kind == "auto" else kind
     if kind in ADAPTERS:
-        raise FormatError(
-            "FMT-084",
-            f"{path} changes a base and is no model; make a delta of it: "
-            f"seft convert {path} DELTA --to delta --base MODEL",
-        )
+        apply = f"make one: seft apply BASE {path} OUT"
+        make = f"make a delta of it: seft convert {path} DELTA --to delta --base MODEL"
+        advice = apply if kind == "weight-sync" else make
+        raise FormatError("FMT-084", f"{path} changes a base and is no model; {advice}")
     openers = _openers(expand_quantised=expand_quantised, keep_codes=keep_codes, limit=limit)
     if kind not in openers:
         raise FormatError(

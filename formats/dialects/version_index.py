@@ -44,8 +44,8 @@ def refuse_version(folder: Path) -> None:
     if is_version(folder):
         raise FormatError(
             "FMT-168",
-            f"{folder} holds what a step changed, as slime and SGLang ship it, and no model; make a delta of it: "
-            f"seft convert {folder} DELTA --to delta --base MODEL",
+            f"{folder} holds what a step changed, as slime and SGLang ship it, and no model; make one: "
+            f"seft apply BASE {folder} OUT",
         )
 
 
