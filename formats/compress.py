@@ -99,7 +99,7 @@ def expand(frame: NDArray[np.uint8], nbytes: int) -> bytes:
     else:
         if expander.eof and not expander.unused_data:
             return b""
-    raise zstandard.ZstdError("it states 0 bytes, and holds more, is cut, or is followed by others")
+    raise zstandard.ZstdError("it holds more, is cut, or is followed by others")
 
 
 def pack_file(source: BinaryIO, target: BinaryIO, nbytes: int) -> None:
