@@ -24,7 +24,7 @@ NOTES = {
     "doubles. Objects in objects take time with the square of their depth: 2.0 s at 2,000 levels, 8.5 s at 4,000.",
     "csafetensors": "Asked by `csafetensors_load_from_file`, then `csafetensors_validate`. As in safetensors-cpp, "
     "`size-bytes-wrap` comes with a shape of 2^62 values and 8 bytes.",
-    "seft": "FMT-121 lets a foreign header begin with spaces, and reads nothing of `__metadata__`.",
+    "seft": "FMT-121 lets a foreign header begin with spaces, and `__metadata__` be null, as safetensors does.",
     "fastsafetensors": "On the CPU, with `nogds`.",
 }
 """Reader -> remarks, found by hand, that explain its figures."""

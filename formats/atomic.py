@@ -235,20 +235,27 @@ def _folders_to(path: Path) -> Iterator[None]:
 def _workshop(path: Path) -> Iterator[Path]:
     """Yield a new locked folder beside path; it is removed when the block ends, unless it has been renamed."""
     remove_leftovers(path)
-    folder, handle = _make_locked(path)
+    made: list[Path] = []
+    handle = None
     try:
+        folder, handle = _make_locked(path, made)
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for one in made:
+            shutil.rmtree(one, ignore_errors=True)
         if handle is not None:
             os.close(handle)
 
 
-def _make_locked(path: Path) -> tuple[Path, int | None]:
-    """Return a new folder beside path, and the handle of its lock; the handle is None if there are no locks."""
+def _make_locked(path: Path, made: list[Path]) -> tuple[Path, int | None]:
+    """Return a new folder beside path, and the handle of its lock; the handle is None if there are no locks.
+
+    Each folder is added to `made` before it is there, so that the caller removes it whenever an interrupt comes.
+    """
     while True:
         # the folder lies beside path, so that renaming it never has to copy
         folder = path.parent / f".{path.name}.tmp-{secrets.token_hex(8)}"
+        made.append(folder)
         folder.mkdir()
         # the loop tries again if another writer removes this folder as dead before it is locked
         with suppress(BlockingIOError, FileNotFoundError):

@@ -120,6 +120,7 @@ def _of_whole(path: Path) -> Iterator[Violation]:
 def _of_part(path: Path) -> Iterator[Violation]:
     try:
         part = PartReader(path)
+        part.expand()
     except FormatError as error:
         yield path.name, error
         yield from _of_entries(path)

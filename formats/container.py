@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import TypeGuard
@@ -188,11 +189,13 @@ class MappedFile:
     So replace files by renaming, never in place (FMT-111).
 
     Attributes:
-        packed: whether the file is packed; its content is then expanded in memory instead of mapped (FMT-177).
+        packed: whether the file is packed (FMT-177); its content is then expanded in memory instead of mapped, when the
+            first section is read.
+        size: its bytes; of a packed file those of its content, as its frame states them.
 
     Raises:
         FormatError: FMT-020 for a file of fewer than 8 bytes, FMT-165 if it is no regular file, FMT-177 for a packed
-            file that cannot be expanded.
+            file whose frame states no size, or too large a one.
     """
 
     def __init__(self, path: Path, *, may_be_packed: bool = False) -> None:
@@ -205,11 +208,11 @@ class MappedFile:
                     f"{path.name} has {self.size} bytes, expected at least the 8 of the header length; copy it again",
                 )
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._bytes = np.frombuffer(mapped, dtype=np.uint8)
-        self.packed = may_be_packed and self._bytes[: len(compress.MAGIC)].tobytes() == compress.MAGIC
+        self._mapped = np.frombuffer(mapped, dtype=np.uint8)
+        self.packed = may_be_packed and self._mapped[: len(compress.MAGIC)].tobytes() == compress.MAGIC
         if self.packed:
-            self._bytes = compress.unpack_file(self._bytes, path.name)
-            self.size = self._bytes.size
+            self._frame = compress.PackedFile(self._mapped, path.name)
+            self.size = self._frame.size
             if self.size < LENGTH.size:
                 raise FormatError(
                     "FMT-020",
@@ -218,13 +221,30 @@ class MappedFile:
         self.data_start = LENGTH.size
         """Where the sections begin; known once `header` has been called."""
 
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint8]:
+        return self._frame.content() if self.packed else self._mapped
+
+    def expand(self) -> None:
+        """Expand a packed file now, and not when its first section is read.
+
+        Raises:
+            FormatError: FMT-177 for a frame that is damaged or does not hold the bytes that it states.
+        """
+        _ = self._bytes
+
+    def _start(self, nbytes: int) -> bytes:
+        """Return the first bytes of the file; of a packed file only these are expanded (FMT-177.7)."""
+        return self._frame.start(nbytes) if self.packed else self._mapped[:nbytes].tobytes()
+
     def header(self, limit: int) -> bytes:
         """Return the bytes of the header, at most limit, without the length field.
 
         Raises:
-            FormatError: FMT-021 if it is longer than limit or than the file, before a byte of it is read.
+            FormatError: FMT-021 if it is longer than limit or than the file, before a byte of it is read; FMT-177 if a
+                packed file is damaged there.
         """
-        (n,) = LENGTH.unpack(self._bytes[: LENGTH.size].tobytes())
+        (n,) = LENGTH.unpack(self._start(LENGTH.size))
         # FMT-021: tested before reading, because a forged length could ask for 2^64 bytes
         if n > limit:
             raise FormatError(
@@ -237,7 +257,7 @@ class MappedFile:
                 "or is no checkpoint",
             )
         self.data_start = LENGTH.size + int(n)
-        return self._bytes[LENGTH.size : self.data_start].tobytes()
+        return self._start(self.data_start)[LENGTH.size :]
 
     def raw(self, section: Section) -> Array:
         """Return the bytes of a section, uint8 (nbytes,), as a view."""

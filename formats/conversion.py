@@ -36,6 +36,9 @@ USES = {
 TO = tuple(USES)
 CODED = ("compressed-tensors", "gptq")
 """Targets that take the codes of this format as codes (QNT-009.4)."""
+APPLY_FIRST = "apply the delta first: seft apply BASE DELTA OUT"
+OF_RUN = "seft."
+"""How names of attributes begin that describe the run that made a model, and nothing of the model."""
 READ_BACK = {"sparse": "sparse", "hf": "hf", "delta": "sparse", "torch-csr": "torch"}
 """Target that can be read back and compared -> the format that it is read as."""
 
@@ -139,7 +142,7 @@ def convert(
     left_out: list[str] = []
     remarks: list[str] = []
     if to == "delta" and not isinstance(source, Checkpoint):
-        changes = open_changes(source, open_source(_needed(base, to), limit=limit), kind, dtype)
+        changes = open_changes(source, open_source(_needed(base, to), limit=limit), kind, dtype, limit=limit)
         checkpoint = _watched(changes, progress)
         write(out, checkpoint, **write_options)
     elif to == "delta":
@@ -243,7 +246,7 @@ def _check_own_codes(checkpoint: Checkpoint, source: str, to: str, dtype: str | 
     if not has_codes or expand:
         return
     if to not in ("sparse", *CODED):
-        advice = "apply the delta first" if checkpoint.delta else "pass expand_quantised=True, or --expand-quantised"
+        advice = APPLY_FIRST if checkpoint.delta else "pass expand_quantised=True, or --expand-quantised"
         raise FormatError("QNT-009", f"{source} is quantised, and {to} would take its codes for weights; {advice}")
     if dtype is not None:
         raise FormatError(
@@ -300,7 +303,7 @@ def _write_changes(
 
     if checkpoint.delta is None:
         raise FormatError("FMT-084", f"{to} takes a delta; make one with `diff`, or convert an adapter")
-    left_out = [*_named(checkpoint), *checkpoint.files]
+    left_out = [*named_attributes(checkpoint), *checkpoint.files]
     if to == "trl-delta":  # it is written without a base, so that nothing tells whether ties and scales are its own
         described = checkpoint.delta
         left_out += [what for what, has in (("ties", described.tied), ("scales", described.scales)) if has]
@@ -314,7 +317,7 @@ def _write_changes(
         raise CannotHold("FMT-154", f"{to} holds values only, and the delta changes ties or scales of its base")
     if to == "weight-sync":
         chosen = {option: value for option, value in sync_options.items() if value is not None}
-        write_weight_sync(out, before, after, **chosen)
+        write_weight_sync(out, before, after, limit=limit, **chosen)
         return left_out
     if to == "seft":
         write_seft(out, checkpoint, before.tensors)
@@ -344,14 +347,14 @@ def _write_foreign(
     from formats.dialects.sparsify import with_cast
 
     if checkpoint.delta is not None:
-        raise CannotHold("FMT-154", f"{to} holds models, {checkpoint.kind} is none; apply the delta first")
+        raise CannotHold("FMT-154", f"{to} holds models, and the source is a delta; {APPLY_FIRST}")
     if to == "hf":
         hf.checkpoint_to_hf(out, checkpoint, dtype=dtype, shard_bytes=shard_bytes, limit=limit)
-        return _named(checkpoint), []
+        return named_attributes(checkpoint), []
     if to in CODED:
         from formats.dialects import bitmasks, coded, coded_folder
 
-        names = [name for name in _named(checkpoint) if name != f"attribute {coded.ATTRIBUTE}"]
+        names = [name for name in named_attributes(checkpoint) if name != f"attribute {coded.ATTRIBUTE}"]
         if to == "compressed-tensors" and not checkpoint.scales:
             lost = bitmasks.write_bitmasks(out, checkpoint, shard_bytes=shard_bytes, limit=limit)
             return [*names, *lost], [bitmasks.READERS]
@@ -364,12 +367,12 @@ def _write_foreign(
         _writer("scipy_files", "write_scipy")(out, bare, dtype=dtype)
     else:
         _writer("binsparse", "write_binsparse")(out, bare, dtype=dtype)
-    return [*_named(checkpoint), *checkpoint.files], []
+    return [*named_attributes(checkpoint), *checkpoint.files], []
 
 
-def _named(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of the attributes as a remark lists them."""
-    return [f"attribute {name}" for name in checkpoint.attributes]
+def named_attributes(checkpoint: Checkpoint) -> list[str]:
+    """Return the attributes whose loss a remark has to name, as it lists them (FMT-154.4, FMT-154.5)."""
+    return [f"attribute {name}" for name in checkpoint.attributes if not name.startswith(OF_RUN)]
 
 
 def _writer(module: str, function: str) -> Callable[..., None]:

@@ -239,7 +239,7 @@ def _delta(
 
 def _refuse_delta(checkpoint: Checkpoint) -> None:
     if checkpoint.delta is not None:
-        raise FormatError("FMT-131", "a delta is no base and no target; apply it first")
+        raise FormatError("FMT-131", "a delta is no base and no target; apply it first: seft apply BASE DELTA OUT")
 
 
 # applying ----------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class Reader(Mapping[str, Tensor]):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that all tensors take in memory: values, columns and row pointers."""
+        """Bytes that reading all tensors takes: values, columns and row pointers, and the content of a packed file."""
         return sum(part.memory_bytes for part in self._parts)
 
     @property

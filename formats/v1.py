@@ -242,6 +242,8 @@ class PartReader:
         self.manifest, self.root = _manifest(metadata, path.name)
         data_bytes = self._file.size - self._file.data_start
         self._sections = layout.compare(self.manifest.tensors, sections, data_bytes, path.name)
+        if not self.manifest.tensors:
+            self.expand()  # because no tensor is ever read, which would check the frame of a packed file
 
     def _header(self, what: str) -> strict_json.JSON:
         raw = self._file.header(MAX_HEAD - LENGTH.size)
@@ -262,10 +264,14 @@ class PartReader:
         """Whether the file is packed (FMT-177)."""
         return self._file.packed
 
+    def expand(self) -> None:
+        """Expand the content of a packed file now, and not when a tensor is first read; FormatError FMT-177."""
+        self._file.expand()
+
     @property
     def memory_bytes(self) -> int:
-        """Bytes that all its tensors take in memory: values, columns and row pointers."""
-        total = 0
+        """Bytes that it takes in memory: values, columns and row pointers of all tensors; a packed file its content."""
+        total = self._file.size if self.packed else 0
         for entry in self.manifest.tensors.values():
             total += entry.nnz * DTYPES[entry.dtype].itemsize if entry.dtype in DTYPES else 0
             total += 0 if entry.encoding == encoding.DENSE else 4 * entry.nnz + 8 * (rows_of(entry.shape) + 1)

@@ -5,9 +5,13 @@
 
 import errno
 import io
+import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -57,10 +61,45 @@ def show(table: Table) -> None:
 
 
 def run(command: Callable[..., None], name: str | None = None) -> None:
-    """Run a function as a command line, as `run_app` does."""
+    """Run a function as a command line, as `run_app` does; an interrupt ends in one line and exit code 130."""
+
+    @wraps(command)
+    def interruptible(*arguments: Any, **options: Any) -> None:
+        try:
+            with _quiet_interrupts():
+                command(*arguments, **options)
+        except KeyboardInterrupt:
+            # here, because typer would exit without a word; a command that knows more has said it and left before
+            print("interrupted", file=sys.stderr)
+            raise typer.Exit(130) from None
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(command)
+    app.command()(interruptible)
     run_app(app, name)
+
+
+@contextmanager
+def _quiet_interrupts() -> Iterator[None]:
+    """Make an interrupt end the process without the complaints of libraries.
+
+    An interrupt can hit a library while it makes an object. Python then prints a traceback of the destructor, which
+    misses what was not made yet.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        sys.unraisablehook = lambda _: None
+        signal.default_int_handler(number, frame)
+
+    # an interrupt that the caller ignores, or that another part handles, stays as it is
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def run_app(app: typer.Typer, name: str | None = None) -> None:
@@ -81,9 +120,6 @@ def run_app(app: typer.Typer, name: str | None = None) -> None:
     except EXPECTED as error:
         print(f"error: {told(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Interrupts (Ctrl-C): a command ends with a line on how to go on, even if compiled code swallows the exception."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -37,6 +38,18 @@ def interrupts() -> Iterator[Callable[[], None]]:
         yield check
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def writing(destination: Path) -> Iterator[None]:
+    """If the block, which writes a new file or folder, is interrupted, print what became of it; exit with code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        # it appears under its name when it is whole, and the block may have had little left to do
+        became = "is written and whole" if os.path.lexists(destination) else "was not written"
+        console.err.print(f"interrupted; {destination} {became}")
+        raise typer.Exit(130) from None
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from formats.dialects import (
     spiel,
     stock,
     super_tuning,
+    version_index,
     weight_sync,
 )
 from formats.encodings import csr, gaps, nm
@@ -154,6 +155,7 @@ __all__ = [
     "topology",
     "training",
     "validate",
+    "version_index",
     "wanda",
     "weight_sync",
     "window",

@@ -152,11 +152,11 @@ def metadata() -> Iterator[File]:
         ("list", "a list", "FMT-030", '{"k":"v"}', '["k","v"]'),
         ("text", "a string", "FMT-030", '{"k":"v"}', '"v"'),
         ("null", "null", None, '{"k":"v"}', "null"),
-        ("number-in-it", "a map with a number", None, '"v"', "1"),
-        ("null-in-it", "a map with null", None, '"v"', "null"),
-        ("boolean-in-it", "a map with `true`", None, '"v"', "true"),
-        ("list-in-it", "a map with a list", None, '"v"', '["v"]'),
-        ("map-in-it", "a map with a map", None, '"v"', '{"v":"w"}'),
+        ("number-in-it", "a map with a number", "FMT-121", '"v"', "1"),
+        ("null-in-it", "a map with null", "FMT-121", '"v"', "null"),
+        ("boolean-in-it", "a map with `true`", "FMT-121", '"v"', "true"),
+        ("list-in-it", "a map with a list", "FMT-121", '"v"', '["v"]'),
+        ("map-in-it", "a map with a map", "FMT-121", '"v"', '{"v":"w"}'),
     ]
     for name, rule, clause, old, new in rows:
         yield swapped(

@@ -20,7 +20,7 @@ from formats.dialects.coded import ATTRIBUTE
 from formats.dialects.quantised import quantisations
 from formats.dialects.sparsify import sparsified
 from formats.dialects.stock import open_stock, outline, write_stock
-from formats.dialects.weight_sync import refuse_version
+from formats.dialects.version_index import refuse_version
 from formats.errors import CannotHold, FormatError
 from formats.index import MAX_INDEX, advice_for
 from formats.lazy import Lazy, like

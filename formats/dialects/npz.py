@@ -136,7 +136,7 @@ def read_npz(path: Path, *, limit: int, used: int = 0) -> dict[str, Array]:
                 members = archive.infolist()
                 _check_members(members, path, limit, used)
                 return {
-                    info.filename.removesuffix(".npy"): _array(archive.read(info), f"{info.filename!r} of {path.name}")
+                    info.filename.removesuffix(".npy"): _array(archive, info, f"{info.filename!r} of {path.name}")
                     for info in members
                 }
         except (FormatError, MemoryError):
@@ -171,8 +171,11 @@ def _check_members(members: list[zipfile.ZipInfo], path: Path, limit: int, used:
             )
 
 
-def _array(data: bytes, what: str) -> Array:
-    """Return the array of a .npy file in memory, whose header is a Python literal of shape and dtype."""
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, what: str) -> Array:
+    """Return the array of a member, a .npy file, whose header is a Python literal of shape and dtype."""
+    with archive.open(info) as member:
+        # FMT-096: read() would inflate the whole member, and only then compare it with the size that it states
+        data = member.read(info.file_size + 1)
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     width = {(1, 0): 2, (2, 0): 4}.get(version, 0)

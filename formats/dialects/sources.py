@@ -25,7 +25,8 @@ from formats.dialects.spiel import read_spiel
 from formats.dialects.stock import open_stock
 from formats.dialects.super_tuning import read_super_tuning
 from formats.dialects.trl_delta import read_trl_delta
-from formats.dialects.weight_sync import is_version, read_weight_sync, refuse_version
+from formats.dialects.version_index import is_version, refuse_version
+from formats.dialects.weight_sync import read_weight_sync
 from formats.errors import FormatError
 from formats.index import advice_for, is_sparse, unlisted
 from formats.lazy import Lazy
@@ -73,11 +74,10 @@ def open_source(
     path = Path(path)
     kind = detect(path) if kind == "auto" else kind
     if kind in ADAPTERS:
-        raise FormatError(
-            "FMT-084",
-            f"{path} changes a base and is no model; make a delta of it: "
-            f"seft convert {path} DELTA --to delta --base MODEL",
-        )
+        apply = f"make one: seft apply BASE {path} OUT"
+        make = f"make a delta of it: seft convert {path} DELTA --to delta --base MODEL"
+        advice = apply if kind == "weight-sync" else make
+        raise FormatError("FMT-084", f"{path} changes a base and is no model; {advice}")
     openers = _openers(expand_quantised=expand_quantised, keep_codes=keep_codes, limit=limit)
     if kind not in openers:
         raise FormatError(
@@ -87,7 +87,12 @@ def open_source(
 
 
 def open_changes(
-    path: str | os.PathLike[str], base: Checkpoint, kind: str = "auto", dtype: str | None = None
+    path: str | os.PathLike[str],
+    base: Checkpoint,
+    kind: str = "auto",
+    dtype: str | None = None,
+    *,
+    limit: int | None = None,
 ) -> Checkpoint:
     """Return an adapter or a patch as a delta, which names the digests of its base and its target.
 
@@ -96,6 +101,8 @@ def open_changes(
         base: the model that it changes.
         kind: name of a format, or ``"auto"`` to detect it.
         dtype: ``"F16"``, ``"BF16"``, ``"F32"`` or ``"F64"`` to cast amounts to (FMT-126); None keeps every bit.
+        limit: bytes that the tensors of the base may take together once expanded (FMT-098); used for version folders,
+            which expand what they change.
 
     Raises:
         FormatError: the rule that is broken; FMT-084 for a format that does not change a base, and for a cast of new
@@ -107,7 +114,9 @@ def open_changes(
         raise FormatError(
             "FMT-084", f"{path} is {kind}, expected one of {', '.join(ADAPTERS)}; use diff for two models"
         )
-    changes = ADAPTERS[kind](path, base.tensors)
+    # only a version folder expands a sparse base, because it changes bytes and not positions
+    reader = partial(read_weight_sync, limit=limit) if kind == "weight-sync" else ADAPTERS[kind]
+    changes = reader(path, base.tensors)
     check_cast(dtype)
     if dtype is None:
         return delta.from_changes(base, changes.op, changes.tensors, changes.attributes, changes.removed)

@@ -3,7 +3,7 @@
 sparsified(Checkpoint("model", open_hf("Llama-pruned")))     the same checkpoint; its pruned matrices have a support
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
@@ -15,7 +15,9 @@ from formats.records import ANY, POSITIVE, Checkpoint, Dense, Tensor, check_zero
 from formats.strict_json import JSON
 
 MANY_ZEROS = 0.01
-"""Share of zeros from which a tensor that stays dense is counted in a remark (FMT-122.7); fewer may be chance."""
+"""Share of zeros from which a tensor that stays dense is named in a remark (FMT-122.7); fewer may be chance."""
+NAMED = 3
+"""How many of these tensors a remark names; it counts the others."""
 LEFT_OUT = "negative_zeros_left_out"
 """The attribute of a checkpoint from which entries of −0.0 were left out (FMT-127)."""
 
@@ -26,7 +28,7 @@ def sparsified(
     """Return a checkpoint whose dense float tensors are sparse where FMT-122 asks for it; each is made on access.
 
     Every tensor is read once before this returns, because the attributes state how many entries of −0.0 are left out
-    in all. Remarks say how many were left out, or are stored, and how many tensors have zeros and stay dense.
+    in all. Remarks say how many were left out, or are stored, and which tensors have zeros and stay dense.
 
     Args:
         checkpoint: read from a foreign format; tensors that have a support keep it.
@@ -42,7 +44,8 @@ def sparsified(
     check_cast(dtype)
     check_zeros(zeros)
     sparse_names: set[str] = set()
-    negative = without_mask = 0
+    negative = 0
+    without_mask: list[str] = []
     for name in sorted(checkpoint.tensors) if encoding != DENSE else ():
         tensor = checkpoint.tensors[name]
         if not isinstance(tensor, Dense) or not _can_be_sparse(tensor):
@@ -52,7 +55,7 @@ def sparsified(
         if becomes_sparse:
             sparse_names.add(name)
         elif tensor.values.size - stored >= MANY_ZEROS * tensor.values.size:
-            without_mask += 1
+            without_mask.append(name)
         # a tensor that stays dense keeps its −0.0 with either option
         if becomes_sparse or zeros == POSITIVE:
             negative += with_negative - count_stored(tensor.values, ANY)
@@ -98,11 +101,17 @@ def _remarks(negative: int, zeros: str) -> tuple[str, ...]:
     return (f"{count} are stored as weights; --zeros any leaves them out",)
 
 
-def _without_mask(n: int) -> tuple[str, ...]:
-    if not n:
+def _without_mask(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a remark on tensors whose zeros are kept as values, and not as a mask (FMT-122.7)."""
+    if not names:
         return ()
-    count = f"{n} tensors have a few zeros and stay dense, because a mask would make them larger"
-    return (f"{count}; training does not keep these zeros; --encoding bitmask stores a mask of every matrix",)
+    if len(names) == 1:
+        which = f"{names[0]} has a few zeros and stays dense, because a mask would make it larger"
+    else:
+        shown, more = ", ".join(names[:NAMED]), len(names) - NAMED
+        listed = f"{shown} and {more} more" if more > 0 else shown
+        which = f"{len(names)} tensors have a few zeros and stay dense, because a mask would make them larger: {listed}"
+    return (f"{which}; every value is kept, but training changes zeros; --encoding bitmask stores a mask of each",)
 
 
 def _made(

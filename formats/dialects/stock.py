@@ -5,6 +5,7 @@ outside the file, and refuses holes, shared bytes and repeated names.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from pathlib import Path
@@ -26,24 +27,53 @@ from formats.errors import CannotHold, FormatError
 from formats.records import Array
 
 MAX_HEADER = 100_000_000
+_SIGNED_ZERO = re.compile(rb"[\[,:\s]-0(?![\d.eE])")
+_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
 
 
-def open_stock(path: Path) -> tuple[MappedFile, dict[str, Section]]:
+def open_stock(path: Path, *, any_metadata: bool = False) -> tuple[MappedFile, dict[str, Section]]:
     """Return a mapped safetensors file and its tensors by name.
+
+    Args:
+        path: the file.
+        any_metadata: accept values other than texts in ``__metadata__``, for a caller that refuses them itself.
 
     Raises:
         FormatError: FMT-121, whatever rule it breaks; FMT-165 is reported as FMT-121, too.
     """
     try:
         file = MappedFile(path)
-        header = strict_json.parse_any(file.header(MAX_HEADER), "its header")
-        _, sections = parse_sections(header, "its header")
+        text = file.header(MAX_HEADER)
+        metadata, sections = parse_sections(strict_json.parse_any(text, "its header"), "its header")
         for section in sections.values():
             validate.check_shape(section.shape, section.name)
     except FormatError as error:
         raise FormatError("FMT-121", f"{path.name} is no safetensors file that can be read: {error}") from error
+    if not any_metadata:
+        _check_metadata(metadata, path.name)
+    _check_spelling(text, [*sections, *metadata, *metadata.values()], path.name)
     _check_cover(sections, file, path.name)
     return file, sections
+
+
+def _check_metadata(metadata: Mapping[str, strict_json.JSON], name: str) -> None:
+    """Verify that the values of ``__metadata__`` are texts (FMT-121.6)."""
+    for key, value in metadata.items():
+        # a Fraction is a number of the file, although it is a str here
+        if type(value) is not str:
+            shown = str(value) if isinstance(value, str) else repr(value)
+            raise FormatError("FMT-121", f"{name} has {shown:.40} under {key!r:.80} of __metadata__, expected a text")
+
+
+def _check_spelling(text: bytes, words: Iterable[strict_json.JSON], name: str) -> None:
+    """Verify that words of a header can be written as UTF-8, and that no zero has a sign (FMT-121.6)."""
+    if b"\\u" in text:
+        for word in words:
+            if isinstance(word, str) and any("\ud800" <= c <= "\udfff" for c in word):
+                raise FormatError("FMT-121", f"{name} has {word!r:.80} in its header, half of a surrogate pair")
+    # the first search is fast; the second leaves out the texts, which may hold anything
+    if _SIGNED_ZERO.search(text) and _SIGNED_ZERO.search(_TEXT.sub(b"", text)):
+        raise FormatError("FMT-121", f"{name} has the number -0 in its header, expected 0")
 
 
 def metadata_of(file: MappedFile) -> dict[str, strict_json.JSON]:

@@ -14,7 +14,7 @@ import torch
 
 from formats import atomic, validate
 from formats.dialects.checks import require_plain
-from formats.dialects.torch_pickle import check_pickle
+from formats.dialects.torch_pickle import check_pickle, check_size
 from formats.dialects.torch_tensors import (
     check_kind,
     from_torch,
@@ -43,7 +43,8 @@ def write_torch_csr(
 
     Raises:
         CannotHold: FMT-154 for a mask, a sparse tensor that is no matrix, or a dtype that torch lacks.
-        FormatError: the clause that a record or name breaks. Nothing is left behind.
+        FormatError: the clause that a record or name breaks; FMT-153 for so many tensors that their pickle is larger
+            than readers take. Nothing is left behind.
     """
     require_plain(checkpoint, "a torch file")
     state = {name: _to_tensor(checkpoint.tensors[name], name, index_dtype) for name in sorted(checkpoint.tensors)}
@@ -51,8 +52,16 @@ def write_torch_csr(
     state.update({alias: state[target] for alias, target in sorted(checkpoint.tied.items())})
     with atomic.new_file(Path(path)) as temporary, temporary.open("xb") as file:
         # torch gets a file, not a path, because it would name the root of its archive after the path
-        torch.save(state, file)
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            # torch counts its bytes once more after a write has failed, and raises its own error over that of the disk
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
         file.flush()
+        # FMT-153.5: because no reader would take a larger pickle
+        _pickle_of(temporary)
         os.fsync(file.fileno())
 
 
@@ -168,9 +177,13 @@ def _pickle_of(path: Path) -> bytes:
                 members = archive.infolist()
                 packed = [info.filename for info in members if info.compress_type != zipfile.ZIP_STORED]
                 pickles = [info for info in members if info.filename.endswith("/data.pkl")]
+                for info in pickles:
+                    check_size(info.file_size, path.name)
                 sound = len({info.filename for info in members}) == len(members) and not archive.comment
                 sound = sound and min((info.header_offset for info in members), default=0) == 0
                 data = archive.read(pickles[0]) if len(pickles) == 1 and sound and not packed else None
+        except FormatError:
+            raise
         # every error is caught, because zipfile raises a dozen kinds of errors over damaged bytes
         except Exception as error:
             raise FormatError(

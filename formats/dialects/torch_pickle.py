@@ -8,18 +8,22 @@ So this module follows the opcodes with one record a value, and builds no value.
 """
 
 import pickle
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 from formats.errors import FormatError
 
+MAX_BYTES = 1 << 23
+"""Most bytes of a pickle. torch.save takes about 146 for a dense tensor and 337 for a sparse one with a name of 60
+characters, so that 57,000 or 25,000 of them fit. A check takes up to 114 bytes of memory for a byte, 0.9 GiB in all."""
 MAX_DEPTH = 64
 """Levels of a value within another; a state dict needs about ten."""
 SPREAD = 256
 """Most values that a pickle may hold for each of its opcodes; a value counts once for each place where it appears."""
 
 # the opcodes that torch's restricted loader accepts. _FIXED: bytes of the argument; _COUNTED: bytes of its length
-_TEXT, _NUMBER, _MARK, _TUPLE = "text", "number", "mark", "tuple"
+_TEXT, _NUMBER, _MARK, _TUPLE, _GLOBAL = "text", "number", "mark", "tuple", "global"
+_OPEN = ("list", "dict", "set", "object")
 _FIXED = {pickle.BININT: 4, pickle.BININT1: 1, pickle.BININT2: 2, pickle.BINFLOAT: 8, pickle.PROTO: 1}
 _FIXED |= {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4, pickle.BINGET: 1, pickle.LONG_BINGET: 4}
 _COUNTED = {pickle.BINUNICODE: 4, pickle.SHORT_BINSTRING: 1, pickle.LONG1: 1}
@@ -37,7 +41,24 @@ class _Value:
     """A value that the pickle would make: its kind, and the values in it."""
 
     kind: str
-    parts: list["_Value"] = field(default_factory=list)
+    parts: Sequence["_Value"] = ()
+    size: int = 1
+    """how many values it contains, itself included, each counted once per place; 0 while that is unknown"""
+    depth: int = 1
+    """levels of values in it, itself included; unknown while size is"""
+
+    def extend(self, parts: Sequence["_Value"]) -> None:
+        """Put more values into a list, dict, set or object; KeyError for a value that holds none."""
+        if self.kind not in _OPEN:
+            raise KeyError(self.kind)
+        if not isinstance(self.parts, list):
+            self.parts = list(self.parts)
+        self.parts.extend(parts)
+        self.size = 0
+
+
+_PLAIN = {kind: _Value(kind) for kind in (_TEXT, _NUMBER, _MARK, _TUPLE, _GLOBAL)}
+"""Kind -> the record of all values of a kind that hold nothing, so that a byte of a pickle costs few in memory."""
 
 
 def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
@@ -51,6 +72,7 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
     Raises:
         FormatError: FMT-153, in time proportional to the bytes.
     """
+    check_size(len(data), file)
     machine = _Machine(file, {"collections.OrderedDict", *trusted})
     steps = 0
     try:
@@ -63,6 +85,20 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
     if len(machine.stack) != 1:
         raise FormatError("FMT-153", f"{file} is damaged: its pickle makes {len(machine.stack)} values, expected one")
     _check_spread(machine.stack[0], steps, file)
+
+
+def check_size(nbytes: int, file: str) -> None:
+    """Verify that a pickle has at most `MAX_BYTES`, before anything of it is read.
+
+    Raises:
+        FormatError: FMT-153.
+    """
+    if nbytes > MAX_BYTES:
+        raise FormatError(
+            "FMT-153",
+            f"{file} has a pickle of {nbytes} bytes, at most {MAX_BYTES} are allowed; save module.state_dict() alone, "
+            "or in several files",
+        )
 
 
 def _steps(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -96,9 +132,10 @@ class _Machine:
     def step(self, opcode: bytes, argument: bytes) -> None:
         """Apply one opcode to the stack and the memory."""
         if opcode in _SCALARS:
-            self.stack.append(_Value(_SCALARS[opcode]))
+            self.stack.append(_PLAIN[_SCALARS[opcode]])
         elif opcode in _EMPTY:
-            self.stack.append(_Value(_EMPTY[opcode]))
+            kind = _EMPTY[opcode]
+            self.stack.append(_PLAIN.get(kind) or _Value(kind))
         elif opcode in _TUPLES:
             self._wrap(_TUPLE, _TUPLES[opcode])
         elif opcode in (pickle.BINPUT, pickle.LONG_BINPUT):
@@ -107,16 +144,16 @@ class _Machine:
             self.stack.append(self._memory[int.from_bytes(argument, "little")])
         elif opcode == pickle.GLOBAL:
             self._check_global(argument)
-            self.stack.append(_Value("global"))
+            self.stack.append(_PLAIN[_GLOBAL])
         elif opcode != pickle.PROTO:
             self._compose(opcode)
 
     def _compose(self, opcode: bytes) -> None:
         if opcode == pickle.MARK:
-            self.stack.append(_Value(_MARK))
+            self.stack.append(_PLAIN[_MARK])
         elif opcode == pickle.TUPLE:
             parts = self._above_mark()
-            self.stack.append(_Value(_TUPLE, parts))
+            self.stack.append(_Value(_TUPLE, tuple(parts), size=0))
         elif opcode in (pickle.REDUCE, pickle.NEWOBJ):
             self._wrap("object", 2)
         elif opcode == pickle.BINPERSID:
@@ -125,11 +162,11 @@ class _Machine:
                 raise _refused(self.file, "names a storage by more than words and numbers")
             self._wrap("storage", 1)
         elif opcode in (pickle.APPEND, pickle.BUILD):
-            (part,) = self._pop(1)
-            self.stack[-1].parts.append(part)
+            parts = self._pop(1)
+            self.stack[-1].extend(parts)
         elif opcode == pickle.APPENDS:
             parts = self._above_mark()
-            self.stack[-1].parts.extend(parts)
+            self.stack[-1].extend(parts)
         elif opcode == pickle.SETITEM:
             self._set(self._pop(2))
         elif opcode == pickle.SETITEMS:
@@ -156,14 +193,14 @@ class _Machine:
 
     def _wrap(self, kind: str, count: int) -> None:
         parts = self._pop(count)
-        self.stack.append(_Value(kind, parts))
+        self.stack.append(_Value(kind, tuple(parts), size=0))
 
     def _set(self, pairs: list[_Value]) -> None:
         # keys must be plain, because they are hashed, and shown in messages
         for key in pairs[::2]:
             if key.kind not in (_TEXT, _NUMBER):
                 raise FormatError("FMT-153", f"{self.file} has a key that is a {key.kind}, expected names of tensors")
-        self.stack[-1].parts.extend(pairs)
+        self.stack[-1].extend(pairs)
 
     def _check_global(self, argument: bytes) -> None:
         called = ".".join(argument.decode("utf-8").split("\n")[:2])
@@ -178,21 +215,18 @@ class _Machine:
 
 def _check_spread(root: _Value, steps: int, file: str) -> None:
     """Verify that values nest at most MAX_DEPTH deep, have no cycle, and stay within SPREAD."""
-    sizes: dict[int, tuple[int, int]] = {}
-    """id of a finished value -> how many values it contains, each counted once per place, and its depth"""
     waiting = [(root, iter(root.parts))]
     inside = {id(root)}
     while waiting:
         value, parts = waiting[-1]
-        part = next((p for p in parts if id(p) not in sizes), None)
+        part = next((p for p in parts if not p.size), None)
         if part is None:
             waiting.pop()
             inside.discard(id(value))
-            below = [sizes[id(p)] for p in value.parts]
-            size, depth = 1 + sum(n for n, _ in below), 1 + max((d for _, d in below), default=0)
+            size, depth = 1 + sum(p.size for p in value.parts), 1 + max((p.depth for p in value.parts), default=0)
             if size > SPREAD * steps:
                 raise _refused(file, "repeats values within each other without bound")
-            sizes[id(value)] = size, depth
+            value.size, value.depth = size, depth
         else:
             if id(part) in inside:
                 raise _refused(file, "has a value that holds itself")

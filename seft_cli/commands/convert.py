@@ -15,16 +15,18 @@ import typer
 
 import formats
 from formats import delta
-from formats.conversion import TO, USES
+from formats.conversion import TO, USES, named_attributes
 from formats.dialects import hf
 from formats.dialects.coded import is_coded
 from formats.dialects.sources import open_source
-from formats.dialects.weight_sync import apply_weight_sync, is_version
+from formats.dialects.version_index import is_version
+from formats.dialects.weight_sync import apply_weight_sync
 from formats.errors import FormatError
 from formats.index import is_sparse
 from formats.records import Checkpoint
 from seft_cli import console
 from seft_cli.input import MaxBytes, limit_of, require_input, size_of
+from seft_cli.interrupt import writing
 from seft_cli.output import require_absent
 
 _ENCODINGS = "auto (fewest bytes), dense, bitmask, csr, gap8, varint, nm, nm:N:M or nm:N:M:AXIS [auto]"
@@ -114,7 +116,7 @@ def main(
         used = [_OPTIONS.get(name, f"--{name}") for name in USES[to]]
         options = {f"--{name}": value for name, value in choices.items()} | {"--shard-size": shard_size}
         console.refuse_unused(f"--to {to}", used, options)
-    with console.progress("converting", gone=True) as advance:
+    with writing(destination), console.progress("converting", gone=True) as advance:
         remarks = formats.convert(
             source,
             destination,
@@ -156,14 +158,15 @@ def diff(
     """Write the sparse delta that leads from BASE to TARGET, sparse checkpoints or Hugging Face folders."""
     require_absent(destination)
     limit = limit_of(max_bytes, require_input(base), require_input(target))
-    before, after = (open_source(path, limit=limit) for path in (base, target))
-    change = delta.diff(before, after, op)
-    shard_bytes = _shard_bytes(shard_size)
-    formats.write(destination, change, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
-    if verify:
-        result = delta.apply(before, [open_source(destination, "sparse")])
-        for name in result.tensors:
-            result.tensors[name]
+    with writing(destination):
+        before, after = (open_source(path, limit=limit) for path in (base, target))
+        change = delta.diff(before, after, op)
+        shard_bytes = _shard_bytes(shard_size)
+        formats.write(destination, change, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
+        if verify:
+            result = delta.apply(before, [open_source(destination, "sparse")])
+            for name in result.tensors:
+                result.tensors[name]
     _tell(change.remarks)
     if is_sparse(target) and not is_sparse(base):
         _tell(
@@ -196,25 +199,25 @@ def apply(
     limit = limit_of(max_bytes, *(require_input(path) for path in (base, *steps)))
     if not is_sparse(base):
         console.refuse_unused(f"a result like {base}", (), {"--encoding": encoding, "--compress": compress})
-    start = open_source(base, limit=limit)
-    result = start
-    for of_versions, run in groupby(steps, is_version):
-        if of_versions:
-            result = apply_weight_sync(result, run)
+    with writing(destination):
+        start = open_source(base, limit=limit)
+        result = start
+        for of_versions, run in groupby(steps, is_version):
+            if of_versions:
+                result = apply_weight_sync(result, run, limit=limit)
+            else:
+                result = delta.apply(result, [_delta(path, limit) for path in run])
+        shard_bytes = _shard_bytes(shard_size)
+        if not is_sparse(base) and is_coded(result):
+            raise FormatError(
+                "QNT-009", f"the result is quantised, and {base} has a format that would take its codes for weights"
+            )
+        if is_sparse(base):
+            formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
         else:
-            result = delta.apply(result, [_delta(path, limit) for path in run])
-    shard_bytes = _shard_bytes(shard_size)
-    if not is_sparse(base) and is_coded(result):
-        raise FormatError(
-            "QNT-009", f"the result is quantised, and {base} has a format that would take its codes for weights"
-        )
-    if is_sparse(base):
-        formats.write(destination, result, encoding=encoding or "auto", compress=compress, shard_bytes=shard_bytes)
-    else:
-        hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes, limit=limit)
-        if result.attributes:
-            names = ", ".join(f"attribute {name}" for name in sorted(result.attributes))
-            _tell([f"hf has no place for {names}: left out"])
+            hf.checkpoint_to_hf(destination, result, shard_bytes=shard_bytes, limit=limit)
+            if names := ", ".join(sorted(named_attributes(result))):
+                _tell([f"hf has no place for {names}: left out"])
     _tell(result.remarks)
     _report(destination, base)
 

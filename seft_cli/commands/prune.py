@@ -16,6 +16,7 @@ from seft_cli.input import require_input, require_text
 from seft_cli.interrupt import interruptible, interrupts
 from seft_cli.output import require_absent
 from seft_ref import prune, quantise
+from seft_ref.files.model import refuse_delta
 from seft_ref.files.state import state_beside
 from seft_ref.prune.keep import Scope
 from seft_ref.prune.owl import OUTLIER, SPREAD
@@ -109,7 +110,8 @@ def main(
     if resume and method not in CALIBRATED:
         raise console.Refused(f"{method} keeps no finished blocks; start it without --resume")
     _require_choices(method, layers, of_calibration | {"--seed": seed}, of_owl, pattern, sparsity)
-    if not require_input(folder).is_dir() or is_sparse(folder):
+    refuse_delta(require_input(folder))
+    if not folder.is_dir() or is_sparse(folder):
         advice = "; seft convert --to hf makes one of a sparse checkpoint" if is_sparse(folder) else ""
         raise console.Refused(f"{folder} is not a Hugging Face folder{advice}")
     state = state_beside(destination)

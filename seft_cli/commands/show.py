@@ -12,7 +12,8 @@ from rich.table import Table
 import formats
 from formats.container import Section
 from formats.dialects.hf import HfFolder, open_hf
-from formats.dialects.weight_sync import is_version, open_version
+from formats.dialects.version_index import is_version
+from formats.dialects.weight_sync import open_version
 from formats.index import is_sparse
 from seft_cli import console
 from seft_cli.input import require_input, tell_leftovers

@@ -15,7 +15,7 @@ import numpy as np
 import formats
 from formats.atomic import refuse_existing as refuse_existing
 from formats.dialects.hf import HfFolder, open_hf
-from formats.dialects.weight_sync import refuse_version
+from formats.dialects.version_index import refuse_version
 from formats.index import is_sparse
 from formats.lazy import Lazy
 from formats.validate import check_limit
@@ -63,9 +63,11 @@ def open_folder(path: str | Path) -> Iterator[formats.Reader | HfFolder]:
     """Open a sparse checkpoint or a Hugging Face folder; both readers map names to tensors and have `files`.
 
     Raises:
-        CheckpointError: CKP-002 if there is no such folder or no model in it.
+        CheckpointError: CKP-002 if there is no such folder or no model in it; also as `refuse_delta`.
     """
     path = Path(path)
+    if path.exists():
+        refuse_delta(path)
     if not path.is_dir():
         raise CheckpointError("CKP-002", f"there is no folder {path}")
     if is_sparse(path):

@@ -150,10 +150,41 @@ def test_FMT_122_7_zeros_that_get_no_mask_are_told(tmp_path, zeros, told):
     weight.reshape(-1)[:zeros] = 0
     convert(Checkpoint("model", {"a.weight": Dense(weight), "n": Dense(np.zeros(3, "f4"))}), tmp_path / "hf", "hf")
     remarks = convert(tmp_path / "hf", tmp_path / "out", "sparse")
-    assert any("1 tensors have a few zeros and stay dense" in remark for remark in remarks) == told
+    assert any("a.weight has a few zeros and stays dense" in remark for remark in remarks) == told
     assert isinstance(formats.read(tmp_path / "out").tensors["a.weight"], Sparse) == (zeros == 500)
     with_masks = convert(tmp_path / "hf", tmp_path / "masks", "sparse", encoding="bitmask")
     assert not any("stay dense" in remark for remark in with_masks)
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [
+        (1, "w0 has a few zeros and stays dense, because a mask would make it larger; "),
+        (2, "2 tensors have a few zeros and stay dense, because a mask would make them larger: w0, w1; "),
+        (5, "5 tensors have a few zeros and stay dense, because a mask would make them larger: w0, w1, w2 and 2 more"),
+    ],
+)
+def test_FMT_122_7_the_tensors_are_named(tmp_path, count, told):
+    weight = values(3, (20, 50))
+    weight[0, :20] = 0
+    model = Checkpoint("model", {f"w{i}": Dense(weight) for i in range(count)} | {"full": Dense(values(4))})
+    convert(model, tmp_path / "hf", "hf")
+    (remark,) = convert(tmp_path / "hf", tmp_path / "out", "sparse")
+    assert remark.startswith(told)
+    assert convert(tmp_path / "out", tmp_path / "again", "hf") == []
+
+
+def test_FMT_154_5_what_describes_a_run_is_no_loss_of_the_model(tmp_path):
+    """The log of a run has its settings and its validation, so that nobody has to be told that they are left out."""
+    attributes = {"seft.settings": "{}", "seft.validation": {"step": 3}, "note": 1}
+    model = Checkpoint("model", {"a.weight": from_dense(values(3))}, attributes)
+    for to in ("hf", "torch-csr", "compressed-tensors"):
+        files = {"config.json": b"{}"} if to == "compressed-tensors" else {}
+        remarks = convert(replace(model, files=files), tmp_path / to, to)
+        assert remarks[0] == f"{to} has no place for attribute note: left out"
+        bare = {name: value for name, value in attributes.items() if name != "note"}
+        remarks = convert(replace(model, attributes=bare, files=files), tmp_path / f"{to}-bare", to)
+        assert not any("no place" in remark for remark in remarks)
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

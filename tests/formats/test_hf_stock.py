@@ -39,6 +39,63 @@ FILES = {
 }
 
 
+def with_metadata(text):
+    """A file of one tensor with a text of JSON in `__metadata__`."""
+    return foreign(b'{"__metadata__":%b,"a":%b}' % (text, json.dumps(entry()).encode()), b"abcd")
+
+
+REFUSED_BY_ALL = {
+    "a number": with_metadata(b'{"k":1}'),
+    "a fraction": with_metadata(b'{"k":1.5}'),
+    "null": with_metadata(b'{"k":null}'),
+    "true": with_metadata(b'{"k":true}'),
+    "a list": with_metadata(b'{"k":["v"]}'),
+    "an object": with_metadata(b'{"k":{"v":"w"}}'),
+    "metadata of a list": with_metadata(b"[]"),
+    "metadata twice": with_metadata(b'{},"__metadata__":{}'),
+    "half a pair in metadata": with_metadata(b'{"k":"\\ud800"}'),
+    "half a pair in a key": with_metadata(b'{"\\udc00":"v"}'),
+    "half a pair in a name": foreign(b'{"\\ud800":%b}' % json.dumps(entry()).encode(), b"abcd"),
+    "a field twice": foreign(b'{"a":{"dtype":"U8","dtype":"U8","shape":[4],"data_offsets":[0,4]}}', b"abcd"),
+    "minus zero": foreign(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[-0,4]}}', b"abcd"),
+    "an exponent": foreign(b'{"a":{"dtype":"U8","shape":[4e0],"data_offsets":[0,4]}}', b"abcd"),
+    "a shape of true": foreign(b'{"a":{"dtype":"U8","shape":[true,4],"data_offsets":[0,4]}}', b"abcd"),
+    "three offsets": foreign(b'{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4,4]}}', b"abcd"),
+    "a dtype of null": foreign(b'{"a":{"dtype":null,"shape":[4],"data_offsets":[0,4]}}', b"abcd"),
+}
+TAKEN_BY_ALL = {
+    "no metadata": foreign({"a": entry()}, b"abcd"),
+    "metadata of null": with_metadata(b"null"),
+    "texts": with_metadata(b'{"k":"-0","l":"[-0,\\"-0","\\ud83d\\ude00":"\\u00e9"}'),
+    "minus zero in a name": foreign({",-0,": entry()}, b"abcd"),
+}
+"""What a header says -> a file that safetensors refuses, or takes."""
+STRICTER = {
+    "a tensor twice": foreign(b'{"a":%b,"a":%b}' % ((json.dumps(entry()).encode(),) * 2), b"abcd"),
+    "a key of metadata twice": with_metadata(b'{"k":"v","k":"w"}'),
+}
+"""The last of the two wins in safetensors; its README forbids duplicates, and so does FMT-025."""
+
+
+@pytest.mark.parametrize("case", [*REFUSED_BY_ALL, *TAKEN_BY_ALL, *STRICTER])
+def test_FMT_121_6_what_safetensors_refuses_is_refused(case, tmp_path):
+    safetensors = pytest.importorskip("safetensors")
+    raw = (REFUSED_BY_ALL | TAKEN_BY_ALL | STRICTER)[case]
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(raw)
+    if case in REFUSED_BY_ALL:
+        with pytest.raises(safetensors.SafetensorError, match="invalid JSON in header"):
+            safetensors.deserialize(raw)
+    else:
+        assert [bytes(tensor["data"]) for _, tensor in safetensors.deserialize(raw)] == [b"abcd"]
+    if case in TAKEN_BY_ALL:
+        assert [bytes(tensor.values) for tensor in hf.open_hf(tmp_path).values()] == [b"abcd"]
+        return
+    with pytest.raises(errors.FormatError, match=r"FMT-121: model\.safetensors") as error:
+        hf.open_hf(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("case", FILES)
 def test_FMT_121(case, tmp_path):
     path = tmp_path / "model.safetensors"

@@ -103,3 +103,14 @@ def test_FMT_166_without_locks_everything_is_written_and_nothing_removed(tmp_pat
     monkeypatch.setattr(atomic, "fcntl", None)
     formats.write(tmp_path / "m", MODEL)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_FMT_110_3_an_interrupt_while_the_folder_is_locked_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(_path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic, "_lock", interrupted)
+    for write in (formats.write, formats.write_file):
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "m", formats.Checkpoint("model", {}))
+        assert list(tmp_path.iterdir()) == []

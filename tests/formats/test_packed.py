@@ -142,6 +142,18 @@ def test_FMT_177_4_no_dictionary_nothing_behind_and_a_checksum_is_fine(tmp_path,
     refused(path, bytes(wrong), "FMT-177", "no zstd frame")
 
 
+def test_FMT_177_4_nothing_is_behind_a_frame_without_tensors(tmp_path):
+    """No tensor is read, so opening the file checks its frame."""
+    path = tmp_path / "empty.zst"
+    formats.write_file(path, formats.Checkpoint("model", {}), compress="file")
+    assert formats.read(path).tensors == {}
+    with path.open("ab") as file:
+        file.write(b"\0")
+    refused(path, path.read_bytes(), "FMT-177", "no zstd frame")
+    with pytest.raises(FormatError, match="FMT-177"):
+        formats.open(path)
+
+
 def test_FMT_177_4_a_frame_that_is_cut_anywhere(tmp_path, plain):
     raw = packed(plain)
     for end in [4, 5, 7, 8, 9, 12, 18, *range(20, len(raw), 997), len(raw) - 1]:

@@ -13,6 +13,7 @@ import torch
 from torch.nn.utils import prune
 
 from formats import errors
+from formats.dialects import torch_pickle
 from formats.dialects.torch_file import read_torch, write_torch_csr
 from formats.records import Checkpoint, Dense, Mask, Sparse, from_dense, to_dense
 
@@ -339,3 +340,20 @@ def test_FMT_159_a_tied_mask_is_refused(tmp_path):
 def test_FMT_159_other_names_stay_as_they_are(tmp_path):
     torch.save({"a_orig": torch.ones(2), "a_mask": torch.ones(3), "b_mask": torch.ones(2)}, tmp_path / "plain.pt")
     assert set(read_torch(tmp_path / "plain.pt").tensors) == {"a_orig", "a_mask", "b_mask"}
+
+
+def test_FMT_153_5_a_file_is_not_written_whose_pickle_no_reader_takes(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_pickle, "MAX_BYTES", 2000)
+    one = Dense(np.ones(2, np.float32))
+    for count, fits in ((4, True), (40, False)):
+        path = tmp_path / f"{count}.pt"
+        checkpoint = Checkpoint("model", {f"w{i}": one for i in range(count)})
+        if fits:
+            write_torch_csr(path, checkpoint)
+            assert len(read_torch(path).tensors) == count
+        else:
+            with pytest.raises(
+                errors.FormatError, match=rf"FMT-153: {count}.pt has a pickle of \d+ bytes, at most 2000"
+            ):
+                write_torch_csr(path, checkpoint)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["4.pt"]

@@ -167,7 +167,7 @@ def test_a_version_folder_becomes_a_delta_and_goes_back(tmp_path):
     with pytest.raises(FormatError, match=r"FMT-084.*changes a base"):
         open_source(source)
     for opened in (open_hf, lambda path: open_source(path, "sparse")):
-        with pytest.raises(FormatError, match=r"FMT-168.*no model; make a delta of it: seft convert"):
+        with pytest.raises(FormatError, match=r"FMT-168.*no model; make one: seft apply BASE .*weight_v\d+ OUT$"):
             opened(source)
 
 

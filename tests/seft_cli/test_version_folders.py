@@ -1,6 +1,8 @@
-"""Version folders on the command line: applied in a chain, shown, and refused as models (FMT-168)."""
+"""Version folders on the command line: applied in a chain, shown, and refused as models, as deltas are (FMT-168)."""
 
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from formats.dialects.hf import open_hf
 from formats.dialects.weight_sync import write_weight_sync
 from tests.seft_cli.test_convert import pruned, same_weights
 from tests.seft_cli.test_json import assert_as_told, tables
-from tests.seft_ref.folders import TEXT, hf_folder
+from tests.seft_ref.folders import TEXT, hf_folder, sparse_folder
 from tests.seft_ref.task_files import data_folder
 
 pytest.importorskip("zstandard")
@@ -104,5 +106,46 @@ def test_FMT_168_10_a_command_for_models_says_what_it_is(cli, tmp_path, steps, c
         }[command]
     code, _, err = cli(command.split()[0], *arguments)
     assert (code, "FMT-168" in err) == (2, True), err
-    assert f"seft convert {folder} DELTA --to delta --base MODEL" in err
+    assert f"make one: seft apply BASE {folder} OUT" in err
     assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def changes(tmp_path_factory):
+    """A model, a text, and what changes the model in three forms."""
+    place = tmp_path_factory.mktemp("changes")
+    before = formats.read(sparse_folder(place / "base"))
+    norm = formats.Dense(before.tensors["model.norm.weight"].values * 2)
+    step = delta.diff(before, replace(before, tensors={**before.tensors, "model.norm.weight": norm}))
+    formats.write(place / "delta", step)
+    formats.write(place / "delta.zst", step, compress="file")
+    formats.convert(place / "delta", place / "weight_v000001", "weight-sync", base=place / "base")
+    (place / "text").write_text(TEXT)
+    return place
+
+
+WANT_A_MODEL = {
+    "generate": ("generate", "DELTA", "hi"),
+    "generate in chat": ("generate", "DELTA", "hi", "--chat"),
+    "eval": ("eval", "DELTA", "--text", "text"),
+    "finetune": ("finetune", "DELTA", "OUT", "--text", "text"),
+    "prune": ("prune", "DELTA", "OUT", "--method", "magnitude", "--sparsity", "0.5"),
+    "quantise": ("prune", "DELTA", "OUT", "--quantize", "int4"),
+    "convert to hf": ("convert", "DELTA", "OUT", "--to", "hf"),
+    "convert to torch-csr": ("convert", "DELTA", "OUT", "--to", "torch-csr"),
+    "convert to gptq": ("convert", "DELTA", "OUT", "--to", "gptq"),
+    "diff": ("diff", "base", "DELTA", "OUT"),
+    "apply": ("apply", "DELTA", "delta", "OUT"),
+}
+"""Commands that want a model where DELTA stands."""
+
+
+@pytest.mark.parametrize("form", ["delta", "delta.zst", "weight_v000001"])
+@pytest.mark.parametrize("command", WANT_A_MODEL)
+def test_CKP_002_a_delta_in_place_of_a_model_is_told_to_be_applied(cli, changes, tmp_path, command, form):
+    words = {"DELTA": changes / form, "OUT": tmp_path / "out"}
+    words |= {name: changes / name for name in ("base", "text", "delta")}
+    code, out, err = cli(*(words.get(word, word) if i else word for i, word in enumerate(WANT_A_MODEL[command])))
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.search(r"seft apply BASE (DELTA|\S+) OUT$", err.strip()), err
+    assert list(tmp_path.iterdir()) == []

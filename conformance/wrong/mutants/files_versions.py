@@ -4,16 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from conformance.engine.parts import changes, hf, padding, super_tuning, weight_sync
+from conformance.engine.parts import changes, hf, padding, super_tuning, version_index, weight_sync
 from conformance.wrong.mutants.base import Mutant, Values, after, edited, mutant, reset, unchecked
 
 OP = "convert.adapter"
 _SUM, _SUM_WRONG = weight_sync.Version.changes, "if actual != promised:"
-_APPLIED, _FRAME, _INDEX = weight_sync._applied, weight_sync._expanded, weight_sync._index
+_APPLIED, _FRAME, _INDEX = weight_sync._applied, weight_sync._expanded, version_index.read_index
 _XOR, _RISE = "return old ^ _expanded(frame, old.size, old.size, name)", "np.all(at[1:] > at[:-1])"
 _PAYLOAD, _STATED = "_expanded(frame, 4, 4 + 5 * old.size, name)", "size = zstandard.frame_content_size(frame.data)"
 _COUNT, _OFFSETS = 'raw[:4].view("<u4")', 'view("<u4").astype(np.int64)'
-_LENGTH, _WHOLE = "if raw.size != 4 + 5 * count:", "len(raw) != size or not expander.eof or expander.unused_data"
+_LENGTH, _WHOLE = "if raw.size != 4 + 5 * count:", "compress.expand(frame, size)"
 _ROOM = "int(positions * (1 - sparsity))"
 
 
@@ -60,7 +60,7 @@ _VERSIONS: list[Mutant] = [
         (_SUM_WRONG, "if False:", "a checksum that is not compared"),
         (_SUM_WRONG, "if actual != promised.lower():", "a checksum in capitals"),
         (_SUM_WRONG, "if int(actual, 16) != int(promised, 16):", "a checksum without its first zeros"),
-        ("_checksum(algorithm)(data)", "_checksum(algorithm)(_bytes_of(values))", "a checksum of the old bytes"),
+        ("checksum_of(algorithm)(data)", "checksum_of(algorithm)(_bytes_of(values))", "a checksum of the old bytes"),
         ("values = to_dense(before, limit=LIMIT)", "values = before.values", "offsets that count stored values"),
     ),
     edited("FMT-168", OP, changes.replacement, "bits(new) != bits(old)", "new != old", "values compared as numbers"),
@@ -92,13 +92,13 @@ _VERSIONS: list[Mutant] = [
     *of_versions(
         _FRAME,
         (_STATED, f"{_STATED}\n        size = most if size < 0 else size", "a frame that states no size"),
-        (_WHOLE, f"({_WHOLE}) and not expander.unused_data", "bytes behind a frame"),
+        (_WHOLE, "zstandard.ZstdDecompressor().decompress(frame.data)", "bytes behind a frame"),
     ),
     *of_versions(
         _INDEX,
-        ('number = r"\\d{6,}"', 'number = r"\\d+"', "versions of fewer digits"),
-        ('number = r"\\d{6,}"', 'number = r"\\d{6}"', "versions of seven digits refused"),
-        ('"base_version": number,', "", "any base_version"),
+        ('digits = r"\\d{6,}"', 'digits = r"\\d+"', "versions of fewer digits"),
+        ('digits = r"\\d{6,}"', 'digits = r"\\d{6}"', "versions of seven digits refused"),
+        ('"base_version": digits,', "", "any base_version"),
         ('"compression_format": ("zstd", "zstd"),', "", "any compression"),
         ('("|".join(ENCODINGS), " or ".join(ENCODINGS))', '(".*", "")', "any encoding taken for overwrite"),
     ),
