@@ -13,6 +13,8 @@ from conformance.properties.trial import Trial
 BEYOND = "more than 65,536 entries"
 FAR = "a position above 2³¹"
 FARTHER = "a position above 2³²"
+BORDERS = (64, 128, 256, 512)
+"""Numbers of rows, columns and tokens that programs take at once."""
 
 
 def lengths(d: Draw) -> list[int]:
@@ -28,6 +30,11 @@ def shapes(d: Draw) -> list[Shape]:
         (65_900 + d.integer(0, 99), 1),
         (257 + d.integer(0, 3), 257 + d.integer(0, 9)),
     ]
+
+
+def beyond(d: Draw, border: int) -> int:
+    """Return a number above a border that leaves a rest, whichever of BORDERS a program takes at once."""
+    return border + d.integer(1, 31) * 2 - 1
 
 
 def far_at(d: Draw) -> list[Shape]:
