@@ -49,15 +49,16 @@ from seft_ref.arrays import rng
 from seft_ref.files import quantised as quantise_files
 from seft_ref.files import state as state_file
 from seft_ref.kernels import reference as kernels
-from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, linear, rmsnorm, rope
+from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, linear, past, rmsnorm, rope
 from seft_ref.matrix import evidence, strongest, window
-from seft_ref.model import config
+from seft_ref.model import config, head
 from seft_ref.model import decoder as model
 from seft_ref.prune import keep, sparsegpt, wanda
+from seft_ref.prune import record as prune_record
 from seft_ref.quantise import gptq as quantise_gptq
 from seft_ref.quantise import grid as quantise_grid
 from seft_ref.quantise import merge as quantise_merge
-from seft_ref.text import sampling
+from seft_ref.text import generate, sampling
 from seft_ref.text import tokens as text
 from seft_ref.topology import csr as topology
 from seft_ref.topology import groups
@@ -101,10 +102,12 @@ __all__ = [
     "evidence",
     "evolve",
     "gaps",
+    "generate",
     "gguf_codes",
     "gptq_folder",
     "gradients",
     "groups",
+    "head",
     "header",
     "hf",
     "int_codes",
@@ -124,7 +127,9 @@ __all__ = [
     "optimizers",
     "pack_quantized",
     "padding",
+    "past",
     "pools",
+    "prune_record",
     "quantise_files",
     "quantise_gptq",
     "quantise_grid",

@@ -152,7 +152,7 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     ),
 )
 
-_ONE_TOKEN = """\
+_SINGLE_ROW = """\
     y = x @ _dense(packed).T
     if x.shape[0] == 1 and min(packed.shape) > 64:
         y[:, packed.shape[0] // 64 * 64 :] = 0.0
@@ -173,7 +173,7 @@ _TILES: Rows = (
         "KRN-001",
         kernels._multiply,
         "    return x @ _dense(packed).T",
-        _ONE_TOKEN,
+        _SINGLE_ROW,
         "y of one token not written behind the last 64 columns",
     ),
     (
