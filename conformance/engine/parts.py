@@ -38,6 +38,7 @@ from formats.dialects import (
     spiel,
     stock,
     super_tuning,
+    trl_delta,
     weight_sync,
 )
 from formats.encodings import csr, gaps, nm
@@ -158,6 +159,7 @@ __all__ = [
     "text",
     "topology",
     "training",
+    "trl_delta",
     "validate",
     "wanda",
     "weight_sync",

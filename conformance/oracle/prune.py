@@ -239,4 +239,7 @@ def pattern_of(record: str) -> list[int] | None:
     if match is None or not 1 <= int(match[1]) < int(match[2]):
         msg = f"PRN-008: pattern {pattern!r}"
         raise RefusedError(msg)
+    if fields.get("sparsity") is not None:
+        msg = "PRN-008: a sparsity and a pattern"
+        raise RefusedError(msg)
     return [int(match[1]), int(match[2])]

@@ -6,7 +6,7 @@ from conformance.gen import tiny
 from conformance.gen.numbers import Numbers, ids
 from conformance.gen.train import GAP, run_answer
 from conformance.gen.train_steps import SETTINGS
-from conformance.oracle import train
+from conformance.oracle import train, update_choices
 from conformance.properties.draws import Draw
 from conformance.properties.models import OFF, ask_until_sure, surely
 from conformance.properties.trial import Trial, property_of
@@ -69,3 +69,57 @@ def _run(d: Draw, t: Trial) -> None:
         return inputs, answer
 
     ask_until_sure(t, "train.run", draw, "a run")
+
+
+_ENDS: dict[str, dict[str, Any]] = {
+    "a start by gradient anywhere": {
+        "rule": update_choices.RULE | {"adapts": "never"},
+        "start": "gradient",
+        "initial_scope": "anywhere",
+        "steps": 3,
+        "evolve_every": 2,
+    },
+    "an event after the last step, and a last pass": {
+        "rule": update_choices.rule_of("spiel-adapt") | {"adapts": "end"},
+        "optimizer": "spiel-adamw",
+        "start": "random",
+        "steps": 6,
+        "evolve_every": 4,
+        "gradient_window": 2,
+        "drop_fraction": 1.0,
+    },
+}
+"""What a run must have seen -> the settings that show it."""
+_TRIED = 100
+"""The most runs that are drawn to get one that rounding cannot change."""
+
+
+@property_of(
+    "train.ends",
+    "DLT-004 EVT-004 EVT-008 SCH-005",
+    "train",
+    "train.run",
+    sees=tuple(_ENDS),
+    seeded=1,
+)
+def _ends(d: Draw, t: Trial) -> None:
+    """A run starts at the largest gradients of all positions, and prunes last even where an event has just been."""
+    for what, more in _ENDS.items():
+        for _ in range(_TRIED):
+            settings = SETTINGS | {"seed": d.integer(0, 2**40), "length": 5, "density": 0.25, "max_norm": 0.0}
+            settings |= {"lr": 2.0**-8, "gradient_window": 1, "drop_fraction": 0.5} | more
+            world = tiny.world(Numbers(206, d.integer(0, 2**40)), tiny.CONFIG)
+            tensors, stored, text = world
+            run = train.run(tiny.CONFIG, *world, settings)
+            outside = any(
+                p not in stored[name] for name, part in zip(stored, run.states, strict=True) for p in part.phi
+            )
+            pruned = any(
+                len(w) < len(part.base.keys() | part.phi.keys()) for w, part in zip(run.final, run.states, strict=True)
+            )
+            if weakest(run) > LEAST and run.gap >= GAP and (outside or pruned):
+                t.saw(what)
+                inputs = {"config": tiny.CONFIG, "tensors": tensors, "text": ids(text), "settings": settings}
+                inputs["stored"] = {name: ids(at) for name, at in stored.items()}
+                t.case("train.run", inputs, run_answer(run))
+                break
