@@ -29,9 +29,9 @@ def wide_config(d: Draw) -> Config:
 
 
 def wide_tensors(d: Draw, config: Config) -> dict[str, Array]:
-    """Return tensors of a wide config, multiples of 2⁻¹⁰; weights of norms are near 1."""
+    """Return tensors of a wide config, multiples of 2⁻²², so that few are equal; weights of norms are near 1."""
     many, shapes = Many(d), model.shapes(config)
-    return {name: many.lattice(shape, 255) / 1024 + name.endswith("norm.weight") for name, shape in shapes.items()}
+    return {name: many.lattice(shape, 2**20) / 2**22 + name.endswith("norm.weight") for name, shape in shapes.items()}
 
 
 def uneven_labels(many: Many, tokens: Array) -> Array:
