@@ -118,8 +118,8 @@ def _kept(d: Draw, t: Trial) -> None:
     """Many codes stay as they are, expand to their weights, and are written as words."""
     t.saw(WIDE)
     made = _folder(d, 64)
-    for op, answer in (("keep", kept), ("expand", expanded), ("pack", packed), ("gptq", for_gptq)):
-        t.case(f"convert.{op}_codes", given(made), answer(made))
+    for op, answers in (("keep", kept), ("expand", expanded), ("pack", packed), ("gptq", for_gptq)):
+        t.case(f"convert.{op}_codes", given(made), answers(made))
     shape = (beyond(d, 64), 32 * 5)
     inputs, answer = of_blocks("Q4_0", shape, blocks(d, "Q4_0", shape))
     t.case("convert.gguf_blocks", inputs, answer)

@@ -11,6 +11,7 @@ from conformance.oracle import generate
 from conformance.oracle.model import Config, Decoder
 from conformance.properties.draws import Draw, Many
 from conformance.properties.large import BEYOND, beyond
+from conformance.properties.model_large import WIDE, wide_config, wide_tensors
 from conformance.properties.trial import Trial, property_of
 
 _TRIED = 20
@@ -46,7 +47,7 @@ _SLIDES: Config = tiny.CONFIG | {
 }
 """A model with a block whose queries see every earlier token, and one with a sliding window."""
 
-_KEYS = ("a context above 512 tokens that grows twice more", "a reading above 256 tokens", "two rows")
+_KEYS = ("a context above 512 tokens that grows twice more", "a reading above 256 tokens", WIDE)
 
 
 def _logits_at(config: Config, tensors: dict[str, Array], tokens: Array, ends: Array) -> Array:
@@ -63,7 +64,12 @@ def _read(d: Draw, t: Trial) -> None:
     tokens = ids(d.integers(2 * sum(parts), 0, config["vocab_size"] - 1)).reshape(2, -1)
     t.saw(_KEYS[0], sum(parts[:2]) > 512 and sum(parts) > 768)
     t.saw(_KEYS[1])
-    t.saw(_KEYS[2])
+    inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": parts}
+    t.case("generate.read", inputs, {"logits": _logits_at(config, tensors, tokens, np.cumsum(parts))})
+    # one token at a time, and one row, because programs have products of their own for it
+    config, parts = wide_config(d), [beyond(d, 64), 1, 1]
+    tensors, tokens = wide_tensors(d, config), Many(d).integers(sum(parts), 0, config["vocab_size"] - 1)[None]
+    t.saw(WIDE)
     inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": parts}
     t.case("generate.read", inputs, {"logits": _logits_at(config, tensors, tokens, np.cumsum(parts))})
 

@@ -350,12 +350,15 @@ def largest_arrays(cases: Iterable[Case], variant: Variant, names: Collection[st
 
 
 def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
-    """Yield the shape of every array in a value."""
+    """Yield the shape of every array, and of every list of numbers, in a value."""
     if isinstance(value, np.ndarray):
         yield value.shape
     elif isinstance(value, dict):
         for entry in value.values():
             yield from _shapes(entry)
     elif isinstance(value, list | tuple):
+        if all(isinstance(entry, int | float) for entry in value):
+            yield (len(value),)
+            return
         for entry in value:
             yield from _shapes(entry)

@@ -12,11 +12,11 @@ from conformance.gen.train_states import Run, after, in_binary32, settings_for, 
 from conformance.gen.train_states import answered as answered_rest
 from conformance.gen.train_states import asked as asked_to_resume
 from conformance.gen.train_steps import SETTINGS, World, answered, asked, rounded
-from conformance.oracle import train, train_batches, train_state
+from conformance.oracle import train, train_around, train_batches, train_state
 from conformance.oracle.event import Part
 from conformance.oracle.model import Config, targets
 from conformance.properties.draws import Draw, Many
-from conformance.properties.large import beyond
+from conformance.properties.large import BEYOND, beyond
 from conformance.properties.model_large import LONG, WIDE, uneven_labels, wide_config, wide_tensors
 from conformance.properties.train_runs import LEAST, weakest
 from conformance.properties.trial import Trial, property_of
@@ -164,3 +164,16 @@ def _states(d: Draw, t: Trial) -> None:
     _, (rest, final) = after(one, world, settings, narrowed)
     inputs = asked_to_resume(world, config, settings, narrowed)
     t.case("state.resume", inputs, answered_rest(rest, final), dtypes=("float32",))
+
+
+@property_of("checkpoint.final-large", "CKP-004", "checkpoints", "checkpoint.final", sees=(BEYOND,), seeded=1)
+def _final(d: Draw, t: Trial) -> None:
+    """Many final weights are each rounded once to nearest in the dtype of the file."""
+    many, kinds, n = Many(d), 997, 65_536 + d.integer(1, 300)
+    # multiples of 2⁻²⁰ below 8, many of which no 16-bit type holds; they repeat, because the kit rounds exact fractions
+    values = many.lattice((kinds,), 2**23 - 1) / 2**20
+    t.saw(BEYOND, n > 65_536)
+    for dtype in ("F16", "BF16", "F32"):
+        bits = np.frombuffer(train_around.final(values.tolist(), dtype), dtype=np.uint8).reshape(kinds, -1)
+        expected = {"bits": np.resize(bits, (n, bits.shape[1])).reshape(-1)}
+        t.case("checkpoint.final", {"values": np.resize(values, n), "dtype": dtype}, expected)
