@@ -22,7 +22,8 @@ def wide_config(d: Draw) -> Config:
     """Return a config of one block whose matrices have more rows and columns than a tile, and a rest."""
     return LONG | {
         "vocab_size": beyond(d, 256),
-        "hidden_size": beyond(d, 64),
+        # even, because transformers refuses a width that is no multiple of the number of heads
+        "hidden_size": 2 * beyond(d, 32),
         "intermediate_size": beyond(d, 128),
         "head_dim": 2 * beyond(d, 32),
     }

@@ -132,7 +132,7 @@ def _blocks(d: Draw, t: Trial) -> None:
 def _model_blocks(d: Draw, t: Trial) -> None:
     """SparseGPT prunes a model whose matrices have more rows and columns than a tile."""
     for _ in range(_TRIED):
-        config = wide_config(d) | {name: 65 + 2 * d.integer(0, 2) for name in ("hidden_size", "intermediate_size")}
+        config = wide_config(d) | {name: 66 + 2 * d.integer(0, 2) for name in ("hidden_size", "intermediate_size")}
         config |= {"head_dim": 34}
         tensors, length = wide_tensors(d, config), beyond(d, 64)
         tokens = Many(d).integers(4 * length, 0, config["vocab_size"] - 1).reshape(4, length)
