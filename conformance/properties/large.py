@@ -13,8 +13,6 @@ from conformance.properties.trial import Trial
 BEYOND = "more than 65,536 entries"
 FAR = "a position above 2³¹"
 FARTHER = "a position above 2³²"
-BORDERS = (64, 128, 256, 512)
-"""Numbers of rows, columns and tokens that programs take at once."""
 
 
 def lengths(d: Draw) -> list[int]:
@@ -33,7 +31,10 @@ def shapes(d: Draw) -> list[Shape]:
 
 
 def beyond(d: Draw, border: int) -> int:
-    """Return a number above a border that leaves a rest, whichever of BORDERS a program takes at once."""
+    """Return an odd number above a border, so that every program that takes a power of two at once has a rest.
+
+    border  a number of rows, columns or tokens that programs take at once: 64, 128, 256, 512
+    """
     return border + d.integer(1, 31) * 2 - 1
 
 

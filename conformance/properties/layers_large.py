@@ -61,7 +61,7 @@ def _layers(d: Draw, t: Trial) -> None:
     t.case("layer.cross_entropy", {"logits": logits, "targets": targets, "count": 2, "dloss": 1.0}, answer)
 
 
-_ROWS, _WIDE, _LONG = "two rows of 16 tokens with masks", "heads of more than 64 numbers", "more than 512 queries"
+_ROWS, _WIDE, _LONG = "two rows of 16 tokens with masks", "heads of more than 128 numbers", "more than 512 queries"
 
 
 @property_of(
@@ -69,7 +69,7 @@ _ROWS, _WIDE, _LONG = "two rows of 16 tokens with masks", "heads of more than 64
     "LYR-007 LYR-008 LYR-009",
     "layers",
     "layer.attention",
-    sees=(_ROWS, _WIDE, "more than 128 queries", _LONG),
+    sees=(BEYOND, _ROWS, _WIDE, "more than 128 queries", _LONG),
     seeded=1,
 )
 def _attention(d: Draw, t: Trial) -> None:
@@ -77,7 +77,7 @@ def _attention(d: Draw, t: Trial) -> None:
     many = Many(d)
     for what, rows, length, heads, kv, width, window in (
         (_ROWS, 2, beyond(d, 16), 4, 2, 4, None),
-        (_WIDE, 2, beyond(d, 64), 2, 2, beyond(d, 64) + 1, d.integer(20, 60)),
+        (_WIDE, 2, beyond(d, 64), 4, 2, beyond(d, 128) + 1, d.integer(20, 60)),
         ("more than 128 queries", 2, beyond(d, 128), 2, 1, 2, None),
         (_LONG, 1, beyond(d, 512), 1, 1, 2, d.integer(130, 200)),
     ):
@@ -88,6 +88,7 @@ def _attention(d: Draw, t: Trial) -> None:
         mask[-1, :2] = False
         variables = {"q": Var(q), "k": Var(k), "v": Var(v)}
         t.saw(what)
+        t.saw(BEYOND, q.size > 65_536)
         y = layers.attention(variables["q"], variables["k"], variables["v"], mask, window)
         _layer(t, "layer.attention", y, dy, variables, {"q": q, "k": k, "v": v, "mask": mask, "window": window})
 

@@ -8,11 +8,12 @@ from conformance.gen import tiny
 from conformance.gen.numbers import Array, Numbers, ids
 from conformance.gen.train import GAP, run_answer
 from conformance.gen.train_batches import given
+from conformance.gen.train_held import run_held
 from conformance.gen.train_states import Run, after, in_binary32, settings_for, told, written
 from conformance.gen.train_states import answered as answered_rest
 from conformance.gen.train_states import asked as asked_to_resume
 from conformance.gen.train_steps import SETTINGS, World, answered, asked, rounded
-from conformance.oracle import train, train_around, train_batches, train_state
+from conformance.oracle import train, train_around, train_batches, train_state, update_choices
 from conformance.oracle.event import Part
 from conformance.oracle.model import Config, targets
 from conformance.properties.draws import Draw, Many
@@ -164,6 +165,25 @@ def _states(d: Draw, t: Trial) -> None:
     _, (rest, final) = after(one, world, settings, narrowed)
     inputs = asked_to_resume(world, config, settings, narrowed)
     t.case("state.resume", inputs, answered_rest(rest, final), dtypes=("float32",))
+
+
+@property_of(
+    "train.held-large", "CKP-008 TRN-001", "held", "train.held", sees=("more than 512 tokens", "codes"), seeded=1
+)
+def _held(d: Draw, t: Trial) -> None:
+    """A run over many rows on targets that are held as codes ends like the kit's own run on their weights."""
+    for _ in range(_TRIED):
+        settings = SETTINGS | {"rule": dict(update_choices.RULE), "start": "random", "seed": d.integer(0, 2**40)}
+        settings |= {"rows": beyond(d, 32), "micro_batches": 1, "length": 16, "steps": 1, "lr": 2.0**-12}
+        settings |= {"preset": "seft", "initial_scope": "active", "budget_by": "numel", "optimizer": "adamw"}
+        tensors, stored, _ = tiny.world(Numbers(210, d.integer(0, 2**40)), tiny.CONFIG)
+        run, inputs, _ = run_held(settings, (tensors, stored, _text(d, tiny.CONFIG)), "int8", exact=0)
+        if weakest(run) > LEAST and run.gap >= GAP:
+            t.saw("more than 512 tokens", settings["rows"] * settings["length"] > 512)
+            t.saw("codes")
+            # CKP-008: such a run computes in float32
+            t.case("train.held", inputs, run_answer(run), dtypes=("float32",))
+            break
 
 
 @property_of("checkpoint.final-large", "CKP-004", "checkpoints", "checkpoint.final", sees=(BEYOND,), seeded=1)
