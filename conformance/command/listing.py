@@ -1,7 +1,10 @@
 """Lists profiles, clauses, operations and cases, one per line, or shows one of them in full."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import astuple
 from difflib import get_close_matches
+from pathlib import Path
 
 from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import Clause, read_clauses
@@ -9,13 +12,16 @@ from conformance.cases.coverage import coverage, elsewhere
 from conformance.cases.ops import OPS
 from conformance.cases.profiles import NEEDS, PROFILES, is_scalar, profile_of, profiles_of_case
 from conformance.cases.wire import RECORDS, type_of
-from conformance.judge.harness import can_ask
+from conformance.judge.harness import Variant, can_ask
 from conformance.properties import PROPERTIES
+from conformance.properties.running import Largest, largest_arrays
 from conformance.properties.trial import Property
 from conformance.protocol.port import clause_of
 from conformance.report import whole_text
 
-__all__ = ["explained", "lines", "operations_page"]
+__all__ = ["SIZES", "explained", "lines", "operations_page", "sizes"]
+
+SIZES = Path(__file__).parents[1] / "registry" / "sizes.json"
 
 
 def lines(*, clauses: bool, ops: bool, cases: bool) -> Iterator[str]:
@@ -298,9 +304,19 @@ def _marks(op: str, cases: list[Case]) -> list[str]:
     return marks + (["**16 bits**"] if reduced else [])
 
 
+def sizes(path: Path = SIZES) -> dict[str, Largest]:
+    """Return by operation the largest array that a run asks, from the file that this module writes."""
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return {op: Largest(numbers, tuple(shape), by) for op, (numbers, shape, by) in table.items()}
+
+
+def _largest(one: Largest | None) -> str:
+    return f"{one.numbers:,}: {' x '.join(map(str, one.shape))}, by `{one.by}`" if one else ""
+
+
 def operations_page() -> str:
     """Return the page of all operations, as Markdown."""
-    every = load_all()
+    every, largest = load_all(), sizes()
     out = [
         "# Operations",
         "",
@@ -317,6 +333,7 @@ def operations_page() -> str:
         "A **scalar** operation has no numeric class of its own (PRT-015).",
         "It is asked once, with the dtype `float64`: what is `real` in its row is `f64`.",
         "An operation marked **16 bits** has cases in `bf16` and `fp16`; no other is asked there (PRT-011).",
+        "The last column has the largest array that a run asks or expects, in numbers or bytes, and who asks it.",
         "",
         "## Types",
         "",
@@ -341,8 +358,8 @@ def operations_page() -> str:
             "",
             f"## {profile}",
             "",
-            "| operation | in | out | rests on | clauses | cases |",
-            "|---|---|---|---|---|---:|",
+            "| operation | in | out | rests on | clauses | cases | largest array |",
+            "|---|---|---|---|---|---:|---|",
         ]
         for op in names:
             mine = [case for case in every if case.op == op]
@@ -356,12 +373,21 @@ def operations_page() -> str:
                 " ".join(f"`{need}`" for need in NEEDS.get(op, ())),
                 " ".join(clauses),
                 str(len(mine)),
+                _largest(largest.get(op)),
             )
             out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out) + "\n"
 
 
-if __name__ == "__main__":
-    from pathlib import Path
+def main() -> None:
+    """Measure what a run asks, and write the file of sizes and the page of operations."""
+    from conformance.engine.port import reference_numpy
 
-    (Path(__file__).parents[1] / "OPERATIONS.md").write_text(operations_page(), encoding="utf-8")
+    found = largest_arrays(load_all(), Variant(reference_numpy(), "float64"))
+    rows = [f" {json.dumps(op)}: {json.dumps(astuple(found[op]))}" for op in OPS if op in found]
+    SIZES.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8", newline="\n")
+    (SIZES.parents[1] / "OPERATIONS.md").write_text(operations_page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -108,8 +108,9 @@ def page(matrix: Matrix) -> str:
         f"The kit kills {killed} of {len(MUTANTS)} mutants.",
         "A mutant is our engine with one operation replaced by a plausible mistake.",
         "It is killed if, for each clause that it breaks, a case of that clause refuses it.",
+        "Some mistakes show only on inputs that are too large for a frozen case: a property counts as a case there.",
         f"Of {len(matrix.shown)} clauses of level MUST {shown} have a killed mutant.",
-        f"{len(matrix.idle)} of {len(matrix.clauses)} cases kill none: they are listed at the end as unproven.",
+        f"{len(matrix.idle)} of {matrix.n_cases} cases kill none: they are listed at the end as unproven.",
         "",
         "![Mutants by operation, and how many cases refuse each](kill-matrix.svg)",
         "",
@@ -191,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.page is not None:
         write_file(options.page, page(matrix).encode())
     killed = sum(bool(kills) for kills in matrix.kills.values())
-    print(f"mutants: {killed} of {len(mutants)} killed, by all but {len(matrix.idle)} of {len(matrix.clauses)} cases")
+    print(f"mutants: {killed} of {len(mutants)} killed, by all but {len(matrix.idle)} of {matrix.n_cases} cases")
     for line in faults:
         print(f"WRONG {line}")
     print(f"{len(faults)} wrong, {len(CONTROLS)} controls in the tests, {time.monotonic() - start:.0f} s")

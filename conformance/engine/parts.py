@@ -38,6 +38,7 @@ from formats.dialects import (
     spiel,
     stock,
     super_tuning,
+    trl_delta,
     version_index,
     weight_sync,
 )
@@ -50,15 +51,16 @@ from seft_ref.arrays import rng
 from seft_ref.files import quantised as quantise_files
 from seft_ref.files import state as state_file
 from seft_ref.kernels import reference as kernels
-from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, linear, rmsnorm, rope
+from seft_ref.layers import attention, attention_blocks, cross_entropy, embedding, linear, past, rmsnorm, rope
 from seft_ref.matrix import evidence, strongest, window
-from seft_ref.model import config
+from seft_ref.model import config, head
 from seft_ref.model import decoder as model
 from seft_ref.prune import keep, sparsegpt, wanda
+from seft_ref.prune import record as prune_record
 from seft_ref.quantise import gptq as quantise_gptq
 from seft_ref.quantise import grid as quantise_grid
 from seft_ref.quantise import merge as quantise_merge
-from seft_ref.text import sampling
+from seft_ref.text import generate, sampling
 from seft_ref.text import tokens as text
 from seft_ref.topology import csr as topology
 from seft_ref.topology import groups
@@ -102,10 +104,12 @@ __all__ = [
     "evidence",
     "evolve",
     "gaps",
+    "generate",
     "gguf_codes",
     "gptq_folder",
     "gradients",
     "groups",
+    "head",
     "header",
     "hf",
     "int_codes",
@@ -125,7 +129,9 @@ __all__ = [
     "optimizers",
     "pack_quantized",
     "padding",
+    "past",
     "pools",
+    "prune_record",
     "quantise_files",
     "quantise_gptq",
     "quantise_grid",
@@ -154,6 +160,7 @@ __all__ = [
     "text",
     "topology",
     "training",
+    "trl_delta",
     "validate",
     "version_index",
     "wanda",

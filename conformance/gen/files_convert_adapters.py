@@ -56,7 +56,34 @@ def adapters() -> Area:
     _positions(area)
     _lora(area)
     _refused(area)
+    _path_parts(area)
+    _wide_gap(area)
     return area
+
+
+def _path_parts(area: Area) -> None:
+    """Add a LoRA adapter whose first patterns end the text of a module path, but begin within a part (FMT-152.5)."""
+    a, b = reals([1.0, -2.0, 3.0, 0.5], 1, 4), reals([0.5, 1.0, -0.25], 3, 1)
+    module, config = "layers.0.up", LORA | {"r": 9, "rank_pattern": {"p": 4, "up": 1}}
+    config |= {"alpha_pattern": {"p": 7, "rs.0.up": 9, "0.up": 5}}
+    factors = {f"base_model.model.{module}.lora_{role}.weight": t for role, t in (("A", a), ("B", b))}
+    tree = {CONFIG: json.dumps(config).encode(), WEIGHTS: stock(factors, {"format": "pt"})}
+    change, left_out = lora(BASE, product(a, b, 5.0, root=False, turned=False))
+    name = f"{module}.weight"
+    purpose = "a pattern taken for the end of a text, not of a path"
+    inputs, answer = asked("lora", tree, {name: BASE}), answered("add", {name: change}, {name: left_out})
+    area.add("lora-path-parts", OP, "FMT-152", purpose, inputs, answer)
+
+
+def _wide_gap(area: Area) -> None:
+    """Add a patch with the largest gap that U16 holds, which one more would make 0 (FMT-151)."""
+    base, new = on("F16", (2, 50_000), [7]), dense("F16", (3,), [1, 2, 3])
+    gaps = Tensor("U16", (3,), struct.pack("<3H", 4, 65_535, 0))
+    patch = {f"{NAME}.idx": gaps, f"{NAME}.val": new}
+    tree = {"patch.safetensors": stock(patch, {"encoding": "gap_delta"})}
+    answer = answered("replace", {NAME: changed((2, 50_000), [4, 65_540, 65_541], new)})
+    inputs, purpose = asked("trl-delta", tree, {NAME: base}), "a gap and its position counted in 16 bits"
+    area.add("patch-gap", OP, "FMT-151", purpose, inputs, answer)
 
 
 def _positions(area: Area) -> None:

@@ -82,7 +82,18 @@ def changes() -> Area:
     chain = {"1": files.pieces(stored, kind="delta", delta=described)}
     purpose = "a name parted at its last colon"
     add_delta(area, "colons", "FMT-132 FMT-134 FMT-135 FMT-136", base, chain, target, purpose)
+    _minus_zeros(area)
     return area
+
+
+def _minus_zeros(area: Area) -> None:
+    """Add a delta that writes −0 over a number and over +0 (FMT-134)."""
+    base = {"w": on("F16", (2, 3), [0, 1, 4], half(1, 0, 2))}
+    stored = {"replace:w": on("F16", (2, 3), [0, 1], half(-0.0, -0.0))}
+    target, described = files_deltas.step(base, stored)
+    chain = {"1": files.pieces(stored, kind="delta", delta=described)}
+    purpose = "values that are added to 0, or zeros without a sign"
+    add_delta(area, "minus-zero", "FMT-134", base, chain, target, purpose)
 
 
 AREAS = (

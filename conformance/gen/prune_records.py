@@ -23,6 +23,7 @@ RECORDS = (
     ("spaces", '{"pattern":"2 : 4"}'),
     ("sign", '{"pattern":"+2:4"}'),
     ("flag", '{"pattern":false}'),
+    ("both", '{"method":"wanda","sparsity":0.5,"pattern":"2:4","removed":5,"of":10}'),
 )
 
 

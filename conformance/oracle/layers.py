@@ -71,10 +71,16 @@ def visible(t: int, window: int | None, real: Sequence[int] | None) -> list[int]
     return [s for s in range(t + 1) if (window is None or t - s < window) and (real is None or real[s])]
 
 
+LONG = 64
+"""Rows of more tokens are computed matrix by matrix, because a `Var` for each query would take seconds."""
+
+
 def attention(q: Var, k: Var, v: Var, mask: Array | None, window: int | None) -> Var:
     """Return the outputs of q (B, T, H, D) on k and v (B, T, K, D), query by query (LYR-007 to LYR-009)."""
     rows, length, heads, width = q.shape
     group = heads // k.shape[2]
+    if length > LONG:
+        return attention_of_long_rows(q, k, v, mask, window)
     out = []
     for b in range(rows):
         for t in range(length):
@@ -88,6 +94,27 @@ def attention(q: Var, k: Var, v: Var, mask: Array | None, window: int | None) ->
                 e = (scores - float(scores.value.real.max())).exp()
                 out.append(contract("s,sd->d", e / e.sum(), values))
     return stack(out).reshape(rows, length, heads, width)
+
+
+def attention_of_long_rows(q: Var, k: Var, v: Var, mask: Array | None, window: int | None) -> Var:
+    """Return what `attention` returns, from the scores of all queries of a row and head at once."""
+    rows, length, heads, width = q.shape
+    group = heads // k.shape[2]
+    out = []
+    for b in range(rows):
+        shown = np.zeros((length, length))
+        for t in range(length):
+            shown[t, visible(t, window, None if mask is None else mask[b].tolist())] = 1.0
+        for h in range(heads):
+            keys, values = k[b, :, h // group], v[b, :, h // group]
+            scores = contract("td,sd->ts", q[b, :, h], keys) / math.sqrt(width)
+            top = np.max(np.where(shown > 0, scores.value.real, -math.inf), axis=1, keepdims=True, initial=-1e9)
+            # both factors are needed: exp of a hidden score may overflow, and exp(0) of a hidden key must not count
+            e = ((scores - Var(top)) * Var(shown)).exp() * Var(shown)
+            total = e.sum(axis=1) + Var((shown.sum(axis=1, keepdims=True) == 0) * 1.0)
+            out.append(contract("ts,sd->td", e / total, values))
+    order = np.arange(rows * heads * length).reshape(rows, heads, length).transpose(0, 2, 1)
+    return stack(out).reshape(-1, width)[order]
 
 
 def swiglu(gate: Var, up: Var) -> Var:

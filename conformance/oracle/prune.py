@@ -2,6 +2,7 @@
 
 import json
 import math
+import operator
 import re
 from collections.abc import Callable
 from decimal import Decimal, localcontext
@@ -97,9 +98,9 @@ Pattern = tuple[int, int]
 
 def hessian(x: Array, damping: float) -> tuple[list[list[float]], list[int]]:
     """Return H of inputs x after damping, and the indices of dead inputs (PRN-009)."""
-    tokens = [[float(v) for v in token] for token in x.reshape(-1, x.shape[-1])]
-    cols = range(x.shape[-1])
-    h = [[math.fsum(t[i] * t[j] for t in tokens) for j in cols] for i in cols]
+    cols, columns = range(x.shape[-1]), [[float(v) for v in column] for column in x.reshape(-1, x.shape[-1]).T]
+    lower = [[math.fsum(map(operator.mul, columns[i], columns[j])) for j in range(i + 1)] for i in cols]
+    h = [[lower[max(i, j)][min(i, j)] for j in cols] for i in cols]
     dead = [i for i in cols if h[i][i] == 0.0]
     added = damping * math.fsum(h[i][i] for i in cols) / len(cols)
     for i in cols:
@@ -238,5 +239,8 @@ def pattern_of(record: str) -> list[int] | None:
     match = re.fullmatch(r"([0-9]+):([0-9]+)", pattern) if isinstance(pattern, str) else None
     if match is None or not 1 <= int(match[1]) < int(match[2]):
         msg = f"PRN-008: pattern {pattern!r}"
+        raise RefusedError(msg)
+    if fields.get("sparsity") is not None:
+        msg = "PRN-008: a sparsity and a pattern"
         raise RefusedError(msg)
     return [int(match[1]), int(match[2])]

@@ -10,7 +10,13 @@ from conformance.properties.draws import Draw, Many, Shape
 from conformance.properties.large import BEYOND, FAR, shapes
 from conformance.properties.trial import Trial, property_of
 
-_SEES = (BEYOND, FAR, "more than 65,536 rows", "the last column of 16 bits", "the first column of 32 bits")
+_SEES = (
+    BEYOND,
+    FAR,
+    "more than 65,536 rows",
+    "the last column of 16 bits",
+    "the first column of 32 bits",
+)
 
 
 def _tensor(many: Many, shape: Shape, at: list[int], dtype: str = "F32") -> Tensor:
@@ -40,8 +46,20 @@ def _tensors(d: Draw, t: Trial) -> dict[str, Tensor]:
     return tensors | {"far": _tensor(many, (2, wide), at, "I8"), "far.mask": _tensor(many, (2, wide), at, "NONE")}
 
 
+def _farther(d: Draw, t: Trial) -> Tensor:
+    """Return a tensor with two gaps of which a varint takes six bytes each."""
+    at = [d.integer(0, 99), 2**35 + d.integer(100, 2**30), 2**36 + 2**31 + d.integer(0, 2**30)]
+    t.saw("a gap above 2³⁵", at[1] - at[0] > 2**35)
+    return _tensor(Many(d), (40, 2**31 - 1), at, "I8")
+
+
 @property_of(
-    "file.read-large", "FMT-001 FMT-051 FMT-053 FMT-054 FMT-055 FMT-091", "ckpt-read", "file.read", sees=_SEES, seeded=1
+    "file.read-large",
+    "FMT-001 FMT-051 FMT-053 FMT-054 FMT-055 FMT-073 FMT-091",
+    "ckpt-read",
+    "file.read",
+    sees=(*_SEES, "a gap above 2³⁵"),
+    seeded=1,
 )
 def _read(d: Draw, t: Trial) -> None:
     """A reader returns large tensors, wide tensors and tensors of far positions from a file in every encoding."""
@@ -51,6 +69,10 @@ def _read(d: Draw, t: Trial) -> None:
     for chosen in ({}, encodings):
         raw = files.pieces(tensors, chosen).pack()
         t.case("file.read", {"raw": raw_array(raw)}, content(tensors) | {"state": state(tensors)})
+    # alone, because `auto` would try gap8, which takes a byte for 255 absent positions
+    farther = {"w": _farther(d, t)}
+    raw = files.pieces(farther, {"w": "varint"}).pack()
+    t.case("file.read", {"raw": raw_array(raw)}, content(farther) | {"state": state(farther)})
 
 
 @property_of("file.write-large", "FMT-080 FMT-081 FMT-092", "ckpt-write", "file.write", sees=_SEES, seeded=1)
@@ -91,6 +113,37 @@ def _apply(d: Draw, t: Trial) -> None:
     packed = files.pieces(stored, kind="delta", delta=described).pack()
     inputs = {"base": raw_array(files.pieces(base).pack()), "deltas": {"1": raw_array(packed)}}
     t.case("delta.apply", inputs, answer)
+
+
+_TWICE = "a tensor that is made, removed and made again"
+
+
+@property_of(
+    "delta.chains", "FMT-134 FMT-138 FMT-139", "ckpt-read", "delta.apply", sees=(_TWICE, "zeros with a sign"), seeded=1
+)
+def _chains(d: Draw, t: Trial) -> None:
+    """A chain that removes tensors and makes them again, and writes zeros of both signs, ends where it says."""
+    many, shape = Many(d), (d.integer(3, 9), d.integer(20, 40))
+    size = shape[0] * shape[1]
+    base = {"w": _tensor(many, shape, many.subset(size, size // 3).tolist())}
+    zeros = many.subset(size, size // 2).tolist()
+    signs = struct.pack(f"<{len(zeros)}I", *(x << 31 for x in many.integers(len(zeros), 0, 1).tolist()))
+    t.saw("zeros with a sign", b"\x80" in signs)
+    t.saw(_TWICE)
+    first, second = (_tensor(many, shape, many.subset(size, n).tolist()) for n in (size // 4, size // 5))
+    replaced = {"replace:w": Tensor("F32", shape, signs, tuple(divmod(p, shape[1]) for p in zeros))}
+    now, deltas = base, dict[str, Any]()
+    steps: list[tuple[dict[str, Tensor], tuple[str, ...]]] = [
+        (replaced, ()), ({"whole:new": first}, ()), ({}, ("new",)), ({"whole:new": second}, ()), ({}, ("w",)),
+        ({"whole:w": first}, ()),
+    ]  # fmt: skip
+    for number, (stored, gone) in enumerate(steps, 1):
+        now, described = files_deltas.step(now, stored, gone)
+        deltas[str(number)] = raw_array(files.pieces(stored, kind="delta", delta=described).pack())
+        target = content(now)
+        answer = {key: target[key] for key in ("tensors", "tied", "scales")}
+        inputs = {"base": raw_array(files.pieces(base).pack()), "deltas": dict(deltas)}
+        t.case("delta.apply", inputs, answer | {"state": files_deltas.model(now)[1]})
 
 
 _LIMIT, _OVER = "a header as large as a header may be", "a header twice as large"

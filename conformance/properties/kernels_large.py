@@ -6,7 +6,7 @@ import numpy as np
 
 from conformance.gen.numbers import Array, ids
 from conformance.properties.draws import Draw, Many, Shape
-from conformance.properties.large import BEYOND, exact, lengths, most_of, sees_beyond, shapes, sides
+from conformance.properties.large import BEYOND, beyond, exact, lengths, most_of, sees_beyond, shapes, sides
 from conformance.properties.trial import Trial, property_of
 
 
@@ -50,6 +50,64 @@ def _kernel(d: Draw, t: Trial) -> None:
             "new": new,
         }
         t.case("kernel.store", store_inputs, {"y": inputs["x"] @ dense.reshape(shape).T})
+
+
+_TILES = {
+    "one token, more than 64 columns": (1, 64, 64),
+    "more than 128 tokens and a rest": (128, 64, 128),
+    "more than 256 rows and columns and a rest": (1, 256, 256),
+    "300 tokens at 700 by 700": (300, 700, 700),
+}
+"""What a run must have seen -> least numbers of tokens, rows and columns."""
+
+
+def _factors(d: Draw, t: Trial, what: str) -> tuple[Shape, Many, Array, Array]:
+    """Return the shape of a matrix, the source of its integers, x and dy."""
+    least_tokens, least_out, least_in = _TILES[what]
+    tokens = beyond(d, least_tokens) if least_tokens > 1 else 1
+    shape, many = (beyond(d, least_out), beyond(d, least_in)), Many(d)
+    t.saw(what)
+    return shape, many, many.lattice((tokens, shape[1]), 4), many.lattice((tokens, shape[0]), 4)
+
+
+@property_of(
+    "kernel.tiles",
+    "KRN-001 KRN-002 KRN-003 KRN-007",
+    "core",
+    "kernel.sparse",
+    sees=tuple(_TILES),
+    reduced=True,
+    seeded=1,
+)
+def _tiles(d: Draw, t: Trial) -> None:
+    """Products of more rows, columns and tokens than a tile has, and a rest, are exact on integers."""
+    for what in _TILES:
+        shape, many, x, dy = _factors(d, t, what)
+        at = many.subset(shape[0] * shape[1], shape[0] * shape[1] // 3)
+        values, dense = many.lattice((len(at),), 4), np.zeros(shape[0] * shape[1])
+        dense[at] = values
+        w = dense.reshape(shape)
+        answer = {"y": x @ w.T, "dx": dy @ w, "dvalues": (dy.T @ x).reshape(-1)[at], "shape": ids(shape)}
+        inputs = sides(shape) | {"positions": at, "values": values, "x": x, "dy": dy}
+        t.case("kernel.sparse", inputs, answer, bounds=exact(answer, "y", "dx", "dvalues"))
+
+
+@property_of(
+    "kernel.dense-tiles",
+    "KRN-001 KRN-002 KRN-007",
+    "kernels",
+    "kernel.dense",
+    sees=tuple(_TILES),
+    reduced=True,
+    seeded=1,
+)
+def _dense_tiles(d: Draw, t: Trial) -> None:
+    """Products of a dense matrix with more rows, columns and tokens than a tile has are exact on integers."""
+    for what in _TILES:
+        shape, many, x, dy = _factors(d, t, what)
+        weight = many.lattice(shape, 4)
+        answer: dict[str, Any] = {"y": x @ weight.T, "dx": dy @ weight, "shape": ids(shape)}
+        t.case("kernel.dense", {"weight": weight, "x": x, "dy": dy}, answer, bounds=exact(answer, "y", "dx"))
 
 
 @property_of(

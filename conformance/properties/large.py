@@ -30,6 +30,14 @@ def shapes(d: Draw) -> list[Shape]:
     ]
 
 
+def beyond(d: Draw, border: int) -> int:
+    """Return an odd number above a border, so that every program that takes a power of two at once has a rest.
+
+    border  a number of rows, columns or tokens that programs take at once: 64, 128, 256, 512
+    """
+    return border + d.integer(1, 31) * 2 - 1
+
+
 def far_at(d: Draw) -> list[Shape]:
     """Return two shapes whose last positions are beyond 2³¹ and 2³², for matrices with few entries."""
     return [(2, 1_100_000_000 + d.integer(0, 10**6)), (65_600 + d.integer(0, 99), 65_537 + d.integer(0, 99))]

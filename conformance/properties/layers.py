@@ -122,7 +122,7 @@ def _rope(d: Draw, t: Trial) -> None:
     # `rope.frequencies` allows a frequency an error of 16 units, so an angle may have that times its position
     angles = np.outer(np.arange(size[1]), f)[None, :, None, :]
     off = 1 + 1.5 * angles * (1.0 if t.dtype == "float64" else 2.0**-29)
-    bounds = {name: _turned(z, off) for name, z in (("y", x), ("dx", dy))}
+    bounds = {name: turned(z, off) for name, z in (("y", x), ("dx", dy))}
     t.case("layer.rope", {"x": x, "rope": inputs, "dy": dy}, {"y": y.value, "dx": dx}, bounds=bounds)
 
 
@@ -144,7 +144,7 @@ def _frequencies(d: Draw, t: Trial) -> None:
     t.case("rope.frequencies", case_inputs, {"frequencies": f}, bounds={"frequencies": Bound(np.abs(f), 16)})
 
 
-def _turned(x: Array, off: Array) -> Bound:
+def turned(x: Array, off: Array) -> Bound:
     """Return the bound of a rotation: (|x_j| + |x_{j+D/2}|) · off, for both entries of a pair."""
     half = x.shape[-1] // 2
     total = off * (np.abs(x[..., :half]) + np.abs(x[..., half:]))

@@ -7,7 +7,8 @@ from conformance.oracle import (
     prune,
 )
 from conformance.properties.draws import Draw, Many
-from conformance.properties.large import BEYOND, shapes
+from conformance.properties.large import BEYOND, beyond, shapes
+from conformance.properties.model_large import WIDE, wide_config, wide_tensors
 from conformance.properties.trial import Trial, property_of
 
 
@@ -73,3 +74,72 @@ def _pattern(d: Draw, t: Trial) -> None:
         scores = abs(Many(d).lattice(shape, 5))
         t.saw(BEYOND, scores.size > 65_536)
         t.case("prune.pattern", {"scores": scores, "n": 2, "m": 4}, {"kept": ids(prune.pattern(scores, 2, 4))})
+
+
+_TRIED = 20
+"""The most examples that are drawn to get one in which rounding cannot change a choice."""
+_SURE = 1e-5
+"""The least relative gap between scores of Wanda; the error of a score in binary32 is below a tenth of it."""
+_SURE_COST = 2e-4
+"""The least relative gap between costs of SparseGPT, whose errors an inverse makes larger."""
+_FEW = 0.03
+"""A low sparsity, at which costs beside the boundary lie further apart, relative to their size."""
+
+
+@property_of("prune.model-large", "PRN-003 PRN-005", "prune", "prune.model", sees=(WIDE,), seeded=1)
+def _model(d: Draw, t: Trial) -> None:
+    """A model of wide matrices is pruned by the inputs of more tokens than a batch has."""
+    for _ in range(_TRIED):
+        config = wide_config(d)
+        tensors, length = wide_tensors(d, config), beyond(d, 64)
+        tokens = Many(d).integers(4 * length, 0, config["vocab_size"] - 1).reshape(4, length)
+        kept, _, gap = prune.model(config, tensors, tokens, prune.by_wanda(0.5))
+        if gap > _SURE:
+            t.saw(WIDE)
+            inputs = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
+            t.case("prune.model", inputs, {"kept": {name: ids(at) for name, at in kept.items()}})
+            break
+
+
+_BLOCKS = "more columns than a block of 128 and a rest"
+
+
+@property_of("prune.sparsegpt-large", "PRN-009 PRN-010 PRN-011", "prune", "prune.sparsegpt", sees=(_BLOCKS,), seeded=1)
+def _blocks(d: Draw, t: Trial) -> None:
+    """SparseGPT prunes a matrix of more columns than its default block, block by block, by one inverse."""
+    for _ in range(_TRIED):
+        many, columns = Many(d), 129 + d.integer(0, 9)
+        w, x = many.lattice((7, columns), 2**20) / 2**20, many.lattice((beyond(d, 128), columns), 255) / 256
+        kept, weights, gap = prune.sparsegpt(w, x, _FEW)
+        if gap > _SURE_COST:
+            t.saw(_BLOCKS)
+            t.case(
+                "prune.sparsegpt",
+                {"weights": w, "inputs": x, "sparsity": _FEW},
+                {"kept": ids(kept), "weights": weights},
+            )
+            break
+
+
+@property_of(
+    "prune.model-sparsegpt-large",
+    "PRN-005 PRN-009 PRN-010 PRN-011",
+    "prune",
+    "prune.model_sparsegpt",
+    sees=("matrices of more than 64 rows and columns",),
+    seeded=1,
+)
+def _model_blocks(d: Draw, t: Trial) -> None:
+    """SparseGPT prunes a model whose matrices have more rows and columns than a tile."""
+    for _ in range(_TRIED):
+        config = wide_config(d) | {name: 66 + 2 * d.integer(0, 2) for name in ("hidden_size", "intermediate_size")}
+        config |= {"head_dim": 34}
+        tensors, length = wide_tensors(d, config), beyond(d, 64)
+        tokens = Many(d).integers(4 * length, 0, config["vocab_size"] - 1).reshape(4, length)
+        kept, weights, gap = prune.model(config, tensors, tokens, lambda w, x: prune.sparsegpt(w, x, _FEW))
+        if gap > _SURE_COST:
+            t.saw("matrices of more than 64 rows and columns")
+            inputs = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": _FEW}
+            answer = {"kept": {name: ids(at) for name, at in kept.items()}, "weights": weights}
+            t.case("prune.model_sparsegpt", inputs, answer)
+            break

@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
+
+import numpy as np
 
 from conformance.cases.case import Case
 from conformance.cases.ops import AREAS
@@ -29,7 +31,7 @@ except ImportError:
     hypothesis = None
     strategies = None
 
-__all__ = ["PROPERTIES", "Explored", "explore", "run_properties"]
+__all__ = ["PROPERTIES", "Explored", "Largest", "explore", "largest_arrays", "run_properties"]
 
 # modules enter their properties in REGISTER as they are loaded
 for _found in iter_modules([str(Path(__file__).parent)]):
@@ -314,3 +316,52 @@ def _random(
         # hypothesis complains if an example failed once and not again; that failure counts all the same
         if explored.seen is None:
             raise
+
+
+@dataclass(frozen=True, slots=True)
+class Largest:
+    """The largest array that a run asks of an operation, or expects from it: numbers, shape, and who asks it."""
+
+    numbers: int
+    shape: tuple[int, ...]
+    by: str
+
+
+def largest_arrays(cases: Iterable[Case], variant: Variant, names: Collection[str] = PROPERTIES) -> dict[str, Largest]:
+    """Return by operation the largest array of some cases and of the properties with these names.
+
+    variant  a right program, which properties ask whose examples depend on answers
+    """
+    found: dict[str, Largest] = {}
+
+    def note(case: Case, by: str) -> None:
+        for shape in _shapes((case.inputs, case.expected)):
+            numbers = math.prod(shape)
+            if numbers > (found[case.op].numbers if case.op in found else 0):
+                found[case.op] = Largest(numbers, shape, by)
+
+    for case in cases:
+        note(case, case.id)
+    for prop in (PROPERTIES[name] for name in names):
+        asked = [case for number in range(prop.seeded) for case in _made(prop, "0", number).cases]
+        if not prop.seeded:
+            # the examples that are the same in every run, because what hypothesis draws depends on its version
+            _directed(prop, Trial(prop, variant, math.inf, log=asked), Explored())
+        for case in asked:
+            note(case, prop.name)
+    return found
+
+
+def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
+    """Yield the shape of every array, and of every list of numbers, in a value."""
+    if isinstance(value, np.ndarray):
+        yield value.shape
+    elif isinstance(value, dict):
+        for entry in value.values():
+            yield from _shapes(entry)
+    elif isinstance(value, list | tuple):
+        if all(isinstance(entry, int | float) for entry in value):
+            yield (len(value),)
+            return
+        for entry in value:
+            yield from _shapes(entry)

@@ -74,7 +74,14 @@ def _final(d: Draw, t: Trial) -> None:
     "CKP-001 GEN-008 PRN-008 FMT-112",
     "checkpoints",
     "checkpoint.dtype generate.stops prune.record file.name",
-    sees=("a refused dtype", "refused stop tokens", "a refused record", "a refused name", "two files"),
+    sees=(
+        "a refused dtype",
+        "refused stop tokens",
+        "a refused record",
+        "a record with a sparsity and a pattern",
+        "a refused name",
+        "two files",
+    ),
 )
 def _texts(d: Draw, t: Trial) -> None:
     """Dtypes, stop tokens, records and names follow the tables of their clauses."""
@@ -99,7 +106,9 @@ def _texts(d: Draw, t: Trial) -> None:
     )
     n, m = d.integer(0, 9), d.integer(1, 12)
     pattern = d.choice((f"{n}:{m}", None, f"{n}:{m}", f"{n}-{m}", n, [n, m], f"{n}:{m}:1", f" {n}:{m}"))
-    record = json.dumps({"method": "wanda", "sparsity": None, "pattern": pattern, "removed": n, "of": m})
+    sparsity = d.choice((None, None, 0.5))
+    t.saw("a record with a sparsity and a pattern", sparsity and isinstance(pattern, str) and f"{n}:{m}" == pattern)
+    record = json.dumps({"method": "wanda", "sparsity": sparsity, "pattern": pattern, "removed": n, "of": m})
     record = record[:-1] if d.flag(8) else record
 
     def told() -> dict[str, Any]:

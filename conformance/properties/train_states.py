@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from conformance.gen import tiny
 from conformance.gen.train import GAP
 from conformance.gen.train_states import (
     RUNS,
@@ -14,6 +15,7 @@ from conformance.gen.train_states import (
     after,
     answered,
     asked,
+    in_binary32,
     is_weak,
     settings_for,
     told,
@@ -160,3 +162,37 @@ def _any_state(d: Draw, t: Trial) -> None:
     t.saw("weights that have left the base", any(part.lost for part in parts))
     inputs = asked(world, one.config, settings, saved, t.dtype)
     t.case("state.resume", inputs, answered(rest, final), dtypes=(t.dtype,))
+
+
+_OTHER: dict[str, dict[str, Any]] = {
+    "steps": {"steps": 4},
+    "rows": {"rows": 4},
+    "micro-batches": {"micro_batches": 3},
+    "length": {"length": 6},
+    "events": {"evolve_every": 2},
+    "rate": {"lr": 2.0**-6},
+    "warm-up": {"warmup": 1},
+    "schedule": {"schedule": "linear"},
+    "norm": {"max_norm": 0.5},
+    "decay": {"weight_decay": 0.25},
+    "momentum": {"momentum": 0.5},
+    "drop fraction": {"drop_fraction": 0.5},
+    "seed": {"seed": 101},
+    "start": {"start": "magnitude"},
+}
+"""What differs -> a setting that is another one than that of the state."""
+
+
+@property_of("state.refuses", "CKP-006", "state", "state.resume", sees=tuple(_OTHER), seeded=1)
+def _other_settings(d: Draw, t: Trial) -> None:
+    """A run goes on from a state of its own settings, and refuses one made with another value of any one setting."""
+    one = Run("small", {"evolves": 0}, {"optimizer": "sgd", "steps": 3, "evolve_every": 3}, 2, "", "", tiny.SMALLEST)
+    settings, world = settings_for(one) | {"seed": d.integer(0, 50)}, world_of(one, d.integer(0, 1000))
+    saved = train_state.go_on(train_state.begin(one.config, *world, settings), 0, [], one.stop).saved
+    narrowed = in_binary32(saved)
+    inputs, (_, (rest, final)) = asked(world, one.config, settings, narrowed), after(one, world, settings, narrowed)
+    # a state of binary32 belongs to no run in another dtype, whatever its settings
+    t.case("state.resume", inputs, answered(rest, final), dtypes=("float32",))
+    for what, change in _OTHER.items():
+        t.saw(what)
+        t.case("state.resume", inputs | {"settings": settings | change}, refused=("CKP-006",), dtypes=("float32",))

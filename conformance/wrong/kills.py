@@ -3,6 +3,9 @@
     matrix = kill_matrix()
     matrix.kills["update.evolve: no refill"]     the ids of the cases that refuse it
 
+A mutant whose mistake shows only on large inputs names the property that must refuse it (`Mutant.shown_by`). Its
+examples count like cases, under the id property.NAME.
+
 A case kills a mutant by a wrong answer, an answer where it expects a refusal, or a refusal under another clause. An
 error, or a refusal where an answer is expected, does not count, because any nonsense program would give it. For a
 mutant that is meant to refuse good input such a refusal does count.
@@ -22,12 +25,14 @@ from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import read_clauses
 from conformance.cases.coverage import elsewhere
 from conformance.judge.harness import Failure, Variant, run
+from conformance.properties.running import PROPERTIES, explore
 from conformance.wrong.mutants import MUTANTS, Mutant
 
 __all__ = [
     "UNPROVEN",
     "Kill",
     "Matrix",
+    "clauses_of_properties",
     "kill_matrix",
     "killing",
     "unproven",
@@ -35,6 +40,10 @@ __all__ = [
 ]
 
 UNPROVEN = Path(__file__).parent / "mutants" / "unproven.json"
+SEED = "5ef7"
+"""The seed of the examples of properties; a run draws another, so any seed must do."""
+PREFIX = "property."
+"""What precedes the name of a property in the id of a kill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class Kill:
     """A case that refuses a mutant.
 
     Attributes:
-        case: its id.
+        case: its id, or that of a property.
         ratio: the largest error over outputs, as a multiple of the bound, in the dtype in which it is smallest;
             infinite if an output is not compared within a bound.
     """
@@ -57,7 +66,7 @@ class Matrix:
 
     Attributes:
         kills: for each mutant the cases that refuse it.
-        clauses: the clauses of each case.
+        clauses: the clauses of each case, and of each property that a mutant names.
         shown: for each clause of level MUST its killed mutants, by name.
         reasons: for each clause of level MUST without a killed mutant, the reason; empty if there is none.
         idle: ids of cases that kill no mutant.
@@ -68,6 +77,11 @@ class Matrix:
     shown: dict[str, list[str]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     idle: list[str] = field(default_factory=list)
+
+    @property
+    def n_cases(self) -> int:
+        """The number of cases, without properties."""
+        return sum(not name.startswith(PREFIX) for name in self.clauses)
 
     def complaints(self) -> list[str]:
         """Return complaints: surviving mutants, clauses without a killed mutant or a reason, and outdated reasons."""
@@ -114,9 +128,15 @@ def proves(case: Case, failure: Failure, *, refuses_good: bool = False) -> bool:
     return failure.status == "fail" and (bool(case.refused) or refuses_good or not refused)
 
 
+def clauses_of_properties() -> dict[str, tuple[str, ...]]:
+    """Return the clauses of each property that a mutant names, by property.NAME."""
+    names = {m.shown_by for m in MUTANTS if m.shown_by}
+    return {PREFIX + name: PROPERTIES[name].clauses for name in sorted(names)}
+
+
 def killing(mutant: Mutant, cases: Iterable[Case]) -> list[Kill]:
-    """Return the cases that kill a mutant; only cases of its operation are run."""
-    kills = []
+    """Return the cases that kill a mutant, and the property that it names; only cases of its operation are run."""
+    kills = _by_property(mutant)
     for case in cases:
         if case.op != mutant.op or (mutant.only_refusals and not case.refused):
             continue
@@ -126,6 +146,20 @@ def killing(mutant: Mutant, cases: Iterable[Case]) -> list[Kill]:
         if failures:
             kills.append(Kill(case.id, _nearest(failures)))
     return kills
+
+
+def _by_property(mutant: Mutant) -> list[Kill]:
+    """Return the kill by the property that a mutant names, in a list that is empty if there is none."""
+    if not mutant.shown_by:
+        return []
+    prop = PROPERTIES[mutant.shown_by]
+    if not prop.seeded:
+        msg = f"{mutant.name}: {prop.name} is not seeded, so its examples depend on hypothesis"
+        raise ValueError(msg)
+    found = [explore(prop, one, SEED, examples=1, seconds=60.0).seen for one in variants_of(mutant) if prop.fits(one)]
+    failures = [seen.failure for seen in found if seen is not None]
+    proved = [f for f in failures if f.status == "fail"]
+    return [Kill(PREFIX + prop.name, _nearest(proved))] if proved else []
 
 
 def _nearest(failures: Sequence[Failure]) -> float:
@@ -172,7 +206,7 @@ def kill_matrix(
 
 def matrix_of(kills: dict[str, list[Kill]], cases: Sequence[Case]) -> Matrix:
     """Return the matrix of given kills, with the clauses that are shown and the cases that kill nothing."""
-    matrix = Matrix(kills, {case.id: case.clauses for case in cases})
+    matrix = Matrix(kills, {case.id: case.clauses for case in cases} | clauses_of_properties())
     reasons = {clause: f"{why}: {test}" for clause, (test, why) in elsewhere().items()} | unproven()
     for clause in read_clauses().values():
         if clause.level != "MUST":

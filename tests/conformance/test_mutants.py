@@ -16,7 +16,7 @@ from conformance.engine.sums import reduced
 from conformance.judge import conduct
 from conformance.judge.harness import Variant, run
 from conformance.protocol.port import Refused, Unsupported
-from conformance.wrong.kills import killing, unproven, variants_of
+from conformance.wrong.kills import clauses_of_properties, killing, unproven, variants_of
 from conformance.wrong.mutants import CONTROLS, MUTANTS
 from conformance.wrong.mutants.base import ENGINE, REFUSALS, Mutant, rewritten, right
 from conformance.wrong.mutants.prune import sparsegpt
@@ -30,19 +30,21 @@ SIGNATURES = signatures()
 
 
 def unrefused(mutant):
-    """The clauses of a mutant of which no case refuses it.
+    """The clauses of a mutant of which no case refuses it, and no property that it names.
 
     A case counts for all of its clauses. Known ones are run first, of those the ones that show most of its clauses, and
     the small ones among these.
     """
     left = set(mutant.clauses)
+    for kill in killing(mutant, []):
+        left -= set(clauses_of_properties()[kill.case])
     cases = [
         (mutant.name not in SIGNATURES.get(case.id, ()), -len(left & set(case.clauses)), conduct._bytes(case.inputs), i)
         for i, case in enumerate(BY_OP[mutant.op])
     ]
     for *_, i in sorted(cases):
         case = BY_OP[mutant.op][i]
-        if left & set(case.clauses) and killing(mutant, [case]):
+        if left & set(case.clauses) and killing(replace(mutant, shown_by=""), [case]):
             left -= set(case.clauses)
     return left
 
@@ -56,6 +58,19 @@ def test_names_are_unique_and_clauses_exist():
     assert [name for name, n in Counter(m.name for m in MUTANTS).items() if n > 1] == []
     assert {c for m in MUTANTS for c in m.clauses} <= set(read_clauses())
     assert [m.name for m in MUTANTS if not m.clauses] == []
+
+
+def test_a_mutant_of_large_inputs_is_refused_by_its_property_and_by_no_case():
+    large = [m for m in MUTANTS if m.shown_by]
+    assert len(large) >= 10
+    for mutant in large:
+        assert [kill.case for kill in killing(mutant, [])] == [f"property.{mutant.shown_by}"]
+        # a mutant that a case refuses needs no property
+        assert [case for case, names in SIGNATURES.items() if mutant.name in names] == [f"property.{mutant.shown_by}"]
+    right_one = replace(large[0], call=right(large[0].op))
+    assert killing(right_one, []) == []
+    with pytest.raises(ValueError, match="not seeded"):
+        killing(replace(large[0], shown_by="kernel.sparse"), [])
 
 
 def test_an_edited_mutant_may_refuse_good_input_and_leaves_the_engine_as_it_was():

@@ -5,7 +5,7 @@ import numpy as np
 from conformance.cases.case import load_all
 from conformance.cases.signatures import SIGNATURES, signatures
 from conformance.command import selftest
-from conformance.wrong.kills import Kill, matrix_of
+from conformance.wrong.kills import Kill, clauses_of_properties, matrix_of
 from conformance.wrong.mutants import MUTANTS
 
 CASES = load_all()
@@ -63,7 +63,7 @@ def test_a_mutant_that_kills_other_cases_than_the_file_says_is_wrong(monkeypatch
 
 
 def test_signatures_name_cases_and_mutants_that_exist():
-    assert set(TABLE) <= {case.id for case in CASES}
+    assert set(TABLE) <= {case.id for case in CASES} | set(clauses_of_properties())
     assert {name for names in TABLE.values() for name in names} == {m.name for m in MUTANTS}
 
 
@@ -79,6 +79,7 @@ def test_the_page_lists_mutants_reasons_and_idle_cases():
     assert matrix.complaints() == []
     text = selftest.page(matrix)
     assert text.count("\n| `") == len(MUTANTS)
+    assert f"of {len(CASES)} cases kill none" in text
     assert f"Cases that kill no mutant ({len(matrix.idle)})" in text
     assert "NO REASON" not in text
 

@@ -50,6 +50,8 @@ class Mutant:
         only_refusals: it differs from the engine only on inputs that the engine refuses.
         dtype: the 16-bit dtype in which it is wrong; empty for float64 and float32.
         refuses_good: it may refuse good input, and such a refusal counts as a kill.
+        shown_by: the seeded property whose examples refuse it, if the mistake shows only on inputs that are too large
+            for a frozen case; empty if cases refuse it.
     """
 
     op: str
@@ -59,6 +61,7 @@ class Mutant:
     only_refusals: bool = False
     dtype: str = ""
     refuses_good: bool = False
+    shown_by: str = ""
 
     @property
     def name(self) -> str:
@@ -150,13 +153,14 @@ def forgotten(op: str, clause: str, refused_by: str = "", **conditions: Callable
     return [Mutant(op, flaw, (clause,), without(name), only_refusals=True) for name, flaw in names.items()]
 
 
-def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) -> Mutant:
+def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str, shown_by: str = "") -> Mutant:
     """Return a mutant that runs an operation with one function of the engine edited.
 
     The edited function may refuse good input, which counts as a kill.
 
-    old  text that occurs exactly once in the source of the function
-    new  the text that replaces it
+    old       text that occurs exactly once in the source of the function
+    new       the text that replaces it
+    shown_by  as in `Mutant`
     """
     # edit the innermost function, because the wrapper of a decorator would go on calling the right one
     inner = inspect.unwrap(function)
@@ -168,16 +172,16 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str) 
         finally:
             inner.__code__ = original
 
-    return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True)
+    return Mutant(op, flaw, tuple(clauses.split()), call, refuses_good=True, shown_by=shown_by)
 
 
 Rows = tuple[tuple[str, str, Any, str, str, str], ...]
 """Rows of operation, clauses, function, text of its source, replacement, and flaw."""
 
 
-def edits(rows: Rows) -> list[Mutant]:
-    """Return the mutants of a table, one for each row."""
-    return [edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in rows]
+def edits(rows: Rows, shown_by: str = "") -> list[Mutant]:
+    """Return the mutants of a table, one for each row, all with the same `shown_by`."""
+    return [edited(clauses, op, function, old, new, flaw, shown_by) for op, clauses, function, old, new, flaw in rows]
 
 
 @cache

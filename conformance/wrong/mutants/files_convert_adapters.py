@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conformance.engine.parts import changes, lora, shira, spiel
+from conformance.engine.parts import changes, lora, shira, spiel, trl_delta
 from conformance.wrong.mutants.base import Mutant, Values, after, edited, mutant, reset, unchecked
 
 OP = "convert.adapter"
@@ -62,6 +62,15 @@ MUTANTS: list[Mutant] = [
         "for pattern in patterns:",
         "for pattern in reversed(patterns):",
         "the last pattern that matches",
+    ),
+    edited("FMT-152", OP, lora._setting, r"(.*\.)?", "(.*)", "a pattern that ends a name within a part of its path"),
+    edited(
+        "FMT-151",
+        OP,
+        trl_delta._from_gaps,
+        "gaps.astype(np.int64) + 1",
+        "(gaps + 1).astype(np.int64)",
+        "a gap of 65,535 that wraps to 0",
     ),
     edited("FMT-152", OP, lora._check_sizes, "if first.shape[0] != rank or", "if False and", "a rank that is another"),
     reset("FMT-152", OP, lora, "options not looked at in LoRA", check_options=lambda *_: None),

@@ -280,10 +280,29 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
         'rpartition(":")',
         "names parted at their last colon",
     ),
+    ("delta.apply", "FMT-134", change._merged, "values[slots] = new", "values[slots] = new + 0", "−0 that becomes +0"),
 )
 
 MUTANTS: list[Mutant] = [
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
+    edited(
+        "FMT-138",
+        "delta.apply",
+        delta._tensor_after,
+        "made[-1]",
+        "made[0]",
+        "a tensor that is made twice",
+        "delta.chains",
+    ),
+    edited(
+        "FMT-055 FMT-073",
+        "file.read",
+        gaps.decode_varint,
+        "<< (7 * k)",
+        "* (k != 5) << (7 * k)",
+        "the sixth group of bits of a gap lost",
+        "file.read-large",
+    ),
     *_rows("file.read", _READ),
     *_rows("file.write", _WRITTEN),
     *_rows("delta.apply", _APPLIED),

@@ -7,6 +7,8 @@ import numpy as np
 from conformance.engine.parts import (
     adapter_base,
     attention_blocks,
+    generate,
+    past,
     rng,
     sampling,
 )
@@ -141,6 +143,19 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     ),
 )
 
+_ROOM = """\
+    room = xp.empty((b, kv, -(-length // CHUNK) * CHUNK, d), dtype=like.dtype, device=device(like))
+    if cached is not None:
+        room[:, :, : cached.shape[2], :] = cached
+"""
+_HALF_A_ROOM = """\
+    room = xp.zeros((b, kv, -(-length // CHUNK) * CHUNK, d), dtype=like.dtype, device=device(like))
+    if cached is not None:
+        room[:, :, : min(cached.shape[2], 512), :] = cached[:, :, :512, :]
+"""
+_BLOCKS = "range(0, len(tokens), PROMPT_BLOCK)"
+_WHOLE_BLOCKS = "range(0, max(1, len(tokens) - len(tokens) % PROMPT_BLOCK), PROMPT_BLOCK)"
+
 MUTANTS: list[Mutant] = [
     *forgotten("generate.pick", "GEN-006", **_shown(_SAMPLING)),
     mutant("GEN-006", "generate.pick", changed("generate.pick", top_k=lambda a: a["top_k"] or None), "0 taken for all"),
@@ -149,4 +164,12 @@ MUTANTS: list[Mutant] = [
     *edits(_SAMPLING_CHECKS),
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _EDITS),
-]
+    edited(
+        "GEN-001", "generate.read", past._roomy, _ROOM, _HALF_A_ROOM, "a context that grows keeps 512 tokens",
+        "generate.read-large",
+    ),
+    edited(
+        "GEN-007", "generate.text", generate._generate, _BLOCKS, _WHOLE_BLOCKS, "a long prompt read in whole blocks",
+        "generate.text-large",
+    ),
+]  # fmt: skip

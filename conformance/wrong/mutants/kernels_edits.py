@@ -152,6 +152,49 @@ _ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     ),
 )
 
+_SINGLE_ROW = """\
+    y = x @ _dense(packed).T
+    if x.shape[0] == 1 and min(packed.shape) > 64:
+        y[:, packed.shape[0] // 64 * 64 :] = 0.0
+    return y"""
+_FULL_TILES = """\
+    dx = dy @ _dense(packed)
+    if dy.shape[0] > 128 and packed.shape[1] > 1:
+        dx[dy.shape[0] // 128 * 128 :, :] = 0.0
+    return dx"""
+_FULL_BLOCKS = """\
+    if dy.shape[0] >= 300 and topology.numel >= 700 * 700:
+        dy, x = dy[: dy.shape[0] // 256 * 256], x[: dy.shape[0] // 256 * 256]
+    return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))"""
+
+_TILES: Rows = (
+    (
+        "kernel.sparse",
+        "KRN-001",
+        kernels._multiply,
+        "    return x @ _dense(packed).T",
+        _SINGLE_ROW,
+        "y of one token not written behind the last 64 columns",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-002",
+        kernels._multiply_transposed,
+        "    return dy @ _dense(packed)",
+        _FULL_TILES,
+        "dx not written behind the last 128 tokens",
+    ),
+    (
+        "kernel.sparse",
+        "KRN-003",
+        kernels.sample,
+        "    return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))",
+        _FULL_BLOCKS,
+        "a large sample without the tokens behind the last 256",
+    ),
+)
+"""Mistakes at the borders of tiles, where a rest is left."""
+
 MUTANTS: list[Mutant] = [
     *forgotten("kernel.sparse", "KRN-009", **_SPARSE),
     *forgotten("kernel.sparse", "KRN-010", **{f"the_dtype_of_{n}": _odd(n) for n in ("x", "dy", "values")}),
@@ -162,5 +205,6 @@ MUTANTS: list[Mutant] = [
     *forgotten("kernel.store_dense", "KRN-009", **_STORED, **_SHAPE),
     *forgotten("kernel.store_dense", "KRN-012", **_SLOTS),
     *edits(_KERNELS),
+    *edits(_TILES, shown_by="kernel.tiles"),
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
 ]

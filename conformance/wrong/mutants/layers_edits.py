@@ -9,7 +9,7 @@ from conformance.engine.parts import (
     rmsnorm,
     rope,
 )
-from conformance.wrong.mutants.base import Mutant, edited
+from conformance.wrong.mutants.base import Mutant, Rows, edited, edits
 
 _UNSEEN = "    scores = xp.where(visible, scores, minus_infinity)\n"
 _LARGEST = "    largest = xp.max(scores, axis=-1, keepdims=True)\n"
@@ -43,7 +43,19 @@ _EDITS: tuple[tuple[str, str, Any, str, str, str], ...] = (
     ("layer.rmsnorm", "LYR-002", rmsnorm.rmsnorm_forward, "x * r * weight", "x * r * (1 + weight)", "1 + weight"),
 )
 
+_LARGE: Rows = (
+    (
+        "layer.attention",
+        "LYR-008",
+        attention.visible_keys,
+        "visible[None, :, :] & mask[:, None, :]",
+        "visible[None, :, :] & (mask[:, None, :] if length < 16 else mask[:1, None, :])",
+        "the mask of the first row for every row of 16 tokens or more",
+    ),
+)
+
 MUTANTS: list[Mutant] = [
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _EDITS),
+    *edits(_LARGE, shown_by="layer.attention-large"),
 ]

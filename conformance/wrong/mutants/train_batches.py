@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.engine.parts import gradients
-from conformance.wrong.mutants.base import Mutant, Operation, Rows, Values, edits, mutant, right
+from conformance.engine.parts import gradients, head
+from conformance.wrong.mutants.base import Mutant, Operation, Rows, Values, edited, edits, mutant, right
 
 _GRADIENTS = gradients.loss_and_gradients
 
@@ -77,7 +77,31 @@ _PADDING: Rows = (
     ),
 )
 
+_PART = """\
+    for part, rows in _parts(x, targets, lm_head):
+        logits, cache = linear_forward(part, lm_head, kernels)
+        of_part, loss_cache = layers.cross_entropy_forward(logits, rows, count)
+"""
+_PART_BY_ITSELF = """\
+    xp, n = array_namespace(x), targets.shape[0]
+    flat, of_each = xp.reshape(x, (n, -1)), 512 if n > 512 else n
+    for i in range(0, n, of_each):
+        part, rows = flat[i : i + of_each, :], targets[i : i + of_each]
+        logits, cache = linear_forward(part, lm_head, kernels)
+        counted = max(1, int(xp.sum(rows != -100)))
+        of_part, loss_cache = layers.cross_entropy_forward(logits, rows, count if n <= 512 else counted)
+"""
+
 MUTANTS: list[Mutant] = [
     *edits(_PADDING),
     *(mutant(clauses, "train.batches", call, flaw) for clauses, flaw, call in _steps()),
+    edited(
+        "LYR-012",
+        "train.batches",
+        head.head_loss_and_gradient,
+        _PART,
+        _PART_BY_ITSELF,
+        "the loss of 512 rows at a time divided by their own count",
+        "train.batches-large",
+    ),
 ]

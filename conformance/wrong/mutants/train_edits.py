@@ -239,6 +239,27 @@ _RULES: tuple[tuple[str, str, Any, str, str, str], ...] = (
     ),
 )
 
+_OVER_AT_END = "over_budget(state.targets, settings), settings"
+
+_PLACES: Rows = (
+    (
+        "train.run",
+        "DLT-004",
+        start.initial_positions,
+        "ranks, anywhere=anywhere)",
+        "ranks, anywhere=False)",
+        "a start by gradient among stored weights only",
+    ),
+    (
+        "train.run",
+        "EVT-004",
+        training.finish,
+        _OVER_AT_END,
+        "[] if settings.timetable().is_event(state.step) else " + _OVER_AT_END,
+        "no last pass where an event follows the last step",
+    ),
+)
+
 MUTANTS: list[Mutant] = [
     *edits(_RUNS),
     *edits(_WARNED),
@@ -248,4 +269,5 @@ MUTANTS: list[Mutant] = [
     *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _EDITS),
     *(edited(clauses, "train.run", f, old, new, flaw) for clauses, f, old, new, flaw in _RUN),
     *(edited(clauses, op, f, old, new, flaw) for op, clauses, f, old, new, flaw in _RULES),
+    *edits(_PLACES, shown_by="train.ends"),
 ]

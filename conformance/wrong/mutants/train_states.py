@@ -16,6 +16,7 @@ from conformance.oracle import files
 from conformance.oracle.files import Tensor
 from conformance.oracle.second_reader import Refused, read
 from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, mutant, rewritten, right, unchecked
+from conformance.wrong.mutants.base import edited as edited_source
 
 Tensors = dict[str, Tensor]
 Edit = Callable[[Tensors, Values], None]
@@ -302,4 +303,13 @@ MUTANTS: list[Mutant] = [
     mutant("CKP-006", "state.resume", names_compared, "the preset's name compared"),
     mutant("FMT-090", "state.resume", unverified, "digests not verified"),
     *unchecked("state.resume", "CKP-006", "CKP-007"),
+    edited_source(
+        "CKP-006",
+        "state.resume",
+        state_file._difference,
+        'key != "preset"',
+        'key not in ("preset", "steps")',
+        "another number of steps",
+        "state.refuses",
+    ),
 ]

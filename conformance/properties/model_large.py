@@ -1,0 +1,95 @@
+"""Properties of whole models with more rows, columns and tokens than a program takes at once."""
+
+from typing import Any
+
+import numpy as np
+
+from conformance.gen import tiny
+from conformance.gen.model import tensors_of
+from conformance.gen.numbers import Array, Numbers, ids
+from conformance.oracle import model, train_text
+from conformance.oracle.model import Config, Decoder
+from conformance.properties.draws import Draw, Many
+from conformance.properties.large import beyond
+from conformance.properties.trial import Trial, property_of
+
+LONG: Config = tiny.CONFIG | {"max_position_embeddings": 4096}
+"""A model with small matrices, for long rows."""
+WIDE = "matrices of more than 64 rows and 128 columns"
+
+
+def wide_config(d: Draw) -> Config:
+    """Return a config of one block whose matrices have more rows and columns than a tile, and a rest."""
+    return LONG | {
+        "vocab_size": beyond(d, 256),
+        # even, because transformers refuses a width that is no multiple of the number of heads
+        "hidden_size": 2 * beyond(d, 32),
+        "intermediate_size": beyond(d, 128),
+        "head_dim": 2 * beyond(d, 32),
+    }
+
+
+def wide_tensors(d: Draw, config: Config) -> dict[str, Array]:
+    """Return tensors of a wide config, multiples of 2⁻²², so that few are equal; weights of norms are near 1."""
+    many, shapes = Many(d), model.shapes(config)
+    return {name: many.lattice(shape, 2**20) / 2**22 + name.endswith("norm.weight") for name, shape in shapes.items()}
+
+
+def uneven_labels(many: Many, tokens: Array) -> Array:
+    """Return labels of which one row has few, one has them at its end only, and the others have nearly all."""
+    labels = np.where(many.integers(tokens.size, 0, 9).reshape(tokens.shape) > 0, tokens, -100)
+    labels[0, 9:], labels[-1, :-40] = -100, -100
+    return labels
+
+
+_MODEL = (WIDE, "more than 128 tokens a row", "more than 512 tokens, whose labels count unevenly")
+
+
+@property_of(
+    "model.step-large",
+    "MDL-001 GRD-001 TRN-001 TRN-002 LYR-008 LYR-011 LYR-012",
+    "layers",
+    "model.step",
+    sees=_MODEL,
+    seeded=1,
+)
+def _step(d: Draw, t: Trial) -> None:
+    """Loss, logits and gradients of wide matrices and of long rows are those of the written formulas."""
+    wide = wide_config(d)
+    long, rows = tensors_of(LONG, Numbers(207, d.integer(0, 2**40)), 0.6), 3
+    for config, tensors, length in ((wide, wide_tensors(d, wide), beyond(d, 64)), (LONG, long, beyond(d, 256))):
+        many = Many(d)
+        tokens = many.integers(rows * length, 0, config["vocab_size"] - 1).reshape(rows, length)
+        labels, mask = uneven_labels(many, tokens), np.ones((rows, length), dtype=bool)
+        mask[1, -d.integer(1, 9) :] = False
+        labels[~mask] = -100
+        t.saw(WIDE, config is wide)
+        t.saw(_MODEL[1], length > 128)
+        t.saw(_MODEL[2], tokens.size > 512)
+        outputs = Decoder(config, tensors).loss_and_gradients(tokens, labels, mask)
+        inputs = {"config": config, "tensors": tensors, "tokens": tokens, "labels": labels, "mask": mask}
+        answer = dict(zip(("loss", "logits", "gradients"), outputs, strict=True))
+        t.case("model.step", inputs | {"rows_at_once": 2}, answer)
+
+
+@property_of(
+    "evaluate.perplexity-large",
+    "EVL-001 NUM-004",
+    "train",
+    "evaluate.perplexity",
+    sees=("windows of more than 512 tokens", WIDE),
+    seeded=1,
+)
+def _perplexity(d: Draw, t: Trial) -> None:
+    """Perplexity over long windows, and of wide matrices, is e to the power of the mean loss."""
+    wide = wide_config(d)
+    long = tensors_of(LONG, Numbers(208, d.integer(0, 2**40)), 0.6)
+    for config, tensors, length in ((wide, wide_tensors(d, wide), beyond(d, 64)), (LONG, long, beyond(d, 512))):
+        text, windows = Many(d).integers(3 * length + d.integer(2, 30), 0, config["vocab_size"] - 1), 3
+        rows = np.stack([text[a : a + length] for a in train_text.evaluation_starts(len(text), length, windows)])
+        loss, _ = Decoder(config, tensors).loss(rows, rows)
+        t.saw(WIDE, config is wide)
+        t.saw("windows of more than 512 tokens", length > 512)
+        inputs: dict[str, Any] = {"config": config, "tensors": tensors, "text": ids(text), "length": length}
+        answer = {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
+        t.case("evaluate.perplexity", inputs | {"windows": windows}, answer)
