@@ -383,8 +383,8 @@ def main() -> None:
     """Measure what a run asks, and write the file of sizes and the page of operations."""
     from conformance.engine.port import reference_numpy
 
-    found = largest_arrays(load_all(), Variant(reference_numpy(), "float64"))
-    rows = [f" {json.dumps(op)}: {json.dumps(astuple(found[op]))}" for op in OPS if op in found]
+    largest = largest_arrays(load_all(), Variant(reference_numpy(), "float64"))
+    rows = [f" {json.dumps(op)}: {json.dumps(astuple(largest[op]))}" for op in OPS if op in largest]
     SIZES.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8", newline="\n")
     (SIZES.parents[1] / "OPERATIONS.md").write_text(operations_page(), encoding="utf-8")
 

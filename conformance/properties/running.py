@@ -332,13 +332,13 @@ def largest_arrays(cases: Iterable[Case], variant: Variant, names: Collection[st
 
     variant  a right program, which properties ask whose examples depend on answers
     """
-    found: dict[str, Largest] = {}
+    largest: dict[str, Largest] = {}
 
     def note(case: Case, by: str) -> None:
         for shape in _shapes((case.inputs, case.expected)):
             numbers = math.prod(shape)
-            if numbers > (found[case.op].numbers if case.op in found else 0):
-                found[case.op] = Largest(numbers, shape, by)
+            if numbers > (largest[case.op].numbers if case.op in largest else 0):
+                largest[case.op] = Largest(numbers, shape, by)
 
     for case in cases:
         note(case, case.id)
@@ -349,7 +349,7 @@ def largest_arrays(cases: Iterable[Case], variant: Variant, names: Collection[st
             _directed(prop, Trial(prop, variant, math.inf, log=asked), Explored())
         for case in asked:
             note(case, prop.name)
-    return found
+    return largest
 
 
 def _shapes(value: Any) -> Iterator[tuple[int, ...]]:

@@ -156,10 +156,10 @@ def _by_property(mutant: Mutant) -> list[Kill]:
     if not prop.seeded:
         msg = f"{mutant.name}: {prop.name} is not seeded, so its examples depend on hypothesis"
         raise ValueError(msg)
-    found = [explore(prop, one, SEED, examples=1, seconds=60.0).seen for one in variants_of(mutant) if prop.fits(one)]
-    failures = [seen.failure for seen in found if seen is not None]
-    proved = [f for f in failures if f.status == "fail"]
-    return [Kill(PREFIX + prop.name, _nearest(proved))] if proved else []
+    variants = [variant for variant in variants_of(mutant) if prop.fits(variant)]
+    failing = [explore(prop, variant, SEED, examples=1, seconds=60.0).seen for variant in variants]
+    failures = [example.failure for example in failing if example is not None and example.failure.status == "fail"]
+    return [Kill(PREFIX + prop.name, _nearest(failures))] if failures else []
 
 
 def _nearest(failures: Sequence[Failure]) -> float:

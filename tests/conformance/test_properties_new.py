@@ -11,7 +11,8 @@ from conformance.cases.profiles import PROFILES
 from conformance.command.listing import sizes
 from conformance.judge.harness import Result, Variant, classes_of
 from conformance.judge.judgement import PropertyResult, Run, asked_in
-from conformance.oracle import select_rng
+from conformance.oracle import layers, select_rng
+from conformance.oracle.tape import Var, gradients
 from conformance.properties import PROPERTIES, files_convert, run_properties, running
 from conformance.properties.draws import Counted, Draw, Many
 from conformance.properties.large import BEYOND
@@ -158,6 +159,26 @@ def test_PRT_019_many_numbers_are_those_of_the_counter():
     want = [select_rng.draw(select_rng.key(key), i) % 10 for i in range(50)]
     assert many.integers(50, 0, 9).tolist() == want
     assert len(set(Many(Counted(3)).subset(2**40, 300).tolist())) == 300
+
+
+@pytest.mark.parametrize("window", [None, 1, 3])
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_LYR_007_attention_of_long_rows_is_attention_query_by_query(window, is_masked):
+    numbers = np.random.default_rng(7)
+    q, dy = (4 * numbers.standard_normal((2, 9, 4, 6)) for _ in range(2))
+    # a hidden score far above the visible ones would overflow
+    k, v = (numbers.standard_normal((2, 9, 2, 6)) * np.linspace(1, 900, 9)[:, None, None] for _ in range(2))
+    mask = numbers.random((2, 9)) > 0.4 if is_masked else None
+    if is_masked:
+        mask[1, :2] = False
+    answers = []
+    for attention in (layers.attention, layers.attention_of_long_rows):
+        operands = [Var(x) for x in (q, k, v)]
+        y = attention(*operands, mask, window)
+        answers.append([y.value, *gradients(y, dy, operands)])
+    for slow, fast in zip(*answers, strict=True):
+        assert np.isfinite(fast).all()
+        assert np.max(np.abs(slow - fast)) <= 1e-11 * max(1.0, np.max(np.abs(slow)))
 
 
 class Highest(Draw):
