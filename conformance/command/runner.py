@@ -28,7 +28,7 @@ from conformance.judge.harness import Variant, failing_operations
 from conformance.judge.harness import run as run_cases
 from conformance.judge.judgement import BLOCKED, PropertyResult, Run, cases_of
 from conformance.judge.stop import Stop
-from conformance.properties import PROPERTIES, run_properties
+from conformance.properties import PROPERTIES, Property, run_properties
 from conformance.protocol.child import Child, Hello
 from conformance.report.visible import visible
 
@@ -111,7 +111,7 @@ class Options:
     Attributes:
         profiles: names of profiles; empty for all in which the port offers anything.
         classes: numeric classes; empty for all that the port offers.
-        only: globs of case ids, operations, clauses or properties; empty for all.
+        only: globs that a case or a property matches by its id, an operation that it asks or a clause; empty for all.
         clause: id of one clause; empty for all.
         quick: whether to run only a few cases that detect every known mutant, and no properties.
         seed: the seed in hexadecimal; empty to draw one.
@@ -139,6 +139,12 @@ class Options:
         words += [f"--clause {self.clause}"] if self.clause else []
         words += ["--examples 0"] if not self.examples else []
         return " ".join(words + (["--quick"] if self.quick else []))
+
+    def takes(self, name: str, ops: Sequence[str], clauses: Sequence[str]) -> bool:
+        """Return whether the filters keep a case or a property, by its id, its operations and its clauses."""
+        names = (name, *ops, *clauses)
+        kept = not self.only or any(fnmatchcase(one, pattern) for pattern in self.only for one in names)
+        return kept and (not self.clause or self.clause in clauses)
 
 
 @dataclass(slots=True)
@@ -231,19 +237,19 @@ def judge(
         offered = port.offered
         profiles = options.profiles or tuple(p for p, ops in PROFILES.items() if offered & set(ops))
         meant = [case for case in cases_of(profiles, every) if any(v.takes(case) for v in port.lanes[0])]
-        cases = chosen(meant, options)
+        asked = _asked(profiles, options)
+        cases = chosen(meant, options, asked)
         if not cases and not options.filtered and not options.profiles:
             raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
         if options.filtered:
-            named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
-            profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
+            left = {p.profile for p in asked}.union(*map(profiles_of_case, cases))
+            profiles = tuple(p for p in profiles if p in left)
         results = run_cases(cases, port.lanes[0], progress, order, port.lanes[1:], options.max_failures)
         stop = Stop(options.max_failures, sum(bool(r.failures) for r in results))
         properties: list[PropertyResult] = []
-        if options.examples and not options.quick and not stop.reached:
-            bad = failing_operations(results)
-            properties = _properties(port, profiles, seed, options, artifacts, bad)
-        elif stop.reached and not options.filtered:
+        if not stop.reached:
+            properties = _properties(port, asked, seed, options, artifacts, failing_operations(results))
+        elif not options.filtered:
             mine = [p for p in PROPERTIES.values() if p.profile in profiles]
             why = f"{BLOCKED}: {stop.reason}"
             properties = [PropertyResult(p.name, p.clauses, p.profile, skipped=why) for p in mine]
@@ -286,28 +292,35 @@ def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
     return every, clauses, shown
 
 
+def _asked(profiles: Sequence[str], options: Options) -> list[Property]:
+    """Return the properties of the profiles that a run tries."""
+    if options.quick or not options.examples:
+        return []
+    return [p for p in PROPERTIES.values() if p.profile in profiles and options.takes(p.name, p.ops, p.clauses)]
+
+
 def _properties(
-    port: Started, profiles: Sequence[str], seed: str, options: Options, artifacts: Path, bad: Collection[str]
+    port: Started, asked: Sequence[Property], seed: str, options: Options, artifacts: Path, bad: Collection[str]
 ) -> list[PropertyResult]:
-    """Return the results of the properties that the options name, each once.
+    """Try properties; return one result for each.
 
     bad  operations that failed a case; properties that ask them, or operations that rest on them, are blocked
     """
-    by_name: dict[str, PropertyResult] = {}
-    for pattern in options.only or (None,):
-        for result in run_properties(
+    results: list[PropertyResult] = []
+    for prop in asked:
+        results += run_properties(
             port.lanes[0],
-            profiles,
+            [prop.profile],
             seed,
             examples=options.examples,
-            only=pattern,
-            clause=options.clause or None,
+            only=prop.name,
             artifacts=artifacts,
             seconds=CALLS_OF_A_PROPERTY * options.timeout,
-            bad=bad,
-        ):
-            by_name.setdefault(result.name, result)
-    return list(by_name.values())
+            # a property that `--only` names is tried all the same, because the user wants its smallest example
+            bad=() if prop.name in options.only else bad,
+            partly=bool(options.filtered),
+        )
+    return results
 
 
 def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[PropertyResult]:
@@ -328,32 +341,23 @@ def _described(hellos: Sequence[Hello]) -> dict[str, object]:
     return port | {"host": platform.platform(), "python": platform.python_version()}
 
 
-def chosen(cases: Sequence[Case], options: Options) -> list[Case]:
+def chosen(cases: Sequence[Case], options: Options, properties: Sequence[Property] = ()) -> list[Case]:
     """Return the cases that match the filters of the options.
 
+    properties  those that match the filters, so that cases may be missing
+
     Raises:
-        Unusable: a filter matches nothing.
+        Unusable: the filters match nothing.
     """
-    selected = list(cases)
-    if options.only:
-        selected = [
-            c for c in selected if any(fnmatchcase(n, p) for p in options.only for n in (c.id, c.op, *c.clauses))
-        ]
-        if not selected:
-            if any(fnmatchcase(name, pattern) for name in PROPERTIES for pattern in options.only):
-                return []
-            raise Unusable(
-                f"--only {' '.join(options.only)} matches no case, operation or clause of these profiles; see list"
-            )
-    if options.clause:
-        selected = [c for c in selected if options.clause in c.clauses]
-        if not selected:
-            raise Unusable(
-                f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what is known of it"
-            )
-    if options.quick:
-        selected = covering(selected, signatures())
-    return selected
+    selected = [case for case in cases if options.takes(case.id, (case.op,), case.clauses)]
+    if not selected and not properties and options.only:
+        filters = " ".join(f"--only {pattern}" for pattern in options.only)
+        raise Unusable(f"{filters} matches no case, operation or clause of these profiles; see list")
+    if not selected and not properties and options.clause:
+        raise Unusable(
+            f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what is known of it"
+        )
+    return covering(selected, signatures()) if options.quick else selected
 
 
 def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:

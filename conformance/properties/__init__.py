@@ -9,5 +9,6 @@ Start with `trial.py`, then `select.py`.
 
 from conformance.properties.artifacts import freeze, replay
 from conformance.properties.running import PROPERTIES, run_properties
+from conformance.properties.trial import Property
 
-__all__ = ["PROPERTIES", "freeze", "replay", "run_properties"]
+__all__ = ["PROPERTIES", "Property", "freeze", "replay", "run_properties"]

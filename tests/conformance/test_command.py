@@ -187,6 +187,7 @@ def test_what_a_port_raises_is_a_failure_of_the_port(verify, broken):
     ("arguments", "status", "says"),
     [
         (["--backend", "numpy", "--only", "nothing*"], 2, "see list"),
+        (["--backend", "numpy", "--profile", "layers", "--only", "update.drop"], 2, "see list"),
         (["--what"], 2, "--help"),
         (["--only"], 2, "--help"),
         (["--profile", "corn"], 2, "choose from core"),
