@@ -141,7 +141,7 @@ def _number(seed: str) -> int:
 def _judge(
     prop: Property, ports: Sequence[Variant], seed: str, examples: int, artifacts: Path, seconds: float, *, partly: bool
 ) -> PropertyResult:
-    result = PropertyResult(prop.name, prop.clauses, prop.profile)
+    result = PropertyResult(prop.name, prop.clauses, prop.profile, text=prop.text)
     begun = time.monotonic()
     if hypothesis is None:
         result.skipped = WITHOUT

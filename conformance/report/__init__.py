@@ -8,7 +8,7 @@
 from conformance.report.check import check_report
 from conformance.report.folder import FILES, ReportError, check_folder, write
 from conformance.report.shown import whole_text
-from conformance.report.tables import as_json, counts, explain, matches, shown_value, table_rows
+from conformance.report.tables import as_json, counts, explain, matches, shown_value, table_rows, texts_of
 
 __all__ = [
     "FILES",
@@ -21,6 +21,7 @@ __all__ = [
     "matches",
     "shown_value",
     "table_rows",
+    "texts_of",
     "whole_text",
     "write",
 ]

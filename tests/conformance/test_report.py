@@ -146,6 +146,15 @@ def test_golden_markdown():
     assert markdown(run_of([failed(), passed(STEP, 0.9)], spec_sha256="00", kit_sha256="11")) == GOLDEN_MARKDOWN
 
 
+def test_a_property_in_markdown_says_what_has_to_hold_by_which_clauses():
+    order = PropertyResult(
+        "select.order", ("SEL-001",), "core", 5, failure="at 0 expected 3, got 4", text="It is sorted"
+    )
+    assert markdown(run_of(properties=[order])).endswith(
+        "- **select.order** (property): It is sorted\n  - SEL-001\n  - at 0 expected 3, got 4\n"
+    )
+
+
 def test_the_badge_is_all_that_was_asked_for_or_nothing():
     good = whole()
     assert badge(good) == {
