@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
 
 from conformance.cases.case import Case, load_all
@@ -45,7 +46,7 @@ BACKENDS = {
 }
 """Backends of our engine: by name, the function of `conformance.engine.port` that makes the port."""
 DEFAULT = ("numpy", "numba", "strict")
-"""Backends that are judged if none is named."""
+"""Backends that are judged if none is named; `strict` is left out if its package, of the extra `dev`, is missing."""
 
 EXAMPLES = 20
 """Number of random examples of each property in each form and class, in addition to the directed examples."""
@@ -70,10 +71,12 @@ class Target:
     Attributes:
         commands: the command line of each form.
         shown: the options by which a user names this target.
+        left_out: why a backend of `DEFAULT` is left out, empty if none is.
     """
 
     commands: tuple[tuple[str, ...], ...]
     shown: str
+    left_out: str = ""
 
     @classmethod
     def of_command(cls, command: str) -> "Target":
@@ -95,9 +98,12 @@ class Target:
     @classmethod
     def of_engine(cls, backends: Sequence[str] = ()) -> "Target":
         """Return our engine on the named backends as the target; on those of `DEFAULT` if none is named."""
-        chosen = tuple(backends) or DEFAULT
+        lacks = not backends and find_spec("array_api_strict") is None
+        chosen = tuple(backends) or tuple(name for name in DEFAULT if not lacks or name != "strict")
         shown = " ".join(f"--backend {name}" for name in backends)
-        return cls(tuple(_served(f"conformance.engine.port:{BACKENDS[name]}") for name in chosen), shown)
+        commands = tuple(_served(f"conformance.engine.port:{BACKENDS[name]}") for name in chosen)
+        why = "backend strict is not judged, because array-api-strict is not installed: pip install array-api-strict"
+        return cls(commands, shown, why if lacks else "")
 
 
 def _served(name: str) -> tuple[str, ...]:
@@ -181,6 +187,8 @@ def started(target: Target, options: Options) -> Iterator[Started]:
         Unusable: no form offers a class that is asked for, or one offers an unknown class.
     """
     running = Started()
+    if target.left_out:
+        print(f"verify: {target.left_out}", file=sys.stderr)
     with ExitStack() as stack:
         for job in range(max(1, options.jobs)):
             lane: list[Variant] = []

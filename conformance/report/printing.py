@@ -1,5 +1,6 @@
 """Prints a run on the terminal: counts, failures, hints and the verdict."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from rich.table import Table
@@ -90,10 +91,14 @@ def _print_properties(run: Run, console: Terminal, printed: set[str]) -> None:
     if absent:
         names = [f"{one.name} ({one.skipped})" if len(absent) <= FEW else one.name for one in absent]
         console.print(f"properties that need operations that are not offered: {', '.join(names)}")
+    untried = Counter(one.skipped for one in run.properties if one.outcome == "notrun")
+    many = {reason: n for reason, n in untried.items() if n > FEW}
+    for reason, n in many.items():
+        console.print(f"{n} properties were not tried: {reason}")
     for one in run.properties:
         if one.counts:
             console.print(f"{one.name}: {one.told}")
-        if one.status == "passed" or one.waived or one.outcome in ("unsupported", "blocked"):
+        if one.status == "passed" or one.waived or one.outcome in ("unsupported", "blocked") or one.skipped in many:
             continue
         first, *trace = (one.failure or one.skipped).split("\n")
         console.print(f"{one.status.upper()} {one.name}: {first}")

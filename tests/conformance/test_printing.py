@@ -90,6 +90,16 @@ def test_a_property_says_what_has_to_hold_before_the_texts_of_clauses(tmp_path):
     assert sorted(parts, key=out.getvalue().index) == list(parts)
 
 
+def test_properties_that_cannot_be_tried_for_one_reason_are_counted_in_a_line():
+    reason = "hypothesis is not installed; pip install hypothesis"
+    for n, shown in ((7, f"\n7 properties were not tried: {reason}\n"), (2, f"\nSKIPPED select.0: {reason}\nSKIPPED")):
+        untried = [PropertyResult(f"select.{i}", ("SEL-001",), "core", skipped=reason) for i in range(n)]
+        out = StringIO()
+        print_run(run_of(properties=untried), Terminal(keep="\n", file=out, width=200), dict)
+        assert shown in out.getvalue()
+        assert out.getvalue().count(reason) == (1 if n == 7 else 2)
+
+
 def test_a_port_that_does_not_answer_breaks_no_clause_of_the_case():
     for status, clause in (("timeout", "PRT-009"), ("protocol", "PRT-002"), ("crash", "PRT-005"), ("error", "PRT-005")):
         out = printed(of(LARGEST, status))
