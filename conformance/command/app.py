@@ -19,7 +19,7 @@ from conformance.command.options import Backend, Device, Only, Patience, Port, P
 from conformance.command.runner import BACKENDS, EXAMPLES, Broken, Options, Target, Unusable, chosen, judge, started
 from conformance.expect.manifest import entries
 from conformance.judge.conduct import CHECKS
-from conformance.judge.judgement import PROTOCOL, Run, Status
+from conformance.judge.judgement import Run, Status
 from conformance.properties import PROPERTIES
 from conformance.properties import freeze as freeze_case
 from conformance.properties import replay as replay_case
@@ -247,19 +247,6 @@ def freeze(
     except (ValueError, OSError) as error:
         _stop(str(error), USAGE)
     console.print(f"wrote found.{name} to {path}")
-
-
-@app.command("check-report")
-def check_report(file: Annotated[Path, typer.Argument(metavar="FILE", help="A report.jsonl.")]) -> None:
-    """Check a report of somebody else: it is complete, of this kit, and its verdict follows from its lines."""
-    if not file.is_file():
-        _stop(f"{file}: there is no such file", USAGE)
-    profiles = {p.name: p.profile for p in PROPERTIES.values()} | dict.fromkeys(CHECKS, PROTOCOL)
-    wrong = report.check_report(file, profiles, {p.name: p.ops for p in PROPERTIES.values()})
-    for line in wrong:
-        console.print(line)
-    console.print("the report holds" if not wrong else f"{len(wrong)} things are wrong with it")
-    raise typer.Exit(NOT_MET if wrong else MET)
 
 
 @app.command("self-test")

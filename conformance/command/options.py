@@ -25,7 +25,9 @@ Backend = Annotated[
 Device = Annotated[str | None, typer.Option(help="Our engine on cpu, or on cuda: short for --backend cupy.")]
 Only = Annotated[
     list[str] | None,
-    typer.Option(metavar="GLOB", help="Only what GLOB matches: cases by id, operation or clause; may be repeated."),
+    typer.Option(
+        metavar="GLOB", help="Only cases and properties that GLOB matches by id, operation or clause; may be repeated."
+    ),
 ]
 Timeout = Annotated[
     float,

@@ -15,21 +15,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import Clause, ClauseError, read_clauses
 from conformance.cases.coverage import Coverage, coverage, elsewhere
 from conformance.cases.ops import OPS
-from conformance.cases.profiles import CLASSES, PROFILES, classes_offered, offered_in, profiles_of_case
+from conformance.cases.profiles import CLASSES, PROFILES, classes_offered, profiles_of_case
 from conformance.cases.signatures import covering, refused_by, signatures
 from conformance.command.doctor import no_operation
-from conformance.judge.conduct import CHECKS, declining, ending
+from conformance.judge.conduct import CHECKS, declining, ending, variants_of
 from conformance.judge.harness import Variant, failing_operations
 from conformance.judge.harness import run as run_cases
 from conformance.judge.judgement import BLOCKED, PropertyResult, Run, cases_of
 from conformance.judge.stop import Stop
-from conformance.properties import PROPERTIES, run_properties
+from conformance.properties import PROPERTIES, Property, run_properties
 from conformance.protocol.child import Child, Hello
 from conformance.report.visible import visible
 
@@ -46,7 +47,7 @@ BACKENDS = {
 }
 """Backends of our engine: by name, the function of `conformance.engine.port` that makes the port."""
 DEFAULT = ("numpy", "numba", "strict")
-"""Backends that are judged if none is named."""
+"""Backends that are judged if none is named; `strict` is left out if its package, of the extra `dev`, is missing."""
 
 EXAMPLES = 20
 """Number of random examples of each property in each form and class, in addition to the directed examples."""
@@ -71,10 +72,12 @@ class Target:
     Attributes:
         commands: the command line of each form.
         shown: the options by which a user names this target.
+        left_out: why a backend of `DEFAULT` is left out, empty if none is.
     """
 
     commands: tuple[tuple[str, ...], ...]
     shown: str
+    left_out: str = ""
 
     @classmethod
     def of_command(cls, command: str) -> "Target":
@@ -96,9 +99,12 @@ class Target:
     @classmethod
     def of_engine(cls, backends: Sequence[str] = ()) -> "Target":
         """Return our engine on the named backends as the target; on those of `DEFAULT` if none is named."""
-        chosen = tuple(backends) or DEFAULT
+        lacks = not backends and find_spec("array_api_strict") is None
+        chosen = tuple(backends) or tuple(name for name in DEFAULT if not lacks or name != "strict")
         shown = " ".join(f"--backend {name}" for name in backends)
-        return cls(tuple(_served(f"conformance.engine.port:{BACKENDS[name]}") for name in chosen), shown)
+        commands = tuple(_served(f"conformance.engine.port:{BACKENDS[name]}") for name in chosen)
+        why = "backend strict is not judged, because array-api-strict is not installed: pip install array-api-strict"
+        return cls(commands, shown, why if lacks else "")
 
 
 def _served(name: str) -> tuple[str, ...]:
@@ -112,7 +118,7 @@ class Options:
     Attributes:
         profiles: names of profiles; empty for all in which the port offers anything.
         classes: numeric classes; empty for all that the port offers.
-        only: globs of case ids, operations, clauses or properties; empty for all.
+        only: globs that a case or a property matches by its id, an operation that it asks or a clause; empty for all.
         clause: id of one clause; empty for all.
         quick: whether to run only a few cases that detect every known mutant, and no properties.
         seed: the seed in hexadecimal; empty to draw one.
@@ -140,6 +146,12 @@ class Options:
         words += [f"--clause {self.clause}"] if self.clause else []
         words += ["--examples 0"] if not self.examples else []
         return " ".join(words + (["--quick"] if self.quick else []))
+
+    def takes(self, name: str, ops: Sequence[str], clauses: Sequence[str]) -> bool:
+        """Return whether the filters keep a case or a property, by its id, its operations and its clauses."""
+        names = (name, *ops, *clauses)
+        kept = not self.only or any(fnmatchcase(one, pattern) for pattern in self.only for one in names)
+        return kept and (not self.clause or self.clause in clauses)
 
 
 @dataclass(slots=True)
@@ -176,6 +188,8 @@ def started(target: Target, options: Options) -> Iterator[Started]:
         Unusable: no form offers a class that is asked for, or one offers an unknown class.
     """
     running = Started()
+    if target.left_out:
+        print(f"verify: {target.left_out}", file=sys.stderr)
     with ExitStack() as stack:
         for job in range(max(1, options.jobs)):
             lane: list[Variant] = []
@@ -184,7 +198,7 @@ def started(target: Target, options: Options) -> Iterator[Started]:
                 hello = child.hello()
                 if job == 0:
                     running.hellos.append(hello)
-                lane += _variants(child, hello, options.classes)
+                lane += variants_of(child, hello, options.classes)
             running.lanes.append(lane)
         offered = {name for hello in running.hellos for name in classes_offered(hello.ops)}
         named = {name for hello in running.hellos for classes in hello.ops.values() for name in classes}
@@ -199,17 +213,6 @@ def started(target: Target, options: Options) -> Iterator[Started]:
             raise Unusable(f"the port does not offer the numeric class {missing[0]}; it offers {offers}")
         running.classes = tuple(name for name in CLASSES if name in (options.classes or offered))
         yield running
-
-
-def _variants(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
-    offered = classes_offered(hello.ops)
-    out = [
-        Variant(child, dtype, offers=offered_in(name, hello.ops), deterministic=hello.deterministic, zstd=hello.zstd)
-        for name, dtype in CLASSES.items()
-        if name in offered and (not classes or name in classes)
-    ]
-    # a port that offers nothing is asked too, because it must decline each call (PRT-007)
-    return out or [Variant(child, "float64", offers=frozenset())]
 
 
 def judge(
@@ -228,32 +231,32 @@ def judge(
     begun, clock = datetime.now(UTC), time.monotonic()
     every, clauses, shown = _kit()
     seed = options.seed or secrets.token_hex(16)
-    order = random.Random(seed)  # noqa: S311  the order of calls is no secret
     with started(target, options) as port:
         offered = port.offered
         profiles = options.profiles or tuple(p for p, ops in PROFILES.items() if offered & set(ops))
         meant = [case for case in cases_of(profiles, every) if any(v.takes(case) for v in port.lanes[0])]
-        cases = chosen(meant, options)
+        asked = _asked(profiles, options)
+        cases = chosen(meant, options, asked)
         if not cases and not options.filtered and not options.profiles:
             raise Unusable("the port offers no operation of any profile; its hello lists them under ops")
         if options.filtered:
-            named = {p.profile for p in PROPERTIES.values() if any(fnmatchcase(p.name, o) for o in options.only)}
-            profiles = tuple(p for p in profiles if p in named or any(p in profiles_of_case(case) for case in cases))
+            left = {p.profile for p in asked}.union(*map(profiles_of_case, cases))
+            profiles = tuple(p for p in profiles if p in left)
         results = run_cases(
             cases,
             port.lanes[0],
             lambda case: progress(case.op, total=len(cases)),
-            order,
+            random.Random(seed),  # noqa: S311  the order of calls is no secret
             port.lanes[1:],
             options.max_failures,
         )
         stop = Stop(options.max_failures, sum(bool(r.failures) for r in results))
         properties: list[PropertyResult] = []
-        if options.examples and not options.quick and not stop.reached:
+        if not stop.reached:
             bad = failing_operations(results)
             advance = partial(progress, done=len(cases))
-            properties = _properties(port, profiles, seed, options, artifacts, bad, advance)
-        elif stop.reached and not options.filtered:
+            properties = _properties(port, asked, seed, options, artifacts, bad, advance)
+        elif not options.filtered:
             mine = [p for p in PROPERTIES.values() if p.profile in profiles]
             why = f"{BLOCKED}: {stop.reason}"
             properties = [PropertyResult(p.name, p.clauses, p.profile, skipped=why) for p in mine]
@@ -296,35 +299,42 @@ def _kit() -> tuple[list[Case], dict[str, Clause], list[Coverage]]:
     return every, clauses, shown
 
 
+def _asked(profiles: Sequence[str], options: Options) -> list[Property]:
+    """Return the properties of the profiles that a run tries."""
+    if options.quick or not options.examples:
+        return []
+    return [p for p in PROPERTIES.values() if p.profile in profiles and options.takes(p.name, p.ops, p.clauses)]
+
+
 def _properties(
     port: Started,
-    profiles: Sequence[str],
+    asked: Sequence[Property],
     seed: str,
     options: Options,
     artifacts: Path,
     bad: Collection[str],
     progress: Callable[[str], None],
 ) -> list[PropertyResult]:
-    """Return the results of the properties that the options name, each once.
+    """Try properties; return one result for each.
 
     bad  operations that failed a case; properties that ask them, or operations that rest on them, are blocked
     """
-    by_name: dict[str, PropertyResult] = {}
-    for pattern in options.only or (None,):
-        for result in run_properties(
+    results: list[PropertyResult] = []
+    for prop in asked:
+        results += run_properties(
             port.lanes[0],
-            profiles,
+            [prop.profile],
             seed,
             examples=options.examples,
-            only=pattern,
-            clause=options.clause or None,
+            only=prop.name,
             artifacts=artifacts,
             seconds=CALLS_OF_A_PROPERTY * options.timeout,
-            bad=bad,
+            # a property that `--only` names is tried all the same, because the user wants its smallest example
+            bad=() if prop.name in options.only else bad,
+            partly=bool(options.filtered),
             progress=progress,
-        ):
-            by_name.setdefault(result.name, result)
-    return list(by_name.values())
+        )
+    return results
 
 
 def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[PropertyResult]:
@@ -345,32 +355,23 @@ def _described(hellos: Sequence[Hello]) -> dict[str, object]:
     return port | {"host": platform.platform(), "python": platform.python_version()}
 
 
-def chosen(cases: Sequence[Case], options: Options) -> list[Case]:
+def chosen(cases: Sequence[Case], options: Options, properties: Sequence[Property] = ()) -> list[Case]:
     """Return the cases that match the filters of the options.
 
+    properties  those that match the filters, so that cases may be missing
+
     Raises:
-        Unusable: a filter matches nothing.
+        Unusable: the filters match nothing.
     """
-    selected = list(cases)
-    if options.only:
-        selected = [
-            c for c in selected if any(fnmatchcase(n, p) for p in options.only for n in (c.id, c.op, *c.clauses))
-        ]
-        if not selected:
-            if any(fnmatchcase(name, pattern) for name in PROPERTIES for pattern in options.only):
-                return []
-            raise Unusable(
-                f"--only {' '.join(options.only)} matches no case, operation or clause of these profiles; see list"
-            )
-    if options.clause:
-        selected = [c for c in selected if options.clause in c.clauses]
-        if not selected:
-            raise Unusable(
-                f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what is known of it"
-            )
-    if options.quick:
-        selected = covering(selected, signatures())
-    return selected
+    selected = [case for case in cases if options.takes(case.id, (case.op,), case.clauses)]
+    if not selected and not properties and options.only:
+        filters = " ".join(f"--only {pattern}" for pattern in options.only)
+        raise Unusable(f"{filters} matches no case, operation or clause of these profiles; see list")
+    if not selected and not properties and options.clause:
+        raise Unusable(
+            f"no case of these profiles shows {options.clause}; `explain {options.clause}` says what is known of it"
+        )
+    return covering(selected, signatures()) if options.quick else selected
 
 
 def _quick(cases: Sequence[Case], meant: Sequence[Case]) -> str:

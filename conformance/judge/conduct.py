@@ -11,17 +11,30 @@ import numpy as np
 
 from conformance.cases.case import Case
 from conformance.cases.profiles import CLASSES, classes_offered, is_scalar, offered_in
-from conformance.judge.harness import can_ask, prepared_inputs
+from conformance.judge.harness import Variant, can_ask, prepared_inputs
 from conformance.judge.judgement import PROTOCOL, PropertyResult
 from conformance.protocol.child import Child, PortFault, StartError
+from conformance.protocol.hello import Hello
 from conformance.protocol.port import Refused, Unsupported
 
-__all__ = ["CHECKS", "declining", "ending"]
+__all__ = ["CHECKS", "declining", "ending", "variants_of"]
 
 CHECKS = ("protocol.unsupported", "protocol.stop", "protocol.end-of-input")
 """Every check by name."""
 _TOLD = 3
 """`declining` stops after this many wrong answers."""
+
+
+def variants_of(child: Child, hello: Hello, classes: Sequence[str]) -> list[Variant]:
+    """Return a port in each numeric class of its hello, or of `classes` if any are named."""
+    offered = classes_offered(hello.ops)
+    out = [
+        Variant(child, dtype, offers=offered_in(name, hello.ops), deterministic=hello.deterministic, zstd=hello.zstd)
+        for name, dtype in CLASSES.items()
+        if name in offered and (not classes or name in classes)
+    ]
+    # a port that offers nothing is asked too, because it must decline each call (PRT-007)
+    return out or [Variant(child, "float64", offers=frozenset())]
 
 
 def declining(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResult:

@@ -56,6 +56,7 @@ class PropertyResult:
         waived: the issues that an expected-failure manifest names for it; else empty.
         counts: numbers of examples by description, such as those that could not be judged exactly.
         asked_new: operations that answered inputs drawn in this run (PRT-018), each as `asked_in` spells it.
+        text: the statement that has to hold, in one line.
     """
 
     name: str
@@ -69,6 +70,7 @@ class PropertyResult:
     waived: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     asked_new: tuple[str, ...] = ()
+    text: str = ""
 
     @property
     def told(self) -> str:

@@ -98,6 +98,7 @@ def run_properties(
     seconds: float = 60.0,
     bad: Collection[str] = (),
     progress: Callable[[str], None] = lambda name: None,
+    partly: bool = False,
 ) -> list[PropertyResult]:
     """Try the properties of the profiles on the ports; return one result for each.
 
@@ -107,8 +108,8 @@ def run_properties(
     clause     a glob of clauses
     artifacts  folder for the subfolders of failing properties
     seconds    for the examples of a property; at most SHRINKING of them to shrink a failing one
-    bad        operations that fail their cases: a property that asks one, or rests on one, is blocked (PRT-012),
-               unless `only` is its name
+    bad        operations that fail their cases: a property that asks one, or rests on one, is blocked (PRT-012)
+    partly     if a port lacks some operations of a property, ask it the others; such a result supports no claim
     progress   called with the name of each property that is tried, before it is
 
     Raises:
@@ -122,13 +123,12 @@ def run_properties(
         if clause is not None and not any(fnmatchcase(one, clause) for one in prop.clauses):
             continue
         behind = blocking(prop.ops, bad)
-        # a property that `only` names is tried all the same, because the user wants its smallest example
-        if behind and prop.name != only:
+        if behind:
             skipped = f"{BLOCKED}: {behind} fails its cases"
             results.append(PropertyResult(prop.name, prop.clauses, prop.profile, skipped=skipped))
             continue
         progress(prop.name)
-        results.append(_judge(prop, ports, seed, examples, artifacts, seconds))
+        results.append(_judge(prop, ports, seed, examples, artifacts, seconds, partly=partly))
     return results
 
 
@@ -144,19 +144,22 @@ def _number(seed: str) -> int:
 
 
 def _judge(
-    prop: Property, ports: Sequence[Variant], seed: str, examples: int, artifacts: Path, seconds: float
+    prop: Property, ports: Sequence[Variant], seed: str, examples: int, artifacts: Path, seconds: float, *, partly: bool
 ) -> PropertyResult:
-    result = PropertyResult(prop.name, prop.clauses, prop.profile)
+    result = PropertyResult(prop.name, prop.clauses, prop.profile, text=prop.text)
     begun = time.monotonic()
     if hypothesis is None:
         result.skipped = WITHOUT
         return result
     meant = [v for v in ports if prop.fits(v)]
+    whole = bool(meant) or not partly
+    if not whole:
+        meant = [v for v in ports if prop.part(v).ops]
     ran = 0
     # one variant is enough for operations on numbers alone, because they have a single dtype
     for variant in meant[:1] if prop.scalar else meant:
         restarts = getattr(variant.port, "restarts", None)
-        explored = explore(prop, variant, seed, examples=examples, seconds=seconds)
+        explored = explore(prop.part(variant), variant, seed, examples=examples, seconds=seconds)
         if restarts is not None:
             # restarts count once, because the port may have been lost many times while an example was shrunk
             variant.port.restarts = min(variant.port.restarts, restarts + 1)  # type: ignore[attr-defined]
@@ -164,6 +167,9 @@ def _judge(
         result.asked_new = tuple(sorted({*result.asked_new, *explored.asked_new}))
         for what in prop.tells:
             result.counts[what] = result.counts.get(what, 0) + explored.saw[what]
+        if not whole and explored.seen is None and not explored.asked_new:
+            # the body asks nothing without the answers of an operation that is not offered
+            continue
         if explored.missing:
             result.skipped = f"{variant.port.name} does not offer {explored.missing}"
             continue
@@ -175,7 +181,8 @@ def _judge(
             result.artifact = save(folder_of(artifacts, prop.name), explored.seen, variant.port.name, seed)
             break
         unseen = explored.unseen(prop)
-        if unseen:
+        # a body may leave an example early if it gets no answer, so that a part of a property lacks features
+        if unseen and whole:
             result.skipped = f"the kit's fault: {explored.examples} examples without {', '.join(unseen)}" + (
                 "; the time was over, raise --timeout" if explored.late else ""
             )

@@ -72,11 +72,14 @@ class Property:
 
     def fits(self, variant: Variant) -> bool:
         """Return whether the property can be asked of a variant of a port."""
+        return self.part(variant).ops == self.ops
+
+    def part(self, variant: Variant) -> "Property":
+        """Return the property with those of its operations that can be asked of a variant; a trial asks no others."""
         if not self.reduced and variant.dtype in ("bfloat16", "float16"):
-            return False
-        return all(
-            OPS[op].kind in variant.kinds and (variant.offers is None or op in variant.offers) for op in self.ops
-        )
+            return replace(self, ops=())
+        offers = self.ops if variant.offers is None else variant.offers
+        return replace(self, ops=tuple(op for op in self.ops if OPS[op].kind in variant.kinds and op in offers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,8 @@ class Trial:
 
     def _run(self, case: Case, port: Any) -> Result:
         self._in_time()
+        if case.op not in self.prop.ops:
+            return Result(case)
         if self.log is not None:
             self.log.append(case)
         (result,) = run([case], [replace(self.variant, port=port)])

@@ -14,7 +14,7 @@ from conformance.cases.profiles import profiles_of_case
 from conformance.judge.harness import Failure, Result
 from conformance.judge.judgement import REVISION, PropertyResult, Run
 
-__all__ = ["VERSION", "report_lines", "verdict_row"]
+__all__ = ["VERSION", "report_lines"]
 
 VERSION = 2
 """Version of the format of report.jsonl and summary.json."""

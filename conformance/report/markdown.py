@@ -58,7 +58,12 @@ def _failures(run: Run) -> list[str]:
             f"  - {_code(repeat_command(run, result.case))}",
         ]
     lines += _more(wrong)
-    lines += [f"- **{_text(p.name)}** (property): {_text(clip(p.failure, 300))}" for p in untrue[:_MOST]]
+    for one in untrue[:_MOST]:
+        lines += [
+            f"- **{_text(one.name)}** (property): {_text(one.text)}",
+            f"  - {', '.join(one.clauses)}",
+            f"  - {_text(clip(one.failure, 300))}",
+        ]
     return lines + _more(untrue)
 
 

@@ -43,7 +43,13 @@ def _card(run: Run, result: Result, is_open: bool) -> Markup:  # noqa: FBT001  p
     parts += [_failure(result, failure) for failure in result.failures]
     parts += [_inputs(result, is_open), *_clauses(run, case.clauses)]
     parts.append(tag("p", tag("span", "once more: ", class_="soft"), tag("code", repeat_command(run, case))))
-    head = tag("summary", tag("span", result.outcome, class_="mark failed"), " ", tag("b", case.id), f" {case.op}")
+    head = tag(
+        "summary",
+        tag("span", result.outcome, class_="mark failed"),
+        " ",
+        tag("b", case.id),
+        f" {case.op}: {' '.join(case.clauses)}",
+    )
     return tag("details", head, tag("div", *parts), class_="card", **_open(is_open))
 
 
@@ -92,8 +98,11 @@ def _failure(result: Result, failure: Failure) -> Markup:
 
 
 def _property_card(run: Run, one: PropertyResult) -> Markup:
-    parts = [*_clauses(run, one.clauses), tag("pre", one.failure, class_="wrap")]
+    parts = [tag("p", tag("span", "has to hold for all inputs: ", class_="soft"), one.text)] if one.text else []
+    parts += [tag("pre", one.failure, class_="wrap"), *_clauses(run, one.clauses)]
     if one.artifact is not None:
         parts.append(tag("p", tag("span", "kept in ", class_="soft"), tag("code", one.artifact.name)))
-    head = tag("summary", tag("span", "property", class_="mark failed"), " ", tag("b", one.name))
+    head = tag(
+        "summary", tag("span", "property", class_="mark failed"), " ", tag("b", one.name), f": {' '.join(one.clauses)}"
+    )
     return tag("details", head, tag("div", *parts), class_="card")

@@ -1,5 +1,6 @@
 """Prints a run on the terminal: counts, failures, hints and the verdict."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from rich.table import Table
@@ -31,7 +32,7 @@ def print_run(run: Run, console: Terminal, mistakes: Mistakes) -> None:
         console.print("\n".join(["", *report.explain(result, run.clauses, printed)]))
         again = f"  whole: seft verify ask {result.case.id} {' '.join(run.command)}"
         console.print(again.rstrip())
-    _print_properties(run, console)
+    _print_properties(run, console, printed)
     for line in [*hints(run.results), *_alike(run, mistakes)]:
         console.print(line)
     if run.quick:
@@ -82,7 +83,7 @@ def _print_counts(run: Run, console: Terminal) -> None:
     console.print(table)
 
 
-def _print_properties(run: Run, console: Terminal) -> None:
+def _print_properties(run: Run, console: Terminal, printed: set[str]) -> None:
     behind = [one.name for one in run.properties if one.outcome == "blocked"]
     if behind:
         console.print(f"properties that were not tried, as what they ask fails already: {', '.join(behind)}")
@@ -90,16 +91,24 @@ def _print_properties(run: Run, console: Terminal) -> None:
     if absent:
         names = [f"{one.name} ({one.skipped})" if len(absent) <= FEW else one.name for one in absent]
         console.print(f"properties that need operations that are not offered: {', '.join(names)}")
+    untried = Counter(one.skipped for one in run.properties if one.outcome == "notrun")
+    many = {reason: n for reason, n in untried.items() if n > FEW}
+    for reason, n in many.items():
+        console.print(f"{n} properties were not tried: {reason}")
     for one in run.properties:
         if one.counts:
             console.print(f"{one.name}: {one.told}")
-        if one.status == "passed" or one.waived or one.outcome in ("unsupported", "blocked"):
+        if one.status == "passed" or one.waived or one.outcome in ("unsupported", "blocked") or one.skipped in many:
             continue
-        console.print(f"{one.status.upper()} {one.name}: {one.failure or one.skipped}")
+        first, *trace = (one.failure or one.skipped).split("\n")
+        console.print(f"{one.status.upper()} {one.name}: {first}")
         if one.artifact is not None:
             (*_, smallest) = read_artifact(one.artifact)
             inputs = {name: value for name, value in smallest.inputs.items() if value is not None}
-            lines = [f"  {name} {run.clauses[name].text}" for name in one.clauses]
+            lines = [f"  has to hold for all inputs: {one.text} ({' '.join(one.clauses)})"]
             lines += [f"  {name} = {report.whole_text(value)}" for name, value in inputs.items()]
             lines.append(f"  replay it: seft verify replay {one.artifact} {run.command[0]}")
+            lines += report.texts_of(one.clauses, run.clauses, printed)
             console.print("\n".join(lines))
+        for line in trace:
+            console.print(f"    {line}")

@@ -69,16 +69,16 @@ def first_index(failure: Failure) -> str:
     return match[1] if match else ""
 
 
-def difference(failure: Failure, expected: Any) -> tuple[str, str]:
-    """Return expected and actual output as texts: small ones whole, others around the first difference."""
+def difference(failure: Failure, expected: Any, most: int = _WHOLE) -> tuple[str, str]:
+    """Return expected and actual output as texts: arrays of at most `most` entries whole, others where they differ."""
     answer, place = failure.got, first_index(failure)
-    if place and isinstance(expected, np.ndarray) and isinstance(answer, np.ndarray) and expected.size > _WHOLE:
-        index = tuple(int(i) for i in place[1:-1].split(","))
-        if expected.shape == answer.shape and len(index) == expected.ndim:
-            return _near(expected, index), _near(answer, index)
     if _floats(expected) and _floats(answer):
         # both are shown in the dtype of the call, so that their digits can be compared
         expected = expected.astype(answer.dtype)
+    if place and isinstance(expected, np.ndarray) and isinstance(answer, np.ndarray) and expected.size > most:
+        index = tuple(int(i) for i in place[1:-1].split(","))
+        if expected.shape == answer.shape and len(index) == expected.ndim:
+            return _near(expected, index), _near(answer, index)
     return value_text(expected), value_text(answer)
 
 
@@ -89,7 +89,7 @@ def _floats(x: Any) -> bool:
 def _near(x: np.ndarray[Any, Any], index: tuple[int, ...]) -> str:
     row, at = x[index[:-1]], index[-1]
     low, high = max(0, at - _AROUND), min(len(row), at + _AROUND + 1)
-    entries = ", ".join(f"»{row[i]}«" if i == at else str(row[i]) for i in range(low, high))
+    entries = ", ".join(f"»{row[i]!s}«" if i == at else str(row[i]) for i in range(low, high))
     outer = "".join(f"{i}, " for i in index[:-1])
     return f"{x.dtype.name}, shape {list(x.shape)}; [{outer}{low}:{high}] = {entries}"
 

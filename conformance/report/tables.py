@@ -15,9 +15,13 @@ from conformance.cases.coverage import Coverage
 from conformance.judge.harness import Failure, Result
 from conformance.report.shown import difference
 
-__all__ = ["as_json", "counts", "explain", "matches", "shown_value", "table_rows"]
+__all__ = ["as_json", "counts", "explain", "matches", "shown_value", "table_rows", "texts_of"]
 
 _SMALL = 24
+_FEW = 8
+"""Outputs with more entries are shown around their first difference before they are shown whole."""
+_LEAD = 220
+"""The most characters of an output that come before the texts of clauses: three lines of a terminal."""
 
 
 def matches(case: Case, pattern: str) -> bool:
@@ -79,36 +83,57 @@ _NO_ANSWER = {
 def explain(result: Result, clauses: dict[str, Clause], printed: set[str] | None = None) -> list[str]:
     """Return the lines that describe the failures of a case.
 
+    The ids of its clauses, its purpose and every difference come first, so that they fit on a screen. The texts of the
+    clauses, the inputs and whole outputs follow.
+
     printed  clauses whose text was printed before, so that only their ids are printed; those of this case are added
     """
     case = result.case
-    lines = [f"FAILED {case.id} ({case.op})", f"  meant to catch: {case.purpose}"]
     printed = set() if printed is None else printed
-    named = [name for name in case.clauses if not name.startswith("NUM-")]
+    every = list(dict.fromkeys(case.clauses))
+    named = [name for name in every if not name.startswith("NUM-")] or every
     if all(failure.status in _NO_ANSWER for failure in result.failures):
         # the clauses of a case say nothing about a port that does not answer
         broken = {name for failure in result.failures for name in _NO_ANSWER[failure.status]}
         named = sorted(broken & clauses.keys())
-    lines += [f"  {name} {clauses[name].text}" for name in named if name not in printed]
-    if again := [name for name in named if name in printed]:
-        lines.append(f"  {' '.join(again)}, as above")
-    printed |= {*named}
-    lines += [f"  {name} = {shown_value(value)}" for name, value in case.inputs.items() if value is not None]
+    lines = [f"FAILED {case.id} ({case.op}): {' '.join(named)}", f"  meant to catch: {case.purpose}"]
+    whole: list[str] = []
     for failure in result.failures:
-        output = f" {failure.output}" if failure.output else ""
+        first, *trace = failure.detail.split("\n")
+        head = f"  {failure.variant}:{f' {failure.output}' if failure.output else ''}"
         ratio = f" ({failure.ratio:.3g} times the bound)" if math.isfinite(failure.ratio) else ""
-        lines.append(f"  {failure.variant}:{output} {failure.detail}{ratio}")
-        lines += _both(failure, case)
+        short, full = _both(failure, case, _FEW), _both(failure, case)
+        lines += [f"{head} {first}{ratio}", *short]
+        more = [f"    {line}" for line in trace] + (full if full != short else [])
+        whole += [head, *more] if more else []
+    lines += texts_of(named, clauses, printed)
+    lines += [f"  {name} = {shown_value(value)}" for name, value in case.inputs.items() if value is not None]
+    return lines + whole
+
+
+def texts_of(names: Sequence[str], clauses: dict[str, Clause], printed: set[str]) -> list[str]:
+    """Return lines with the texts of clauses; those that were printed before are named only. Adds them to `printed`."""
+    lines = [f"  {name} {clauses[name].text}" for name in names if name not in printed]
+    if again := [name for name in names if name in printed]:
+        lines.append(f"  {' '.join(again)}, as above")
+    printed |= {*names}
     return lines
 
 
-def _both(failure: Failure, case: Case) -> list[str]:
-    """Return lines with the expected and the actual output; large ones are cut around the first difference."""
+def _both(failure: Failure, case: Case, few: int = 0) -> list[str]:
+    """Return lines with the expected and the actual output; none if there is no output to compare.
+
+    few  arrays with more entries are shown around the first difference, and there are no lines for texts that are
+         longer than `_LEAD`; 0 shows up to 64 entries whole
+    """
     if failure.got is None or failure.output not in case.expected:
         return []
-    want, answer = difference(failure, case.expected[failure.output])
-    pairs = (("expected", want), ("got     ", answer))
-    return [f"    {name} {' '.join(text.split())}" for name, text in pairs]
+    expected = case.expected[failure.output]
+    pair = difference(failure, expected, few) if few else difference(failure, expected)
+    texts = [" ".join(text.split()) for text in pair]
+    if few and max(map(len, texts)) > _LEAD:
+        return []
+    return [f"    {name} {text}" for name, text in zip(("expected", "got     "), texts, strict=True)]
 
 
 def as_json(

@@ -1,5 +1,7 @@
-"""verify.py --backend cupy and gpu-on-cpu: what is missing is named, and what is there is judged."""
+"""Backends that may be missing: verify.py names what they need, and judges what is there."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -52,3 +54,18 @@ def test_with_arrays_of_cupy_the_engine_is_judged_on_them(verify, tmp_path, monk
     status, out, err = verify("--backend", "cupy", "--only", "kernel.*", "--class", "fp32", *BARE)
     assert (status, err) == (0, "")
     assert "engine on CuPy" in out
+
+
+def test_a_default_backend_without_its_package_is_named_and_the_others_are_judged(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['array_api_strict'] = None")
+    command = [sys.executable, "-m", "conformance", "--only", "count.drop", *BARE]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    why = "backend strict is not judged, because array-api-strict is not installed: pip install array-api-strict"
+    assert (done.returncode, done.stderr) == (0, f"verify: {why}\n")
+    assert ", 0 failed, 0 skipped" in done.stdout.splitlines()[-1]
+    done = subprocess.run(
+        [*command, "--backend", "strict"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "pip install array-api-strict" in done.stderr

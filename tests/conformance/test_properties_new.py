@@ -8,6 +8,7 @@ import pytest
 from conformance.cases.case import load_all
 from conformance.cases.ops import OPS
 from conformance.cases.profiles import PROFILES
+from conformance.command import runner
 from conformance.command.listing import sizes
 from conformance.judge.harness import Result, Variant, classes_of
 from conformance.judge.judgement import PropertyResult, Run, asked_in
@@ -20,6 +21,7 @@ from conformance.properties.running import largest_arrays
 from conformance.properties.trial import FINITE, Found, Made, Property
 from conformance.wrong.mutants.base import ENGINE
 from conformance.wrong.nulls.known import FOUND_BY, HONEST, Frozen
+from tests.conformance.near import Near
 
 CASES = load_all()
 SEED = "5ef7000000000000000000000000c0de"
@@ -118,6 +120,36 @@ def test_PRT_018_a_table_of_one_operation_is_found_whatever_else_is_computed(op,
     found = run_properties([Variant(port, "float64", kinds)], [profile], SEED, examples=4, only=asking()[op][0],
                            artifacts=tmp_path, seconds=2.0)  # fmt: skip
     assert [r.status for r in found] == ["failed"]
+
+
+class Lone:
+    """Takes the place of `Child`: a port of one operation, whose frozen answers are all that it knows."""
+
+    def __init__(self, command, timeout):
+        self.name = command[-1]
+        self.port = Frozen(self.name, (self.name,), ())
+
+    hello, call, end, __enter__, __exit__ = Near.hello, Near.call, Near.end, Near.__enter__, Near.__exit__
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_PRT_018_a_run_of_one_operation_alone_finds_a_table_of_it(op, tmp_path, monkeypatch):
+    asked, failures = [], []
+
+    def until_one_fails(*given, only, **more):
+        asked.append(only)
+        results = [] if failures else run_properties(*given, only=only, **more)
+        failures.extend(one for one in results if one.failure)
+        return results
+
+    monkeypatch.setattr(running, "SHRINKING", 0.0)  # nobody looks at the example
+    monkeypatch.setattr(runner, "Child", Lone)
+    monkeypatch.setattr(runner, "run_properties", until_one_fails)
+    options = runner.Options(only=(op,), seed=SEED, examples=1)
+    verdict = runner.judge(runner.Target.of_class(op), options, artifacts=tmp_path).verdict()
+    offered = [name for name in asking()[op] if op in PROFILES[PROPERTIES[name].profile]]
+    assert set(offered) <= set(asked)
+    assert verdict.failed, f"{verdict.passed} passed, {verdict.failed} failed"
 
 
 def test_PRT_018_tables_stand_for_every_profile_that_has_more_than_one_operation():

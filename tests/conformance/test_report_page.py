@@ -123,6 +123,23 @@ def test_a_property_and_the_manifest_are_failures_too():
     assert "2 failures" in text
 
 
+def test_the_difference_comes_before_the_texts_of_clauses_and_the_inputs():
+    order = PropertyResult("select.order", ("SEL-001",), "core", 5, failure="at [0] expected 3, got 4", text="sorted")
+    text = shown(run_of([failed(detail="at [0] expected 7, got 9")], properties=[order]))
+    parts = (
+        "fail select.largest-ties select.largest: SEL-001",
+        "meant to catch: ties by the highest id",
+        "at [0] expected 7, got 9",
+        "scores[1., 3., 3.]",
+        "SEL-001The k largest scores",
+        "property select.order: SEL-001",
+        "has to hold for all inputs: sorted",
+        "at [0] expected 3, got 4",
+    )
+    assert sorted(parts, key=text.index) == list(parts)
+    assert text.rindex("SEL-001The k largest scores", 0, text.index("How much")) > text.index(parts[-1])
+
+
 def test_bars_mark_what_is_nearly_used_up():
     high, low = page(run_of([passed(STEP, 0.81)])), page(run_of([passed(STEP, 0.8)]))
     assert 'class="fill mild" style="width:81.0%"' in high
