@@ -33,10 +33,16 @@ SHORTER = {"--steps": "2", "--epochs": "1", "--limit": "2", "--sample": "2", "--
 """Option -> the value that replaces that of the page, so that a page takes seconds."""
 SHORTER_PYTHON = {"steps=80": "steps=2", "lines[20:]": "lines[2:]", "lines[:20]": "lines[:2]"}
 STAND_FOR = {"FORMAT": "hf", "PATH": "pruned"}
-ELSEWHERE = ("-m benchmarks gpu", "-m examples.rl_sync", "pip install", "import seft_ref.runs.lm_eval")
+ELSEWHERE = (
+    "-m benchmarks gpu",
+    "-m examples.rl_sync",
+    "-m examples.peft_repair",
+    "pip install",
+    "import seft_ref.runs.lm_eval",
+)
 """Commands that need a GPU or the network, or that other tests run."""
-FOREIGN = ("from vllm", "import lm_eval")
-"""Python that needs another program, and is not run here."""
+FOREIGN = ("from vllm", "import lm_eval", "from torch.nn.utils import prune")
+"""Python that needs another program, or that the tests of the ports run."""
 LANGUAGES = ("", "sh", "py", "python", "json", "js")
 """Languages of blocks; `test_readme` runs those of `python` and compares their output, one test here that of `js`."""
 OUTPUT = {"prune": 1, "convert": 1, "finetune": 1, "diff": 2, "apply": -1}
@@ -118,7 +124,13 @@ def before_scoring(folder, seft):
         files[1].write_text(json.dumps([*train, test[0]]))
 
 
+def before_reading(folder, seft):
+    """Write the sparse model that a repair of another family leaves."""
+    shutil.copytree("pruned", "tuned/sparse")
+
+
 BEFORE = {"convert": before_converting, "quantise": before_quantising, "score-tasks": before_scoring}
+BEFORE |= {"other-families": before_reading}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

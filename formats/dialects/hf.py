@@ -63,6 +63,14 @@ class HfFolder(Mapping[str, Dense]):
         refuse_version(folder)
         shards = _shards(folder)
         self._owner = {name: (file, section) for file, shard in shards.values() for name, section in shard.items()}
+        # FMT-159.3
+        pairs = (name for name in self._owner if f"{name.removesuffix('_orig')}_mask" in self._owner)
+        if masked := min((name for name in pairs if name.endswith("_orig")), default=None):
+            raise FormatError(
+                "FMT-159",
+                f"{folder} has {masked!r} and its mask, which torch.nn.utils.prune keeps while it masks a layer and no "
+                "loader of such a folder reads; call prune.remove(layer, 'weight'), then save_pretrained",
+            )
         companions, self.left_out = _sorted_out(folder, {*shards} if WHOLE in shards else {*shards, INDEX})
         self.files: Mapping[str, bytes] = Lazy(companions, lambda name: companions[name].read_bytes())
 

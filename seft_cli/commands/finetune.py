@@ -300,8 +300,8 @@ def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
     refuse_delta(folder)
     if not is_sparse(folder):
         raise console.Refused(
-            f"{folder} is not a sparse checkpoint; make one by seft convert {folder} DST --to sparse, for codes with "
-            "--keep-codes; prune a dense model first (seft prune)"
+            f"{folder} is not a sparse checkpoint; prune it if it is dense (seft prune), then seft convert {folder} "
+            "DST --to sparse, for codes with --keep-codes"
         )
     if state_file.exists() and not resume:
         raise console.Refused(

@@ -114,7 +114,7 @@ class SeftModel(BaseTuner):
         config.stored, config.stored_sha256 = stored, digest
         if updates and stored == sum(update.out_features * update.in_features for _, update in updates):
             message = "dense-base: every weight of the adapted layers is stored, so there is nothing to keep sparse"
-            warnings.warn(f"{message}; prune the model first (seft prune)", stacklevel=2)
+            warnings.warn(f"{message}; prune the model first (seft prune, or torch.nn.utils.prune)", stacklevel=2)
         watch_padding(model, [update for _, update in updates], config.settings())
         if not config.from_file:
             _say_what_is_left_out(model, adapter_name)

@@ -12,8 +12,8 @@ from typing import Any
 from seft_ref.errors import ConfigError
 from seft_ref.layers.rope import Rope
 
-OTHER_FAMILIES = "docs/tutorials/peft.md"
-"""The page that shows how to train a model that this engine does not know."""
+OTHER_FAMILIES = "docs/how-to/other-families.md"
+"""The page that shows how to prune, train and read a model that this engine does not know."""
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -85,8 +85,8 @@ class ModelConfig:
         if not isinstance(family, str) or family not in FAMILIES:
             raise ConfigError(
                 "MDL-002",
-                f"model_type {family!r} is not supported; this engine knows {', '.join(FAMILIES)}; prune another model "
-                f"in PyTorch, make it sparse by seft convert, and train it through PEFT: {OTHER_FAMILIES}",
+                f"model_type {family!r} is not supported; this engine knows {', '.join(FAMILIES)}; a model of another "
+                f"family is pruned, trained and read in PyTorch, and stored by seft convert: {OTHER_FAMILIES}",
             )
         missing = [key for key in _REQUIRED if config.get(key) is None]
         missing += [key for key in _NAMED.get(family, ()) if key not in config]

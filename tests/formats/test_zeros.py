@@ -14,6 +14,7 @@ from formats import records
 from formats.container import DTYPES
 from formats.dialects import hf
 from formats.dialects.sparsify import LEFT_OUT
+from formats.errors import FormatError
 
 SPARSITY = 0.7
 
@@ -164,3 +165,14 @@ def test_FMT_125_FMT_127_there_and_back(patterns, dtype, zeros):
     back = formats.to_dense(formats.from_dense(values, zeros)).view(np.uint16).reshape(-1)
     expected = [0 if zeros == "any" and p == 0x8000 else p for p in patterns]
     assert back.tolist() == expected
+
+
+def test_FMT_159_a_folder_of_layers_that_are_still_masked_is_refused(tmp_path):
+    weight, mask = torch.randn(4, 6), torch.ones(4, 6)
+    folder = hf_folder(tmp_path / "hf", {"fc.weight_orig": weight, "fc.weight_mask": mask, "fc.bias": torch.ones(4)})
+    with pytest.raises(FormatError, match=r"FMT-159: .* 'fc.weight_orig' and its mask, .* prune.remove") as refused:
+        hf.to_sparse(folder, tmp_path / "out")
+    assert refused.value.clause == "FMT-159"
+    assert not (tmp_path / "out").exists()
+    # a mask beside another tensor is a tensor as any other
+    hf.to_sparse(hf_folder(tmp_path / "other", {"fc.weight": weight, "fc.weight_mask": mask}), tmp_path / "out")

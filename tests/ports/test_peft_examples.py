@@ -1,6 +1,8 @@
 """The examples with PEFT, on a tiny model: they run as written, and what they write is as sparse as what they read."""
 
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -25,14 +27,17 @@ def inputs(tmp_path, monkeypatch):
     """A pruned tiny model with a tokenizer of words, and a text."""
     plain, masks = pruned(max_position_embeddings=256)
     plain.save_pretrained(tmp_path / "pruned")
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate([*WORDS, "?"])}, "?"))
-    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="?", pad_token="?").save_pretrained(
-        tmp_path / "pruned"
-    )
+    save_tokenizer(tmp_path / "pruned")
     (tmp_path / "text").write_text(" ".join(WORDS[i * i % 13] for i in range(4000)))
     monkeypatch.chdir(tmp_path)
     return sum(int(mask.sum()) for mask in masks.values())
+
+
+def save_tokenizer(folder):
+    """Write a tokenizer of words."""
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({w: i for i, w in enumerate([*WORDS, "?"])}, "?"))
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, eos_token="?", pad_token="?").save_pretrained(folder)
 
 
 def zeros(model):
@@ -46,6 +51,29 @@ def test_peft_repair(inputs, tmp_path):
     assert 0 < zeros(tuned) <= inputs
     sparse = formats.read(tmp_path / "tuned" / "sparse")
     assert sum(x.nnz for x in sparse.tensors.values() if isinstance(x, formats.Sparse)) == inputs
+
+
+def test_the_page_of_other_families(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    special = {"vocab_size": 17, "pad_token_id": 16, "bos_token_id": 16, "eos_token_id": 16}
+    transformers.PhiForCausalLM(transformers.PhiConfig(**sizes, **special)).save_pretrained("phi")
+    save_tokenizer("phi")
+    Path("text").write_text(" ".join(WORDS[i * i % 13] for i in range(4000)))
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "other-families.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```py\n(.*?)```", page, re.DOTALL)
+    exec(compile(block, "other-families.md", "exec"), {})
+    peft_repair.main(Path("pruned-hf"), Path("tuned"), Path("text"), Path("text"), preset="seft", steps=25, length=16)
+    kept = {name: math.ceil(0.4 * size) for name, size in {"self_attn": 16 * 16, "mlp": 16 * 24}.items()}
+    for command in re.findall(r"^seft convert (\S+) (\S+) --to (\w+)( --compress zstd)?", page, re.MULTILINE):
+        source, destination, to, compress = command
+        formats.convert(source, destination, to, compress="zstd" if compress else None)
+    back = transformers.AutoModelForCausalLM.from_pretrained("back")
+    merged = transformers.AutoModelForCausalLM.from_pretrained("tuned/hf")
+    for name, layer in back.named_modules():
+        if isinstance(layer, torch.nn.Linear) and name != "lm_head":
+            assert int((layer.weight != 0).sum()) <= next(n for part, n in kept.items() if part in name), name
+            assert torch.equal(layer.weight, merged.get_submodule(name).weight)
 
 
 def test_the_notebook(inputs, monkeypatch):

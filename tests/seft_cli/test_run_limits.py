@@ -257,7 +257,7 @@ def test_MDL_002_a_model_of_another_family_gets_the_way_that_works(cli, tmp_path
     )
     assert (code, err.count("\n")) == (2, 1)
     assert "error: MDL-002: model_type 'gemma3_text' is not supported; this engine knows llama, mistral, " in err
-    assert err.endswith(f"make it sparse by seft convert, and train it through PEFT: {OTHER_FAMILIES}\n")
+    assert err.endswith(f"is pruned, trained and read in PyTorch, and stored by seft convert: {OTHER_FAMILIES}\n")
     assert (Path(seft_ref.__file__).parents[1] / OTHER_FAMILIES).is_file()
 
 
