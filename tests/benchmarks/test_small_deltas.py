@@ -32,6 +32,6 @@ def test_every_form_holds_the_changes(bench, tmp_path, capsys):
 def test_a_form_that_loses_a_change_is_found(bench, monkeypatch):
     module = importlib.import_module("formats.dialects.weight_sync")
     monkeypatch.setattr(module, "_applied", lambda old, *rest: old)
-    monkeypatch.setattr(module, "_checksum", lambda *given: lambda raw: "0" * 32)
+    monkeypatch.setattr(module, "checksum_of", lambda *given: lambda raw: "0" * 32)
     with pytest.raises(AssertionError, match="overwrite does not lead"):
         bench.small_deltas(layers=1)

@@ -1,6 +1,7 @@
 """An interrupt that compiled code swallowed comes back; one that is raised is raised as ever."""
 
 import contextlib
+import functools
 import importlib
 import os
 import signal
@@ -104,7 +105,10 @@ def test_an_interrupt_while_a_file_is_written_is_one_line_and_leaves_nothing(lar
     given = [large / word if word in ("before", "after", "step") else word for word in words]
     given = [tmp_path / "out" if word == "OUT" else word for word in given]
     command = [sys.executable, "-m", "seft_cli", *map(str, given)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # a shell that started the tests in the background lets them ignore interrupts, and a child would inherit that
+    listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=listen, **pipes) as child:
         while not list(tmp_path.glob(".out.tmp-*")) and child.poll() is None:
             time.sleep(0.001)
         child.send_signal(signal.SIGINT)
