@@ -1,9 +1,13 @@
-"""Configs, whole models and readings of a model (chapters 5, 6 and 17: MDL, GRD, TRN-001, GEN-001, GEN-002)."""
+"""Configs, whole models and perplexity (chapters 5, 6 and 11: MDL, GRD, TRN-001, EVL)."""
 
+import math
+import sys
 from typing import Any
 
+import numpy as np
+
 from conformance.answers.answer import Inputs, Refusal, answers, refuse
-from conformance.oracle import model, model_config
+from conformance.oracle import model, model_config, train_text
 from conformance.oracle.model import Config, Decoder
 
 __all__ = ["legal", "refuse_tokens"]
@@ -38,3 +42,21 @@ def _step(a: Inputs) -> dict[str, Any]:
     refuse_tokens(config, a["tokens"])
     outputs = Decoder(config, a["tensors"]).loss_and_gradients(a["tokens"], a["labels"], a["mask"])
     return dict(zip(("loss", "logits", "gradients"), outputs, strict=True))
+
+
+@answers("evaluate.perplexity")
+def _perplexity(a: Inputs) -> dict[str, Any]:
+    config, text, length = legal(a["config"]), a["text"], a["length"]
+    outside = bool(((text < 0) | (text >= config["vocab_size"])).any())
+    refuse(TRN_017=length > config["max_position_embeddings"], EVL_002=not 2 <= length <= len(text))
+    refuse(TRN_018=outside, LYR_001=outside)
+    rows = np.stack([text[p : p + length] for p in train_text.evaluation_starts(len(text), length, a["windows"])])
+    decoder = Decoder(config, a["tensors"])
+    squares = decoder.embed(rows).value ** 2
+    # TRN-019.2: what overflows inside a layer may be refused by the clause of the evaluation too
+    overflows = not math.isfinite(a.rounded(float(squares.mean(axis=-1).max())))
+    refuse(LYR_015=overflows, EVL_003=overflows)
+    loss, logits = decoder.loss(rows, rows)
+    mean, top = float(loss.value), a.rounded(float(abs(logits.value).max()))
+    refuse(EVL_003=not mean <= math.log(sys.float_info.max) or not math.isfinite(top))
+    return {"perplexity": float(np.exp(mean)), "targets": len(rows) * (length - 1)}

@@ -5,18 +5,8 @@ from typing import Any
 import numpy as np
 
 from conformance.answers.answer import ids
-from conformance.oracle import train_text
-from conformance.oracle.model import Decoder
 from conformance.properties.draws import Draw
-from conformance.properties.models import (
-    KINDS,
-    Tensors,
-    ask_surely,
-    ask_until_sure,
-    drawn_config,
-    drawn_tensors,
-    surely,
-)
+from conformance.properties.models import KINDS, ask_surely, drawn_config, drawn_tensors
 from conformance.properties.trial import Trial, property_of
 
 
@@ -52,20 +42,13 @@ def _step(d: Draw, t: Trial) -> None:
 def _perplexity(d: Draw, t: Trial) -> None:
     """Perplexity is e to the power of the mean loss over the targets of all windows."""
 
-    def draw() -> tuple[dict[str, Any], dict[str, Any] | None]:
+    def draw() -> dict[str, Any]:
         config = drawn_config(d, d.choice(KINDS)) | {"max_position_embeddings": 16}
         tensors, length, windows = drawn_tensors(d, config), d.integer(3, 7), d.integer(2, 4)
         text = ids(d.integers(length + d.integer(2, 30), 0, config["vocab_size"] - 1))
-        rows = np.stack([text[a : a + length] for a in train_text.evaluation_starts(len(text), length, windows)])
-        inputs = {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
+        return {"config": config, "tensors": tensors, "text": text, "length": length, "windows": windows}
 
-        def answer(params: Tensors) -> dict[str, Any]:
-            loss, _ = Decoder(config, params).loss(rows, rows)
-            return {"perplexity": float(np.exp(loss.value)), "targets": windows * (length - 1)}
-
-        return inputs, surely(d, tensors, answer)
-
-    ask_until_sure(t, "evaluate.perplexity", draw, "several windows")
+    ask_surely(t, d, "evaluate.perplexity", draw, "several windows")
 
 
 _BROKEN: tuple[tuple[str, Any], ...] = (
