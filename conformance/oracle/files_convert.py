@@ -1,14 +1,16 @@
 """Hugging Face folders and the sparse checkpoints made of them, value by value from 12.11 (FMT-120 to FMT-129)."""
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, prod
 from typing import Any
 
-from conformance.oracle.files import BITS, Tensor, digest, sections_of, text
+from conformance.oracle.files import BITS, Tensor, digest, fitting_patterns, groups_of, sections_of, text
 from conformance.oracle.files_deltas import number
+from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_around import FORMATS, rounded_bits
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -58,7 +60,10 @@ def cast_word(pattern: int, old: str, new: str) -> int:
     if value != value:
         return NANS[new]
     if isfinite(value):
-        return rounded_bits(value, new)
+        try:
+            return rounded_bits(value, new)
+        except RefusedError as error:
+            raise RefusedError(f"FMT-126: {error}") from error
     digits, top, size = FORMATS[new]
     return (2 * top + 1) << (digits - 1) | (int(value < 0) << (8 * size - 1))
 
@@ -92,6 +97,20 @@ def _sparse(t: Tensor, encoding: str, zeros: str, cast: str | None) -> Tensor:
     sparse = Tensor(dtype, t.shape, stored(places), tuple(divmod(i, t.shape[-1]) for i in places))
     sizes = [sum(len(s.data) for s in sections_of("", sparse, one)) for one in ("bitmask", "csr")]
     return dense if encoding == "auto" and min(sizes) >= len(dense.bits) else sparse
+
+
+def storable(t: Tensor, encoding: str) -> bool:
+    """Return whether an option is one of FMT-084, and stores a tensor if that has a support."""
+    if not re.fullmatch(r"auto|dense|bitmask|csr|gap8|varint|nm(:\d+:\d+(:\d+)?)?", encoding):
+        return False
+    if t.support is None or not encoding.startswith("nm"):
+        return True
+    if encoding == "nm":
+        return bool(fitting_patterns(t))
+    n, m, axis = (*map(int, encoding.split(":")[1:]), len(t.shape) - 1)[:3]
+    if not (1 <= n < m <= 64 and axis < len(t.shape) and prod(t.shape) and t.shape[axis] % m == 0):
+        return False
+    return all(len(at) == n for line in groups_of(replace(t, pattern=(n, m, axis))) for _, at in line)
 
 
 def expanded(t: Tensor, cast: str | None) -> Tensor:
