@@ -4,11 +4,11 @@ import json
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any
 
-from conformance.oracle.files import BITS, Tensor, digest, fitting_patterns, groups_of, sections_of, text
+from conformance.oracle.files import BITS, Tensor, digest, fits, fitting_patterns, sections_of, text
 from conformance.oracle.files_deltas import number
 from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_around import FORMATS, rounded_bits
@@ -37,13 +37,18 @@ class Converted:
 
 def words(t: Tensor) -> list[int]:
     """Return the bit pattern of each stored value; values of 4 or 6 bits are packed lowest bits first (FMT-071)."""
-    every, width = int.from_bytes(t.bits, "little"), BITS[t.dtype]
+    width = BITS[t.dtype]
+    if width % 8 == 0 < width:
+        return [int.from_bytes(t.bits[i : i + width // 8], "little") for i in range(0, len(t.bits), width // 8)]
+    every = int.from_bytes(t.bits, "little")
     return [every >> width * i & (1 << width) - 1 for i in range(t.nnz)]
 
 
 def packed(dtype: str, patterns: Iterable[int]) -> bytes:
     """Return the bytes of bit patterns, the inverse of `words`."""
     width, every, n = BITS[dtype], 0, 0
+    if width % 8 == 0:
+        return b"".join(pattern.to_bytes(width // 8, "little") for pattern in patterns)
     for pattern in patterns:
         every |= pattern << width * n
         n += 1
@@ -108,9 +113,7 @@ def storable(t: Tensor, encoding: str) -> bool:
     if encoding == "nm":
         return bool(fitting_patterns(t))
     n, m, axis = (*map(int, encoding.split(":")[1:]), len(t.shape) - 1)[:3]
-    if not (1 <= n < m <= 64 and axis < len(t.shape) and prod(t.shape) and t.shape[axis] % m == 0):
-        return False
-    return all(len(at) == n for line in groups_of(replace(t, pattern=(n, m, axis))) for _, at in line)
+    return fits(t, (n, m, axis))
 
 
 def expanded(t: Tensor, cast: str | None) -> Tensor:
@@ -154,6 +157,20 @@ def stock(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = No
         header[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": place}
         data += t.bits
     return framed(json.dumps(header).encode(), data)
+
+
+def sharded(tensors: Mapping[str, Tensor], part_bytes: int) -> dict[str, bytes]:
+    """Return the weight files of a Hugging Face folder, and the index if there are several (FMT-124)."""
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, t in tensors.items():
+        if shards[-1] and sum(len(one.bits) for one in (*shards[-1].values(), t)) > part_bytes:
+            shards.append({})
+        shards[-1][name] = t
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    names = [WHOLE] if len(shards) == 1 else names
+    tree = {file: stock(own, {"format": "pt"}) for file, own in zip(names, shards, strict=True)}
+    places = {name: file for file, own in zip(names, shards, strict=True) for name in own}
+    return tree | ({} if len(shards) == 1 else {INDEX: index(places)})
 
 
 def framed(header: bytes, data: bytes) -> bytes:

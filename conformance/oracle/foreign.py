@@ -155,6 +155,13 @@ def mapped(index: Any, pattern: str) -> dict[str, set[str]]:
     return places
 
 
+def numbers(t: Tensor, *dtypes: str) -> list[Any]:
+    """Return the numbers of a tensor of one of these dtypes, row-major."""
+    code = {"I8": "b", "U16": "H", "I32": "i", "U32": "I", "I64": "q", "F32": "f"}
+    need(t.dtype in dtypes, f"one of {dtypes}")
+    return [*struct.unpack(f"<{8 * len(t.bits) // BITS[t.dtype]}{code[t.dtype]}", t.bits)]
+
+
 # configurations ----------------------------------------------------------------------------------
 
 
