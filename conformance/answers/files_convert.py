@@ -9,10 +9,12 @@ from typing import Any
 
 from conformance.answers.answer import Answer, Inputs, Refusal, answers, refuse
 from conformance.answers.files_content import content, raw_array, tensors_of, tree_of
+from conformance.answers.files_libraries import LIBRARIES
 from conformance.oracle import (
     files_codes,
     files_convert,
     files_convert_adapters,
+    files_versions,
     foreign,
     foreign_codes,
     second_folder,
@@ -87,7 +89,10 @@ def _codes(a: Inputs) -> dict[str, Any]:
 
 @answers("convert.adapter")
 def _adapter(a: Inputs) -> dict[str, Any]:
-    changes = files_convert_adapters.read(a["kind"], tree_of(a["files"]), tensors_of(a["tensors"]))
+    tree, base = tree_of(a["files"]), tensors_of(a["tensors"])
+    if a["kind"] == "weight-sync":
+        return {"how": "replace", "tensors": content(files_versions.changes(tree, base, LIBRARIES)), "left_out": {}}
+    changes = files_convert_adapters.read(a["kind"], tree, base)
     return {"how": changes.how, "tensors": content(changes.tensors), "left_out": changes.left_out}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import zstandard
 
+from conformance.answers.files_libraries import LIBRARIES
 from conformance.fuzz import base_models, foreign_spoil
 from conformance.fuzz.base_models import Plain
 from conformance.fuzz.foreign import Case
@@ -20,7 +21,7 @@ from conformance.oracle import files, files_versions
 from conformance.oracle.files import Tensor
 from conformance.oracle.files_convert import INDEX
 from conformance.oracle.files_deltas import cells
-from conformance.oracle.files_versions import MAGIC, SUMS
+from conformance.oracle.files_versions import MAGIC
 from conformance.oracle.foreign import need
 from formats.dialects.weight_sync import apply_weight_sync, read_weight_sync
 from formats.records import Checkpoint, to_dense
@@ -114,7 +115,7 @@ class Versions:
         base: dict[str, Plain] = case.memory
         now, before = {name: Tensor(one.dtype, one.shape, one.data) for name, one in base.items()}, None
         for folder, tree in case.folders.items():
-            metadata, after = files_versions.applied(tree, now)
+            metadata, after = files_versions.applied(tree, now, LIBRARIES)
             number = metadata["version"].lstrip("0")
             named = re.fullmatch("weight_v([0-9]{6,})", folder)
             need(named is None or named[1].lstrip("0") == number, "the version of the folder's name")
@@ -131,7 +132,7 @@ READER = Versions()
 
 def _version(chance: Random, base: dict[str, Plain], now: dict[str, bytes], number: int) -> tuple[Version, Any]:
     """Return a valid version, and the bytes of each tensor after it."""
-    encoding, checksum = chance.choice(("xor", "overwrite")), chance.choice(sorted(SUMS))
+    encoding, checksum = chance.choice(("xor", "overwrite")), chance.choice(sorted(LIBRARIES.sums))
     after = dict(now)
     for name in chance.sample(sorted(now), chance.randint(1, len(now))):
         data = bytearray(now[name])
@@ -149,7 +150,7 @@ def _version(chance: Random, base: dict[str, Plain], now: dict[str, bytes], numb
     after = {name: after[name] if name in changed else data for name, data in now.items()}
     payloads = {name: _payload(now[name], after[name], encoding) for name in changed}
     frames = {name: _frame(chance, payload) for name, payload in payloads.items()}
-    sums = {name: SUMS[checksum](after[name]) for name in changed}
+    sums = {name: LIBRARIES.sums[checksum](after[name]) for name in changed}
     named = chance.choice((f"weight_v{number:06d}", f"weight_v{number:06d}", f"v{number}"))
     return Version(named, metadata, payloads, frames, sums, chance.choice((1, 1, 2)), chance.random() < 0.3), after
 
@@ -217,7 +218,7 @@ def _spoil_payload(chance: Random, draft: Draft, one: int) -> None:
         payload = bytes_of(chance, payload)
     version.payloads[name], version.frames[name] = payload, _frame(chance, payload)
     if chance.random() < 0.85:
-        version.sums[name] = SUMS[version.metadata["checksum_format"]](_carelessly(old, payload, encoding))
+        version.sums[name] = LIBRARIES.sums[version.metadata["checksum_format"]](_carelessly(old, payload, encoding))
 
 
 def _carelessly(old: bytes, payload: bytes, encoding: str) -> bytes:
@@ -291,7 +292,7 @@ def _spoil_words(chance: Random, version: Version) -> None:
     elif kind == 2:
         metadata["delta_encoding"] = chance.choice(("xor", "overwrite", "XOR", "add", "", None))
     elif kind == 3:
-        metadata["checksum_format"] = chance.choice((*SUMS, "sha256", "xxh3_128", "", None))
+        metadata["checksum_format"] = chance.choice((*LIBRARIES.sums, "sha256", "xxh3_128", "", None))
     elif kind == 4:
         metadata["compression_format"] = chance.choice(("none", "lz4", "ZSTD", "", None))
     else:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from conformance.oracle import files_versions
 from conformance.oracle.files import Tensor
 from conformance.oracle.files_convert import SIGNS, packed, words
 from conformance.oracle.files_deltas import cells, number
@@ -70,8 +69,6 @@ def read(kind: str, tree: Tree, base: Mapping[str, Tensor]) -> Changes:
     Raises:
         RefusedError: FMT-121, or the clause of the source.
     """
-    if kind == "weight-sync":
-        return Changes("replace", files_versions.changes(tree, base), {})
     if kind == "trl-delta":
         with by("FMT-151"):
             return Changes("replace", _patch(tree, base), {})

@@ -2,38 +2,42 @@
 
 import re
 import struct
-import zlib
 from collections.abc import Callable, Mapping
-from importlib import import_module
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
-
-import zstandard
 
 from conformance.oracle.files import BITS, Tensor
 from conformance.oracle.files_convert import INDEX, expanded
 from conformance.oracle.files_deltas import cells, tensor
 from conformance.oracle.foreign import Tree, by, mapped, need, parsed, read_stock
 
-SUMS: dict[str, Callable[[bytes], str]] = {
-    "xxh3-128": lambda data: str(import_module("xxhash").xxh3_128(data).hexdigest()),
-    "blake3": lambda data: str(import_module("blake3").blake3(data).hexdigest()),
-    "adler32": lambda data: f"{zlib.adler32(data):08x}",
-}
-"""Name of a checksum -> its lower-case hexadecimal digits (FMT-168.5)."""
-
 MAGIC = b"\x28\xb5\x2f\xfd"
 """The first four bytes of a zstd frame (RFC 8878)."""
 
 
-def changes(tree: Tree, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Libraries:
+    """What the text of FMT-168 leaves to libraries.
+
+    Attributes:
+        content: returns the content of a zstd frame that states its size, or raises ValueError; the second argument is
+            the largest size.
+        sums: name of a checksum -> a function that returns its hexadecimal digits.
+    """
+
+    content: Callable[[bytes, int], bytes]
+    sums: Mapping[str, Callable[[bytes], str]]
+
+
+def changes(tree: Tree, base: Mapping[str, Tensor], own: Libraries) -> dict[str, Tensor]:
     """Return the values whose bits a version folder changes, with the new bits.
 
     Raises:
         RefusedError: FMT-168, FMT-070 or FMT-121.
     """
     with by("FMT-168"):
-        _, after = applied(tree, {name: expanded(t, None) for name, t in base.items() if t.dtype != "NONE"})
+        _, after = applied(tree, {name: expanded(t, None) for name, t in base.items() if t.dtype != "NONE"}, own)
         return {name: replaced(base[name], new) for name, new in after.items()}
 
 
@@ -43,19 +47,20 @@ def replaced(base: Tensor, new: bytes) -> Tensor:
     return tensor(base.dtype, base.shape, {at: raw for at, raw in after.items() if raw != old[at] or not base.shape})
 
 
-def applied(tree: Tree, base: Mapping[str, Tensor]) -> tuple[dict[str, str], dict[str, bytes]]:
+def applied(tree: Tree, base: Mapping[str, Tensor], own: Libraries) -> tuple[dict[str, str], dict[str, bytes]]:
     """Return the metadata of a version folder, and all new bytes of each tensor that it names.
 
     Args:
         tree: the files of the folder.
         base: the dense tensors of the version before.
+        own: the libraries.
     """
     index = parsed(tree[INDEX])
     metadata: dict[str, Any] = index["metadata"]
     for key in ("version", "base_version"):
         need(re.fullmatch("[0-9]{6,}", metadata[key]), key)
     need(metadata["delta_encoding"] in ("xor", "overwrite") and metadata["compression_format"] == "zstd", "an encoding")
-    need(metadata["checksum_format"] in SUMS and index["weight_map"], "a checksum, and tensors")
+    need(metadata["checksum_format"] in own.sums and index["weight_map"], "a checksum, and tensors")
     after = {}
     for file, names in mapped(index, r"[A-Za-z0-9_.-]+\.safetensors").items():
         sums, tensors = read_stock(tree[file])
@@ -64,24 +69,13 @@ def applied(tree: Tree, base: Mapping[str, Tensor]) -> tuple[dict[str, str], dic
             need(t.dtype == "U8" and len(t.shape) == 1, "U8 of one dimension")
             one = base[name]
             need(BITS[one.dtype] >= 8, "values of whole bytes")
-            after[name] = _new_bytes(one.bits, _content(t.bits, 4 + 5 * len(one.bits)), metadata["delta_encoding"])
-            need(sums[name] == SUMS[metadata["checksum_format"]](after[name]), "FMT-168.6")
+            need(t.bits[:4] == MAGIC, "a zstd frame")
+            content = own.content(t.bits, 4 + 5 * len(one.bits))
+            after[name] = _new_bytes(one.bits, content, metadata["delta_encoding"])
+            need(sums[name] == own.sums[metadata["checksum_format"]](after[name]), "FMT-168.6")
             with by("FMT-070"):
                 need(one.dtype != "BOOL" or {*after[name]} <= {0, 1}, "a BOOL of 0 or 1")
     return metadata, after
-
-
-def _content(frame: bytes, most: int) -> bytes:
-    """Return the content of a single zstd frame, which must state its size."""
-    need(frame[:4] == MAGIC, "a zstd frame")
-    try:
-        size = zstandard.get_frame_parameters(frame).content_size
-        need(size <= most, "a size")
-        data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=0, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ValueError(error) from error
-    need(len(data) == size, "the stated size")
-    return data
 
 
 def _new_bytes(old: bytes, content: bytes, encoding: str) -> bytes:
