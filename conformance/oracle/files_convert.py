@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any
 
-from conformance.oracle.files import BITS, Tensor, digest, fits, fitting_patterns, sections_of, text
+from conformance.oracle.files import BITS, Tensor, fits, fitting_patterns, sections_of, text
 from conformance.oracle.files_deltas import number
 from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_around import FORMATS, rounded_bits
@@ -141,11 +141,6 @@ def sorted_out(tree: Mapping[str, int], read: Iterable[str]) -> tuple[list[str],
         other = name.endswith("/") or name.startswith(".") or name.lower().endswith(WEIGHTS)
         (left_out if other or tree[name] > LARGEST else companions).append(name)
     return companions, left_out
-
-
-def of_zeros(size: int) -> str:
-    """Return the digest of a file of `size` zero bytes."""
-    return digest(bytes(size))
 
 
 def stock(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
