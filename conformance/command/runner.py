@@ -21,8 +21,8 @@ from pathlib import Path
 from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import Clause, ClauseError, read_clauses
 from conformance.cases.coverage import Coverage, coverage, elsewhere
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import CLASSES, PROFILES, classes_offered, profiles_of_case
+from conformance.cases.ops import OPS, PROFILES
+from conformance.cases.profiles import CLASSES, classes_offered, profiles_of_case
 from conformance.cases.signatures import covering, refused_by, signatures
 from conformance.command.doctor import no_operation
 from conformance.judge.conduct import CHECKS, declining, ending, variants_of

@@ -17,7 +17,6 @@ from conformance.cases.clauses import read_clauses
 from conformance.cases.coverage import coverage, elsewhere
 from conformance.cases.ops import OPS
 from conformance.cases.packed import pack, unpack
-from conformance.cases.profiles import profile_of
 from conformance.gen import __main__
 
 ROOT = Path(conformance.__file__).parents[1]
@@ -86,9 +85,7 @@ def test_ids_are_unique_and_every_case_is_well_formed():
     assert len({case.id for case in CASES}) == len(CASES) > 300
     for case in CASES:
         op = OPS[case.op]
-        names = {name.rstrip("?") for name in op.inputs}
-        needed = {name for name in op.inputs if not name.endswith("?")}
-        assert needed <= set(case.inputs) <= names, case.id
+        assert op.inputs.keys() - op.optional <= case.inputs.keys() <= op.inputs.keys(), case.id
         assert bool(case.refused) != bool(case.expected), case.id
         assert case.refused or set(case.expected) == set(op.outputs), case.id
         gauged = {name for name, how in op.outputs.items() if how in ("gauge", "binary64")}
@@ -198,7 +195,7 @@ def test_what_differs_by_dtype_is_asked_in_both():
     """
     inputs = {}
     for case in CASES:
-        if profile_of(case.op) == "core" and len(case.dtypes) == 1 and not case.refused:
+        if OPS[case.op].profile == "core" and len(case.dtypes) == 1 and not case.refused:
             inputs.setdefault(case.id.removesuffix(f"-{case.dtypes[0]}"), []).append((*case.dtypes, repr(case.inputs)))
     assert len(inputs) == 2
     for name, twins in inputs.items():

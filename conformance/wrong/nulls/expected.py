@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from conformance.cases.case import VECTORS, load, load_all
-from conformance.cases.profiles import PROFILES, offered_in
+from conformance.cases.ops import PROFILES
+from conformance.cases.profiles import offered_in
 from conformance.judge.conduct import declining, ending
 from conformance.judge.harness import Result, Variant, run
 from conformance.judge.judgement import PropertyResult, Run, Verdict
