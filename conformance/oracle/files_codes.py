@@ -13,6 +13,7 @@ from typing import Any
 from conformance.oracle.files import BITS, Tensor
 from conformance.oracle.files_convert import dense
 from conformance.oracle.files_deltas import number
+from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_around import rounded_bits
 
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -58,18 +59,17 @@ def weights(m: Codes) -> Tensor:
     Raises:
         RefusedError: a weight does not fit the dtype.
     """
-    size = BITS[m.dtype] // 8
     patterns = []
-    for r, row in enumerate(m.codes):
-        for c, code in enumerate(row):
-            if m.support is not None and (r, c) not in m.support:
-                continue
-            group = m.groups[c]
-            scale = number(m.dtype, m.scales[r][group].to_bytes(size, "little"))
-            exact = Fraction(code - m.zero(r, group)) * Fraction(scale)
-            # the product of 9 and 24 bits is exact in binary64, so that the weight is rounded only once
-            assert Fraction(float(exact)) == exact
+    every = ((r, c) for r in range(m.shape[0]) for c in range(m.shape[1]))
+    for r, c in every if m.support is None else m.support:
+        group = m.groups[c]
+        exact = Fraction(m.codes[r][c] - m.zero(r, group)) * Fraction(scale(m, r, group))
+        # the product of 9 and 24 bits is exact in binary64, so that the weight is rounded only once
+        assert Fraction(float(exact)) == exact
+        try:
             patterns.append(rounded_bits(float(exact), m.dtype))
+        except RefusedError as error:
+            raise RefusedError(f"FMT-173: {error}") from error
     whole = dense(m.dtype, (len(patterns),), patterns)
     return Tensor(m.dtype, m.shape, whole.bits, m.support)
 
@@ -222,7 +222,7 @@ def stored(m: Codes) -> tuple[tuple[int, int], ...]:
         (r, c)
         for r, row in enumerate(m.codes)
         for c, code in enumerate(row)
-        if code != m.zero(r, m.groups[c]) and _scale(m, r, m.groups[c])
+        if code != m.zero(r, m.groups[c]) and scale(m, r, m.groups[c])
     )
 
 
@@ -232,13 +232,14 @@ def wide_scales(m: Codes) -> list[list[int]]:
     """
     rows = []
     for r in range(len(m.codes)):
-        row = [_scale(m, r, g) for g in range(len(m.scales[r]))]
+        row = [scale(m, r, g) for g in range(len(m.scales[r]))]
         # every number of F16 and BF16 is one of F32
         rows.append([int.from_bytes(struct.pack("<f", x or max(row) or 1.0), "little") for x in row])
     return rows
 
 
-def _scale(m: Codes, row: int, group: int) -> float:
+def scale(m: Codes, row: int, group: int) -> float:
+    """Return a scale as a number."""
     return number(m.dtype, m.scales[row][group].to_bytes(BITS[m.dtype] // 8, "little"))
 
 

@@ -2,13 +2,15 @@
 
 from dataclasses import replace
 
-from conformance.gen.files_codes import AWQ, GPTQ, OP, V2, Folder, answered, asked, drawn, library, scheme, shuffled
+from conformance.answers import answer
+from conformance.gen.files_codes import AWQ, GPTQ, V2, Folder, drawn, library, scheme, shuffled
 from conformance.oracle import files_codes as oracle
 from conformance.oracle.files_codes import Codes, named
-from conformance.oracle.select_pools import RefusedError
 from conformance.properties.draws import Draw
+from conformance.properties.foreign import files_of
 from conformance.properties.trial import Trial, property_of
 
+OP = "convert.codes"
 _SOURCES = ("pack-quantized", "int-quantized", "gptq", "gptq_v2", "awq")
 _DTYPES = ("F16", "BF16", "F32")
 _SHAPES = {2: (16, 16), 3: (32, 32), 4: (8, 8), 8: (4, 4)}
@@ -24,22 +26,14 @@ _SHAPES = {2: (16, 16), 3: (32, 32), 4: (8, 8), 8: (4, 4)}
     cost=3,
 )
 def _codes(d: Draw, t: Trial) -> None:
-    """A folder of codes becomes the weights of its codes, or is refused if a weight overflows."""
+    """A folder of codes becomes the weights of its codes; it is refused if one overflows, or nobody asked to expand."""
     source = d.choice(_SOURCES)
     make = _of_library if source in _SOURCES[:2] else _of_programs
     folder = make(d, t, source)
-    if d.flag(6):
-        t.case(OP, asked(folder.tree(), expand=False), refused=["FMT-175"])
-        return
     encoding = d.choice(("csr", "auto", "dense"))
-    inputs = asked(folder.tree(), encoding=encoding)
-    try:
-        answer = answered(folder, encoding)
-    except RefusedError:
-        t.saw("a weight that overflows")
-        t.case(OP, inputs, refused=["FMT-173"])
-        return
-    t.case(OP, inputs, answer)
+    inputs = files_of(folder.tree(), expand_quantised=int(not d.flag(6)), encoding=encoding)
+    t.saw("a weight that overflows", "FMT-173" in answer(OP, inputs).refused)
+    t.case(OP, inputs)
 
 
 def _spoilt(d: Draw, m: Codes) -> Codes:
