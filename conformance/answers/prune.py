@@ -12,7 +12,7 @@ from conformance.oracle import prune
 __all__ = ["model", "sparsegpt"]
 
 Sure = tuple[dict[str, Any], float]
-"""Outputs, and the smallest relative gap between scores of which they depend."""
+"""Outputs, and the smallest relative gap of the scores on which they depend."""
 
 
 def _refuse_sparsity(a: Inputs) -> None:
@@ -99,7 +99,7 @@ def _sparsegpt(a: Inputs) -> dict[str, Any]:
 
 
 def model(a: Inputs, how: Callable[[float], prune.Prune]) -> Sure:
-    """Return kept positions and new weights by target, and the smallest relative gap (PRN-005).
+    """Return kept positions and new weights by target, and the smallest relative gap (PRN-005, PRN-014.2).
 
     how  sparsity -> pruner of a matrix
     """
@@ -109,6 +109,7 @@ def model(a: Inputs, how: Callable[[float], prune.Prune]) -> Sure:
     refuse(TRN_017=tokens.shape[1] > config.get("max_position_embeddings", math.inf))
     unknown = not ((tokens >= 0) & (tokens < config["vocab_size"])).all()
     refuse(TRN_018=unknown, LYR_001=unknown)
+    # what the first RMSNorm sees: its squares may overflow in the dtype of the call
     squares = (tensors["model.embed_tokens.weight"][tokens] ** 2).sum(axis=-1).reshape(-1).tolist()
     far = not all(math.isfinite(a.rounded(x)) for x in squares)
     refuse(LYR_015=far, PRN_003=far)

@@ -16,7 +16,7 @@ from conformance.oracle import select
 CASES = [case for case in load_all() if case.op in offered()]
 MADE = {
     *("adapter", "adapter-initial", "adapter-star", "hole-prune", "prune", "prune-scope", "record", "sparsegpt"),
-    *("quantise", "quantise-merge"),
+    *("kept-codes", "own-codes", "quantise", "quantise-merge", "quantised-model"),
     *("codes", "convert", "convert-adapter", "convert-back", "convert-super-tuning", "convert-version"),
     *("adamw", "adapt", "budget", "choices", "delta", "drop", "event", "evolve", "grow", "hole", "hole-event"),
     *("initial", "kept", "pools", "ratios", "rng", "schedule", "score-adapt", "score-drop", "score-grow", "select"),
