@@ -89,14 +89,14 @@ def _merge(d: Draw, t: Trial) -> None:
     levels = d.with_specials(d.levels(len(support), 300))
     stays = d.integers(len(support), 0, 1)
     values = [weights[p] if stay and p in weights else w for p, w, stay in zip(support, levels, stays, strict=True)]
-    inputs |= {"support": ids(support), "values": reals(values), "mode": d.choice(("beside", "grid"))}
-    expected = dict(answer("quantise.merge", inputs).outputs)
-    t.saw(inputs["mode"])
+    merged = inputs | {"support": ids(support), "values": reals(values), "mode": d.choice(("beside", "grid"))}
+    expected = dict(answer("quantise.merge", merged).outputs)
+    t.saw(merged["mode"])
     t.saw("a vanished weight", expected["vanished"])
     t.saw("a saturated weight", expected["saturated"])
     t.saw("a code that leaves", set(at) - set(support))
     t.saw("a weight of its code", expected["changed"] < len(support))
-    t.case("quantise.merge", inputs, expected)
+    t.case("quantise.merge", merged, expected)
 
 
 @property_of(
