@@ -3,20 +3,18 @@
 from typing import Any
 
 from conformance.gen.files import on, raw_array
-from conformance.gen.files_codes import GPTQ, Folder, drawn
-from conformance.gen.files_codes_kept import blocks, expanded, for_gptq, given, kept, of_blocks, packed
 from conformance.gen.files_folders import read_from, written_to
-from conformance.gen.files_quantised import answer as quantised_answer
-from conformance.gen.files_quantised import given as quantised_given
-from conformance.gen.files_quantised import pruned
 from conformance.gen.train_around import spread
 from conformance.oracle import files, files_convert, files_folders
 from conformance.oracle import files_codes as oracle
 from conformance.oracle.files import Tensor
-from conformance.oracle.files_codes import integers, named
+from conformance.oracle.files_codes import integers
 from conformance.oracle.files_convert import WHOLE, dense, stock
 from conformance.oracle.model import targets
 from conformance.properties.draws import Draw, Many
+from conformance.properties.files_codes_drawn import GPTQ, drawn
+from conformance.properties.files_codes_drawn import files_of as codes_of
+from conformance.properties.files_codes_kept import blocks, pruned
 from conformance.properties.foreign import ADAPTER, LORA, NAME, SPIEL, adapter, changing, files_of
 from conformance.properties.large import BEYOND, beyond
 from conformance.properties.model_large import WIDE, wide_config, wide_tensors
@@ -80,14 +78,14 @@ def _adapter(d: Draw, t: Trial) -> None:
 def _codes(d: Draw, t: Trial) -> None:
     """A folder of many codes becomes the weights of its codes."""
     t.saw(_BLOCK)
-    t.case("convert.codes", files_of(_folder(d, 128).tree(), expand_quantised=1, encoding="csr"))
+    t.case("convert.codes", _folder(d, 128) | {"expand_quantised": 1, "encoding": "csr"})
 
 
-def _folder(d: Draw, rows: int) -> Folder:
+def _folder(d: Draw, rows: int) -> dict[str, Any]:
     """Return a GPTQ folder of a matrix with more than `rows` rows and 128 columns."""
     shape = (rows + 8 * d.integer(1, 3), 128 + 8 * d.integer(1, 3))
     m = drawn(d, shape, 4, 8, zeros=-7)
-    return Folder(GPTQ | {"group_size": 8}, {"q": m}, named("q", oracle.gptq(m, less=1)), "gptq")
+    return codes_of(GPTQ | {"group_size": 8}, oracle.gptq(m, less=1))
 
 
 @property_of(
@@ -102,11 +100,9 @@ def _kept(d: Draw, t: Trial) -> None:
     """Many codes stay as they are, expand to their weights, and are written as words."""
     t.saw(WIDE)
     made = _folder(d, 64)
-    for op, answers in (("keep", kept), ("expand", expanded), ("pack", packed), ("gptq", for_gptq)):
-        t.case(f"convert.{op}_codes", given(made), answers(made))
-    shape = (beyond(d, 64), 32 * 5)
-    inputs, answer = of_blocks("Q4_0", shape, blocks(d, "Q4_0", shape))
-    t.case("convert.gguf_blocks", inputs, answer)
+    for op in ("keep", "expand", "pack", "gptq"):
+        t.case(f"convert.{op}_codes", made)
+    t.case("convert.gguf_blocks", blocks(d, "Q4_0", (beyond(d, 64), 32 * 5)))
 
 
 @property_of("quantise.model-large", "QNT-009 QNT-003", "kept-codes", "quantise.model", sees=(_BLOCK,), seeded=1)
@@ -115,9 +111,8 @@ def _model(d: Draw, t: Trial) -> None:
     config = wide_config(d)
     weights, many = wide_tensors(d, config), Many(d)
     at = {name: many.subset(weights[name].size, weights[name].size // 3).tolist() for name in targets(config)}
-    tensors = pruned(weights, at)
     t.saw(_BLOCK, config["intermediate_size"] > 128)
-    t.case("quantise.model", quantised_given(config, tensors, "int8"), quantised_answer(config, tensors, "int8"))
+    t.case("quantise.model", pruned(config, weights, at, "int8"))
 
 
 @property_of("folder.large", "FMT-085 FMT-100", "folders", "folder.read folder.write", sees=(BEYOND,), seeded=1)

@@ -15,12 +15,14 @@ from conformance.oracle import select
 
 CASES = [case for case in load_all() if case.op in offered()]
 MADE = {
-    *("adamw", "adapt", "attention", "biases", "budget", "choices", "codes", "config", "config-edge", "convert"),
-    *("convert-adapter", "convert-back", "convert-super-tuning", "convert-version", "cross_entropy", "delta", "drop"),
-    *("embedding", "evaluate", "event", "evolve", "exceeding", "fork", "grow", "held", "hole", "hole-event"),
-    *("initial", "kept", "kernel", "long", "model", "no-positions", "pick", "pools", "ratios", "read", "rmsnorm"),
-    *("rng", "rope", "schedule", "score-adapt", "score-drop", "score-grow", "select", "stops", "swiglu", "text"),
-    *("text-generated", "topology", "unseen"),
+    *("adamw", "adapt", "adapter", "adapter-initial", "adapter-star", "attention", "biases", "budget", "choices"),
+    *("codes", "config", "config-edge", "convert", "convert-adapter", "convert-back", "convert-super-tuning"),
+    *("convert-version", "cross_entropy", "delta", "drop", "embedding", "evaluate", "event", "evolve", "exceeding"),
+    *("fork", "grow", "held", "hole", "hole-event", "hole-prune", "initial", "kept", "kept-codes", "kernel", "long"),
+    *("model", "no-positions", "own-codes", "pick", "pools", "prune", "prune-scope", "quantise", "quantise-merge"),
+    *("quantised-model", "ratios", "read", "record", "rmsnorm", "rng", "rope", "schedule", "score-adapt"),
+    *("score-drop", "score-grow", "select", "sparsegpt", "stops", "swiglu", "text", "text-generated", "topology"),
+    *("unseen"),
 }
 """Vector files that no generator makes any more: they are their own source."""
 
