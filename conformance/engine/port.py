@@ -14,6 +14,7 @@ from conformance.engine import (
     files,
     files_convert,
     files_folders,
+    files_foreign,
     generate,
     kernels,
     layers,
@@ -62,6 +63,7 @@ _MODULES = (
     files,
     files_folders,
     files_convert,
+    files_foreign,
 )
 
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from formats.dialects.compressed_tensors import BITMASK, PARTS, SPARSITY, TWO_OF_FOUR
+from formats.dialects.compressed_tensors import BITMASK, PARTS, SPARSITY, TWO_OF_FOUR, sparsity_formats
 from formats.dialects.hf import CONFIG, checkpoint_to_hf
-from formats.dialects.quantised import DESCRIPTIONS, config_to_extend
+from formats.dialects.quantised import DESCRIPTIONS, config_to_extend, quantisations
 from formats.errors import FormatError
 from formats.lazy import Lazy, like
 from formats.records import Array, Checkpoint, Dense, DType, Sparse, Tensor, flat, rows_of
@@ -107,8 +107,13 @@ def _config_of(checkpoint: Checkpoint, sparse: list[str]) -> dict[str, JSON]:
         raise FormatError("FMT-179", f"the model has no {CONFIG}, which has to say how its tensors are packed")
     config = config_to_extend(checkpoint.files[CONFIG], "FMT-179")
     described = sorted(set(DESCRIPTIONS) & config.keys())
+    described += [f"a quantisation ({kind})" for kind in quantisations(checkpoint.files[CONFIG])]
     if described:
         raise FormatError("FMT-179", f"{CONFIG} has {described[0]} already; expand the codes of the model first")
+    if stated := sorted(sparsity_formats(config)):
+        raise FormatError(
+            "FMT-179", f"{CONFIG} states the sparsity format {stated[0]!r} already; remove its sparsity_config"
+        )
     return config
 
 

@@ -88,6 +88,13 @@ def states_sparsity(config: Json) -> bool:
     return any(isinstance(sparsity, dict) and sparsity.get("format") for sparsity in described)
 
 
+def sparsity_formats(config: Json) -> set[str]:
+    """Return the sparsity formats that a config.json states, at any depth of its objects (FMT-158.2)."""
+    stated: set[str] = set()
+    _without_sparsity(config, stated, [])
+    return stated
+
+
 @dataclass(frozen=True, slots=True)
 class _Packed:
     """A packed tensor whose sections have been found to have the right dtypes and shapes."""

@@ -107,6 +107,8 @@ def test_FMT_179_parts_are_those_that_the_library_writes(tmp_path, written):
         ({"tensors": {"a": sparse((2, 4), np.array([0, 5]))}}, "'a' is sparse, and no weight"),
         ({"tensors": {"a.weight.weight": sparse((2, 4), np.array([0, 5]))}}, "no weight of a module"),
         ({"config": CONFIG | {"quantization_config": {}}}, "has quantization_config already"),
+        ({"config": CONFIG | {"text_config": {"quantization_config": {"quant_method": "gptq"}}}}, r"\(gptq\) already"),
+        ({"config": CONFIG | {"text_config": {"sparsity_config": {"format": "dense"}}}}, "format 'dense' already"),
     ],
 )
 def test_FMT_179_what_cannot_be_written_is_refused(tmp_path, change, says):

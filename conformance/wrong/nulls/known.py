@@ -34,6 +34,7 @@ HONEST: dict[str, tuple[str, ...]] = {
     "convert": ("convert.to_hf",),
     "codes": (),
     "kept-codes": (),
+    "bitmasks": (),
     "held": (),
 }
 """Profile -> operations that its null port really computes; it answers the others from a table."""
@@ -158,6 +159,7 @@ FOUND_BY = {
     "table-convert": ("convert", "convert.from_hf"),
     "table-codes": ("codes", "convert.codes"),
     "table-kept-codes": ("kept-codes", "convert.kept_codes"),
+    "table-bitmasks": ("bitmasks", "convert.bitmasks"),
     "table-held": ("held", "train.held"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
@@ -169,6 +171,6 @@ def cases_of_mode(mode: str) -> list[Case]:
     """Return a frozen case of each operation of the profile that a null port would claim; it passes them all."""
     cases: dict[str, Case] = {}
     for case in _cases_of(PROFILES[FOUND_BY[mode][0]]):
-        if not case.refused and "float32" in case.dtypes:
+        if not case.refused and ("float32" in case.dtypes or OPS[case.op].kind == "scalar"):
             cases.setdefault(case.op, case)
     return list(cases.values())
