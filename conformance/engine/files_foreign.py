@@ -1,4 +1,4 @@
-"""Files and folders of other libraries, through `formats.dialects`."""
+"""Files and folders of other libraries, packed files, and models in files, through `formats` and `seft_ref.files`."""
 
 import json
 import re
@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import formats
 from conformance.engine.files import described, encoded, tensor_of
 from conformance.engine.files_convert import laid_out
 from conformance.engine.values import Values, work_folder
+from formats import compress
 from formats.dialects import hf
 from formats.dialects.compressed_tensors import open_compressed_tensors
 from formats.digest import of_bytes
+from seft_ref.files.model import load_model
 
 
 def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
@@ -51,7 +55,32 @@ def _pack_bitmasks(a: Values) -> Values:
             }
 
 
+def _unpack(a: Values) -> Values:
+    raw = a["raw"]
+    with work_folder() as place:
+        path = Path(place) / "case.sparse"
+        path.write_bytes(raw.tobytes())
+        with formats.open(path) as reader:
+            for name in reader.names():
+                reader.load_verified(name)
+            reader.verify()
+        packed = raw[: len(compress.MAGIC)].tobytes() == compress.MAGIC
+        return {"raw": compress.PackedFile(raw, path.name).content() if packed else raw}
+
+
+def _open(a: Values) -> Values:
+    tensors = {name: tensor_of(t) for name, t in a["tensors"].items()}
+    files = {hf.CONFIG: json.dumps(a["config"]).encode()}
+    with work_folder() as place:
+        folder = Path(place) / "model"
+        formats.write(folder, formats.Checkpoint("model", tensors, files=files))
+        bases = load_model(folder, a["kernels"]).bases
+        return {"targets": [*bases], "stored": np.array([base.nnz for base in bases.values()], dtype=np.int64)}
+
+
 OPERATIONS: dict[str, Any] = {
     "convert.bitmasks": _bitmasks,
     "convert.pack_bitmasks": _pack_bitmasks,
+    "file.unpack": _unpack,
+    "checkpoint.open": _open,
 }

@@ -50,6 +50,8 @@ from seft_ref.adapters import lora as adapter_lora
 from seft_ref.adapters import sparsepeft as adapter_sparsepeft
 from seft_ref.adapters import spp as adapter_spp
 from seft_ref.arrays import rng
+from seft_ref.files import dtypes as file_dtypes
+from seft_ref.files import model as model_files
 from seft_ref.files import quantised as quantise_files
 from seft_ref.files import state as state_file
 from seft_ref.kernels import reference as kernels
@@ -107,6 +109,7 @@ __all__ = [
     "event_record",
     "evidence",
     "evolve",
+    "file_dtypes",
     "gaps",
     "generate",
     "gguf_codes",
@@ -127,6 +130,7 @@ __all__ = [
     "linear",
     "lora",
     "model",
+    "model_files",
     "nm",
     "nm_topology",
     "norms",

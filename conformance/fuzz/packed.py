@@ -9,6 +9,7 @@ from typing import Any
 
 import zstandard
 
+from conformance.answers.files_unpack import expanded
 from conformance.fuzz import first_reader, grow, mutate
 from conformance.fuzz.foreign import Case
 from conformance.fuzz.judge import READER_FIXED
@@ -17,14 +18,11 @@ from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.parts import Parts
 from conformance.fuzz.spoil import bytes_of
 from conformance.oracle import second_reader
+from conformance.oracle.files_unpack import unpacked
 from conformance.oracle.files_versions import MAGIC
-from conformance.oracle.foreign import Refused, need
+from conformance.oracle.foreign import Refused
 
 FILE = "it.sparse"
-RATIO = 1024
-DICTIONARY_BYTES = (0, 1, 2, 4)
-SIZE_BYTES = (0, 2, 4, 8)
-"""Lengths of two fields of a frame's header, by their two bits in its descriptor (RFC 8878, 3.1.1.1.1)."""
 
 
 @dataclass
@@ -84,7 +82,7 @@ class Packed:
         raw = case.folders["own"][FILE]
         assert raw is not None
         try:
-            return content_of(second_reader.read(_unpacked(raw) if raw[:4] == MAGIC else raw))
+            return content_of(second_reader.read(unpacked(raw, expanded) if raw[:4] == MAGIC else raw))
         except second_reader.Refused as error:
             raise Refused(str(error)) from error
 
@@ -112,39 +110,3 @@ def _spoil(chance: Random, frame: bytes, raw: bytes) -> bytes:
     if kind == 4:
         return raw
     return bytes_of(chance, frame)
-
-
-# the definition ----------------------------------------------------------------------------------
-
-
-def _unpacked(raw: bytes) -> bytes:
-    """Return the content of the single frame that is the whole file."""
-    descriptor = _at(raw, 4, 1)
-    single, one = descriptor >> 5 & 1, descriptor >> 6
-    dictionary_bytes, size_bytes = DICTIONARY_BYTES[descriptor & 3], SIZE_BYTES[one] or single
-    at = 5 + (not single)
-    dictionary, size = _at(raw, at, dictionary_bytes), _at(raw, at + dictionary_bytes, size_bytes)
-    size += 256 * (size_bytes == 2)
-    need(size_bytes and size <= RATIO * len(raw), "FMT-177.3")
-    need(not dictionary, "FMT-177.4: a dictionary")
-    at += dictionary_bytes + size_bytes
-    last = False
-    while not last:
-        head = _at(raw, at, 3)
-        last, kind = bool(head & 1), head >> 1 & 3
-        # a block of type RLE stores one byte, whatever size it states
-        at += 3 + (1 if kind == 1 else head >> 3)
-    at += 4 * (descriptor >> 2 & 1)
-    need(at == len(raw), "FMT-177.4: one frame, and nothing behind it")
-    try:
-        content = zstandard.ZstdDecompressor().decompressobj().decompress(raw)
-    except zstandard.ZstdError as error:
-        raise Refused(f"RFC 8878: {error}") from error
-    need(len(content) == size, "FMT-177.3: the size")
-    return content
-
-
-def _at(raw: bytes, at: int, n: int) -> int:
-    """Return the n bytes at offset `at` as a little-endian number."""
-    need(len(raw) >= at + n, "a whole frame")
-    return int.from_bytes(raw[at : at + n], "little")
