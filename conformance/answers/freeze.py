@@ -22,6 +22,7 @@ def freeze(
     inputs: dict[str, Any],
     *,
     dtypes: tuple[str, ...] = ("float64", "float32"),
+    zeros: tuple[str, ...] = (),
 ) -> Case:
     """Append a case to ``vectors/FILE.json`` and return it; its id is ``FILE.NAME``.
 
@@ -33,6 +34,7 @@ def freeze(
         purpose: the mistake that it catches.
         inputs: the inputs by name, float arrays in binary64.
         dtypes: the dtypes in which the case is asked.
+        zeros: the outputs whose zeros have to be zeros exactly.
 
     Raises:
         ValueError: there is such a case; published cases never change.
@@ -53,6 +55,7 @@ def freeze(
         tuple(made.refused),
         dict(made.bounds),
         dtypes=dtypes,
+        zeros=zeros,
     )
     path.write_text(dump([*cases, case]), encoding="utf-8", newline="\n")
     return case
