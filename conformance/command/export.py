@@ -46,7 +46,7 @@ KINDS = ("cases", "index", "operations")
 
 
 def write(archive: Path, cases: Sequence[Case]) -> None:
-    """Write an archive of these cases and its digest beside it; the same cases give the same bytes."""
+    """Write an archive of these cases and its digest beside it; the same cases give the same bytes with one zlib."""
     packed = _packed({f"{NAME}/{name}": text for name, text in _files(cases).items()})
     line = f"{hashlib.sha256(packed).hexdigest()}  {archive.name}\n"
     write_file(archive, packed)
