@@ -27,7 +27,7 @@ from jsonschema import Draft202012Validator, ValidationError
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks and experiments are not installed
 
 from benchmarks.page import TABLE
-from conformance.cases.profiles import PROFILES
+from conformance.cases.ops import PROFILES
 from conformance.command.export import SCHEMAS
 from experiments.cost_page import seconds_a_step
 from experiments.statistics import paired, paired_percent, percent_told

@@ -25,9 +25,8 @@ import numpy as np
 from conformance.cases.case import Case
 from conformance.cases.clauses import SPEC
 from conformance.cases.inputs import prepared_inputs
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import CLASSES, NEEDS, PROFILES, profile_of
-from conformance.cases.wire import RECORDS, type_of
+from conformance.cases.ops import OPS, PROFILES, RECORDS
+from conformance.cases.profiles import CLASSES
 from conformance.judge.harness import can_ask
 from conformance.judge.judgement import REVISION, kit_digest
 from conformance.judge.slack import bound_of
@@ -97,17 +96,15 @@ def _lines(records: Iterable[dict[str, Any]]) -> bytes:
 
 
 def _operations() -> dict[str, Any]:
-    """Return the operations with the types and comparison classes of their inputs and outputs."""
+    """Return the records of the operations, with what stands in one text there as members."""
     operations = {
         name: {
-            "profile": profile_of(name),
+            "profile": op.profile,
             "kind": op.kind,
-            "in": {
-                one.rstrip("?"): {"type": type_of(name, one.rstrip("?"), output=False), "optional": one.endswith("?")}
-                for one in op.inputs
-            },
-            "out": {one: {"type": type_of(name, one, output=True), "compare": how} for one, how in op.outputs.items()},
-            "rests_on": list(NEEDS.get(name, ())),
+            "says": op.says,
+            "in": {one: {"type": wire, "optional": one in op.optional} for one, wire in op.inputs.items()},
+            "out": {one: {"type": wire, "compare": op.outputs[one]} for one, wire in op.types.items()},
+            "rests_on": list(op.rests_on),
         }
         for name, op in OPS.items()
     }
