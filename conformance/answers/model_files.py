@@ -31,6 +31,6 @@ def _open(a: Inputs) -> dict[str, Any]:
         others -= {HEAD} if head == embedding else set()
     fits = {*shapes} <= {*tensors} and all(tensors[name].shape == shape for name, shape in shapes.items())
     finite = all(_is_finite(t) for name, t in tensors.items() if name in shapes)
-    refuse(CKP_002=others or not fits, CKP_003=not finite)
+    refuse(CKP_002=bool(others) or not fits, CKP_003=not finite)
     stored = [tensors[name].nnz for name in model.targets(config)]
     return {"targets": model.targets(config), "stored": ids(stored)}

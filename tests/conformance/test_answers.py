@@ -22,7 +22,7 @@ MADE = {
     *("model", "no-positions", "own-codes", "pick", "pools", "prune", "prune-scope", "quantise", "quantise-merge"),
     *("quantised-model", "ratios", "read", "record", "rmsnorm", "rng", "rope", "schedule", "score-adapt"),
     *("score-drop", "score-grow", "select", "sparsegpt", "stops", "swiglu", "text", "text-generated", "topology"),
-    *("unseen"),
+    *("unseen",),
 }
 """Vector files that no generator makes any more: they are their own source."""
 
