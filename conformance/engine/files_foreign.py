@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,23 @@ def _open(a: Values) -> Values:
         return {"targets": [*bases], "stored": np.array([base.nnz for base in bases.values()], dtype=np.int64)}
 
 
+def _gguf(a: Values) -> Values:
+    # the import is here, because the package gguf may be absent
+    from formats.dialects.gguf_file import open_gguf
+
+    with work_folder() as place:
+        path = Path(place) / "case.gguf"
+        path.write_bytes(a["raw"].tobytes())
+        file = open_gguf(path, expand_quantised=bool(a["expand_quantised"]))
+        tensors = {name: described(file.tensors[name]) for name in file.tensors}
+        return {"tensors": tensors, "attributes": encoded(file.attributes)}
+
+
 OPERATIONS: dict[str, Any] = {
     "convert.bitmasks": _bitmasks,
     "convert.pack_bitmasks": _pack_bitmasks,
     "file.unpack": _unpack,
     "checkpoint.open": _open,
 }
+if find_spec("gguf"):
+    OPERATIONS |= {"convert.gguf": _gguf}

@@ -1,0 +1,22 @@
+"""Single files of other programs: GGUF (FMT-155)."""
+
+import re
+from typing import Any
+
+from conformance.answers.answer import Inputs, answers
+from conformance.answers.files_content import content
+from conformance.oracle import files_gguf
+from conformance.oracle.files import text
+from conformance.oracle.foreign import by, need
+from conformance.oracle.second_reader import NAME
+
+__all__: list[str] = []
+
+
+@answers("convert.gguf")
+def _gguf(a: Inputs) -> dict[str, Any]:
+    with by("FMT-155"):
+        tensors, expanded = files_gguf.read(a["raw"].tobytes(), expand=bool(a["expand_quantised"]))
+        need(all(re.fullmatch(NAME[1], name) for name in tensors), "names that a checkpoint may have")
+    attributes = {"source": "gguf", "expanded": expanded} if expanded else {}
+    return {"tensors": content(tensors), "attributes": text(attributes)}
