@@ -1,11 +1,11 @@
-"""Single files of other programs: GGUF (FMT-155)."""
+"""Single files of other programs: GGUF (FMT-155), and torch.save (FMT-153, FMT-159)."""
 
 import re
 from typing import Any
 
 from conformance.answers.answer import Inputs, answers
 from conformance.answers.files_content import content
-from conformance.oracle import files_gguf
+from conformance.oracle import files_gguf, files_torch
 from conformance.oracle.files import text
 from conformance.oracle.foreign import by, need
 from conformance.oracle.second_reader import NAME
@@ -20,3 +20,13 @@ def _gguf(a: Inputs) -> dict[str, Any]:
         need(all(re.fullmatch(NAME[1], name) for name in tensors), "names that a checkpoint may have")
     attributes = {"source": "gguf", "expanded": expanded} if expanded else {}
     return {"tensors": content(tensors), "attributes": text(attributes)}
+
+
+@answers("convert.torch")
+def _torch(a: Inputs) -> dict[str, Any]:
+    with by("FMT-153"):
+        tensors, tied = files_torch.read(a["raw"].tobytes())
+        need(all(re.fullmatch(NAME[1], name) for name in (*tensors, *tied)), "names that a checkpoint may have")
+    with by("FMT-159"):
+        tensors = files_torch.masked(tensors, tied)
+    return {"tensors": content(tensors), "tied": tied}

@@ -91,6 +91,18 @@ def _gguf(a: Values) -> Values:
         return {"tensors": tensors, "attributes": encoded(file.attributes)}
 
 
+def _torch(a: Values) -> Values:
+    # the import is here, because torch may be absent
+    from formats.dialects.torch_file import read_torch
+
+    with work_folder() as place:
+        path = Path(place) / "case.pt"
+        path.write_bytes(a["raw"].tobytes())
+        file = read_torch(path)
+        tensors = {name: described(file.tensors[name]) for name in file.tensors}
+        return {"tensors": tensors, "tied": dict(file.tied)}
+
+
 OPERATIONS: dict[str, Any] = {
     "convert.bitmasks": _bitmasks,
     "convert.pack_bitmasks": _pack_bitmasks,
@@ -99,3 +111,5 @@ OPERATIONS: dict[str, Any] = {
 }
 if find_spec("gguf"):
     OPERATIONS |= {"convert.gguf": _gguf}
+if find_spec("torch"):
+    OPERATIONS |= {"convert.torch": _torch}

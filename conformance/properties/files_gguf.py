@@ -35,12 +35,12 @@ def _gguf(d: Draw, t: Trial) -> None:
     tensors: dict[str, Stored] = {}
     for name in d.some(("token_embd.weight", "a", "é", "blk.0.attn_q.weight"), d.integer(1, 3)):
         if d.flag(4):
-            kind, shape = d.choice((2, 8)), (d.integer(1, 2), 32 * d.integer(1, 2))
-            size = prod(shape) // 32 * files_gguf.BLOCKS[kind]
+            kind, matrix = d.choice((2, 8)), (d.integer(1, 2), 32 * d.integer(1, 2))
+            size = prod(matrix) // 32 * files_gguf.BLOCKS[kind]
             raw = bytearray(d.integers(size, 0, 255))
             # the scales are finite, because the bits of a NaN would be open
             raw[1 :: files_gguf.BLOCKS[kind]] = bytes(b & 0xBB for b in raw[1 :: files_gguf.BLOCKS[kind]])
-            tensors[name] = kind, shape, bytes(raw)
+            tensors[name] = kind, matrix, bytes(raw)
         else:
             dtype, shape = d.choice(_DTYPES), d.choice(_SHAPES)
             words = d.integers(prod(shape), 0, min(2 ** BITS[dtype] - 1, 2**60))

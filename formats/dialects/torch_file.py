@@ -6,6 +6,7 @@ read_torch("pruned.pt")                        reads that file, or any state dic
 
 import os
 import zipfile
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 
 from formats import atomic, validate
 from formats.dialects.checks import require_plain
-from formats.dialects.torch_pickle import check_pickle, check_size
+from formats.dialects.torch_pickle import StorageId, check_pickle, check_size
 from formats.dialects.torch_tensors import (
     check_kind,
     from_torch,
@@ -26,6 +27,14 @@ from formats.dialects.torch_tensors import (
 from formats.errors import CannotHold, FormatError
 from formats.records import LIMIT, Checkpoint, Dense, Mask, Tensor, from_support, with_values
 from formats.regular import open_regular
+
+ITEM_BYTES = {
+    **dict.fromkeys(("Char", "Byte", "Bool", "QUInt8", "QInt8", "QUInt4x2", "QUInt2x4", "Untyped"), 1),
+    **dict.fromkeys(("Half", "BFloat16", "Short"), 2),
+    **dict.fromkeys(("Float", "Int", "QInt32"), 4),
+    **dict.fromkeys(("Double", "Long", "ComplexFloat"), 8),
+}
+"""Class of a storage, without "Storage" -> bytes of an element."""
 
 
 def write_torch_csr(
@@ -140,7 +149,9 @@ def _state_dict(path: Path) -> dict[Any, Any]:
     # types that the program has added to torch's safe globals may be loaded here, too
     added = torch.serialization.get_safe_globals()
     trusted = [f[1] if isinstance(f, tuple) else f"{f.__module__}.{f.__qualname__}" for f in added]
-    check_pickle(_pickle_of(path), path.name, trusted)
+    data, sizes = _pickle_of(path)
+    for storage in check_pickle(data, path.name, trusted):
+        _check_storage(storage, sizes, path.name)
     try:
         # the file is mapped, because then no storage can be larger than the file
         with without_warnings_of_torch():
@@ -165,8 +176,23 @@ def _state_dict(path: Path) -> dict[Any, Any]:
     return state
 
 
-def _pickle_of(path: Path) -> bytes:
-    """Return the pickle of a file, after verifying that torch will find the same one.
+def _check_storage(storage: StorageId, sizes: Mapping[str, int], file: str) -> None:
+    """Verify that a storage is not larger than its member, because torch maps members without a look at their sizes.
+
+    Raises:
+        FormatError: FMT-153.
+    """
+    nbytes = storage.numel * ITEM_BYTES.get(storage.kind.removesuffix("Storage"), 16)
+    member = sizes.get(f"data/{storage.key}", 0)
+    if nbytes > member:
+        raise FormatError(
+            "FMT-153",
+            f"{file} states {nbytes} bytes for storage {storage.key!r:.80}, its member has {member}; save it again",
+        )
+
+
+def _pickle_of(path: Path) -> tuple[bytes, dict[str, int]]:
+    """Return the pickle of a file and the sizes of the members beside it, after verifying that torch finds the same.
 
     The file must be a zip from its first byte on, with uncompressed members of unique names, because torch maps
     members without checking any of that.
@@ -199,7 +225,9 @@ def _pickle_of(path: Path) -> bytes:
         raise FormatError(
             "FMT-153", f"{path.name} is a zip file that torch.save did not write: it holds {len(pickles)} pickles"
         )
-    return data
+    folder = pickles[0].filename.removesuffix("data.pkl")
+    sizes = {info.filename.removeprefix(folder): info.file_size for info in members}
+    return data, sizes
 
 
 def _check_entry(name: object, tensor: object, file: str) -> None:
@@ -247,7 +275,10 @@ def _parts(tensor: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def _view(tensor: torch.Tensor) -> object:
     """Return a key that is equal for names of one tensor; None for a tensor without bytes, which is tied to nothing."""
     parts = _parts(tensor)
-    if not tensor.numel() or any(not part.data_ptr() for part in parts if part.numel()):
+    # empty parts have no address, so two COO tensors without values would look like one
+    if not tensor.numel() or not any(part.numel() for part in parts):
+        return None
+    if any(not part.data_ptr() for part in parts if part.numel()):
         return None
     return (
         tensor.layout,

@@ -46,6 +46,8 @@ class _Value:
     """how many values it contains, itself included, each counted once per place; 0 while that is unknown"""
     depth: int = 1
     """levels of values in it, itself included; unknown while size is"""
+    argument: bytes = b""
+    """the bytes of its opcode, of a text, an integer or a global; they are read only where they name a storage"""
 
     def extend(self, parts: Sequence["_Value"]) -> None:
         """Put more values into a list, dict, set or object; KeyError for a value that holds none."""
@@ -61,8 +63,19 @@ _PLAIN = {kind: _Value(kind) for kind in (_TEXT, _NUMBER, _MARK, _TUPLE, _GLOBAL
 """Kind -> the record of all values of a kind that hold nothing, so that a byte of a pickle costs few in memory."""
 
 
-def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
+@dataclass(frozen=True, slots=True)
+class StorageId:
+    """A storage that a pickle names: its class such as ``"FloatStorage"``, its key, and its number of elements."""
+
+    kind: str
+    key: str
+    numel: int
+
+
+def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> list[StorageId]:
     """Verify that a pickle calls nothing outside torch, has plain keys, and repeats no value without bound.
+
+    Returns the storages that it names, in order.
 
     Args:
         data: the pickle, in the opcodes that torch's restricted loader takes.
@@ -85,6 +98,7 @@ def check_pickle(data: bytes, file: str, trusted: Collection[str] = ()) -> None:
     if len(machine.stack) != 1:
         raise FormatError("FMT-153", f"{file} is damaged: its pickle makes {len(machine.stack)} values, expected one")
     _check_spread(machine.stack[0], steps, file)
+    return machine.storages
 
 
 def check_size(nbytes: int, file: str) -> None:
@@ -126,13 +140,15 @@ class _Machine:
     def __init__(self, file: str, trusted: Collection[str]) -> None:
         self.file = file
         self.stack: list[_Value] = []
+        self.storages: list[StorageId] = []
         self._trusted = trusted
         self._memory: dict[int, _Value] = {}
 
     def step(self, opcode: bytes, argument: bytes) -> None:
         """Apply one opcode to the stack and the memory."""
         if opcode in _SCALARS:
-            self.stack.append(_PLAIN[_SCALARS[opcode]])
+            kind = _SCALARS[opcode]
+            self.stack.append(_Value(kind, argument=argument) if argument else _PLAIN[kind])
         elif opcode in _EMPTY:
             kind = _EMPTY[opcode]
             self.stack.append(_PLAIN.get(kind) or _Value(kind))
@@ -144,7 +160,7 @@ class _Machine:
             self.stack.append(self._memory[int.from_bytes(argument, "little")])
         elif opcode == pickle.GLOBAL:
             self._check_global(argument)
-            self.stack.append(_PLAIN[_GLOBAL])
+            self.stack.append(_Value(_GLOBAL, argument=argument))
         elif opcode != pickle.PROTO:
             self._compose(opcode)
 
@@ -160,6 +176,7 @@ class _Machine:
             # the id is checked, because torch hashes a part of it as a key
             if any(part.kind == _TUPLE or part.kind in _EMPTY.values() for part in self.stack[-1].parts):
                 raise _refused(self.file, "names a storage by more than words and numbers")
+            self._name_storage(self.stack[-1].parts)
             self._wrap("storage", 1)
         elif opcode in (pickle.APPEND, pickle.BUILD):
             parts = self._pop(1)
@@ -175,6 +192,17 @@ class _Machine:
             raise FormatError(
                 "FMT-153", f"{self.file} has the opcode {opcode!r} in its pickle, which no file of tensors needs"
             )
+
+    def _name_storage(self, parts: Sequence[_Value]) -> None:
+        """Record the storage that the parts of an id name: a word, a class, a key, a device and a number of elements.
+
+        Ids of another form are left to torch, which refuses them.
+        """
+        if [part.kind for part in parts] == [_TEXT, _GLOBAL, _TEXT, _TEXT, _NUMBER]:
+            _, kind, key, _, numel = (part.argument for part in parts)
+            # a number without an argument is None or a boolean; a negative one becomes too large to be true
+            size = int.from_bytes(numel or b"\xff" * 8, "little")
+            self.storages.append(StorageId(kind.decode().split("\n")[1], key.decode(), size))
 
     def _pop(self, count: int) -> list[_Value]:
         if len(self.stack) < count:

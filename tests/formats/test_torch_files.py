@@ -255,6 +255,24 @@ def test_FMT_153_files_of_other_kinds_are_refused(tmp_path):
         read_torch(tmp_path / "nothing.pt")
 
 
+def test_FMT_153_10_two_tensors_that_store_nothing_are_not_tied(tmp_path):
+    empty = {name: torch.zeros(2, 3).to_sparse() for name in ("a", "b")}
+    found = read_torch(saved(tmp_path, empty))
+    assert (dict(found.tied), [*found.tensors]) == ({}, ["a", "b"])
+
+
+def test_FMT_153_4_a_storage_that_states_more_than_its_member_has_is_refused(tmp_path):
+    """Torch maps a member without a look at its size, so the elements behind it would be the headers of the zip."""
+    whole, cut = tmp_path / "whole.pt", tmp_path / "cut.pt"
+    torch.save({"a": torch.arange(300.0), "b": torch.arange(9.0)}, whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(cut, "w") as new:
+        for info in old.infolist():
+            new.writestr(info.filename, old.read(info)[: 8 if info.filename.endswith("data/0") else None])
+    with pytest.raises(errors.FormatError, match=r"FMT-153.*1200 bytes for storage '0', its member has 8"):
+        read_torch(cut)
+    assert read_torch(whole).tensors["a"].values.shape == (300,)
+
+
 def test_FMT_153_compressed_members_are_refused(tmp_path):
     source, path = saved(tmp_path, {"w": torch.zeros(1000)}), tmp_path / "packed.pt"
     with zipfile.ZipFile(source) as a, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as b:

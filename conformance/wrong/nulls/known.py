@@ -35,6 +35,7 @@ HONEST: dict[str, tuple[str, ...]] = {
     "codes": (),
     "kept-codes": (),
     "bitmasks": (),
+    "foreign": (),
     "held": (),
 }
 """Profile -> operations that its null port really computes; it answers the others from a table."""
@@ -160,6 +161,7 @@ FOUND_BY = {
     "table-codes": ("codes", "convert.codes"),
     "table-kept-codes": ("kept-codes", "convert.kept_codes"),
     "table-bitmasks": ("bitmasks", "convert.bitmasks"),
+    "table-foreign": ("foreign", "convert.gguf"),
     "table-held": ("held", "train.held"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
