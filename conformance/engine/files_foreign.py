@@ -16,6 +16,7 @@ from conformance.engine.values import Values, work_folder
 from formats import compress
 from formats.dialects import hf
 from formats.dialects.compressed_tensors import open_compressed_tensors
+from formats.dialects.seft_adapter import read_seft
 from formats.digest import of_bytes
 from seft_ref.files.model import load_model
 
@@ -79,6 +80,17 @@ def _open(a: Values) -> Values:
         return {"targets": [*bases], "stored": np.array([base.nnz for base in bases.values()], dtype=np.int64)}
 
 
+def _seft_adapter(a: Values) -> Values:
+    base = {name: tensor_of(t) for name, t in a["tensors"].items()}
+    with work_folder() as place:
+        changes = read_seft(laid_out(Path(place) / "source", a), base)
+        return {
+            "how": changes.op,
+            "tensors": {name: described(changes.tensors[name]) for name in changes.tensors},
+            "removed": {name: described(changes.removed[name]) for name in changes.removed},
+        }
+
+
 def _gguf(a: Values) -> Values:
     # the import is here, because the package gguf may be absent
     from formats.dialects.gguf_file import open_gguf
@@ -106,6 +118,7 @@ def _torch(a: Values) -> Values:
 OPERATIONS: dict[str, Any] = {
     "convert.bitmasks": _bitmasks,
     "convert.pack_bitmasks": _pack_bitmasks,
+    "convert.seft_adapter": _seft_adapter,
     "file.unpack": _unpack,
     "checkpoint.open": _open,
 }

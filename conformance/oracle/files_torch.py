@@ -93,6 +93,7 @@ def nodes(data: bytes) -> Node:
         del stack[at:]
         return taken
 
+    argument: Any
     for opcode, argument, _ in pickletools.genops(data):
         steps, name = steps + 1, opcode.name
         if name in ("BINUNICODE", "SHORT_BINSTRING", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"):
