@@ -6,10 +6,10 @@ import numpy as np
 import zstandard
 
 from conformance.oracle import files, second_reader
-from conformance.oracle.files import BITS, Section
+from conformance.oracle.files import BITS, Pieces, Section
 from conformance.oracle.second_reader import COMPRESSED, Refused, form, need
 
-__all__ = ["plain"]
+__all__ = ["apart", "plain"]
 
 
 def plain(raw: bytes) -> tuple[bytes, list[str]]:
@@ -18,34 +18,45 @@ def plain(raw: bytes) -> tuple[bytes, list[str]]:
     Raises:
         Refused: the file breaks a rule about compression, which the file without it cannot show.
     """
+    made = apart(raw)
+    m, names = made.manifest, [section.name for section in made.sections if section.frame is not None]
+    need("the manifest", "FMT-044 FMT-043", m["requires"] == sorted(set(m["requires"])))
+    need("the manifest", "FMT-044", "zstd" not in m["optional"], "FMT-050", names)
+    need("the header", "FMT-034 FMT-023", made.pack() == raw)
+    m["requires"].remove("zstd")
+    for section in made.sections:
+        section.frame, (name, role) = None, section.name.rsplit("#", 1)
+        m["tensors"][name]["sections"][role] = files.stored(section)
+    return made.pack(), names
+
+
+def apart(raw: bytes) -> Pieces:
+    """Return the manifest and the sections of a file, their bytes and those of their frames.
+
+    Raises:
+        Refused: see `plain`.
+    """
     header, text, start = second_reader.read_header(raw)
-    written = second_reader.parse(text, label := "the manifest")
-    need(label, "FMT-044 FMT-043", written["requires"] == sorted(set(written["requires"])))
-    need(label, "FMT-044", "zstd" not in written["optional"])
-    m, sections, names = deepcopy(written), list[Section](), list[str]()
-    for name in sorted(m["tensors"], key=str.encode):
-        stated = m["tensors"][name]["sections"]
+    made = Pieces(second_reader.parse(text, "the manifest"))
+    for name in sorted(made.manifest["tensors"], key=str.encode):
+        entry = deepcopy(made.manifest["tensors"][name])
+        stated = entry["sections"]
         data = {role: raw[start:][slice(*header[f"{name}#{role}"]["data_offsets"])] for role in stated}
-        for role, s in list(stated.items()):
-            if s.keys() & {"codec", "raw_bytes"}:
-                form(s, COMPRESSED, place := f"{name}#{role} compressed")
-                size, near = s["raw_bytes"], s["bytes"] < s["raw_bytes"] <= 1024 * s["bytes"]
-                need(place, "FMT-141" + " FMT-049" * (_size(data[role]) != size), near)
-                stated[role] = {"bytes": size, "sha256": s["sha256"]}
-                names.append(f"{name}#{role}")
-        for role, (dtype, shape) in sorted(second_reader.implied(name, m["tensors"][name]).items()):
+        frames = {role for role, s in stated.items() if s.keys() & {"codec", "raw_bytes"}}
+        for role in frames:
+            s, place = stated[role], f"{name}#{role} compressed"
+            form(s, COMPRESSED, place)
+            wrong = "FMT-141" + " FMT-049" * (_size(data[role]) != s["raw_bytes"])
+            need(place, wrong, s["bytes"] < s["raw_bytes"] <= 1024 * s["bytes"])
+            stated[role] = {"bytes": s["raw_bytes"], "sha256": s["sha256"]}
+        for role, (dtype, shape) in sorted(second_reader.implied(name, entry).items()):
             section = Section(f"{name}#{role}", dtype, shape, data[role])
-            if section.name in names:
+            if role in frames:
                 need(section.name, "FMT-090", files.digest(data[role]) == stated[role]["sha256"])
                 section.data = _expanded(section.name, data[role], stated[role]["bytes"], max(1, BITS[dtype] // 8))
-                section.frame, stated[role]["sha256"] = data[role], files.digest(section.data)
-            sections.append(section)
-    need(label, "FMT-050", names)
-    need("the header", "FMT-034 FMT-023", files.assemble(files.text(written), sections) == raw)
-    for section in sections:
-        section.frame = None
-    m["requires"].remove("zstd")
-    return files.assemble(files.text(m), sections), names
+                section.frame = data[role]
+            made.sections.append(section)
+    return made
 
 
 def _size(frame: bytes) -> int:
