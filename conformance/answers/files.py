@@ -108,6 +108,6 @@ def chosen(tensors: Mapping[str, Tensor], asked: str) -> tuple[dict[str, Tensor]
         made[name] = t
         if encoding == "nm" and t.support is not None:
             n, m, axis = [*numbers, len(t.shape) - 1][:3] if numbers else ([*files.fitting_patterns(t), (0, 0, 0)])[0]
-            refuse(FMT_051=not files.fits(t, (n, m, axis)))
+            refuse(FMT_051=not files.fits(t, (n, m, axis)), FMT_084=bool(numbers) and not 1 <= n < m <= 64)
             made[name] = replace(t, pattern=(n, m, axis))
     return made, {name: "dense" if t.support is None else encoding for name, t in made.items()}

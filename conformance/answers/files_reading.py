@@ -8,10 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from conformance.answers import files_packed
 from conformance.answers.answer import ids
 from conformance.answers.files_content import raw_array
 from conformance.cases.profiles import requires_zstd
-from conformance.oracle import files_packed, second_folder, second_reader
+from conformance.oracle import second_folder, second_reader
 from conformance.oracle.files import BITS
 from conformance.oracle.second_reader import Content, Refused, spell
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from conformance.answers import files_packed
 from conformance.cases.profiles import requires_zstd
-from conformance.oracle import files_packed
 from conformance.oracle.second_reader import Refused
 
 __all__ = ["broken_packing"]

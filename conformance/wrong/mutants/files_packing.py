@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import zstandard
 
+from conformance.answers.files_packed import apart
 from conformance.oracle import files
 from conformance.oracle.files import BITS, Section
-from conformance.oracle.files_packed import apart
 from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right
 
 Frame = Callable[[bytes], bytes]
