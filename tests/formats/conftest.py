@@ -133,13 +133,3 @@ def identical(a: formats.Tensor, b: formats.Tensor) -> bool:
 @pytest.fixture(scope="session")
 def same():
     return identical
-
-
-@pytest.fixture(scope="session")
-def framed():
-    return frame
-
-
-@pytest.fixture(scope="session")
-def dumped():
-    return dump
