@@ -214,17 +214,19 @@ def delta(*path):
     return manifest("delta", *path, of=CHANGED)
 
 
-def no_gap():
-    empty = files.pieces({"w": on("U8", (1, 600), [])}, {"w": "gap8"})
-    empty.sections[0] = section = Section("w#gaps", "U8", [1], b"\xff")
-    empty.manifest["tensors"]["w"]["sections"]["gaps"] = files.stored(section)
-    return empty.pack()
+def resized(at, encoding, role, dtype, data):
+    """A file of which one section of the support holds other bytes, with their digest."""
+    made = files.pieces({"w": on("U8", (3, 300), at)}, {"w": encoding})
+    place = next(i for i, section in enumerate(made.sections) if section.name == f"w#{role}")
+    made.sections[place] = Section(f"w#{role}", dtype, [len(data) * 8 // files.BITS[dtype]], data)
+    made.manifest["tensors"]["w"]["sections"][role] = files.stored(made.sections[place])
+    return made.pack()
 
 
 MANY = 100_000
 BROKEN = [  # the clauses of which a reader names one, the file
     *(("FMT-024", respelt(cut, text(W.manifest))) for cut in ("", text(W.manifest)[:-1], "t", '"\\', '"\\u')),
-    *(("FMT-024", attributes('{"a":' + a + "}")) for a in ("nulx", '"\\u00g1"', '"\\v001f"', '"\\x"')),
+    *(("FMT-024", attributes('{"a":' + a + "}")) for a in ("nulx", "{1:1}", '"\\u00g1"', '"\\v001f"', '"\\x"')),
     ("FMT-024 FMT-026", attributes('{"a":-Infinity}')),
     ("FMT-024", reheaded(b'"pt"', b'"\xed\xa0\x80"')),
     ("FMT-024 FMT-026", reheaded(b'"shape":[2,1]', b'"shape":[NaN]')),
@@ -279,7 +281,9 @@ BROKEN = [  # the clauses of which a reader names one, the file
     ("FMT-014", companions("a", size=50_000_001)),
     *(("FMT-102", companions(name)) for name in ("a.bin.txt", "bin", "A-1_.B", "_model.sparse", "a" * 255)),
     ("FMT-016", manifest("scales", {"w": {"Scale": "v"}})),
-    ("FMT-058", no_gap()),
+    ("FMT-058", resized([], "gap8", "gaps", "U8", b"\xff")),
+    # the columns of every row rise, so that only the pointers are wrong
+    ("FMT-067", resized([1, 2, 303, 304], "csr", "row_ptr", "U32", struct.pack("<4I", 0, 3, 2, 4))),
     ("FMT-009", delta("tensors", {"#": CHANGE})),
     *(("FMT-009", delta("scales", odd)) for odd in ({"": {"scale": "b"}}, {"a": {"scale": "#"}})),
     ("FMT-009", delta("tied", {"": "b"})),
