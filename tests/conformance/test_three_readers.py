@@ -118,7 +118,7 @@ def seal(data):
     try:
         told = json.loads(data[8 : 8 + size])
         told["__metadata__"]["seft.manifest.sha256"] = sha(told["__metadata__"]["seft.manifest"].encode())
-        return files.frame(text(told)) + data[8 + size :]
+        return files.frame(text(told).encode()) + data[8 + size :]
     except (ValueError, KeyError, TypeError, AttributeError):
         return data
 
@@ -192,9 +192,7 @@ def reheaded(old, new):
     size = 8 + int.from_bytes(raw[:8], "little")
     line = raw[8:size].rstrip(b" ")
     assert old in line
-    line = line.replace(old, new, 1)
-    line = line.ljust(max(1024, 1 << (7 + len(line)).bit_length()) - 8)
-    return struct.pack("<Q", len(line)) + line + raw[size:]
+    return files.frame(line.replace(old, new, 1)) + raw[size:]
 
 
 def companions(*names, size=2, digest=HEX):

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import formats
+from conformance.oracle.files import frame
+from conformance.oracle.files import text as dump
 from formats import header, v1
 
 
@@ -48,15 +50,6 @@ class Pieces:
         self.header["__metadata__"]["seft.manifest"] = text
         self.header["__metadata__"]["seft.manifest.sha256"] = sha256(text.encode()).hexdigest()
         return frame(dump(self.header).encode()) + bytes(self.data)
-
-
-def dump(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def frame(header: bytes) -> bytes:
-    size = max(1024, 1 << (7 + len(header)).bit_length())
-    return struct.pack("<Q", size - 8) + header.ljust(size - 8)
 
 
 def small_checkpoint() -> formats.Checkpoint:
