@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import formats
-from conformance.cases.case import VECTORS, load
+from conformance.cases.case import VECTORS, load, load_all
 from conformance.cases.profiles import requires_zstd
 from conformance.engine.port import EnginePort
 from conformance.judge.harness import Variant, run
@@ -98,7 +98,8 @@ def test_the_vectors_have_all_that_is_told_apart_here():
 
 
 def test_the_engine_agrees():
-    results = run([*CASES.values()], [Variant(EnginePort(), "float64")])
+    cases = [case for case in load_all() if case.op.startswith(("file.", "folder.")) or case.op == "delta.apply"]
+    results = run(cases, [Variant(EnginePort(), "float64")])
     assert [(r.case.id, r.failures) for r in results if not r.ran or r.failures] == []
 
 
