@@ -18,6 +18,7 @@ What lives where:
     expect/      manifests of the failures that are expected of a port
     templates/   ports of two operations, to start from
     registry/    tables that tools write: clauses, signatures, margins
+    schemas/     JSON schemas of the archive of cases and of reports, and the first page of that archive
     command/     the command line
     threads.py   settings that libraries read when they are loaded
 

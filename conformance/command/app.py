@@ -1,9 +1,9 @@
 """The command line of the kit. Without a subcommand it judges a port, or our engine if no port is named."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -11,7 +11,8 @@ from conformance import expect as expectations
 from conformance import report, templates
 from conformance.cases.case import load_all
 from conformance.cases.clauses import read_clauses
-from conformance.cases.profiles import CLASSES, PROFILES
+from conformance.cases.ops import PROFILES
+from conformance.cases.profiles import CLASSES
 from conformance.command import asking, listing, outputs
 from conformance.command import doctor as doctors
 from conformance.command import export as exports
@@ -195,16 +196,23 @@ def ask(
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")], only: Only = None
+    archive: Annotated[
+        Path | None,
+        typer.Argument(metavar="ARCHIVE", help=f"A file that does not exist yet; default {exports.ARCHIVE}."),
+    ] = None,
+    only: Only = None,
 ) -> None:
-    """Write every case in the encoding of the protocol, one file each, for ports that cannot be a child process."""
-    _require_absent(folder)
+    """Write the cases as an archive of JSON files, for porters in any language, and its SHA-256 beside it."""
+    if only and archive is None:
+        _stop(f"export --only leaves cases out, so name the archive: {exports.ARCHIVE} has all of them", USAGE)
+    archive = archive or exports.ARCHIVE
+    _require_absent(archive)
     try:
         cases = chosen(load_all(), Options(only=tuple(only or ())))
     except Unusable as error:
         _stop(str(error), USAGE)
-    exports.write(folder, cases)
-    console.print(f"wrote {len(cases)} cases to {folder}")
+    exports.write(archive, cases)
+    console.print(f"wrote {len(cases)} cases to {archive}")
 
 
 @app.command()
@@ -314,7 +322,7 @@ def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None
     return Target.of_engine(backend or ())
 
 
-def _names(text: str | None, choices: dict[str, Any], option: str) -> tuple[str, ...]:
+def _names(text: str | None, choices: Collection[str], option: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",")) if text else ()
     for name in names:
         if name not in choices:

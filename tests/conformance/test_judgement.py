@@ -6,11 +6,12 @@ import pytest
 
 from conformance.cases.case import Bound, Case, load_all
 from conformance.cases.compare import compare, holds
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import NEEDS, PROFILES, in_order, profiles_of_case
+from conformance.cases.ops import OPS, PROFILES
+from conformance.cases.profiles import in_order, profiles_of_case
 from conformance.engine.port import EnginePort
 from conformance.judge.harness import Failure, Result, Variant
 from conformance.judge.judgement import PropertyResult, Run
+from tests.conformance.report_runs import whole
 
 CASES = {case.id: case for case in load_all()}
 KERNELS = [case for case in CASES.values() if profiles_of_case(case) == {"kernels"}]
@@ -112,7 +113,7 @@ def test_PRT_010_properties_count():
 def test_PRT_012_operations_come_after_what_they_rest_on():
     groups = in_order(OPS)
     place = {op: i for i, group in enumerate(groups) for op in group}
-    assert all(place[need] < place[op] for op, needs in NEEDS.items() for need in needs)
+    assert all(place[need] < place[op] for op, one in OPS.items() for need in one.rests_on)
     assert sorted(place) == sorted(op for ops in PROFILES.values() for op in ops)
 
 
@@ -147,6 +148,13 @@ def test_PRT_011_cases_of_16_bits_are_those_that_the_type_holds():
                 assert np.array_equal(x.astype(ml_dtypes.bfloat16).astype(float), x)
     third = Case("a.b", "kernel.exceeding", (), "", {"values": np.array([1 / 3]), "least": 0.0})
     assert not holds(third, "bfloat16")
+
+
+def test_PRT_011_a_profile_is_judged_in_the_classes_in_which_its_operations_on_arrays_have_cases():
+    run = whole(("core", "train", "ckpt-read"), classes=("exact64", "fp32", "bf16"))
+    assert run.classes_of("core") == ("exact64", "fp32", "bf16")
+    assert run.classes_of("train") == ("exact64", "fp32")
+    assert run.classes_of("ckpt-read") == run.classes  # none of its operations has a class of its own
 
 
 @pytest.mark.parametrize("partly", [{"filtered": "--only x"}, {"fresh": False}, {"complaints": ["out of date"]}])
