@@ -50,7 +50,8 @@ def _write(a: Inputs) -> dict[str, Any]:
 @answers("file.compress")
 def _compress(a: Inputs) -> Answer:
     """Compress exactly the sections of which each plane is one byte, because every compressor makes them smaller."""
-    plain, made = _packed(a), _packed(a)
+    made = _packed(a)
+    plain = raw_array(made.pack())
     for section in made.sections:
         data, width = section.data, max(1, BITS[section.dtype] // 8)
         if 200 < len(data) <= 2**13 and data == data[:width] * (len(data) // width):
@@ -59,11 +60,11 @@ def _compress(a: Inputs) -> Answer:
             made.manifest["tensors"][name]["sections"][role] = files.stored(section)
     names = [section.name for section in made.sections if section.frame is not None]
     made.manifest["requires"] = made.manifest["requires"] + ["zstd"] * bool(names)
-    raw = {"raw": raw_array(plain.pack()), "packed": names}
-    return Answer({"raw": raw}, written={"raw": raw_array(made.pack())})
+    return Answer({"raw": {"raw": plain, "packed": names}}, written={"raw": raw_array(made.pack())})
 
 
 def _packed(a: Inputs) -> Pieces:
+    """Return the file of a checkpoint, after reading it, because a writer refuses what no reader takes."""
     tensors, more = checkpoint_of(a)
     if a["encoding"] not in ("auto", "dense") and "w" in tensors:
         # the tensor `w` gets a support even if it is full, so that an encoding can be asked of it

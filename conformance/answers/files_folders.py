@@ -22,9 +22,10 @@ def _read(a: Inputs) -> dict[str, Any]:
 def _write(a: Inputs) -> dict[str, Any]:
     refuse(FMT_084=a["part_bytes"] < 1)
     tensors, more = checkpoint_of(a)
-    del more["delta"]
     tensors, encodings = chosen(tensors, a["encoding"])
     made = files_folders.folder(tensors, encodings, part_bytes=a["part_bytes"], companions=tree_of(a["files"]), **more)
     for part in made.parts:
         second_reader.read_manifest(text(part.manifest).encode(), whole=False)
-    return {"files": {name: raw_array(raw) for name, raw in made.pack().items()}}
+    tree = made.pack()
+    read_folder(tree)
+    return {"files": {name: raw_array(raw) for name, raw in tree.items()}}

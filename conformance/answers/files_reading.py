@@ -42,7 +42,10 @@ ALSO = (
     ("FMT-067 .*", b"", "FMT-069"),
     ("FMT-093 .*", rb'sha256":"[^"]*[A-F]', "FMT-047"),
 )
-"""Clause and place of a refusal, what the file has somewhere, and the clauses that it breaks by this too."""
+"""Clause and place of a refusal, a pattern of the bytes of such a file, and the clauses that say the same of it.
+
+A pattern that a sound part of the file has as well only lets a reader name one clause more.
+"""
 
 
 def read(raw: bytes) -> Content:
