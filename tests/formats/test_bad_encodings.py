@@ -5,7 +5,7 @@ import pytest
 
 import formats
 from formats import compress, errors
-from tests.formats.conftest import Pieces
+from tests.formats.conftest import apart
 
 
 def on(shape, at, dtype=np.int8):
@@ -32,7 +32,7 @@ def compressed(tmp_path):
     """One F32 matrix of 60 positions whose values are all 1: the frame is far smaller than its 240 bytes."""
     values = formats.with_values(formats.from_flat((4, 300), np.arange(60) * 7), np.ones(60, np.float32))
     formats.write_file(tmp_path / "z.safetensors", formats.Checkpoint("model", {"w": values}), compress="zstd")
-    return Pieces.of((tmp_path / "z.safetensors").read_bytes())
+    return apart((tmp_path / "z.safetensors").read_bytes())
 
 
 def test_FMT_141_a_frame_is_not_too_small_to_be_true(compressed, opened):
