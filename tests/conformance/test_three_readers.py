@@ -240,7 +240,7 @@ BROKEN = [  # the clauses of which a reader names one, the file
     ("FMT-028", reheaded(b'"data_offsets":[0,', b'"data_offsets":[-0,')),
     ("FMT-028", reheaded(b'"dtype":"U8","shape":[2,1]', b'"shape":[2,1],"dtype":"U8"')),
     *(("FMT-029", header("__metadata__", key, 1)) for key in ("format", "seft.manifest.sha256")),
-    ("FMT-029 FMT-030", header("__metadata__", "pt")),
+    ("FMT-029", header("__metadata__", "pt")),
     *(("FMT-030", header("w#mask", odd)) for odd in (1, [])),
     *(("FMT-030", header("w#mask", "data_offsets", odd)) for odd in ([False, 2], [-2, 0])),
     *(("FMT-030", header("w#mask", "shape", odd)) for odd in ([-2, -1], "2")),
