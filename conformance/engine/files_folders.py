@@ -32,7 +32,9 @@ def _read(a: Values) -> Values:
 
 def _write(a: Values) -> Values:
     tensors = {name: tensor_of(t) for name, t in a["tensors"].items()}
+    large = a.get("large") or {}
     companions = {name: raw.tobytes() for name, raw in a["files"].items()}
+    companions |= {name: bytes(size) for name, size in large.items()}
     checkpoint = formats.Checkpoint(
         a["kind"],
         tensors,
@@ -45,7 +47,8 @@ def _write(a: Values) -> Values:
     with work_folder() as folder:
         path = Path(folder) / "case"
         formats.write(path, checkpoint, encoding=a["encoding"], shard_bytes=a["part_bytes"])
-        return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in path.iterdir()}}
+        written = [file for file in path.iterdir() if file.name not in large]
+        return {"files": {file.name: np.frombuffer(file.read_bytes(), dtype=np.uint8) for file in written}}
 
 
 OPERATIONS: dict[str, Any] = {

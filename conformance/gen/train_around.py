@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen.files import raw_array
+from conformance.answers.files_content import raw_array
 from conformance.gen.numbers import Area, Array, ids, reals
 from conformance.oracle import files_names, train_around
 from conformance.oracle.files import BITS, Tensor

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.answers.files_content import raw_array
 from conformance.gen import tiny
-from conformance.gen.files import raw_array
 from conformance.gen.numbers import Area, Array, Numbers, ids, reals
 from conformance.gen.train import GAP
 from conformance.gen.train_presets import SETTINGS as PRESET_SETTINGS

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen.files import raw_array
+from conformance.answers.files_content import raw_array
 from conformance.gen.numbers import ids, reals
 from conformance.gen.train_around import warned
 from conformance.oracle import files_names, generate, prune, train_around

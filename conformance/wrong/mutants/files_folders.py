@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from conformance.engine.parts import validate
 from conformance.oracle.files_folders import INDEX, WHOLE
-from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, mutant, right, unchecked
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, mutant, reset, right, unchecked
 
 
 def indexed(change: Callable[[Values], Any]) -> Operation:
@@ -96,6 +97,9 @@ _SHORT = named(lambda name: name.replace("model.sparse-0000", "model.sparse-"))
 _STOCK = named(lambda name: "model.safetensors" if name == WHOLE else name)
 
 MUTANTS: list[Mutant] = [
+    reset("FMT-014", "folder.write", validate, "companions of 50 MiB", MAX_FILE_BYTES=50 * 2**20),
+    reset("FMT-014", "folder.write", validate, "companions of fewer than 50 MB", MAX_FILE_BYTES=49_999_999),
+    *unchecked("folder.write", "FMT-014"),
     mutant("FMT-085", "folder.write", sized(lambda n: max(1, n - 1)), ">= for >"),
     mutant("FMT-085", "folder.write", sized(lambda n: n + 60), "pads not counted"),
     mutant("FMT-100", "folder.write", sized(lambda n: 10**12), "one part whatever its size"),

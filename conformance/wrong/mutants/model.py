@@ -29,6 +29,14 @@ def mean_of_means(a: Values) -> Values:
     return {"loss": float(np.mean([p["loss"] for p in parts])), "logits": logits, "gradients": gradients}
 
 
+def last_rows(a: Values) -> Values:
+    n, rows = a["rows_at_once"], len(a["tokens"])
+    first = (rows - 1) // n * n
+    more = {k: None if a[k] is None else a[k][first:] for k in ("tokens", "labels", "mask")}
+    share = (more["labels"][:, 1:] != -100).sum() / (a["labels"][:, 1:] != -100).sum()
+    return right("model.step")(a) | {"loss": right("model.step")(a | more)["loss"] * float(share)}
+
+
 def untied(a: Values) -> Values:
     out = right("model.step")(a)
     if not a["config"].get("tie_word_embeddings"):
@@ -216,7 +224,8 @@ MUTANTS: list[Mutant] = [
     ),
     mutant("NUM-004", "model.step", after("model.step", loss_in_sixteen_bits), "logits in sixteen bits"),
     mutant("TRN-001", "model.step", loss_over_padding, "the loss averaged over padding"),
-    mutant("TRN-002", "model.step", mean_of_means, "a mean of means"),
+    mutant("TRN-002 LYR-012", "model.step", mean_of_means, "a mean of means"),
+    mutant("LYR-012", "model.step", last_rows, "the loss of the last rows alone"),
     *unchecked("model.step", "LYR-001"),
     mutant("EVL-001", "evaluate.perplexity", stops_a_step_early, "one short"),
     mutant("EVL-003", "evaluate.perplexity", any_perplexity, "an infinite perplexity"),
