@@ -70,14 +70,14 @@ def _quantised(value: Any) -> list[Any]:
     """Return the formats that the quantisations of compressed-tensors in a configuration state, at any depth."""
     if not isinstance(value, dict):
         return []
-    found: list[Any] = []
+    forms: list[Any] = []
     for key, inner in value.items():
         if key in DESCRIPTIONS and isinstance(inner, dict) and inner.get("quant_method") in LIBRARY:
             groups = inner.get("config_groups")
             every = [inner, *(groups.values() if isinstance(groups, dict) else ())]
-            found += [one.get("format") for one in every if isinstance(one, dict)]
-        found += _quantised(inner)
-    return found
+            forms += [one.get("format") for one in every if isinstance(one, dict)]
+        forms += _quantised(inner)
+    return forms
 
 
 def unpacked(tensors: Mapping[str, Tensor], form: str) -> dict[str, Tensor]:

@@ -168,7 +168,7 @@ def _storage(node: Node) -> tuple[str, str, int]:
 
 def _bounded(root: Node, members: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the bytes that each storage of a pickle states, which its member has (FMT-153.4)."""
-    made, pending, seen = {}, [root], {id(root)}
+    made, pending, known = {}, [root], {id(root)}
     while pending:
         node = pending.pop()
         if node.kind == "storage":
@@ -176,8 +176,8 @@ def _bounded(root: Node, members: Mapping[str, bytes]) -> dict[str, bytes]:
             size = count * BITS[dtype] // 8
             need(len(members[f"data/{key}"]) >= size, "a member with the stated elements")
             made[key] = members[f"data/{key}"][:size]
-        pending += [part for part in node.parts if id(part) not in seen]
-        seen |= {id(part) for part in node.parts}
+        pending += [part for part in node.parts if id(part) not in known]
+        known |= {id(part) for part in node.parts}
     return made
 
 

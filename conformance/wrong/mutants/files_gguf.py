@@ -1,7 +1,7 @@
 """Mutants of the reader of GGUF files (FMT-155)."""
 
+from conformance.engine.parts import gguf_file
 from conformance.wrong.mutants.base import Mutant, Rows, changed, edits, mutant, unchecked
-from formats.dialects import gguf_file
 
 OP = "convert.gguf"
 _INFO, _PAIRS, _PLACES, _OPEN = gguf_file._info, gguf_file._alignment, gguf_file._check_places, gguf_file.open_gguf

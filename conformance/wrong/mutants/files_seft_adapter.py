@@ -1,8 +1,7 @@
 """Mutants of the reader of SEFT adapters (FMT-171)."""
 
+from conformance.engine.parts import change, changes, seft_adapter
 from conformance.wrong.mutants.base import Mutant, Rows, edits, unchecked
-from formats import change
-from formats.dialects import changes, seft_adapter
 
 OP = "convert.seft_adapter"
 _READ, _SECTIONS, _STORED = seft_adapter.read_seft, seft_adapter._check_sections, seft_adapter._check_stored

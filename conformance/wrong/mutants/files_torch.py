@@ -1,7 +1,7 @@
 """Mutants of the reader of files of torch.save (FMT-153, FMT-159)."""
 
+from conformance.engine.parts import torch_file, torch_tensors
 from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, mutant, right, unchecked
-from formats.dialects import torch_file, torch_tensors
 
 OP = "convert.torch"
 _ENTRY, _VIEW, _MASKS = torch_file._check_entry, torch_file._view, torch_file._with_masks

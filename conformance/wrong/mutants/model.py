@@ -30,11 +30,12 @@ def mean_of_means(a: Values) -> Values:
 
 
 def last_rows(a: Values) -> Values:
-    n, rows = a["rows_at_once"], len(a["tokens"])
-    first = (rows - 1) // n * n
-    more = {k: None if a[k] is None else a[k][first:] for k in ("tokens", "labels", "mask")}
-    share = (more["labels"][:, 1:] != -100).sum() / (a["labels"][:, 1:] != -100).sum()
-    return right("model.step")(a) | {"loss": right("model.step")(a | more)["loss"] * float(share)}
+    n = a["rows_at_once"]
+    first = (len(a["tokens"]) - 1) // n * n
+    labels, mask = a["labels"][first:], None if a["mask"] is None else a["mask"][first:]
+    part = right("model.step")(a | {"tokens": a["tokens"][first:], "labels": labels, "mask": mask})
+    share = (labels[:, 1:] != -100).sum() / (a["labels"][:, 1:] != -100).sum()
+    return right("model.step")(a) | {"loss": part["loss"] * float(share)}
 
 
 def untied(a: Values) -> Values:
