@@ -6,13 +6,22 @@ edits to the engine's source. Null ports are in `nulls`. Start with `base.py`.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import chain
 from pkgutil import iter_modules
 
 from conformance.wrong.mutants.base import Mutant
 
 __all__ = ["CONTROLS", "MUTANTS", "Mutant"]
-_MODULES = [import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__)]
+_OF_EXTRAS = ("files_gguf", "files_torch")
+"""Modules that edit readers which need torch and gguf; without these packages there are no mutants of them."""
+
+_HAS_EXTRAS = find_spec("torch") is not None and find_spec("gguf") is not None
+_MODULES = [
+    import_module(f"{__name__}.{info.name}")
+    for info in iter_modules(__path__)
+    if _HAS_EXTRAS or info.name not in _OF_EXTRAS
+]
 MUTANTS: tuple[Mutant, ...] = tuple(chain.from_iterable(getattr(module, "MUTANTS", ()) for module in _MODULES))
 """Every mutant; their names are unique."""
 
