@@ -1,5 +1,6 @@
 """A whole run by SPEC.md in binary64, one step after another (TRN, EVT, DLT)."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,8 @@ from conformance.oracle import (
 from conformance.oracle.event import Part
 from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.model import Config, Decoder, targets
-from conformance.oracle.tape import Array
+from conformance.oracle.select_pools import RefusedError
+from conformance.oracle.tape import Array, largest
 
 
 @dataclass
@@ -102,11 +104,51 @@ class OneStep:
 def rule_of(settings: Any) -> update_choices.Rule:
     """Return the rule of a run: the setting `rule`, or else the rule of the preset."""
     rule = settings["rule"] if "rule" in settings else update_choices.rule_of(settings["preset"])
-    return rule | {"beta1": 0.9, "beta2": 0.999, "momentum": settings.get("momentum", 0.9)}
+    return rule | {name: getattr(hyper_of(settings), name) for name in ("beta1", "beta2", "momentum")}
+
+
+def hyper_of(settings: Any) -> update_optimizers.Hyper:
+    """Return the numbers of the optimizer of a run."""
+    names = update_optimizers.Hyper.__dataclass_fields__
+    return update_optimizers.Hyper(**{name: settings[name] for name in names if name in settings})
+
+
+def kept_of(settings: Any) -> tuple[str, ...]:
+    """Return the names of what optimizer and rule keep for a slot."""
+    origin = ("origin",) if rule_of(settings)["drop"] == "change" else ()
+    return (*update_optimizers.KEEPS[settings.get("optimizer", "adamw")], *origin)
+
+
+def delta_budgets(settings: Any, shapes: Sequence[tuple[int, int]], budgets: Sequence[int]) -> list[int]:
+    """Return d_φ of each target (DLT-002)."""
+    by = settings.get("budget_by", "numel")
+    amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
+    return update_counts.delta_budgets(by, amount, shapes, budgets)
+
+
+def due(settings: Any) -> dict[int, int]:
+    """Return the number of steps in the window of each event, by the step that the event follows."""
+    rule, every = rule_of(settings), settings["evolve_every"]
+    at, sums = update_schedule.all_events(
+        rule["events"], settings["steps"], every, rule["evolve_until"], settings["gradient_window"]
+    )
+    return dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
+
+
+def per_pool(scope: str, shape: tuple[int, ...], pattern: Sequence[int] | None, at: Iterable[int]) -> list[int]:
+    """Return how many of the positions lie in each row, in each group, or in the whole matrix (EVT-009)."""
+    width = {"row": shape[1], "group": pattern[1] if pattern else 0}.get(scope, 0) or shape[0] * shape[1]
+    return np.bincount([p // width for p in at], minlength=shape[0] * shape[1] // width).tolist()
 
 
 class Trainer:
-    """A run and its current state; `settings` has the names of chapter 1 and TRN, its `rule` those of chapter 8."""
+    """A run and its current state; `settings` has the names of chapter 1 and TRN, its `rule` those of chapter 8.
+
+    Attributes:
+        limit: the largest number of the compute dtype.
+    """
+
+    limit = float(np.finfo(np.float64).max)
 
     def __init__(
         self,
@@ -122,10 +164,8 @@ class Trainer:
         self.names = targets(config)
         self.shapes = [tensors[n].shape for n in self.names]
         bases = [{p: float(tensors[name].reshape(-1)[p]) for p in masks[name]} for name in self.names]
-        by = settings.get("budget_by", "numel")
-        amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
         self.budgets = [len(base) for base in bases]
-        self.delta_budgets = update_counts.delta_budgets(by, amount, self.shapes, self.budgets)
+        self.delta_budgets = delta_budgets(settings, self.shapes, self.budgets)
         self.rows = [[0.0] * shape[0] for shape in self.shapes]
         self.columns = [[0.0] * shape[1] for shape in self.shapes]
         self.loaded = bases
@@ -136,15 +176,10 @@ class Trainer:
     def part(self, i: int, eta: list[int]) -> Part:
         """Return target i at load with these slots (DLT-001, DLT-005, EVT-009)."""
         shape, base = self.shapes[i], self.loaded[i]
-        budget, slots = [self.budgets[i]], [self.delta_budgets[i]]
-        if self.rule["scope"] == "row":
-            budget = [sum(p // shape[1] == r for p in base) for r in range(shape[0])]
-            slots = [sum(p // shape[1] == r for p in eta) for r in range(shape[0])]
-        if self.rule["scope"] == "group" and self.pattern is not None:
-            m = self.pattern[1]
-            budget = [sum(p // m == g for p in base) for g in range(shape[0] * shape[1] // m)]
-        names = [*update_optimizers.KEEPS[self.optimizer], *(["origin"] if self.rule["drop"] == "change" else [])]
-        kept: dict[str, dict[int, Any]] = {n: dict.fromkeys(eta, 0 if n == "age" else 0.0) for n in names}
+        scope, slots = self.rule["scope"], [self.delta_budgets[i]]
+        budget = per_pool(scope, shape, self.pattern, base)
+        slots = per_pool(scope, shape, None, eta) if scope == "row" else slots
+        kept: dict[str, dict[int, Any]] = {n: dict.fromkeys(eta, 0 if n == "age" else 0.0) for n in kept_of(self.s)}
         return Part(shape, i, base, dict.fromkeys(eta, 0.0), kept, budget, slots, self.optimizer, first=True)
 
     def place(self) -> None:
@@ -181,6 +216,7 @@ class Trainer:
             self.tensors[name] = dense.reshape(shape)
         decoder = Decoder(self.config, self.tensors)
         loss, _, grads = decoder.loss_and_gradients(*self.data(step))
+        self.refuse_overflow([loss], [largest(decoder.passed)])
         read = self.read(step)
         entered = [decoder.inputs[name].reshape(-1, self.tensors[name].shape[1])[read] for name in self.names]
         flat = [[float(x) for x in grads[name].reshape(-1)] for name in self.names]
@@ -189,6 +225,16 @@ class Trainer:
             dy = decoder.upstream(*self.data(step))
             upstream = [train_window.floats(dy[n].reshape(-1, self.tensors[n].shape[0])[read]) for n in self.names]
         return Step(loss, flat, [train_window.floats(x) for x in entered], upstream)
+
+    def refuse_overflow(self, shown: Iterable[float], hidden: Iterable[float]) -> None:
+        """Refuse numbers beyond the compute dtype (TRN-007).
+
+        hidden  those that finite results may follow from, which may be refused by other clauses too (TRN-019)
+        """
+        for clauses, numbers in (("TRN-007", shown), ("TRN-007 LYR-015 LYR-016", hidden)):
+            if not all(abs(x) <= self.limit for x in numbers):
+                msg = f"{clauses}: a number beyond the compute dtype"
+                raise RefusedError(msg)
 
     def multiplied(self, i: int, weights: dict[int, float]) -> dict[int, float]:
         """Return the weights by which layers multiply, given the effective weights of target i."""
@@ -223,11 +269,11 @@ class Trainer:
         lr = update_schedule.learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
         at_eta = [{p: g[p] for p in part.phi} for g, part in zip(gradients, self.parts, strict=True)]
         factor = update_adamw.clip_factor([x for g in at_eta for x in g.values()], s["max_norm"])
-        hyper = update_optimizers.Hyper(weight_decay=s["weight_decay"], momentum=self.rule["momentum"])
         for i, (g, part) in enumerate(zip(at_eta, self.parts, strict=True)):
             slots = update_optimizers.Slots(part.phi, part.kept, self.rows[i], self.columns[i])
             scaled = {p: factor * x for p, x in g.items()}
-            new = update_optimizers.step(self.optimizer, part.shape[1], slots, scaled, lr, hyper)
+            new = update_optimizers.step(self.optimizer, part.shape[1], slots, scaled, lr, hyper_of(s))
+            self.refuse_overflow(new.phi.values(), (x for values in new.kept.values() for x in values.values()))
             self.parts[i] = replace(part, phi=new.phi, kept=new.kept)
             self.rows[i], self.columns[i] = new.rows, new.columns
 
@@ -261,7 +307,7 @@ class Trainer:
 
     def finish(self) -> list[dict[int, float]]:
         """Run the last adapt pass, with no exempt positions, and return the final weights (EVT-004, EVT-008)."""
-        if self.rule["adapts"] != "never":
+        if self.rule["adapts"] != "never" and events.exceeds(self.parts, self.rule, self.pattern):
             last = self.looks(self.s["steps"])
             evidence = [self.evidence(i, last) for i in range(len(self.parts))]
             chance = {"seed": self.s["seed"], "step": self.s["steps"]}
@@ -301,10 +347,7 @@ def before_finish(
 ) -> tuple[Trainer, list[float], Events, dict[str, int]]:
     """Take all steps but not the last pass, and return the trainer, losses, events and moves."""
     trainer = kind(config, tensors, masks, text, settings)
-    rule, steps = trainer.rule, settings["steps"]
-    every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = update_schedule.all_events(rule["events"], steps, every, rule["evolve_until"], size)
-    due = dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
+    rule, steps, events_at = trainer.rule, settings["steps"], due(settings)
     losses: list[float] = []
     events: Events = []
     moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
@@ -313,11 +356,11 @@ def before_finish(
         looked = trainer.look(step)
         losses.append(looked.loss)
         recent.append(looked)
-        further = trainer.looks(step)[1:] if step in due else []
-        if not (step in due and rule["event_replaces_step"]):
+        further = trainer.looks(step)[1:] if step in events_at else []
+        if not (step in events_at and rule["event_replaces_step"]):
             trainer.optimize(step, looked.gradients)
-        if step in due:
-            latest = recent[-due[step] :] + further
+        if step in events_at:
+            latest = recent[-events_at[step] :] + further
             for one in trainer.event(step, [trainer.evidence(i, latest) for i in range(len(trainer.parts))]):
                 for name in moves:
                     moves[name] += one.record[name]
@@ -330,13 +373,8 @@ def window_of(settings: Any, step: int) -> tuple[int, bool]:
 
     0 and False if the step is in no window.
     """
-    rule = rule_of(settings)
-    every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = update_schedule.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
-    for end, n in zip(at, sums, strict=True):
-        if rule["evolves"] and end - n < step <= end:
-            return step - (end - n) - 1, step == end
-    return 0, False
+    inside = ((step - (end - n) - 1, step == end) for end, n in due(settings).items() if end - n < step <= end)
+    return next(inside, (0, False))
 
 
 def one_step(

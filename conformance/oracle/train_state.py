@@ -1,19 +1,20 @@
 """Training states: content, file, the run up to one, and the run resumed from one (TRN-004, CKP-006, CKP-007)."""
 
+import math
 import struct
 from collections.abc import Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from conformance.oracle import files, train_window, update_choices, update_counts, update_optimizers, update_schedule
+from conformance.oracle import files, train_window, update_choices
 from conformance.oracle.event import Part
 from conformance.oracle.event_evidence import Evidence, asked_by
 from conformance.oracle.model import Config, targets
 from conformance.oracle.tape import Array
-from conformance.oracle.train import Step, Trainer, rule_of
+from conformance.oracle.train import Step, Trainer, delta_budgets, due, hyper_of, kept_of, rule_of
 from conformance.oracle.train_window import added
 
-_KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
+KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
 """Names in a file of the state of a slot."""
 
 _OWN = {
@@ -23,8 +24,6 @@ _OWN = {
     "sm3": ("eps", "weight_decay"),
 }
 """The settings that only some optimizers have, by optimizer."""
-
-_HYPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
 
 _PLAIN = (
     "steps",
@@ -37,6 +36,9 @@ _PLAIN = (
     "max_norm",
     "seed",
 )
+
+_SELDOM = {"event_batches": 1, "start_batches": 1, "slot_warmup": 0}
+"""Settings that a state has only if they differ from these."""
 
 
 @dataclass(frozen=True)
@@ -113,21 +115,6 @@ class Passage:
     starts: list[list[int]]
     moves: dict[str, int]
     saved: Saved
-
-
-def due(settings: dict[str, Any]) -> dict[int, int]:
-    """Return the number of steps in the window of each event, by the step that the event follows."""
-    rule = rule_of(settings)
-    every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = update_schedule.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
-    return dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
-
-
-def begin(
-    config: Config, tensors: dict[str, Array], masks: dict[str, list[int]], text: list[int], settings: Any
-) -> Trainer:
-    """Return the trainer of a run before its first step."""
-    return Trainer(config, tensors, masks, text, settings)
 
 
 def resumed(
@@ -234,6 +221,11 @@ class Held:
     values: list[Any]
     at: list[int] | None = None
 
+    def by_position(self) -> dict[int, Any]:
+        """Return the values by stored position, 0 for each position of a mask."""
+        at = range(math.prod(self.shape)) if self.at is None else self.at
+        return dict(zip(at, self.values or [0] * len(at), strict=True))
+
     def stored(self) -> files.Tensor:
         """Return the tensor in the form that `files` writes."""
         kind = {"F32": "f", "F64": "d", "I32": "i", "I64": "q"}.get(self.dtype)
@@ -246,16 +238,14 @@ def contents(saved: Saved, names: Sequence[str], settings: dict[str, Any], dtype
     """Return the tensors of a state by name (CKP-007); dtype is float32 or float64."""
     out: dict[str, Held] = {}
     real, rule = {"float32": "F32", "float64": "F64"}[dtype], rule_of(settings)
-    optimizer = settings.get("optimizer", "adamw")
-    kept = (*update_optimizers.KEEPS[optimizer], *(["origin"] if rule["drop"] == "change" else []))
     for i, (name, part) in enumerate(zip(names, saved.parts, strict=True)):
         base, eta = sorted(part.base), sorted(part.phi)
         out[f"{name}.base"] = Held(real, part.shape, [part.base[p] for p in base], base)
         out[f"{name}.delta"] = Held(real, part.shape, [part.phi[p] for p in eta], eta)
-        for key in kept:
+        for key in kept_of(settings):
             kind = "I32" if key == "age" else real
-            out[f"{name}.delta.{_KEPT[key]}"] = Held(kind, (len(eta),), [part.kept[key][p] for p in eta])
-        if optimizer == "sm3":
+            out[f"{name}.delta.{KEPT[key]}"] = Held(kind, (len(eta),), [part.kept[key][p] for p in eta])
+        if settings.get("optimizer") == "sm3":
             for key, entry in (("rows", saved.rows[i]), ("columns", saved.columns[i])):
                 out[f"{name}.delta.{key}"] = Held(real, (len(entry),), entry)
         if part.lost:
@@ -308,13 +298,6 @@ def attributes(saved: Saved, names: Sequence[str], settings: dict[str, Any], ori
     }
 
 
-def delta_budgets(settings: dict[str, Any], shapes: Sequence[tuple[int, int]], budgets: Sequence[int]) -> list[int]:
-    """Return d_φ of each target (DLT-002)."""
-    by = settings.get("budget_by", "numel")
-    amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
-    return update_counts.delta_budgets(by, amount, list(shapes), list(budgets))
-
-
 def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run under the names that a state has for them (CKP-007)."""
     optimizer = settings.get("optimizer", "adamw")
@@ -322,8 +305,9 @@ def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
     rule = {k: bool(v) if k in flags else v for k, v in rule_of(settings).items() if k in update_choices.RULE}
     return {
         **{key: settings[key] for key in _PLAIN},
+        **{key: settings[key] for key, usual in _SELDOM.items() if settings.get(key, usual) != usual},
         **rule,
-        **{key: settings.get(key, _HYPER[key]) for key in _OWN[optimizer]},
+        **{key: getattr(hyper_of(settings), key) for key in _OWN[optimizer]},
         "batch": settings["rows"] // settings["micro_batches"],
         "budget_by": settings.get("budget_by", "numel"),
         "density": settings.get("density", 0.02),

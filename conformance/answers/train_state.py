@@ -1,0 +1,64 @@
+"""Training states: written after a step, and resumed to the end of the run (TRN-004, CKP-006, CKP-007)."""
+
+from typing import Any
+
+from conformance.answers.answer import Inputs, Refusal, answers, ids, reals
+from conformance.answers.train import refuse_run, world_of
+from conformance.oracle import files, second_reader, train, train_saved, train_state
+from conformance.oracle.model import targets
+from conformance.oracle.select import binary64
+
+__all__ = ["resumed_from", "saved_after"]
+
+Told = tuple[train.Trainer, train_state.Passage, list[dict[int, float]]]
+"""A trainer, what it did after a state, and its final weights."""
+
+
+def saved_after(a: dict[str, Any]) -> tuple[float, train_state.Saved]:
+    """Return the smallest gap up to the step `stop` of the inputs of `state.write`, and the state there."""
+    trainer = train.Trainer(**world_of(a))
+    saved = train_state.go_on(trainer, 0, [], a["stop"]).saved
+    return trainer.gap, saved
+
+
+@answers("state.write")
+def _write(a: Inputs) -> dict[str, Any]:
+    refuse_run(a)
+    saved, names, settings = saved_after(a)[1], targets(a["config"]), a["settings"]
+    tensors = {
+        name: {
+            "dtype": "float" if one.dtype == "F64" else one.dtype,
+            "shape": ids(one.shape),
+            "positions": None if one.at is None else ids(one.at),
+            "values": (reals if one.dtype == "F64" else ids)(one.values),
+        }
+        for name, one in train_state.contents(saved, names, settings, "float64").items()
+    }
+    attributes = files.text(train_state.attributes(saved, names, settings, a["origin"]))
+    return {"raw": {"attributes": attributes, "settings": train_state.settings_of(settings), "tensors": tensors}}
+
+
+def resumed_from(a: dict[str, Any], saved: train_state.Saved) -> Told:
+    """Return the rest of the run of the inputs of `state.resume` after a state."""
+    trainer = train_state.resumed(a["config"], a["tensors"], a["text"].tolist(), a["settings"], saved)
+    rest = train_state.go_on(trainer, saved.step, saved.sums, a["settings"]["steps"])
+    return trainer, rest, trainer.finish()
+
+
+@answers("state.resume")
+def _resume(a: Inputs) -> dict[str, Any]:
+    names, dtype = targets(a["config"]), "float64" if a.rounded is binary64 else "float32"
+    try:
+        saved = train_saved.read(a["raw"].tobytes(), names, a["settings"], a["origin"], dtype)
+    except second_reader.Refused as refused:
+        # a byte of a section is one of its tensor, too
+        raise Refusal(*{"FMT-090": ("FMT-090", "FMT-091")}.get(refused.clause, (refused.clause,))) from refused
+    _, rest, final = resumed_from(a, saved)
+    return {
+        "losses": reals(rest.losses),
+        "slots": [[ids(eta) for eta, _ in event] for event in rest.events],
+        "bases": [[ids(base) for _, base in event] for event in rest.events],
+        "starts": [ids(start) for start in rest.starts],
+        "support": [ids(w) for w in final],
+        "weights": [reals(w.values()) for w in final],
+    }
