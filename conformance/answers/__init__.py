@@ -74,7 +74,7 @@ class AnswersPort:
         made = answer(op, {name: _cast(value, "float64") for name, value in inputs.items()}, dtype)
         if made.refused:
             raise Refused(made.refused[0])
-        return {name: _cast(value, dtype) for name, value in made.outputs.items()}
+        return {name: _cast(value, dtype) for name, value in (made.written or made.outputs).items()}
 
 
 def _cast(value: Any, dtype: str) -> Any:

@@ -36,11 +36,13 @@ class Answer:
         outputs: values by name; empty for a refusal.
         bounds: gauges of the outputs that are compared by gauge.
         refused: the clauses that the inputs break, of which a port names one; empty for an answer.
+        written: outputs as a port could write them, where a case only describes them.
     """
 
     outputs: Mapping[str, Any] = field(default_factory=dict)
     bounds: Mapping[str, Bound] = field(default_factory=dict)
     refused: Sequence[str] = ()
+    written: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Refusal(Exception):

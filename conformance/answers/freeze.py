@@ -22,6 +22,7 @@ def freeze(
     inputs: dict[str, Any],
     *,
     dtypes: tuple[str, ...] = ("float64", "float32"),
+    zeros: tuple[str, ...] = (),
 ) -> Case:
     """Append a case to ``vectors/FILE.json`` and return it; its id is ``FILE.NAME``.
 
@@ -33,6 +34,7 @@ def freeze(
         purpose: the mistake that it catches.
         inputs: the inputs by name, float arrays in binary64.
         dtypes: the dtypes in which the case is asked.
+        zeros: the outputs whose zeros have to be zeros exactly.
 
     Raises:
         ValueError: there is such a case; published cases never change.
@@ -42,7 +44,8 @@ def freeze(
     if any(case.id == f"{file}.{name}" for case in cases):
         msg = f"{file}.{name} exists, and a case never changes; give the new one another name"
         raise ValueError(msg)
-    made = answer(op, inputs)
+    # an answer that depends on how operations are rounded is asked in that dtype alone
+    made = answer(op, inputs, dtypes[0] if len(dtypes) == 1 else "float64")
     case = Case(
         f"{file}.{name}",
         op,
@@ -53,6 +56,7 @@ def freeze(
         tuple(made.refused),
         dict(made.bounds),
         dtypes=dtypes,
+        zeros=zeros,
     )
     path.write_text(dump([*cases, case]), encoding="utf-8", newline="\n")
     return case

@@ -4,13 +4,36 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from conformance.cases.case import Case
 from conformance.cases.clauses import Clause
 
 ELSEWHERE = Path(__file__).parents[1] / "registry" / "covered_elsewhere.json"
 
-__all__ = ["ELSEWHERE", "Coverage", "coverage", "elsewhere"]
+__all__ = ["ELSEWHERE", "Coverage", "Elsewhere", "coverage", "elsewhere"]
+
+
+class Elsewhere(NamedTuple):
+    """What stands for cases of a clause: what every run of the kit asks of it, or a test of the reference.
+
+    Attributes:
+        test: a test of this repository; with `every_run` it shows that a port is refused by it.
+        every_run: how every run judges a port by the clause; empty if none does.
+        why: why no case and no run judges it; empty if every run does.
+    """
+
+    test: str
+    every_run: str = ""
+    why: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Return why the clause has no cases, in one line."""
+        if self.every_run:
+            return f"judged in every run: {self.every_run}; {self.test} shows a port that breaks it"
+        # the clause is not judged, because a test of the reference says nothing about a port
+        return f"not judged: {self.why}; of the reference {self.test} shows it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +43,8 @@ class Coverage:
     Attributes:
         clause: the clause.
         cases: ids of the cases linked to it.
-        reason: why it has no cases: a test of the reference covers it, or no test can decide it. Empty if it has cases,
-            or neither is true.
+        reason: why it has no cases: every run judges it, a test of the reference covers it, or no test can decide it.
+            Empty if it has cases, or none of them is true.
     """
 
     clause: Clause
@@ -34,15 +57,13 @@ class Coverage:
         return bool(self.cases or self.reason)
 
 
-def elsewhere(path: Path = ELSEWHERE) -> dict[str, tuple[str, str]]:
-    """Return by clause (test of the reference that covers it, why no case does), for the clauses in the table."""
+def elsewhere(path: Path = ELSEWHERE) -> dict[str, Elsewhere]:
+    """Return what stands for cases, for the clauses in the table."""
     table = json.loads(path.read_text(encoding="utf-8"))
-    return {clause: (row["test"], row["why"]) for clause, row in table.items()}
+    return {clause: Elsewhere(**row) for clause, row in table.items()}
 
 
-def coverage(
-    clauses: dict[str, Clause], cases: Iterable[Case], table: dict[str, tuple[str, str]]
-) -> dict[str, Coverage]:
+def coverage(clauses: dict[str, Clause], cases: Iterable[Case], table: dict[str, Elsewhere]) -> dict[str, Coverage]:
     """Return how every clause is covered.
 
     Raises:
@@ -65,8 +86,6 @@ def coverage(
         if not shown[name] and clause.untestable:
             reason = f"untestable: {clause.untestable}"
         elif not shown[name] and name in table:
-            test, why = table[name]
-            # the clause is not judged, because a test of the reference says nothing about a port
-            reason = f"not judged: {why}; of the reference {test} shows it"
+            reason = table[name].reason
         out[name] = Coverage(clause, tuple(shown[name]), reason)
     return out

@@ -13,7 +13,7 @@ __all__ = ["prepared_inputs", "same_values"]
 
 def prepared_inputs(case: Case, dtype: str) -> dict[str, Any]:
     """Return copies of all inputs of a case, absent ones as None, float arrays in dtype."""
-    return {name: _prepared(case.inputs.get(name), dtype) for name in OPS[case.op].names}
+    return {name: _prepared(case.inputs.get(name), dtype) for name in OPS[case.op].inputs}
 
 
 def _prepared(value: Any, dtype: str) -> Any:

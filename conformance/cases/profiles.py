@@ -1,4 +1,4 @@
-"""The profiles and numeric classes that a port can claim, and the operations that each one rests on (chapter 16)."""
+"""What follows from the profiles and numeric classes that a port claims (chapter 16)."""
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,15 +10,12 @@ from conformance.cases.ops import OPS
 
 __all__ = [
     "CLASSES",
-    "NEEDS",
-    "PROFILES",
     "blocking",
     "classes_offered",
     "in_order",
     "is_scalar",
     "needs_zstd",
     "offered_in",
-    "profile_of",
     "profiles_of_case",
     "requires_zstd",
 ]
@@ -26,175 +23,10 @@ __all__ = [
 CLASSES = {"exact64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """Numeric classes, and the dtype of float arrays in each (PRT-011)."""
 
-PROFILES: dict[str, tuple[str, ...]] = {
-    "core": (
-        "rng.draws",
-        "select.largest",
-        "select.smallest",
-        "topology.positions",
-        "topology.of",
-        "change.source",
-        "change.realign",
-        "count.budget",
-        "count.drop",
-        "schedule.fraction",
-        "schedule.events",
-        "schedule.learning_rate",
-        "delta.effective",
-        "delta.initial_random",
-        "kernel.sparse",
-        "kernel.store",
-        "gradient.whole",
-        "gradient.at",
-        "gradient.candidates",
-        "update.drop",
-        "update.grow",
-        "update.adapt",
-        "update.evolve",
-        "adamw.step",
-        "adamw.clip",
-    ),
-    "rules": (
-        "select.pools",
-        "score.drop",
-        "score.grow",
-        "score.adapt",
-        "window.evidence",
-        "window.tokens",
-        "window.candidates",
-        "gradient.norm",
-        "count.budgets",
-        "schedule.drops",
-        "schedule.all_events",
-        "schedule.spiel",
-        "delta.initial",
-        "preset.rule",
-        "rule.check",
-        "optimizer.step",
-        "update.event",
-    ),
-    "nm": ("prune.pattern",),
-    "kernels": ("kernel.dense", "kernel.store_dense", "kernel.exceeding"),
-    "layers": (
-        "layer.embedding",
-        "layer.rmsnorm",
-        "layer.linear",
-        "layer.rope",
-        "layer.attention",
-        "layer.swiglu",
-        "layer.cross_entropy",
-        "rope.frequencies",
-        "config.describe",
-        "model.step",
-    ),
-    "train": ("text.training", "text.evaluation", "evaluate.perplexity", "train.step", "train.run"),
-    "batches": ("train.batches",),
-    "state": ("state.write", "state.resume"),
-    "prune": (
-        "text.calibration",
-        "prune.magnitude",
-        "prune.wanda",
-        "prune.scope",
-        "prune.random",
-        "prune.owl",
-        "prune.sparsegpt",
-        "prune.model",
-        "prune.model_sparsegpt",
-    ),
-    "quant": ("quantise.matrix", "quantise.weights", "quantise.merge"),
-    "held": ("train.held",),
-    "adapters": ("adapter.initial", "adapter.lora", "adapter.spp", "adapter.sparsepeft", "adapter.lora_star"),
-    "generate": ("generate.read", "generate.fork", "generate.pick", "generate.text"),
-    "ckpt-read": ("file.read", "delta.apply"),
-    "ckpt-write": ("file.write",),
-    "compression": ("file.compress",),
-    "folders": ("folder.read", "folder.write"),
-    "codes": ("convert.codes",),
-    "kept-codes": (
-        "convert.keep_codes",
-        "convert.expand_codes",
-        "convert.pack_codes",
-        "convert.gptq_codes",
-        "convert.gguf_blocks",
-        "quantise.model",
-    ),
-    "convert": ("convert.from_hf", "convert.to_hf", "convert.adapter"),
-    "checkpoints": (
-        "checkpoint.dtype",
-        "checkpoint.final",
-        "file.name",
-        "file.expand",
-        "generate.stops",
-        "prune.record",
-        "config.biases",
-    ),
-    "runs": ("run.warnings", "ranks.rows", "event.ratios"),
-}
-"""Operations by profile; every operation is in exactly one."""
-
 _NM_CLAUSES = {"TOP-005", "GROW-007", "EVT-007", "PRN-004", "PRN-012"}
 _NM_OF = ("nm", "core", "rules", "train")
 """Profiles whose N:M cases also belong to `nm`. Those of other profiles do not, because a trainer that claims `nm`
 would then need files and pruners."""
-
-NEEDS: dict[str, tuple[str, ...]] = {
-    "change.realign": ("change.source",),
-    "delta.initial_random": ("rng.draws",),
-    "delta.initial": ("select.largest", "rng.draws"),
-    "gradient.at": ("gradient.whole",),
-    "gradient.candidates": ("select.largest",),
-    "update.drop": ("select.smallest",),
-    "update.grow": ("select.largest",),
-    "update.adapt": ("select.smallest", "delta.effective"),
-    "update.evolve": ("update.drop", "update.grow", "update.adapt", "change.realign"),
-    "update.event": ("update.evolve", "select.pools", "score.drop", "score.grow", "score.adapt"),
-    "event.ratios": ("update.event",),
-    "window.candidates": ("select.largest",),
-    "schedule.drops": ("schedule.fraction",),
-    "layer.linear": ("kernel.sparse",),
-    "layer.rope": ("rope.frequencies",),
-    "model.step": (
-        "layer.embedding",
-        "layer.rmsnorm",
-        "layer.linear",
-        "layer.rope",
-        "layer.attention",
-        "layer.swiglu",
-        "layer.cross_entropy",
-        "config.describe",
-    ),
-    "evaluate.perplexity": ("model.step", "text.evaluation"),
-    "train.step": ("model.step", "update.evolve", "adamw.step", "text.training"),
-    "train.run": ("train.step",),
-    "train.batches": ("model.step", "update.evolve", "adamw.step"),
-    "state.write": ("train.run",),
-    "state.resume": ("train.run",),
-    "prune.scope": ("select.smallest",),
-    "prune.random": ("rng.draws",),
-    "prune.model": ("prune.wanda", "model.step"),
-    "prune.model_sparsegpt": ("prune.sparsegpt", "model.step"),
-    "generate.read": ("model.step",),
-    "generate.fork": ("generate.read",),
-    "generate.pick": ("rng.draws",),
-    "generate.text": ("generate.read", "generate.pick"),
-    "quantise.merge": ("quantise.weights",),
-    "quantise.model": ("quantise.matrix", "file.read"),
-    "train.held": ("train.run", "quantise.weights"),
-    "adapter.lora_star": ("adapter.lora", "prune.wanda"),
-    "delta.apply": ("file.read",),
-    "file.expand": ("file.read",),
-    "file.compress": ("file.write",),
-    "folder.read": ("file.read",),
-    "folder.write": ("file.write",),
-    "convert.from_hf": ("folder.read",),
-    "convert.to_hf": ("folder.read",),
-    "convert.codes": ("convert.from_hf",),
-    "convert.keep_codes": ("convert.codes",),
-    "convert.expand_codes": ("convert.keep_codes",),
-    "convert.pack_codes": ("convert.keep_codes",),
-    "convert.gptq_codes": ("convert.keep_codes",),
-}
-"""The operations that an operation rests on: if one of them fails, its own cases are blocked (PRT-012)."""
 
 
 def blocking(ops: Iterable[str], bad: Collection[str]) -> str:
@@ -205,7 +37,7 @@ def blocking(ops: Iterable[str], bad: Collection[str]) -> str:
         if op in bad:
             return op
         looked_at.add(op)
-        pending += [need for need in NEEDS.get(op, ()) if need not in looked_at]
+        pending += [need for need in OPS[op].rests_on if need not in looked_at]
     return ""
 
 
@@ -228,17 +60,9 @@ def classes_offered(ops: Mapping[str, Sequence[str]]) -> set[str]:
     return of_arrays or {name for classes in ops.values() for name in classes}
 
 
-_OF = {op: name for name, ops in PROFILES.items() for op in ops}
-
-
-def profile_of(op: str) -> str:
-    """Return the profile of an operation."""
-    return _OF[op]
-
-
 def profiles_of_case(case: Case) -> set[str]:
     """Return the profile of a case's operation, and `nm` if it is in `_NM_OF` and the case tests N:M (D118)."""
-    own = _OF[case.op]
+    own = OPS[case.op].profile
     return {own} | ({"nm"} if own in _NM_OF and _NM_CLAUSES & set(case.clauses) else set())
 
 
@@ -267,7 +91,7 @@ def in_order(ops: Iterable[str]) -> list[list[str]]:
     pending = dict.fromkeys(ops)
     groups: list[list[str]] = []
     while pending:
-        ready = [op for op in pending if not any(need in pending for need in NEEDS.get(op, ()))]
+        ready = [op for op in pending if not any(need in pending for need in OPS[op].rests_on)]
         groups.append(ready)
         for op in ready:
             del pending[op]

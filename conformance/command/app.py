@@ -1,9 +1,9 @@
 """The command line of the kit. Without a subcommand it judges a port, or our engine if no port is named."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -11,7 +11,8 @@ from conformance import expect as expectations
 from conformance import report, templates
 from conformance.cases.case import load_all
 from conformance.cases.clauses import read_clauses
-from conformance.cases.profiles import CLASSES, PROFILES
+from conformance.cases.ops import PROFILES
+from conformance.cases.profiles import CLASSES
 from conformance.command import asking, listing, outputs
 from conformance.command import doctor as doctors
 from conformance.command import export as exports
@@ -314,7 +315,7 @@ def _target(port: str | None, port_py: str | None, backend: Sequence[str] | None
     return Target.of_engine(backend or ())
 
 
-def _names(text: str | None, choices: dict[str, Any], option: str) -> tuple[str, ...]:
+def _names(text: str | None, choices: Collection[str], option: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(",")) if text else ()
     for name in names:
         if name not in choices:

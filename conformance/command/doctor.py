@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import VECTORS, load
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import CLASSES, PROFILES, profile_of
+from conformance.cases.ops import OPS, PROFILES
+from conformance.cases.profiles import CLASSES
 from conformance.judge.harness import Variant, run
 from conformance.protocol.child import Child, Hello, PortFault, StartError
 from conformance.protocol.port import Refused, Unsupported
@@ -121,7 +121,7 @@ def _tries(
     child: Child, hello: Hello, op: str, arguments: dict[str, Any], expected: dict[str, Any] | str, say: Say
 ) -> bool:
     dtype = "float32" if "fp32" in hello.ops[op] and OPS[op].kind != "scalar" else "float64"
-    say(f"{op} ({profile_of(op)}), {dtype}")
+    say(f"{op} ({OPS[op].profile}), {dtype}")
     inputs = _cast(arguments, dtype)
     expected = expected if isinstance(expected, str) else _cast(expected, dtype)
     try:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import astuple
 from difflib import get_close_matches
 from pathlib import Path
+from textwrap import wrap
 
 from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import Clause, read_clauses
 from conformance.cases.coverage import coverage, elsewhere
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import NEEDS, PROFILES, is_scalar, profile_of, profiles_of_case
-from conformance.cases.wire import RECORDS, type_of
+from conformance.cases.ops import NAMES, OPS, PROFILES, RECORDS, TYPES
+from conformance.cases.profiles import is_scalar, profiles_of_case
 from conformance.judge.harness import Variant, can_ask
 from conformance.properties import PROPERTIES
 from conformance.properties.running import Largest, largest_arrays
@@ -48,12 +48,13 @@ def _how(cases: tuple[str, ...], reason: str) -> str:
 
 def _operation(op: str, every: list[Case]) -> Iterator[str]:
     n = sum(case.op == op for case in every)
-    yield f"{op} ({profile_of(op)}, {OPS[op].kind}, {n} cases)"
-    yield "  in:  " + ", ".join(f"{name} {type_of(op, name.rstrip('?'), output=False)}" for name in OPS[op].inputs)
-    outputs = OPS[op].outputs.items()
-    yield "  out: " + ", ".join(f"{name} {type_of(op, name, output=True)} ({how})" for name, how in outputs)
-    if op in NEEDS:
-        yield f"  rests on {', '.join(NEEDS[op])}"
+    one = OPS[op]
+    yield f"{op} ({one.profile}, {one.kind}, {n} cases)"
+    yield f"  {one.says}"
+    yield "  in:  " + ", ".join(f"{name}{'?' * (name in one.optional)} {kind}" for name, kind in one.inputs.items())
+    yield "  out: " + ", ".join(f"{name} {kind} ({one.outputs[name]})" for name, kind in one.types.items())
+    if one.rests_on:
+        yield f"  rests on {', '.join(one.rests_on)}"
 
 
 def explained(what: str) -> list[str]:
@@ -109,187 +110,6 @@ def _case(case: Case, clauses: dict[str, Clause]) -> list[str]:
     return out + [f"  bound of {k}: {b.terms} terms, gauge {whole_text(b.gauge)}" for k, b in case.bounds.items()]
 
 
-NAMES = (
-    ("`out`, `in`", "integers: rows and columns of a matrix"),
-    (
-        "`positions`, `base`, `delta`, `old`, `new`, `dropped`",
-        "i64: flat positions row · in + column, ascending",
-    ),
-    ("`ids` of `select.*`", "i64: ascending, each once; they decide ties (SEL-001)"),
-    ("`indptr`, `indices`", "i64: row pointers (out + 1) and columns (TOP-001)"),
-    ("`values`, `base_values`, `delta_values`", "floats: one a slot, in the order of the positions; φ for a delta"),
-    ("`gradient`, `absolute`, `square`", "floats (out, in), or one a position where `positions` is an input"),
-    ("`m`, `v`, `u`, `origin`; `age`", "floats; i64: one a slot of the delta (chapter 9, DROP-003)"),
-    (
-        "`x`, `dy`",
-        "floats (tokens, in), (tokens, out); lists of them over steps and micro-batches",
-    ),
-    ("`scope` of `update.*`", "`all` grows anywhere, `active` in the base (GROW-001)"),
-    ("`adapts` of `update.evolve`", "1 adapts in the event, 0 leaves adaptation out"),
-    ("`settings`", "names of chapters 8 to 10, 1 and 0 for true and false; `rule` holds choices that change `preset`"),
-    (
-        "`start`; `warmup`, `schedule`; `rows` of `settings`",
-        "`initial_positions`; `warmup_steps`, `lr_schedule`; those of a whole step, in `micro_batches` equal parts",
-    ),
-    ("`update.adapt`", "nothing is exempt: the last pass (EVT-004)"),
-    ("`k`, `n`, `n_drop`, `budget`, `delta_budget`, `step`, `steps`", "integers"),
-    ("`lr`, `beta1`, `eps`, `density`, `drop_fraction` ...", "floats alone: binary64, whatever the dtype of the call"),
-    (
-        "`parts`; `logits` of `generate.read`",
-        "how many tokens each reading has; (B, parts, V), those behind each (GEN-001)",
-    ),
-    ("`numbers` of `generate.pick`; `picked`", "for each number of tokens before it, the id that is picked (GEN-005)"),
-    ("`words`", "u64 (RNG-002)"),
-    ("`raw`", "a file, byte by byte"),
-    (
-        "`tensors` of `file.*`, `folder.*`, `delta.apply`, `convert.*`",
-        (
-            "`dtype` is a name of chapter 12, `bits` the stored values as bytes, little-endian; `row_pointers` and"
-            " `columns` are those of TOP-001, null for a tensor with full support"
-        ),
-    ),
-    (
-        "`attributes`, `scales`, `delta`; `state`",
-        "canonical JSON text (FMT-028); the state digest, hexadecimal (FMT-099)",
-    ),
-    (
-        "`odd`",
-        (
-            "for the name of an input `other` or `int64`: the port converts that input to the other of float64 and"
-            " float32, or to int64, before it multiplies, and the product refuses it (KRN-010)"
-        ),
-    ),
-    (
-        "`held`; `live`",
-        (
-            "`float16`, `bfloat16`, or a grid of chapter 19 on which the values lie: the matrix is held in this type or"
-            " as codes, but for the values of the slots `live`, which are a matrix of their own beside it (KRN-015,"
-            " KRN-016, KRN-018); no result depends on it (KRN-011)"
-        ),
-    ),
-    (
-        "`pattern` of `topology.of`",
-        "(N, M): the topology may be held group by group, and is the same; without such groups refused (TOP-005)",
-    ),
-    ("`recompute`", "1 to keep the input of each block only; no result depends on it (MDL-008)"),
-    (
-        "`origin`; `stop` of `state.write`",
-        "the digests `model` and `text` of a state; the step after which it is written",
-    ),
-    ("`stored`, `asked`, `dtype` of `checkpoint.dtype`", "a name of FMT-006; `float32` or `float64`, as is the answer"),
-    ("`bits` of `checkpoint.final`, `file.expand`", "the bytes of the values, little-endian, in order"),
-    ("`config`, `generation`, `record` as texts", "what `config.json`, `generation_config.json`, `pruning.json` hold"),
-    (
-        "`support`, `stored` of `run.warnings`; `steps`, `names`",
-        "stored weights after events, at the end; of each warning step and name: jump, divergence, support, end",
-    ),
-    ("`first` of `ranks.rows`", "the first row of every rank, and the number of rows"),
-    (
-        "`files` of `folder.*`, `convert.to_hf`",
-        "bytes by name: what a folder holds; for `folder.write` its companions, and as an answer all of it",
-    ),
-    (
-        "`files`, `large` of `convert.from_hf`",
-        (
-            "a Hugging Face folder: bytes by name, where a name that ends in a slash is a folder without entries;"
-            " further files, of so many zero bytes"
-        ),
-    ),
-    (
-        "`zeros`; `cast`",
-        "`any` or `positive` (FMT-127); the dtype to cast to, a name of FMT-006 (FMT-126), absent for none",
-    ),
-    (
-        "`companions`; `left_out`; `quantised`",
-        (
-            "the digest (FMT-047) of each by name; names sorted by bytes, that of a folder with a slash (FMT-123); 1 if"
-            " the converter says that it carries a quantisation, else 0 (FMT-128)"
-        ),
-    ),
-    (
-        "`kind`, `files`, `tensors`; `how`, `tensors`, `left_out` of `convert.adapter`",
-        (
-            "`spiel`, `shira`, `super-tuning`, `lora`, `trl-delta` or `weight-sync`; an adapter folder, the file of a"
-            " patch or a version folder by name; the base; `add` or `replace`; amounts or new bits by position; of"
-            " `lora` how many entries off the support have a bit set, by name, else nothing (FMT-151, FMT-152,"
-            " FMT-168, FMT-170)"
-        ),
-    ),
-    (
-        "`files`, `expand_quantised` of `convert.codes`; `config`",
-        (
-            "a Hugging Face folder, bytes by name, whose format the port detects; 1 if its matrices of codes are to be"
-            " expanded, else 0 (FMT-175); what `config.json` of the answer holds, as canonical JSON text (FMT-028)"
-        ),
-    ),
-    (
-        "`files` of `convert.keep_codes`, `.expand_codes`, `.pack_codes`, `.gptq_codes`; `scheme`, `zeros`, `rounded`",
-        (
-            "such a folder, whose codes are kept (QNT-010); the other three also take a folder of chapter 12 with a"
-            " quantised model (QNT-009), and expand its codes, or write them for compressed-tensors (FMT-178) or GPTQ"
-            " (FMT-180); of the scheme that is written `num_bits`, `group_size`, `symmetric`, `type`"
-            " and `strategy`, or all of `quantization_config` for GPTQ, as canonical JSON text; how many stored weights"
-            " are 0, and how many scales F16 cannot hold"
-        ),
-    ),
-    (
-        "`files`, `grid` of `quantise.model`",
-        "a folder of chapter 12 with a pruned model, whose targets are rounded to nearest on the grid (QNT-009)",
-    ),
-    (
-        "`type`, `raw` of `convert.gguf_blocks`; `scales`, `zeros`",
-        "`Q4_0` or `Q8_0`; the blocks of a matrix, row by row; one a block (QNT-010.4)",
-    ),
-    (
-        "`parts` of `update.event`, `event.ratios`",
-        (
-            "matrices in the order of their indices; `lost` are the positions that were stored at load and are not in"
-            " `base`; `first` is 1 at the first event of a run; `steps` is the length of the window; `budget` and"
-            " `delta_budget` have a number for each pool: the matrix, each row, or each group in row-major order"
-        ),
-    ),
-    (
-        "`choices` of `preset.rule`",
-        "`name=value` of every choice of chapter 8 and setting of the preset, sorted; 1 and 0 for true and false",
-    ),
-    (
-        "`held`, `codes?`, `scales?`, `zeros?`, `exact?` of `train.held`",
-        (
-            "`float16`, `bfloat16` or a grid, which the targets are held in (CKP-008); of a grid codes, scales and zero"
-            " points of each target by name; 1 for mode `grid-exact` (QNT-011)"
-        ),
-    ),
-    ("`part_bytes`", "the part size of FMT-085; of `convert.to_hf` the bytes that a shard may hold (FMT-124)"),
-    (
-        "`batches`; `branches`",
-        "dicts of `tokens`, `labels` and `mask?`, (B, T), -100 for what does not count; tokens (B, T)",
-    ),
-    (
-        "`churn`, `overlap`, `gradient_norm`",
-        "floats, one a matrix (TRN-009); null where ḡ is not asked for, or not kept everywhere",
-    ),
-    ("`starts`", "for each event the count `start` of TRN-009, one a target"),
-)
-"""Names of inputs and outputs, and their descriptions on the page of operations."""
-
-
-TYPES = (
-    ("int", "an integer (PRT-002)"),
-    ("float", '`{"f64": ...}`, binary64 whatever the dtype of the call'),
-    ("string, bool, null", "JSON's own"),
-    ("i64[...], u64[...], u8[...], bool[...]", "an array of this dtype (PRT-003)"),
-    ("real[...]", "an array of floats in the dtype of the call"),
-    ("list of T", "a JSON list"),
-    ("dict of T", '`{"dict": {name: T}}`'),
-    ("value", "any of these but an array: what a configuration holds"),
-    (
-        "tensor, part of ..., record of ...",
-        '`{"dict": {...}}` with the members below; of an input one that is null may be absent, an answer has all',
-    ),
-)
-"""Types of `conformance.cases.wire`, and their descriptions on the page of operations."""
-
-
 def _records() -> Iterator[str]:
     """Yield the lines of a table for every type of dict with fixed members."""
     for title, members in RECORDS.items():
@@ -297,11 +117,11 @@ def _records() -> Iterator[str]:
         yield from (f"| `{name}` | {kind} |" for name, kind in members.items())
 
 
-def _marks(op: str, cases: list[Case]) -> list[str]:
+def _marks(op: str, cases: list[Case]) -> str:
     """Return the marks of an operation, which say in which classes it is asked (PRT-011, PRT-015)."""
-    marks = ["**scalar**"] if is_scalar(op) else []
-    reduced = not is_scalar(op) and any(can_ask(case, "bfloat16") for case in cases)
-    return marks + (["**16 bits**"] if reduced else [])
+    if is_scalar(op):
+        return ", **scalar**"
+    return ", **16 bits**" if any(can_ask(case, "bfloat16") for case in cases) else ""
 
 
 def sizes(path: Path = SIZES) -> dict[str, Largest]:
@@ -310,17 +130,14 @@ def sizes(path: Path = SIZES) -> dict[str, Largest]:
     return {op: Largest(numbers, tuple(shape), by) for op, (numbers, shape, by) in table.items()}
 
 
-def _largest(one: Largest | None) -> str:
-    return f"{one.numbers:,}: {' x '.join(map(str, one.shape))}, by `{one.by}`" if one else ""
-
-
 def operations_page() -> str:
-    """Return the page of all operations, as Markdown."""
+    """Return the page of all operations, as Markdown: types and names, then a card for each operation."""
     every, largest = load_all(), sizes()
     out = [
         "# Operations",
         "",
-        "What a port may offer, by profile. An input with ? may be absent. How each output is compared:",
+        "What a port may offer: one card an operation, by profile. An input with ? may be absent.",
+        "How each output is compared:",
         "*exact*, equal bits; *value*, equal numbers; *gauge*, within the rounding of its sums (NUM-002), and what",
         "OPT-009 and LYR-017 leave open of a power of β and of a frequency of RoPE;",
         "*binary64*, the same in binary64 whatever the dtype; *relative*, within 1e-9 (float64) or 1e-4 (float32)",
@@ -328,18 +145,19 @@ def operations_page() -> str:
         "*packed*, a compressed file, compared by what its sections expand to (FMT-140 to FMT-142);",
         "*stock*, a Hugging Face folder, compared by tensors, companions and index (FMT-124).",
         "`seft verify explain OPERATION` lists its cases, `explain CASE` shows one in full. Written by",
-        "`python -m conformance.command.listing`.",
+        "`python -m conformance.command.listing` from `registry/operations.toml`, vectors and `registry/sizes.json`.",
         "",
         "A **scalar** operation has no numeric class of its own (PRT-015).",
-        "It is asked once, with the dtype `float64`: what is `real` in its row is `f64`.",
+        "It is asked once, with the dtype `float64`: what is `real` on its card is `f64`.",
         "An operation marked **16 bits** has cases in `bf16` and `fp16`; no other is asked there (PRT-011).",
-        "The last column has the largest array that a run asks or expects, in numbers or bytes, and who asks it.",
+        "Constraints are the clauses by which inputs of cases are refused.",
+        "The largest array is the largest that a run asks or expects, in numbers or bytes.",
         "",
         "## Types",
         "",
         "| type | what goes over the line |",
         "|---|---|",
-        *(f"| {name} | {what} |" for name, what in TYPES),
+        *(f"| {name} | {what} |" for name, what in TYPES.items()),
         "",
         "Within brackets stand the lengths of the axes, the last one fastest.",
         "A name that is also an integer input is that input's value.",
@@ -351,32 +169,33 @@ def operations_page() -> str:
         "",
         "| name | what it is |",
         "|---|---|",
-        *(f"| {name} | {what} |" for name, what in NAMES),
+        *(f"| {name} | {what} |" for name, what in NAMES.items()),
     ]
     for profile, names in PROFILES.items():
-        out += [
-            "",
-            f"## {profile}",
-            "",
-            "| operation | in | out | rests on | clauses | cases | largest array |",
-            "|---|---|---|---|---|---:|---|",
-        ]
-        for op in names:
-            mine = [case for case in every if case.op == op]
-            clauses = sorted({name for case in mine for name in case.clauses if not name.startswith("NUM-")})
-            cells = (
-                f"`{op}`" + "".join(f"<br>{mark}" for mark in _marks(op, mine)),
-                "<br>".join(f"`{name}` {type_of(op, name.rstrip('?'), output=False)}" for name in OPS[op].inputs),
-                "<br>".join(
-                    f"`{name}` {type_of(op, name, output=True)}, *{how}*" for name, how in OPS[op].outputs.items()
-                ),
-                " ".join(f"`{need}`" for need in NEEDS.get(op, ())),
-                " ".join(clauses),
-                str(len(mine)),
-                _largest(largest.get(op)),
-            )
-            out.append("| " + " | ".join(cells) + " |")
+        out += ["", f"## {profile}"]
+        for name in names:
+            out += ["", *_card(name, [case for case in every if case.op == name], largest.get(name))]
     return "\n".join(out) + "\n"
+
+
+def _card(name: str, cases: list[Case], largest: Largest | None) -> Iterator[str]:
+    """Yield the lines of an operation's card."""
+    op = OPS[name]
+    refused = sorted({clause for case in cases for clause in case.refused})
+    clauses = sorted({clause for case in cases for clause in case.clauses if not clause.startswith("NUM-")})
+    yield from (f"### {name}", "", *wrap(op.says, 118, break_on_hyphens=False), "", "| | | |", "|---|---|---|")
+    yield from (f"| in | `{key}{'?' * (key in op.optional)}` | {kind} |" for key, kind in op.inputs.items())
+    yield from (f"| out | `{key}` | {kind}, *{op.outputs[key]}* |" for key, kind in op.types.items())
+    yield ""
+    shape = largest and f"; largest array {largest.numbers:,}: {' x '.join(map(str, largest.shape))}, by `{largest.by}`"
+    facts = (
+        refused and f"constraints: {' '.join(refused)}",
+        f"clauses: {' '.join(clauses)}",
+        op.rests_on and f"rests on {', '.join(f'`{one}`' for one in op.rests_on)}",
+        f"{len(cases)} cases{_marks(name, cases)}{shape or ''}",
+    )
+    for fact in filter(None, facts):
+        yield from wrap(f"- {fact}", 118, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def main() -> None:

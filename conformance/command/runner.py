@@ -21,11 +21,11 @@ from pathlib import Path
 from conformance.cases.case import Case, load_all
 from conformance.cases.clauses import Clause, ClauseError, read_clauses
 from conformance.cases.coverage import Coverage, coverage, elsewhere
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import CLASSES, PROFILES, classes_offered, profiles_of_case
+from conformance.cases.ops import OPS, PROFILES
+from conformance.cases.profiles import CLASSES, classes_offered, profiles_of_case
 from conformance.cases.signatures import covering, refused_by, signatures
 from conformance.command.doctor import no_operation
-from conformance.judge.conduct import CHECKS, declining, ending, variants_of
+from conformance.judge.conduct import CHECKS, declining, ending, repeating, variants_of
 from conformance.judge.harness import Variant, failing_operations
 from conformance.judge.harness import run as run_cases
 from conformance.judge.judgement import BLOCKED, PropertyResult, Run, cases_of
@@ -344,7 +344,7 @@ def _conduct(port: Started, every: Sequence[Case], options: Options) -> list[Pro
     if options.filtered:
         # a filtered run reports faults only, and skips the last check, which would start the port once more
         return [one for one in checks if one.failure]
-    return [*checks, ending(children, by_stop=False)]
+    return [*checks, repeating(children, every), ending(children, by_stop=False)]
 
 
 def _described(hellos: Sequence[Hello]) -> dict[str, object]:

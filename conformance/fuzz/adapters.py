@@ -10,9 +10,11 @@ from typing import Any
 from conformance.fuzz import base_models, foreign_spoil
 from conformance.fuzz.base_models import Plain
 from conformance.fuzz.foreign import Case
-from conformance.fuzz.foreign_files import Folder, Piece, Stock, need, parsed, read_stock
+from conformance.fuzz.foreign_files import Folder, Piece, Stock
 from conformance.fuzz.strings import INTEGERS
+from conformance.oracle import files_convert_adapters
 from conformance.oracle.files import BITS
+from conformance.oracle.files_deltas import cells
 from formats.dialects.changes import Changes
 from formats.dialects.shira import read_shira
 from formats.dialects.super_tuning import read_super_tuning
@@ -26,15 +28,7 @@ WHOLE = {"SUPERTUNING": {"I32": "i", "I64": "q"}, "SHIRA": {"I32": "i", "I64": "
 """Dtypes of indices, with the code of `struct`."""
 FLOATS = ("F16", "BF16", "F32", "F64")
 MINUS_ZERO = {"F16": b"\0\x80", "BF16": b"\0\x80", "F32": b"\0\0\0\x80", "F64": bytes(7) + b"\x80"}
-
-ABOUT = "auto_mapping base_model_name_or_path inference_mode peft_type peft_version revision task_type"
-TRAINING = "init_weights target_modules"
-OF_SUPER_TUNING = "lora_alpha lora_dropout save_precomputed_indices select_top sparsity"
-KNOWN = {
-    "SUPERTUNING": f"{ABOUT} {TRAINING} {OF_SUPER_TUNING}".split(),
-    "SHIRA": f"{ABOUT} {TRAINING} mask_type r random_seed".split(),
-}
-"""Options that do not affect values, or that the definition reads."""
+KINDS = {"SUPERTUNING": "super-tuning", "SHIRA": "shira"}
 
 
 @dataclass
@@ -99,25 +93,9 @@ class Adapters:
     def define(self, case: Case) -> Any:
         """Return the same as `read`, from the text of FMT-151 and FMT-170 alone."""
         kind, base = case.memory
-        tree = case.folders["adapter"]
-        config = parsed(tree[CONFIG] or b"")
-        need(config["peft_type"] == kind, "a peft_type")
-        for key, value in config.items():
-            need(key in KNOWN[kind] or not value or value == "none", f"{key} is off")
-        metadata, pieces = read_stock(tree[WEIGHTS])
-        padded = config.get("mask_type") == "given-padded"
-        if kind == "SUPERTUNING":
-            need(type(config["sparsity"]) in (int, float) and 0 <= config["sparsity"] < 1, "a sparsity")
-            need(metadata.get("seft.padding") in (None, "-0.0"), "a mark of padding")
-            padded = metadata.get("seft.padding") is not None
-        modules = {name[len(PREFIX) :].rpartition(".")[0] for name in pieces}
-        need(modules, "a module")
-        names = {f"{PREFIX}{module}.{part[kind]}" for module in modules for part in (INDICES, VALUES)}
-        need("" not in modules and set(pieces) == names, "pairs of tensors")
-        return {
-            f"{module}{SUFFIX}": _amounts(kind, module, pieces, base[f"{module}{SUFFIX}"], config, padded=padded)
-            for module in modules
-        }
+        base = {name: one.tensor() for name, one in base.items()}
+        made = files_convert_adapters.read(KINDS[kind], case.folders["adapter"], base).tensors
+        return {name: (NUMPY[t.dtype], t.shape, cells(t)) for name, t in made.items()}
 
 
 READER = Adapters()
@@ -193,33 +171,3 @@ def _zeros(chance: Random, folder: Folder) -> None:
 
 
 OWN: foreign_spoil.Weighted = ((_positions, 20), (_words, 20), (_zeros, 8))
-
-
-# the definition ----------------------------------------------------------------------------------
-
-
-def _amounts(
-    kind: str, module: str, pieces: dict[str, Piece], one: Plain, config: dict[str, Any], *, padded: bool
-) -> tuple[str, tuple[int, ...], dict[int, bytes]]:
-    """Return dtype, shape and amounts by flat position of one module."""
-    indices, values = (pieces[f"{PREFIX}{module}.{part[kind]}"] for part in (INDICES, VALUES))
-    need(len(one.shape) == 2 and one.dtype.startswith(("F", "BF")), "a matrix of floats")
-    need(values.dtype in AMOUNTS[kind] and len(values.shape) == 1, "one dimension of amounts")
-    count = values.shape[0]
-    need(indices.dtype in WHOLE[kind], "a dtype of indices")
-    need(indices.shape == ([count] if kind == "SUPERTUNING" else [2, count]), "an index for each amount")
-    code = WHOLE[kind][indices.dtype]
-    numbers = struct.unpack(f"<{prod(indices.shape)}{code}", indices.data)
-    need(code != "f" or all(n == n // 1 and 0 <= n < 2**24 for n in numbers), "integers below 2^24")
-    at = [int(n) for n in numbers]
-    if kind == "SUPERTUNING":
-        need(count == int(prod(one.shape) * (1 - config["sparsity"])), "FMT-170.2")
-    else:
-        rows, columns = at[:count], at[count:]
-        need(all(0 <= r < one.shape[0] for r in rows) and all(0 <= c < one.shape[1] for c in columns), "inside")
-        at = [r * one.shape[1] + c for r, c in zip(rows, columns, strict=True)]
-    need(len(set(at)) == len(at) and all(0 <= i < prod(one.shape) for i in at), "positions once and inside")
-    width = BITS[values.dtype] // 8
-    amounts = [values.data[i : i + width] for i in range(0, len(values.data), width)]
-    kept = {i: a for i, a in zip(at, amounts, strict=True) if not padded or a != MINUS_ZERO[values.dtype]}
-    return NUMPY[values.dtype], one.shape, kept

@@ -7,9 +7,10 @@ from random import Random
 
 import numpy as np
 
-from conformance.fuzz.foreign_files import DTYPES as ALL_DTYPES
-from conformance.fuzz.foreign_files import Refused
+from conformance.oracle import files, files_deltas
 from conformance.oracle.files import BITS
+from conformance.oracle.foreign import DTYPES as ALL_DTYPES
+from conformance.oracle.foreign import Refused
 from formats.container import DTYPES
 from formats.records import Dense, Mask, Sparse, Tensor
 
@@ -35,6 +36,13 @@ class Plain:
     def cells(self) -> list[bytes]:
         """Return the bytes of each value."""
         return [self.data[i : i + self.width] for i in range(0, len(self.data), self.width)]
+
+    def tensor(self) -> files.Tensor:
+        """Return it as a tensor of plain definitions."""
+        if not self.sparse:
+            return files.Tensor(self.dtype, self.shape, self.data)
+        stored = {at: cell for at, cell in enumerate(self.cells()) if any(cell)}
+        return files_deltas.tensor(self.dtype, self.shape, stored)
 
 
 def random_tensor(chance: Random, dtype: str, shape: tuple[int, ...]) -> Plain:

@@ -1,6 +1,6 @@
 """Folders of integer codes by compressed-tensors, GPTQ and AWQ: inputs and mutations (FMT-172 to FMT-175).
 
-The plain definition is `plain_layers.define`.
+The plain definition is `oracle.foreign_codes`.
 """
 
 import json
@@ -11,12 +11,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from conformance.fuzz import foreign_spoil, mutate, plain_layers
+from conformance.fuzz import foreign_spoil, mutate
 from conformance.fuzz.base_models import stored
 from conformance.fuzz.foreign import Case
 from conformance.fuzz.foreign_files import Folder, Piece, Stock, piece
 from conformance.fuzz.strings import INTEGERS
+from conformance.oracle import files_codes, foreign_codes
 from conformance.oracle.files import BITS
+from conformance.oracle.files_convert import expanded, packed
+from conformance.oracle.files_deltas import cells
 from formats.container import dtype_name, raw_bytes
 from formats.dialects.int_codes import Quantised
 from formats.dialects.int_folder import open_quantised
@@ -107,8 +110,14 @@ class Codes:
 
     def define(self, case: Case) -> Any:
         """Return the same as `read`, from the text of FMT-172 to FMT-175 alone."""
-        meant = plain_layers.define(case.folders["model"])
-        return meant | {"config": json.dumps(meant["config"], indent=2) + "\n"}
+        folder = foreign_codes.read(case.folders["model"])
+        return {
+            "matrices": {name: _numbers(m) for name, m in folder.matrices.items()},
+            "dtypes": {name: m.dtype for name, m in folder.matrices.items()},
+            "others": {name: (t.dtype, t.shape, expanded(t, None).bits) for name, t in folder.others.items()},
+            "source": folder.source,
+            "config": json.dumps(folder.config, indent=2) + "\n",
+        }
 
 
 READER = Codes()
@@ -122,6 +131,19 @@ def _plain(one: Quantised) -> dict[str, Any]:
         "zeros": None if one.zeros is None else one.zeros.tolist(),
         "groups": one.group_of_column.tolist(),
         "mask": one.mask.reshape(-1).astype(int).tolist(),
+    }
+
+
+def _numbers(m: files_codes.Codes) -> dict[str, Any]:
+    """Return a matrix of the definition as `_plain`, and the bytes of its weights by position."""
+    at, (rows, columns) = {*files_codes.stored(m)}, m.shape
+    return {
+        "codes": m.codes,
+        "scales": packed(m.dtype, [one for row in m.scales for one in row]),
+        "zeros": m.zeros,
+        "groups": m.groups,
+        "mask": [int((r, c) in at) for r in range(rows) for c in range(columns)],
+        "cells": cells(files_codes.weights(m)),
     }
 
 

@@ -24,9 +24,10 @@ from types import FrameType
 from typing import Any, Protocol
 
 from conformance.fuzz.content import Disagreement
-from conformance.fuzz.foreign_files import Refused, Tree
+from conformance.fuzz.foreign_files import Tree
 from conformance.fuzz.judge import LIMIT, Verdict, bound_memory, traced
 from conformance.fuzz.loop import Tally
+from conformance.oracle.foreign import Refused
 from formats.errors import FormatError
 
 READERS = ("versions", "patches", "codes", "adapters", "seft_adapters", "steps", "packed")

@@ -1,4 +1,4 @@
-"""Foreign folders in pieces (JSON texts and safetensors files), and functions by which plain definitions read them.
+"""Foreign folders in pieces: JSON texts and safetensors files.
 
 A mutation changes a piece; `Folder.pack` then writes the bytes, with lengths and offsets that fit the pieces.
 """
@@ -15,23 +15,6 @@ from conformance.oracle.files import BITS
 
 Tree = dict[str, bytes | None]
 """The files of a folder: name -> bytes, or None for a subfolder in the place of a file."""
-
-DTYPES = tuple(name for name in BITS if name != "NONE")
-MAX_HEADER = 100_000_000
-
-
-class Refused(Exception):
-    """A plain definition refuses an input, because it breaks a rule."""
-
-
-def need(holds: object, rule: str) -> None:
-    """Refuse an input for which a rule does not hold.
-
-    Raises:
-        Refused: with the rule.
-    """
-    if not holds:
-        raise Refused(rule)
 
 
 @dataclass
@@ -114,67 +97,3 @@ def size_of(dtype: str, shape: list[int]) -> int:
 def piece(chance: Random, name: str, dtype: str, *shape: int) -> Piece:
     """Return a tensor of random bytes."""
     return Piece(name, dtype, list(shape), chance.randbytes(size_of(dtype, list(shape))))
-
-
-# plain definitions -------------------------------------------------------------------------------
-
-
-def parsed(raw: bytes | None, *, constants: bool = False) -> Any:
-    """Return the value of a JSON text with unique keys, and without NaN and infinity unless constants are allowed.
-
-    Raises:
-        Refused: the bytes are no such text, or None.
-    """
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        need(len(dict(pairs)) == len(pairs), "unique keys")
-        return dict(pairs)
-
-    def constant(text: str) -> float:
-        need(constants, "no NaN")
-        return float(text)
-
-    need(raw is not None, "a file")
-    assert raw is not None
-    try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
-    except (ValueError, RecursionError) as error:
-        raise Refused(str(error)) from error
-
-
-def is_whole(value: object) -> bool:
-    """Return whether a JSON value is an integer from 0."""
-    return type(value) is int and value >= 0
-
-
-def read_stock(raw: bytes | None) -> tuple[dict[str, Any], dict[str, Piece]]:
-    """Return metadata and tensors of a safetensors file, by FMT-121.
-
-    Raises:
-        Refused: if it breaks a rule.
-    """
-    need(raw is not None and len(raw) >= 8, "8 bytes")
-    assert raw is not None
-    length = int.from_bytes(raw[:8], "little")
-    need(length <= min(MAX_HEADER, len(raw) - 8), "a header within the file")
-    header, data = parsed(raw[8 : 8 + length]), raw[8 + length :]
-    need(isinstance(header, dict), "an object")
-    metadata = header.pop("__metadata__", None)
-    need(metadata is None or isinstance(metadata, dict), "metadata")
-    pieces, spans = {}, []
-    for name, entry in header.items():
-        need(isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}, "an entry")
-        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        need(isinstance(dtype, str) and dtype in DTYPES, "a dtype")
-        need(isinstance(shape, list) and len(shape) <= 8 and all(is_whole(d) for d in shape), "a shape")
-        need(isinstance(offsets, list) and len(offsets) == 2 and all(is_whole(o) for o in offsets), "offsets")
-        begin, end = offsets
-        need(prod(d for d in shape if d) < 2**53 and BITS[dtype] * prod(shape) == 8 * (end - begin), "a size")
-        spans.append((begin, end))
-        pieces[name] = Piece(name, dtype, shape, data[begin:end])
-    at = 0
-    for begin, end in sorted(spans):
-        need(begin == at, "no hole and no overlap")
-        at = end
-    need(at == len(data), "nothing behind the tensors")
-    return metadata or {}, pieces

@@ -5,11 +5,12 @@ from random import Random
 from typing import Any
 
 from conformance.fuzz import mutate
-from conformance.fuzz.foreign_files import DTYPES, Folder, Piece, Tree, size_of
+from conformance.fuzz.foreign_files import Folder, Piece, Tree, size_of
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.spelling import respelled
 from conformance.fuzz.spoil import bytes_of
 from conformance.fuzz.strings import INTEGERS, a_string
+from conformance.oracle.foreign import DTYPES
 
 Mutation = Callable[[Random, Folder], object]
 Weighted = Sequence[tuple[Mutation, int]]

@@ -23,8 +23,8 @@ from conformance.fuzz.codes import CONFIG, WHOLE
 from conformance.fuzz.foreign import Case, Cases, Reader, lay, reader_of
 from conformance.fuzz.foreign_files import Folder, Piece, Stock, Tree
 from conformance.fuzz.packed import FILE
-from conformance.fuzz.packed import MAGIC as PACKED
-from conformance.fuzz.versions import MAGIC, Version
+from conformance.fuzz.versions import Version
+from conformance.oracle.files_versions import MAGIC
 from formats.errors import FormatError
 
 BASE_BYTES = 16
@@ -175,7 +175,7 @@ def bomb() -> tuple[str, Case]:
 
 def lying_frame() -> tuple[str, Case]:
     """A packed file states 2^50 bytes."""
-    return "packed", Case({"own": {FILE: PACKED + b"\xe0" + (1 << 50).to_bytes(8, "little") + bytes(64)}})
+    return "packed", Case({"own": {FILE: MAGIC + b"\xe0" + (1 << 50).to_bytes(8, "little") + bytes(64)}})
 
 
 FORGED: tuple[Forged, ...] = (

@@ -11,15 +11,15 @@ import zstandard
 
 from conformance.fuzz import first_reader, grow, mutate
 from conformance.fuzz.foreign import Case
-from conformance.fuzz.foreign_files import Refused, need
 from conformance.fuzz.judge import READER_FIXED
 from conformance.fuzz.judge_folders import content_of
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.parts import Parts
 from conformance.fuzz.spoil import bytes_of
 from conformance.oracle import second_reader
+from conformance.oracle.files_versions import MAGIC
+from conformance.oracle.foreign import Refused, need
 
-MAGIC = b"\x28\xb5\x2f\xfd"
 FILE = "it.sparse"
 RATIO = 1024
 DICTIONARY_BYTES = (0, 1, 2, 4)

@@ -13,9 +13,9 @@ import torch
 from conformance.fuzz import base_models
 from conformance.fuzz.base_models import Plain
 from conformance.fuzz.foreign import Case
-from conformance.fuzz.foreign_files import need
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.strings import INTEGERS, a_string
+from conformance.oracle.foreign import need
 from formats import delta
 from formats.dialects.vllm_patch import WeightPatch, delta_from_patches
 from formats.records import Checkpoint, to_dense

@@ -8,12 +8,15 @@ from random import Random
 from typing import Any
 
 from conformance.fuzz import base_models, foreign_spoil
-from conformance.fuzz.adapters import ABOUT, CONFIG, FLOATS, NUMPY, PREFIX, SUFFIX, WEIGHTS
+from conformance.fuzz.adapters import CONFIG, FLOATS, NUMPY, PREFIX, SUFFIX, WEIGHTS
 from conformance.fuzz.base_models import Plain
 from conformance.fuzz.foreign import Case
-from conformance.fuzz.foreign_files import Folder, Piece, Refused, Stock, need, parsed, read_stock
+from conformance.fuzz.foreign_files import Folder, Piece, Stock
 from conformance.fuzz.strings import INTEGERS
-from conformance.oracle.files_deltas import number, rounded
+from conformance.oracle.files import Tensor
+from conformance.oracle.files_convert_adapters import adapter
+from conformance.oracle.files_deltas import cells, number, rounded
+from conformance.oracle.foreign import Refused, need, numbers
 from formats.dialects.changes import Changes
 from formats.dialects.seft_adapter import read_seft
 from formats.records import flat
@@ -22,10 +25,10 @@ INDICES, VALUES, PRUNED = "seft_delta.indices", "seft_delta.values", "seft_delta
 WHOLE = {"I32": "i", "I64": "q"}
 AMOUNTS = {"F32": "f", "F64": "d"}
 """Dtypes of positions and amounts, with the code of `struct`."""
-KNOWN = f"""{ABOUT} adapt adapts budget_by candidates counts density drop drop_fraction drop_schedule drops
+KNOWN = """adapt adapts budget_by candidates counts density drop drop_fraction drop_schedule drops
 event_replaces_step events evolve_every evolve_until evolves exclude_modules exempt first_event gradient_window grow
 grow_scope init_weights initial_positions initial_scope layers_pattern layers_to_transform moments optimizer pattern
-preset rank regrow scope seed slots start stored support target_modules""".split()
+preset rank regrow scope seed slots start stored support"""
 """Options that do not affect values."""
 
 
@@ -71,15 +74,8 @@ class SeftAdapters:
     def define(self, case: Case) -> Any:
         """Return the same as `read`, from the text of FMT-171 alone."""
         tree, base = case.folders["adapter"], case.memory
-        config = parsed(tree[CONFIG] or b"")
-        need(config["peft_type"] == "SEFT", "a peft_type")
-        for key, value in config.items():
-            need(key in KNOWN or not value or value == "none", f"{key} is off")
-        _, pieces = read_stock(tree[WEIGHTS])
-        modules = {name[len(PREFIX) :].removesuffix(f".{INDICES}") for name in pieces if name.endswith(f".{INDICES}")}
-        names = {f"{PREFIX}{module}.{part}" for module in modules for part in (INDICES, VALUES, PRUNED)}
-        need(modules and "" not in modules and set(pieces) == names, "three tensors of every module")
-        parts = {f"{module}{SUFFIX}": _parts(module, pieces, base[f"{module}{SUFFIX}"]) for module in modules}
+        _, _, modules = adapter(tree, "SEFT", ((INDICES, VALUES, PRUNED),), KNOWN)
+        parts = {f"{m}{SUFFIX}": _parts(sections, base[f"{m}{SUFFIX}"]) for m, sections in modules.items()}
         if not any(gone for _, _, gone in parts.values()):
             return "add", {n: (NUMPY[of], base[n].shape, amounts) for n, (of, amounts, _) in parts.items()}, {}
         made = {n: _values(base[n], *part) for n, part in parts.items()}
@@ -153,23 +149,20 @@ OWN: foreign_spoil.Weighted = ((_positions, 20), (_amounts, 12), (_words, 16))
 # the definition ----------------------------------------------------------------------------------
 
 
-def _parts(module: str, pieces: dict[str, Piece], one: Plain) -> tuple[str, dict[int, bytes], set[int]]:
+def _parts(sections: dict[str, Tensor], one: Plain) -> tuple[str, dict[int, bytes], set[int]]:
     """Return the dtype of the amounts of a module, the amounts by position, and the pruned positions."""
-    indices, values, pruned = (pieces[f"{PREFIX}{module}.{part}"] for part in (INDICES, VALUES, PRUNED))
+    indices, values, pruned = sections.values()
     need(len(one.shape) == 2 and one.dtype.startswith(("F", "BF")), "a matrix of floats")
     need(values.dtype in AMOUNTS and len(values.shape) == 1, "one dimension of amounts")
     at, gone = _of_indices(indices, one), _of_indices(pruned, one)
-    need(len(at) == values.shape[0], "an amount for each index")
     need(not one.sparse or all(any(one.cells()[i]) for i in gone), "pruned positions that are stored")
-    width = struct.calcsize(AMOUNTS[values.dtype])
-    amounts = [values.data[i : i + width] for i in range(0, len(values.data), width)]
-    return values.dtype, dict(zip(at, amounts, strict=True)), set(gone)
+    return values.dtype, dict(zip(at, cells(values).values(), strict=True)), {*gone}
 
 
-def _of_indices(piece: Piece, one: Plain) -> list[int]:
-    need(piece.dtype in WHOLE and len(piece.shape) == 1, "one dimension of positions")
-    at = list(struct.unpack(f"<{piece.shape[0]}{WHOLE[piece.dtype]}", piece.data))
-    need(len(set(at)) == len(at) and all(0 <= i < len(one.cells()) for i in at), "positions once and inside")
+def _of_indices(t: Tensor, one: Plain) -> list[int]:
+    at = numbers(t, *WHOLE)
+    need(len(t.shape) == 1, "one dimension of positions")
+    need(len({*at}) == len(at) and all(0 <= i < len(one.cells()) for i in at), "positions once and inside")
     return at
 
 

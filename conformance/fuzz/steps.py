@@ -11,13 +11,14 @@ from unittest.mock import ANY
 from conformance.fuzz import chains, mutate
 from conformance.fuzz.content import Disagreement
 from conformance.fuzz.foreign import Case
-from conformance.fuzz.foreign_files import Refused, Tree, is_whole, need, parsed
+from conformance.fuzz.foreign_files import Tree
 from conformance.fuzz.judge import READER_FIXED
 from conformance.fuzz.judge_folders import content_of
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts
 from conformance.fuzz.spoil import bytes_of
 from conformance.oracle import files, files_deltas, second_folder, second_reader
+from conformance.oracle.foreign import Refused, is_whole, need, parsed
 from formats.errors import FormatError
 from formats.steps import Follower
 

@@ -1,38 +1,32 @@
 """Version folders of slime, miles and SGLang: inputs, mutations and a plain definition (FMT-168)."""
 
-import itertools
 import re
 import struct
-import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import blake3
-import xxhash
 import zstandard
 
+from conformance.answers.files_libraries import LIBRARIES
 from conformance.fuzz import base_models, foreign_spoil
 from conformance.fuzz.base_models import Plain
 from conformance.fuzz.foreign import Case
-from conformance.fuzz.foreign_files import Folder, Piece, Stock, Tree, need, parsed, read_stock
+from conformance.fuzz.foreign_files import Folder, Piece, Stock
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.spoil import bytes_of
 from conformance.fuzz.strings import INTEGERS
-from conformance.oracle import files
+from conformance.oracle import files, files_versions
+from conformance.oracle.files import Tensor
+from conformance.oracle.files_convert import INDEX
+from conformance.oracle.files_deltas import cells
+from conformance.oracle.files_versions import MAGIC
+from conformance.oracle.foreign import need
 from formats.dialects.weight_sync import apply_weight_sync, read_weight_sync
 from formats.records import Checkpoint, to_dense
 
-INDEX = "model.safetensors.index.json"
-SUMS: dict[str, Callable[[bytes], str]] = {
-    "xxh3-128": lambda data: str(xxhash.xxh3_128(data).hexdigest()),
-    "blake3": lambda data: str(blake3.blake3(data).hexdigest()),
-    "adler32": lambda data: f"{zlib.adler32(data):08x}",
-}
 KINDS = ("U8", "I16", "F16", "BF16", "F32", "F64", "BOOL", "C64", "F8_E4M3", "I64")
-MAGIC = b"\x28\xb5\x2f\xfd"
 SKIPPABLE = struct.pack("<II", 0x184D2A50, 0)
 
 
@@ -119,26 +113,18 @@ class Versions:
     def define(self, case: Case) -> Any:
         """Return the same as `read`, from the text of FMT-168 alone."""
         base: dict[str, Plain] = case.memory
-        now, before = {name: one.data for name, one in base.items()}, None
+        now, before = {name: Tensor(one.dtype, one.shape, one.data) for name, one in base.items()}, None
         for folder, tree in case.folders.items():
-            metadata, frames = _opened(folder, tree)
+            metadata, after = files_versions.applied(tree, now, LIBRARIES)
+            number = metadata["version"].lstrip("0")
+            named = re.fullmatch("weight_v([0-9]{6,})", folder)
+            need(named is None or named[1].lstrip("0") == number, "the version of the folder's name")
             need(before is None or metadata["base_version"].lstrip("0") == before, "FMT-168.11")
-            before = metadata["version"].lstrip("0")
-            for name, (frame, total) in frames.items():
-                need(name in base, "a tensor of the base")
-                need(base[name].dtype not in ("F4", "F6_E2M3", "F6_E3M2"), "changes by bytes")
-                old = now[name]
-                now[name] = _applied(old, _expanded(frame), metadata["delta_encoding"])
-                need(total == SUMS[metadata["checksum_format"]](now[name]), "FMT-168.6")
-                need(base[name].dtype != "BOOL" or set(now[name]) <= {0, 1}, "FMT-006")
+            before = number
+            now |= {name: replace(now[name], bits=raw) for name, raw in after.items()}
         if len(case.folders) > 1:
-            return now
-        changes = {}
-        for name in frames:
-            cells = zip(base[name].cells(), replace(base[name], data=now[name]).cells(), strict=True)
-            # a scalar is there as a whole, because it has no positions
-            changes[name] = {i: new for i, (old, new) in enumerate(cells) if new != old or not base[name].shape}
-        return changes
+            return {name: t.bits for name, t in now.items()}
+        return {name: cells(files_versions.replaced(base[name].tensor(), raw)) for name, raw in after.items()}
 
 
 READER = Versions()
@@ -146,7 +132,7 @@ READER = Versions()
 
 def _version(chance: Random, base: dict[str, Plain], now: dict[str, bytes], number: int) -> tuple[Version, Any]:
     """Return a valid version, and the bytes of each tensor after it."""
-    encoding, checksum = chance.choice(("xor", "overwrite")), chance.choice(sorted(SUMS))
+    encoding, checksum = chance.choice(("xor", "overwrite")), chance.choice(sorted(LIBRARIES.sums))
     after = dict(now)
     for name in chance.sample(sorted(now), chance.randint(1, len(now))):
         data = bytearray(now[name])
@@ -164,7 +150,7 @@ def _version(chance: Random, base: dict[str, Plain], now: dict[str, bytes], numb
     after = {name: after[name] if name in changed else data for name, data in now.items()}
     payloads = {name: _payload(now[name], after[name], encoding) for name in changed}
     frames = {name: _frame(chance, payload) for name, payload in payloads.items()}
-    sums = {name: SUMS[checksum](after[name]) for name in changed}
+    sums = {name: LIBRARIES.sums[checksum](after[name]) for name in changed}
     named = chance.choice((f"weight_v{number:06d}", f"weight_v{number:06d}", f"v{number}"))
     return Version(named, metadata, payloads, frames, sums, chance.choice((1, 1, 2)), chance.random() < 0.3), after
 
@@ -232,7 +218,7 @@ def _spoil_payload(chance: Random, draft: Draft, one: int) -> None:
         payload = bytes_of(chance, payload)
     version.payloads[name], version.frames[name] = payload, _frame(chance, payload)
     if chance.random() < 0.85:
-        version.sums[name] = SUMS[version.metadata["checksum_format"]](_carelessly(old, payload, encoding))
+        version.sums[name] = LIBRARIES.sums[version.metadata["checksum_format"]](_carelessly(old, payload, encoding))
 
 
 def _carelessly(old: bytes, payload: bytes, encoding: str) -> bytes:
@@ -306,61 +292,8 @@ def _spoil_words(chance: Random, version: Version) -> None:
     elif kind == 2:
         metadata["delta_encoding"] = chance.choice(("xor", "overwrite", "XOR", "add", "", None))
     elif kind == 3:
-        metadata["checksum_format"] = chance.choice((*SUMS, "sha256", "xxh3_128", "", None))
+        metadata["checksum_format"] = chance.choice((*LIBRARIES.sums, "sha256", "xxh3_128", "", None))
     elif kind == 4:
         metadata["compression_format"] = chance.choice(("none", "lz4", "ZSTD", "", None))
     else:
         version.parts = chance.choice((1, 2, 3))
-
-
-# the definition ----------------------------------------------------------------------------------
-
-
-def _opened(folder: str, tree: Tree) -> tuple[dict[str, Any], dict[str, tuple[bytes, Any]]]:
-    """Return the metadata of the index, and the frame and checksum of each tensor."""
-    index = parsed(tree[INDEX] or b"")
-    metadata, weight_map = index["metadata"], index["weight_map"]
-    need(isinstance(weight_map, dict) and weight_map, "a weight_map")
-    for key in ("version", "base_version"):
-        need(isinstance(metadata[key], str) and re.fullmatch("[0-9]{6,}", metadata[key]), key)
-    need(metadata["delta_encoding"] in ("xor", "overwrite") and metadata["compression_format"] == "zstd", "an encoding")
-    need(metadata["checksum_format"] in SUMS, "a checksum")
-    named = re.fullmatch("weight_v([0-9]{6,})", folder)
-    need(named is None or named[1].lstrip("0") == metadata["version"].lstrip("0"), "the version of the folder's name")
-    frames = {}
-    for file_name in sorted(set(weight_map.values())):
-        need(re.fullmatch(r"[A-Za-z0-9_.-]+\.safetensors", file_name), "a file of the folder")
-        sums, pieces = read_stock(tree[file_name])
-        mapped = {name for name, of in weight_map.items() if of == file_name}
-        need(mapped == set(pieces) and mapped <= set(sums) <= {*mapped, "format"}, "index, file and checksums alike")
-        for name, piece in pieces.items():
-            need(piece.dtype == "U8" and len(piece.shape) == 1, "U8 of one dimension")
-            frames[name] = piece.data, sums[name]
-    return metadata, frames
-
-
-def _expanded(frame: bytes) -> bytes:
-    """Return the content of a single zstd frame, which must state its size."""
-    need(frame[:4] == MAGIC, "a zstd frame")
-    head = zstandard.get_frame_parameters(frame)
-    need(head.content_size < 2**20, "a size")
-    try:
-        data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=0, allow_extra_data=False)
-    except zstandard.ZstdError as error:
-        raise ValueError(error) from error
-    need(len(data) == head.content_size, "the stated size")
-    return data
-
-
-def _applied(old: bytes, payload: bytes, encoding: str) -> bytes:
-    """Return the bytes of a tensor after a payload is applied to its old bytes."""
-    if encoding == "xor":
-        return bytes(a ^ b for a, b in zip(old, payload, strict=True))
-    (count,) = struct.unpack("<I", payload[:4])
-    need(len(payload) == 4 + 5 * count, "n, n offsets and n bytes")
-    at = struct.unpack(f"<{count}I", payload[4 : 4 + 4 * count])
-    need(all(a < b for a, b in itertools.pairwise(at)), "rising offsets")
-    new = bytearray(old)
-    for i, offset in enumerate(at):
-        new[offset] = payload[4 + 4 * count + i]
-    return bytes(new)

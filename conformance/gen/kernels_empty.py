@@ -1,6 +1,4 @@
-"""Cases of operations without entries, and of positions that no topology has (PRT-019, TOP-003)."""
-
-from typing import Any
+"""Cases of operations without entries (PRT-019)."""
 
 import numpy as np
 
@@ -34,21 +32,4 @@ def nothing() -> Area:
     return area
 
 
-def positions() -> Area:
-    """Return cases of flat positions that are those of no topology (TOP-003.2)."""
-    area = Area("no-positions", "a table")
-    sparse = {"out": 1, "in": 3, "values": reals([2.0, 3.0]), "x": np.ones((1, 3)), "dy": np.ones((1, 1))}
-    matrix = {"out": 1, "in": 3, "base_values": reals([1.0, 2.0]), "delta_values": reals([1.0, 2.0])}
-    for name, at in (("order", [2, 1]), ("far", [0, 3]), ("negative", [-1, 0])):
-        calls: tuple[tuple[str, dict[str, Any]], ...] = (
-            ("kernel.sparse", sparse | {"positions": ids(at)}),
-            ("delta.effective", matrix | {"base": ids(at), "delta": ids([0, 1])}),
-            ("change.source", {"out": 1, "in": 3, "old": ids(at), "new": ids([0, 1])}),
-        )
-        for op, inputs in calls:
-            text = "positions that wrap around, or are counted twice"
-            area.add(f"{op.partition('.')[0]}-{name}", op, "TOP-003", text, inputs, refused="TOP-003")
-    return area
-
-
-AREAS = (nothing, positions)
+AREAS = (nothing,)

@@ -3,13 +3,11 @@
 import json
 import re
 from collections.abc import Mapping
-from itertools import pairwise
-from math import prod
 from typing import Any
 
 import numpy as np
 
-from conformance.oracle.files import BITS
+from conformance.oracle import foreign
 from conformance.oracle.files_convert import INDEX, WHOLE
 
 __all__ = ["broken_folder", "read_stock"]
@@ -49,23 +47,12 @@ def read_stock(raw: bytes) -> Held:
     """Return dtype, shape and bytes of each tensor of a safetensors file that stock loaders accept.
 
     Raises:
-        ValueError: the tensors do not fill the data (FMT-121), or the metadata is not `{"format":"pt"}` (FMT-124).
+        ValueError: the file breaks a rule of FMT-121, or its metadata is not `{"format":"pt"}` (FMT-124).
     """
-    size = int.from_bytes(raw[:8], "little")
-    header, data = json.loads(raw[8 : 8 + size]), raw[8 + size :]
-    if header.pop("__metadata__", None) != {"format": "pt"}:
+    metadata, tensors = foreign.read_stock(raw)
+    if metadata != {"format": "pt"}:
         raise ValueError('FMT-124: the metadata is not {"format":"pt"}')
-    places = sorted(entry["data_offsets"] for entry in header.values())
-    ends = [[0, 0], *places, [len(data), len(data)]]
-    if any(before[1] != after[0] or after[0] > after[1] for before, after in pairwise(ends)):
-        raise ValueError("FMT-121: tensors leave holes, share bytes or end elsewhere than the file")
-    tensors = {}
-    for name, entry in header.items():
-        begin, end = entry["data_offsets"]
-        if 8 * (end - begin) != BITS[entry["dtype"]] * prod(entry["shape"]):
-            raise ValueError(f"FMT-121: {name} has {end - begin} bytes, not those of its shape")
-        tensors[name] = (entry["dtype"], entry["shape"], data[begin:end])
-    return tensors
+    return {name: (t.dtype, [*t.shape], t.bits) for name, t in tensors.items()}
 
 
 def _differing(tensors: Held, want: Mapping[str, Any]) -> str:

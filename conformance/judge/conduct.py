@@ -1,4 +1,4 @@
-"""Checks that a port declines operations that it does not offer, and that it ends when it is asked to.
+"""Checks that a port declines what it does not offer, answers alike in another process, and ends when it is asked to.
 
 Each check is a result of the profile `protocol`, which every claim includes (PRT-010).
 """
@@ -17,9 +17,9 @@ from conformance.protocol.child import Child, PortFault, StartError
 from conformance.protocol.hello import Hello
 from conformance.protocol.port import Refused, Unsupported
 
-__all__ = ["CHECKS", "declining", "ending", "variants_of"]
+__all__ = ["CHECKS", "declining", "ending", "repeating", "variants_of"]
 
-CHECKS = ("protocol.unsupported", "protocol.stop", "protocol.end-of-input")
+CHECKS = ("protocol.unsupported", "protocol.other-process", "protocol.stop", "protocol.end-of-input")
 """Every check by name."""
 _TOLD = 3
 """`declining` stops after this many wrong answers."""
@@ -107,6 +107,33 @@ def _bytes(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_bytes, value.values()))
     return sum(map(_bytes, value)) if isinstance(value, list) else 8
+
+
+def repeating(children: Sequence[Child], cases: Iterable[Case]) -> PropertyResult:
+    """Check that a deterministic port that trains gives the same bytes in another process (TRN-006, PRT-013)."""
+    result = PropertyResult("protocol.other-process", ("TRN-006", "PRT-013"), PROTOCOL)
+    begun = time.monotonic()
+    runs = (case for case in cases if case.op == "train.run" and {"float64", "float32"} <= set(case.dtypes))
+    run = min((case for case in runs if not case.refused), key=lambda case: _bytes(case.inputs))
+    for child in children:
+        answers = []
+        try:
+            hello = child.hello()
+            named = hello.ops.get(run.op, ())
+            dtypes = [dtype for name, dtype in CLASSES.items() if name in named and dtype in run.dtypes]
+            if not hello.deterministic or not dtypes:
+                continue
+            for _ in range(2):
+                child.call(run.op, prepared_inputs(run, dtypes[0]), dtypes[0])
+                answers.append(child.raw_answer())
+                child.end(by_stop=True)
+        except (Refused, Unsupported, PortFault, StartError):
+            continue  # the run itself is judged by its case
+        result.examples += 1
+        if answers[0] != answers[1] and not result.failure:
+            result.failure = f"{child.name}: {run.id} got other bytes in another process (TRN-006)"
+    result.seconds = time.monotonic() - begun
+    return result
 
 
 def ending(children: Sequence[Child], *, by_stop: bool) -> PropertyResult:

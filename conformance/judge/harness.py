@@ -21,7 +21,7 @@ from conformance.cases.case import Case
 from conformance.cases.compare import holds
 from conformance.cases.inputs import prepared_inputs, same_values
 from conformance.cases.ops import OPS
-from conformance.cases.profiles import CLASSES, NEEDS, in_order, needs_zstd
+from conformance.cases.profiles import CLASSES, in_order, needs_zstd
 from conformance.judge.compare_files import judged
 from conformance.judge.slack import bound_of
 from conformance.judge.stop import Stop
@@ -242,7 +242,7 @@ def _judge_group(
 
 def _judge_case(result: Result, variants: Sequence[Variant], bad: set[str], answered: Answered, *, again: bool) -> None:
     case = result.case
-    blocking = [need for need in NEEDS.get(case.op, ()) if need in bad]
+    blocking = [need for need in OPS[case.op].rests_on if need in bad]
     if blocking:
         # PRT-012: a case is blocked if an operation that its own rests on fails
         result.reason, result.skipped = "blocked", f"{case.op} rests on {blocking[0]}, which fails"

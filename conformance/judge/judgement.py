@@ -330,5 +330,5 @@ def kit_digest() -> str:
     whole = hashlib.sha256()
     for path in sorted(VECTORS.glob("*.json")):
         whole.update(hashlib.sha256(path.read_bytes()).digest())
-    whole.update(repr(sorted((name, op.inputs, sorted(op.outputs.items())) for name, op in OPS.items())).encode())
+    whole.update(repr(sorted((name, dict(op.inputs), dict(op.outputs)) for name, op in OPS.items())).encode())
     return whole.hexdigest()

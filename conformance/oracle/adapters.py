@@ -1,6 +1,4 @@
-"""LoRA, SPP and SparsePEFT by loops over single weights (ADP). Numbers may be complex, so that a complex step can check
-the gradients.
-"""
+"""LoRA, SPP and SparsePEFT by loops over single weights (ADP)."""
 
 import math
 from collections.abc import Iterable

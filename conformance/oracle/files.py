@@ -175,14 +175,16 @@ def ranks(t: Tensor) -> tuple[list[int], bytes]:
 
 def fitting_patterns(t: Tensor) -> list[tuple[int, int, int]]:
     """Return the patterns along the last axis that `auto` tries and the support keeps (FMT-081)."""
-    patterns = []
-    for m in (2, 4, 8, 16, 32):
-        n = t.nnz * m // max(prod(t.shape), 1)
-        if prod(t.shape) and t.shape[-1] % m == 0 and 1 <= n < m:
-            tried = replace(t, pattern=(n, m, len(t.shape) - 1))
-            if all(len(offsets) == n for line in groups_of(tried) for _, offsets in line):
-                patterns.append((n, m, len(t.shape) - 1))
-    return patterns
+    shares = [(t.nnz * m // max(prod(t.shape), 1), m, len(t.shape) - 1) for m in (2, 4, 8, 16, 32)]
+    return [pattern for pattern in shares if fits(t, pattern)]
+
+
+def fits(t: Tensor, pattern: tuple[int, int, int]) -> bool:
+    """Return whether a support keeps a pattern n, m, axis (FMT-051)."""
+    n, m, axis = pattern
+    if not (axis < len(t.shape) and 0 not in t.shape and 1 <= n < m <= 64 and t.shape[axis] % m == 0):
+        return False
+    return all(len(offsets) == n for line in groups_of(replace(t, pattern=pattern)) for _, offsets in line)
 
 
 def rle_frame(size: int, byte: int) -> bytes:

@@ -8,11 +8,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from conformance.oracle.files import BITS, Tensor
 from conformance.oracle.files_convert import dense
 from conformance.oracle.files_deltas import number
+from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_around import rounded_bits
 
 AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -58,18 +58,17 @@ def weights(m: Codes) -> Tensor:
     Raises:
         RefusedError: a weight does not fit the dtype.
     """
-    size = BITS[m.dtype] // 8
     patterns = []
-    for r, row in enumerate(m.codes):
-        for c, code in enumerate(row):
-            if m.support is not None and (r, c) not in m.support:
-                continue
-            group = m.groups[c]
-            scale = number(m.dtype, m.scales[r][group].to_bytes(size, "little"))
-            exact = Fraction(code - m.zero(r, group)) * Fraction(scale)
-            # the product of 9 and 24 bits is exact in binary64, so that the weight is rounded only once
-            assert Fraction(float(exact)) == exact
+    every = ((r, c) for r in range(m.shape[0]) for c in range(m.shape[1]))
+    for r, c in every if m.support is None else m.support:
+        group = m.groups[c]
+        exact = Fraction(m.codes[r][c] - m.zero(r, group)) * Fraction(scale(m, r, group))
+        # the product of 9 and 24 bits is exact in binary64, so that the weight is rounded only once
+        assert Fraction(float(exact)) == exact
+        try:
             patterns.append(rounded_bits(float(exact), m.dtype))
+        except RefusedError as error:
+            raise RefusedError(f"FMT-173: {error}") from error
     whole = dense(m.dtype, (len(patterns),), patterns)
     return Tensor(m.dtype, m.shape, whole.bits, m.support)
 
@@ -181,110 +180,14 @@ def named(module: str, parts: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{module}.{part}": tensor for part, tensor in parts.items()}
 
 
-# codes that are kept (QNT-009, QNT-010, FMT-178, FMT-180) ----------------------------------------
-
-
-def gguf_blocks(kind: str, raw: bytes, shape: tuple[int, int]) -> dict[str, list[Any]]:
-    """Return what Q4_0 or Q8_0 blocks become as codes, byte by byte (QNT-010.4)."""
-    rows, columns = shape
-    size, at = (18 if kind == "Q4_0" else 34), 0
-    made: dict[str, list[Any]] = {"positions": [], "codes": [], "scales": [], "zeros": []}
-    for first in range(0, rows * columns, 32):
-        (scale,) = struct.unpack("<e", raw[at : at + 2])
-        rest = raw[at + 2 : at + size]
-        if kind == "Q8_0":
-            codes = [byte - 256 * (byte > 127) for byte in rest]
-        else:
-            codes = [byte % 16 - 8 for byte in rest] + [byte // 16 - 8 for byte in rest]
-        turned = kind == "Q4_0" and scale < 0
-        zero = -1 if turned else 0
-        for i, code in enumerate(codes):
-            if code and scale:
-                made["positions"].append(first + i)
-                made["codes"].append(-code - 1 if turned else code)
-        made["scales"].append(-scale if turned else scale + 0.0)
-        made["zeros"].append(zero)
-        at += size
-    return made
-
-
-def grid(m: Codes) -> str:
-    """Return the grid of a matrix (QNT-001); its groups are runs of columns."""
-    size = f":g{len(m.groups) // (m.groups[-1] + 1)}" if m.groups[-1] else ""
-    return f"int{m.bits}{size}{':asym' if m.zeros is not None else ''}"
-
-
 def stored(m: Codes) -> tuple[tuple[int, int], ...]:
     """Return the positions that are not pruned (FMT-174)."""
     if m.support is not None:
         return m.support
-    return tuple(
-        (r, c)
-        for r, row in enumerate(m.codes)
-        for c, code in enumerate(row)
-        if code != m.zero(r, m.groups[c]) and _scale(m, r, m.groups[c])
-    )
+    every = ((r, c) for r in range(m.shape[0]) for c in range(m.shape[1]))
+    return tuple((r, c) for r, c in every if m.codes[r][c] != m.zero(r, m.groups[c]) and scale(m, r, m.groups[c]))
 
 
-def wide_scales(m: Codes) -> list[list[int]]:
-    """Return the scales as bit patterns of F32, (out, groups); one of 0 becomes the largest of its row, or 1
-    (QNT-010.3).
-    """
-    rows = []
-    for r in range(len(m.codes)):
-        row = [_scale(m, r, g) for g in range(len(m.scales[r]))]
-        # every number of F16 and BF16 is one of F32
-        rows.append([int.from_bytes(struct.pack("<f", x or max(row) or 1.0), "little") for x in row])
-    return rows
-
-
-def _scale(m: Codes, row: int, group: int) -> float:
+def scale(m: Codes, row: int, group: int) -> float:
+    """Return a scale as a number."""
     return number(m.dtype, m.scales[row][group].to_bytes(BITS[m.dtype] // 8, "little"))
-
-
-def kept(name: str, m: Codes) -> dict[str, Tensor]:
-    """Return the tensors of a matrix whose codes are kept (QNT-009, QNT-010)."""
-    at, wide = stored(m), wide_scales(m)
-    codes = int8([[m.codes[r][c] for r, c in at]]) if at else Tensor("I8", (1, 0), b"")
-    tensors = {
-        name: Tensor("I8", m.shape, codes.bits, at),
-        f"{name}.scale": dense("F32", (len(wide), len(wide[0])), [one for row in wide for one in row]),
-    }
-    return tensors if m.zeros is None else tensors | {f"{name}.zero_point": int8(m.zeros)}
-
-
-def expanded(m: Codes) -> Tensor:
-    """Return the weights that kept codes stand for, in F32, on the stored positions (QNT-002, QNT-009.5)."""
-    return weights(Codes(m.bits, m.codes, "F32", wide_scales(m), m.zeros, m.groups, stored(m)))
-
-
-def repacked(m: Codes) -> dict[str, Tensor]:
-    """Return the parts of `pack-quantized` that are written for kept codes (FMT-178)."""
-    return pack_quantized(everywhere(m))
-
-
-def for_gptq(m: Codes) -> dict[str, Tensor]:
-    """Return the parts of GPTQ that are written for kept codes (FMT-180)."""
-    return gptq(everywhere(m), less=int(m.zeros is None))
-
-
-def everywhere(m: Codes) -> Codes:
-    """Return kept codes with the zero point as the code of every position that is not stored, and scales of F32."""
-    at = set(stored(m))
-    codes = [
-        [x if (r, c) in at else m.zero(r, m.groups[c]) for c, x in enumerate(row)] for r, row in enumerate(m.codes)
-    ]
-    return Codes(m.bits, codes, "F32", wide_scales(m), m.zeros, m.groups)
-
-
-def beyond_f16(m: Codes) -> int:
-    """Return how many scales are no numbers of F16 (FMT-180.4)."""
-    count = 0
-    for row in wide_scales(m):
-        for scale in row:
-            (exact,) = struct.unpack("<f", scale.to_bytes(4, "little"))
-            try:
-                count += struct.unpack("<e", struct.pack("<e", exact))[0] != exact
-            except OverflowError:
-                count += 1
-    return count

@@ -1,14 +1,16 @@
 """Hugging Face folders and the sparse checkpoints made of them, value by value from 12.11 (FMT-120 to FMT-129)."""
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite, prod
 from typing import Any
 
-from conformance.oracle.files import BITS, Tensor, digest, sections_of, text
+from conformance.oracle.files import BITS, Tensor, fits, fitting_patterns, sections_of, text
 from conformance.oracle.files_deltas import number
+from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_around import FORMATS, rounded_bits
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -35,13 +37,18 @@ class Converted:
 
 def words(t: Tensor) -> list[int]:
     """Return the bit pattern of each stored value; values of 4 or 6 bits are packed lowest bits first (FMT-071)."""
-    every, width = int.from_bytes(t.bits, "little"), BITS[t.dtype]
+    width = BITS[t.dtype]
+    if width % 8 == 0 < width:
+        return [int.from_bytes(t.bits[i : i + width // 8], "little") for i in range(0, len(t.bits), width // 8)]
+    every = int.from_bytes(t.bits, "little")
     return [every >> width * i & (1 << width) - 1 for i in range(t.nnz)]
 
 
 def packed(dtype: str, patterns: Iterable[int]) -> bytes:
     """Return the bytes of bit patterns, the inverse of `words`."""
     width, every, n = BITS[dtype], 0, 0
+    if width % 8 == 0:
+        return b"".join(pattern.to_bytes(width // 8, "little") for pattern in patterns)
     for pattern in patterns:
         every |= pattern << width * n
         n += 1
@@ -58,7 +65,10 @@ def cast_word(pattern: int, old: str, new: str) -> int:
     if value != value:
         return NANS[new]
     if isfinite(value):
-        return rounded_bits(value, new)
+        try:
+            return rounded_bits(value, new)
+        except RefusedError as error:
+            raise RefusedError(f"FMT-126: {error}") from error
     digits, top, size = FORMATS[new]
     return (2 * top + 1) << (digits - 1) | (int(value < 0) << (8 * size - 1))
 
@@ -94,6 +104,18 @@ def _sparse(t: Tensor, encoding: str, zeros: str, cast: str | None) -> Tensor:
     return dense if encoding == "auto" and min(sizes) >= len(dense.bits) else sparse
 
 
+def storable(t: Tensor, encoding: str) -> bool:
+    """Return whether an option is one of FMT-084, and stores a tensor if that has a support."""
+    if not re.fullmatch(r"auto|dense|bitmask|csr|gap8|varint|nm(:\d+:\d+(:\d+)?)?", encoding):
+        return False
+    if t.support is None or not encoding.startswith("nm"):
+        return True
+    if encoding == "nm":
+        return bool(fitting_patterns(t))
+    n, m, axis = (*map(int, encoding.split(":")[1:]), len(t.shape) - 1)[:3]
+    return fits(t, (n, m, axis))
+
+
 def expanded(t: Tensor, cast: str | None) -> Tensor:
     """Return a tensor as a Hugging Face folder has it: dense, with +0.0 at absent positions (FMT-124)."""
     dtype = cast if cast and t.dtype in FORMATS else t.dtype
@@ -121,11 +143,6 @@ def sorted_out(tree: Mapping[str, int], read: Iterable[str]) -> tuple[list[str],
     return companions, left_out
 
 
-def of_zeros(size: int) -> str:
-    """Return the digest of a file of `size` zero bytes."""
-    return digest(bytes(size))
-
-
 def stock(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
     """Return a safetensors file as other programs write it: tensors in the order of the dict, without pads."""
     header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
@@ -135,6 +152,20 @@ def stock(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = No
         header[name] = {"dtype": t.dtype, "shape": list(t.shape), "data_offsets": place}
         data += t.bits
     return framed(json.dumps(header).encode(), data)
+
+
+def sharded(tensors: Mapping[str, Tensor], part_bytes: int) -> dict[str, bytes]:
+    """Return the weight files of a Hugging Face folder, and the index if there are several (FMT-124)."""
+    shards: list[dict[str, Tensor]] = [{}]
+    for name, t in tensors.items():
+        if shards[-1] and sum(len(one.bits) for one in (*shards[-1].values(), t)) > part_bytes:
+            shards.append({})
+        shards[-1][name] = t
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    names = [WHOLE] if len(shards) == 1 else names
+    tree = {file: stock(own, {"format": "pt"}) for file, own in zip(names, shards, strict=True)}
+    places = {name: file for file, own in zip(names, shards, strict=True) for name in own}
+    return tree | ({} if len(shards) == 1 else {INDEX: index(places)})
 
 
 def framed(header: bytes, data: bytes) -> bytes:

@@ -79,6 +79,9 @@ def attention(q: Var, k: Var, v: Var, mask: Array | None, window: int | None) ->
     """Return the outputs of q (B, T, H, D) on k and v (B, T, K, D), query by query (LYR-007 to LYR-009)."""
     rows, length, heads, width = q.shape
     group = heads // k.shape[2]
+    if not q.value.size:
+        # an empty y, on which no gradient depends
+        return q
     if length > LONG:
         return attention_of_long_rows(q, k, v, mask, window)
     out = []
@@ -91,7 +94,7 @@ def attention(q: Var, k: Var, v: Var, mask: Array | None, window: int | None) ->
                     continue
                 keys, values = k[b, shown, h // group], v[b, shown, h // group]
                 scores = contract("sd,d->s", keys, q[b, t, h]) / math.sqrt(width)
-                e = (scores - float(scores.value.real.max())).exp()
+                e = (scores - float(scores.value.max())).exp()
                 out.append(contract("s,sd->d", e / e.sum(), values))
     return stack(out).reshape(rows, length, heads, width)
 
@@ -108,7 +111,7 @@ def attention_of_long_rows(q: Var, k: Var, v: Var, mask: Array | None, window: i
         for h in range(heads):
             keys, values = k[b, :, h // group], v[b, :, h // group]
             scores = contract("td,sd->ts", q[b, :, h], keys) / math.sqrt(width)
-            top = np.max(np.where(shown > 0, scores.value.real, -math.inf), axis=1, keepdims=True, initial=-1e9)
+            top = np.max(np.where(shown > 0, scores.value, -math.inf), axis=1, keepdims=True, initial=-1e9)
             # both factors are needed: exp of a hidden score may overflow, and exp(0) of a hidden key must not count
             e = ((scores - Var(top)) * Var(shown)).exp() * Var(shown)
             total = e.sum(axis=1) + Var((shown.sum(axis=1, keepdims=True) == 0) * 1.0)
@@ -119,9 +122,8 @@ def attention_of_long_rows(q: Var, k: Var, v: Var, mask: Array | None, window: i
 
 def swiglu(gate: Var, up: Var) -> Var:
     """Return silu(gate) · up (LYR-010); e^z / (1 + e^z) where z is negative, so that nothing overflows."""
-    z = gate.value.real
-    e = (gate * Var(np.where(z > 0, -1.0, 1.0))).exp()
-    numerator = e * Var(np.where(z > 0, 0.0, 1.0)) + Var(np.where(z > 0, 1.0, 0.0))
+    e = (gate * Var(np.where(gate.value > 0, -1.0, 1.0))).exp()
+    numerator = e * Var(np.where(gate.value > 0, 0.0, 1.0)) + Var(np.where(gate.value > 0, 1.0, 0.0))
     return gate * numerator / (e + 1.0) * up
 
 
@@ -132,6 +134,6 @@ def cross_entropy(logits: Var, targets: Array, n_counted: int) -> Var:
         if target == -100:
             continue
         row = logits[n]
-        top = float(row.value.real.max())
+        top = float(row.value.max())
         total = total + (row - top).exp().sum().log() + top - row[int(target)]
     return total / n_counted

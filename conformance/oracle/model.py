@@ -61,18 +61,30 @@ def described(config: Config) -> dict[str, Any]:
     }
 
 
+ROPE_NUMBERS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
+"""The numbers that the settings of each type of RoPE have."""
+
+
 def rope(config: Config) -> dict[str, Any]:
     """Return the RoPE settings of a config, which must not contradict itself (MDL-004, MDL-009 to MDL-011)."""
-    parameters = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    contexts = (parameters.get("original_max_position_embeddings"), config.get("original_max_position_embeddings"))
+    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = settings.get("rope_type") or settings.get("type") or "default"
+    factor, low, high = (settings.get(key) if key in ROPE_NUMBERS[kind] else None for key in ROPE_NUMBERS["llama3"])
+    most = config.get("max_position_embeddings")
+    contexts = [c.get("original_max_position_embeddings") for c in (settings, config)]
     return {
-        "type": parameters.get("rope_type", parameters.get("type", "default")),
-        "base": parameters.get("rope_theta", config.get("rope_theta", 10000.0)),
-        "factor": parameters.get("factor"),
-        "low": parameters.get("low_freq_factor"),
-        "high": parameters.get("high_freq_factor"),
-        "original": contexts[0] or contexts[1] or config.get("max_position_embeddings"),
-        "max_position_embeddings": config.get("max_position_embeddings"),
+        "type": kind,
+        "base": settings.get("rope_theta") or config.get("rope_theta") or 10000.0,
+        "factor": factor,
+        "low": low,
+        "high": high,
+        "original": (contexts[0] or contexts[1] or most) if kind == "llama3" else None,
+        "max_position_embeddings": most,
     }
 
 

@@ -98,11 +98,16 @@ Pattern = tuple[int, int]
 
 def hessian(x: Array, damping: float) -> tuple[list[list[float]], list[int]]:
     """Return H of inputs x after damping, and the indices of dead inputs (PRN-009)."""
-    cols, columns = range(x.shape[-1]), [[float(v) for v in column] for column in x.reshape(-1, x.shape[-1]).T]
+    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    with np.errstate(all="ignore"):
+        if not 0 <= damping < math.inf or not np.isfinite(flat.T @ flat).all():
+            msg = "PRN-009: damping or H"
+            raise RefusedError(msg)
+    cols, columns = range(flat.shape[1]), [[float(v) for v in column] for column in flat.T]
     lower = [[math.fsum(map(operator.mul, columns[i], columns[j])) for j in range(i + 1)] for i in cols]
     h = [[lower[max(i, j)][min(i, j)] for j in cols] for i in cols]
     dead = [i for i in cols if h[i][i] == 0.0]
-    added = damping * math.fsum(h[i][i] for i in cols) / len(cols)
+    added = damping * math.fsum(h[i][i] for i in cols) / max(len(cols), 1)
     for i in cols:
         h[i][i] = 1.0 if i in dead else h[i][i] + added
     return h, dead
@@ -121,6 +126,9 @@ def trailing_columns(h: list[list[float]]) -> list[list[float]]:
             border = [Decimal(v) for v in h[i][i + 1 :]]
             u = [_dot(row, border) for row in inverse]
             s = Decimal(h[i][i]) - _dot(border, u)
+            if s <= 0:
+                msg = "PRN-009: H has no inverse"
+                raise RefusedError(msg)
             inner = [[x + a * b / s for x, b in zip(row, u, strict=True)] for row, a in zip(inverse, u, strict=True)]
             first = [1 / s, *(-a / s for a in u)]
             inverse = [first, *([head, *row] for head, row in zip(first[1:], inner, strict=True))]
@@ -150,7 +158,10 @@ def sparsegpt(
     for i in range(cols):
         if i % step == 0:
             columns = range(i, min(i + step, cols))
-            costs = {r * cols + c: now[r][c] ** 2 / z[c][0] for r in range(rows) for c in columns}
+            costs = {r * cols + c: now[r][c] * now[r][c] / z[c][0] for r in range(rows) for c in columns}
+            if not all(map(math.isfinite, costs.values())):
+                msg = "PRN-015 SEL-004: a score"
+                raise RefusedError(msg)
             for removed, kept in _choice(costs, rows, cols, sparsity, pattern):
                 gone |= set(removed)
                 gap = min(gap, _gap([costs[p] for p in removed], [costs[p] for p in kept]))
@@ -159,7 +170,7 @@ def sparsegpt(
                 for j in range(i + 1, cols):
                     now[r][j] -= now[r][i] * z[i][j - i] / z[i][0]
                 now[r][i] = 0.0
-    return sorted(set(range(rows * cols)) - gone), np.array(now), gap
+    return sorted(set(range(rows * cols)) - gone), np.array(now).reshape(rows, cols), gap
 
 
 def _choice(
@@ -202,6 +213,11 @@ def by_wanda(sparsity: float) -> Prune:
         return kept, w * mask.reshape(w.shape), gap
 
     return prune
+
+
+def by_sparsegpt(sparsity: float) -> Prune:
+    """Return the pruner SparseGPT at a sparsity (PRN-009 to PRN-011)."""
+    return lambda w, x: sparsegpt(w, x, sparsity)
 
 
 def model(

@@ -2,12 +2,15 @@
 
 import math
 import re
+import struct
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from conformance.oracle import prune
+from conformance.oracle.select import Round
 from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.tape import Array
 
@@ -151,35 +154,31 @@ def given(grid: str, shape: tuple[int, int], codes: dict[int, int], scales: Arra
     return coded
 
 
-def merge(coded: Coded, support: dict[int, float], mode: str, dtype: type) -> dict[str, list[int] | list[float]]:
-    """Return the answer to `quantise.merge`; support has effective weights by position (QNT-006, QNT-007)."""
-    if not all(math.isfinite(w) for w in support.values()):
-        raise RefusedError("QNT-006: an effective weight that is not finite")
+def merge(coded: Coded, support: dict[int, float], mode: str, rounded: Round) -> dict[str, Any]:
+    """Return the answer to `quantise.merge`; support has effective weights by position (QNT-006, QNT-007).
+
+    rounded  rounds a number once to the dtype of computation
+    """
     codes = {p: code for p, code in coded.codes.items() if p in support}
-    differs = [p for p, w in support.items() if p not in codes or _bits(w, dtype) != _bits(coded.weight(p), dtype)]
-    if mode == "beside":
-        return {
-            "positions": sorted(codes),
-            "codes": [codes[p] for p in sorted(codes)],
-            "update": differs,
-            "update_values": [support[p] for p in differs],
-            "counts": [len(differs), 0, 0],
-        }
+
+    def bits(value: float) -> bytes:
+        return struct.pack("<d", rounded(value))
+
+    differs = [p for p, w in support.items() if p not in codes or bits(w) != bits(float(coded.weight(p)))]
     vanished = saturated = 0
-    for p in differs:
+    for p in () if mode == "beside" else differs:
         free = coded.free(p, support[p])
         new = coded.clamped(free)
         vanished += new == codes.get(p, coded.parts(p)[1])
         saturated += new != free
         codes[p] = new
+    beside = differs if mode == "beside" else []
     return {
         "positions": sorted(codes),
         "codes": [codes[p] for p in sorted(codes)],
-        "update": [],
-        "update_values": [],
-        "counts": [len(differs), vanished, saturated],
+        "update": beside,
+        "update_values": [support[p] for p in beside],
+        "changed": len(differs),
+        "vanished": vanished,
+        "saturated": saturated,
     }
-
-
-def _bits(value: float | Fraction, dtype: type) -> bytes:
-    return dtype(float(value)).tobytes()

@@ -2,8 +2,7 @@
 
     x = Var(array);  y = ...;  gradients(y, dy, [x])
 
-A forward is written once with `Var`; its gradients follow from a dozen elementary derivatives. Inputs may be complex,
-so that a complex step can check the gradients.
+A forward is written once with `Var`; its gradients follow from a dozen elementary derivatives.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conformance import threads as threads  # this must precede every import that loads NumPy
-from conformance.cases.profiles import PROFILES
+from conformance.cases.ops import PROFILES
 from conformance.judge.harness import Variant
 from conformance.judge.judgement import PropertyResult
 from conformance.properties import run_properties

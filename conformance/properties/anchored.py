@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from conformance.answers.answer import ids, reals
 from conformance.cases.case import Bound
 from conformance.cases.compare import RELATIVE, UNIT, compare
-from conformance.gen.numbers import ids, reals
 from conformance.oracle import train, update, update_adamw, update_optimizers, update_schedule, update_scores
 from conformance.oracle.event import Part
 from conformance.oracle.model import targets

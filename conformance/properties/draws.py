@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from conformance.gen.numbers import Array, reals
+from conformance.answers.answer import reals
 from conformance.oracle import select_rng
 
-__all__ = ["SMALL", "Chosen", "Counted", "Draw", "Many", "Shape"]
+__all__ = ["SMALL", "Array", "Chosen", "Counted", "Draw", "Many", "Shape"]
 T = TypeVar("T")
+Array = NDArray[Any]
 Shape = tuple[int, int]
 FAR = 0x5EF7_3D91_C06B_52E8_A417_90
 """An offset for the integers that hypothesis draws.

@@ -1,14 +1,16 @@
 """Properties of folders of integer codes that are expanded (FMT-172 to FMT-175)."""
 
 from dataclasses import replace
+from typing import Any
 
-from conformance.gen.files_codes import AWQ, GPTQ, OP, V2, Folder, answered, asked, drawn, library, scheme, shuffled
+from conformance.answers import answer
 from conformance.oracle import files_codes as oracle
-from conformance.oracle.files_codes import Codes, named
-from conformance.oracle.select_pools import RefusedError
+from conformance.oracle.files_codes import Codes
 from conformance.properties.draws import Draw
+from conformance.properties.files_codes_drawn import AWQ, GPTQ, V2, drawn, files_of, library, scheme, shuffled
 from conformance.properties.trial import Trial, property_of
 
+OP = "convert.codes"
 _SOURCES = ("pack-quantized", "int-quantized", "gptq", "gptq_v2", "awq")
 _DTYPES = ("F16", "BF16", "F32")
 _SHAPES = {2: (16, 16), 3: (32, 32), 4: (8, 8), 8: (4, 4)}
@@ -24,22 +26,14 @@ _SHAPES = {2: (16, 16), 3: (32, 32), 4: (8, 8), 8: (4, 4)}
     cost=3,
 )
 def _codes(d: Draw, t: Trial) -> None:
-    """A folder of codes becomes the weights of its codes, or is refused if a weight overflows."""
+    """A folder of codes becomes the weights of its codes; it is refused if one overflows, or nobody asked to expand."""
     source = d.choice(_SOURCES)
     make = _of_library if source in _SOURCES[:2] else _of_programs
-    folder = make(d, t, source)
-    if d.flag(6):
-        t.case(OP, asked(folder.tree(), expand=False), refused=["FMT-175"])
-        return
+    inputs = make(d, t, source)
     encoding = d.choice(("csr", "auto", "dense"))
-    inputs = asked(folder.tree(), encoding=encoding)
-    try:
-        answer = answered(folder, encoding)
-    except RefusedError:
-        t.saw("a weight that overflows")
-        t.case(OP, inputs, refused=["FMT-173"])
-        return
-    t.case(OP, inputs, answer)
+    inputs |= {"expand_quantised": int(not d.flag(6)), "encoding": encoding}
+    t.saw("a weight that overflows", "FMT-173" in answer(OP, inputs).refused)
+    t.case(OP, inputs)
 
 
 def _spoilt(d: Draw, m: Codes) -> Codes:
@@ -52,7 +46,7 @@ def _spoilt(d: Draw, m: Codes) -> Codes:
     return replace(m, scales=[[first, *m.scales[0][1:]], *m.scales[1:]])
 
 
-def _of_programs(d: Draw, t: Trial, source: str) -> Folder:
+def _of_programs(d: Draw, t: Trial, source: str) -> dict[str, Any]:
     """Return the folder of a matrix as programs for GPTQ and AWQ write it."""
     t.saw("awq" if source == "awq" else "gptq")
     bits = 4 if source == "awq" else d.choice((4, 8, 2, 3))
@@ -63,16 +57,16 @@ def _of_programs(d: Draw, t: Trial, source: str) -> Folder:
     m = _spoilt(d, drawn(d, (out, columns), bits, size, d.choice(_DTYPES), zeros=lowest))
     t.saw("codes in two words", bits == 3)
     if source == "awq":
-        return Folder(AWQ | {"group_size": size}, {"q": m}, named("q", oracle.awq(m)), source)
+        return files_of(AWQ | {"group_size": size}, oracle.awq(m))
     order = d.flag()
     m = shuffled(d, m) if order else m
     t.saw("a stated group", order)
     description = (GPTQ if source == "gptq" else V2) | {"bits": bits, "group_size": size, "desc_act": order}
     index = d.choice(("I32", "I64")) if order or d.flag() else ""
-    return Folder(description, {"q": m}, named("q", oracle.gptq(m, less=int(source == "gptq"), index=index)), source)
+    return files_of(description, oracle.gptq(m, less=int(source == "gptq"), index=index))
 
 
-def _of_library(d: Draw, t: Trial, source: str) -> Folder:
+def _of_library(d: Draw, t: Trial, source: str) -> dict[str, Any]:
     """Return the folder of a matrix as compressed-tensors writes it."""
     bits = d.choice((4, 8, 1, 2)) if source == "pack-quantized" else d.integer(1, 8)
     size, count = d.integer(1, 6), d.integer(1, 3)
@@ -85,5 +79,4 @@ def _of_library(d: Draw, t: Trial, source: str) -> Folder:
     parts = (
         oracle.pack_quantized(m, index=index) if source == "pack-quantized" else oracle.int_quantized(m, index=index)
     )
-    description = library(scheme(bits, "group", size, symmetric=zeros is None), form=source)
-    return Folder(description, {"q": m}, named("q", parts), source)
+    return files_of(library(scheme(bits, "group", size, symmetric=zeros is None), source), parts)

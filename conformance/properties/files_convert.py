@@ -2,20 +2,17 @@
 
 from math import prod
 
-from conformance.gen.files import content, on
-from conformance.gen.files_convert import answered, asked
-from conformance.gen.files_convert_adapters import LORA, NAME, SPIEL, folder, reals, whole_numbers
-from conformance.gen.files_convert_adapters import answered as adapter_answered
-from conformance.gen.files_convert_adapters import asked as adapter_asked
-from conformance.gen.files_convert_back import folder_of
-from conformance.oracle import files_convert
+from conformance.answers import answer
+from conformance.answers.files_content import content
+from conformance.gen.files import on
+from conformance.oracle import files_convert, files_folders
 from conformance.oracle.files import BITS, Tensor
+from conformance.oracle.files_codes import integers
 from conformance.oracle.files_convert import INDEX, SIGNS, WHOLE, dense, stock
-from conformance.oracle.files_convert_adapters import changed, lora, product
 from conformance.oracle.files_deltas import number
-from conformance.oracle.select_pools import RefusedError
-from conformance.oracle.train_around import FORMATS
+from conformance.oracle.train_around import FORMATS, rounded_bits
 from conformance.properties.draws import Draw
+from conformance.properties.foreign import ADAPTER, LORA, NAME, SPIEL, adapter, changing, files_of
 from conformance.properties.trial import Trial, property_of
 
 _NAMES = ("w", "model.layers.0.q.weight", "lm_head.weight", "é", "B", "a!", "a", "norm")
@@ -81,20 +78,17 @@ def _from_hf(d: Draw, t: Trial) -> None:
         t.saw("shards", len(parts) > 1)
     tree |= {part: stock(own, {"format": "pt"} if d.flag() else None) for part, own in parts.items()}
     beside = {name: b"" if name.endswith("/") else bytes(d.integers(3, 0, 255)) for name in d.some(_BESIDE, 3)}
-    inputs = asked(tree | beside, d.choice(_ENCODINGS), d.choice(("any", "positive")), cast)
-    read = (*parts, INDEX) if INDEX in tree else (WHOLE,)
-    try:
-        answer = answered(tensors, inputs, read, quantised=False)
-    except RefusedError:
-        t.saw("a value that does not fit")
-        t.case("convert.from_hf", inputs, refused=["FMT-126"])
-        return
-    t.saw("a cast", cast)
-    t.saw("an entry left out", answer["left_out"])
-    t.saw("a −0.0 left out", "negative" in answer["attributes"])
-    stays = [name for name, one in answer["tensors"].items() if one["columns"] is None]
-    t.saw("a tensor that stays dense", stays and inputs["encoding"] == "auto")
-    t.case("convert.from_hf", inputs, answer)
+    options = {"encoding": d.choice(_ENCODINGS), "zeros": d.choice(("any", "positive"))}
+    inputs = files_of(tree | beside, **options, **({"cast": cast} if cast else {}))
+    made = answer("convert.from_hf", inputs)
+    t.saw("a value that does not fit", made.refused)
+    if not made.refused:
+        t.saw("a cast", cast)
+        t.saw("an entry left out", made.outputs["left_out"])
+        t.saw("a −0.0 left out", "negative" in made.outputs["attributes"])
+        stays = [name for name, one in made.outputs["tensors"].items() if one["columns"] is None]
+        t.saw("a tensor that stays dense", stays and inputs["encoding"] == "auto")
+    t.case("convert.from_hf", inputs)
 
 
 @property_of(
@@ -110,22 +104,21 @@ def _both_ways(d: Draw, t: Trial) -> None:
     tensors = _model(d, "F32")
     t.saw("a −0.0", any(SIGNS.get(one.dtype) in files_convert.words(one) for one in tensors.values()))
     companions = {"config.json": bytes(d.integers(4, 0, 255))} if d.flag() else {}
-    inputs = asked({WHOLE: stock(tensors)} | companions, d.choice(_ENCODINGS), "positive")
-    t.case("convert.from_hf", inputs, answered(tensors, inputs, (WHOLE,), quantised=False))
-    sparse = files_convert.converted(tensors, inputs["encoding"], "positive", None).tensors
+    encoding, tree = d.choice(_ENCODINGS), {WHOLE: stock(tensors)} | companions
+    t.case("convert.from_hf", files_of(tree, encoding=encoding, zeros="positive"))
+    sparse = files_convert.converted(tensors, encoding, "positive", None).tensors
     total = sum(len(one.bits) for one in tensors.values())
     part_bytes = max(1, d.choice((total, total - 1, 1, total // 2, 10**6)))
     t.saw("one file" if total <= part_bytes else "several shards")
     cast = d.choice((None, None, "F32", "F64"))
-    try:
-        inputs, answer = folder_of(sparse, part_bytes, cast, companions=companions)
-    except RefusedError:
-        return
     t.saw("a cast", cast)
-    if cast is None:
-        # FMT-125: the expected bits are those that came in, not those of the oracle's own checkpoint
-        answer["files"]["tensors"] = content(tensors)["tensors"]
-    t.case("convert.to_hf", inputs, answer)
+    inputs = files_of(files_folders.folder(sparse, companions=companions).pack(), part_bytes=part_bytes)
+    if cast is not None:
+        t.case("convert.to_hf", inputs | {"cast": cast})
+        return
+    # FMT-125: the expected bits are those that came in, not those of the oracle's own checkpoint
+    beside = files_of(companions)["files"]
+    t.case("convert.to_hf", inputs, {"files": {"tensors": content(tensors), "files": beside, "part_bytes": part_bytes}})
 
 
 @property_of(
@@ -146,27 +139,21 @@ def _adapter(d: Draw, t: Trial) -> None:
         if len(places) > 1 and d.flag(4):
             places[0] = places[-1]
         t.saw("positions in any order", places != sorted(places))
-        own = {"sft_delta.indices": whole_numbers(places), "sft_delta.values": values}
-        inputs = adapter_asked("spiel", folder(SPIEL, own), {NAME: base})
-        try:
-            answer = adapter_answered("add", {NAME: changed((rows, columns), places, values)})
-        except RefusedError:
-            t.saw("a position that comes twice")
-            t.case("convert.adapter", inputs, refused=["FMT-151"])
-            return
-        t.case("convert.adapter", inputs, answer)
-        return
-    rank, alpha = d.integer(1, 4), d.integer(1, 40)
-    a = reals([float(x) for x in d.real((rank * columns,))], rank, columns)
-    b = reals([float(x) for x in d.real((rows * rank,))], rows, rank)
-    root = d.flag()
-    change, left_out = lora(base, product(a, b, float(alpha), root=root, turned=False))
-    t.saw("a product")
-    t.saw("a sparse base", left_out)
-    config = LORA | {"r": rank, "lora_alpha": alpha, "use_rslora": root}
-    tree = folder(config, {"lora_A.weight": a, "lora_B.weight": b})
-    answer = adapter_answered("add", {NAME: change}, {NAME: left_out})
-    t.case("convert.adapter", adapter_asked("lora", tree, {NAME: base}), answer)
+        own = {"sft_delta.indices": integers(places), "sft_delta.values": values}
+        inputs = changing("spiel", adapter(SPIEL, own), {NAME: base})
+        t.saw("a position that comes twice", answer(ADAPTER, inputs).refused)
+    else:
+        rank, alpha = d.integer(1, 4), d.integer(1, 40)
+        a, b = (_reals(d, shape) for shape in ((rank, columns), (rows, rank)))
+        config = LORA | {"r": rank, "lora_alpha": alpha, "use_rslora": d.flag()}
+        inputs = changing("lora", adapter(config, {"lora_A.weight": a, "lora_B.weight": b}), {NAME: base})
+        t.saw("a product")
+        t.saw("a sparse base", answer(ADAPTER, inputs).outputs["left_out"][NAME])
+    t.case(ADAPTER, inputs)
+
+
+def _reals(d: Draw, shape: tuple[int, int]) -> Tensor:
+    return dense("F32", shape, [rounded_bits(float(x), "F32") for x in d.real((prod(shape),))])
 
 
 _SPOILT = ("a byte less", "a byte more", "bytes between tensors", "bytes of two tensors", "a name in another shard",
@@ -194,7 +181,7 @@ def _refused(d: Draw, t: Trial) -> None:
         else:
             places["another"] = d.choice(_SHARDS[:2])
         tree[INDEX], clause = files_convert.index(places), "FMT-120"
-    t.case("convert.from_hf", asked(tree), refused=[clause])
+    t.case("convert.from_hf", files_of(tree, encoding="auto", zeros="any"), refused=[clause])
 
 
 def _spoilt_file(d: Draw, spoil: str, raw: bytes, count: int) -> bytes:

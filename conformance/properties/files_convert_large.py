@@ -3,28 +3,19 @@
 from typing import Any
 
 from conformance.gen.files import on, raw_array
-from conformance.gen.files_codes import GPTQ, OP, Folder, drawn
-from conformance.gen.files_codes import answered as codes_answered
-from conformance.gen.files_codes import asked as codes_asked
-from conformance.gen.files_codes_kept import blocks, expanded, for_gptq, given, kept, of_blocks, packed
-from conformance.gen.files_convert import answered, asked
-from conformance.gen.files_convert_adapters import LORA, NAME, SPIEL, folder, whole_numbers
-from conformance.gen.files_convert_adapters import answered as adapter_answered
-from conformance.gen.files_convert_adapters import asked as adapter_asked
-from conformance.gen.files_convert_back import folder_of
 from conformance.gen.files_folders import read_from, written_to
-from conformance.gen.files_quantised import answer as quantised_answer
-from conformance.gen.files_quantised import given as quantised_given
-from conformance.gen.files_quantised import pruned
 from conformance.gen.train_around import spread
-from conformance.oracle import files, files_convert
+from conformance.oracle import files, files_convert, files_folders
 from conformance.oracle import files_codes as oracle
 from conformance.oracle.files import Tensor
-from conformance.oracle.files_codes import named
+from conformance.oracle.files_codes import integers
 from conformance.oracle.files_convert import WHOLE, dense, stock
-from conformance.oracle.files_convert_adapters import changed, lora, product
 from conformance.oracle.model import targets
 from conformance.properties.draws import Draw, Many
+from conformance.properties.files_codes_drawn import GPTQ, drawn
+from conformance.properties.files_codes_drawn import files_of as codes_of
+from conformance.properties.files_codes_kept import blocks, pruned
+from conformance.properties.foreign import ADAPTER, LORA, NAME, SPIEL, adapter, changing, files_of
 from conformance.properties.large import BEYOND, beyond
 from conformance.properties.model_large import WIDE, wide_config, wide_tensors
 from conformance.properties.trial import Trial, property_of
@@ -51,11 +42,9 @@ def _both_ways(d: Draw, t: Trial) -> None:
     shape = (beyond(d, 128), beyond(d, 128))
     tensors = {"w": dense("F16", shape, _bits(Many(d), shape[0] * shape[1]))}
     t.saw(_BLOCK)
-    inputs = asked({WHOLE: stock(tensors)}, "auto", "positive")
-    t.case("convert.from_hf", inputs, answered(tensors, inputs, (WHOLE,), quantised=False))
+    t.case("convert.from_hf", files_of({WHOLE: stock(tensors)}, encoding="auto", zeros="positive"))
     sparse = files_convert.converted(tensors, "auto", "positive", None).tensors
-    inputs, answer = folder_of(sparse, 10**7, None, companions={})
-    t.case("convert.to_hf", inputs, answer)
+    t.case("convert.to_hf", files_of(files_folders.folder(sparse).pack(), part_bytes=10**7))
 
 
 @property_of(
@@ -74,36 +63,29 @@ def _adapter(d: Draw, t: Trial) -> None:
     t.saw(BEYOND, len(places) > 65_536)
     values = dense("F32", (len(places),), many.integers(len(places), 0x3F80_0000, 0x3F8F_FFFF).tolist())
     base = on("F32", shape, many.subset(size, 99).tolist(), bytes(4 * 99))
-    own = {"sft_delta.indices": whole_numbers(places), "sft_delta.values": values}
-    answer = adapter_answered("add", {NAME: changed(shape, places, values)})
-    t.case("convert.adapter", adapter_asked("spiel", folder(SPIEL, own), {NAME: base}), answer)
+    own = {"sft_delta.indices": integers(places), "sft_delta.values": values}
+    t.case(ADAPTER, changing("spiel", adapter(SPIEL, own), {NAME: base}))
     rank, shape = beyond(d, 64), (beyond(d, 128), beyond(d, 64))
     t.saw("more than 64 ranks and 128 rows")
     a, b = (dense("BF16", side, many.integers(side[0] * side[1], 0x3F00, 0x3FFF).tolist())
             for side in ((rank, shape[1]), (shape[0], rank)))  # fmt: skip
     base = on("F32", shape, many.subset(shape[0] * shape[1], shape[0] * 9).tolist(), bytes(4 * 9 * shape[0]))
-    change, left_out = lora(base, product(a, b, 3.0, root=False, turned=False))
-    tree = folder(LORA | {"r": rank, "lora_alpha": 3}, {"lora_A.weight": a, "lora_B.weight": b})
-    t.case(
-        "convert.adapter",
-        adapter_asked("lora", tree, {NAME: base}),
-        adapter_answered("add", {NAME: change}, {NAME: left_out}),
-    )
+    tree = adapter(LORA | {"r": rank, "lora_alpha": 3}, {"lora_A.weight": a, "lora_B.weight": b})
+    t.case(ADAPTER, changing("lora", tree, {NAME: base}))
 
 
-@property_of("convert.codes-large", "FMT-172 FMT-173 FMT-174", "codes", OP, sees=(_BLOCK,), seeded=1)
+@property_of("convert.codes-large", "FMT-172 FMT-173 FMT-174", "codes", "convert.codes", sees=(_BLOCK,), seeded=1)
 def _codes(d: Draw, t: Trial) -> None:
     """A folder of many codes becomes the weights of its codes."""
     t.saw(_BLOCK)
-    made = _folder(d, 128)
-    t.case(OP, codes_asked(made.tree(), encoding="csr"), codes_answered(made, "csr"))
+    t.case("convert.codes", _folder(d, 128) | {"expand_quantised": 1, "encoding": "csr"})
 
 
-def _folder(d: Draw, rows: int) -> Folder:
+def _folder(d: Draw, rows: int) -> dict[str, Any]:
     """Return a GPTQ folder of a matrix with more than `rows` rows and 128 columns."""
     shape = (rows + 8 * d.integer(1, 3), 128 + 8 * d.integer(1, 3))
     m = drawn(d, shape, 4, 8, zeros=-7)
-    return Folder(GPTQ | {"group_size": 8}, {"q": m}, named("q", oracle.gptq(m, less=1)), "gptq")
+    return codes_of(GPTQ | {"group_size": 8}, oracle.gptq(m, less=1))
 
 
 @property_of(
@@ -118,11 +100,9 @@ def _kept(d: Draw, t: Trial) -> None:
     """Many codes stay as they are, expand to their weights, and are written as words."""
     t.saw(WIDE)
     made = _folder(d, 64)
-    for op, answers in (("keep", kept), ("expand", expanded), ("pack", packed), ("gptq", for_gptq)):
-        t.case(f"convert.{op}_codes", given(made), answers(made))
-    shape = (beyond(d, 64), 32 * 5)
-    inputs, answer = of_blocks("Q4_0", shape, blocks(d, "Q4_0", shape))
-    t.case("convert.gguf_blocks", inputs, answer)
+    for op in ("keep", "expand", "pack", "gptq"):
+        t.case(f"convert.{op}_codes", made)
+    t.case("convert.gguf_blocks", blocks(d, "Q4_0", (beyond(d, 64), 32 * 5)))
 
 
 @property_of("quantise.model-large", "QNT-009 QNT-003", "kept-codes", "quantise.model", sees=(_BLOCK,), seeded=1)
@@ -131,9 +111,8 @@ def _model(d: Draw, t: Trial) -> None:
     config = wide_config(d)
     weights, many = wide_tensors(d, config), Many(d)
     at = {name: many.subset(weights[name].size, weights[name].size // 3).tolist() for name in targets(config)}
-    tensors = pruned(weights, at)
     t.saw(_BLOCK, config["intermediate_size"] > 128)
-    t.case("quantise.model", quantised_given(config, tensors, "int8"), quantised_answer(config, tensors, "int8"))
+    t.case("quantise.model", pruned(config, weights, at, "int8"))
 
 
 @property_of("folder.large", "FMT-085 FMT-100", "folders", "folder.read folder.write", sees=(BEYOND,), seeded=1)

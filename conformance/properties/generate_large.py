@@ -2,16 +2,13 @@
 
 from typing import Any
 
-import numpy as np
-
-from conformance.gen import tiny
-from conformance.gen.model import tensors_of
-from conformance.gen.numbers import Array, Numbers, ids
+from conformance.answers.answer import ids
 from conformance.oracle import generate
-from conformance.oracle.model import Config, Decoder
+from conformance.oracle.model import Config
 from conformance.properties.draws import Draw, Many
 from conformance.properties.large import BEYOND, beyond
-from conformance.properties.model_large import WIDE, wide_config, wide_tensors
+from conformance.properties.model_large import WIDE, wide_config
+from conformance.properties.models import TINY, drawn_tensors
 from conformance.properties.trial import Trial, property_of
 
 _TRIED = 20
@@ -28,16 +25,15 @@ def _pick(d: Draw, t: Trial) -> None:
                                                                 (1.0, 40_000, None))  # fmt: skip
     for temperature, top_k, top_p in ties:
         number = d.integer(0, 2**33)
-        picked, sure = generate.picked(logits.tolist(), temperature, top_k, top_p, seed, number)
-        if not sure:
+        if not generate.picked(logits.tolist(), temperature, top_k, top_p, seed, number)[1]:
             continue
         inputs: dict[str, Any] = {"logits": logits, "temperature": temperature, "seed": seed, "numbers": [number]}
         inputs |= {"top_k": top_k} if top_k else {}
         inputs |= {"top_p": top_p} if top_p else {}
-        t.case("generate.pick", inputs, {"picked": ids([picked])})
+        t.case("generate.pick", inputs)
 
 
-_SLIDES: Config = tiny.CONFIG | {
+_SLIDES: Config = TINY | {
     "model_type": "qwen2",
     "num_hidden_layers": 2,
     "layer_types": ["full_attention", "sliding_attention"],
@@ -50,28 +46,23 @@ _SLIDES: Config = tiny.CONFIG | {
 _KEYS = ("a context above 512 tokens that grows twice more", "a reading above 256 tokens", WIDE)
 
 
-def _logits_at(config: Config, tensors: dict[str, Array], tokens: Array, ends: Array) -> Array:
-    """Return the logits (B, n, V) before each end, from one forward over all tokens, which is what GEN-001 compares."""
-    return np.asarray(Decoder(config, tensors).logits(tokens).value[:, ends - 1])
-
-
 @property_of("generate.read-large", "GEN-001 LYR-008 LYR-013", "generate", "generate.read", sees=_KEYS, seeded=1)
 def _read(d: Draw, t: Trial) -> None:
-    """Logits behind readings of many tokens are those of one forward, however much the context has grown."""
+    """Logits behind readings of many tokens are those of a whole forward, however much the context has grown."""
     parts = [beyond(d, 256), beyond(d, 256), 1, beyond(d, 256), d.integer(2, 9)]
     config = _SLIDES | {"sliding_window": d.integer(130, 300)}
-    tensors = tensors_of(config, Numbers(203, d.integer(0, 2**40)), 0.6)
+    tensors = drawn_tensors(d, config, 1.0)
     tokens = ids(d.integers(2 * sum(parts), 0, config["vocab_size"] - 1)).reshape(2, -1)
     t.saw(_KEYS[0], sum(parts[:2]) > 512 and sum(parts) > 768)
     t.saw(_KEYS[1])
     inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": parts}
-    t.case("generate.read", inputs, {"logits": _logits_at(config, tensors, tokens, np.cumsum(parts))})
+    t.case("generate.read", inputs)
     # one token at a time, and one row, because programs have products of their own for it
     config, parts = wide_config(d), [beyond(d, 64), 1, 1]
-    tensors, tokens = wide_tensors(d, config), Many(d).integers(sum(parts), 0, config["vocab_size"] - 1)[None]
+    tensors, tokens = drawn_tensors(d, config, 0.25), Many(d).integers(sum(parts), 0, config["vocab_size"] - 1)[None]
     t.saw(WIDE)
     inputs = {"config": config, "tensors": tensors, "tokens": tokens, "parts": parts}
-    t.case("generate.read", inputs, {"logits": _logits_at(config, tensors, tokens, np.cumsum(parts))})
+    t.case("generate.read", inputs)
 
 
 @property_of(
@@ -85,15 +76,13 @@ def _read(d: Draw, t: Trial) -> None:
 def _fork(d: Draw, t: Trial) -> None:
     """Branches of many tokens from one long context see this context and their own tokens only."""
     config = _SLIDES | {"sliding_window": d.integer(40, 300)}
-    tensors = tensors_of(config, Numbers(204, d.integer(0, 2**40)), 0.6)
+    tensors = drawn_tensors(d, config, 1.0)
     first, lengths = beyond(d, 256), [beyond(d, 64), 1, beyond(d, 128)]
     rows, *branches = (ids(d.integers(2 * n, 0, config["vocab_size"] - 1)).reshape(2, n) for n in (first, *lengths))
     t.saw("a context above 256 tokens", first > 256)
     t.saw("branches of other lengths", len(set(lengths)) > 1)
-    whole = [np.concatenate([rows, branch], axis=1) for branch in branches]
-    logits = [_logits_at(config, tensors, tokens, ids([tokens.shape[1]]))[:, 0] for tokens in whole]
     inputs = {"config": config, "tensors": tensors, "tokens": rows, "branches": branches}
-    t.case("generate.fork", inputs, {"logits": logits})
+    t.case("generate.fork", inputs)
 
 
 @property_of(
@@ -109,7 +98,7 @@ def _text(d: Draw, t: Trial) -> None:
     for least in (256, 512):
         for _ in range(_TRIED):
             config = _SLIDES | {"sliding_window": d.integer(40, 300)}
-            tensors = tensors_of(config, Numbers(205, d.integer(0, 2**40)), 0.8)
+            tensors = drawn_tensors(d, config, 1.5)
             prompt = d.integers(beyond(d, least), 0, config["vocab_size"] - 1)
             inputs: dict[str, Any] = {"config": config, "tensors": tensors, "prompt": prompt, "stops": []}
             inputs |= {"max_tokens": 3, "temperature": 1.0, "seed": d.integer(0, 2**40)}

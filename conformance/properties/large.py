@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import Bound
-from conformance.gen.numbers import Array
-from conformance.properties.draws import Draw, Many, Shape
+from conformance.properties.draws import Array, Draw, Many, Shape
 from conformance.properties.trial import Trial
 
 BEYOND = "more than 65,536 entries"

@@ -4,25 +4,22 @@ from typing import Any
 
 import numpy as np
 
+from conformance.answers import answer
+from conformance.answers.answer import ids, reals
 from conformance.cases.case import Bound
-from conformance.gen.numbers import Array, ids, reals
 from conformance.oracle import layers
-from conformance.oracle.tape import Var, gradients
-from conformance.properties.draws import Draw
+from conformance.properties.draws import Array, Draw
 from conformance.properties.trial import Trial, property_of
 
 
-def _layer(
-    t: Trial, op: str, y: Var, dy: Array, inputs: dict[str, Var], case_inputs: dict[str, Any], scales: dict[str, float]
-) -> None:
+def _layer(t: Trial, op: str, inputs: dict[str, Any], scales: dict[str, float]) -> None:
     """Ask for a layer; `scales` has for each output the size of the terms that it sums, which gives its bound."""
-    grads = dict(zip(inputs, gradients(y, dy, list(inputs.values())), strict=True))
-    answer = {"y": y.value} | {f"d{n}": g for n, g in grads.items()}
-    bounds = {n: Bound(np.asarray(max(scales[n], float(np.max(np.abs(x), initial=0.0)))), 1) for n, x in answer.items()}
-    t.case(op, case_inputs | {"dy": dy}, answer, bounds=bounds)
+    outputs = dict(answer(op, inputs).outputs)
+    bounds = {name: Bound(np.asarray(max(scales[name], _top(x))), 1) for name, x in outputs.items()}
+    t.case(op, inputs, outputs or None, bounds=bounds)
 
 
-def _top(x: Array) -> float:
+def _top(x: Array | float) -> float:
     return float(np.max(np.abs(x), initial=0.0))
 
 
@@ -36,11 +33,7 @@ def _linear(d: Draw, t: Trial) -> None:
     bias = d.lattice((shape[0],)) if d.flag() else None
     t.saw("a bias", bias is not None)
     t.saw("no rows", rows == 0)
-    answer: dict[str, Any] = {"y": np.einsum("ni,oi->no", x, w) + (0.0 if bias is None else bias)}
-    answer |= {"dx": np.einsum("no,oi->ni", dy, w), "dweight": np.einsum("no,ni->oi", dy, x)}
-    answer["dbias"] = None if bias is None else dy.sum(axis=0)
-    bounds = {n: Bound(np.zeros(v.shape), 1) for n, v in answer.items() if v is not None}
-    t.case("layer.linear", {"x": x, "weight": w, "bias": bias, "dy": dy}, answer, bounds=bounds)
+    t.case("layer.linear", {"x": x, "weight": w, "bias": bias, "dy": dy})
 
 
 @property_of(
@@ -56,23 +49,11 @@ def _embedding(d: Draw, t: Trial) -> None:
     rows, width, n = d.integer(1, 8), d.integer(1, 5), d.length(18)
     tokens = d.integers(n, 0, rows - 1)
     weight, dy = d.lattice((rows, width)), d.lattice((n, width))
-    inputs = {"weight": weight, "dy": dy}
     if n and d.flag(6):
         tokens[d.integer(0, n - 1)] = d.choice((rows, -1))
         t.saw("a token outside")
-        t.case("layer.embedding", inputs | {"tokens": ids(tokens)}, refused=["LYR-001"])
-        return
     t.saw("a repeated token", len(set(tokens)) < n)
-    dweight = np.zeros((rows, width))
-    for token, row in zip(tokens, dy, strict=True):
-        dweight[token] += row
-    answer = {"y": weight[ids(tokens)], "dweight": dweight}
-    t.case(
-        "layer.embedding",
-        inputs | {"tokens": ids(tokens)},
-        answer,
-        bounds={"dweight": Bound(np.zeros((rows, width)), n)},
-    )
+    t.case("layer.embedding", {"weight": weight, "dy": dy, "tokens": ids(tokens)})
 
 
 @property_of("layer.rmsnorm", "LYR-002 NUM-004", "layers", "layer.rmsnorm", sees=("a row of zeros",))
@@ -82,12 +63,10 @@ def _rmsnorm(d: Draw, t: Trial) -> None:
     x, weight, dy = (reals(d.levels(n, 8)) for n in (shape[0] * shape[1], shape[1], shape[0] * shape[1]))
     x, dy = x.reshape(shape), dy.reshape(shape)
     t.saw("a row of zeros", not x.any(axis=1).all())
-    variables = {"x": Var(x), "weight": Var(weight)}
-    y = layers.rmsnorm(variables["x"], variables["weight"], eps)
     r = float(np.max(1 / np.sqrt(np.mean(x * x, axis=1) + eps)))
     top = r * _top(dy) * _top(weight)
     scales = {"y": r * _top(x) * _top(weight), "dx": 2 * top, "dweight": shape[0] * r * _top(x) * _top(dy)}
-    _layer(t, "layer.rmsnorm", y, dy, variables, {"x": x, "weight": weight, "eps": eps}, scales)
+    _layer(t, "layer.rmsnorm", {"x": x, "weight": weight, "eps": eps, "dy": dy}, scales)
 
 
 _ROPES = ("default", "linear", "dynamic", "llama3")
@@ -116,14 +95,12 @@ def _rope(d: Draw, t: Trial) -> None:
     t.saw(kind)
     t.saw("longer than its context", size[1] > context)
     t.saw("several heads", size[2] > 1)
-    f, variable = layers.frequencies(2 * half, inputs, size[1]), Var(x)
-    y = layers.rotate(variable, f)
-    (dx,) = gradients(y, dy, [variable])
+    made = answer("layer.rope", {"x": x, "rope": inputs, "dy": dy})
     # `rope.frequencies` allows a frequency an error of 16 units, so an angle may have that times its position
-    angles = np.outer(np.arange(size[1]), f)[None, :, None, :]
-    off = 1 + 1.5 * angles * (1.0 if t.dtype == "float64" else 2.0**-29)
-    bounds = {name: turned(z, off) for name, z in (("y", x), ("dx", dy))}
-    t.case("layer.rope", {"x": x, "rope": inputs, "dy": dy}, {"y": y.value, "dx": dx}, bounds=bounds)
+    angles = np.outer(np.arange(size[1]), layers.frequencies(2 * half, inputs, size[1]))[None, :, None, :]
+    off = np.tile(1 + 1.5 * angles * (1.0 if t.dtype == "float64" else 2.0**-29), 2)
+    bounds = {name: Bound(bound.gauge * off, bound.terms) for name, bound in made.bounds.items()}
+    t.case("layer.rope", {"x": x, "rope": inputs, "dy": dy}, dict(made.outputs), bounds=bounds)
 
 
 @property_of(
@@ -139,16 +116,7 @@ def _frequencies(d: Draw, t: Trial) -> None:
     inputs |= {"low": float(low), "high": float(low + d.integer(1, 3)), "original": context} if kind == "llama3" else {}
     t.saw(kind)
     t.saw("longer than its context", kind == "dynamic" and length > context)
-    f = reals(layers.frequencies(width, inputs, length))
-    case_inputs = {"head_dim": width, "length": length, "rope": inputs}
-    t.case("rope.frequencies", case_inputs, {"frequencies": f}, bounds={"frequencies": Bound(np.abs(f), 16)})
-
-
-def turned(x: Array, off: Array) -> Bound:
-    """Return the bound of a rotation: (|x_j| + |x_{j+D/2}|) · off, for both entries of a pair."""
-    half = x.shape[-1] // 2
-    total = off * (np.abs(x[..., :half]) + np.abs(x[..., half:]))
-    return Bound(np.concatenate([total, total], axis=-1), 2)
+    t.case("rope.frequencies", {"head_dim": width, "length": length, "rope": inputs})
 
 
 @property_of(
@@ -173,17 +141,15 @@ def _attention(d: Draw, t: Trial) -> None:
     k, v = (reals(d.levels(int(np.prod(small)), 8)).reshape(small) for _ in range(2))
     mask = np.array(d.integers(rows * length, 0, 2)).reshape(rows, length) > 0 if d.flag() else None
     wide = d.integer(1, length + 1) if d.flag() else None
-    variables = {"q": Var(q), "k": Var(k), "v": Var(v)}
     visible_keys = [
         layers.visible(i, wide, None if mask is None else mask[b].tolist()) for b in range(rows) for i in range(length)
     ]
     t.saw("a query that sees nothing", not all(visible_keys))
     t.saw("a window", wide is not None and wide < length)
     t.saw("shared heads", share > 1)
-    y = layers.attention(variables["q"], variables["k"], variables["v"], mask, wide)
     top = width * length * share * _top(dy) * max(_top(v), 1.0)
     scales = {"y": _top(v), "dq": top * _top(k), "dk": top * _top(q), "dv": share * length * _top(dy)}
-    _layer(t, "layer.attention", y, dy, variables, {"q": q, "k": k, "v": v, "mask": mask, "window": wide}, scales)
+    _layer(t, "layer.attention", {"q": q, "k": k, "v": v, "mask": mask, "window": wide, "dy": dy}, scales)
 
 
 @property_of("layer.swiglu", "LYR-010 NUM-004", "layers", "layer.swiglu", sees=("a large gate", "a very negative gate"))
@@ -197,10 +163,8 @@ def _swiglu(d: Draw, t: Trial) -> None:
         t.saw("a large gate", far > 50)
         t.saw("a very negative gate", far < -50)
     up, dy = reals(d.levels(n, 8)), reals(d.levels(n, 8))
-    variables = {"gate": Var(gate), "up": Var(up)}
-    y = layers.swiglu(variables["gate"], variables["up"])
     scales = {"y": 0.0, "dgate": 2 * _top(dy) * _top(up), "dup": 0.0}
-    _layer(t, "layer.swiglu", y, dy, variables, {"gate": gate, "up": up}, scales)
+    _layer(t, "layer.swiglu", {"gate": gate, "up": up, "dy": dy}, scales)
 
 
 @property_of(
@@ -217,16 +181,10 @@ def _cross_entropy(d: Draw, t: Trial) -> None:
     logits = reals(d.levels(rows * classes, 8, unit)).reshape(rows, classes)
     targets = [d.choice((-100, d.integer(0, classes - 1), d.integer(0, classes - 1))) for _ in range(rows)]
     inputs: dict[str, Any] = {"logits": logits, "count": rows, "dloss": 0.5}
+    t.saw("an ignored row", -100 in targets)
+    t.saw("large logits", unit > 1 and logits.any())
     if d.flag(6):
         targets[0] = d.choice((classes, -1, -99))
         t.saw("a class outside")
-        t.case("layer.cross_entropy", inputs | {"targets": ids(targets)}, refused=["LYR-011"])
-        return
-    t.saw("an ignored row", -100 in targets)
-    t.saw("large logits", unit > 1 and logits.any())
-    variable = Var(logits)
-    loss = layers.cross_entropy(variable, ids(targets), rows)
-    (dlogits,) = gradients(loss, 0.5, [variable])
-    answer = {"loss": float(loss.value.real), "dlogits": dlogits}
-    bounds = {"loss": Bound(np.asarray(2 * _top(logits) + 2.0), 1), "dlogits": Bound(np.asarray(0.5 / rows), 1)}
-    t.case("layer.cross_entropy", inputs | {"targets": ids(targets)}, answer, bounds=bounds)
+    scales = {"loss": 2 * _top(logits) + 2.0, "dlogits": 0.5 / rows}
+    _layer(t, "layer.cross_entropy", inputs | {"targets": ids(targets)}, scales)

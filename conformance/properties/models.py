@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen import model as models
-from conformance.gen.numbers import Array, Numbers
+from conformance.answers import answer
+from conformance.oracle import model
 from conformance.oracle.model import Config
-from conformance.properties.draws import Draw, Many
+from conformance.properties.draws import Array, Draw, Many
 from conformance.properties.trial import Trial
 
 Tensors = dict[str, Array]
@@ -22,11 +22,48 @@ _NEAR = 3e-5
 _TRIED = 20
 """The most models that are drawn to get one whose answer rounding cannot change."""
 
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
+_SLIDES = {"use_sliding_window": True, "sliding_window": 2}
+_OF_KIND: dict[str, Config] = {
+    "llama": {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "rope_parameters": _LLAMA3},
+    "llama-plain": {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "mistral": {"model_type": "mistral", "sliding_window": 3, "tie_word_embeddings": True},
+    "qwen2": _SLIDES | {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+    "qwen3": _SLIDES
+    | {"model_type": "qwen3", "max_window_layers": 1, "attention_bias": True, "rope_scaling": _DYNAMIC},
+}
+"""What the config of each kind of model has besides sizes."""
+KINDS = tuple(_OF_KIND)
+TINY: Config = {
+    "model_type": "llama",
+    "vocab_size": 5,
+    "hidden_size": 4,
+    "intermediate_size": 4,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 16,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+}
+"""A config of few weights."""
+
 
 def drawn_config(d: Draw, kind: str) -> Config:
     """Return a small config of a kind of model with random sizes."""
     heads = d.choice((2, 4))
-    more: Config = {
+    config: Config = {
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 64,
         "vocab_size": d.integer(5, 9),
         "hidden_size": heads * 2 * d.integer(1, 2),
         "intermediate_size": d.integer(3, 6),
@@ -35,7 +72,7 @@ def drawn_config(d: Draw, kind: str) -> Config:
         "rms_norm_eps": 2.0 ** -d.integer(8, 17),
         "rope_theta": float(d.integer(20, 2000)),
     }
-    config = models.MODELS[kind] | more
+    config |= _OF_KIND[kind]
     if kind == "qwen3":
         # the context may be shorter than the text, because dynamic frequencies change beyond it
         config |= {"head_dim": 2 * d.integer(2, 4), "max_position_embeddings": d.integer(3, 8)}
@@ -44,9 +81,11 @@ def drawn_config(d: Draw, kind: str) -> Config:
     return config
 
 
-def drawn_tensors(d: Draw, config: Config) -> Tensors:
-    """Return random tensors of a config."""
-    return models.tensors_of(config, Numbers(200, d.integer(0, 2**40)))
+def drawn_tensors(d: Draw, config: Config, top: float = 0.75) -> Tensors:
+    """Return random tensors of a config, from −top to top and exact in binary32; weights of norms are near 1."""
+    many, unit = Many(d), top / 2**20
+    shapes = model.shapes(config).items()
+    return {name: many.lattice(shape, 2**20) * unit + name.endswith("norm.weight") for name, shape in shapes}
 
 
 def _neighbours(d: Draw, tensors: Tensors, off: float) -> Iterator[Tensors]:
@@ -93,4 +132,14 @@ def ask_until_sure(
             return
 
 
-KINDS = tuple(models.MODELS)
+def ask_surely(t: Trial, d: Draw, op: str, draw: Callable[[], dict[str, Any]], saw: str) -> None:
+    """Draw inputs until rounding cannot change what `conformance.answers` answers to them, and ask a port for it."""
+
+    def ask(inputs: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
+        return dict(answer(op, inputs | {"tensors": tensors}).outputs)
+
+    def tried() -> tuple[dict[str, Any], dict[str, Any] | None]:
+        inputs = draw()
+        return inputs, surely(d, inputs["tensors"], lambda tensors: ask(inputs, tensors))
+
+    ask_until_sure(t, op, tried, saw)

@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from conformance.gen.numbers import ids
-from conformance.oracle import (
-    prune,
-)
+from conformance.answers.answer import Inputs
+from conformance.answers.prune import model, sparsegpt
+from conformance.oracle import prune
 from conformance.properties.draws import Draw, Many
 from conformance.properties.large import BEYOND, beyond, shapes
 from conformance.properties.model_large import WIDE, wide_config, wide_tensors
@@ -26,14 +25,11 @@ def _prune(d: Draw, t: Trial) -> None:
         many, sparsity = Many(d), d.integer(20, 80) / 100
         w, norms = many.lattice(shape, 50), many.integers(shape[1], 0, 3).astype(np.float64)
         t.saw(BEYOND, w.size > 65_536)
-        t.case("prune.magnitude", {"weights": w, "sparsity": sparsity}, {"kept": ids(prune.magnitude(w, sparsity))})
-        case_inputs = {"weights": w, "square_sums": norms**2, "sparsity": sparsity}
-        t.case("prune.wanda", case_inputs, {"kept": ids(prune.wanda(w, norms.tolist(), sparsity))})
+        t.case("prune.magnitude", {"weights": w, "sparsity": sparsity})
+        t.case("prune.wanda", {"weights": w, "square_sums": norms**2, "sparsity": sparsity})
     # inputs are the identity, because ties are exact if H is diagonal
-    w, inputs = Many(d).lattice((11_000, 6), 9), np.eye(6)
-    kept, weights, _ = prune.sparsegpt(w, inputs, 0.5, block=4)
-    case_inputs = {"weights": w, "inputs": inputs, "sparsity": 0.5, "block": 4}
-    t.case("prune.sparsegpt", case_inputs, {"kept": ids(kept), "weights": weights})
+    w = Many(d).lattice((11_000, 6), 9)
+    t.case("prune.sparsegpt", {"weights": w, "inputs": np.eye(6), "sparsity": 0.5, "block": 4})
 
 
 @property_of(
@@ -50,21 +46,14 @@ def _scope(d: Draw, t: Trial) -> None:
     scores = [abs(many.lattice(shape, 40)) for shape in ((1, 65_600), (16_400, 4))]
     for scope in ("row", "matrix", "model"):
         t.saw(BEYOND, scores[0].size > 65_536)
-        kept = [ids(one) for one in prune.scope(scores, sparsity, scope)]
-        t.case("prune.scope", {"scores": scores, "sparsity": sparsity, "scope": scope}, {"kept": kept})
+        t.case("prune.scope", {"scores": scores, "sparsity": sparsity, "scope": scope})
     for shape in ((65_600, 1), (257, 260)):
-        seed = d.integer(0, 9)
-        inputs = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": seed, "matrix": 1}
-        t.case("prune.random", inputs, {"kept": ids(prune.random_mask(shape, sparsity, seed, 1))})
+        inputs = {"out": shape[0], "in": shape[1], "sparsity": sparsity, "seed": d.integer(0, 9), "matrix": 1}
+        t.case("prune.random", inputs)
     # leave out the rare draw in which a score, which is an integer, lies on the limit (PRN-018.6)
     blocks = [[score] for score in scores]
-    sparsities, nearest = prune.owl(blocks, 0.5, 1.75, 0.25)
-    if nearest > 1e-9:
-        t.case(
-            "prune.owl",
-            {"scores": blocks, "sparsity": 0.5, "outlier": 1.75, "spread": 0.25},
-            {"sparsities": sparsities},
-        )
+    if prune.owl(blocks, 0.5, 1.75, 0.25)[1] > 1e-9:
+        t.case("prune.owl", {"scores": blocks, "sparsity": 0.5, "outlier": 1.75, "spread": 0.25})
 
 
 @property_of("prune.pattern-large", "PRN-004", "nm", "prune.pattern", sees=(BEYOND,), seeded=1)
@@ -73,7 +62,7 @@ def _pattern(d: Draw, t: Trial) -> None:
     for shape in ((1, 65_600), (16_400, 4), (257, 260)):
         scores = abs(Many(d).lattice(shape, 5))
         t.saw(BEYOND, scores.size > 65_536)
-        t.case("prune.pattern", {"scores": scores, "n": 2, "m": 4}, {"kept": ids(prune.pattern(scores, 2, 4))})
+        t.case("prune.pattern", {"scores": scores, "n": 2, "m": 4})
 
 
 _TRIED = 20
@@ -93,11 +82,11 @@ def _model(d: Draw, t: Trial) -> None:
         config = wide_config(d)
         tensors, length = wide_tensors(d, config), beyond(d, 64)
         tokens = Many(d).integers(4 * length, 0, config["vocab_size"] - 1).reshape(4, length)
-        kept, _, gap = prune.model(config, tensors, tokens, prune.by_wanda(0.5))
+        inputs = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
+        expected, gap = model(Inputs(inputs), prune.by_wanda)
         if gap > _SURE:
             t.saw(WIDE)
-            inputs = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": 0.5}
-            t.case("prune.model", inputs, {"kept": {name: ids(at) for name, at in kept.items()}})
+            t.case("prune.model", inputs, {"kept": expected["kept"]})
             break
 
 
@@ -110,14 +99,11 @@ def _blocks(d: Draw, t: Trial) -> None:
     for _ in range(_TRIED):
         many, columns = Many(d), 129 + d.integer(0, 9)
         w, x = many.lattice((7, columns), 2**20) / 2**20, many.lattice((beyond(d, 128), columns), 255) / 256
-        kept, weights, gap = prune.sparsegpt(w, x, _FEW)
+        inputs = {"weights": w, "inputs": x, "sparsity": _FEW}
+        expected, gap = sparsegpt(Inputs(inputs))
         if gap > _SURE_COST:
             t.saw(_BLOCKS)
-            t.case(
-                "prune.sparsegpt",
-                {"weights": w, "inputs": x, "sparsity": _FEW},
-                {"kept": ids(kept), "weights": weights},
-            )
+            t.case("prune.sparsegpt", inputs, expected)
             break
 
 
@@ -136,10 +122,9 @@ def _model_blocks(d: Draw, t: Trial) -> None:
         config |= {"head_dim": 34}
         tensors, length = wide_tensors(d, config), beyond(d, 64)
         tokens = Many(d).integers(4 * length, 0, config["vocab_size"] - 1).reshape(4, length)
-        kept, weights, gap = prune.model(config, tensors, tokens, lambda w, x: prune.sparsegpt(w, x, _FEW))
+        inputs = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": _FEW}
+        expected, gap = model(Inputs(inputs), prune.by_sparsegpt)
         if gap > _SURE_COST:
             t.saw("matrices of more than 64 rows and columns")
-            inputs = {"config": config, "tensors": tensors, "tokens": tokens, "sparsity": _FEW}
-            answer = {"kept": {name: ids(at) for name, at in kept.items()}, "weights": weights}
-            t.case("prune.model_sparsegpt", inputs, answer)
+            t.case("prune.model_sparsegpt", inputs, expected)
             break

@@ -197,4 +197,4 @@ RELATIONS: dict[str, Relation] = {
 
 def given_to_port(case: Case) -> Case:
     """Return the case without inputs that only its relation reads."""
-    return replace(case, inputs={n: x for n, x in case.inputs.items() if n in OPS[case.op].names})
+    return replace(case, inputs={n: x for n, x in case.inputs.items() if n in OPS[case.op].inputs})

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from conformance.answers.answer import ids, reals
-from conformance.gen.numbers import Array
 from conformance.oracle import select, update
 from conformance.oracle.update import State
-from conformance.properties.draws import Draw, Shape
+from conformance.properties.draws import Array, Draw, Shape
 from conformance.properties.trial import Trial
 
 __all__ = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen.numbers import ids, reals
+from conformance.answers.answer import ids, reals
 from conformance.oracle import update
 from conformance.oracle.update import State
 from conformance.properties.draws import Draw, Shape

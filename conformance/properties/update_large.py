@@ -5,13 +5,12 @@ from typing import Any
 import numpy as np
 
 from conformance.answers.answer import ids, reals
-from conformance.gen.numbers import Array
 from conformance.oracle import (
     update,
     update_optimizers,
 )
 from conformance.oracle.update import State
-from conformance.properties.draws import Draw, Many, Shape
+from conformance.properties.draws import Array, Draw, Many, Shape
 from conformance.properties.large import BEYOND, FAR, FARTHER, far_at, lengths, most_of, sees_beyond, shapes, sides
 from conformance.properties.states import given_state, matrix_of
 from conformance.properties.trial import Trial, property_of

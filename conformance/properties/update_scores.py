@@ -8,10 +8,9 @@ import numpy as np
 from conformance.answers import answer
 from conformance.answers.answer import ids, reals
 from conformance.cases.inputs import same_values
-from conformance.gen.numbers import Array
 from conformance.oracle import update_choices, update_schedule, update_scores
 from conformance.oracle.select import Round, binary64
-from conformance.properties.draws import Draw
+from conformance.properties.draws import Array, Draw
 from conformance.properties.trial import Trial, property_of
 
 REFUSED = ("EVT-005", "SEL-004")

@@ -55,7 +55,7 @@ def _answer(port: Port, message: dict[str, Any]) -> dict[str, Any]:
         return {"type": "error", "id": number, "message": f"a message of type {kind!r} is not known"}
     try:
         op = message["op"]
-        absent = dict.fromkeys(OPS[op].names if op in OPS else ())
+        absent = dict.fromkeys(OPS[op].inputs if op in OPS else ())
         inputs = absent | {name: decode(value, read_any) for name, value in message["in"].items()}
         out = port.call(op, inputs, message["dtype"])
         return {"type": "ok", "id": number, "out": {name: encode(value) for name, value in out.items()}}

@@ -6,7 +6,7 @@ A wrong answer is a failure, a missing answer is an error. A case that was not j
 from collections import Counter
 from xml.sax.saxutils import escape, quoteattr
 
-from conformance.cases.profiles import profile_of
+from conformance.cases.ops import OPS
 from conformance.judge.harness import Result
 from conformance.judge.judgement import PropertyResult, Run
 from conformance.report.words import clip, visible
@@ -21,7 +21,7 @@ def junit(run: Run) -> str:
     """Return the text of junit.xml."""
     suites: dict[str, list[tuple[str, str, float]]] = {}
     for result in run.results:
-        suites.setdefault(profile_of(result.case.op), []).append(_of_case(result))
+        suites.setdefault(OPS[result.case.op].profile, []).append(_of_case(result))
     for one in run.properties:
         suites.setdefault(f"{one.profile} properties", []).append(_of_property(one))
     if run.complaints:
@@ -47,7 +47,7 @@ def _counts(name: str, members: list[tuple[str, str, float]]) -> str:
 
 def _of_case(result: Result) -> tuple[str, str, float]:
     case, kind = result.case, _KINDS.get(result.outcome, "")
-    suite = f"{profile_of(case.op)}.{case.op}"
+    suite = f"{OPS[case.op].profile}.{case.op}"
     if kind:
         details = [f"{f.variant}: {f.output} {f.detail}".strip() for f in result.failures]
         body = "\n".join([f"meant to catch: {case.purpose}", f"clauses: {' '.join(case.clauses)}", *details])

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rich.table import Table
 
 from conformance import report
-from conformance.cases.profiles import PROFILES
+from conformance.cases.ops import PROFILES
 from conformance.cases.signatures import signatures
 from conformance.judge.harness import Result
 from conformance.judge.hints import alike, hints

@@ -207,7 +207,7 @@ def kill_matrix(
 def matrix_of(kills: dict[str, list[Kill]], cases: Sequence[Case]) -> Matrix:
     """Return the matrix of given kills, with the clauses that are shown and the cases that kill nothing."""
     matrix = Matrix(kills, {case.id: case.clauses for case in cases} | clauses_of_properties())
-    reasons = {clause: f"{why}: {test}" for clause, (test, why) in elsewhere().items()} | unproven()
+    reasons = {clause: one.reason for clause, one in elsewhere().items()} | unproven()
     for clause in read_clauses().values():
         if clause.level != "MUST":
             continue

@@ -1,7 +1,6 @@
-"""The pack of bad safetensors files: what the generator makes, complete, right about each file, refused by our readers.
+"""The pack of bad safetensors files: complete, right about each file, refused by our readers.
 
-`broken` is a third opinion: it judges a file from safetensors' README alone, and shares no code with the generator or a
-reader.
+`broken` is a third opinion: it judges a file from safetensors' README alone, and shares no code with a reader.
 """
 
 import hashlib
@@ -12,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from conformance.gen import files_stock
-from conformance.oracle import second_reader
+from conformance.cases.case import VECTORS
+from conformance.oracle import foreign, second_reader
+from conformance.oracle.select_pools import RefusedError
 from formats.dialects import hf
 from formats.errors import FormatError
 
-INDEX = json.loads((files_stock.PACK / "index.json").read_text(encoding="utf-8"))
+PACK = VECTORS.with_name("badfiles")
+INDEX = json.loads((PACK / "index.json").read_text(encoding="utf-8"))
 FILES = {entry["file"]: entry for entry in INDEX["files"]}
 BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F16": 16, "BF16": 16, "I16": 16, "U16": 16, "F32": 32, "I32": 32}
 BITS |= {"U32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64, "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8}
@@ -29,7 +30,7 @@ def of(verdict):
 
 
 def raw(file):
-    return (files_stock.PACK / file).read_bytes()
+    return (PACK / file).read_bytes()
 
 
 def broken(data):
@@ -84,29 +85,21 @@ def broken_entry(entry):
     return None if begin <= end and (end - begin) * 8 == prod(shape) * BITS[dtype] else "offsets"
 
 
-def test_the_pack_is_what_the_generator_makes(capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["badfiles", "--check"])
-    assert files_stock.main() == 0
-    wrong = files_stock.content() | {"refuse/empty-file.safetensors": b"x", "refuse/new.safetensors": b""}
-    del wrong["refuse/seven-bytes.safetensors"]
-    monkeypatch.setattr(files_stock, "content", lambda: wrong)
-    assert files_stock.main() == 1
-    named = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert named == [f"badfiles/refuse/{n}.safetensors" for n in ("empty-file", "new", "seven-bytes")]
-
-
-def test_the_generator_writes_the_pack(tmp_path, monkeypatch):
-    monkeypatch.setattr(files_stock, "PACK", tmp_path)
-    monkeypatch.setattr("sys.argv", ["badfiles"])
-    (tmp_path / "refuse").mkdir()
-    (tmp_path / "refuse" / "old.safetensors").touch()
-    assert files_stock.main() == 0
-    written = {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    assert written == files_stock.content()
+@pytest.mark.parametrize("file", FILES)
+def test_FMT_121_the_plain_reader_refuses_what_the_index_says(file):
+    entry = FILES[file]
+    # values are judged where a checkpoint is made
+    if set(entry["seft_clauses"]) - {"FMT-070"}:
+        with pytest.raises(RefusedError, match=r"FMT-(121|027)"):
+            foreign.read_stock(raw(file))
+        return
+    tensors = foreign.read_stock(raw(file))[1].items()
+    stated = {t["name"]: (t["dtype"], t["shape"], t["bytes"]) for t in entry["tensors"] or ()}
+    assert entry["tensors"] is None or {n: (t.dtype, [*t.shape], t.bits.hex()) for n, t in tensors} == stated
 
 
 def test_the_index_is_complete():
-    there = {p.relative_to(files_stock.PACK).as_posix() for p in files_stock.PACK.rglob("*.safetensors")}
+    there = {p.relative_to(PACK).as_posix() for p in PACK.rglob("*.safetensors")}
     assert there == FILES.keys()
     assert len(FILES) == len(INDEX["files"])
     assert sum(len(raw(file)) for file in FILES) < 100_000

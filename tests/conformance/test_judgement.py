@@ -6,8 +6,8 @@ import pytest
 
 from conformance.cases.case import Bound, Case, load_all
 from conformance.cases.compare import compare, holds
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import NEEDS, PROFILES, in_order, profiles_of_case
+from conformance.cases.ops import OPS, PROFILES
+from conformance.cases.profiles import in_order, profiles_of_case
 from conformance.engine.port import EnginePort
 from conformance.judge.harness import Failure, Result, Variant
 from conformance.judge.judgement import PropertyResult, Run
@@ -112,7 +112,7 @@ def test_PRT_010_properties_count():
 def test_PRT_012_operations_come_after_what_they_rest_on():
     groups = in_order(OPS)
     place = {op: i for i, group in enumerate(groups) for op in group}
-    assert all(place[need] < place[op] for op, needs in NEEDS.items() for need in needs)
+    assert all(place[need] < place[op] for op, one in OPS.items() for need in one.rests_on)
     assert sorted(place) == sorted(op for ops in PROFILES.values() for op in ops)
 
 

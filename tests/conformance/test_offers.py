@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from conformance.cases.case import load_all
-from conformance.cases.profiles import CLASSES, PROFILES, classes_offered, offered_in
+from conformance.cases.ops import PROFILES
+from conformance.cases.profiles import CLASSES, classes_offered, offered_in
 from conformance.command.runner import Options, Target, judge
 from conformance.judge import conduct
 from conformance.judge.harness import can_ask
@@ -17,7 +18,7 @@ from conformance.report.summary import badge
 PORT = """
 import functools, os, sys
 from conformance.protocol.port import Unsupported
-from conformance.cases.profiles import PROFILES
+from conformance.cases.ops import PROFILES
 from conformance.protocol.serve import serve
 
 @functools.cache

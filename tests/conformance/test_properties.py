@@ -13,8 +13,7 @@ import pytest
 import conformance
 from conformance.cases.case import dump, load
 from conformance.cases.clauses import read_clauses
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import PROFILES
+from conformance.cases.ops import OPS, PROFILES
 from conformance.engine import sums
 from conformance.engine.port import EnginePort, compiled
 from conformance.judge.harness import Variant

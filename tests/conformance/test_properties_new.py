@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from conformance.cases.case import load_all
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import PROFILES
+from conformance.cases.ops import OPS, PROFILES
 from conformance.command import runner
 from conformance.command.listing import sizes
 from conformance.judge.harness import Result, Variant, classes_of

@@ -1,4 +1,4 @@
-"""Compares the inputs and outputs of a case with the types that `wire` gives them."""
+"""Compares the inputs and outputs of a case with the types of its operation."""
 
 import re
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.case import Case
-from conformance.cases.ops import OPS
-from conformance.cases.wire import RECORDS, type_of
+from conformance.cases.ops import OPS, RECORDS
 
 __all__ = ["disagreements"]
 
@@ -26,15 +25,15 @@ def disagreements(case: Case) -> list[str]:
     if not case.refused:
         lengths = {name: value for name, value in case.inputs.items() if type(value) is int}
     differences = []
-    for name in OPS[case.op].names:
+    for name in OPS[case.op].inputs:
         # a case leaves out an input that is absent, or has None for it
         if case.inputs.get(name) is not None:
-            differences += _against(case.inputs[name], type_of(case.op, name, output=False), lengths, name)
+            differences += _against(case.inputs[name], OPS[case.op].inputs[name], lengths, name)
     for name, value in case.expected.items():
         # these outputs are compared by content, so the case has a description of it instead of the bytes
         if OPS[case.op].outputs[name] in ("state", "packed", "stock"):
             continue
-        differences += _against(value, type_of(case.op, name, output=True), lengths, f"out: {name}")
+        differences += _against(value, OPS[case.op].types[name], lengths, f"out: {name}")
     return differences
 
 

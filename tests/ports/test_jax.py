@@ -17,8 +17,8 @@ jax.config.update("jax_enable_x64", val=True)
 import jax.numpy as jnp  # noqa: E402
 
 from conformance.cases.case import load_all  # noqa: E402
-from conformance.cases.ops import OPS  # noqa: E402
-from conformance.cases.profiles import CLASSES, PROFILES  # noqa: E402
+from conformance.cases.ops import OPS, PROFILES  # noqa: E402
+from conformance.cases.profiles import CLASSES  # noqa: E402
 from conformance.cases.signatures import covering, signatures  # noqa: E402
 from conformance.judge.harness import Variant, run  # noqa: E402
 from conformance.judge.judgement import cases_of  # noqa: E402

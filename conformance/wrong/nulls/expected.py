@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from conformance.cases.case import VECTORS, load, load_all
-from conformance.cases.profiles import PROFILES, offered_in
-from conformance.judge.conduct import declining, ending
+from conformance.cases.ops import PROFILES
+from conformance.cases.profiles import offered_in
+from conformance.judge.conduct import declining, ending, repeating
 from conformance.judge.harness import Result, Variant, run
 from conformance.judge.judgement import PropertyResult, Run, Verdict
 from conformance.properties import run_properties
@@ -143,6 +144,7 @@ def judged(mode: str) -> Judged:
         if mode in CONFORMANT or mode in lines.ENDS:
             properties += [
                 declining([child], load_all()),
+                repeating([child], load_all()),
                 *(ending([child], by_stop=by_stop) for by_stop in (True, False)),
             ]
         chosen = {case.id: 1 for case in cases} | {one.name: 0 for one in properties}

@@ -10,8 +10,7 @@ import numpy as np
 
 from conformance.cases.case import VECTORS, Case, load
 from conformance.cases.inputs import prepared_inputs
-from conformance.cases.ops import OPS
-from conformance.cases.profiles import PROFILES
+from conformance.cases.ops import OPS, PROFILES
 from conformance.protocol.port import Port, Refused, Unsupported
 from conformance.wrong.nulls.answers import Table, Values, cast, key
 

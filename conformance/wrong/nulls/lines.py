@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from conformance.cases.profiles import PROFILES
+from conformance.cases.ops import PROFILES
 from conformance.protocol.serve import _answer
 from conformance.protocol.values import line, parse
 from conformance.wrong.nulls import files
