@@ -2,13 +2,16 @@
 
 from typing import Any
 
-from conformance.answers.answer import Inputs, Refusal, answers, ids, reals
+import numpy as np
+from numpy.typing import NDArray
+
+from conformance.answers.answer import Answer, Inputs, Refusal, answers, ids, reals
 from conformance.answers.train import refuse_run, world_of
 from conformance.oracle import files, second_reader, train, train_saved, train_state
 from conformance.oracle.model import targets
 from conformance.oracle.select import binary64
 
-__all__ = ["resumed_from", "saved_after"]
+__all__ = ["raw_of", "resumed_from", "saved_after"]
 
 Told = tuple[train.Trainer, train_state.Passage, list[dict[int, float]]]
 """A trainer, what it did after a state, and its final weights."""
@@ -22,7 +25,7 @@ def saved_after(a: dict[str, Any]) -> tuple[float, train_state.Saved]:
 
 
 @answers("state.write")
-def _write(a: Inputs) -> dict[str, Any]:
+def _write(a: Inputs) -> Answer:
     refuse_run(a)
     saved, names, settings = saved_after(a)[1], targets(a["config"]), a["settings"]
     tensors = {
@@ -35,7 +38,18 @@ def _write(a: Inputs) -> dict[str, Any]:
         for name, one in train_state.contents(saved, names, settings, "float64").items()
     }
     attributes = files.text(train_state.attributes(saved, names, settings, a["origin"]))
-    return {"raw": {"attributes": attributes, "settings": train_state.settings_of(settings), "tensors": tensors}}
+    told = {"attributes": attributes, "settings": train_state.settings_of(settings), "tensors": tensors}
+    return Answer({"raw": told}, written={"raw": raw_of(a, saved, _dtype(a))})
+
+
+def _dtype(a: Inputs) -> str:
+    return "float64" if a.rounded is binary64 else "float32"
+
+
+def raw_of(a: dict[str, Any], saved: train_state.Saved, dtype: str) -> NDArray[Any]:
+    """Return the file of a state of the run of these inputs, as bytes."""
+    pieces = train_state.pieces(saved, targets(a["config"]), a["settings"], a["origin"], dtype)
+    return np.frombuffer(pieces.pack(), dtype=np.uint8)
 
 
 def resumed_from(a: dict[str, Any], saved: train_state.Saved) -> Told:
@@ -47,9 +61,9 @@ def resumed_from(a: dict[str, Any], saved: train_state.Saved) -> Told:
 
 @answers("state.resume")
 def _resume(a: Inputs) -> dict[str, Any]:
-    names, dtype = targets(a["config"]), "float64" if a.rounded is binary64 else "float32"
+    names = targets(a["config"])
     try:
-        saved = train_saved.read(a["raw"].tobytes(), names, a["settings"], a["origin"], dtype)
+        saved = train_saved.read(a["raw"].tobytes(), names, a["settings"], a["origin"], _dtype(a))
     except second_reader.Refused as refused:
         # a byte of a section is one of its tensor, too
         raise Refusal(*{"FMT-090": ("FMT-090", "FMT-091")}.get(refused.clause, (refused.clause,))) from refused

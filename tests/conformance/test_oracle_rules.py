@@ -9,8 +9,6 @@ import pytest
 
 from conformance.cases.case import load_all
 from conformance.engine.port import EnginePort
-from conformance.gen.event import BETAS
-from conformance.gen.train_presets import WRONG
 from conformance.oracle import (
     select_pools,
     select_rng,
@@ -25,6 +23,7 @@ from conformance.oracle import (
 from conformance.oracle.event import Part, event, last_pass
 from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.update_optimizers import KEEPS, Hyper, Slots
+from conformance.properties.event import BETAS
 from conformance.protocol.port import Refused
 
 CASES = {case.id: case for case in load_all()}
