@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.answers.answer import Inputs, Refusal, answers, ids, reals, refuse
-from conformance.oracle import quantise, train, train_batches, train_settings
+from conformance.oracle import quantise, train, train_batches, train_passage, train_settings
 from conformance.oracle.event import Part
 from conformance.oracle.model import targets
 from conformance.oracle.select import binary64
@@ -19,11 +19,11 @@ HALVES = ("float16", "bfloat16")
 """The 16-bit forms in which targets may be held."""
 
 
-def run_of(a: dict[str, Any], limit: float = train.Trainer.limit) -> train.Run:
+def run_of(a: dict[str, Any], limit: float = train.Trainer.limit) -> train_passage.Run:
     """Return the run of the inputs of `train.run` or `train.held`, in whose compute dtype `limit` is the largest."""
     kind: type[train.Trainer] = OnGrid if a.get("exact") else train.Trainer
     more = {"limit": limit} | ({"coded": _coded(a)} if a.get("exact") else {})
-    return train.run(**world_of(a), kind=type(kind.__name__, (kind,), more))
+    return train_passage.to_the_end(type(kind.__name__, (kind,), more)(**world_of(a)))
 
 
 def world_of(a: dict[str, Any]) -> dict[str, Any]:
@@ -63,11 +63,18 @@ def _run(a: Inputs) -> dict[str, Any]:
     refuse_run(a)
     run = run_of(a, float(np.finfo(np.float64 if a.rounded is binary64 else np.float32).max))
     return {
-        "losses": reals(run.losses),
-        "budgets": ids(run.budgets),
-        "delta_budgets": ids(run.delta_budgets),
-        "slots": [[ids(eta) for eta, _ in event] for event in run.events],
-        "bases": [[ids(b) for _, b in event] for event in run.events],
+        "budgets": ids(run.trainer.budgets),
+        "delta_budgets": ids(run.trainer.delta_budgets),
+        **of_steps(run),
+    }
+
+
+def of_steps(run: train_passage.Run) -> dict[str, Any]:
+    """Return what a run and a resumed run both give: losses, events and final weights."""
+    return {
+        "losses": reals(run.passage.losses),
+        "slots": [[ids(eta) for eta, _ in event] for event in run.passage.events],
+        "bases": [[ids(base) for _, base in event] for event in run.passage.events],
         "support": [ids(w) for w in run.final],
         "weights": [reals(w.values()) for w in run.final],
     }

@@ -6,21 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from conformance.answers.answer import Answer, Inputs, Refusal, answers, ids, reals
-from conformance.answers.train import refuse_run, world_of
-from conformance.oracle import files, second_reader, train, train_saved, train_state
+from conformance.answers.train import of_steps, refuse_run, world_of
+from conformance.oracle import files, second_reader, train, train_passage, train_saved, train_state
 from conformance.oracle.model import targets
 from conformance.oracle.select import binary64
 
 __all__ = ["raw_of", "resumed_from", "saved_after"]
 
-Told = tuple[train.Trainer, train_state.Passage, list[dict[int, float]]]
-"""A trainer, what it did after a state, and its final weights."""
 
-
-def saved_after(a: dict[str, Any]) -> tuple[float, train_state.Saved]:
+def saved_after(a: dict[str, Any]) -> tuple[float, train_passage.Saved]:
     """Return the smallest gap up to the step `stop` of the inputs of `state.write`, and the state there."""
     trainer = train.Trainer(**world_of(a))
-    saved = train_state.go_on(trainer, 0, [], a["stop"]).saved
+    saved = train_passage.go_on(trainer, 0, [], a["stop"]).saved
     return trainer.gap, saved
 
 
@@ -46,17 +43,17 @@ def _dtype(a: Inputs) -> str:
     return "float64" if a.rounded is binary64 else "float32"
 
 
-def raw_of(a: dict[str, Any], saved: train_state.Saved, dtype: str) -> NDArray[Any]:
+def raw_of(a: dict[str, Any], saved: train_passage.Saved, dtype: str) -> NDArray[Any]:
     """Return the file of a state of the run of these inputs, as bytes."""
     pieces = train_state.pieces(saved, targets(a["config"]), a["settings"], a["origin"], dtype)
     return np.frombuffer(pieces.pack(), dtype=np.uint8)
 
 
-def resumed_from(a: dict[str, Any], saved: train_state.Saved) -> Told:
+def resumed_from(a: dict[str, Any], saved: train_passage.Saved) -> train_passage.Run:
     """Return the rest of the run of the inputs of `state.resume` after a state."""
-    trainer = train_state.resumed(a["config"], a["tensors"], a["text"].tolist(), a["settings"], saved)
-    rest = train_state.go_on(trainer, saved.step, saved.sums, a["settings"]["steps"])
-    return trainer, rest, trainer.finish()
+    from_here = (saved.parts, (saved.rows, saved.columns))
+    trainer = train.Trainer.resumed(a["config"], a["tensors"], a["text"].tolist(), a["settings"], *from_here)
+    return train_passage.to_the_end(trainer, saved.step, saved.sums)
 
 
 @answers("state.resume")
@@ -67,12 +64,5 @@ def _resume(a: Inputs) -> dict[str, Any]:
     except second_reader.Refused as refused:
         # a byte of a section is one of its tensor, too
         raise Refusal(*{"FMT-090": ("FMT-090", "FMT-091")}.get(refused.clause, (refused.clause,))) from refused
-    _, rest, final = resumed_from(a, saved)
-    return {
-        "losses": reals(rest.losses),
-        "slots": [[ids(eta) for eta, _ in event] for event in rest.events],
-        "bases": [[ids(base) for _, base in event] for event in rest.events],
-        "starts": [ids(start) for start in rest.starts],
-        "support": [ids(w) for w in final],
-        "weights": [reals(w.values()) for w in final],
-    }
+    run = resumed_from(a, saved)
+    return of_steps(run) | {"starts": [ids(start) for start in run.passage.starts]}

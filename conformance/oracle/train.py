@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -13,7 +13,6 @@ from conformance.oracle import (
     train_window,
     update,
     update_adamw,
-    update_choices,
     update_counts,
     update_optimizers,
     update_schedule,
@@ -23,32 +22,7 @@ from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.model import Config, Decoder, targets
 from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.tape import Array, largest
-
-
-@dataclass
-class Run:
-    """The results of a run.
-
-    Attributes:
-        losses: the loss of every step.
-        events: one entry per event: for each target the positions of η and B after it.
-        states: the final state of each target.
-        budgets: K of each target.
-        delta_budgets: d_φ of each target.
-        final: the effective weights on the final support of each target.
-        gap: over all selections the smallest relative distance between the last chosen and the first rejected score.
-            Pairs that are both zero, and random scores, do not count.
-        moves: numbers of positions that were dropped, grown, cancelled and pruned, over all events.
-    """
-
-    losses: list[float]
-    events: list[list[tuple[list[int], list[int]]]]
-    states: list[Part]
-    budgets: list[int]
-    delta_budgets: list[int]
-    final: list[dict[int, float]]
-    gap: float
-    moves: dict[str, int]
+from conformance.oracle.train_settings import delta_budgets, hyper_of, kept_of, per_pool, rule_of, window_of
 
 
 @dataclass
@@ -101,46 +75,6 @@ class OneStep:
     gap: float
 
 
-def rule_of(settings: Any) -> update_choices.Rule:
-    """Return the rule of a run: the setting `rule`, or else the rule of the preset."""
-    rule = settings["rule"] if "rule" in settings else update_choices.rule_of(settings["preset"])
-    return rule | {name: getattr(hyper_of(settings), name) for name in ("beta1", "beta2", "momentum")}
-
-
-def hyper_of(settings: Any) -> update_optimizers.Hyper:
-    """Return the numbers of the optimizer of a run."""
-    names = update_optimizers.Hyper.__dataclass_fields__
-    return update_optimizers.Hyper(**{name: settings[name] for name in names if name in settings})
-
-
-def kept_of(settings: Any) -> tuple[str, ...]:
-    """Return the names of what optimizer and rule keep for a slot."""
-    origin = ("origin",) if rule_of(settings)["drop"] == "change" else ()
-    return (*update_optimizers.KEEPS[settings.get("optimizer", "adamw")], *origin)
-
-
-def delta_budgets(settings: Any, shapes: Sequence[tuple[int, int]], budgets: Sequence[int]) -> list[int]:
-    """Return d_φ of each target (DLT-002)."""
-    by = settings.get("budget_by", "numel")
-    amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
-    return update_counts.delta_budgets(by, amount, shapes, budgets)
-
-
-def due(settings: Any) -> dict[int, int]:
-    """Return the number of steps in the window of each event, by the step that the event follows."""
-    rule, every = rule_of(settings), settings["evolve_every"]
-    at, sums = update_schedule.all_events(
-        rule["events"], settings["steps"], every, rule["evolve_until"], settings["gradient_window"]
-    )
-    return dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
-
-
-def per_pool(scope: str, shape: tuple[int, ...], pattern: Sequence[int] | None, at: Iterable[int]) -> list[int]:
-    """Return how many of the positions lie in each row, in each group, or in the whole matrix (EVT-009)."""
-    width = {"row": shape[1], "group": pattern[1] if pattern else 0}.get(scope, 0) or shape[0] * shape[1]
-    return np.bincount([p // width for p in at], minlength=shape[0] * shape[1] // width).tolist()
-
-
 class Trainer:
     """A run and its current state; `settings` has the names of chapter 1 and TRN, its `rule` those of chapter 8.
 
@@ -172,6 +106,28 @@ class Trainer:
         self.parts = [self.part(i, []) for i in range(len(bases))]
         self.gap = float("inf")
         self.place()
+
+    @classmethod
+    def resumed(
+        cls,
+        config: Config,
+        tensors: dict[str, Array],
+        text: list[int],
+        settings: Any,
+        parts: Sequence[Part],
+        accumulators: tuple[list[list[float]], list[list[float]]],
+    ) -> Self:
+        """Return a trainer that continues a run from its targets and the accumulators r and c of SM3 alone."""
+        t = cls.__new__(cls)
+        t.config, t.tensors, t.text, t.s = config, dict(tensors), text, settings
+        t.rule, t.optimizer = rule_of(settings), settings.get("optimizer", "adamw")
+        t.pattern = tuple(settings["pattern"]) if settings.get("pattern") else None
+        t.names, t.shapes = targets(config), [part.shape for part in parts]
+        t.loaded = [part.base | dict.fromkeys(part.lost, 0.0) for part in parts]
+        t.parts, t.gap, (t.rows, t.columns) = list(parts), float("inf"), map(list, accumulators)
+        t.budgets = [len(loaded) for loaded in t.loaded]
+        t.delta_budgets = delta_budgets(settings, t.shapes, t.budgets)
+        return t
 
     def part(self, i: int, eta: list[int]) -> Part:
         """Return target i at load with these slots (DLT-001, DLT-005, EVT-009)."""
@@ -316,67 +272,6 @@ class Trainer:
         return [update.effective(part.base, part.phi) for part in self.parts]
 
 
-def run(
-    config: Config,
-    tensors: dict[str, Array],
-    masks: dict[str, list[int]],
-    text: list[int],
-    settings: dict[str, Any],
-    kind: type[Trainer] = Trainer,
-) -> Run:
-    """Train by the settings and return the results; `kind` may be a mutant."""
-    return finished(*before_finish(config, tensors, masks, text, settings, kind))
-
-
-Events = list[list[tuple[list[int], list[int]]]]
-
-
-def finished(trainer: Trainer, losses: list[float], events: Events, moves: dict[str, int]) -> Run:
-    """Run the last pass on a trainer after its last step, which changes it, and return the results of the run."""
-    final = trainer.finish()
-    return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
-
-
-def before_finish(
-    config: Config,
-    tensors: dict[str, Array],
-    masks: dict[str, list[int]],
-    text: list[int],
-    settings: dict[str, Any],
-    kind: type[Trainer] = Trainer,
-) -> tuple[Trainer, list[float], Events, dict[str, int]]:
-    """Take all steps but not the last pass, and return the trainer, losses, events and moves."""
-    trainer = kind(config, tensors, masks, text, settings)
-    rule, steps, events_at = trainer.rule, settings["steps"], due(settings)
-    losses: list[float] = []
-    events: Events = []
-    moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
-    recent: list[Step] = []
-    for step in range(1, steps + 1):
-        looked = trainer.look(step)
-        losses.append(looked.loss)
-        recent.append(looked)
-        further = trainer.looks(step)[1:] if step in events_at else []
-        if not (step in events_at and rule["event_replaces_step"]):
-            trainer.optimize(step, looked.gradients)
-        if step in events_at:
-            latest = recent[-events_at[step] :] + further
-            for one in trainer.event(step, [trainer.evidence(i, latest) for i in range(len(trainer.parts))]):
-                for name in moves:
-                    moves[name] += one.record[name]
-            events.append([(list(part.phi), sorted(part.base)) for part in trainer.parts])
-    return trainer, losses, events, moves
-
-
-def window_of(settings: Any, step: int) -> tuple[int, bool]:
-    """Return the number of earlier steps in the window of a step, and whether the window ends with it (TRN-005).
-
-    0 and False if the step is in no window.
-    """
-    inside = ((step - (end - n) - 1, step == end) for end, n in due(settings).items() if end - n < step <= end)
-    return next(inside, (0, False))
-
-
 def one_step(
     config: Config,
     tensors: dict[str, Array],
@@ -391,16 +286,8 @@ def one_step(
     earlier  sums over the earlier steps of the window, if an event follows this step; of the evidence of the event only
              ḡ and tokens include them
     """
-    trainer = Trainer.__new__(Trainer)
-    trainer.config, trainer.tensors, trainer.text, trainer.s = config, dict(tensors), text, settings
-    trainer.rule, trainer.optimizer, trainer.pattern = rule_of(settings), settings.get("optimizer", "adamw"), None
-    trainer.names = targets(config)
-    trainer.shapes = [part.shape for part in parts]
-    trainer.budgets = [part.budget[0] for part in parts]
-    trainer.delta_budgets = [part.delta_budget[0] for part in parts]
-    trainer.rows = [[0.0] * shape[0] for shape in trainer.shapes]
-    trainer.columns = [[0.0] * shape[1] for shape in trainer.shapes]
-    trainer.loaded, trainer.parts, trainer.gap = [part.base for part in parts], list(parts), float("inf")
+    nothing: list[list[float]] = [[] for _ in parts]
+    trainer = Trainer.resumed(config, tensors, text, settings, parts, (nothing, nothing))
     looked = trainer.look(step)
     trainer.optimize(step, looked.gradients)
     moved, evidence, outcomes = list(trainer.parts), list[Evidence](), list[events.Outcome]()

@@ -12,8 +12,9 @@ from conformance.oracle import second_reader
 from conformance.oracle.event import Part
 from conformance.oracle.event_evidence import asked_by
 from conformance.oracle.select_pools import RefusedError
-from conformance.oracle.train import due, kept_of, per_pool, rule_of, window_of
-from conformance.oracle.train_state import KEPT, Held, Saved, Sums, attributes, contents, settings_of
+from conformance.oracle.train_passage import Saved, Sums
+from conformance.oracle.train_settings import due, kept_of, per_pool, rule_of, window_of
+from conformance.oracle.train_state import KEPT, Held, attributes, contents, settings_of
 
 __all__ = ["read", "steps_of_window"]
 

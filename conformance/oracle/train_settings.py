@@ -1,10 +1,12 @@
-"""The settings, texts and windows that a run refuses before anything is computed (TRN-008, TRN-017, TRN-018)."""
+"""What follows from settings alone, and the settings and texts that a run refuses (TRN-008, TRN-017, TRN-018)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from conformance.oracle import update_choices
+import numpy as np
+
+from conformance.oracle import update_choices, update_counts, update_schedule
 from conformance.oracle.model import Config
 from conformance.oracle.select import Round
 from conformance.oracle.select_pools import RefusedError
@@ -15,10 +17,58 @@ _LEAST |= {"warmup": 0, "slot_warmup": 0, "length": 2}
 _CHOICES = ("initial_scope", "budget_by", "optimizer", "pattern", "slots", "rank")
 
 
+def rule_of(settings: Any) -> update_choices.Rule:
+    """Return the rule of a run: the setting `rule`, or else the rule of the preset."""
+    rule = settings["rule"] if "rule" in settings else update_choices.rule_of(settings["preset"])
+    return rule | {name: getattr(hyper_of(settings), name) for name in ("beta1", "beta2", "momentum")}
+
+
+def hyper_of(settings: Any) -> Hyper:
+    """Return the numbers of the optimizer of a run."""
+    names = Hyper.__dataclass_fields__
+    return Hyper(**{name: settings[name] for name in names if name in settings})
+
+
+def kept_of(settings: Any) -> tuple[str, ...]:
+    """Return the names of what optimizer and rule keep for a slot."""
+    origin = ("origin",) if rule_of(settings)["drop"] == "change" else ()
+    return (*KEEPS[settings.get("optimizer", "adamw")], *origin)
+
+
+def delta_budgets(settings: Any, shapes: Sequence[tuple[int, int]], budgets: Sequence[int]) -> list[int]:
+    """Return d_φ of each target (DLT-002)."""
+    by = settings.get("budget_by", "numel")
+    amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
+    return update_counts.delta_budgets(by, amount, shapes, budgets)
+
+
+def due(settings: Any) -> dict[int, int]:
+    """Return the number of steps in the window of each event, by the step that the event follows."""
+    rule, every = rule_of(settings), settings["evolve_every"]
+    at, sums = update_schedule.all_events(
+        rule["events"], settings["steps"], every, rule["evolve_until"], settings["gradient_window"]
+    )
+    return dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
+
+
+def per_pool(scope: str, shape: tuple[int, ...], pattern: Sequence[int] | None, at: Iterable[int]) -> list[int]:
+    """Return how many of the positions lie in each row, in each group, or in the whole matrix (EVT-009)."""
+    width = {"row": shape[1], "group": pattern[1] if pattern else 0}.get(scope, 0) or shape[0] * shape[1]
+    return np.bincount([p // width for p in at], minlength=shape[0] * shape[1] // width).tolist()
+
+
+def window_of(settings: Any, step: int) -> tuple[int, bool]:
+    """Return the number of earlier steps in the window of a step, and whether the window ends with it (TRN-005).
+
+    0 and False if the step is in no window.
+    """
+    inside = ((step - (end - n) - 1, step == end) for end, n in due(settings).items() if end - n < step <= end)
+    return next(inside, (0, False))
+
+
 def broken(s: dict[str, Any], rounded: Round) -> list[str]:
     """Return the clauses that settings break; `rounded` rounds to the compute dtype."""
-    rule = s["rule"] if "rule" in s else update_choices.rule_of(s["preset"])
-    hyper = {name: s.get(name, default) for name, default in vars(Hyper()).items()}
+    rule, hyper = rule_of(s), vars(hyper_of(s))
     at_most = s["evolve_every"] if rule["events"] == "period" else math.inf
     fits = {
         "TRN-008": all(s.get(name, 1) >= least for name, least in _LEAST.items() if name in s)

@@ -16,7 +16,7 @@ from conformance.answers.answer import ids, reals
 from conformance.answers.train import step_of
 from conformance.cases.case import Bound
 from conformance.cases.compare import RELATIVE, UNIT, compare
-from conformance.oracle import train, update, update_adamw, update_optimizers, update_schedule, update_scores
+from conformance.oracle import train_settings, update, update_adamw, update_optimizers, update_schedule, update_scores
 from conformance.oracle.event import Part
 
 __all__ = ["Own", "broken_step", "own_step"]
@@ -70,7 +70,7 @@ class Own:
     def __init__(self, inputs: dict[str, Any], dtype: str) -> None:
         self.unit, self.settings = UNIT[dtype], inputs["settings"]
         self.parts, self.step = step_of(inputs, dtype)
-        self.rule = train.rule_of(self.settings)
+        self.rule = train_settings.rule_of(self.settings)
         gradients = [*self.step.gradients, *(one.gradient for one in self.step.evidence)]
         self.off = NOISE * self.unit * max((abs(x) for g in gradients for x in g), default=0.0)
         tokens = [*self.step.tokens, *(one.tokens for one in self.step.evidence)]

@@ -10,6 +10,7 @@ from conformance.answers.train import described, world_of
 from conformance.oracle import prune, train
 from conformance.oracle.event import Part
 from conformance.oracle.model import Config, targets
+from conformance.oracle.train_passage import Run
 from conformance.properties.draws import Array, Draw, Many
 from conformance.properties.models import TINY, drawn_tensors
 
@@ -116,7 +117,7 @@ def asked(
     }
 
 
-def weakest(run: train.Run) -> float:
+def weakest(run: Run) -> float:
     """Return the smallest first moment of a slot with an age, relative to the largest; 0 if all are 0."""
-    sizes = [abs(x) for part in run.states for p, x in part.kept["m"].items() if part.kept["age"][p]]
+    sizes = [abs(x) for part in run.trainer.parts for p, x in part.kept["m"].items() if part.kept["age"][p]]
     return min(sizes) / max(sizes) if any(sizes) else 0.0

@@ -3,7 +3,7 @@
 from typing import Any
 
 from conformance.answers.train import part_of
-from conformance.oracle import train, update_choices
+from conformance.oracle import train_settings, update_choices
 from conformance.properties.anchored import Own, own_step
 from conformance.properties.draws import Draw
 from conformance.properties.models import TINY
@@ -66,7 +66,7 @@ def _anchored(d: Draw, t: Trial) -> None:
     settings, world = _settings(d, layers), drawn_world(d, TINY | {"num_hidden_layers": layers})
     parts, earlier, events = started(world, settings), None, 0
     for step in range(1, settings["steps"] + 1):
-        before, ends = train.window_of(settings, step)
+        before, ends = train_settings.window_of(settings, step)
         earlier = earlier if before else None
         inputs = asked(world, parts, settings, step, earlier if ends else None)
         answers = t.related("one step of training", ("train.step", inputs))

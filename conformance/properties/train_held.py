@@ -61,7 +61,7 @@ def _held(d: Draw, t: Trial) -> None:
         }
         inputs = held_as(form, drawn_world(d, TINY)) | {"settings": settings} | ({"exact": 1} if exact else {})
         run, sure = run_of(inputs), None
-        if weakest(run) > LEAST and run.gap >= GAP:
+        if weakest(run) > LEAST and run.trainer.gap >= GAP:
             # the weights of targets lie on a grid, so that only the other parameters are moved
             others = {name: tensor for name, tensor in inputs["tensors"].items() if name not in inputs["stored"]}
 

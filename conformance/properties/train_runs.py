@@ -4,7 +4,8 @@ from typing import Any
 
 from conformance.answers import answer
 from conformance.answers.train import run_of
-from conformance.oracle import train, update_choices
+from conformance.oracle import update_choices
+from conformance.oracle.train_passage import Run
 from conformance.properties.draws import Draw
 from conformance.properties.models import OFF, TINY, ask_until_sure, surely
 from conformance.properties.runs import GAP, LEAST, SETTINGS, drawn_world, weakest
@@ -56,7 +57,7 @@ def _run(d: Draw, t: Trial) -> None:
         inputs = drawn_world(d, TINY) | {"settings": settings}
         run = run_of(inputs)
         # neighbours alone do not suffice, because AdamW's steps have nearly one size and rounding may turn a choice
-        sure = _of_neighbours(d, inputs) if weakest(run) > LEAST and run.gap >= GAP else None
+        sure = _of_neighbours(d, inputs) if weakest(run) > LEAST and run.trainer.gap >= GAP else None
         t.saw("events", sure is not None and sure["slots"])
         return inputs, sure
 
@@ -101,18 +102,18 @@ def _ends(d: Draw, t: Trial) -> None:
             settings |= {"lr": 2.0**-8, "gradient_window": 1, "drop_fraction": 0.5} | more
             inputs = drawn_world(d, TINY) | {"settings": settings}
             run = run_of(inputs)
-            if weakest(run) <= LEAST or run.gap < GAP or not (_outside(run, inputs["stored"]) or _pruned(run)):
+            if weakest(run) <= LEAST or run.trainer.gap < GAP or not (_outside(run, inputs["stored"]) or _pruned(run)):
                 return inputs, None
             return inputs, _of_neighbours(d, inputs)
 
         ask_until_sure(t, "train.run", draw, what)
 
 
-def _outside(run: train.Run, stored: dict[str, Any]) -> bool:
+def _outside(run: Run, stored: dict[str, Any]) -> bool:
     """Return whether a slot lies where no weight was stored at load."""
-    return any(p not in at for at, part in zip(stored.values(), run.states, strict=True) for p in part.phi)
+    return any(p not in at for at, part in zip(stored.values(), run.trainer.parts, strict=True) for p in part.phi)
 
 
-def _pruned(run: train.Run) -> bool:
+def _pruned(run: Run) -> bool:
     """Return whether the last pass of a run prunes."""
-    return any(len(w) < len(s.base.keys() | s.phi.keys()) for w, s in zip(run.final, run.states, strict=True))
+    return any(len(w) < len(s.base.keys() | s.phi.keys()) for w, s in zip(run.final, run.trainer.parts, strict=True))

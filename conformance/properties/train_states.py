@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from conformance.answers.train_state import raw_of, resumed_from, saved_after
-from conformance.oracle import train_state, update_choices
+from conformance.oracle import update_choices
 from conformance.oracle.event import Part
 from conformance.oracle.event_evidence import asked_by
 from conformance.oracle.model import targets
-from conformance.oracle.train import due, rule_of
+from conformance.oracle.train_passage import Saved, Sums
 from conformance.oracle.train_saved import steps_of_window
+from conformance.oracle.train_settings import due, rule_of
 from conformance.properties.draws import Draw
 from conformance.properties.models import TINY
 from conformance.properties.runs import GAP, SETTINGS, SMALLEST, World, drawn_world, rounded, started
@@ -54,9 +55,7 @@ def written(world: World, settings: dict[str, Any], stop: int) -> dict[str, Any]
     return world | {"settings": settings, "origin": ORIGIN, "stop": stop}
 
 
-def resuming(
-    world: World, settings: dict[str, Any], saved: train_state.Saved, dtype: str = "float32"
-) -> dict[str, Any]:
+def resuming(world: World, settings: dict[str, Any], saved: Saved, dtype: str = "float32") -> dict[str, Any]:
     """Return the inputs of `state.resume`, with zeros for the targets, which a run reads from the state."""
     zeros = {name: np.zeros_like(world["tensors"][name]) for name in targets(world["config"])}
     inputs = {name: world[name] for name in ("config", "text")} | {"tensors": world["tensors"] | zeros}
@@ -64,7 +63,7 @@ def resuming(
     return inputs | {"raw": raw_of(inputs, saved, dtype)}
 
 
-def in_binary32(saved: train_state.Saved) -> train_state.Saved:
+def in_binary32(saved: Saved) -> Saved:
     """Return a state rounded to binary32, so that runs in every dtype resume from the same numbers."""
 
     def narrow(values: list[float]) -> list[float]:
@@ -72,12 +71,12 @@ def in_binary32(saved: train_state.Saved) -> train_state.Saved:
 
     names = ("gradient", "absolute", "square", "inputs", "tokens")
     narrowed = [{name: narrow(getattr(one, name)) for name in names} for one in saved.sums]
-    sums = [train_state.Sums(**(vars(one) | values)) for one, values in zip(saved.sums, narrowed, strict=True)]
+    sums = [Sums(**(vars(one) | values)) for one, values in zip(saved.sums, narrowed, strict=True)]
     rows, columns = [narrow(x) for x in saved.rows], [narrow(x) for x in saved.columns]
-    return train_state.Saved(saved.step, [rounded(part) for part in saved.parts], rows, columns, sums)
+    return Saved(saved.step, [rounded(part) for part in saved.parts], rows, columns, sums)
 
 
-def is_weak(saved: train_state.Saved) -> bool:
+def is_weak(saved: Saved) -> bool:
     """Return whether a moment is noise beside those of its matrix, or a matrix's moments beside those of the others."""
     for name in ("m", "u"):
         matrices = [sizes for part in saved.parts if (sizes := [abs(x) for x in part.kept.get(name, {}).values() if x])]
@@ -155,9 +154,7 @@ def _invented(d: Draw, part: Part, step: int) -> Part:
     return replace(part, base=base, phi=real(0.125), kept=kept, lost=frozenset(gone))
 
 
-def _sums(
-    d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None, kinds: set[str]
-) -> train_state.Sums:
+def _sums(d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None, kinds: set[str]) -> Sums:
     """Return random sums of a window of `steps` steps; squares of tokens only if `kinds` has them."""
     numel, columns = math.prod(part.shape), part.shape[1]
     g = [float(np.float32(x / 8)) for x in d.real((numel,))]
@@ -165,7 +162,7 @@ def _sums(
     absolute = [float(np.float32(abs(a) + b)) for a, b in zip(g, more, strict=True)]
     square = [float(np.float32(a * a)) for a in absolute]
     x = [float(np.float32(abs(x) + 0.5)) for x in d.real((columns,))]
-    return train_state.Sums(steps, rows, g, absolute, square, x, chosen, square[::-1] if "tokens" in kinds else [])
+    return Sums(steps, rows, g, absolute, square, x, chosen, square[::-1] if "tokens" in kinds else [])
 
 
 @property_of(
@@ -184,7 +181,7 @@ def _any_state(d: Draw, t: Trial) -> None:
     passed = any(end <= step for end in due(settings))
     start = started(world, settings)
     parts = [replace(_invented(d, part, step), first=not passed) for part in start]
-    n, sums = steps_of_window(settings, step), list[train_state.Sums]()
+    n, sums = steps_of_window(settings, step), list[Sums]()
     for part, slots in zip(parts, start, strict=True) if n else ():
         by_first, d_phi = rule["candidates"] == "first-step", sum(slots.delta_budget)
         chosen = frozenset(d.some(range(math.prod(part.shape)), d_phi)) if by_first else None
@@ -195,14 +192,14 @@ def _any_state(d: Draw, t: Trial) -> None:
         return [float(np.float32(abs(x) / 16 + 2.0**-8)) if sm3 else 0.0 for x in d.real((n,))]
 
     rows, columns = ([accumulators(part.shape[axis]) for part in parts] for axis in (0, 1))
-    saved = train_state.Saved(step, parts, rows, columns, sums)
+    saved = Saved(step, parts, rows, columns, sums)
     inputs = resuming(world, settings, saved, t.dtype)
-    trainer, rest, _ = resumed_from(inputs, saved)
-    t.saw("too close to decide", trainer.gap < GAP)
-    if trainer.gap < GAP:
+    rest = resumed_from(inputs, saved)
+    t.saw("too close to decide", rest.trainer.gap < GAP)
+    if rest.trainer.gap < GAP:
         return
     t.saw("a state inside a window", n)
-    t.saw("an event", rest.events)
+    t.saw("an event", rest.passage.events)
     t.saw("weights that have left the base", any(part.lost for part in parts))
     t.case("state.resume", inputs, dtypes=(t.dtype,))
 

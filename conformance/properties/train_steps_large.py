@@ -123,9 +123,9 @@ def _run(d: Draw, t: Trial) -> None:
         settings |= {"length": beyond(d, 128), "steps": 3, "lr": 2.0**-12, "density": 0.5, "drop_fraction": 1.0}
         inputs = _long_world(d) | {"settings": settings}
         run = run_of(inputs)
-        if weakest(run) > LEAST and run.gap >= GAP and run.events:
+        if weakest(run) > LEAST and run.trainer.gap >= GAP and run.passage.events:
             t.saw("rows of more than 128 tokens", settings["length"] > 128)
-            t.saw("events", run.moves["grown"])
+            t.saw("events", run.passage.moves["grown"])
             t.case("train.run", inputs)
             break
 
@@ -159,7 +159,7 @@ def _held(d: Draw, t: Trial) -> None:
         settings |= {"preset": "seft", "initial_scope": "active", "budget_by": "numel", "optimizer": "adamw"}
         inputs = held_as("int8", drawn_world(d, TINY) | {"text": _text(d, TINY)}) | {"settings": settings}
         run = run_of(inputs)
-        if weakest(run) > LEAST and run.gap >= GAP:
+        if weakest(run) > LEAST and run.trainer.gap >= GAP:
             t.saw("more than 512 tokens", settings["rows"] * settings["length"] > 512)
             t.saw("codes")
             # CKP-008: such a run computes in float32

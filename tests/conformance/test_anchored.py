@@ -7,7 +7,7 @@ import pytest
 
 from conformance.cases.case import Case
 from conformance.judge.harness import prepared_inputs
-from conformance.oracle import train
+from conformance.oracle import train_settings
 from conformance.properties.anchored import Own, broken_step
 from conformance.properties.draws import Counted
 from conformance.properties.models import TINY
@@ -104,7 +104,7 @@ def test_GRD_008_a_window_of_several_steps_is_told_step_by_step(more, dtype):
     parts = started(world, settings)
     earlier, told = None, 0
     for step in range(1, 7):
-        before, ends = train.window_of(settings, step)
+        before, ends = train_settings.window_of(settings, step)
         given = asked(world, parts, settings, step, (earlier if before else None) if ends else None)
         assert broken_step(given, answer_to(given, dtype), dtype) == ""
         told += "window_tokens" in given["parts"][0]
