@@ -1,12 +1,14 @@
-"""Make the tables of reference pages from code, and one of results: python docs/tables.py writes them into their pages.
+"""Make the tables of reference pages from code, and some of results: python docs/tables.py writes them into pages.
 
 A table stands between `<!-- table NAME -->` and `<!-- end -->`. A test compares it with the code.
 """
 
 import ast
+import csv
 import inspect
 import json
 import math
+import re
 import sys
 import textwrap
 from collections import defaultdict
@@ -17,12 +19,16 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args, get_type_hints
+from urllib.request import urlopen
 
 import typer
+from jsonschema import Draft202012Validator, ValidationError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # benchmarks and experiments are not installed
 
 from benchmarks.page import TABLE
+from conformance.cases.ops import PROFILES
+from conformance.command.export import SCHEMAS
 from experiments.cost_page import seconds_a_step
 from experiments.statistics import paired, paired_percent, percent_told
 from seft_cli.app import COMMANDS
@@ -33,8 +39,12 @@ from seft_ref.update.presets import PRESETS
 from seft_ref.update.rules import CLAUSE_OF, Rule
 
 DOCS = Path(__file__).parent
-PAGES = tuple(DOCS / name for name in ("reference/command-line.md", "reference/presets.md", "paper.md"))
+PAGES = tuple(
+    DOCS / name for name in ("reference/command-line.md", "reference/presets.md", "paper.md", "results/ports.md")
+)
 """The pages that hold the tables."""
+PORTS = DOCS / "results" / "ports"
+"""The first lines of reports of ports, and list.csv with a line for each port."""
 EXPERIMENTS = DOCS / "results" / "experiments"
 REPAIRED = {
     "70 %": "recovery",
@@ -185,6 +195,83 @@ def multiple(arm: str, numbers: Mapping[str, Mapping[int, float]]) -> str:
     return f"{math.exp(paired(*logs).mean):.2f}"
 
 
+def ports() -> str:
+    """Return the table of ports: versions, day and verdict of each."""
+    rows = []
+    for line, header in reports():
+        port = header["port"]
+        others = (f"{name} {port[name]}" for name in ("torch", "jax") if name in port)
+        cells = (port.get("version", ""), ", ".join((port.get("language", ""), *others)), header["kit"])
+        digest, day = header["kit_sha256"][:8], header["started"][:10]
+        rows.append(
+            (line["port"], *map(plain, cells), plain(digest), plain(day), plain(outcome_of(header)), line["contact"])
+        )
+    return table(("port", "version", "language", "kit", "its digest", "day", "verdict", "contact"), rows)
+
+
+def profiles() -> str:
+    """Return the table of profiles: the numeric classes in which each port passed them."""
+    told = [(line["port"], header["options"]["profiles"], header["verdict"]) for line, header in reports()]
+    rows = [
+        (
+            f"`{name}`",
+            *(
+                plain(", ".join(verdict["classes"].get(name, ["not passed"]))) if name in asked else ""
+                for _, asked, verdict in told
+            ),
+        )
+        for name in PROFILES
+    ]
+    return table(("profile", *(port for port, _, _ in told)), [row for row in rows if any(row[1:])])
+
+
+def reports() -> list[tuple[dict[str, str], dict[str, Any]]]:
+    """Return the lines of the list of ports, each with the header of its report."""
+    with (PORTS / "list.csv").open(encoding="utf-8", newline="") as file:
+        return [(line, header_of(**line)) for line in csv.DictReader(file)]
+
+
+def header_of(port: str, report: str, contact: str) -> dict[str, Any]:
+    """Return the first line of a report.jsonl; one from the network is kept as a file, which is read the next time.
+
+    Raises:
+        SystemExit: it is no header of a report; the line names the port and its contact.
+    """
+    away = report.startswith("https://")
+    path = PORTS / (f"{re.sub('[^a-z0-9]+', '-', port.lower())}.json" if away else report)
+    try:
+        if away and not path.exists():
+            with urlopen(report, timeout=60) as answer:  # noqa: S310  its address begins with https
+                line = answer.readline(1 << 20)
+        else:
+            line = path.read_bytes().split(b"\n", 1)[0] + b"\n"
+        header = json.loads(line)
+        schema = json.loads((SCHEMAS / "report.schema.json").read_text(encoding="utf-8"))
+        Draft202012Validator(schema | {"oneOf": [{"$ref": "#/$defs/header"}]}).validate(header)
+    except (OSError, ValueError, ValidationError) as error:
+        reason = f"{error.json_path}: {error.message}" if isinstance(error, ValidationError) else str(error)
+        raise SystemExit(
+            f"{report} of {port} ({contact}) does not begin with the header of a report: {reason}"
+        ) from error
+    if away:
+        path.write_bytes(line)
+    return header
+
+
+def outcome_of(header: Mapping[str, Any]) -> str:
+    """Return conformant, not conformant or no claim, with what a claim has to say of a port (PRT-010, PRT-013)."""
+    if not header["verdict"]["conformant"]:
+        return header["verdict"]["badge"]
+    frozen = re.search(r"frozen cases only: [^(]*[^( ]", header["verdict"]["line"])
+    limits = ["" if header["deterministic"] else "not deterministic", "" if header["zstd"] else "without zstd"]
+    return ", ".join(filter(None, ["conformant", *limits, frozen[0] if frozen else ""]))
+
+
+def plain(text: object) -> str:
+    """Return a text of a report without what Markdown or HTML would read in it."""
+    return " ".join(re.sub(r"[^\w .,:+()-]", "", str(text)).split())[:100]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "commands": commands,
     "presets": presets,
@@ -192,6 +279,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "choices": choices,
     "settings": settings,
     "repair": repair,
+    "ports": ports,
+    "profiles": profiles,
 }
 """Name of a table in its mark -> the function that makes it."""
 

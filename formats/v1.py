@@ -238,6 +238,8 @@ class PartReader:
         self._file = MappedFile(path, may_be_packed=True)
         what = f"the header of {path.name}"
         header = self._header(what)
+        if isinstance(header, dict) and not isinstance(header.get("__metadata__", {}), dict):
+            raise FormatError("FMT-029", f"{what} has a __metadata__ that is not an object")
         metadata, sections = container.parse_sections(header, what)
         self.manifest, self.root = _manifest(metadata, path.name)
         data_bytes = self._file.size - self._file.data_start

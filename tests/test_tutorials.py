@@ -1,5 +1,7 @@
 """The commands of tutorials and of the README are typed as they stand, and print what the page shows."""
 
+import io
+import json
 import os
 import re
 import runpy
@@ -165,7 +167,7 @@ def test_figures_of_the_manual_are_drawn_from_its_results(program, folder, names
         assert old == new, f"run `python docs/figures/{program}`"
 
 
-@pytest.mark.parametrize("page", ["reference/command-line", "reference/presets", "paper"])
+@pytest.mark.parametrize("page", ["reference/command-line", "reference/presets", "paper", "results/ports"])
 def test_tables_of_a_page_are_those_of_the_code_and_of_results(page):
     filled = runpy.run_path(str(ROOT / "docs" / "tables.py"))["filled"]
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
@@ -178,3 +180,50 @@ def test_the_counts_of_the_page_on_judging_are_those_of_the_kit():
     everything = cases + sum(one.profile == "core" for one in PROPERTIES.values()) + len(CHECKS)
     assert f"properties unsupported of {cases} (SPEC" in text
     assert f"\n{everything} passed, 0 failed, 0 skipped" in text
+
+
+@pytest.fixture
+def tables(tmp_path, monkeypatch):
+    """The namespace of docs/tables.py, with a list of ports in another folder."""
+    names = runpy.run_path(str(ROOT / "docs" / "tables.py"))
+    for path in (ROOT / "docs" / "results" / "ports").glob("*.json"):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setitem(names["reports"].__globals__, "PORTS", tmp_path)
+    return names
+
+
+def test_a_report_from_the_network_is_fetched_once_and_shown_as_text(tables, tmp_path, monkeypatch):
+    header = json.loads((tmp_path / "c.json").read_text())
+    header["port"] |= {"version": "[1](x)|<b>", "language": "Zig\n\n# 0.14"}
+    whole = json.dumps(header).encode() + b"\n" + b'{"type": "case"}\n'
+    asked = []
+    fetch = lambda address, timeout: asked.append(address) or io.BytesIO(whole)  # noqa: E731
+    monkeypatch.setitem(tables["header_of"].__globals__, "urlopen", fetch)
+    (tmp_path / "list.csv").write_text("port,report,contact\nMy Zig,https://example.org/report.jsonl,me\n")
+    (_, _, line), *_ = ([*tables["ports"]().splitlines()] for _ in range(2))
+    assert line.startswith("| My Zig | 1(x)b | Zig 0.14 | 1.0-r1 |")
+    assert tables["profiles"]().splitlines()[0] == "| profile | My Zig |"
+    assert asked == ["https://example.org/report.jsonl"]
+    assert json.loads((tmp_path / "my-zig.json").read_text()) == header
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"type": "footer"}', "<html>"])
+def test_a_port_without_a_report_is_named(tables, tmp_path, content):
+    (tmp_path / "x.json").write_text(content)
+    (tmp_path / "list.csv").write_text("port,report,contact\nMine,x.json,me@example.org\n")
+    with pytest.raises(SystemExit, match=r"x.json of Mine \(me@example.org\) does not begin with the header"):
+        tables["ports"]()
+
+
+def test_a_port_that_passes_some_profiles_shows_which(tables, tmp_path):
+    header = json.loads((tmp_path / "c.json").read_text())
+    header["verdict"] |= {"conformant": False, "badge": "not conformant", "claimable": ["core"]}
+    header["verdict"]["classes"] = {"core": ["fp32"]}
+    (tmp_path / "c.json").write_text(json.dumps(header))
+    (tmp_path / "list.csv").write_text("port,report,contact\nC,c.json,me\n")
+    assert "| not conformant | me |" in tables["ports"]()
+    assert tables["profiles"]().splitlines()[2:] == [
+        "| `core` | fp32 |",
+        "| `kernels` | not passed |",
+        "| `ckpt-read` | not passed |",
+    ]

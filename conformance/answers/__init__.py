@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conformance.answers.answer import ANSWERS, Answer, Inputs, Refusal
-from conformance.oracle import update_scores
+from conformance.oracle import second_reader, update_scores
 from conformance.oracle.select import binary64
 from conformance.oracle.select_pools import RefusedError
 from conformance.protocol.port import Refused, Unsupported
@@ -48,6 +48,8 @@ def answer(op: str, inputs: dict[str, Any], dtype: str = "float64") -> Answer:
         made = ANSWERS[op](Inputs(inputs, _ROUNDED[dtype]))
     except Refusal as refusal:
         return Answer(refused=refusal.clauses)
+    except second_reader.Refused as refused:
+        return Answer(refused=refused.clauses.split())
     except RefusedError as refused:
         return Answer(refused=str(refused).split(":")[0].split())
     return made if isinstance(made, Answer) else Answer(made)

@@ -35,8 +35,8 @@ def _write(a: Inputs) -> Answer:
         for name, one in train_state.contents(saved, names, settings, "float64").items()
     }
     attributes = files.text(train_state.attributes(saved, names, settings, a["origin"]))
-    told = {"attributes": attributes, "settings": train_state.settings_of(settings), "tensors": tensors}
-    return Answer({"raw": told}, written={"raw": raw_of(a, saved, _dtype(a))})
+    whole = {"attributes": attributes, "settings": train_state.settings_of(settings), "tensors": tensors}
+    return Answer({"raw": whole}, written={"raw": raw_of(a, saved, _dtype(a))})
 
 
 def _dtype(a: Inputs) -> str:

@@ -196,16 +196,23 @@ def ask(
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that does not exist yet.")], only: Only = None
+    archive: Annotated[
+        Path | None,
+        typer.Argument(metavar="ARCHIVE", help=f"A file that does not exist yet; default {exports.ARCHIVE}."),
+    ] = None,
+    only: Only = None,
 ) -> None:
-    """Write every case in the encoding of the protocol, one file each, for ports that cannot be a child process."""
-    _require_absent(folder)
+    """Write the cases as an archive of JSON files, for porters in any language, and its SHA-256 beside it."""
+    if only and archive is None:
+        _stop(f"export --only leaves cases out, so name the archive: {exports.ARCHIVE} has all of them", USAGE)
+    archive = archive or exports.ARCHIVE
+    _require_absent(archive)
     try:
         cases = chosen(load_all(), Options(only=tuple(only or ())))
     except Unusable as error:
         _stop(str(error), USAGE)
-    exports.write(folder, cases)
-    console.print(f"wrote {len(cases)} cases to {folder}")
+    exports.write(archive, cases)
+    console.print(f"wrote {len(cases)} cases to {archive}")
 
 
 @app.command()

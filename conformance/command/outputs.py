@@ -37,12 +37,12 @@ def check_page(page: Path) -> str:
     return ""
 
 
-def check_new(folder: Path) -> str:
-    """Return an error text if a folder exists or cannot be made, else an empty text."""
-    if os.path.lexists(folder):
-        return f"{folder} exists; name a folder that does not"
+def check_new(path: Path) -> str:
+    """Return an error text if a file or folder exists or cannot be made, else an empty text."""
+    if os.path.lexists(path):
+        return f"{path} exists; name one that does not"
     try:
-        check_place(folder)
+        check_place(path)
     except OSError as error:
         return str(error)
     return ""

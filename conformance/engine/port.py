@@ -1,6 +1,7 @@
 """Our engine as a port: one function for each operation, each a few calls into seft_ref."""
 
 import copy
+import platform
 from collections.abc import Callable
 from typing import Any
 
@@ -101,7 +102,7 @@ class EnginePort:
 
     def describe(self) -> dict[str, Any]:
         """Return the hello of the engine: name, operations with their classes, and flags (PRT-004)."""
-        port = {"name": self.name, "version": __version__, "language": "Python"}
+        port = {"name": self.name, "version": __version__, "language": f"Python {platform.python_version()}"}
         return {
             "port": port,
             "ops": {op: list(self._classes) for op in self.ops},

@@ -10,8 +10,9 @@ from random import Random
 from typing import Any
 
 from conformance.fuzz import grow, mutate
-from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts, spell
+from conformance.fuzz.parts import CONTENT, NOTHING, SECTIONS, Parts
 from conformance.fuzz.strings import a_string
+from conformance.oracle import files
 from conformance.oracle.files import Pieces
 
 WHOLE, INDEX = "model.sparse.safetensors", "model.sparse.index.json"
@@ -55,7 +56,7 @@ class Folder:
             }
             for change in self.of_index:
                 index = change(index)
-            text = spell(index).encode("utf-8", "surrogatepass")
+            text = files.text(index).encode("utf-8", "surrogatepass")
             for respell in self.of_index_text:
                 text = respell(text)
             tree[INDEX] = text

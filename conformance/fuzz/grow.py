@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from conformance.oracle import files
-from conformance.oracle.files import BITS, Pieces, Tensor
+from conformance.oracle.files import BITS, Pieces, Tensor, on
 
 MOST = 120
 """The most positions of an ordinary tensor. Small tensors reach the same rules as large ones, and are read faster."""
@@ -83,10 +83,10 @@ def tensor(chance: Random, dtype: str | None = None) -> tuple[Tensor, str]:
         return far(chance, dtype), "varint"
     if chance.random() < 0.3:
         shape, pattern, at = regular(chance)
-        return _on(dtype, shape, at, bits_of(chance, dtype, len(at)), pattern), "nm"
+        return on(dtype, shape, at, bits_of(chance, dtype, len(at)), pattern=pattern), "nm"
     shape = shape_of(chance, 1)
     at = support_of(chance, shape)
-    stored = _on(dtype, shape, at, bits_of(chance, dtype, len(at)))
+    stored = on(dtype, shape, at, bits_of(chance, dtype, len(at)))
     rows, columns = prod(shape[:-1]), shape[-1]
     able = ["gap8", "varint", "csr"]
     able = [code for code in able if code != "gap8" or prod(shape) < 2**20]
@@ -102,11 +102,7 @@ def far(chance: Random, dtype: str) -> Tensor:
     rows, columns = chance.choice((16, 1000, 65536, 2**18 + 1)), 2**31 - 1
     at = {rows * columns - 1 - chance.randrange(3), *(chance.randrange(rows * columns) for _ in range(4))}
     positions = sorted(at if chance.random() < 0.5 else {*range(4), max(at)})
-    return _on(dtype, (rows, columns), positions, bits_of(chance, dtype, len(positions)))
-
-
-def _on(dtype: str, shape: tuple[int, ...], at: list[int], bits: bytes, pattern: Any = None) -> Tensor:
-    return Tensor(dtype, shape, bits, tuple(divmod(p, max(shape[-1], 1)) for p in at), pattern)
+    return on(dtype, (rows, columns), positions, bits_of(chance, dtype, len(positions)))
 
 
 def names(chance: Random, count: int) -> list[str]:
@@ -188,4 +184,4 @@ def _agree(chance: Random, stored: dict[str, Tensor], encodings: dict[str, str])
         if other is not None and other.shape and prod(other.shape) <= MOST:
             free = [at for at in range(prod(other.shape)) if divmod(at, other.shape[-1]) not in (other.support or ())]
             at = sorted(chance.sample(free, len(free) // 2)) if other.support is not None else []
-            stored[key], encodings[key] = _on("NONE", other.shape, at, b""), "csr"
+            stored[key], encodings[key] = on("NONE", other.shape, at, b""), "csr"

@@ -12,8 +12,8 @@ from conformance.fuzz import chains, grow
 from conformance.fuzz.chains import Scenario
 from conformance.fuzz.judge import Verdict
 from conformance.fuzz.mutate import mutate
-from conformance.fuzz.parts import CONTENT, NOTHING, Parts, spell, take_apart
-from conformance.oracle.files import Section
+from conformance.fuzz.parts import CONTENT, NOTHING, Parts, take_apart
+from conformance.oracle.files import Section, text
 
 BLOCK, POOL = 4000, 80
 """BLOCK executions in a row mutate files of the same POOL of random ones."""
@@ -100,7 +100,7 @@ class Inputs:
         if block != self._block:
             chance = self.chance(-1, block)
             checkpoints = [grow.checkpoint(chance, 0.1) for _ in range(POOL)]
-            self._pool = [Seed(spell(p.manifest), tuple(p.sections)) for p in checkpoints]
+            self._pool = [Seed(text(p.manifest), tuple(p.sections)) for p in checkpoints]
             self._block = block
         return self._pool
 
@@ -133,7 +133,7 @@ def seed_of(raw: bytes) -> Seed | None:
         parts.pack()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return None
-    return Seed(spell(parts.manifest), tuple(parts.sections))
+    return Seed(text(parts.manifest), tuple(parts.sections))
 
 
 class FolderInputs:

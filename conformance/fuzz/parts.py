@@ -9,7 +9,6 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from hashlib import sha256
 from itertools import islice, pairwise
 from math import comb, prod
 from typing import Any
@@ -63,50 +62,17 @@ class Parts:
         if self.seal >= CONTENT:
             for name, entry in self.entries.items():
                 seal_content(entry, self.of(name))
-        manifest = spell(self.manifest)
+        manifest = files.text(self.manifest)
         for respell in self.of_texts:
             manifest = respell(manifest)
-        header, data = layout(manifest, self.sections, self.pad)
+        header, data = files.layout(manifest, self.sections, self.pad)
         for change in self.of_header:
             change(header)
-        text = spell(header)
+        text = files.text(header)
         for respell in self.of_header_text:
             text = respell(text)
         raw = text.encode("utf-8", "surrogatepass")
-        return (self.frame or frame)(raw) + data + self.tail
-
-
-def spell(value: Any) -> str:
-    """Return the canonical text of a value (FMT-028)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def frame(raw: bytes) -> bytes:
-    """Return the length and the text of a header, padded with spaces (FMT-020, FMT-022, FMT-023)."""
-    size = max(1024, 1 << (8 + len(raw) - 1).bit_length())
-    return struct.pack("<Q", size - 8) + raw.ljust(size - 8)
-
-
-def layout(manifest: str, sections: list[Section], pad: bytes) -> tuple[Header, bytes]:
-    """Return the header for sections in this order, and the bytes after it (FMT-029, FMT-030, FMT-034)."""
-    raw = manifest.encode("utf-8", "surrogatepass")
-    header: Header = {
-        "__metadata__": {"format": "pt", "seft.manifest": manifest, "seft.manifest.sha256": sha256(raw).hexdigest()}
-    }
-    data = bytearray()
-    for s in sections:
-        begin = len(data)
-        data += s.stored
-        kind = (
-            {"dtype": "U8", "shape": [len(s.stored)]} if s.frame is not None else {"dtype": s.dtype, "shape": s.shape}
-        )
-        header[s.name] = {"data_offsets": [begin, len(data)]} | kind
-        missing = -len(data) % 64
-        if missing:
-            offsets = [len(data), len(data) + missing]
-            header[f"{s.name}#pad"] = {"data_offsets": offsets, "dtype": "U8", "shape": [missing]}
-            data += pad * missing
-    return header, bytes(data)
+        return (self.frame or files.frame)(raw) + data + self.tail
 
 
 def take_apart(raw: bytes) -> Parts:

@@ -5,9 +5,9 @@ import struct
 from collections.abc import Callable
 from random import Random
 
-from conformance.fuzz import parts as taking
 from conformance.fuzz.parts import Parts
 from conformance.fuzz.strings import INTEGERS
+from conformance.oracle import files
 
 _NUMBER, _WORD, _EMPTY = r"\b[0-9]+\b", r'(?<=")[a-z](?=[a-z])', r"\{\}|\[\]"
 _DEEP = tuple(
@@ -71,7 +71,7 @@ def _framed(chance: Random) -> Callable[[bytes], bytes]:
     """Return a function that frames a header with a wrong length, padding or byte (FMT-020 to FMT-023)."""
 
     def frame(raw: bytes) -> bytes:
-        legal = taking.frame(raw)
+        legal = files.frame(raw)
         size = len(legal)
         kind = chance.randrange(7)
         if kind == 0:

@@ -286,6 +286,12 @@ class Run:
             return ()
         return tuple(p for p in self.profiles if self._holds(p))
 
+    def classes_of(self, profile: str) -> tuple[str, ...]:
+        """Return the numeric classes in which a profile was judged; only kernels have cases in 16 bits (PRT-011)."""
+        arrays = [r.case for r in self.of_profile(profile) if OPS[r.case.op].kind != "scalar"]
+        asked = {name for case in arrays for name in classes_of(case, self.classes)}
+        return tuple(name for name in self.classes if name in asked or not arrays)
+
     def _belongs(self, result: Result) -> bool:
         return bool(profiles_of_case(result.case) & set(self.profiles))
 

@@ -39,6 +39,13 @@ class Tensor:
         return prod(self.shape[:-1])
 
 
+def on(dtype: str, shape: tuple[int, ...], flat: list[int], bits: bytes | None = None, **more: Any) -> Tensor:
+    """Return a tensor with a support of flat positions; without `bits` its bytes count up from 1."""
+    size = (len(flat) * BITS[dtype] + 7) // 8
+    filled = bytes(range(1, size + 1)) if bits is None else bits
+    return Tensor(dtype, shape, filled, tuple(divmod(at, max(shape[-1], 1)) for at in flat), **more)
+
+
 @dataclass
 class Section:
     """One section of a file: an array that the header names."""
@@ -289,30 +296,34 @@ def state_digest(contents: dict[str, str], tied: dict[str, str], scales: dict[st
 
 def assemble(manifest: str, sections: list[Section], pad: bytes = b"\0", change: Any = None) -> bytes:
     """Return the file that has a manifest text and sections; `change` may edit the header before it is written."""
-    own = {"format": "pt", "seft.manifest": manifest, "seft.manifest.sha256": digest(manifest.encode())}
+    header, data = layout(manifest, sections, pad)
+    if change is not None:
+        change(header)
+    return frame(text(header).encode("utf-8", "surrogatepass")) + data
+
+
+def layout(manifest: str, sections: list[Section], pad: bytes = b"\0") -> tuple[dict[str, Any], bytes]:
+    """Return the header for sections in this order, and the bytes after it (FMT-029, FMT-030, FMT-034)."""
+    own = {"format": "pt", "seft.manifest": manifest}
+    own["seft.manifest.sha256"] = digest(manifest.encode("utf-8", "surrogatepass"))
     header: dict[str, Any] = {"__metadata__": own}
-    data = b""
+    data = bytearray()
     for s in sections:
         begin = len(data)
+        data += s.stored
         kind = {"dtype": s.dtype, "shape": s.shape}
         if s.frame is not None:
             kind = {"dtype": "U8", "shape": [len(s.frame)]}
-        header[s.name] = {"data_offsets": [begin, begin + len(s.stored)]} | kind
-        data += s.stored
+        header[s.name] = {"data_offsets": [begin, len(data)]} | kind
         missing = -len(data) % 64
         if missing:
-            whole = {"data_offsets": [len(data), len(data) + missing], "dtype": "U8", "shape": [missing]}
-            header[f"{s.name}#pad"] = whole
+            offsets = [len(data), len(data) + missing]
+            header[f"{s.name}#pad"] = {"data_offsets": offsets, "dtype": "U8", "shape": [missing]}
             data += pad * missing
-    if change is not None:
-        change(header)
-    return frame(text(header)) + data
+    return header, bytes(data)
 
 
-def frame(header: str) -> bytes:
+def frame(header: bytes) -> bytes:
     """Return the length of a header and the header, padded with spaces (FMT-020, FMT-022, FMT-023)."""
-    raw = header.encode()
-    size = 1024
-    while size < 8 + len(raw):
-        size *= 2
-    return struct.pack("<Q", size - 8) + raw.ljust(size - 8)
+    size = max(1024, 1 << (7 + len(header)).bit_length())
+    return struct.pack("<Q", size - 8) + header.ljust(size - 8)

@@ -36,7 +36,9 @@ def read_folder(folder: Path) -> Content:
     roots = [] if index is None else index["metadata"]["manifests"]
     names = [f"model.sparse-{i:05}-of-{len(roots):05}.safetensors" for i in range(1, len(roots) + 1)] or [WHOLE]
     ours = {name for name in present if name.lower().startswith("model.sparse")} - {INDEX}
-    need(str(sorted(ours)), "FMT-102", ours >= set(names), "FMT-103", ours <= set(names))
+    stray = ours - set(names)
+    need(str(sorted(ours)), "FMT-102" + " FMT-103" * bool(stray), ours >= set(names))
+    need(str(sorted(ours)), "FMT-103" + " FMT-102" * (WHOLE in stray), not stray)
     parts = [read_part(folder / name, alone=index is None) for name in names]
     first = parts[0].manifest
     if index is not None:
@@ -79,17 +81,20 @@ def read_part(file: Path, *, alone: bool) -> Part:
     need(file.name, "FMT-102", file.is_file())
     raw = file.read_bytes()
     header, text, start = whole.read_header(raw)
-    m = whole.read_manifest(text, whole=alone)
+    m = whole.read_manifest(text, whole=False)
     sections = {name: whole.implied(name, e) for name, e in m["tensors"].items()}
+    need(file.name, "FMT-048 FMT-102 FMT-103", not alone or m["part"] == 0)
     return Part(m, whole.locate(header, sections, raw[start:]), sha256(text))
 
 
 def check_parts(parts: Sequence[Part], roots: Sequence[str]) -> None:
     """Refuse parts that do not fit each other or the roots of the index (FMT-104)."""
     first, last = parts[0].manifest, ""
+    swapped = {part.manifest["part"] for part in parts} == {*range(1, len(parts) + 1)}
     for number, (part, root) in enumerate(zip(parts, roots, strict=True), start=1):
         m = part.manifest
-        need(label := f"part {number}", "FMT-104", part.root == root and m["part"] == number)
+        need(label := f"part {number}", "FMT-104 FMT-101", part.root == root)
+        need(label, "FMT-104" + " FMT-101" * swapped, m["part"] == number)
         need(label, "FMT-104", (m["kind"], m["spec"]) == (first["kind"], first["spec"]))
         need(label, "FMT-104", number == 1 or not any(m[key] for key in ("attributes", "files", "scales", "tied")))
         # Python orders strings by scalar values, which is the order of their UTF-8 bytes (FMT-009)

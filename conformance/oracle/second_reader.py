@@ -22,17 +22,15 @@ ROLE, DIGEST = ("FMT-016", "[a-z][a-z0-9_]{0,63}"), ("FMT-047", "[0-9a-f]{64}")
 WEIGHTS = r"\.(safetensors|bin|pt|pth|gguf|h5|msgpack|onnx|index\.json)"
 COMPANION = ("FMT-013", rf"(?i)(?!model\.sparse)(?!.*{WEIGHTS}$)[A-Za-z0-9_-][A-Za-z0-9._-]{{0,254}}")
 METADATA = {"format": ("FMT-029", "pt"), "seft.manifest": str, "seft.manifest.sha256": str}
-STATED = {"data_offsets": [int], "dtype": DTYPE, "shape": [int]}
-SIZED = {"bytes": int, "sha256": DIGEST}
+STATED, SIZED = {"data_offsets": [int], "dtype": DTYPE, "shape": [int]}, {"bytes": int, "sha256": DIGEST}
 COMPRESSED = SIZED | {"codec": ("FMT-043", "zstd"), "raw_bytes": int}
 ENTRY = {"content_sha256": DIGEST, "dtype": DTYPE, "nnz": int, "sections": dict, "shape": [int]}
 ENTRY |= {"encoding": ("FMT-045", "dense|bitmask|nm|csr|gap8|varint")}
 PATTERN = {"pattern": {"axis": int, "m": int, "n": int}}
 EARLY = {"requires": [FEATURE], "spec": ("FMT-042", r"1\.(0|[1-9][0-9]{0,3})")}
-LINKS = {"scales": {NAME: {ROLE: NAME}}, "tied": {NAME: NAME}}
+LINKS, CHANGES = {"scales": {NAME: {ROLE: NAME}}, "tied": {NAME: NAME}}, {NAME: {"base": object, "target": object}}
 MANIFEST = {"attributes": dict, "files": {COMPANION: SIZED}, "kind": KIND, "optional": [FEATURE], "part": int}
 MANIFEST |= {"tensors": {NAME: dict}} | EARLY | LINKS
-CHANGES = {NAME: {"base": object, "target": object}}
 DELTA = {"delta": {"base_sha256": DIGEST, "target_sha256": DIGEST, "tensors": CHANGES} | LINKS}
 STORED_AS = ({"replace"}, {"remove"}, {"replace", "remove"}, {"add"}, {"whole"})  # FMT-132
 
@@ -42,18 +40,18 @@ Tensor = namedtuple("Tensor", "dtype shape row_pointers columns bits")
 
 
 class Refused(Exception):
-    """A file breaks the rule `clause` (FMT-097)."""
+    """A file breaks the rule `clause` (FMT-097), the first of `clauses`, by which a reader may refuse it too."""
 
-    def __init__(self, clause: str, place: str) -> None:
-        super().__init__(f"{clause} is broken by {ascii(place)[:200]}")
-        self.clause = clause
+    def __init__(self, clauses: str, place: str) -> None:
+        super().__init__(f"{clauses} is broken by {ascii(place)[:200]}")
+        self.clause, self.clauses, self.place = clauses[:7], clauses, place
 
 
 def need(place: str, *rules: Any) -> None:
-    """Refuse by the first clause whose condition does not hold; rules are clause, condition, clause, condition, ..."""
-    for clause, holds in zip(rules[::2], rules[1::2], strict=True):
+    """Refuse by the first rule that does not hold; rules are clauses, condition, clauses, condition, ..."""
+    for clauses, holds in zip(rules[::2], rules[1::2], strict=True):
         if not holds:
-            raise Refused(clause, place)
+            raise Refused(clauses, place)
 
 
 def spell(value: Any) -> str:
@@ -185,15 +183,17 @@ def locate(header: dict[str, Any], tensors: dict[str, Any], data: bytes) -> dict
             key, end = f"{name}#{role}", begin + BITS[dtype] * prod(shape) // 8
             need(key, "FMT-031", stated := header.pop(key, None))
             need(key, "FMT-033", [stated["dtype"], stated["shape"]] == [dtype, shape])
-            need(key, "FMT-034", stated["data_offsets"] == [begin, end], "FMT-035", end <= len(data))
+            need(key, "FMT-034", stated["data_offsets"] == [begin, end], "FMT-035 FMT-034", end <= len(data))
             raw = np.frombuffer(data[begin:end], np.uint8)
             parts[name][role] = raw if role == "values" else raw.view(f"<u{BITS[dtype] // 8}").reshape(shape)
             begin = end + -end % 64
             if begin > end:
                 pad = {"data_offsets": [end, begin], "dtype": "U8", "shape": [begin - end]}
-                need(key, "FMT-034", header.pop(f"{key}#pad", None) == pad, "FMT-036", not any(data[end:begin]))
+                none = "FMT-034 FMT-031" + " FMT-032" * (begin == len(data))
+                need(key, none, stated := header.pop(f"{key}#pad", None))
+                need(key, "FMT-034 FMT-033", stated == pad, "FMT-036", not any(data[end:begin]))
     need(f"the sections {[*header]}", "FMT-032", not header)
-    need("the file", "FMT-035", begin == len(data))
+    need("the file", "FMT-035 FMT-034", begin <= len(data), "FMT-035 FMT-032", begin == len(data))
     return parts
 
 
@@ -220,9 +220,9 @@ def positions(name: str, e: dict[str, Any], parts: dict[str, Any]) -> Any:
     """Return the support as increasing flat positions (row-major), after checking the rules of the encoding."""
     shape, n, encoding = e["shape"], e["nnz"], e["encoding"]
     if encoding == "bitmask":  # FMT-061
-        need(name, "FMT-063", int(np.bitwise_count(parts["mask"]).sum(dtype=np.int64)) == n)
         bits = np.unpackbits(parts["mask"], axis=1, bitorder="little")
-        need(name, "FMT-062", not bits[:, shape[-1] :].any())
+        tail = bool(bits[:, shape[-1] :].any())
+        need(name, "FMT-063" + " FMT-062" * tail, np.count_nonzero(bits) == n, "FMT-062", not tail)
         return np.flatnonzero(bits[:, : shape[-1]])
     if encoding == "csr":  # FMT-065
         rows, columns = parts["row_ptr"], parts["col_idx"]
@@ -292,7 +292,7 @@ def read(file: str | Path | bytes) -> Content:
     check_links(m, m.get("delta"))
     tensors = {name: read_tensor(name, e, parts[name]) for name, e in m["tensors"].items()}
     for name, stated in m["files"].items():
-        need(name, "FMT-102", folder and (folder / name).is_file())
+        need(name, "FMT-102 FMT-013", folder and (folder / name).is_file())
         body = (folder / name).read_bytes()
         need(name, "FMT-094", len(body) == stated["bytes"] and sha256(body) == stated["sha256"])
     digests = {name: e["content_sha256"] for name, e in m["tensors"].items()}

@@ -14,7 +14,7 @@ from conformance.oracle.event_evidence import asked_by
 from conformance.oracle.select_pools import RefusedError
 from conformance.oracle.train_passage import Saved, Sums
 from conformance.oracle.train_settings import due, kept_of, per_pool, rule_of, window_of
-from conformance.oracle.train_state import KEPT, Held, attributes, contents, settings_of
+from conformance.oracle.train_state import KEPT, SELDOM, Held, attributes, contents, settings_of
 
 __all__ = ["read", "steps_of_window"]
 
@@ -34,17 +34,18 @@ def read(raw: bytes, names: Sequence[str], settings: dict[str, Any], origin: dic
         second_reader.Refused: the file is broken.
     """
     content = second_reader.read(raw)
-    told, own = content.attributes, settings_of(settings)
+    stated, own = content.attributes, settings_of(settings)
     try:
-        theirs = json.loads(told["settings"])
-        same = content.kind == "training-state" and all(theirs[name] == own[name] for name in own if name != "preset")
-        if not same or any(told[name] != value for name, value in (*origin.items(), ("dtype", dtype))):
+        theirs = dict.fromkeys(SELDOM) | json.loads(stated["settings"])
+        same = {name: theirs[name] for name in own} | {"preset": ""} == own | {"preset": ""}
+        same &= all(theirs[name] in (None, own.get(name)) for name in SELDOM) and content.kind == "training-state"
+        if not same or any(stated[name] != value for name, value in (*origin.items(), ("dtype", dtype))):
             msg = "CKP-006: a state of another run"
             raise RefusedError(msg)
-        held = {name: _held(tensor) for name, tensor in content.tensors.items()}
-        saved = _saved(held, told, names, settings)
-        whole = _alike(contents(saved, names, settings, dtype), held) and _is_possible(saved, held, settings)
-        whole &= told == attributes(saved, names, settings, origin) | {n: told[n] for n in ("dtype", "settings")}
+        tensors = {name: _held(tensor) for name, tensor in content.tensors.items()}
+        saved = _saved(tensors, stated, names, settings)
+        whole = _alike(contents(saved, names, settings, dtype), tensors) and _is_possible(saved, tensors, settings)
+        whole &= stated == attributes(saved, names, settings, origin) | {n: stated[n] for n in ("dtype", "settings")}
     except (KeyError, IndexError) as error:
         msg = f"CKP-007: {error} is missing"
         raise RefusedError(msg) from error
@@ -61,39 +62,45 @@ def _held(t: second_reader.Tensor) -> Held:
     return Held(t.dtype, t.shape, values, positions)
 
 
-def _saved(held: Mapping[str, Held], told: Mapping[str, Any], names: Sequence[str], settings: dict[str, Any]) -> Saved:
+def _saved(
+    tensors: Mapping[str, Held], stated: Mapping[str, Any], names: Sequence[str], settings: dict[str, Any]
+) -> Saved:
     """Return the state of tensors; whether they have the right lengths and types is not looked at."""
     rule, parts, sums = rule_of(settings), list[Part](), list[Sums]()
-    first = not any(end <= told["step"] for end in due(settings))
+    first = not any(end <= stated["step"] for end in due(settings))
     for i, name in enumerate(names):
-        base, delta = (held[f"{name}.{key}"].by_position() for key in ("base", "delta"))
-        shape, lost = held[f"{name}.base"].shape, frozenset(held.get(f"{name}.lost", _NONE).by_position())
-        state = {key: held[f"{name}.delta.{KEPT[key]}"].values for key in kept_of(settings)}
+        base, delta = (tensors[f"{name}.{key}"].by_position() for key in ("base", "delta"))
+        shape, lost = tensors[f"{name}.base"].shape, frozenset(tensors.get(f"{name}.lost", _NONE).by_position())
+        state = {key: tensors[f"{name}.delta.{KEPT[key]}"].values for key in kept_of(settings)}
         kept = {key: dict(zip(delta, values, strict=False)) for key, values in state.items()}
-        slots = held[f"{name}.row_delta_budget"].values if rule["scope"] == "row" else [told["delta_budgets"][name]]
+        slots = (
+            tensors[f"{name}.row_delta_budget"].values if rule["scope"] == "row" else [stated["delta_budgets"][name]]
+        )
         budget = per_pool(rule["scope"], shape, settings.get("pattern"), base.keys() | lost)
         optimizer = settings.get("optimizer", "adamw")
         parts.append(Part((shape[0], shape[1]), i, base, delta, kept, budget, slots, optimizer, first, lost))
-        if name in told["windows"]:
-            sums.append(_sums(held, f"{name}.window.", shape, told["windows"][name]))
-    rows, columns = ([held.get(f"{name}.delta.{axis}", _NONE).values for name in names] for axis in ("rows", "columns"))
-    return Saved(told["step"], parts, rows, columns, sums)
+        if name in stated["windows"]:
+            sums.append(_sums(tensors, f"{name}.window.", shape, stated["windows"][name]))
+    of_sm3 = ([f"{name}.delta.{axis}" for name in names] for axis in ("rows", "columns"))
+    rows, columns = ([tensors.get(name, _NONE).values for name in axis] for axis in of_sm3)
+    return Saved(stated["step"], parts, rows, columns, sums)
 
 
 _NONE = Held("NONE", (0,), [])
 
 
-def _sums(held: Mapping[str, Held], prefix: str, shape: tuple[int, ...], window: Mapping[str, int]) -> Sums:
+def _sums(tensors: Mapping[str, Held], prefix: str, shape: tuple[int, ...], window: Mapping[str, int]) -> Sums:
     def flat(key: str) -> list[float]:
-        by_position = held.get(f"{prefix}{key}", _NONE).by_position()
+        by_position = tensors.get(f"{prefix}{key}", _NONE).by_position()
         return [by_position.get(p, 0.0) for p in range(math.prod(shape))]
 
-    inputs = held[f"{prefix}input_squares"].values if f"{prefix}input_squares" in held else [0.0] * shape[1]
-    chosen = frozenset(held[f"{prefix}candidates"].at or ()) if f"{prefix}candidates" in held else None
+    inputs = tensors[f"{prefix}input_squares"].values if f"{prefix}input_squares" in tensors else [0.0] * shape[1]
+    first = tensors.get(f"{prefix}candidates")
+    chosen = None if first is None else frozenset(first.by_position())
     gradient, absolute, square, tokens = map(flat, ("gradient", "absolute", "square", "tokens"))
     # no rows are counted where no Σ x² is asked for, and 1 divides nothing then
     steps, rows = window["steps"], window.get("inputs") or 1
-    tokens = tokens if f"{prefix}tokens" in held else []
+    tokens = tokens if f"{prefix}tokens" in tensors else []
     return Sums(steps, rows, gradient, absolute, square, inputs, chosen, tokens)
 
 
@@ -106,13 +113,13 @@ def _alike(one: Mapping[str, Held], other: Mapping[str, Held]) -> bool:
     return {name: spelt(t) for name, t in one.items()} == {name: spelt(t) for name, t in other.items()}
 
 
-def _is_possible(saved: Saved, held: Mapping[str, Held], settings: dict[str, Any]) -> bool:
+def _is_possible(saved: Saved, tensors: Mapping[str, Held], settings: dict[str, Any]) -> bool:
     """Return whether the numbers are finite, no age is beyond the step, and windows hold their steps (CKP-007.9)."""
     ages = [age for part in saved.parts for age in part.kept.get("age", {}).values()]
-    seen = settings.get("event_batches", 1) - 1 if rule_of(settings)["moments"] == "seeded" else 0
+    further = settings.get("event_batches", 1) - 1 if rule_of(settings)["moments"] == "seeded" else 0
     window = steps_of_window(settings, saved.step)
     return (
-        all(math.isfinite(x) for tensor in held.values() for x in tensor.values)
-        and all(0 <= age <= saved.step + seen for age in ages)
+        all(math.isfinite(x) for t in tensors.values() for x in t.values)
+        and all(0 <= age <= saved.step + further for age in ages)
         and [one.steps for one in saved.sums] == [window] * len(saved.parts if window else [])
     )

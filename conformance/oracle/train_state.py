@@ -35,7 +35,7 @@ _PLAIN = (
     "seed",
 )
 
-_SELDOM = {"event_batches": 1, "start_batches": 1, "slot_warmup": 0}
+SELDOM = {"event_batches": 1, "start_batches": 1, "slot_warmup": 0}
 """Settings that a state has only if they differ from these."""
 
 
@@ -139,7 +139,7 @@ def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
     rule = {k: bool(v) if k in flags else v for k, v in rule_of(settings).items() if k in update_choices.RULE}
     return {
         **{key: settings[key] for key in _PLAIN},
-        **{key: settings[key] for key, usual in _SELDOM.items() if settings.get(key, usual) != usual},
+        **{key: settings[key] for key, usual in SELDOM.items() if settings.get(key, usual) != usual},
         **rule,
         **{key: getattr(hyper_of(settings), key) for key in _OWN[optimizer]},
         "batch": settings["rows"] // settings["micro_batches"],

@@ -4,9 +4,8 @@ from math import prod
 
 from conformance.answers import answer
 from conformance.answers.files_content import content
-from conformance.gen.files import on
 from conformance.oracle import files_convert, files_folders
-from conformance.oracle.files import BITS, Tensor
+from conformance.oracle.files import BITS, Tensor, on
 from conformance.oracle.files_codes import integers
 from conformance.oracle.files_convert import INDEX, SIGNS, WHOLE, dense, stock
 from conformance.oracle.files_deltas import number

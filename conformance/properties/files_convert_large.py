@@ -2,12 +2,9 @@
 
 from typing import Any
 
-from conformance.gen.files import on, raw_array
-from conformance.gen.files_folders import read_from, written_to
-from conformance.gen.train_around import spread
-from conformance.oracle import files, files_convert, files_folders
 from conformance.oracle import files_codes as oracle
-from conformance.oracle.files import Tensor
+from conformance.oracle import files_convert, files_folders
+from conformance.oracle.files import on
 from conformance.oracle.files_codes import integers
 from conformance.oracle.files_convert import WHOLE, dense, stock
 from conformance.oracle.model import targets
@@ -113,35 +110,3 @@ def _model(d: Draw, t: Trial) -> None:
     at = {name: many.subset(weights[name].size, weights[name].size // 3).tolist() for name in targets(config)}
     t.saw(_BLOCK, config["intermediate_size"] > 128)
     t.case("quantise.model", pruned(config, weights, at, "int8"))
-
-
-@property_of("folder.large", "FMT-085 FMT-100", "folders", "folder.read folder.write", sees=(BEYOND,), seeded=1)
-def _folders(d: Draw, t: Trial) -> None:
-    """A checkpoint of large tensors is written in parts, and read from them."""
-    tensors: dict[str, Tensor] = {}
-    for name in ("a", "model.layers.10.q.weight", "model.layers.9.q.weight"):
-        shape, many = (beyond(d, 256), beyond(d, 256)), Many(d)
-        size = shape[0] * shape[1]
-        tensors[name] = on(
-            "U8", shape, many.subset(size, size // 3).tolist(), bytes(many.integers(size // 3, 0, 255).tolist())
-        )
-        t.saw(BEYOND, size > 65_536)
-    inputs, answer = written_to(tensors, 50_000, {"config.json": b"{}"})
-    t.case("folder.write", inputs, answer)
-    tree = {name: raw.tobytes() for name, raw in answer["files"].items()}
-    inputs, answer = read_from(tree, tensors, {"config.json": b"{}"})
-    t.case("folder.read", inputs, answer)
-
-
-@property_of("file.expand-large", "FMT-098 FMT-002", "checkpoints", "file.expand", sees=(BEYOND,), seeded=1)
-def _expand(d: Draw, t: Trial) -> None:
-    """A large tensor becomes an array with zeros at absent positions."""
-    shape, many = (beyond(d, 256), beyond(d, 256)), Many(d)
-    size = shape[0] * shape[1]
-    t.saw(BEYOND, size > 65_536)
-    tensor = on(
-        "F16", shape, many.subset(size, size // 3).tolist(), bytes(many.integers(2 * (size // 3), 0, 255).tolist())
-    )
-    raw = files.pieces({"w": tensor}).pack()
-    inputs: dict[str, Any] = {"raw": raw_array(raw), "name": "w"}
-    t.case("file.expand", inputs, spread("w", tensor, raw, None)[1])

@@ -1,11 +1,11 @@
 """Properties of folders: parts, index and companions (12.9)."""
 
-from conformance.gen.files import on, raw_array
-from conformance.gen.files_folders import MORE, read_from, written_to
-from conformance.gen.files_packing import squeezed
+from conformance.answers import answer
+from conformance.answers.files_content import raw_array
 from conformance.oracle import files_folders
-from conformance.oracle.files import Tensor
+from conformance.oracle.files import Tensor, on
 from conformance.properties.draws import Draw
+from conformance.properties.files import checkpoint
 from conformance.properties.trial import Trial, property_of
 
 _NAMES = (
@@ -40,20 +40,17 @@ def _both_ways(d: Draw, t: Trial) -> None:
     for name in d.some(_NAMES, d.integer(0, 6)):
         rows, columns = d.shape(9)
         tensors[name] = on(d.choice(("U8", "F32", "F16", "NONE")), (rows, columns), d.subset(rows * columns))
-    files = {name: bytes(d.integers(d.integer(0, 40), 0, 255)) for name in d.some(_COMPANIONS, d.integer(0, 3))}
+    files = {n: raw_array(bytes(d.integers(d.integer(0, 40), 0, 255))) for n in d.some(_COMPANIONS, d.integer(0, 3))}
     sizes = [files_folders.size_of(name, tensors[name], None) for name in sorted(tensors, key=str.encode)]
     part_bytes = d.choice((sum(sizes[:2]), sum(sizes[:3]), 64, 10**6, sum(sizes[:2]) - 1, max(sizes, default=1)))
     part_bytes = max(1, part_bytes)
-    more = {"attributes": MORE["attributes"]} if d.flag() else {}
-    inputs, answer = written_to(tensors, part_bytes, files, **more)
+    inputs = checkpoint(tensors, {"step": 7} if d.flag() else {}) | {"part_bytes": part_bytes, "files": files}
     parts = len(files_folders.divided(tensors, None, part_bytes))
     t.saw("one part" if parts == 1 else "several parts")
     t.saw("a part that is full to the byte", parts > 1 and part_bytes in (sum(sizes[:2]), sum(sizes[:3])))
     t.saw("companions", files)
-    t.case("folder.write", inputs, answer)
-    tree = {name: raw.tobytes() for name, raw in answer["files"].items()}
-    inputs, answer = read_from(tree, tensors, files, **more)
-    t.case("folder.read", inputs, answer)
+    t.case("folder.write", inputs)
+    t.case("folder.read", {"files": answer("folder.write", inputs).outputs["files"]})
 
 
 @property_of("folder.refused", "FMT-094 FMT-101 FMT-102 FMT-103", "folders", "folder.read", sees=_SPOILT, cost=2)
@@ -64,22 +61,18 @@ def _refused(d: Draw, t: Trial) -> None:
     tree = files_folders.folder(tensors, part_bytes=64, companions=files).pack()
     spoil = d.choice(_SPOILT)
     t.saw(spoil)
-    clauses = ["FMT-094"]
     if spoil == _SPOILT[0]:
         name = d.choice(sorted(files))
         at = d.integer(0, len(tree[name]) - 1)
         tree[name] = tree[name][:at] + bytes([tree[name][at] ^ 1 << d.integer(0, 7)]) + tree[name][at + 1 :]
     elif spoil == _SPOILT[1]:
-        clauses = ["FMT-102"]
         del tree[d.choice(files_folders.part_names(len(tensors)))]
     elif spoil == _SPOILT[2]:
-        clauses = ["FMT-103"]
         tree[d.choice(("model.sparse", "MODEL.SPARSE.bak", "model.sparse-00001", "Model.sparse.index.json.1"))] = b""
     else:
-        clauses = ["FMT-101"]
         first, second = files_folders.part_names(len(tensors))[:2]
         tree[files_folders.INDEX] = tree[files_folders.INDEX].replace(second.encode(), first.encode(), 1)
-    t.case("folder.read", {"files": {name: raw_array(raw) for name, raw in tree.items()}}, refused=clauses)
+    t.case("folder.read", {"files": {name: raw_array(raw) for name, raw in tree.items()}})
 
 
 @property_of(
@@ -92,7 +85,6 @@ def _refused(d: Draw, t: Trial) -> None:
 def _compress(d: Draw, t: Trial) -> None:
     """A compressed file expands to the file that is written without compression."""
     tensors: dict[str, Tensor] = {}
-    must: list[str] = []
     for name in d.some(_NAMES, d.integer(1, 3)):
         rows, columns, dtype = d.integer(1, 6), d.integer(1, 90), d.choice(("U8", "F32", "F16", "I64"))
         at = d.subset(rows * columns)
@@ -101,8 +93,6 @@ def _compress(d: Draw, t: Trial) -> None:
         bits = bytes(d.integers(size, 0, 255)) if noisy else bytes([d.integer(0, 255)]) * size
         t.saw("noise", noisy and size)
         tensors[name] = on(dtype, (rows, columns), at, bits)
-        must += [] if noisy or size < 200 else [f"{name}#values"]
-    t.saw("a section that must be compressed", must)
+        t.saw("a section that must be compressed", not noisy and size > 200)
     t.saw("several tensors", len(tensors) > 1)
-    inputs, answer = squeezed(tensors, "auto", must)
-    t.case("file.compress", inputs, answer)
+    t.case("file.compress", checkpoint(tensors))

@@ -3,11 +3,13 @@
 import struct
 from typing import Any
 
-from conformance.gen.files import content, raw_array, state
+from conformance.answers import answer
+from conformance.answers.files_content import raw_array
 from conformance.oracle import files, files_deltas
-from conformance.oracle.files import Tensor
+from conformance.oracle.files import Tensor, on
 from conformance.properties.draws import Draw, Many, Shape
-from conformance.properties.large import BEYOND, FAR, shapes
+from conformance.properties.files import checkpoint, linked
+from conformance.properties.large import BEYOND, FAR, beyond, shapes
 from conformance.properties.trial import Trial, property_of
 
 _SEES = (
@@ -68,19 +70,17 @@ def _read(d: Draw, t: Trial) -> None:
     encodings |= {"far": "csr", "far.mask": "varint"}
     for chosen in ({}, encodings):
         raw = files.pieces(tensors, chosen).pack()
-        t.case("file.read", {"raw": raw_array(raw)}, content(tensors) | {"state": state(tensors)})
+        t.case("file.read", {"raw": raw_array(raw)})
     # alone, because `auto` would try gap8, which takes a byte for 255 absent positions
     farther = {"w": _farther(d, t)}
     raw = files.pieces(farther, {"w": "varint"}).pack()
-    t.case("file.read", {"raw": raw_array(raw)}, content(farther) | {"state": state(farther)})
+    t.case("file.read", {"raw": raw_array(raw)})
 
 
 @property_of("file.write-large", "FMT-080 FMT-081 FMT-092", "ckpt-write", "file.write", sees=_SEES, seeded=1)
 def _write(d: Draw, t: Trial) -> None:
     """A checkpoint of large tensors and far positions is written as the only bytes that chapter 12 allows."""
-    tensors = _tensors(d, t)
-    raw = files.pieces(tensors).pack()
-    t.case("file.write", content(tensors) | {"encoding": "auto"}, {"raw": raw_array(raw)})
+    t.case("file.write", checkpoint(_tensors(d, t)))
 
 
 @property_of(
@@ -105,14 +105,7 @@ def _apply(d: Draw, t: Trial) -> None:
     }
     t.saw(BEYOND, stored["add:w"].nnz > 65_536)
     t.saw(FAR, 2 * wide > 2**31)
-    target, described = files_deltas.step(base, stored)
-    target_content = content(target)
-    answer = {key: target_content[key] for key in ("tensors", "tied", "scales")} | {
-        "state": files_deltas.model(target)[1]
-    }
-    packed = files.pieces(stored, kind="delta", delta=described).pack()
-    inputs = {"base": raw_array(files.pieces(base).pack()), "deltas": {"1": raw_array(packed)}}
-    t.case("delta.apply", inputs, answer)
+    t.case("delta.apply", linked(base, [(stored, files_deltas.step(base, stored)[1])]))
 
 
 _TWICE = "a tensor that is made, removed and made again"
@@ -132,18 +125,15 @@ def _chains(d: Draw, t: Trial) -> None:
     t.saw(_TWICE)
     first, second = (_tensor(many, shape, many.subset(size, n).tolist()) for n in (size // 4, size // 5))
     replaced = {"replace:w": Tensor("F32", shape, signs, tuple(divmod(p, shape[1]) for p in zeros))}
-    now, deltas = base, dict[str, Any]()
+    now, chain = base, list[tuple[dict[str, Tensor], dict[str, Any]]]()
     steps: list[tuple[dict[str, Tensor], tuple[str, ...]]] = [
         (replaced, ()), ({"whole:new": first}, ()), ({}, ("new",)), ({"whole:new": second}, ()), ({}, ("w",)),
         ({"whole:w": first}, ()),
     ]  # fmt: skip
-    for number, (stored, gone) in enumerate(steps, 1):
+    for stored, gone in steps:
         now, described = files_deltas.step(now, stored, gone)
-        deltas[str(number)] = raw_array(files.pieces(stored, kind="delta", delta=described).pack())
-        target = content(now)
-        answer = {key: target[key] for key in ("tensors", "tied", "scales")}
-        inputs = {"base": raw_array(files.pieces(base).pack()), "deltas": dict(deltas)}
-        t.case("delta.apply", inputs, answer | {"state": files_deltas.model(now)[1]})
+        chain.append((stored, described))
+        t.case("delta.apply", linked(base, chain))
 
 
 _LIMIT, _OVER = "a header as large as a header may be", "a header twice as large"
@@ -158,8 +148,33 @@ def _headers(d: Draw, t: Trial) -> None:
         attributes = {"note": str(d.integer(10**8, 10**9 - 1)) * (n // 9)}
         raw = files.pieces(tensors, attributes=attributes).pack()
         t.saw(saw, 8 + int.from_bytes(raw[:8], "little") == (2**24 if saw == _LIMIT else 2**25))
-        if saw == _LIMIT:
-            answer = content(tensors, attributes=attributes) | {"state": state(tensors)}
-            t.case("file.read", {"raw": raw_array(raw)}, answer)
-        else:
-            t.case("file.read", {"raw": raw_array(raw)}, refused=("FMT-021",))
+        t.case("file.read", {"raw": raw_array(raw)})
+
+
+@property_of("folder.large", "FMT-085 FMT-100", "folders", "folder.read folder.write", sees=(BEYOND,), seeded=1)
+def _folders(d: Draw, t: Trial) -> None:
+    """A checkpoint of large tensors is written in parts, and read from them."""
+    tensors: dict[str, Tensor] = {}
+    for name in ("a", "model.layers.10.q.weight", "model.layers.9.q.weight"):
+        shape, many = (beyond(d, 256), beyond(d, 256)), Many(d)
+        size = shape[0] * shape[1]
+        tensors[name] = on(
+            "U8", shape, many.subset(size, size // 3).tolist(), bytes(many.integers(size // 3, 0, 255).tolist())
+        )
+        t.saw(BEYOND, size > 65_536)
+    inputs = checkpoint(tensors) | {"part_bytes": 50_000, "files": {"config.json": raw_array(b"{}")}}
+    t.case("folder.write", inputs)
+    t.case("folder.read", {"files": answer("folder.write", inputs).outputs["files"]})
+
+
+@property_of("file.expand-large", "FMT-098 FMT-002", "checkpoints", "file.expand", sees=(BEYOND,), seeded=1)
+def _expand(d: Draw, t: Trial) -> None:
+    """A large tensor becomes an array with zeros at absent positions."""
+    shape, many = (beyond(d, 256), beyond(d, 256)), Many(d)
+    size = shape[0] * shape[1]
+    t.saw(BEYOND, size > 65_536)
+    tensor = on(
+        "F16", shape, many.subset(size, size // 3).tolist(), bytes(many.integers(2 * (size // 3), 0, 255).tolist())
+    )
+    raw = files.pieces({"w": tensor}).pack()
+    t.case("file.expand", {"raw": raw_array(raw), "name": "w"})

@@ -6,8 +6,7 @@ import zlib
 from math import prod
 
 from conformance.answers import answer
-from conformance.gen.files import on
-from conformance.oracle.files import BITS, Tensor
+from conformance.oracle.files import BITS, Tensor, on
 from conformance.oracle.files_codes import integers
 from conformance.oracle.files_convert import INDEX, dense, expanded, stock
 from conformance.oracle.files_convert_adapters import room

@@ -7,7 +7,7 @@ from conformance.oracle import train_settings, update_choices
 from conformance.properties.anchored import Own, own_step
 from conformance.properties.draws import Draw
 from conformance.properties.models import TINY
-from conformance.properties.runs import SETTINGS, asked, drawn_world, started, summed
+from conformance.properties.train_drawn import SETTINGS, asked, drawn_world, started, summed
 from conformance.properties.trial import Trial, property_of
 
 BLOCK = 7

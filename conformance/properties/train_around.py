@@ -1,29 +1,16 @@
 """Properties around a run: dtypes, final weights, warnings, shares of ranks, texts."""
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from conformance.answers import answer
 from conformance.answers.answer import ids, reals
-from conformance.oracle import files_names, train_around
+from conformance.oracle import train_around
 from conformance.oracle.files import BITS
-from conformance.oracle.select_pools import RefusedError
 from conformance.properties.draws import Draw
 from conformance.properties.trial import Trial, property_of
-
-
-def ask_around(t: Trial, op: str, inputs: dict[str, Any], answer: Callable[[], dict[str, Any]], **more: Any) -> bool:
-    """Ask for the oracle's answer, or for its refusal; return whether it was a refusal."""
-    try:
-        expected = answer()
-    except RefusedError as error:
-        t.case(op, inputs, refused=[str(error).split(":", 1)[0]], **more)
-        return True
-    t.case(op, inputs, expected, **more)
-    return False
 
 
 @property_of(
@@ -105,12 +92,7 @@ def _texts(d: Draw, t: Trial) -> None:
     stem = d.choice(("model", "Model", "adapter_model", "pytorch_model", "my_model", "models"))
     middle = d.choice(("", f"-{n:05d}-of-{m:05d}", f"-{n}-of-{m}", f"-{n}of{m}", f"-{n}", "-a-of-b", ".sparse"))
     name = stem + middle + d.choice((".safetensors", ".SAFETENSORS", ".safetensors", ".bin", ""))
-
-    def ok() -> dict[str, Any]:
-        files_names.check_name(name)
-        return {"ok": 1}
-
-    t.saw("a refused name", ask_around(t, "file.name", {"name": name}, ok))
+    _asked(t, "a refused name", "file.name", {"name": name})
 
 
 def _asked(t: Trial, what: str, op: str, inputs: dict[str, Any]) -> None:

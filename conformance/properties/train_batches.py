@@ -7,7 +7,7 @@ from conformance.oracle import update_choices
 from conformance.oracle.train_batches import Batch
 from conformance.properties.draws import Draw, Many
 from conformance.properties.models import TINY
-from conformance.properties.runs import GAP, SETTINGS, asked, drawn_world, moving, started
+from conformance.properties.train_drawn import GAP, SETTINGS, asked, drawn_world, moving, started
 from conformance.properties.trial import Trial, property_of
 
 _LENGTH = 6

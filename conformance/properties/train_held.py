@@ -11,7 +11,7 @@ from conformance.answers.train import run_of
 from conformance.oracle import quantise, update_choices
 from conformance.properties.draws import Draw
 from conformance.properties.models import OFF, TINY, ask_until_sure, surely
-from conformance.properties.runs import GAP, LEAST, SETTINGS, World, drawn_world, weakest
+from conformance.properties.train_drawn import GAP, LEAST, SETTINGS, World, drawn_world, weakest
 from conformance.properties.trial import Trial, property_of
 
 _HALVES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(bfloat16)}

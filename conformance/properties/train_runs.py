@@ -8,7 +8,7 @@ from conformance.oracle import update_choices
 from conformance.oracle.train_passage import Run
 from conformance.properties.draws import Draw
 from conformance.properties.models import OFF, TINY, ask_until_sure, surely
-from conformance.properties.runs import GAP, LEAST, SETTINGS, drawn_world, weakest
+from conformance.properties.train_drawn import GAP, LEAST, SETTINGS, drawn_world, weakest
 from conformance.properties.trial import Trial, property_of
 
 

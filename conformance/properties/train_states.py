@@ -16,7 +16,7 @@ from conformance.oracle.train_saved import steps_of_window
 from conformance.oracle.train_settings import due, rule_of
 from conformance.properties.draws import Draw
 from conformance.properties.models import TINY
-from conformance.properties.runs import GAP, SETTINGS, SMALLEST, World, drawn_world, rounded, started
+from conformance.properties.train_drawn import GAP, SETTINGS, SMALLEST, World, drawn_world, rounded, started
 from conformance.properties.trial import Trial, property_of
 
 ORIGIN = {"model": "0" * 64, "text": "1" * 64}

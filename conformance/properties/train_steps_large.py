@@ -11,7 +11,7 @@ from conformance.properties.draws import Array, Draw, Many
 from conformance.properties.large import BEYOND, beyond
 from conformance.properties.model_large import LONG, WIDE, uneven_labels, wide_config, wide_tensors
 from conformance.properties.models import TINY
-from conformance.properties.runs import (
+from conformance.properties.train_drawn import (
     GAP,
     LEAST,
     SETTINGS,

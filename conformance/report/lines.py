@@ -68,6 +68,7 @@ def verdict_row(run: Run) -> dict[str, Any]:
         "met": verdict.met,
         "reasons": list(verdict.reasons),
         "claimable": list(verdict.claimable),
+        "classes": {name: list(run.classes_of(name)) for name in verdict.claimable},
         "badge": verdict.badge,
         "status": int(verdict.status),
     }

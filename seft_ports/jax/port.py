@@ -5,6 +5,7 @@ python -m conformance.protocol.serve seft_ports.jax.port:Port
 It pads vectors to capacities that are powers of two, so that many cases share a compiled function.
 """
 
+import platform
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -51,7 +52,8 @@ class Port:
 
     def describe(self) -> dict[str, Any]:
         """Return name, version, operations and flags of the port (PRT-004)."""
-        port = {"name": self.name, "version": __version__, "language": "Python", "jax": jax.__version__}
+        language = f"Python {platform.python_version()}"
+        port = {"name": self.name, "version": __version__, "language": language, "jax": jax.__version__}
         return {
             "port": port,
             "ops": {op: ["exact64", "fp32"] for op in self.ops},

@@ -5,6 +5,7 @@
 Products and events go through `SeftLinear` and its autograd function, the same code that trains.
 """
 
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from conformance import Refused, Unsupported
+from formats import __version__
 from seft_ports.pytorch import decide, delta, kernels, port_rules, run, schedule, select, slot_step
 from seft_ports.pytorch.counter import counter_key, draws
 from seft_ports.pytorch.errors import SeftError
@@ -51,7 +53,8 @@ class Port:
 
     def describe(self) -> dict[str, Any]:
         """Return name, version, operations and flags of the port (PRT-004)."""
-        port = {"name": self.name, "version": torch.__version__, "language": "Python"}
+        language = f"Python {platform.python_version()}"
+        port = {"name": self.name, "version": __version__, "language": language, "torch": torch.__version__}
         ops = {op: self.classes(op) for op in self.operations()}
         return {"port": port, "ops": ops, "flags": {"deterministic": True, "files": True}}
 

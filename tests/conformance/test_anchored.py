@@ -11,7 +11,7 @@ from conformance.oracle import train_settings
 from conformance.properties.anchored import Own, broken_step
 from conformance.properties.draws import Counted
 from conformance.properties.models import TINY
-from conformance.properties.runs import SETTINGS, asked, drawn_world, rounded, started, summed
+from conformance.properties.train_drawn import SETTINGS, asked, drawn_world, rounded, started, summed
 from conformance.wrong.mutants.base import ENGINE, ids
 
 

@@ -1,67 +1,37 @@
-"""The reader in C reads files that are built by hand from chapter 12 of SPEC.md, and the example of that chapter."""
+"""The reader in C: its command, its library, the example of chapter 12; `test_three_readers` asks it the vectors."""
 
 import ctypes
 import itertools
-import math
 import os
 import random
-import re
 import struct
 import subprocess
-from pathlib import Path
 
 import numpy as np
-import pytest
 
 import formats
-import seft_ref
-from tests.conformance.c_files import BITS, FAR, GOOD, SHAPES, TENSORS, build, sha, tensor
+from conformance.answers import answer
+from conformance.oracle import files
+from conformance.oracle.files import Tensor, digest, on, text
+from tests.conformance.test_second_reader import EXAMPLE
+from tests.conformance.test_three_readers import CASES
 
-ROOT = Path(seft_ref.__file__).parents[1]
-
-
-def dense(dtype, shape, at, values):
-    """What a dense array of a tensor holds: masks as 0 and 1, values smaller than a byte in a byte each."""
-    bits, unit = BITS[dtype], max(BITS[dtype] // 8, 1)
-    out = bytearray(math.prod(shape) * unit)
-    for slot, p in enumerate(range(math.prod(shape)) if at is None else sorted(at)):
-        if bits % 8:
-            out[p] = int.from_bytes(values, "little") >> slot * bits & ((1 << bits) - 1)
-        else:
-            out[p * unit : (p + 1) * unit] = values[slot * unit : (slot + 1) * unit] if bits else b"\x01"
-    return bytes(out)
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_good_files_are_read(c_reader, name):
-    code, clause, lines = c_reader.judge(GOOD[name])
-    assert (code, clause) == (0, ""), lines
-    assert lines[0]["tensors"] == len(lines) - 1
+FAR = [0, 1, 254, 510, 1000, 1254, 1510, 3999]
+DENSE = {
+    f"{case.id} {name}": (case.inputs["raw"], name)
+    for case in CASES.values()
+    if not case.refused and "zstd" not in case.id
+    for name, t in case.expected["tensors"].items()
+    if np.prod(t["shape"]) < 10_000 and name.isascii() and name.isprintable()
+}
+"""Small tensors of the vectors: a file, and a name in it."""
 
 
-def test_what_is_read_is_what_was_written(c_reader):
-    lines = c_reader.judge(GOOD["all"])[2][1:]
-    assert [line["name"] for line in lines] == sorted(TENSORS)
-    for line in lines:
-        entry, sections = TENSORS[line["name"]]
-        at, numel = SHAPES[line["name"]][2], math.prod(entry["shape"])
-        assert {key: line[key] for key in ("dtype", "shape", "nnz", "encoding")}.items() <= entry.items()
-        assert line["values_sha256"] == sha(sections.get("values", (0, 0, b""))[2])
-        if entry["nnz"] == numel:
-            assert line["row_pointers_sha256"] is line["columns_sha256"] is None
-            continue
-        rows, columns = math.prod(entry["shape"][:-1]), entry["shape"][-1]
-        row_ptr = [sum(p < r * columns for p in at) for r in range(rows + 1)]
-        assert line["row_pointers_sha256"] == sha(struct.pack(f"<{rows + 1}q", *row_ptr))
-        assert line["columns_sha256"] == sha(struct.pack(f"<{len(at)}q", *(p % columns for p in sorted(at))))
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_dense_expansion(c_reader, name, tmp_path):
-    (tmp_path / "file").write_bytes(GOOD["all"])
-    found = subprocess.run([c_reader.command, "--dense", name, tmp_path / "file"], check=True, capture_output=True)
-    dtype, shape, at = SHAPES[name][:3]
-    assert found.stdout == dense(dtype, shape, at, TENSORS[name][1].get("values", (0, 0, b""))[2])
+def test_dense_expansion(c_reader, tmp_path):
+    for told, (raw, name) in random.Random(1).sample(sorted(DENSE.items(), key=lambda row: row[0]), 120):
+        (tmp_path / "file").write_bytes(raw.tobytes())
+        found = subprocess.run([c_reader.command, "--dense", name, tmp_path / "file"], check=True, capture_output=True)
+        assert found.stdout == answer("file.expand", {"raw": raw, "name": name}).outputs["bits"].tobytes(), told
 
 
 def test_FMT_098_a_small_file_does_not_expand_to_gigabytes(c_reader, tmp_path):
@@ -72,8 +42,8 @@ def test_FMT_098_a_small_file_does_not_expand_to_gigabytes(c_reader, tmp_path):
     assert told.returncode == 1
     assert told.stdout == b""
     assert b"FMT-098 a dense array of 2147483648 bytes is above 1073741824; raise --limit" in told.stderr
-    small = [c_reader.command, "--limit", "10", "--dense", next(iter(SHAPES)), tmp_path / "all"]
-    (tmp_path / "all").write_bytes(GOOD["all"])
+    small = [c_reader.command, "--limit", "10", "--dense", "w", tmp_path / "dense"]
+    (tmp_path / "dense").write_bytes(files.pieces({"w": Tensor("F32", (3, 5), bytes(60))}).pack())
     assert subprocess.run(small, check=False, capture_output=True).returncode == 1
 
 
@@ -84,7 +54,7 @@ def test_FMT_165_a_pipe_is_not_waited_for(c_reader, tmp_path):
 
 
 def test_arrays_and_limits_of_the_library(c_reader):
-    library, data = c_reader.library, GOOD["gap8"]
+    library, data = c_reader.library, files.pieces({"t": on("F16", (4, 1000), FAR)}, {"t": "gap8"}).pack()
     library.seft_open.restype = ctypes.c_void_p
     error, zero = ctypes.create_string_buffer(256), ctypes.c_size_t(0)
     file = ctypes.c_void_p(library.seft_open(data, ctypes.c_size_t(len(data)), error))
@@ -103,26 +73,16 @@ def test_arrays_and_limits_of_the_library(c_reader):
 
 
 def test_the_example_of_the_specification_FMT_093(c_reader):
-    lines = c_reader.judge(example())[2]
+    lines = c_reader.judge(EXAMPLE)[2]
     assert lines[0]["root"] == "23203c36f4238cbd26e6cc67fd069249b2dd7f719304cd926b341bcb754ae1db"
     state = '{"scales":{},"tensors":{"w":"4b42d561e2c38c25f526f64b3e1d367d23920dfc0e296234998ca422506b8b76"},"tied":{}}'
     assert [lines[0][key] for key in ("attributes", "delta", "scales", "tied")] == [{"step": 7}, None, {}, {}]
-    assert lines[0]["state"] == sha(state.encode())
-    assert lines[1]["row_pointers_sha256"] == sha(struct.pack("<3q", 0, 2, 3))
-    made = build(
-        {"w": tensor("F16", [2, 3], [0, 2, 4], "bitmask", values=bytes.fromhex("003e000000c0"))}, attributes={"step": 7}
-    )
-    assert made == example()
-
-
-def example():
-    chapter = (ROOT / "SPEC.md").read_text(encoding="utf-8").partition("## 12. Files (FMT)")[2]
-    dump = re.search(r"```hexdump\n(.*?)```", chapter, re.DOTALL)[1]
-    return bytes.fromhex("".join(line[6:53] for line in dump.splitlines()))
+    assert lines[0]["state"] == digest(state.encode())
+    assert lines[1]["row_pointers_sha256"] == digest(struct.pack("<3q", 0, 2, 3))
 
 
 def test_every_truncation_and_every_flipped_byte_of_the_example_is_refused(c_reader):
-    data = example()
+    data = EXAMPLE
     for end in range(len(data)):
         assert c_reader.judge(data[:end])[0] == 1, end
     assert c_reader.judge(data + b"\0")[1] == "FMT-035"
@@ -134,4 +94,13 @@ def test_sha256(c_reader):
     for size in [*range(130), 1000, 4096, 99999]:
         data, found = random.Random(size).randbytes(size), ctypes.create_string_buffer(65)
         c_reader.library.seft_sha256(data, ctypes.c_size_t(size), found)
-        assert found.value.decode() == sha(data)
+        assert found.value.decode() == digest(data)
+
+
+def test_headers_of_many_small_members_stay_within_the_memory_bound_FMT_096(c_reader):
+    many, made = 20_000, files.pieces({})
+    for told in (dict.fromkeys((f"{i:x}" for i in range(many)), 0), [[]] * many, [[[0] * many]]):
+        assert c_reader.judge(files.assemble(text(made.manifest | {"tensors": told}), []))[0] == 1
+        assert c_reader.judge(files.assemble(text(made.manifest | {"attributes": {"a": told}}), []))[0] == 0
+    empty = {f"{i:x}": {"data_offsets": [0, 0], "dtype": "U8", "shape": []} for i in range(many)}
+    assert c_reader.judge(files.assemble(text(made.manifest), [], change=lambda h: h.update(empty)))[1] == "FMT-032"

@@ -11,8 +11,8 @@ from conformance.fuzz.content import Disagreement
 from conformance.fuzz.foreign import Cases, ForeignJudge, execute, reader_of, strict
 from conformance.fuzz.loop import Tally
 from conformance.fuzz.parts import NOTHING, SECTIONS
-from conformance.gen.files import on
 from conformance.oracle import files_deltas, second_reader
+from conformance.oracle.files import on
 from formats import compress, step_files
 from formats.dialects import int_codes, seft_adapter, shira, super_tuning, weight_sync
 from formats.records import from_flat

@@ -11,6 +11,7 @@ from conformance.cases.profiles import in_order, profiles_of_case
 from conformance.engine.port import EnginePort
 from conformance.judge.harness import Failure, Result, Variant
 from conformance.judge.judgement import PropertyResult, Run
+from tests.conformance.report_runs import whole
 
 CASES = {case.id: case for case in load_all()}
 KERNELS = [case for case in CASES.values() if profiles_of_case(case) == {"kernels"}]
@@ -147,6 +148,13 @@ def test_PRT_011_cases_of_16_bits_are_those_that_the_type_holds():
                 assert np.array_equal(x.astype(ml_dtypes.bfloat16).astype(float), x)
     third = Case("a.b", "kernel.exceeding", (), "", {"values": np.array([1 / 3]), "least": 0.0})
     assert not holds(third, "bfloat16")
+
+
+def test_PRT_011_a_profile_is_judged_in_the_classes_in_which_its_operations_on_arrays_have_cases():
+    run = whole(("core", "train", "ckpt-read"), classes=("exact64", "fp32", "bf16"))
+    assert run.classes_of("core") == ("exact64", "fp32", "bf16")
+    assert run.classes_of("train") == ("exact64", "fp32")
+    assert run.classes_of("ckpt-read") == run.classes  # none of its operations has a class of its own
 
 
 @pytest.mark.parametrize("partly", [{"filtered": "--only x"}, {"fresh": False}, {"complaints": ["out of date"]}])

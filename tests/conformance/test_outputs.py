@@ -60,22 +60,3 @@ def test_a_run_is_told_although_what_it_was_to_write_cannot_be_written(verify, t
     assert err == f"verify: {folder} holds notes.txt, which is no part of a report; name another folder\n"
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     assert manifest.is_file()  # what can be written is, in a folder that was missing
-
-
-def test_export_writes_every_case_as_it_goes_over_the_line(verify, tmp_path):
-    import json
-
-    from conformance.protocol.values import decode
-
-    assert verify("export", tmp_path / "out")[0] == 0
-    files = list((tmp_path / "out").glob("*/*.json"))
-    assert len(files) == len(load_all())
-    assert verify("export", tmp_path / "some", "--only", "select.largest")[0] == 0
-    some = list((tmp_path / "some").glob("*/*.json"))
-    assert [path.read_text() for path in some] == [
-        (tmp_path / "out" / path.relative_to(tmp_path / "some")).read_text() for path in some
-    ]
-    assert {path.parent.name for path in some} == {"select.largest"}
-    case = json.loads((tmp_path / "out" / "select.largest" / "select.largest-example.json").read_text())
-    assert decode(case["in"]["float32"]["scores"]).tolist() == [1, 3, 3, 2]
-    assert decode(case["out"]["chosen"]).tolist() == [7, 9]

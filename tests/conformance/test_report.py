@@ -125,6 +125,7 @@ def test_golden_lines(tmp_path):
         "met": False,
         "reasons": ["core: 1 fail of 1"],
         "claimable": [],
+        "classes": {},
         "badge": "not conformant",
         "status": 1,
     }

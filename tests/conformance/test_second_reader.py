@@ -8,34 +8,30 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conformance.oracle.second_reader import BITS, Refused
-from tests.conformance.checkpoint_bytes import (
-    BIG,
-    CHANGE,
-    EXAMPLE,
-    HEX,
-    OPS,
-    ROOT,
-    bits_of,
-    build,
-    clause,
-    coded,
-    dense,
-    mask_of,
-    nm,
-    put,
-    sha,
-    sparse,
-    spell,
-    support,
-    tensor,
-)
+import conformance
+from conformance.oracle import files
+from conformance.oracle.files import Section, digest, on, text
+from conformance.oracle.second_reader import Refused, read
 
+ROOT = Path(conformance.__file__).parents[1]
 SPEC = (ROOT / "SPEC.md").read_text(encoding="utf-8")
+DUMP = re.search(r"```hexdump\n(.*?)```", SPEC.partition("## 12. Files")[2], re.DOTALL)[1]
+EXAMPLE = bytes.fromhex("".join(line[6:54] for line in DUMP.splitlines()))
+SPARSE = on("F16", (2, 3), [0, 2, 4], bytes.fromhex("003e 0000 00c0"))
+CHANGE = {"base": "1" * 64, "target": "2" * 64}
+DELTA = {"base_sha256": "0" * 64, "target_sha256": "f" * 64, "scales": {}, "tied": {}}
+
+
+def clause(run, *args):
+    with pytest.raises(Refused) as found:
+        run(*args)
+    return found.value.clause
 
 
 def test_the_reader_stays_short():
@@ -61,9 +57,8 @@ def test_the_example_of_12_13(try_read):
     assert (w.row_pointers.tolist(), w.columns.tolist()) == ([0, 2, 3], [0, 2, 1])
     assert w.row_pointers.dtype == w.columns.dtype == np.int64
     assert w.bits == bytes.fromhex("003e 0000 00c0")
-    assert dense(w) == bytes.fromhex("003e 0000 0000  0000 00c0 0000")
     digests = {"w": "4b42d561e2c38c25f526f64b3e1d367d23920dfc0e296234998ca422506b8b76"}
-    assert content.state_sha256 == sha(spell({"scales": {}, "tensors": digests, "tied": {}}).encode())
+    assert content.state_sha256 == digest(text({"scales": {}, "tensors": digests, "tied": {}}).encode())
     assert content.state_sha256 == "84502f1eb099dc0e16296043ffdf1f79436e7ac5124d2fb7cee7026c6c6c2264"
 
 
@@ -75,27 +70,26 @@ def test_the_supports_of_12_13_have_the_bytes_that_stand_there():
         flat = [int(r) * shape[1] + int(c) for r, c in re.findall(r"\((\d+), (\d+)\)", positions)]
         n, m, axis = map(int, (re.findall(r"(\d):(\d), axis (\d)", encoding) or ["000"])[0])
         listed = {role: bytes.fromhex(text) for role, text in re.findall(r"`(\w+)` ([0-9a-f ]+)", sections)}
-        made = support(encoding.split("`")[1], shape, flat, {"axis": axis, "m": m, "n": n})
-        assert listed == {role: data for role, (_, _, data) in made.items()}, row
+        sections = files.sections_of("w", on("NONE", tuple(shape), flat, pattern=(n, m, axis)), encoding.split("`")[1])
+        assert listed == {section.name[2:]: section.data for section in sections}, row
     assert len(rows.splitlines()) == 8
 
 
 def test_the_digests_of_12_13_are_those_of_their_texts():
-    texts = [text for text in re.findall(r"`(\{.*\})`", SPEC) if '"nnz"' in text]
+    texts = [value for value in re.findall(r"`(\{.*\})`", SPEC) if '"nnz"' in value]
     assert len(texts) == 2
-    for text in texts:
-        assert SPEC.count(sha(text.encode()))
+    for value in texts:
+        assert SPEC.count(digest(value.encode()))
     (described,) = re.findall(r'^\{"base_sha256".*$', SPEC, re.MULTILINE)
     value = json.loads(described)
     changed = {"scales": {}, "tensors": {"w": value["tensors"]["w"]["target"]}, "tied": {}}
-    assert value["target_sha256"] == sha(spell(changed).encode())
-    after = tensor("F16", [2, 3], "bitmask", [0, 2], bytes.fromhex("003e003c"))
-    assert value["tensors"]["w"]["target"] == after[0]["content_sha256"]
+    assert value["target_sha256"] == digest(text(changed).encode())
+    after = on("F16", (2, 3), [0, 2], bytes.fromhex("003e003c"))
+    assert value["tensors"]["w"]["target"] == files.content_digest(after)
 
 
 def test_the_builder_writes_the_example():
-    values = bytes.fromhex("003e 0000 00c0")
-    assert build({"w": sparse(values=values)}, attributes={"step": 7}) == EXAMPLE
+    assert files.pieces({"w": SPARSE}, attributes={"step": 7}).pack() == EXAMPLE
 
 
 def test_the_example_cut_anywhere_is_refused(try_read):
@@ -110,103 +104,45 @@ def test_the_example_with_any_bit_flipped_is_refused(try_read):
             assert clause(try_read, EXAMPLE[:i] + bytes([EXAMPLE[i] ^ mask]) + EXAMPLE[i + 1 :])
 
 
-@pytest.mark.parametrize("encoding", ["bitmask", "csr", "gap8", "varint"])
-@pytest.mark.parametrize("shape", [(1,), (11,), (3, 5), (2, 3, 9), (1, 70000), (4, 600), (5, 0), (0, 5), (2, 0, 3)])
-@pytest.mark.parametrize("share", [0, 0.01, 0.5, 1])
-def test_FMT_061_FMT_065_FMT_054_FMT_055_supports(try_read, encoding, shape, share):
-    rng, numel = random.Random(7), math.prod(shape)
-    if encoding == "bitmask" and shape[-1] == 0:
-        return
-    flat = sorted(rng.sample(range(numel), math.ceil(share * numel)))
-    values = bits_of(len(flat), 4)
-    content = try_read(build({"w": tensor("F32", shape, encoding, flat, values)}))
-    w = content.tensors["w"]
-    assert (w.row_pointers is None) == (w.columns is None) == (len(flat) == numel)
-    if w.columns is not None:
-        rows = math.prod(shape[:-1])
-        assert [
-            r * shape[-1] + c for r in range(rows) for c in w.columns[w.row_pointers[r] : w.row_pointers[r + 1]]
-        ] == flat
-    want = bytearray(4 * numel)
-    for i, p in enumerate(flat):
-        want[4 * p : 4 * p + 4] = values[4 * i : 4 * i + 4]
-    assert (w.bits, dense(w)) == (values, bytes(want))
+def test_FMT_094_FMT_102_companions_stand_beside_a_file(tmp_path):
+    path, made = tmp_path / "model.sparse.safetensors", files.pieces({"w": SPARSE})
+    made.manifest["files"] = {"card.md": {"bytes": 2, "sha256": digest(b"hi")}}
+    path.write_bytes(made.pack())
+    assert clause(read, path) == "FMT-102"
+    for data in (b"ho", b"h"):
+        (tmp_path / "card.md").write_bytes(data)
+        assert clause(read, path) == "FMT-094"
+    (tmp_path / "card.md").write_bytes(b"hi")
+    assert read(path).files == ["card.md"]
 
 
-@pytest.mark.parametrize(
-    ("shape", "axis", "m", "n"),
-    [
-        *[((8,), 0, 4, 2), ((3, 8), 1, 4, 2), ((8, 3), 0, 4, 2), ((2, 6, 5), 1, 3, 1), ((4, 3, 5), 0, 2, 1)],
-        *[((2, 64), 1, 64, 32), ((64, 2), 0, 64, 63), ((2, 3, 32), 2, 32, 1), ((2, 3, 32), 2, 16, 9)],
-    ],
-)
-def test_FMT_052_patterns_along_any_axis(try_read, shape, axis, m, n):
-    rng, cube = random.Random(3), np.zeros(shape, bool)
-    groups = np.moveaxis(cube, axis, -1).reshape(-1, m)
-    for group in groups:
-        group[rng.sample(range(m), n)] = True
-    cube = np.moveaxis(groups.reshape(np.moveaxis(cube, axis, -1).shape), -1, axis)
-    flat = np.flatnonzero(cube).tolist()
-    values = bits_of(len(flat), 2)
-    raw = build({"w": tensor("BF16", shape, "nm", flat, values, {"axis": axis, "m": m, "n": n})})
-    w = try_read(raw).tensors["w"]
-    assert w.bits == values
-    raw = build({"w": tensor("NONE", shape, "nm", flat, b"", {"axis": axis, "m": m, "n": n})})
-    assert dense(try_read(raw).tensors["w"]) == cube.tobytes()
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read(tmp_path / "none")
 
 
-def test_FMT_052_the_ranks_of_the_text():
-    two_four = {"m": 4, "n": 2}
-    assert support("nm", (2, 4), [0, 2, 5, 7], two_four | {"axis": 1})["ranks"][2] == bytes([1, 4])
-    flat = sorted(4 * r + c for r, c in [(0, 0), (1, 2), (2, 1), (3, 3), (1, 1), (3, 0), (0, 3), (2, 2)])
-    assert support("nm", (4, 4), flat, two_four | {"axis": 0})["ranks"][2] == bytes([0x93, 6])
-    assert support("gap8", (2, 600), [600])["gaps"][2] == bytes([255, 255, 0x5A])
-    assert support("varint", (2, 600), [600])["gaps"][2] == bytes([0xD8, 4])
+def test_FMT_131_a_delta_says_of_its_target_what_it_need_not_store(try_read):
+    links = {"scales": {"a": {"scale": "b"}}, "tied": {"b": "c", "c": "d"}}
+    described = DELTA | {"tensors": {"w": CHANGE}} | links
+    assert try_read(files.pieces({"replace:w": SPARSE}, kind="delta", delta=described).pack()).delta == described
 
 
-def test_FMT_005_full_support_is_the_same_tensor_in_either_form(try_read):
-    values = bits_of(6, 2)
-    found = [
-        try_read(build({"w": sparse(e, flat=range(6), values=values)})) for e in ("dense", "bitmask", "csr", "gap8")
-    ]
-    assert len({content.state_sha256 for content in found}) == 1
-    assert all(content.tensors["w"].columns is None for content in found)
-
-
-@pytest.mark.parametrize("dtype", [*BITS])
-def test_FMT_006_every_dtype(try_read, dtype):
-    flat, size = [0, 2, 4], -(-3 * BITS[dtype] // 8)
-    values = bytes([1] * size)
-    w = try_read(build({"w": tensor(dtype, (2, 3), "csr", flat, values)})).tensors["w"]
-    assert (w.dtype, w.bits) == (dtype, values)
-    assert sum(map(bool, dense(w))) == {0: 3, 4: 2, 6: 3}.get(BITS[dtype], size)
-
-
-def test_FMT_004_a_dense_scalar_and_no_tensors(try_read):
-    assert dense(try_read(build({"s": tensor("F64", (), "dense", [0], bytes(range(8)))})).tensors["s"]) == bytes(
-        range(8)
-    )
-    assert try_read(build({})).tensors == {}
-
-
-def test_FMT_017_masks(try_read):
-    content = try_read(build({"m": mask_of([1, 3]), "full": mask_of(range(6)), "none": mask_of([])}))
-    assert {name: [*dense(m)] for name, m in content.tensors.items()} == {
-        "m": [0, 1, 0, 1, 0, 0],
-        "full": [1] * 6,
-        "none": [0] * 6,
-    }
-
-
-def test_FMT_016_FMT_010_scales_and_tied_names(try_read):
-    raw = build({"w": sparse(), "s": sparse()}, scales={"w": {"scale": "s"}}, tied={"head": "w"})
-    content = try_read(raw)
-    assert (content.scales, content.tied) == ({"w": {"scale": "s"}}, {"head": "w"})
-    assert content.state_sha256 != try_read(build({"w": sparse(), "s": sparse()})).state_sha256
-
-
-def test_FMT_042_FMT_044_a_later_minor_version_with_an_optional_feature(try_read):
-    assert try_read(build({"w": sparse()}, spec="1.17", optional=["colour"])).tensors
+@pytest.mark.parametrize("encoding", ["dense", "bitmask", "csr", "gap8", "varint", "nm"])
+def test_FMT_096_large_numbers_take_no_memory(try_read, encoding):
+    made = files.pieces({"w": SPARSE}, {"w": "bitmask"})
+    entry = made.manifest["tensors"]["w"]
+    entry.update(encoding=encoding, shape=[2**20, 2**31 - 2], nnz=2**20 * (2**30 - 1))
+    if encoding == "nm":
+        entry["pattern"] = {"axis": 0, "m": 2, "n": 1}
+    support = {"bitmask": ["mask"], "csr": ["row_ptr", "col_idx"], "nm": ["ranks"], "dense": []}
+    roles = [*support.get(encoding, ["gaps"]), "values"]
+    entry["sections"] = {role: {"bytes": 2**51, "sha256": "0" * 64} for role in roles}
+    raw = made.pack()
+    tracemalloc.start()
+    found = clause(try_read, raw)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (found in {"FMT-046", "FMT-049", "FMT-057"}, peak < 1_000_000) == (True, True)
 
 
 def outcome(run, raw):
@@ -224,27 +160,43 @@ def paths(value, at=()):
         yield from paths(item, (*at, key))
 
 
+BIG = 2**53 - 1
 STRANGE = [None, True, 0, -1, BIG, "", "x", "delta", "nm", "gap8", "varint", "csr", "dense", "NONE", "F4", [], {}, [[]]]
 STRANGE += [[BIG], [0, BIG], [BIG, 0], {"a": {}}, {"": None}, {"a": {"b": "c"}}, {"gaps": {}}, ["zstd"]]
 
 
 @pytest.mark.parametrize("where", ["manifest", "header"])
 def test_FMT_097_any_value_anywhere_is_read_or_refused(try_read, where):
-    tensors, whole = OPS | {"whole:n": nm(4, 2), "whole:s": sparse("varint")}, []
-    described = {"base_sha256": HEX, "target_sha256": HEX, "scales": {"w": {"s": "v"}}, "tied": {"a": "b"}}
-    described["tensors"] = {"w": CHANGE, "n": CHANGE, "s": CHANGE}
-    more = {"kind": "delta", "requires": ["delta"], "delta": described}
-    more |= {"optional": ["a"]}
-    assert try_read(build(tensors, **more, **{"edit" if where == "manifest" else "header": whole.append}))
-    found = []
-    for path in paths(whole[0]):
+    removed = on("NONE", (2, 3), [1, 3])
+    tensors = {"replace:w": SPARSE, "remove:w": removed, "whole:n": on("NONE", (2, 4), [0, 2, 5, 7], pattern=(2, 4, 1))}
+    tensors["whole:s"] = SPARSE
+    links = {"scales": {"w": {"s": "v"}}, "tied": {"a": "b"}}
+    described = DELTA | links | {"tensors": {"w": CHANGE, "n": CHANGE, "s": CHANGE}}
+    encodings = dict.fromkeys(tensors, "bitmask") | {"whole:n": "nm", "whole:s": "varint"}
+    made = files.pieces(tensors, encodings, kind="delta", delta=described)
+    made.manifest["optional"] = ["a"]
+    headers, found = [], []
+    assert try_read(files.assemble(text(made.manifest), made.sections, change=headers.append))
+    whole = made.manifest if where == "manifest" else headers[0]
+    for path in paths(whole):
         for value in STRANGE:
             edit = put(*path, to=copy.deepcopy(value)) if path else lambda m, value=value: m.clear()
-            found.append(
-                outcome(try_read, build(tensors, **more, **{"edit" if where == "manifest" else "header": edit}))
-            )
+            edited = copy.deepcopy(made.manifest)
+            if where == "manifest":
+                edit(edited)
+            raw = files.assemble(text(edited), made.sections, change=edit if where == "header" else None)
+            found.append(outcome(try_read, raw))
     assert all(re.fullmatch(r"read|FMT-\d{3}", word) for word in found)
     assert found.count("read") < 0.05 * len(found)
+
+
+def put(*path, to):
+    def edit(m):
+        for key in path[:-1]:
+            m = m[key]
+        m[path[-1]] = to
+
+    return edit
 
 
 def test_FMT_097_any_bytes_of_a_support_are_read_or_refused(try_read):
@@ -254,5 +206,8 @@ def test_FMT_097_any_bytes_of_a_support_are_read_or_refused(try_read):
         encoding = rng.choice([*roles])
         role, shape = roles[encoding]
         raw = bytes(rng.choice([0, 1, 2, 127, 128, 255]) for _ in range(math.prod(shape)))
-        found.add(outcome(try_read, build({"w": coded(encoding, (role, "U8", shape, raw))})))
+        made = files.pieces({"w": SPARSE}, {"w": encoding})
+        made.sections[0] = Section(f"w#{role}", "U8", shape, raw)
+        made.manifest["tensors"]["w"]["sections"][role] = files.stored(made.sections[0])
+        found.add(outcome(try_read, made.pack()))
     assert {"FMT-058", "FMT-059", "FMT-063", "FMT-073", "FMT-091"} <= found

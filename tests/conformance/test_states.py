@@ -13,7 +13,7 @@ from conformance.judge.compare_files import packed_verdict, state_verdict
 from conformance.judge.harness import Variant, prepared_inputs, run
 from conformance.properties.draws import Counted
 from conformance.properties.models import TINY
-from conformance.properties.runs import drawn_world
+from conformance.properties.train_drawn import drawn_world
 from conformance.properties.train_states import is_weak, settings_of_run, written
 from conformance.wrong.mutants import MUTANTS
 

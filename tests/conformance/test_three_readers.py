@@ -1,4 +1,4 @@
-"""The files of the vectors mean one thing to the reader that gave the answers, to the second and to that in C."""
+"""Files mean one thing to the engine, to the second reader and to that in C: those of the vectors, and broken ones."""
 
 import hashlib
 import json
@@ -8,27 +8,22 @@ import struct
 import numpy as np
 import pytest
 
-from conformance.cases.case import VECTORS, load
+import formats
+from conformance.cases.case import VECTORS, load, load_all
+from conformance.cases.profiles import requires_zstd
+from conformance.engine.port import EnginePort
+from conformance.judge.harness import Variant, run
+from conformance.oracle import files
+from conformance.oracle.files import Section, on, text
 from conformance.oracle.second_reader import Refused
-from tests.conformance.checkpoint_bytes import spell
-from tests.conformance.test_c_refusals import mutate
 
 CASES = {case.id: case for path in sorted(VECTORS.glob("file*.json")) for case in load(path) if case.op == "file.read"}
 BEFORE_FEATURES = {f"FMT-{number:03}" for number in (*range(20, 31), 42, 93)}  # the order of 12.8
 
 
-def needs_zstd(raw):
-    """Whether a manifest that can be found requires zstd, the feature that neither reader has."""
-    size = struct.unpack("<Q", raw[:8].ljust(8, b"\0"))[0]
-    try:
-        return "zstd" in json.loads(json.loads(raw[8 : 8 + size])["__metadata__"]["seft.manifest"])["requires"]
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
 def legal_verdicts(case):
     """The clauses that a reader without zstd may name; none for a file that it reads."""
-    if needs_zstd(bytes(case.inputs["raw"])):
+    if requires_zstd(bytes(case.inputs["raw"])):
         return {"FMT-043"} | ((BEFORE_FEATURES | {"FMT-044"}) & set(case.refused[:1]))
     return set(case.refused)
 
@@ -48,7 +43,7 @@ def sha(data):
 def as_told(case):
     """The answer of a vector; of a tensor digests, in the order of dtype, shape, row pointers, columns and values."""
     answer = {key: case.expected[key] for key in ("kind", "attributes", "scales", "delta", "state")}
-    answer["tied"] = spell(case.expected["tied"])
+    answer["tied"] = text(case.expected["tied"])
     return answer, {
         name: (
             tensor["dtype"],
@@ -71,7 +66,7 @@ def test_the_second_reader_agrees(try_read, name):
     assert clause in (legal or {""})
     if legal:
         return
-    texts = {key: spell(getattr(found, key)) for key in ("attributes", "scales", "delta", "tied")}
+    texts = {key: text(getattr(found, key)) for key in ("attributes", "scales", "delta", "tied")}
     tensors = {}
     for key, t in found.tensors.items():
         assert all(array is None or array.dtype == np.int64 for array in (t.row_pointers, t.columns))
@@ -89,7 +84,7 @@ def test_the_reader_in_C_agrees(c_reader, name):
     assert clause in (legal or {""}), lines
     if legal:
         return
-    texts = {key: spell(lines[0][key]) for key in ("attributes", "scales", "delta", "tied")}
+    texts = {key: text(lines[0][key]) for key in ("attributes", "scales", "delta", "tied")}
     keys = ("dtype", "shape", "row_pointers_sha256", "columns_sha256", "values_sha256")
     tensors = {line["name"]: tuple(line[key] for key in keys) for line in lines[1:]}
     assert (texts | {key: lines[0][key] for key in ("kind", "state")}, tensors) == as_told(case)
@@ -102,6 +97,42 @@ def test_the_vectors_have_all_that_is_told_apart_here():
     assert len(set().union(*verdicts)) > 40
 
 
+def test_the_engine_agrees():
+    cases = [case for case in load_all() if case.op.startswith(("file.", "folder.")) or case.op == "delta.apply"]
+    results = run(cases, [Variant(EnginePort(), "float64")])
+    assert [(r.case.id, r.failures) for r in results if not r.ran or r.failures] == []
+
+
+def test_the_engine_refuses_what_is_broken_without_its_digests_too(tmp_path):
+    for case in CASES.values():
+        if case.refused and not {"FMT-090", "FMT-091"} & set(case.refused):
+            path = tmp_path / case.id
+            path.write_bytes(bytes(case.inputs["raw"]))
+            with pytest.raises(formats.FormatError) as error:
+                formats.read(path, verify=False)
+            assert error.value.clause in case.refused, case.id
+
+
+def seal(data):
+    """A mutated file with the digest of the manifest that it has now, so that later rules are reached."""
+    size = struct.unpack("<Q", data[:8])[0]
+    try:
+        told = json.loads(data[8 : 8 + size])
+        told["__metadata__"]["seft.manifest.sha256"] = sha(told["__metadata__"]["seft.manifest"].encode())
+        return files.frame(text(told).encode()) + data[8 + size :]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return data
+
+
+def mutate(data, chance):
+    """Some bytes of a file changed, most of them to bytes that mean something in JSON."""
+    data = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 5))):
+        at = chance.randrange(len(data))
+        data[at] = chance.choice((chance.randrange(256), *b'0129-[]{},:"\\'))
+    return seal(bytes(data)) if chance.random() < 0.7 else bytes(data)
+
+
 def test_mutated_files_are_read_by_both_readers_or_by_none(c_reader, try_read):
     chance, clauses = random.Random(12), set()
     sources = [bytes(case.inputs["raw"]) for case in CASES.values() if len(case.inputs["raw"]) < 10_000]
@@ -111,3 +142,184 @@ def test_mutated_files_are_read_by_both_readers_or_by_none(c_reader, try_read):
         assert code == bool(clause), (clause, lines)
         clauses |= {clause, other}
     assert len(clauses) > 30
+
+
+# ------------------------------------------------------- broken files that no vector has: every reader refuses them
+
+HEX, GONE = "0" * 64, object()
+SPARSE = on("F16", (2, 3), [0, 2, 4])
+W = files.pieces({"w": SPARSE}, {"w": "bitmask"})
+
+
+def put(*path):
+    """An edit that sets, or with GONE removes, what a path of keys leads to."""
+    *way, key, value = path
+
+    def edit(tree):
+        for step in way:
+            tree = tree[step]
+        if value is GONE:
+            del tree[key]
+        else:
+            tree[key] = value
+
+    return edit
+
+
+def manifest(*path, of=W):
+    made = files.Pieces(json.loads(text(of.manifest)), of.sections)
+    put(*path)(made.manifest)
+    return made.pack()
+
+
+def header(*path):
+    return files.assemble(text(W.manifest), W.sections, change=put(*path))
+
+
+def respelt(new, old='"attributes":{}'):
+    """A file with another text in its manifest; `new` alone stands for all attributes."""
+    whole = text(W.manifest)
+    assert old in whole
+    return files.assemble(whole.replace(old, new, 1), W.sections)
+
+
+def attributes(written):
+    return respelt(f'"attributes":{written}')
+
+
+def reheaded(old, new):
+    """A file with other bytes in its header."""
+    raw = W.pack()
+    size = 8 + int.from_bytes(raw[:8], "little")
+    line = raw[8:size].rstrip(b" ")
+    assert old in line
+    return files.frame(line.replace(old, new, 1)) + raw[size:]
+
+
+def companions(*names, size=2, digest=HEX):
+    return manifest("files", {name: {"bytes": size, "sha256": digest} for name in names})
+
+
+def masked(**more):
+    return manifest("tensors", "w", "sections", "mask", {"bytes": 2, "sha256": HEX} | more)
+
+
+CHANGE = {"base": "1" * 64, "target": "2" * 64}
+DELTA = {"base_sha256": HEX, "target_sha256": "f" * 64, "scales": {}, "tied": {}, "tensors": {"w": CHANGE}}
+CHANGED = files.pieces({"whole:w": SPARSE}, kind="delta", delta=DELTA)
+
+
+def delta(*path):
+    return manifest("delta", *path, of=CHANGED)
+
+
+def resized(at, encoding, role, dtype, data):
+    """A file of which one section of the support holds other bytes, with their digest."""
+    made = files.pieces({"w": on("U8", (3, 300), at)}, {"w": encoding})
+    place = next(i for i, section in enumerate(made.sections) if section.name == f"w#{role}")
+    made.sections[place] = Section(f"w#{role}", dtype, [len(data) * 8 // files.BITS[dtype]], data)
+    made.manifest["tensors"]["w"]["sections"][role] = files.stored(made.sections[place])
+    return made.pack()
+
+
+MANY = 100_000
+BROKEN = [  # the clauses of which a reader names one, the file
+    *(("FMT-024", respelt(cut, text(W.manifest))) for cut in ("", text(W.manifest)[:-1], "t", '"\\', '"\\u')),
+    *(("FMT-024", attributes('{"a":' + a + "}")) for a in ("nulx", "{1:1}", '"\\u00g1"', '"\\v001f"', '"\\x"')),
+    ("FMT-024 FMT-026", attributes('{"a":-Infinity}')),
+    ("FMT-024", reheaded(b'"pt"', b'"\xed\xa0\x80"')),
+    ("FMT-024 FMT-026", reheaded(b'"shape":[2,1]', b'"shape":[NaN]')),
+    *(("FMT-026", attributes('{"a":' + a + "}")) for a in ("1" * 9000, str(2**64))),
+    ("FMT-026", reheaded(b'"shape":[2,1]', b'"shape":[%s]' % (b"9" * 5000))),
+    *(("FMT-027", respelt(deep, text(W.manifest))) for deep in ("[" * MANY, "[" * 400 + "]" * 400)),
+    ("FMT-027", attributes('{"":' * 15 + "[]" + "}" * 15)),
+    ("FMT-027", attributes("[" * MANY + "]" * MANY)),
+    *(("FMT-027", reheaded(b'"shape":[2,1]', b'"shape":' + b"[" * n + b"]" * n)) for n in (20, 90_000)),
+    *(("FMT-028", attributes(a)) for a in ('{"a":\t1}', '{"a"\r:1}', '{"a":"\\u1010"}', '{"\\ud800":"\\udfff"}')),
+    *(("FMT-028", reheaded(b'"pt"', b)) for b in (b'"\\u0070t"', b'"\\ud800"')),
+    ("FMT-028", reheaded(b'"data_offsets":[0,', b'"data_offsets":[-0,')),
+    ("FMT-028", reheaded(b'"dtype":"U8","shape":[2,1]', b'"shape":[2,1],"dtype":"U8"')),
+    *(("FMT-029", header("__metadata__", key, 1)) for key in ("format", "seft.manifest.sha256")),
+    ("FMT-029", header("__metadata__", "pt")),
+    *(("FMT-030", header("w#mask", odd)) for odd in (1, [])),
+    *(("FMT-030", header("w#mask", "data_offsets", odd)) for odd in ([False, 2], [-2, 0])),
+    *(("FMT-030", header("w#mask", "shape", odd)) for odd in ([-2, -1], "2")),
+    ("FMT-030 FMT-034", header("w#mask", "data_offsets", [0])),
+    ("FMT-006 FMT-030", header("w#mask", "dtype", "U9")),
+    ("FMT-006 FMT-033", header("w#mask", "dtype", "NONE")),
+    ("FMT-031", header("w#mask", GONE)),
+    ("FMT-031", manifest("tensors", "w", "sections", "mask", GONE)),
+    ("FMT-031", manifest("tensors", "w", "sections", "zeros", {"bytes": 0, "sha256": HEX})),
+    *(("FMT-031", manifest("tensors", "w", "encoding", code)) for code in ("csr", "gap8")),
+    ("FMT-031", manifest("tensors", "w", "dtype", "NONE")),
+    ("FMT-033", header("w#mask", "shape", [1, 2])),
+    *(("FMT-034", header("w#values", "data_offsets", odd)) for odd in ([0, 70], [64, 71], [2**50, 2**50 + 6])),
+    *(("FMT-034 FMT-033", header("w#mask#pad", "data_offsets", odd)) for odd in ([2, 63], [1, 64])),
+    *(("FMT-040", manifest(key, GONE)) for key in ("spec", "requires")),
+    ("FMT-040", manifest("tensors", "w", "nnz", GONE)),
+    ("FMT-040", manifest("files", {"x": {"sha256": HEX}})),
+    *(("FMT-040", masked(**odd)) for odd in ({"codec": "zstd"}, {"raw_bytes": 3})),
+    *(("FMT-041", manifest(*odd)) for odd in (("tensors", []), ("kind", 1), ("files", []), ("tied", {"a": 1}))),
+    *(("FMT-041", manifest("part", odd)) for odd in (True, -1)),
+    *(("FMT-041", manifest("tensors", "w", *odd)) for odd in ((None,), ("shape", "2x3"))),
+    ("FMT-041 FMT-007", manifest("tensors", "w", "shape", [-2, 3])),
+    ("FMT-041 FMT-044", manifest("requires", [1])),
+    ("FMT-041", masked(codec=1, raw_bytes=3)),
+    *(("FMT-042", manifest("spec", odd)) for odd in ("1.", "1.0\n", "1.\u0661")),
+    ("FMT-043", masked(codec="lz4", raw_bytes=3)),
+    ("FMT-044", manifest("requires", ["delta", "delta"])),
+    ("FMT-044", manifest("optional", ["delta"], of=CHANGED)),
+    ("FMT-047", manifest("tensors", "w", "sections", "mask", "sha256", HEX[1:])),
+    ("FMT-047", companions("a", digest="A" * 64)),
+    ("FMT-050", masked(codec="zstd", raw_bytes=3)),
+    ("FMT-008", manifest("tensors", "w", "shape", [2**31, 3])),
+    ("FMT-009", files.pieces({"a#b": SPARSE}).pack()),
+    *(("FMT-013", companions(name)) for name in (".a", "a" * 256, "a b", "a\n", "ä", "../x", "Model.Sparse-x")),
+    *(("FMT-013", companions(name)) for name in ("a.BIN", "model.SafeTensors", "x.index.json", "x.index.json\n")),
+    ("FMT-013", companions("card.md", "card.MD")),
+    ("FMT-014", companions("a", size=50_000_001)),
+    *(("FMT-102", companions(name)) for name in ("a.bin.txt", "bin", "A-1_.B", "_model.sparse", "a" * 255)),
+    ("FMT-016", manifest("scales", {"w": {"Scale": "v"}})),
+    ("FMT-058", resized([], "gap8", "gaps", "U8", b"\xff")),
+    # the columns of every row rise, so that only the pointers are wrong
+    ("FMT-067", resized([1, 2, 303, 304], "csr", "row_ptr", "U32", struct.pack("<4I", 0, 3, 2, 4))),
+    ("FMT-009", delta("tensors", {"#": CHANGE})),
+    *(("FMT-009", delta("scales", odd)) for odd in ({"": {"scale": "b"}}, {"a": {"scale": "#"}})),
+    ("FMT-009", delta("tied", {"": "b"})),
+    ("FMT-016", delta("scales", {"a": {"Scale": "b"}})),
+    ("FMT-040", delta("scales", GONE)),
+    ("FMT-040", delta("tensors", "w", "x", 1)),
+    ("FMT-041", delta("base_sha256", None)),
+    ("FMT-041 FMT-047", delta("tensors", "w", "base", 1)),
+    ("FMT-047", delta("tensors", "w", "target", "x")),
+]
+
+
+@pytest.mark.parametrize(("clauses", "raw"), BROKEN)
+def test_a_broken_file_is_refused_by_each_reader(c_reader, try_read, tmp_path, clauses, raw):
+    legal = clauses.split()
+    assert judge(try_read, raw)[0] in legal
+    code, clause, lines = c_reader.judge(raw)
+    assert code == 1
+    # the reader in C has a file alone, so that no companion is there
+    assert clause in legal or (clause == "FMT-102" and b'files\\":{}' not in raw)
+    assert lines == [{"clause": clause, "message": lines[0]["message"]}]
+    (tmp_path / "opened").write_bytes(raw)
+    with pytest.raises(formats.FormatError) as error:
+        formats.read(tmp_path / "opened")
+    assert error.value.clause in legal
+
+
+def test_FMT_021_a_header_past_its_limit_is_refused_before_it_is_read(c_reader, try_read):
+    for size, clause in ((2**24 + 8, "FMT-021"), (2**25, "FMT-021"), (2**24, "FMT-023")):
+        raw = struct.pack("<Q", size - 8) + b" " * (size - 8)
+        assert judge(try_read, raw)[0] == c_reader.judge(raw)[1] == clause
+
+
+def test_files_are_judged_under_sanitizers_as_without(c_reader, tmp_path):
+    chance, sources = random.Random(20240), [bytes(case.inputs["raw"]) for case in CASES.values()]
+    mutated = [mutate(chance.choice([raw for raw in sources if len(raw) > 1000]), chance) for _ in range(800)]
+    raws = [*sources, *(raw for _, raw in BROKEN), *mutated]
+    said = c_reader.judge_many(raws, tmp_path)
+    assert said == [f"{code} {clause or '-'}" for code, clause, _ in map(c_reader.judge, raws)]
+    assert len(set(said)) > 15

@@ -1,15 +1,13 @@
-"""A small second writer for bad files: it takes a good file apart, to be changed and put together again."""
+"""Small files, whole and taken apart, to be changed and put together again."""
 
-import json
-import struct
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import formats
+from conformance.fuzz.parts import NOTHING, SECTIONS, Parts, take_apart
 from formats import header, v1
 
 
@@ -19,44 +17,15 @@ def refused(case):
     return pytest.raises(formats.FormatError, match=f"^{case[:7].replace('_', '-')}: ")
 
 
-@dataclass
-class Pieces:
-    """A file in pieces; the manifest is kept apart from the header that carries it."""
-
-    manifest: dict
-    header: dict
-    data: bytearray
-
-    @classmethod
-    def of(cls, raw: bytes) -> "Pieces":
-        (n,) = struct.unpack("<Q", raw[:8])
-        header = json.loads(raw[8 : 8 + n])
-        return cls(json.loads(header["__metadata__"]["seft.manifest"]), header, bytearray(raw[8 + n :]))
-
-    def span(self, section: str) -> slice:
-        return slice(*self.header[section]["data_offsets"])
-
-    def fill(self, section: str, values: np.ndarray) -> None:
-        """Put other bytes into a section, and its digest into the manifest."""
-        raw = values.tobytes()
-        self.data[self.span(section)] = raw
-        tensor, role = section.split("#")
-        self.manifest["tensors"][tensor]["sections"][role]["sha256"] = sha256(raw).hexdigest()
-
-    def pack(self) -> bytes:
-        text = dump(self.manifest)
-        self.header["__metadata__"]["seft.manifest"] = text
-        self.header["__metadata__"]["seft.manifest.sha256"] = sha256(text.encode()).hexdigest()
-        return frame(dump(self.header).encode()) + bytes(self.data)
+def apart(raw: bytes) -> Parts:
+    """A file taken apart, which is put together again with the digests that its manifest has then."""
+    return replace(take_apart(raw), seal=NOTHING)
 
 
-def dump(value: object) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def frame(header: bytes) -> bytes:
-    size = max(1024, 1 << (7 + len(header)).bit_length())
-    return struct.pack("<Q", size - 8) + header.ljust(size - 8)
+def fill(parts: Parts, tensor: str, role: str, values: np.ndarray) -> None:
+    """Put other bytes into a section, and their digest into the manifest."""
+    parts.of(tensor)[role].data = values.tobytes()
+    parts.seal = SECTIONS
 
 
 def small_checkpoint() -> formats.Checkpoint:
@@ -99,8 +68,8 @@ def good(tmp_path: Path) -> bytes:
 
 
 @pytest.fixture
-def pieces(good: bytes) -> Pieces:
-    return Pieces.of(good)
+def pieces(good: bytes) -> Parts:
+    return apart(good)
 
 
 @pytest.fixture
@@ -133,13 +102,3 @@ def identical(a: formats.Tensor, b: formats.Tensor) -> bool:
 @pytest.fixture(scope="session")
 def same():
     return identical
-
-
-@pytest.fixture(scope="session")
-def framed():
-    return frame
-
-
-@pytest.fixture(scope="session")
-def dumped():
-    return dump

@@ -2,10 +2,12 @@
 
 import tracemalloc
 
+import numpy as np
 import pytest
 
 import formats
 from formats import FormatError
+from tests.formats.conftest import fill
 
 
 def test_a_file_cut_short_anywhere_is_refused(good, opened):
@@ -68,3 +70,25 @@ def test_FMT_096_forged_sizes_reserve_nothing(pieces, opened):
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1_000_000
+
+
+def test_a_column_may_fall_between_rows(pieces, opened):
+    fill(pieces, "c", "col_idx", np.array([4, 9, 3], np.uint16))
+    assert opened(pieces.pack(), verify=False).tensors["c"].indices.tolist() == [4, 9, 3]
+
+
+def test_FMT_090_a_section_has_its_digest(good, pieces, opened):
+    assert pieces.pack() == good
+    pieces.of("b")["values"].data = bytes([1, 1, 1])
+    raw = pieces.pack()
+    assert opened(raw, verify=False).tensors["b"].values.tolist() == [True, True, True]
+    with pytest.raises(FormatError, match="FMT-090"):
+        opened(raw, verify=True)
+
+
+def test_FMT_091_a_tensor_has_its_content_digest(pieces, opened):
+    fill(pieces, "a", "mask", np.array([0b011, 0b010], np.uint8))
+    raw = pieces.pack()
+    assert opened(raw, verify=False).tensors["a"].indices.tolist() == [0, 1, 1]
+    with pytest.raises(FormatError, match="FMT-091"):
+        opened(raw, verify=True)

@@ -13,7 +13,7 @@ import formats
 from conformance.report.visible import visible
 from formats.dialects.hf import write_hf
 from formats.dialects.stock import outline
-from tests.formats.conftest import Pieces, dump, frame
+from tests.formats.conftest import apart
 from tests.seft_cli.calling import call
 
 HOSTILE = ["w[/x]", "[bold]b[/bold]", "c:smile:", "d\u202ed", "e\x9b2J", "[link=file:///etc]f"]
@@ -86,12 +86,12 @@ def test_FMT_167_an_error_shows_a_path_in_one_line(cli, tmp_path):
 @pytest.mark.parametrize("as_json", [False, True])
 def test_FMT_167_check_lists_a_manifest_with_half_a_surrogate_pair(cli, tmp_path, as_json):
     formats.write_file(tmp_path / "m.x", formats.Checkpoint("model", {"w": formats.from_dense(np.eye(3, dtype="f4"))}))
-    pieces = Pieces.of((tmp_path / "m.x").read_bytes())
+    pieces = apart((tmp_path / "m.x").read_bytes())
     entry = pieces.manifest["tensors"].pop("w")
     pieces.manifest["tensors"] |= {"\ud800": entry, "a\x1b[2J": {}, "\n./: no rule is broken": 1}
     text = json.dumps(pieces.manifest)
-    pieces.header["__metadata__"]["seft.manifest"] = text
-    (tmp_path / "bad.x").write_bytes(frame(dump(pieces.header).encode()) + bytes(pieces.data))
+    pieces.of_header.append(lambda header: header["__metadata__"].update({"seft.manifest": text}))
+    (tmp_path / "bad.x").write_bytes(pieces.pack())
     code, out, err = cli("check", tmp_path / "bad.x", *(["--json"] if as_json else []))
     assert code == 1, err
     assert is_safe(out)

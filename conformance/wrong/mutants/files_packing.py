@@ -1,13 +1,12 @@
 """Mutants of compression: other planes, frames and sizes (FMT-140 to FMT-142)."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import zstandard
 
-from conformance.judge.compare_packed import sections_of
+from conformance.answers.files_packed import apart
 from conformance.oracle import files
 from conformance.oracle.files import BITS, Section
 from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right
@@ -49,11 +48,9 @@ def packed(
 
     def f(a: Values) -> Values:
         raw = right("file.write")(a)["raw"].tobytes()
-        start = 8 + int.from_bytes(raw[:8], "little")
-        header = json.loads(raw[8:start])
-        manifest = json.loads(header["__metadata__"]["seft.manifest"])
-        sections, _ = sections_of(header, manifest, raw[start:])
-        compressed = [replace(s, frame=frame(laid(s))) for s in sections]
+        plain = apart(raw)
+        manifest = plain.manifest
+        compressed = [replace(s, frame=frame(laid(s))) for s in plain.sections]
         compressed = [s if pays(len(s.frame or b""), len(s.data)) else replace(s, frame=None) for s in compressed]
         for s in compressed:
             tensor, role = s.name.rsplit("#", 1)
