@@ -49,7 +49,7 @@ def answer(op: str, inputs: dict[str, Any], dtype: str = "float64") -> Answer:
     except Refusal as refusal:
         return Answer(refused=refusal.clauses)
     except second_reader.Refused as refused:
-        return Answer(refused=refused.clauses.split())
+        return Answer(refused=list(dict.fromkeys(refused.clauses.split())))
     except RefusedError as refused:
         return Answer(refused=str(refused).split(":")[0].split())
     return made if isinstance(made, Answer) else Answer(made)

@@ -22,6 +22,8 @@ ALSO = (
     ("FMT-009 the manifest delta (scales|tied) .*|FMT-016 the manifest delta scales .*", b"", "FMT-131"),
     ("FMT-009 the manifest delta tensors ", b"", "FMT-132"),
     ("FMT-01[06] .*", b"base_sha256", "FMT-131"),
+    # one who has the bytes of a file alone finds no companion of those that it names
+    ("FMT-01[34] .*|FMT-04[07] the manifest files .*", rb'files\\":\{\\"', "FMT-102"),
     ("FMT-017 .*", b"#values", "FMT-031"),
     ("FMT-022 .*", rb"\A\0{8}", "FMT-023"),
     ("FMT-024 the header", rb"}\0+", "FMT-023 FMT-028"),

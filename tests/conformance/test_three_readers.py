@@ -14,7 +14,7 @@ from conformance.cases.profiles import requires_zstd
 from conformance.engine.port import EnginePort
 from conformance.judge.harness import Variant, run
 from conformance.oracle import files
-from conformance.oracle.files import Section, on, text
+from conformance.oracle.files import on, text
 from conformance.oracle.second_reader import Refused
 
 CASES = {case.id: case for path in sorted(VECTORS.glob("file*.json")) for case in load(path) if case.op == "file.read"}
@@ -144,47 +144,14 @@ def test_mutated_files_are_read_by_both_readers_or_by_none(c_reader, try_read):
     assert len(clauses) > 30
 
 
-# ------------------------------------------------------- broken files that no vector has: every reader refuses them
+# ------------------- broken files that are too large for a vector, or of which readers may name a clause more than one
 
-HEX, GONE = "0" * 64, object()
-SPARSE = on("F16", (2, 3), [0, 2, 4])
-W = files.pieces({"w": SPARSE}, {"w": "bitmask"})
-
-
-def put(*path):
-    """An edit that sets, or with GONE removes, what a path of keys leads to."""
-    *way, key, value = path
-
-    def edit(tree):
-        for step in way:
-            tree = tree[step]
-        if value is GONE:
-            del tree[key]
-        else:
-            tree[key] = value
-
-    return edit
-
-
-def manifest(*path, of=W):
-    made = files.Pieces(json.loads(text(of.manifest)), of.sections)
-    put(*path)(made.manifest)
-    return made.pack()
-
-
-def header(*path):
-    return files.assemble(text(W.manifest), W.sections, change=put(*path))
-
-
-def respelt(new, old='"attributes":{}'):
-    """A file with another text in its manifest; `new` alone stands for all attributes."""
-    whole = text(W.manifest)
-    assert old in whole
-    return files.assemble(whole.replace(old, new, 1), W.sections)
+W = files.pieces({"w": on("F16", (2, 3), [0, 2, 4])}, {"w": "bitmask"})
 
 
 def attributes(written):
-    return respelt(f'"attributes":{written}')
+    """A file with another text for its attributes."""
+    return files.assemble(text(W.manifest).replace('"attributes":{}', f'"attributes":{written}', 1), W.sections)
 
 
 def reheaded(old, new):
@@ -196,102 +163,24 @@ def reheaded(old, new):
     return files.frame(line.replace(old, new, 1)) + raw[size:]
 
 
-def companions(*names, size=2, digest=HEX):
-    return manifest("files", {name: {"bytes": size, "sha256": digest} for name in names})
+def edited(edit):
+    """A file with a manifest that was edited."""
+    manifest = json.loads(text(W.manifest))
+    edit(manifest)
+    return files.assemble(text(manifest), W.sections)
 
 
-def masked(**more):
-    return manifest("tensors", "w", "sections", "mask", {"bytes": 2, "sha256": HEX} | more)
-
-
-CHANGE = {"base": "1" * 64, "target": "2" * 64}
-DELTA = {"base_sha256": HEX, "target_sha256": "f" * 64, "scales": {}, "tied": {}, "tensors": {"w": CHANGE}}
-CHANGED = files.pieces({"whole:w": SPARSE}, kind="delta", delta=DELTA)
-
-
-def delta(*path):
-    return manifest("delta", *path, of=CHANGED)
-
-
-def resized(at, encoding, role, dtype, data):
-    """A file of which one section of the support holds other bytes, with their digest."""
-    made = files.pieces({"w": on("U8", (3, 300), at)}, {"w": encoding})
-    place = next(i for i, section in enumerate(made.sections) if section.name == f"w#{role}")
-    made.sections[place] = Section(f"w#{role}", dtype, [len(data) * 8 // files.BITS[dtype]], data)
-    made.manifest["tensors"]["w"]["sections"][role] = files.stored(made.sections[place])
-    return made.pack()
-
-
-MANY = 100_000
 BROKEN = [  # the clauses of which a reader names one, the file
-    *(("FMT-024", respelt(cut, text(W.manifest))) for cut in ("", text(W.manifest)[:-1], "t", '"\\', '"\\u')),
-    *(("FMT-024", attributes('{"a":' + a + "}")) for a in ("nulx", "{1:1}", '"\\u00g1"', '"\\v001f"', '"\\x"')),
     ("FMT-024 FMT-026", attributes('{"a":-Infinity}')),
-    ("FMT-024", reheaded(b'"pt"', b'"\xed\xa0\x80"')),
     ("FMT-024 FMT-026", reheaded(b'"shape":[2,1]', b'"shape":[NaN]')),
-    *(("FMT-026", attributes('{"a":' + a + "}")) for a in ("1" * 9000, str(2**64))),
+    ("FMT-026", attributes('{"a":' + "1" * 9000 + "}")),
     ("FMT-026", reheaded(b'"shape":[2,1]', b'"shape":[%s]' % (b"9" * 5000))),
-    *(("FMT-027", respelt(deep, text(W.manifest))) for deep in ("[" * MANY, "[" * 400 + "]" * 400)),
-    ("FMT-027", attributes('{"":' * 15 + "[]" + "}" * 15)),
-    ("FMT-027", attributes("[" * MANY + "]" * MANY)),
-    *(("FMT-027", reheaded(b'"shape":[2,1]', b'"shape":' + b"[" * n + b"]" * n)) for n in (20, 90_000)),
-    *(("FMT-028", attributes(a)) for a in ('{"a":\t1}', '{"a"\r:1}', '{"a":"\\u1010"}', '{"\\ud800":"\\udfff"}')),
-    *(("FMT-028", reheaded(b'"pt"', b)) for b in (b'"\\u0070t"', b'"\\ud800"')),
-    ("FMT-028", reheaded(b'"data_offsets":[0,', b'"data_offsets":[-0,')),
-    ("FMT-028", reheaded(b'"dtype":"U8","shape":[2,1]', b'"shape":[2,1],"dtype":"U8"')),
-    *(("FMT-029", header("__metadata__", key, 1)) for key in ("format", "seft.manifest.sha256")),
-    ("FMT-029", header("__metadata__", "pt")),
-    *(("FMT-030", header("w#mask", odd)) for odd in (1, [])),
-    *(("FMT-030", header("w#mask", "data_offsets", odd)) for odd in ([False, 2], [-2, 0])),
-    *(("FMT-030", header("w#mask", "shape", odd)) for odd in ([-2, -1], "2")),
-    ("FMT-030 FMT-034", header("w#mask", "data_offsets", [0])),
-    ("FMT-006 FMT-030", header("w#mask", "dtype", "U9")),
-    ("FMT-006 FMT-033", header("w#mask", "dtype", "NONE")),
-    ("FMT-031", header("w#mask", GONE)),
-    ("FMT-031", manifest("tensors", "w", "sections", "mask", GONE)),
-    ("FMT-031", manifest("tensors", "w", "sections", "zeros", {"bytes": 0, "sha256": HEX})),
-    *(("FMT-031", manifest("tensors", "w", "encoding", code)) for code in ("csr", "gap8")),
-    ("FMT-031", manifest("tensors", "w", "dtype", "NONE")),
-    ("FMT-033", header("w#mask", "shape", [1, 2])),
-    *(("FMT-034", header("w#values", "data_offsets", odd)) for odd in ([0, 70], [64, 71], [2**50, 2**50 + 6])),
-    *(("FMT-034 FMT-033", header("w#mask#pad", "data_offsets", odd)) for odd in ([2, 63], [1, 64])),
-    *(("FMT-040", manifest(key, GONE)) for key in ("spec", "requires")),
-    ("FMT-040", manifest("tensors", "w", "nnz", GONE)),
-    ("FMT-040", manifest("files", {"x": {"sha256": HEX}})),
-    *(("FMT-040", masked(**odd)) for odd in ({"codec": "zstd"}, {"raw_bytes": 3})),
-    *(("FMT-041", manifest(*odd)) for odd in (("tensors", []), ("kind", 1), ("files", []), ("tied", {"a": 1}))),
-    *(("FMT-041", manifest("part", odd)) for odd in (True, -1)),
-    *(("FMT-041", manifest("tensors", "w", *odd)) for odd in ((None,), ("shape", "2x3"))),
-    ("FMT-041 FMT-007", manifest("tensors", "w", "shape", [-2, 3])),
-    ("FMT-041 FMT-044", manifest("requires", [1])),
-    ("FMT-041", masked(codec=1, raw_bytes=3)),
-    *(("FMT-042", manifest("spec", odd)) for odd in ("1.", "1.0\n", "1.\u0661")),
-    ("FMT-043", masked(codec="lz4", raw_bytes=3)),
-    ("FMT-044", manifest("requires", ["delta", "delta"])),
-    ("FMT-044", manifest("optional", ["delta"], of=CHANGED)),
-    ("FMT-047", manifest("tensors", "w", "sections", "mask", "sha256", HEX[1:])),
-    ("FMT-047", companions("a", digest="A" * 64)),
-    ("FMT-050", masked(codec="zstd", raw_bytes=3)),
-    ("FMT-008", manifest("tensors", "w", "shape", [2**31, 3])),
-    ("FMT-009", files.pieces({"a#b": SPARSE}).pack()),
-    *(("FMT-013", companions(name)) for name in (".a", "a" * 256, "a b", "a\n", "ä", "../x", "Model.Sparse-x")),
-    *(("FMT-013", companions(name)) for name in ("a.BIN", "model.SafeTensors", "x.index.json", "x.index.json\n")),
-    ("FMT-013", companions("card.md", "card.MD")),
-    ("FMT-014", companions("a", size=50_000_001)),
-    *(("FMT-102", companions(name)) for name in ("a.bin.txt", "bin", "A-1_.B", "_model.sparse", "a" * 255)),
-    ("FMT-016", manifest("scales", {"w": {"Scale": "v"}})),
-    ("FMT-058", resized([], "gap8", "gaps", "U8", b"\xff")),
-    # the columns of every row rise, so that only the pointers are wrong
-    ("FMT-067", resized([1, 2, 303, 304], "csr", "row_ptr", "U32", struct.pack("<4I", 0, 3, 2, 4))),
-    ("FMT-009", delta("tensors", {"#": CHANGE})),
-    *(("FMT-009", delta("scales", odd)) for odd in ({"": {"scale": "b"}}, {"a": {"scale": "#"}})),
-    ("FMT-009", delta("tied", {"": "b"})),
-    ("FMT-016", delta("scales", {"a": {"Scale": "b"}})),
-    ("FMT-040", delta("scales", GONE)),
-    ("FMT-040", delta("tensors", "w", "x", 1)),
-    ("FMT-041", delta("base_sha256", None)),
-    ("FMT-041 FMT-047", delta("tensors", "w", "base", 1)),
-    ("FMT-047", delta("tensors", "w", "target", "x")),
+    ("FMT-027", attributes("[" * 100_000 + "]" * 100_000)),
+    ("FMT-027", reheaded(b'"shape":[2,1]', b'"shape":' + b"[" * 90_000 + b"]" * 90_000)),
+    ("FMT-030 FMT-034", reheaded(b'"data_offsets":[0,2]', b'"data_offsets":[0]')),
+    ("FMT-006 FMT-033", reheaded(b'"dtype":"U8","shape":[2,1]', b'"dtype":"NONE","shape":[2,1]')),
+    ("FMT-041 FMT-007", edited(lambda m: m["tensors"]["w"].update(shape=[-2, 3]))),
+    ("FMT-041 FMT-044", edited(lambda m: m.update(requires=[1]))),
 ]
 
 
