@@ -57,7 +57,7 @@ def _held(d: Draw, t: Trial) -> None:
             "length": 5,
             "density": d.integer(1, 3) / 8,
             # lr is small, because AdamW divides a small gradient by itself and so shows its rounding as a part of lr
-            "lr": 2.0**-12,
+            "lr": 2.0**-14,
         }
         inputs = held_as(form, drawn_world(d, TINY)) | {"settings": settings} | ({"exact": 1} if exact else {})
         run, sure = run_of(inputs), None
