@@ -21,8 +21,10 @@ from conformance.engine import (
     prune,
     quantise,
     select,
+    tasks,
     train,
     train_held,
+    train_measured,
     update,
 )
 from conformance.protocol.port import Refused, Unsupported
@@ -55,6 +57,7 @@ _MODULES = (
     model,
     train,
     train_held,
+    train_measured,
     prune,
     quantise,
     adapters,
@@ -62,6 +65,7 @@ _MODULES = (
     files,
     files_folders,
     files_convert,
+    tasks,
 )
 
 

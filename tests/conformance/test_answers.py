@@ -18,6 +18,8 @@ MADE = {
     *("adamw", "adapt", "budget", "choices", "delta", "drop", "event", "evolve", "grow", "hole", "hole-event"),
     *("initial", "kept", "pools", "ratios", "rng", "schedule", "score-adapt", "score-drop", "score-grow", "select"),
     *("text", "topology"),
+    *("examples", "measured", "task-answers", "task-filter", "task-items", "task-metrics", "task-score"),
+    "train-measured",
 }
 """Vector files that no generator makes any more: they are their own source."""
 
