@@ -25,13 +25,13 @@ def _measured(a: Inputs) -> dict[str, Any]:
 def _whole(a: Inputs) -> dict[str, Any]:
     settings = a["settings"] | {name: a[name] for name in ("valid_every", "patience")} | {"valid": a["valid"].tolist()}
     stored = {name: positions.tolist() for name, positions in a["stored"].items()}
-    found, final, _ = train_measured.run(a["config"], a["tensors"], stored, a["text"].tolist(), settings)
-    assert found.best is not None
+    measurements, final, _ = train_measured.run(a["config"], a["tensors"], stored, a["text"].tolist(), settings)
+    assert measurements.best is not None
     return {
-        "measured": ids(found.losses),
-        "losses": reals(found.losses.values()),
-        "best": found.best[0],
-        "last": found.last,
+        "measured": ids(measurements.losses),
+        "losses": reals(measurements.losses.values()),
+        "best": measurements.best[0],
+        "last": measurements.last,
         "support": [ids(weights) for weights in final],
         "weights": [reals(weights.values()) for weights in final],
     }

@@ -102,9 +102,9 @@ def _answers(a: Values) -> Values:
     texts = [""] * len(prompts)
     pieces: Any = _Pieces(a["pieces"])
     for block in blocks_of_prompts(prompts, BATCH):
-        found = generate_until([prompts[i] for i in block], weights, config, a["kernels"], pieces,
+        answers = generate_until([prompts[i] for i in block], weights, config, a["kernels"], pieces,
                                until=UNTIL, max_tokens=most, stops=a["stops"])  # fmt: skip
-        for i, text in zip(block, found, strict=True):
+        for i, text in zip(block, answers, strict=True):
             texts[i] = text
     return {"texts": texts}
 

@@ -30,9 +30,9 @@ class _Known(BestModel):
 
 def _measured(a: Values) -> Values:
     losses, steps = [float(x) for x in a["losses"]], []
-    held = Validation([], a["valid_every"], a.get("patience"), lambda step, loss, best: steps.append(step))
+    validation = Validation([], a["valid_every"], a.get("patience"), lambda step, loss, best: steps.append(step))
     settings = settings_of("seft", steps=len(losses))
-    outcome = _Known(held, [], Path("model"), Path("out"), settings, reference, {})
+    outcome = _Known(validation, [], Path("model"), Path("out"), settings, reference, {})
     # the second rank of two, which keeps no files
     rank: Any = SimpleNamespace(rank=1)
     for step, loss in enumerate(losses, start=1):

@@ -188,10 +188,10 @@ def _with_choices(task: str, question: str, choices: list[str], right: int) -> I
 
 def _cut(instruction: str, word: str, answer: str, *, two: bool) -> tuple[str, list[str], int]:
     """Return question, choices and the number of the right one (TSK-006.2, TSK-006.5)."""
-    front, found, names = instruction.rstrip().rpartition("Answer format: ")
+    front, opening, names = instruction.rstrip().rpartition("Answer format: ")
     labels = names.split("/")
     own = ["true", "false"] if two else [f"{word.lower()}{i}" for i in range(1, len(labels) + 1)]
-    if not found or len(labels) < 2 or labels != own or answer not in labels:
+    if not opening or len(labels) < 2 or labels != own or answer not in labels:
         raise _refuse("TSK-006", "an answer format")
     if two:
         if not front.startswith(_TRUE_FALSE):
@@ -313,10 +313,10 @@ def metrics_of(task: str) -> list[str]:
 def taken(task: str, text: str) -> dict[str, str]:
     """Return what the filters of a task take from a text (TSK-010)."""
     first, last = _FILTERS.get(task, (r"The answer is (-?[0-9.,]+).", _NUMBER))
-    found = {"strict_match": re.search(first, text), "flexible_extract": None}
+    matches = {"strict_match": re.search(first, text), "flexible_extract": None}
     for match in re.finditer(last, text):
-        found["flexible_extract"] = match
-    return {name: next(filter(None, match.groups()), INVALID) if match else INVALID for name, match in found.items()}
+        matches["flexible_extract"] = match
+    return {name: next(filter(None, match.groups()), INVALID) if match else INVALID for name, match in matches.items()}
 
 
 def is_right(task: str, answer: str, right: str) -> bool:

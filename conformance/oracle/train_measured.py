@@ -86,9 +86,9 @@ class _EndedError(Exception):
 class _Measured(Trainer):
     """A run that measures itself on the text `valid` of its settings."""
 
-    def __init__(self, *given: Any) -> None:
-        self.ahead, self.found = True, Measurements()
-        super().__init__(*given)
+    def __init__(self, *arguments: Any) -> None:
+        self.ahead, self.measurements = True, Measurements()
+        super().__init__(*arguments)
         self.ahead = False
 
     def look(self, step: int) -> Step:
@@ -106,7 +106,7 @@ class _Measured(Trainer):
 
     def measure(self, step: int) -> None:
         """Measure the effective weights after a step, if it is due (TRN-022)."""
-        s, found = self.s, self.found
+        s, measurements = self.s, self.measurements
         if step < 1 or (step % s["valid_every"] and step < s["steps"]):
             return
         tensors = dict(self.tensors)
@@ -117,16 +117,16 @@ class _Measured(Trainer):
         starts = train_text.evaluation_starts(len(valid), length, WINDOWS)
         rows = np.stack([valid[start : start + length] for start in starts])
         loss = float(Decoder(self.config, tensors).loss(rows, rows)[0].value)
-        found.losses[step] = loss
-        found.last = step
-        best = min(found.losses, key=lambda at: (found.losses[at], at))
-        if found.best is not None:
-            smallest = found.losses[found.best[0]]
-            found.near = min(found.near, abs(loss - smallest) / smallest)
+        measurements.losses[step] = loss
+        measurements.last = step
+        best = min(measurements.losses, key=lambda at: (measurements.losses[at], at))
+        if measurements.best is not None:
+            smallest = measurements.losses[measurements.best[0]]
+            measurements.near = min(measurements.near, abs(loss - smallest) / smallest)
         if best == step:
-            found.best = None
-            found.best = (step, copy.deepcopy(self))
-        worse = sum(at > best for at in found.losses)
+            measurements.best = None
+            measurements.best = (step, copy.deepcopy(self))
+        worse = sum(at > best for at in measurements.losses)
         if worse == s["patience"]:
             raise _EndedError
 
@@ -151,8 +151,8 @@ def run(
         raise RefusedError(msg)
     trainers: list[_Measured] = []
 
-    def begin(*given: Any) -> _Measured:
-        trainers.append(_Measured(*given))
+    def begin(*arguments: Any) -> _Measured:
+        trainers.append(_Measured(*arguments))
         return trainers[0]
 
     try:
@@ -161,9 +161,9 @@ def run(
         trainer.measure(settings["steps"])
     except _EndedError:
         pass
-    found = trainers[0].found
-    assert found.best is not None
-    step, best = found.best
+    measurements = trainers[0].measurements
+    assert measurements.best is not None
+    step, best = measurements.best
     best.s = best.s | {"steps": step}
     final = best.finish()
-    return found, final, min(best.gap, trainers[0].gap)
+    return measurements, final, min(best.gap, trainers[0].gap)

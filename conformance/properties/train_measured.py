@@ -142,12 +142,12 @@ def _run(d: Draw, saw: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
     settings = _SETTINGS | {"seed": d.integer(0, 2**40), "evolve_every": 9 if saw == _WHOLE[0] else 3}
     every = d.integer(1, 2)
     asked = settings | {"valid": valid.tolist(), "valid_every": every, "patience": None}
-    found, _, gap = train_measured.run(config, tensors, stored, text.tolist(), asked)
-    assert found.best is not None
+    measurements, _, gap = train_measured.run(config, tensors, stored, text.tolist(), asked)
+    assert measurements.best is not None
     masks = {name: ids(at) for name, at in stored.items()}
     inputs = {"config": config, "tensors": tensors, "stored": masks, "text": text, "settings": settings}
     inputs |= {"valid": valid, "valid_every": every}
-    if gap < _GAP or found.near < _NEAR or (saw == _WHOLE[0] and found.best[0] == found.last):
+    if gap < _GAP or measurements.near < _NEAR or (saw == _WHOLE[0] and measurements.best[0] == measurements.last):
         return inputs, None
     return inputs, surely(
         d, tensors, lambda other: dict(answer("train.measured", inputs | {"tensors": other}).outputs), 10 * OFF

@@ -8,7 +8,7 @@ def _mean_of_means(a: Values) -> Values:
     """Return the mean of the losses of the examples."""
     out = right("evaluate.examples")(a)
     pairs = zip(a["tokens"], a["labels"], strict=True)
-    alone = [right("evaluate.examples")(a | {"tokens": [row], "labels": [told], "rows": 1}) for row, told in pairs]
+    alone = [right("evaluate.examples")(a | {"tokens": [row], "labels": [labels], "rows": 1}) for row, labels in pairs]
     return out | {"loss": sum(one["loss"] for one in alone) / len(alone)}
 
 
