@@ -60,7 +60,14 @@ from seft_ref.prune import record as prune_record
 from seft_ref.quantise import gptq as quantise_gptq
 from seft_ref.quantise import grid as quantise_grid
 from seft_ref.quantise import merge as quantise_merge
-from seft_ref.text import generate, sampling
+from seft_ref.runs import outcome
+from seft_ref.runs import tasks as task_runs
+from seft_ref.tasks import arithmetic, commonsense, mmlu
+from seft_ref.tasks import files as task_files
+from seft_ref.tasks import item as task_item
+from seft_ref.tasks import scores as task_scores
+from seft_ref.tasks import table as task_table
+from seft_ref.text import batch, evaluate, examples, generate, sampling, score
 from seft_ref.text import tokens as text
 from seft_ref.topology import csr as topology
 from seft_ref.topology import groups
@@ -80,13 +87,16 @@ __all__ = [
     "adapter_lora",
     "adapter_sparsepeft",
     "adapter_spp",
+    "arithmetic",
     "attention",
     "attention_blocks",
+    "batch",
     "change",
     "changes",
     "checks",
     "coded",
     "coded_folder",
+    "commonsense",
     "compress",
     "config",
     "container",
@@ -99,10 +109,12 @@ __all__ = [
     "drop",
     "embedding",
     "encoding",
+    "evaluate",
     "event",
     "event_record",
     "evidence",
     "evolve",
+    "examples",
     "gaps",
     "generate",
     "gguf_codes",
@@ -122,11 +134,13 @@ __all__ = [
     "layout",
     "linear",
     "lora",
+    "mmlu",
     "model",
     "nm",
     "nm_topology",
     "norms",
     "optimizers",
+    "outcome",
     "pack_quantized",
     "padding",
     "past",
@@ -145,6 +159,7 @@ __all__ = [
     "rules",
     "sampling",
     "schedule",
+    "score",
     "select",
     "settings",
     "shira",
@@ -157,6 +172,11 @@ __all__ = [
     "stock",
     "strongest",
     "super_tuning",
+    "task_files",
+    "task_item",
+    "task_runs",
+    "task_scores",
+    "task_table",
     "text",
     "topology",
     "training",

@@ -22,8 +22,10 @@ from conformance.engine import (
     prune,
     quantise,
     select,
+    tasks,
     train,
     train_held,
+    train_measured,
     update,
 )
 from conformance.protocol.port import Refused, Unsupported
@@ -56,6 +58,7 @@ _MODULES = (
     model,
     train,
     train_held,
+    train_measured,
     prune,
     quantise,
     adapters,
@@ -63,6 +66,7 @@ _MODULES = (
     files,
     files_folders,
     files_convert,
+    tasks,
 )
 
 

@@ -35,6 +35,7 @@ HONEST: dict[str, tuple[str, ...]] = {
     "codes": (),
     "kept-codes": (),
     "held": (),
+    "tasks": ("task.metrics",),
 }
 """Profile -> operations that its null port really computes; it answers the others from a table."""
 _POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
@@ -159,6 +160,7 @@ FOUND_BY = {
     "table-codes": ("codes", "convert.codes"),
     "table-kept-codes": ("kept-codes", "convert.kept_codes"),
     "table-held": ("held", "train.held"),
+    "table-tasks": ("tasks", "tasks.filter"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
 }
