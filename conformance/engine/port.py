@@ -3,31 +3,15 @@
 import copy
 import platform
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
 
 from conformance.cases.compare import float_type
-from conformance.cases.ops import OPS
-from conformance.engine import (
-    adapters,
-    event,
-    files,
-    files_convert,
-    files_folders,
-    generate,
-    kernels,
-    layers,
-    model,
-    prune,
-    quantise,
-    select,
-    tasks,
-    train,
-    train_held,
-    train_measured,
-    update,
-)
+from conformance.cases.ops import AREAS, OPS
 from conformance.protocol.port import Refused, Unsupported
 from formats import FormatError, __version__
 from seft_ref.arrays.library import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
@@ -49,25 +33,12 @@ __all__ = [
 ]
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
-_MODULES = (
-    select,
-    update,
-    event,
-    kernels,
-    layers,
-    model,
-    train,
-    train_held,
-    train_measured,
-    prune,
-    quantise,
-    adapters,
-    generate,
-    files,
-    files_folders,
-    files_convert,
-    tasks,
-)
+_MODULES = [
+    import_module(f"conformance.engine.{module.name}")
+    for module in iter_modules([str(Path(__file__).parent)])
+    if module.name.split("_")[0] in AREAS
+]
+"""The modules of this folder that are named after an area; each has a table OPERATIONS."""
 
 
 class EnginePort:
