@@ -1,13 +1,13 @@
 """The conformance kit: it tests a program against SPEC.md, clause by clause.
 
-    SPEC.md -> cases/clauses      oracle -> gen -> vectors/ -> judge <-> protocol <-> your port
+    SPEC.md -> cases/clauses      oracle -> answers -> vectors/ -> judge <-> protocol <-> your port
 
 What lives where:
 
     cases/       clauses, operations, profiles, frozen cases, and the comparison of outputs
-    vectors/     the frozen cases, one JSON file for each group of a generator
+    vectors/     the frozen cases, one JSON file for each group; they are their own source
     oracle/      expected answers, computed from SPEC.md alone; the second reader of files
-    gen/         the generators of the vectors
+    answers/     the expected answer of each operation, from its inputs as the protocol has them
     protocol/    the interface of a port, and the messages to and from it
     engine/      our engine as a port
     judge/       runs cases on a port, compares its answers, and decides what it may claim

@@ -16,7 +16,7 @@ __all__ = ["AREAS", "NAMES", "OPS", "PROFILES", "RECORDS", "TYPES", "Class", "Ki
 
 AREAS = (
     *("select", "update", "event", "kernels", "layers", "model", "train", "prune", "quantise", "adapters"),
-    *("generate", "files"),
+    *("generate", "files", "tasks"),
 )
 """Files of `answers`, `oracle`, `engine`, `properties` and `wrong.mutants` have names AREA.py or AREA_TOPIC.py."""
 

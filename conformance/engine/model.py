@@ -9,7 +9,8 @@ from seft_ref.model.config import ATTENTION, MLP, ModelConfig
 from seft_ref.model.decoder import model_forward
 from seft_ref.model.weights import Weights, assemble
 from seft_ref.text.batch import Batch
-from seft_ref.text.evaluate import evaluate_windows
+from seft_ref.text.evaluate import evaluate_examples, evaluate_windows
+from seft_ref.text.examples import Example, Examples, check_data
 from seft_ref.topology.csr import full
 from seft_ref.train.gradients import StepGradients, every_gradient, loss_and_gradients
 
@@ -68,9 +69,20 @@ def _perplexity(a: Values) -> Values:
     return {"perplexity": result.perplexity, "targets": result.targets}
 
 
+def _examples(a: Values) -> Values:
+    config = ModelConfig.from_json(a["config"])
+    weights = weights_of_case(config, a["tensors"], a["kernels"])
+    pairs = zip(a["tokens"], a["labels"], strict=True)
+    examples = Examples([Example([int(t) for t in tokens], [int(n) for n in labels]) for tokens, labels in pairs])
+    check_data(examples, max(len(one.tokens) for one in examples.items), config)
+    loss = evaluate_examples(weights, config, examples, a["kernels"], rows=a["rows"])
+    return {"loss": loss, "counted": sum(one.targets() for one in examples.items)}
+
+
 OPERATIONS: dict[str, Any] = {
     "config.describe": _describe,
     "config.biases": _biases,
     "model.step": _step,
     "evaluate.perplexity": _perplexity,
+    "evaluate.examples": _examples,
 }

@@ -65,7 +65,14 @@ from seft_ref.prune import record as prune_record
 from seft_ref.quantise import gptq as quantise_gptq
 from seft_ref.quantise import grid as quantise_grid
 from seft_ref.quantise import merge as quantise_merge
-from seft_ref.text import generate, sampling
+from seft_ref.runs import outcome
+from seft_ref.runs import tasks as task_runs
+from seft_ref.tasks import arithmetic, commonsense, mmlu
+from seft_ref.tasks import files as task_files
+from seft_ref.tasks import item as task_item
+from seft_ref.tasks import scores as task_scores
+from seft_ref.tasks import table as task_table
+from seft_ref.text import batch, evaluate, examples, generate, sampling, score
 from seft_ref.text import tokens as text
 from seft_ref.topology import csr as topology
 from seft_ref.topology import groups
@@ -85,14 +92,20 @@ __all__ = [
     "adapter_lora",
     "adapter_sparsepeft",
     "adapter_spp",
+    "arithmetic",
     "attention",
     "attention_blocks",
+<<<<<<< HEAD
     "bitmasks",
+=======
+    "batch",
+>>>>>>> main
     "change",
     "changes",
     "checks",
     "coded",
     "coded_folder",
+    "commonsense",
     "compress",
     "compressed_tensors",
     "config",
@@ -106,11 +119,16 @@ __all__ = [
     "drop",
     "embedding",
     "encoding",
+    "evaluate",
     "event",
     "event_record",
     "evidence",
     "evolve",
+<<<<<<< HEAD
     "file_dtypes",
+=======
+    "examples",
+>>>>>>> main
     "gaps",
     "generate",
     "gguf_codes",
@@ -130,12 +148,14 @@ __all__ = [
     "layout",
     "linear",
     "lora",
+    "mmlu",
     "model",
     "model_files",
     "nm",
     "nm_topology",
     "norms",
     "optimizers",
+    "outcome",
     "pack_quantized",
     "padding",
     "past",
@@ -154,7 +174,11 @@ __all__ = [
     "rules",
     "sampling",
     "schedule",
+<<<<<<< HEAD
     "seft_adapter",
+=======
+    "score",
+>>>>>>> main
     "select",
     "settings",
     "shira",
@@ -167,6 +191,11 @@ __all__ = [
     "stock",
     "strongest",
     "super_tuning",
+    "task_files",
+    "task_item",
+    "task_runs",
+    "task_scores",
+    "task_table",
     "text",
     "topology",
     "training",

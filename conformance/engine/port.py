@@ -3,11 +3,15 @@
 import copy
 import platform
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import numpy as np
 
 from conformance.cases.compare import float_type
+<<<<<<< HEAD
 from conformance.cases.ops import OPS
 from conformance.engine import (
     adapters,
@@ -27,6 +31,9 @@ from conformance.engine import (
     train_held,
     update,
 )
+=======
+from conformance.cases.ops import AREAS, OPS
+>>>>>>> main
 from conformance.protocol.port import Refused, Unsupported
 from formats import FormatError, __version__
 from seft_ref.arrays.library import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
@@ -48,6 +55,7 @@ __all__ = [
 ]
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
+<<<<<<< HEAD
 _MODULES = (
     select,
     update,
@@ -66,6 +74,14 @@ _MODULES = (
     files_convert,
     files_foreign,
 )
+=======
+_MODULES = [
+    import_module(f"conformance.engine.{module.name}")
+    for module in iter_modules([str(Path(__file__).parent)])
+    if module.name.split("_")[0] in AREAS
+]
+"""The modules of this folder that are named after an area; each has a table OPERATIONS."""
+>>>>>>> main
 
 
 class EnginePort:

@@ -1,6 +1,7 @@
 """One event over several matrices, driven by the choices of chapter 8 (DROP, GROW, ADPT, EVT, DLT-006, TRN-009)."""
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -202,27 +203,32 @@ class _Event:
         counts  whether the budget counts the support or the values other than 0 (ADPT-006)
         use     the use of random scores (RNG-003)
         """
-        _, m = self.pattern or (0, 0)
-        by_group = self.scope == "group"
-        open_to, numbers = [], dict.fromkeys([] if by_group else self.pools(), 0)
-        if by_group:
-            sizes = [part.shape[0] * part.shape[1] for part in self.parts]
-            numbers = dict.fromkeys([(i, g) for i, size in enumerate(sizes) for g in range(size // m)], 0)
-        for i, part in enumerate(self.parts):
-            for p, w in effective(part.base, part.phi, self.r).items():
-                pool = (i, p // m) if by_group else self.pool((i, p))
-                if counts == "values" and w == 0:
-                    continue
-                numbers[pool] += 1
-                if (i, p) not in exempt:
-                    open_to.append((pool, (i, p), w))
-        excess = {}
-        for pool, n in numbers.items():
-            limit = self.parts[pool[0]].budget[pool[1]] if by_group else self.limit(pool, "budget")
-            excess[pool] = max(0, n - limit)
+        weights = self._counted(counts)
+        excess = self._excess(weights)
         # EVT-005: a pool without excess ranks nothing, so its scores may be infinite
-        scored = [(pool, at, self._of_weight(*at, w, use)) for pool, at, w in open_to if excess[pool]]
+        open_to = [one for one in weights if excess[one[0]] and one[1] not in exempt]
+        scored = [(pool, at, self._of_weight(*at, w, use)) for pool, at, w in open_to]
         return select_pools.select(scored, excess, largest=False)
+
+    def exceeds(self) -> bool:
+        """Return whether a pool has more weights than its budget (EVT-004.3)."""
+        return any(self._excess(self._counted("support")).values())
+
+    def _counted(self, counts: str) -> list[tuple[Any, Place, float]]:
+        """Return pool, place and effective weight of all that the budgets count (ADPT-006)."""
+        return [
+            ((i, p // self.pattern[1]) if self.scope == "group" and self.pattern else self.pool((i, p)), (i, p), w)
+            for i, part in enumerate(self.parts)
+            for p, w in effective(part.base, part.phi, self.r).items()
+            if counts == "support" or w
+        ]
+
+    def _excess(self, weights: list[tuple[Any, Place, float]]) -> dict[Any, int]:
+        """Return by how many weights each pool exceeds its budget (EVT-009)."""
+        numbers, by_group = Counter(pool for pool, _, _ in weights), self.scope == "group"
+        limits = {(i, g): k for i, part in enumerate(self.parts) for g, k in enumerate(part.budget) if by_group}
+        limits = limits if by_group else {pool: self.limit(pool, "budget") for pool in self.pools()}
+        return {pool: max(0, numbers[pool] - limit) for pool, limit in limits.items()}
 
     def _of_weight(self, i: int, p: int, w: float, use: int) -> float:
         criterion, part, window = self.rule["adapt"], self.parts[i], self.seen[i]
@@ -344,6 +350,11 @@ def _record(old: Part, one: Outcome) -> dict[str, int]:
         "support": len(support),
         "start": len(support & (old.base.keys() | old.lost)),
     }
+
+
+def exceeds(parts: Sequence[Part], rule: Rule, pattern: Pattern | None) -> bool:
+    """Return whether the adapt pass after the last step has something to prune (EVT-004.3)."""
+    return _Event(parts, [], rule, (0, 0), pattern, binary64).exceeds()
 
 
 def last_pass(

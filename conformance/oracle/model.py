@@ -116,6 +116,7 @@ class Decoder:
     Attributes:
         inputs: inputs of each target in the last pass of `block`, for calibration, by name.
         outputs: outputs of each target in that pass, by name.
+        passed: the loss of the last pass.
     """
 
     def __init__(self, config: Config, tensors: dict[str, Array]) -> None:
@@ -123,6 +124,7 @@ class Decoder:
         self.tensors = {name: Var(x) for name, x in tensors.items()}
         self.inputs: dict[str, Array] = {}
         self.outputs: dict[str, Var] = {}
+        self.passed = Var(0.0)
 
     def _linear(self, x: Var, block: int, projection: str) -> Var:
         name = place(block, projection)
@@ -165,7 +167,8 @@ class Decoder:
         logits = self.logits(tokens, mask)
         target_ids = np.concatenate([labels[:, 1:], np.full((len(labels), 1), -100)], axis=1).reshape(-1)
         flat = logits.reshape(-1, logits.shape[-1])
-        return layers.cross_entropy(flat, target_ids, int((target_ids != -100).sum())), logits
+        self.passed = layers.cross_entropy(flat, target_ids, int((target_ids != -100).sum()))
+        return self.passed, logits
 
     def loss_and_gradients(
         self, tokens: Array, labels: Array, mask: Array | None = None

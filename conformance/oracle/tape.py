@@ -7,6 +7,7 @@ A forward is written once with `Var`; its gradients follow from a dozen elementa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -126,8 +127,8 @@ def stack(parts: Sequence[Var]) -> Var:
     return Var(np.stack([p.value for p in parts]), [(p, entry(i)) for i, p in enumerate(parts)])
 
 
-def gradients(y: Var, dy: Array | float, wrt: Sequence[Var]) -> list[Array]:
-    """Return the gradient of sum(dy · y) with respect to each of `wrt`, zeros if y does not depend on it."""
+def computed(y: Var) -> list[Var]:
+    """Return y and what it was computed from, each after its parents; Vars without parents are left out."""
     order: list[Var] = []
     visited: set[int] = set()
     todo = [(y, False)]
@@ -139,8 +140,19 @@ def gradients(y: Var, dy: Array | float, wrt: Sequence[Var]) -> list[Array]:
             visited.add(id(node))
             todo.append((node, True))
             todo += [(parent, False) for parent, _ in node.parents if parent.parents and id(parent) not in visited]
+    return order
+
+
+def largest(y: Var) -> float:
+    """Return the largest magnitude of a number on the way to y, infinity for NaN (TRN-019)."""
+    tops = [float(np.abs(node.value).max(initial=0.0)) for node in computed(y)]
+    return max(math.inf if math.isnan(top) else top for top in tops)
+
+
+def gradients(y: Var, dy: Array | float, wrt: Sequence[Var]) -> list[Array]:
+    """Return the gradient of sum(dy · y) with respect to each of `wrt`, zeros if y does not depend on it."""
     total: dict[int, Array] = {id(y): np.asarray(dy, dtype=np.float64)}
-    for node in reversed(order):
+    for node in reversed(computed(y)):
         for parent, pull in node.parents:
             g = pull(total[id(node)])
             total[id(parent)] = total[id(parent)] + g if id(parent) in total else g

@@ -1,7 +1,8 @@
 """A whole run by SPEC.md in binary64, one step after another (TRN, EVT, DLT)."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from conformance.oracle import (
     train_window,
     update,
     update_adamw,
-    update_choices,
     update_counts,
     update_optimizers,
     update_schedule,
@@ -20,33 +20,9 @@ from conformance.oracle import (
 from conformance.oracle.event import Part
 from conformance.oracle.event_evidence import Evidence
 from conformance.oracle.model import Config, Decoder, targets
-from conformance.oracle.tape import Array
-
-
-@dataclass
-class Run:
-    """The results of a run.
-
-    Attributes:
-        losses: the loss of every step.
-        events: one entry per event: for each target the positions of η and B after it.
-        states: the final state of each target.
-        budgets: K of each target.
-        delta_budgets: d_φ of each target.
-        final: the effective weights on the final support of each target.
-        gap: over all selections the smallest relative distance between the last chosen and the first rejected score.
-            Pairs that are both zero, and random scores, do not count.
-        moves: numbers of positions that were dropped, grown, cancelled and pruned, over all events.
-    """
-
-    losses: list[float]
-    events: list[list[tuple[list[int], list[int]]]]
-    states: list[Part]
-    budgets: list[int]
-    delta_budgets: list[int]
-    final: list[dict[int, float]]
-    gap: float
-    moves: dict[str, int]
+from conformance.oracle.select_pools import RefusedError
+from conformance.oracle.tape import Array, largest
+from conformance.oracle.train_settings import delta_budgets, hyper_of, kept_of, per_pool, rule_of, window_of
 
 
 @dataclass
@@ -99,14 +75,14 @@ class OneStep:
     gap: float
 
 
-def rule_of(settings: Any) -> update_choices.Rule:
-    """Return the rule of a run: the setting `rule`, or else the rule of the preset."""
-    rule = settings["rule"] if "rule" in settings else update_choices.rule_of(settings["preset"])
-    return rule | {"beta1": 0.9, "beta2": 0.999, "momentum": settings.get("momentum", 0.9)}
-
-
 class Trainer:
-    """A run and its current state; `settings` has the names of chapter 1 and TRN, its `rule` those of chapter 8."""
+    """A run and its current state; `settings` has the names of chapter 1 and TRN, its `rule` those of chapter 8.
+
+    Attributes:
+        limit: the largest number of the compute dtype.
+    """
+
+    limit = float(np.finfo(np.float64).max)
 
     def __init__(
         self,
@@ -122,10 +98,8 @@ class Trainer:
         self.names = targets(config)
         self.shapes = [tensors[n].shape for n in self.names]
         bases = [{p: float(tensors[name].reshape(-1)[p]) for p in masks[name]} for name in self.names]
-        by = settings.get("budget_by", "numel")
-        amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
         self.budgets = [len(base) for base in bases]
-        self.delta_budgets = update_counts.delta_budgets(by, amount, self.shapes, self.budgets)
+        self.delta_budgets = delta_budgets(settings, self.shapes, self.budgets)
         self.rows = [[0.0] * shape[0] for shape in self.shapes]
         self.columns = [[0.0] * shape[1] for shape in self.shapes]
         self.loaded = bases
@@ -133,18 +107,35 @@ class Trainer:
         self.gap = float("inf")
         self.place()
 
+    @classmethod
+    def resumed(
+        cls,
+        config: Config,
+        tensors: dict[str, Array],
+        text: list[int],
+        settings: Any,
+        parts: Sequence[Part],
+        accumulators: tuple[list[list[float]], list[list[float]]],
+    ) -> Self:
+        """Return a trainer that continues a run from its targets and the accumulators r and c of SM3 alone."""
+        t = cls.__new__(cls)
+        t.config, t.tensors, t.text, t.s = config, dict(tensors), text, settings
+        t.rule, t.optimizer = rule_of(settings), settings.get("optimizer", "adamw")
+        t.pattern = tuple(settings["pattern"]) if settings.get("pattern") else None
+        t.names, t.shapes = targets(config), [part.shape for part in parts]
+        t.loaded = [part.base | dict.fromkeys(part.lost, 0.0) for part in parts]
+        t.parts, t.gap, (t.rows, t.columns) = list(parts), float("inf"), map(list, accumulators)
+        t.budgets = [len(loaded) for loaded in t.loaded]
+        t.delta_budgets = delta_budgets(settings, t.shapes, t.budgets)
+        return t
+
     def part(self, i: int, eta: list[int]) -> Part:
         """Return target i at load with these slots (DLT-001, DLT-005, EVT-009)."""
         shape, base = self.shapes[i], self.loaded[i]
-        budget, slots = [self.budgets[i]], [self.delta_budgets[i]]
-        if self.rule["scope"] == "row":
-            budget = [sum(p // shape[1] == r for p in base) for r in range(shape[0])]
-            slots = [sum(p // shape[1] == r for p in eta) for r in range(shape[0])]
-        if self.rule["scope"] == "group" and self.pattern is not None:
-            m = self.pattern[1]
-            budget = [sum(p // m == g for p in base) for g in range(shape[0] * shape[1] // m)]
-        names = [*update_optimizers.KEEPS[self.optimizer], *(["origin"] if self.rule["drop"] == "change" else [])]
-        kept: dict[str, dict[int, Any]] = {n: dict.fromkeys(eta, 0 if n == "age" else 0.0) for n in names}
+        scope, slots = self.rule["scope"], [self.delta_budgets[i]]
+        budget = per_pool(scope, shape, self.pattern, base)
+        slots = per_pool(scope, shape, None, eta) if scope == "row" else slots
+        kept: dict[str, dict[int, Any]] = {n: dict.fromkeys(eta, 0 if n == "age" else 0.0) for n in kept_of(self.s)}
         return Part(shape, i, base, dict.fromkeys(eta, 0.0), kept, budget, slots, self.optimizer, first=True)
 
     def place(self) -> None:
@@ -181,6 +172,7 @@ class Trainer:
             self.tensors[name] = dense.reshape(shape)
         decoder = Decoder(self.config, self.tensors)
         loss, _, grads = decoder.loss_and_gradients(*self.data(step))
+        self.refuse_overflow([loss], [largest(decoder.passed)])
         read = self.read(step)
         entered = [decoder.inputs[name].reshape(-1, self.tensors[name].shape[1])[read] for name in self.names]
         flat = [[float(x) for x in grads[name].reshape(-1)] for name in self.names]
@@ -189,6 +181,16 @@ class Trainer:
             dy = decoder.upstream(*self.data(step))
             upstream = [train_window.floats(dy[n].reshape(-1, self.tensors[n].shape[0])[read]) for n in self.names]
         return Step(loss, flat, [train_window.floats(x) for x in entered], upstream)
+
+    def refuse_overflow(self, shown: Iterable[float], hidden: Iterable[float]) -> None:
+        """Refuse numbers beyond the compute dtype (TRN-007).
+
+        hidden  those that finite results may follow from, which may be refused by other clauses too (TRN-019)
+        """
+        for clauses, numbers in (("TRN-007", shown), ("TRN-007 LYR-015 LYR-016", hidden)):
+            if not all(abs(x) <= self.limit for x in numbers):
+                msg = f"{clauses}: a number beyond the compute dtype"
+                raise RefusedError(msg)
 
     def multiplied(self, i: int, weights: dict[int, float]) -> dict[int, float]:
         """Return the weights by which layers multiply, given the effective weights of target i."""
@@ -223,11 +225,11 @@ class Trainer:
         lr = update_schedule.learning_rate(s["schedule"], s["lr"], step, s["steps"], s["warmup"])
         at_eta = [{p: g[p] for p in part.phi} for g, part in zip(gradients, self.parts, strict=True)]
         factor = update_adamw.clip_factor([x for g in at_eta for x in g.values()], s["max_norm"])
-        hyper = update_optimizers.Hyper(weight_decay=s["weight_decay"], momentum=self.rule["momentum"])
         for i, (g, part) in enumerate(zip(at_eta, self.parts, strict=True)):
             slots = update_optimizers.Slots(part.phi, part.kept, self.rows[i], self.columns[i])
             scaled = {p: factor * x for p, x in g.items()}
-            new = update_optimizers.step(self.optimizer, part.shape[1], slots, scaled, lr, hyper)
+            new = update_optimizers.step(self.optimizer, part.shape[1], slots, scaled, lr, hyper_of(s))
+            self.refuse_overflow(new.phi.values(), (x for values in new.kept.values() for x in values.values()))
             self.parts[i] = replace(part, phi=new.phi, kept=new.kept)
             self.rows[i], self.columns[i] = new.rows, new.columns
 
@@ -261,82 +263,13 @@ class Trainer:
 
     def finish(self) -> list[dict[int, float]]:
         """Run the last adapt pass, with no exempt positions, and return the final weights (EVT-004, EVT-008)."""
-        if self.rule["adapts"] != "never":
+        if self.rule["adapts"] != "never" and events.exceeds(self.parts, self.rule, self.pattern):
             last = self.looks(self.s["steps"])
             evidence = [self.evidence(i, last) for i in range(len(self.parts))]
             chance = {"seed": self.s["seed"], "step": self.s["steps"]}
             self.parts, met = events.last_pass(self.parts, evidence, self.rule, **chance, pattern=self.pattern)
             self.meet(met, drawn=self.rule["adapt"] == "random")
         return [update.effective(part.base, part.phi) for part in self.parts]
-
-
-def run(
-    config: Config,
-    tensors: dict[str, Array],
-    masks: dict[str, list[int]],
-    text: list[int],
-    settings: dict[str, Any],
-    kind: type[Trainer] = Trainer,
-) -> Run:
-    """Train by the settings and return the results; `kind` may be a mutant."""
-    return finished(*before_finish(config, tensors, masks, text, settings, kind))
-
-
-Events = list[list[tuple[list[int], list[int]]]]
-
-
-def finished(trainer: Trainer, losses: list[float], events: Events, moves: dict[str, int]) -> Run:
-    """Run the last pass on a trainer after its last step, which changes it, and return the results of the run."""
-    final = trainer.finish()
-    return Run(losses, events, trainer.parts, trainer.budgets, trainer.delta_budgets, final, trainer.gap, moves)
-
-
-def before_finish(
-    config: Config,
-    tensors: dict[str, Array],
-    masks: dict[str, list[int]],
-    text: list[int],
-    settings: dict[str, Any],
-    kind: type[Trainer] = Trainer,
-) -> tuple[Trainer, list[float], Events, dict[str, int]]:
-    """Take all steps but not the last pass, and return the trainer, losses, events and moves."""
-    trainer = kind(config, tensors, masks, text, settings)
-    rule, steps = trainer.rule, settings["steps"]
-    every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = update_schedule.all_events(rule["events"], steps, every, rule["evolve_until"], size)
-    due = dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
-    losses: list[float] = []
-    events: Events = []
-    moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
-    recent: list[Step] = []
-    for step in range(1, steps + 1):
-        looked = trainer.look(step)
-        losses.append(looked.loss)
-        recent.append(looked)
-        further = trainer.looks(step)[1:] if step in due else []
-        if not (step in due and rule["event_replaces_step"]):
-            trainer.optimize(step, looked.gradients)
-        if step in due:
-            latest = recent[-due[step] :] + further
-            for one in trainer.event(step, [trainer.evidence(i, latest) for i in range(len(trainer.parts))]):
-                for name in moves:
-                    moves[name] += one.record[name]
-            events.append([(list(part.phi), sorted(part.base)) for part in trainer.parts])
-    return trainer, losses, events, moves
-
-
-def window_of(settings: Any, step: int) -> tuple[int, bool]:
-    """Return the number of earlier steps in the window of a step, and whether the window ends with it (TRN-005).
-
-    0 and False if the step is in no window.
-    """
-    rule = rule_of(settings)
-    every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = update_schedule.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
-    for end, n in zip(at, sums, strict=True):
-        if rule["evolves"] and end - n < step <= end:
-            return step - (end - n) - 1, step == end
-    return 0, False
 
 
 def one_step(
@@ -353,16 +286,8 @@ def one_step(
     earlier  sums over the earlier steps of the window, if an event follows this step; of the evidence of the event only
              ḡ and tokens include them
     """
-    trainer = Trainer.__new__(Trainer)
-    trainer.config, trainer.tensors, trainer.text, trainer.s = config, dict(tensors), text, settings
-    trainer.rule, trainer.optimizer, trainer.pattern = rule_of(settings), settings.get("optimizer", "adamw"), None
-    trainer.names = targets(config)
-    trainer.shapes = [part.shape for part in parts]
-    trainer.budgets = [part.budget[0] for part in parts]
-    trainer.delta_budgets = [part.delta_budget[0] for part in parts]
-    trainer.rows = [[0.0] * shape[0] for shape in trainer.shapes]
-    trainer.columns = [[0.0] * shape[1] for shape in trainer.shapes]
-    trainer.loaded, trainer.parts, trainer.gap = [part.base for part in parts], list(parts), float("inf")
+    nothing: list[list[float]] = [[] for _ in parts]
+    trainer = Trainer.resumed(config, tensors, text, settings, parts, (nothing, nothing))
     looked = trainer.look(step)
     trainer.optimize(step, looked.gradients)
     moved, evidence, outcomes = list(trainer.parts), list[Evidence](), list[events.Outcome]()

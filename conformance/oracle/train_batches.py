@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.oracle import train_state
+from conformance.oracle import train_passage
 from conformance.oracle.event import Part
 from conformance.oracle.model import Config
 from conformance.oracle.tape import Array
@@ -32,16 +32,10 @@ def one_step(
     batches: list[Batch],
     settings: dict[str, Any],
     step: int,
-    kind: type[Given] = Given,
 ) -> tuple[float, list[Part], float]:
-    """Return the loss of a step, each target after the step, and the smallest gap of its event.
-
-    kind  the trainer; a generator gives one that reads a clause wrongly, to find inputs where the readings part
-    """
-    nothing = [[0.0] * n for n in (0,) * len(parts)]
-    saved = train_state.Saved(step - 1, parts, nothing, nothing, [])
-    t = train_state.resumed(config, tensors, [], settings, saved, kind)
-    assert isinstance(t, Given)
+    """Return the loss of a step, each target after the step, and the smallest gap of its event."""
+    nothing: list[list[float]] = [[] for _ in parts]
+    t = Given.resumed(config, tensors, [], settings, parts, (nothing, nothing))
     t.batches = batches
-    passage = train_state.go_on(t, step - 1, [], step)
+    passage = train_passage.go_on(t, step - 1, [], step)
     return passage.losses[0], passage.saved.parts, t.gap

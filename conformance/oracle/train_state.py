@@ -1,19 +1,18 @@
-"""Training states: content, file, the run up to one, and the run resumed from one (TRN-004, CKP-006, CKP-007)."""
+"""Training states: their tensors, attributes and files (CKP-006, CKP-007)."""
 
+import math
 import struct
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any
 
-from conformance.oracle import files, train_window, update_choices, update_counts, update_optimizers, update_schedule
+from conformance.oracle import files, update_choices
 from conformance.oracle.event import Part
-from conformance.oracle.event_evidence import Evidence, asked_by
-from conformance.oracle.model import Config, targets
-from conformance.oracle.tape import Array
-from conformance.oracle.train import Step, Trainer, rule_of
-from conformance.oracle.train_window import added
+from conformance.oracle.event_evidence import asked_by
+from conformance.oracle.train_passage import Saved, Sums
+from conformance.oracle.train_settings import delta_budgets, hyper_of, kept_of, rule_of
 
-_KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
+KEPT = {"m": "first_moment", "v": "second_moment", "age": "age", "u": "momentum", "origin": "origin"}
 """Names in a file of the state of a slot."""
 
 _OWN = {
@@ -23,8 +22,6 @@ _OWN = {
     "sm3": ("eps", "weight_decay"),
 }
 """The settings that only some optimizers have, by optimizer."""
-
-_HYPER = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "momentum": 0.9}
 
 _PLAIN = (
     "steps",
@@ -38,184 +35,8 @@ _PLAIN = (
     "seed",
 )
 
-
-@dataclass(frozen=True)
-class Sums:
-    """Sums over the steps of a window at one matrix (GRD-004 to GRD-007).
-
-    Attributes:
-        steps: number of steps.
-        rows: number of rows that entered the matrix.
-        gradient: Σ g, flat.
-        absolute: Σ |g|, flat.
-        square: Σ g², flat.
-        inputs: Σ x², one per column.
-        candidates: positions with the largest |g| of the first step; None if all positions are candidates.
-        tokens: Σ dy² x², flat; empty if the rule does not ask for it (GRD-008).
-    """
-
-    steps: int
-    rows: int
-    gradient: list[float]
-    absolute: list[float]
-    square: list[float]
-    inputs: list[float]
-    candidates: frozenset[int] | None = None
-    tokens: list[float] = field(default_factory=list)
-
-    def plus(self, g: list[float], x: list[list[float]], tokens: list[float]) -> "Sums":
-        """Return the sums after one more step with gradient g, input rows x, and `tokens` = Σ dy² x²."""
-        return Sums(
-            self.steps + 1,
-            self.rows + len(x),
-            [a + b for a, b in zip(self.gradient, g, strict=True)],
-            [a + abs(b) for a, b in zip(self.absolute, g, strict=True)],
-            [a + b * b for a, b in zip(self.square, g, strict=True)],
-            [a + added(row[j] * row[j] for row in x) for j, a in enumerate(self.inputs)],
-            self.candidates,
-            [a + b for a, b in zip(self.tokens or [0.0] * len(tokens), tokens, strict=True)],
-        )
-
-
-@dataclass(frozen=True)
-class Saved:
-    """The state of a run after a step.
-
-    Attributes:
-        step: number of the step.
-        parts: each target; `lost` has the positions that were stored at load and have left the base.
-        rows: r of SM3, for each target.
-        columns: c of SM3, for each target.
-        sums: sums of the open window, for each target; empty if no window is open.
-    """
-
-    step: int
-    parts: list[Part]
-    rows: list[list[float]]
-    columns: list[list[float]]
-    sums: list[Sums]
-
-
-@dataclass(frozen=True)
-class Passage:
-    """The results of some consecutive steps of a run.
-
-    Attributes:
-        losses: loss of each step.
-        events: for each event and each target, the positions of η and of B after it.
-        starts: for each event the count `start` of each target (TRN-009).
-        moves: numbers of positions that were dropped, grown, cancelled and pruned.
-        saved: the state after the last of the steps.
-    """
-
-    losses: list[float]
-    events: list[list[tuple[list[int], list[int]]]]
-    starts: list[list[int]]
-    moves: dict[str, int]
-    saved: Saved
-
-
-def due(settings: dict[str, Any]) -> dict[int, int]:
-    """Return the number of steps in the window of each event, by the step that the event follows."""
-    rule = rule_of(settings)
-    every, size = settings["evolve_every"], settings["gradient_window"]
-    at, sums = update_schedule.all_events(rule["events"], settings["steps"], every, rule["evolve_until"], size)
-    return dict(zip(at, sums, strict=True)) if rule["evolves"] else {}
-
-
-def begin(
-    config: Config, tensors: dict[str, Array], masks: dict[str, list[int]], text: list[int], settings: Any
-) -> Trainer:
-    """Return the trainer of a run before its first step."""
-    return Trainer(config, tensors, masks, text, settings)
-
-
-def resumed(
-    config: Config,
-    tensors: dict[str, Array],
-    text: list[int],
-    settings: Any,
-    saved: Saved,
-    kind: type[Trainer] = Trainer,
-) -> Trainer:
-    """Return a trainer that continues a run from a saved state alone."""
-    t = kind.__new__(kind)
-    t.config, t.tensors, t.text, t.s = config, dict(tensors), text, settings
-    t.rule, t.optimizer = rule_of(settings), settings.get("optimizer", "adamw")
-    t.pattern = tuple(settings["pattern"]) if settings.get("pattern") else None
-    t.names, t.shapes = targets(config), [part.shape for part in saved.parts]
-    t.loaded = [part.base | dict.fromkeys(part.lost, 0.0) for part in saved.parts]
-    t.parts, t.gap = list(saved.parts), float("inf")
-    t.rows, t.columns = list(saved.rows), list(saved.columns)
-    t.budgets = [len(loaded) for loaded in t.loaded]
-    t.delta_budgets = delta_budgets(settings, t.shapes, t.budgets)
-    return t
-
-
-def go_on(t: Trainer, before: int, sums: Sequence[Sums], until: int) -> Passage:
-    """Take the steps before + 1 to `until`, and return their losses, events and final state."""
-    events_at, rule, window = due(t.s), t.rule, list(sums)
-    losses: list[float] = []
-    events: list[list[tuple[list[int], list[int]]]] = []
-    starts: list[list[int]] = []
-    moves = dict.fromkeys(("dropped", "grown", "cancelled", "pruned"), 0)
-    for step in range(before + 1, until + 1):
-        looked = t.look(step)
-        losses.append(looked.loss)
-        if asked_by(rule) and any(end - n < step <= end for end, n in events_at.items()):
-            window = _with_step(t, window, looked)
-        if not (step in events_at and rule["event_replaces_step"]):
-            t.optimize(step, looked.gradients)
-        if step in events_at:
-            outcomes = t.event(step, _evidence(t, window))
-            window = []
-            for one in outcomes:
-                for name in moves:
-                    moves[name] += one.record[name]
-            events.append([(sorted(part.phi), sorted(part.base)) for part in t.parts])
-            starts.append([one.record["start"] for one in outcomes])
-    parts = [
-        replace(part, lost=frozenset(loaded.keys() - part.base.keys()))
-        for part, loaded in zip(t.parts, t.loaded, strict=True)
-    ]
-    return Passage(losses, events, starts, moves, Saved(until, parts, list(t.rows), list(t.columns), window))
-
-
-def _with_step(t: Trainer, sums: list[Sums], step: Step) -> list[Sums]:
-    """Return the sums of a window after one more step; the first step opens it (GRD-007)."""
-    if not sums:
-        for i, shape in enumerate(t.shapes):
-            zeros, chosen, g = [0.0] * (shape[0] * shape[1]), None, step.gradients[i]
-            if t.rule["candidates"] == "first-step":
-                chosen = frozenset(train_window.candidates(g, t.delta_budgets[i]))
-                order = sorted((abs(x) for x in g), reverse=True)
-                if 0 < len(chosen) < len(order):
-                    t.meet([(order[len(chosen) - 1], order[len(chosen)])], drawn=False)
-            sums.append(Sums(0, 0, zeros, zeros, zeros, [0.0] * shape[1], chosen))
-    columns = zip(sums, step.gradients, step.inputs, strict=True)
-    return [one.plus(g, x, t.tokens(i, step)) for i, (one, g, x) in enumerate(columns)]
-
-
-def _evidence(t: Trainer, sums: list[Sums]) -> list[Evidence]:
-    """Return for each target the means over its window (GRD-004 to GRD-006); zeros if there are no sums."""
-    means = []
-    for i, shape in enumerate(t.shapes):
-        zeros = [0.0] * (shape[0] * shape[1])
-        one = sums[i] if sums else Sums(1, 1, zeros, zeros, zeros, [0.0] * shape[1])
-        means.append(
-            Evidence(
-                gradient=[x / one.steps for x in one.gradient],
-                absolute=[x / one.steps for x in one.absolute],
-                square=[x / one.steps for x in one.square],
-                inputs=[x / one.rows for x in one.inputs],
-                row_moments=t.rows[i],
-                column_moments=t.columns[i],
-                candidates=one.candidates,
-                steps=one.steps,
-                tokens=[x / one.steps for x in one.tokens],
-            )
-        )
-    return means
+SELDOM = {"event_batches": 1, "start_batches": 1, "slot_warmup": 0}
+"""Settings that a state has only if they differ from these."""
 
 
 @dataclass(frozen=True)
@@ -234,6 +55,11 @@ class Held:
     values: list[Any]
     at: list[int] | None = None
 
+    def by_position(self) -> dict[int, Any]:
+        """Return the values by stored position, 0 for each position of a mask."""
+        at = range(math.prod(self.shape)) if self.at is None else self.at
+        return dict(zip(at, self.values or [0] * len(at), strict=True))
+
     def stored(self) -> files.Tensor:
         """Return the tensor in the form that `files` writes."""
         kind = {"F32": "f", "F64": "d", "I32": "i", "I64": "q"}.get(self.dtype)
@@ -246,16 +72,14 @@ def contents(saved: Saved, names: Sequence[str], settings: dict[str, Any], dtype
     """Return the tensors of a state by name (CKP-007); dtype is float32 or float64."""
     out: dict[str, Held] = {}
     real, rule = {"float32": "F32", "float64": "F64"}[dtype], rule_of(settings)
-    optimizer = settings.get("optimizer", "adamw")
-    kept = (*update_optimizers.KEEPS[optimizer], *(["origin"] if rule["drop"] == "change" else []))
     for i, (name, part) in enumerate(zip(names, saved.parts, strict=True)):
         base, eta = sorted(part.base), sorted(part.phi)
         out[f"{name}.base"] = Held(real, part.shape, [part.base[p] for p in base], base)
         out[f"{name}.delta"] = Held(real, part.shape, [part.phi[p] for p in eta], eta)
-        for key in kept:
+        for key in kept_of(settings):
             kind = "I32" if key == "age" else real
-            out[f"{name}.delta.{_KEPT[key]}"] = Held(kind, (len(eta),), [part.kept[key][p] for p in eta])
-        if optimizer == "sm3":
+            out[f"{name}.delta.{KEPT[key]}"] = Held(kind, (len(eta),), [part.kept[key][p] for p in eta])
+        if settings.get("optimizer") == "sm3":
             for key, entry in (("rows", saved.rows[i]), ("columns", saved.columns[i])):
                 out[f"{name}.delta.{key}"] = Held(real, (len(entry),), entry)
         if part.lost:
@@ -308,13 +132,6 @@ def attributes(saved: Saved, names: Sequence[str], settings: dict[str, Any], ori
     }
 
 
-def delta_budgets(settings: dict[str, Any], shapes: Sequence[tuple[int, int]], budgets: Sequence[int]) -> list[int]:
-    """Return d_φ of each target (DLT-002)."""
-    by = settings.get("budget_by", "numel")
-    amount = settings[{"count": "slots", "rank": "rank"}.get(by, "density")]
-    return update_counts.delta_budgets(by, amount, list(shapes), list(budgets))
-
-
 def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a run under the names that a state has for them (CKP-007)."""
     optimizer = settings.get("optimizer", "adamw")
@@ -322,8 +139,9 @@ def settings_of(settings: dict[str, Any]) -> dict[str, Any]:
     rule = {k: bool(v) if k in flags else v for k, v in rule_of(settings).items() if k in update_choices.RULE}
     return {
         **{key: settings[key] for key in _PLAIN},
+        **{key: settings[key] for key, usual in SELDOM.items() if settings.get(key, usual) != usual},
         **rule,
-        **{key: settings.get(key, _HYPER[key]) for key in _OWN[optimizer]},
+        **{key: getattr(hyper_of(settings), key) for key in _OWN[optimizer]},
         "batch": settings["rows"] // settings["micro_batches"],
         "budget_by": settings.get("budget_by", "numel"),
         "density": settings.get("density", 0.02),

@@ -12,16 +12,14 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-
 from conformance.answers.answer import ids, reals
+from conformance.answers.train import step_of
 from conformance.cases.case import Bound
 from conformance.cases.compare import RELATIVE, UNIT, compare
-from conformance.oracle import train, update, update_adamw, update_optimizers, update_schedule, update_scores
+from conformance.oracle import train_settings, update, update_adamw, update_optimizers, update_schedule, update_scores
 from conformance.oracle.event import Part
-from conformance.oracle.model import targets
 
-__all__ = ["Own", "broken_step", "own_step", "part_of"]
+__all__ = ["Own", "broken_step", "own_step"]
 NOISE = 256.0
 """Bound on the error of a gradient's entry, in roundings of the largest entry of all targets.
 
@@ -29,30 +27,6 @@ Programs that take sums in other orders stayed below 50.
 """
 _USES = {"drop": (update_scores.DROP, 1.0), "grow": (update_scores.GROW, -1.0), "adapt": (update_scores.ADAPT, 1.0)}
 """Choice -> use of the draw (RNG-003), and the sign that makes the chosen scores the smallest."""
-_FLOATS = ("base_values", "delta_values", "m", "v", "window", "window_tokens")
-
-
-def part_of(target: dict[str, Any], shape: tuple[int, ...], matrix: int, dtype: str) -> Part:
-    """Return a target from the arrays of an input or answer, its floats rounded to the dtype."""
-    arrays = {n: (x.astype(dtype) if n in _FLOATS else x) for n, x in target.items() if isinstance(x, np.ndarray)}
-    base, eta = arrays["base"].tolist(), arrays["delta"].tolist()
-
-    def column(name: str) -> dict[int, Any]:
-        return dict(zip(eta, arrays[name].tolist(), strict=True))
-
-    kept = {name: column(name) for name in ("m", "v", "age")}
-    values = dict(zip(base, arrays["base_values"].tolist(), strict=True))
-    budget, slots = [int(target["budget"])], [int(target["delta_budget"])]
-    return Part((shape[0], shape[1]), matrix, values, column("delta_values"), kept, budget, slots)
-
-
-def _everywhere(target: dict[str, Any], part: Part, dtype: str) -> list[float]:
-    """Return `window_tokens` as a number for each flat position, 0 off the support; empty if the input has none."""
-    if "window_tokens" not in target:
-        return []
-    support, sums = sorted(part.base.keys() | part.phi.keys()), target["window_tokens"].astype(dtype).tolist()
-    at = dict(zip(support, sums, strict=True))
-    return [at.get(p, 0.0) for p in range(math.prod(part.shape))]
 
 
 @dataclass(frozen=True)
@@ -94,21 +68,9 @@ class Own:
     """
 
     def __init__(self, inputs: dict[str, Any], dtype: str) -> None:
-        names, tensors = targets(inputs["config"]), inputs["tensors"]
-        targets_given = inputs["parts"]
         self.unit, self.settings = UNIT[dtype], inputs["settings"]
-        self.parts = [
-            part_of(one, tensors[n].shape, i, dtype)
-            for i, (n, one) in enumerate(zip(names, targets_given, strict=True))
-        ]
-        earlier = None
-        if "window" in targets_given[0]:
-            sums = [one["window"].astype(dtype).reshape(-1).tolist() for one in targets_given]
-            tokens = [_everywhere(one, part, dtype) for one, part in zip(targets_given, self.parts, strict=True)]
-            earlier = train.Earlier(sums, int(targets_given[0]["window_steps"]), tokens)
-        text = [int(x) for x in inputs["text"]]
-        self.step = train.one_step(inputs["config"], tensors, self.parts, text, self.settings, inputs["step"], earlier)
-        self.rule = train.rule_of(self.settings)
+        self.parts, self.step = step_of(inputs, dtype)
+        self.rule = train_settings.rule_of(self.settings)
         gradients = [*self.step.gradients, *(one.gradient for one in self.step.evidence)]
         self.off = NOISE * self.unit * max((abs(x) for g in gradients for x in g), default=0.0)
         tokens = [*self.step.tokens, *(one.tokens for one in self.step.evidence)]

@@ -6,7 +6,6 @@ from typing import Any
 
 from conformance.answers import answer
 from conformance.answers.event import given_part
-from conformance.gen.event import BETAS
 from conformance.oracle import select_pools, update_choices
 from conformance.oracle.event import Outcome, Part, event
 from conformance.oracle.event_evidence import Evidence, asked_by
@@ -15,6 +14,9 @@ from conformance.oracle.update_optimizers import KEEPS
 from conformance.properties.draws import Draw, Shape
 from conformance.properties.trial import Trial, property_of
 from conformance.properties.update_scores import REFUSED, rounded_scores
+
+BETAS: update_choices.Rule = {"beta1": 0.5, "beta2": 0.75, "momentum": 0.5}
+"""Rates of optimizers. Their small powers are exact."""
 
 _CHOSEN = ("adapt", "grow", "drop", "drops", "moments", "candidates", "counts", "exempt", "adapts",
            "grow_scope", "first_event")  # fmt: skip

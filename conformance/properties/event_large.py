@@ -3,13 +3,13 @@
 from typing import Any
 
 from conformance.answers.event import given_part
-from conformance.gen.event import BETAS
 from conformance.oracle import (
     update_choices,
 )
 from conformance.oracle.event import Part
 from conformance.oracle.event_evidence import Evidence
 from conformance.properties.draws import Draw, Many
+from conformance.properties.event import BETAS
 from conformance.properties.large import BEYOND, shapes
 from conformance.properties.trial import Trial, property_of
 

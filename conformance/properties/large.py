@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from conformance.cases.case import Bound
 from conformance.properties.draws import Array, Draw, Many, Shape
 from conformance.properties.trial import Trial
 
@@ -62,8 +59,3 @@ def most_of(many: Many, shape: Shape) -> list[int]:
     if size > 2**22:
         return [*many.subset(size - 1, 40).tolist(), size - 1]
     return list(many.subset(size, size - size // 200).tolist())
-
-
-def exact(answer: dict[str, Any], *names: str) -> dict[str, Bound]:
-    """Return bounds of 0 for the outputs of these names, because sums of integers do not round (KRN-007)."""
-    return {name: Bound(np.zeros(answer[name].shape), 0) for name in names}

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from conformance.gen import tiny
-from conformance.gen.numbers import Numbers
-from conformance.gen.train_depth import TWO
-from conformance.gen.train_steps import SETTINGS, asked, rounded, summed
-from conformance.oracle import train, update_choices
-from conformance.properties.anchored import Own, own_step, part_of
+from conformance.answers.train import part_of
+from conformance.oracle import train_settings, update_choices
+from conformance.properties.anchored import Own, own_step
 from conformance.properties.draws import Draw
+from conformance.properties.models import TINY
+from conformance.properties.train_drawn import SETTINGS, asked, drawn_world, started, summed
 from conformance.properties.trial import Trial, property_of
 
 BLOCK = 7
@@ -64,14 +63,12 @@ _TELLS = ("steps", "events of matrices", "too close to decide", "decided otherwi
 def _anchored(d: Draw, t: Trial) -> None:
     """Every step of a run equals the kit's own step from the same state."""
     layers = d.integer(1, 2)
-    settings, config = _settings(d, layers), tiny.CONFIG if layers == 1 else TWO
-    world = tiny.world(Numbers(62, d.integer(0, 1000)), config)
-    parts = [rounded(part) for part in train.Trainer(config, *world, settings).parts]
-    earlier, events = None, 0
+    settings, world = _settings(d, layers), drawn_world(d, TINY | {"num_hidden_layers": layers})
+    parts, earlier, events = started(world, settings), None, 0
     for step in range(1, settings["steps"] + 1):
-        before, ends = train.window_of(settings, step)
+        before, ends = train_settings.window_of(settings, step)
         earlier = earlier if before else None
-        inputs = asked(config, world, parts, settings, step, earlier if ends else None)
+        inputs = asked(world, parts, settings, step, earlier if ends else None)
         answers = t.related("one step of training", ("train.step", inputs))
         if not answers:
             return

@@ -1,13 +1,27 @@
 """Properties of a step on rows of labels, in micro-batches (TRN-001, TRN-002)."""
 
-from conformance.gen import tiny
-from conformance.gen.numbers import Numbers
-from conformance.gen.train import GAP
-from conformance.gen.train_batches import LENGTH, given, rows
-from conformance.gen.train_steps import SETTINGS, answered, rounded
-from conformance.oracle import train, train_batches, update_choices
-from conformance.properties.draws import Draw
+import numpy as np
+
+from conformance.answers.train import batches_of
+from conformance.oracle import update_choices
+from conformance.oracle.train_batches import Batch
+from conformance.properties.draws import Draw, Many
+from conformance.properties.models import TINY
+from conformance.properties.train_drawn import GAP, SETTINGS, asked, drawn_world, moving, started
 from conformance.properties.trial import Trial, property_of
+
+_LENGTH = 6
+
+
+def _rows(d: Draw, size: int, *, least: int, padded: bool) -> Batch:
+    """Return a micro-batch whose rows begin with padding and whose last labels count, at least so many of each row."""
+    tokens = Many(d).integers(size * _LENGTH, 0, 4).reshape(size, _LENGTH)
+    labels, mask = tokens.copy(), np.ones(tokens.shape, dtype=np.bool_)
+    for row in range(size):
+        counted = d.integer(least, _LENGTH - 1)
+        labels[row, : _LENGTH - counted] = -100
+        mask[row, : d.integer(0, _LENGTH - 1 - counted)] = False
+    return {"tokens": tokens, "labels": labels} | ({"mask": mask} if padded else {})
 
 
 @property_of(
@@ -21,25 +35,17 @@ from conformance.properties.trial import Trial, property_of
 )
 def _batches(d: Draw, t: Trial) -> None:
     """The loss of a step is the mean over all labels that count, whatever the micro-batches; padding enters nothing."""
-    number, padded = d.integer(0, 1000), d.flag()
+    padded, step = d.flag(), d.choice((2, 3))
     grow, adapt = d.choice(("gradient", "curvature")), d.choice(("sensitivity", "activation"))
     settings = SETTINGS | {"seed": d.integer(0, 99), "start": "magnitude", "weight_decay": d.choice((0.0, 0.5))}
     settings |= {"rule": update_choices.RULE | {"grow": grow, "adapt": adapt}}
-    step, sizes = d.choice((2, 3)), [d.integer(1, 2) for _ in range(d.integer(1, 3))]
-    for attempt in range(8):
-        n = Numbers(65, number, attempt)
-        world = tiny.world(n, tiny.CONFIG)
-        of: list[train_batches.Batch] = []
-        for size in sizes:
-            counts = [n.integer(0 if of else 1, LENGTH - 1) for _ in range(size)]
-            of.append(rows(n, [(c, n.integer(0, LENGTH - 1 - c)) for c in counts], padded=padded))
-        # m is not 0, because a first step of AdamW shows only the sign of a gradient
-        parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
-        for part in parts:
-            part.kept["m"].update(dict.fromkeys(part.phi, 0.125))
-            part.kept["v"].update(dict.fromkeys(part.phi, 0.0625))
-            part.kept["age"].update(dict.fromkeys(part.phi, 1))
-        loss, after, gap = train_batches.one_step(tiny.CONFIG, world[0], parts, of, settings, step)
+    sizes = [d.integer(1, 2) for _ in range(d.integer(1, 3))]
+    for _ in range(8):
+        world = drawn_world(d, TINY)
+        of = [_rows(d, size, least=not i, padded=padded) for i, size in enumerate(sizes)]
+        inputs = asked(world, moving(started(world, settings)), settings, step) | {"batches": of}
+        del inputs["text"]
+        _, _, gap = batches_of(inputs)
         if gap >= GAP:
             break
     t.saw("too close to decide", gap < GAP)
@@ -48,4 +54,4 @@ def _batches(d: Draw, t: Trial) -> None:
     t.saw("padding", padded)
     t.saw("inputs beside padding", padded and (grow == "curvature" or adapt == "activation"))
     t.saw("micro-batches of other counts", len({int((one["labels"] != -100).sum()) for one in of}) > 1)
-    t.case("train.batches", given(world, parts, settings, step, of), answered(loss, after))
+    t.case("train.batches", inputs)

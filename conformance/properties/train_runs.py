@@ -2,23 +2,23 @@
 
 from typing import Any
 
-from conformance.gen import tiny
-from conformance.gen.numbers import Numbers, ids
-from conformance.gen.train import GAP, run_answer
-from conformance.gen.train_steps import SETTINGS
-from conformance.oracle import train, update_choices
+from conformance.answers import answer
+from conformance.answers.train import run_of
+from conformance.oracle import update_choices
+from conformance.oracle.train_passage import Run
 from conformance.properties.draws import Draw
-from conformance.properties.models import OFF, ask_until_sure, surely
+from conformance.properties.models import OFF, TINY, ask_until_sure, surely
+from conformance.properties.train_drawn import GAP, LEAST, SETTINGS, drawn_world, weakest
 from conformance.properties.trial import Trial, property_of
 
-LEAST = 3e-4
-"""The least first moment of a slot relative to the largest, because below it AdamW divides rounding by rounding."""
 
+def _of_neighbours(d: Draw, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the outputs of a run, or None if those of a model that is nearly the same are others."""
 
-def weakest(run: train.Run) -> float:
-    """Return the smallest first moment of a slot with an age, relative to the largest; 0 if all are 0."""
-    sizes = [abs(x) for part in run.states for p, x in part.kept["m"].items() if part.kept["age"][p]]
-    return min(sizes) / max(sizes) if any(sizes) else 0.0
+    def ask(tensors: dict[str, Any]) -> dict[str, Any]:
+        return dict(answer("train.run", inputs | {"tensors": tensors}).outputs)
+
+    return surely(d, inputs["tensors"], ask, 10 * OFF)
 
 
 _RUNS = ("seft", "active-only", "no-adapt", "magnitude")
@@ -54,19 +54,12 @@ def _run(d: Draw, t: Trial) -> None:
             # lr is small, because AdamW divides a small gradient by itself and so shows its rounding as a part of lr
             "lr": 2.0**-12,
         }
-        world = tiny.world(Numbers(202, d.integer(0, 2**40)), tiny.CONFIG)
-        tensors, stored, text = world
-        inputs = {"config": tiny.CONFIG, "tensors": tensors, "text": ids(text), "settings": settings}
-        inputs["stored"] = {name: ids(at) for name, at in stored.items()}
-        run = train.run(tiny.CONFIG, tensors, stored, text, settings)
-        answer = None
+        inputs = drawn_world(d, TINY) | {"settings": settings}
+        run = run_of(inputs)
         # neighbours alone do not suffice, because AdamW's steps have nearly one size and rounding may turn a choice
-        if weakest(run) > LEAST and run.gap >= GAP:
-            answer = surely(
-                d, tensors, lambda params: run_answer(train.run(tiny.CONFIG, params, stored, text, settings)), 10 * OFF
-            )
-        t.saw("events", answer is not None and answer["slots"])
-        return inputs, answer
+        sure = _of_neighbours(d, inputs) if weakest(run) > LEAST and run.trainer.gap >= GAP else None
+        t.saw("events", sure is not None and sure["slots"])
+        return inputs, sure
 
     ask_until_sure(t, "train.run", draw, "a run")
 
@@ -107,25 +100,20 @@ def _ends(d: Draw, t: Trial) -> None:
         def draw(more: dict[str, Any] = more) -> tuple[dict[str, Any], dict[str, Any] | None]:
             settings = SETTINGS | {"seed": d.integer(0, 2**40), "length": 5, "density": 0.25, "max_norm": 0.0}
             settings |= {"lr": 2.0**-8, "gradient_window": 1, "drop_fraction": 0.5} | more
-            world = tiny.world(Numbers(206, d.integer(0, 2**40)), tiny.CONFIG)
-            tensors, stored, text = world
-            inputs = {"config": tiny.CONFIG, "tensors": tensors, "text": ids(text), "settings": settings}
-            inputs["stored"] = {name: ids(at) for name, at in stored.items()}
-            run = train.run(tiny.CONFIG, *world, settings)
-            if weakest(run) <= LEAST or run.gap < GAP or not (_outside(run, world) or _pruned(run)):
+            inputs = drawn_world(d, TINY) | {"settings": settings}
+            run = run_of(inputs)
+            if weakest(run) <= LEAST or run.trainer.gap < GAP or not (_outside(run, inputs["stored"]) or _pruned(run)):
                 return inputs, None
-            return inputs, surely(
-                d, tensors, lambda params: run_answer(train.run(tiny.CONFIG, params, stored, text, settings)), 10 * OFF
-            )
+            return inputs, _of_neighbours(d, inputs)
 
         ask_until_sure(t, "train.run", draw, what)
 
 
-def _outside(run: train.Run, world: tuple[Any, dict[str, list[int]], list[int]]) -> bool:
+def _outside(run: Run, stored: dict[str, Any]) -> bool:
     """Return whether a slot lies where no weight was stored at load."""
-    return any(p not in at for at, part in zip(world[1].values(), run.states, strict=True) for p in part.phi)
+    return any(p not in at for at, part in zip(stored.values(), run.trainer.parts, strict=True) for p in part.phi)
 
 
-def _pruned(run: train.Run) -> bool:
+def _pruned(run: Run) -> bool:
     """Return whether the last pass of a run prunes."""
-    return any(len(w) < len(s.base.keys() | s.phi.keys()) for w, s in zip(run.final, run.states, strict=True))
+    return any(len(w) < len(s.base.keys() | s.phi.keys()) for w, s in zip(run.final, run.trainer.parts, strict=True))

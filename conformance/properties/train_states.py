@@ -6,34 +6,94 @@ from typing import Any
 
 import numpy as np
 
-from conformance.gen import tiny
-from conformance.gen.train import GAP
-from conformance.gen.train_states import (
-    RUNS,
-    Run,
-    World,
-    after,
-    answered,
-    asked,
-    in_binary32,
-    is_weak,
-    settings_for,
-    told,
-    world_of,
-    written,
-)
-from conformance.oracle import train_state
+from conformance.answers.train_state import raw_of, resumed_from, saved_after
+from conformance.oracle import update_choices
 from conformance.oracle.event import Part
 from conformance.oracle.event_evidence import asked_by
-from conformance.oracle.train import rule_of
+from conformance.oracle.model import targets
+from conformance.oracle.train_passage import Saved, Sums
+from conformance.oracle.train_saved import steps_of_window
+from conformance.oracle.train_settings import due, rule_of
 from conformance.properties.draws import Draw
+from conformance.properties.models import TINY
+from conformance.properties.train_drawn import GAP, SETTINGS, SMALLEST, World, drawn_world, rounded, started
 from conformance.properties.trial import Trial, property_of
 
+ORIGIN = {"model": "0" * 64, "text": "1" * 64}
+"""The digests of model and text that a run is given."""
 
-def _drawn(d: Draw) -> tuple[Run, dict[str, Any], int, World]:
-    """Return a run, its settings, the step after which it stops, and its model, topologies and text."""
-    one, rows = d.choice(RUNS[1:]), d.choice((1, 2, 4))
-    settings = settings_for(one) | {
+_SPIEL = {"initial_scope": "anywhere", "max_norm": 0.0, "evolve_every": 4, "gradient_window": 2}
+_RUNS: tuple[tuple[dict[str, Any], dict[str, Any]], ...] = (
+    ({}, {"gradient_window": 3}),
+    ({"adapts": "end"}, {"steps": 4, "evolve_every": 2}),
+    ({"drop": "change", "scope": "row"}, {"optimizer": "sgd"}),
+    (update_choices.rule_of("spiel-ma"), _SPIEL | {"optimizer": "sm3"}),
+    (update_choices.rule_of("spiel-ag"), _SPIEL | {"optimizer": "spiel-adamw"}),
+    ({"drop": "fisher", "grow": "absolute", "adapt": "curvature"}, {"gradient_window": 3, "start": "magnitude"}),
+    ({"adapt": "token-fisher"}, {"gradient_window": 3}),
+    (
+        {"grow_scope": "active", "grow": "absolute", "drop": "fisher"},
+        {"gradient_window": 3, "density": 0.25},
+    ),
+    ({"scope": "group"}, {"pattern": [2, 4], "budget_by": "count", "slots": 40}),
+)
+"""Choices and settings of runs whose states hold different things."""
+
+_LEAST = 1e-3
+"""Least moment of a slot relative to the largest. Below it, rounding dominates a quotient of moments."""
+
+
+def settings_of_run(choices: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run by the rule `seft` with other choices."""
+    usual = {"start": "random", "initial_scope": "active", "budget_by": "numel", "optimizer": "adamw", "momentum": 0.9}
+    usual |= {"steps": 10, "rows": 3, "length": 5, "density": 0.5, "drop_fraction": 1.0, "lr": 2.0**-4}
+    return SETTINGS | usual | {"evolve_every": 3, "rule": update_choices.RULE | choices} | more
+
+
+def written(world: World, settings: dict[str, Any], stop: int) -> dict[str, Any]:
+    """Return the inputs of `state.write`."""
+    return world | {"settings": settings, "origin": ORIGIN, "stop": stop}
+
+
+def resuming(world: World, settings: dict[str, Any], saved: Saved, dtype: str = "float32") -> dict[str, Any]:
+    """Return the inputs of `state.resume`, with zeros for the targets, which a run reads from the state."""
+    zeros = {name: np.zeros_like(world["tensors"][name]) for name in targets(world["config"])}
+    inputs = {name: world[name] for name in ("config", "text")} | {"tensors": world["tensors"] | zeros}
+    inputs |= {"settings": settings, "origin": ORIGIN}
+    return inputs | {"raw": raw_of(inputs, saved, dtype)}
+
+
+def in_binary32(saved: Saved) -> Saved:
+    """Return a state rounded to binary32, so that runs in every dtype resume from the same numbers."""
+
+    def narrow(values: list[float]) -> list[float]:
+        return [float(np.float32(x)) for x in values]
+
+    names = ("gradient", "absolute", "square", "inputs", "tokens")
+    narrowed = [{name: narrow(getattr(one, name)) for name in names} for one in saved.sums]
+    sums = [Sums(**(vars(one) | values)) for one, values in zip(saved.sums, narrowed, strict=True)]
+    rows, columns = [narrow(x) for x in saved.rows], [narrow(x) for x in saved.columns]
+    return Saved(saved.step, [rounded(part) for part in saved.parts], rows, columns, sums)
+
+
+def is_weak(saved: Saved) -> bool:
+    """Return whether a moment is noise beside those of its matrix, or a matrix's moments beside those of the others."""
+    for name in ("m", "u"):
+        matrices = [sizes for part in saved.parts if (sizes := [abs(x) for x in part.kept.get(name, {}).values() if x])]
+        if any(min(sizes) < _LEAST * max(sizes) for sizes in matrices):
+            return True
+        # where a row repeats one token, the whole gradient of q_proj is 0 but for rounding
+        largest = [max(sizes) for sizes in matrices]
+        if largest and min(largest) < _LEAST**2 * max(largest):
+            return True
+    return False
+
+
+def _drawn(d: Draw) -> tuple[dict[str, Any], int, World]:
+    """Return the settings of a run, the step after which it stops, and its model, topologies and text."""
+    choices, more = d.choice(_RUNS)
+    rows = d.choice((1, 2, 4))
+    settings = settings_of_run(choices, more) | {
         "seed": d.integer(0, 50),
         "rows": rows,
         "micro_batches": d.choice((1, rows)),
@@ -43,14 +103,7 @@ def _drawn(d: Draw) -> tuple[Run, dict[str, Any], int, World]:
         "max_norm": d.choice((0.0, 1.0, 0.0625)),
         "weight_decay": d.choice((0.0, 0.5)),
     }
-    return one, settings, d.integer(1, settings["steps"]), world_of(one, d.integer(0, 1000))
-
-
-def _held_by_window(settings: dict[str, Any], step: int) -> int:
-    """Return the number of steps that the open window has summed up after a step; 0 if none is open (TRN-005)."""
-    if not asked_by(rule_of(settings)):
-        return 0
-    return next((step - (end - n) for end, n in train_state.due(settings).items() if end - n < step < end), 0)
+    return settings, d.integer(1, settings["steps"]), drawn_world(d, TINY, pattern="pattern" in settings)
 
 
 @property_of(
@@ -64,17 +117,16 @@ def _held_by_window(settings: dict[str, Any], step: int) -> int:
 )
 def _resumed(d: Draw, t: Trial) -> None:
     """A run that stops after any step and goes on from its state gives the bits of one that does not stop."""
-    one, settings, stop, world = _drawn(d)
-    first = train_state.begin(one.config, *world, settings)
-    saved = train_state.go_on(first, 0, [], stop).saved
-    inputs = written(world, one.config, settings, stop)
-    sure = first.gap >= GAP and not is_weak(saved)
-    t.saw("a state inside a window", _held_by_window(settings, stop))
+    settings, stop, world = _drawn(d)
+    inputs = written(world, settings, stop)
+    gap, saved = saved_after(inputs)
+    sure = gap >= GAP and not is_weak(saved)
+    t.saw("a state inside a window", steps_of_window(settings, stop))
     t.saw("weights that have left the base", any(part.lost for part in saved.parts))
     t.saw("a state whose numbers are known", sure)
     t.saw("states whose numbers are known", sure)
     if sure:
-        answer = t.case("state.write", inputs, {"raw": told(saved, one.config, settings)})
+        answer = t.case("state.write", inputs)
     else:
         answers = t.related("same", ("state.write", inputs))
         answer = answers[0] if answers else None
@@ -82,7 +134,7 @@ def _resumed(d: Draw, t: Trial) -> None:
     if answer is None or not (t.variant.deterministic or t.variant.offers is None):
         return
     run = {key: value for key, value in inputs.items() if key not in ("origin", "stop")}
-    rest = asked(world, one.config, settings, saved) | {"raw": answer["raw"]}
+    rest = resuming(world, settings, saved) | {"raw": answer["raw"]}
     t.related("a run that goes on", ("train.run", run), ("state.resume", rest))
 
 
@@ -102,9 +154,7 @@ def _invented(d: Draw, part: Part, step: int) -> Part:
     return replace(part, base=base, phi=real(0.125), kept=kept, lost=frozenset(gone))
 
 
-def _sums(
-    d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None, kinds: set[str]
-) -> train_state.Sums:
+def _sums(d: Draw, part: Part, steps: int, rows: int, chosen: frozenset[int] | None, kinds: set[str]) -> Sums:
     """Return random sums of a window of `steps` steps; squares of tokens only if `kinds` has them."""
     numel, columns = math.prod(part.shape), part.shape[1]
     g = [float(np.float32(x / 8)) for x in d.real((numel,))]
@@ -112,7 +162,7 @@ def _sums(
     absolute = [float(np.float32(abs(a) + b)) for a, b in zip(g, more, strict=True)]
     square = [float(np.float32(a * a)) for a in absolute]
     x = [float(np.float32(abs(x) + 0.5)) for x in d.real((columns,))]
-    return train_state.Sums(steps, rows, g, absolute, square, x, chosen, square[::-1] if "tokens" in kinds else [])
+    return Sums(steps, rows, g, absolute, square, x, chosen, square[::-1] if "tokens" in kinds else [])
 
 
 @property_of(
@@ -126,42 +176,32 @@ def _sums(
 )
 def _any_state(d: Draw, t: Trial) -> None:
     """From any state a run goes on as the kit's own run does."""
-    one, settings, _, world = _drawn(d)
-    step = max(1, settings["steps"] - d.integer(1, 4))
-    start = train_state.begin(one.config, *world, settings)
-    passed = any(end <= step for end in train_state.due(settings))
-    parts = [replace(_invented(d, part, step), first=not passed) for part in start.parts]
-    steps_summed = _held_by_window(settings, step)
-    sums: list[train_state.Sums] = []
-    for part, n in zip(parts, start.delta_budgets, strict=True) if steps_summed else ():
-        by_first = rule_of(settings)["candidates"] == "first-step"
-        chosen = frozenset(d.some(range(math.prod(part.shape)), n)) if by_first else None
-        sums.append(
-            _sums(
-                d,
-                part,
-                steps_summed,
-                steps_summed * settings["rows"] * settings["length"],
-                chosen,
-                asked_by(rule_of(settings)),
-            )
-        )
+    settings, _, world = _drawn(d)
+    rule, step = rule_of(settings), max(1, settings["steps"] - d.integer(1, 4))
+    passed = any(end <= step for end in due(settings))
+    start = started(world, settings)
+    parts = [replace(_invented(d, part, step), first=not passed) for part in start]
+    n, sums = steps_of_window(settings, step), list[Sums]()
+    for part, slots in zip(parts, start, strict=True) if n else ():
+        by_first, d_phi = rule["candidates"] == "first-step", sum(slots.delta_budget)
+        chosen = frozenset(d.some(range(math.prod(part.shape)), d_phi)) if by_first else None
+        sums.append(_sums(d, part, n, n * settings["rows"] * settings["length"], chosen, asked_by(rule)))
     sm3 = settings["optimizer"] == "sm3"
 
     def accumulators(n: int) -> list[float]:
         return [float(np.float32(abs(x) / 16 + 2.0**-8)) if sm3 else 0.0 for x in d.real((n,))]
 
     rows, columns = ([accumulators(part.shape[axis]) for part in parts] for axis in (0, 1))
-    saved = train_state.Saved(step, parts, rows, columns, sums)
-    gap, (rest, final) = after(one, world, settings, saved)
-    t.saw("too close to decide", gap < GAP)
-    if gap < GAP:
+    saved = Saved(step, parts, rows, columns, sums)
+    inputs = resuming(world, settings, saved, t.dtype)
+    rest = resumed_from(inputs, saved)
+    t.saw("too close to decide", rest.trainer.gap < GAP)
+    if rest.trainer.gap < GAP:
         return
-    t.saw("a state inside a window", steps_summed)
-    t.saw("an event", rest.events)
+    t.saw("a state inside a window", n)
+    t.saw("an event", rest.passage.events)
     t.saw("weights that have left the base", any(part.lost for part in parts))
-    inputs = asked(world, one.config, settings, saved, t.dtype)
-    t.case("state.resume", inputs, answered(rest, final), dtypes=(t.dtype,))
+    t.case("state.resume", inputs, dtypes=(t.dtype,))
 
 
 _OTHER: dict[str, dict[str, Any]] = {
@@ -186,13 +226,12 @@ _OTHER: dict[str, dict[str, Any]] = {
 @property_of("state.refuses", "CKP-006", "state", "state.resume", sees=tuple(_OTHER), seeded=1)
 def _other_settings(d: Draw, t: Trial) -> None:
     """A run goes on from a state of its own settings, and refuses one made with another value of any one setting."""
-    one = Run("small", {"evolves": 0}, {"optimizer": "sgd", "steps": 3, "evolve_every": 3}, 2, "", "", tiny.SMALLEST)
-    settings, world = settings_for(one) | {"seed": d.integer(0, 50)}, world_of(one, d.integer(0, 1000))
-    saved = train_state.go_on(train_state.begin(one.config, *world, settings), 0, [], one.stop).saved
-    narrowed = in_binary32(saved)
-    inputs, (_, (rest, final)) = asked(world, one.config, settings, narrowed), after(one, world, settings, narrowed)
+    small = {"optimizer": "sgd", "steps": 3, "seed": d.integer(0, 50)}
+    settings, world = settings_of_run({"evolves": 0}, small), drawn_world(d, SMALLEST)
+    _, saved = saved_after(written(world, settings, 2))
+    inputs = resuming(world, settings, in_binary32(saved))
     # a state of binary32 belongs to no run in another dtype, whatever its settings
-    t.case("state.resume", inputs, answered(rest, final), dtypes=("float32",))
+    t.case("state.resume", inputs, dtypes=("float32",))
     for what, change in _OTHER.items():
         t.saw(what)
-        t.case("state.resume", inputs | {"settings": settings | change}, refused=("CKP-006",), dtypes=("float32",))
+        t.case("state.resume", inputs | {"settings": settings | change}, dtypes=("float32",))

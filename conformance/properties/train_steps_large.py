@@ -1,25 +1,30 @@
 """Properties of steps and runs over long rows, and on matrices of more rows and columns than a tile has."""
 
-from typing import Any
-
 import numpy as np
 
-from conformance.gen import tiny
-from conformance.gen.numbers import Array, Numbers, ids
-from conformance.gen.train import GAP, run_answer
-from conformance.gen.train_batches import given
-from conformance.gen.train_held import run_held
-from conformance.gen.train_states import Run, after, in_binary32, settings_for, told, written
-from conformance.gen.train_states import answered as answered_rest
-from conformance.gen.train_states import asked as asked_to_resume
-from conformance.gen.train_steps import SETTINGS, World, answered, asked, rounded
-from conformance.oracle import train, train_around, train_batches, train_state, update_choices
-from conformance.oracle.event import Part
+from conformance.answers import answer
+from conformance.answers.train import run_of, step_of
+from conformance.answers.train_state import saved_after
+from conformance.oracle import update_choices
 from conformance.oracle.model import Config, targets
-from conformance.properties.draws import Draw, Many
+from conformance.properties.draws import Array, Draw, Many
 from conformance.properties.large import BEYOND, beyond
 from conformance.properties.model_large import LONG, WIDE, uneven_labels, wide_config, wide_tensors
-from conformance.properties.train_runs import LEAST, weakest
+from conformance.properties.models import TINY
+from conformance.properties.train_drawn import (
+    GAP,
+    LEAST,
+    SETTINGS,
+    World,
+    asked,
+    drawn_world,
+    masked,
+    moving,
+    started,
+    weakest,
+)
+from conformance.properties.train_held import held_as
+from conformance.properties.train_states import in_binary32, resuming, settings_of_run, written
 from conformance.properties.trial import Trial, property_of
 
 _TRIED = 20
@@ -28,37 +33,21 @@ _ROWS = "rows of more than 256 tokens"
 _UNEVEN = "more than 512 tokens, whose labels count unevenly"
 
 
-def _text(d: Draw, config: Config) -> list[int]:
+def _text(d: Draw, config: Config) -> Array:
     """Return a text of 2,000 tokens."""
-    return list(Many(d).integers(2000, 0, config["vocab_size"] - 1).tolist())
+    return Many(d).integers(2000, 0, config["vocab_size"] - 1)
 
 
 def _long_world(d: Draw) -> World:
     """Return tensors, stored positions and a text for rows of hundreds of tokens."""
-    tensors, stored, _ = tiny.world(Numbers(209, d.integer(0, 2**40)), LONG)
-    return tensors, stored, _text(d, LONG)
+    return drawn_world(d, LONG) | {"text": _text(d, LONG)}
 
 
 def _wide_world(d: Draw, config: Config) -> World:
     """Return tensors, stored positions and a text for wide matrices, of which a third is stored."""
-    tensors, stored = wide_tensors(d, config), dict[str, list[int]]()
-    for name in targets(config):
-        w = tensors[name].reshape(-1)
-        stored[name] = Many(d).subset(w.size, w.size // 3).tolist()
-        mask = np.zeros(w.size)
-        mask[stored[name]] = 1.0
-        tensors[name] = (w * mask).reshape(tensors[name].shape)
-    return tensors, stored, _text(d, config)
-
-
-def _parts(config: Config, world: World, settings: dict[str, Any]) -> list[Part]:
-    """Return targets with moments, because a first step of AdamW shows only the sign of a gradient."""
-    parts = [rounded(part) for part in train.Trainer(config, *world, settings).parts]
-    for part in parts:
-        part.kept["m"].update(dict.fromkeys(part.phi, 0.125))
-        part.kept["v"].update(dict.fromkeys(part.phi, 0.0625))
-        part.kept["age"].update(dict.fromkeys(part.phi, 1))
-    return parts
+    tensors = wide_tensors(d, config)
+    stored = {name: Many(d).subset(tensors[name].size, tensors[name].size // 3) for name in targets(config)}
+    return {"config": config, "tensors": masked(tensors, stored), "stored": stored, "text": _text(d, config)}
 
 
 @property_of(
@@ -86,9 +75,9 @@ def _batches(d: Draw, t: Trial) -> None:
         of.append({"tokens": tokens, "labels": labels, "mask": mask})
         t.saw(_UNEVEN, tokens.size > 512)
     t.saw(_ROWS, length > 256)
-    parts = _parts(LONG, world, settings)
-    loss, after, _ = train_batches.one_step(LONG, world[0], parts, of, settings, 1)
-    t.case("train.batches", given(world, parts, settings, 1, of) | {"config": LONG}, answered(loss, after))
+    inputs = asked(world, moving(started(world, settings)), settings, 1) | {"batches": of}
+    del inputs["text"]
+    t.case("train.batches", inputs)
 
 
 @property_of(
@@ -106,18 +95,16 @@ def _steps(d: Draw, t: Trial) -> None:
     # the squares of tokens, which the rule seft asks for, would take the kit seconds
     wide = settings | {"length": beyond(d, 64), "density": 0.125, "preset": "sensitivity"}
     world = _wide_world(d, config)
-    parts = _parts(config, world, wide)
-    own = train.one_step(config, world[0], parts, world[2], wide, 1)
     t.saw(WIDE)
-    t.case("train.step", asked(config, world, parts, wide, 1), answered(own.loss, own.parts))
+    t.case("train.step", asked(world, moving(started(world, wide)), wide, 1))
     for _ in range(_TRIED):
         long, world = settings | {"length": beyond(d, 256)}, _long_world(d)
-        parts = _parts(LONG, world, long)
-        own = train.one_step(LONG, world[0], parts, world[2], long, 2)
+        inputs = asked(world, moving(started(world, long)), long, 2)
+        _, own = step_of(inputs)
         if own.gap >= GAP:
             t.saw(_ROWS)
             t.saw("an event", own.outcomes)
-            t.case("train.step", asked(LONG, world, parts, long, 2), answered(own.loss, own.parts))
+            t.case("train.step", inputs)
             break
 
 
@@ -134,14 +121,12 @@ def _run(d: Draw, t: Trial) -> None:
     for _ in range(_TRIED):
         settings = SETTINGS | {"start": "gradient", "seed": d.integer(0, 2**40), "rows": 2, "micro_batches": 2}
         settings |= {"length": beyond(d, 128), "steps": 3, "lr": 2.0**-12, "density": 0.5, "drop_fraction": 1.0}
-        tensors, stored, text = _long_world(d)
-        run = train.run(LONG, tensors, stored, text, settings)
-        if weakest(run) > LEAST and run.gap >= GAP and run.events:
+        inputs = _long_world(d) | {"settings": settings}
+        run = run_of(inputs)
+        if weakest(run) > LEAST and run.trainer.gap >= GAP and run.passage.events:
             t.saw("rows of more than 128 tokens", settings["length"] > 128)
-            t.saw("events", run.moves["grown"])
-            inputs = {"config": LONG, "tensors": tensors, "text": ids(text), "settings": settings}
-            inputs["stored"] = {name: ids(at) for name, at in stored.items()}
-            t.case("train.run", inputs, run_answer(run))
+            t.saw("events", run.passage.moves["grown"])
+            t.case("train.run", inputs)
             break
 
 
@@ -155,16 +140,12 @@ def _run(d: Draw, t: Trial) -> None:
 )
 def _states(d: Draw, t: Trial) -> None:
     """The state of a run on wide matrices is written with every slot, and a run goes on from it."""
-    config = wide_config(d)
-    one = Run("wide", {"evolves": 0}, {"optimizer": "sgd", "steps": 3}, 1, "", "", config)
-    settings, world = settings_for(one) | {"seed": d.integer(0, 99)}, _wide_world(d, config)
-    saved = train_state.go_on(train_state.begin(config, *world, settings), 0, [], one.stop).saved
+    settings = settings_of_run({"evolves": 0}, {"optimizer": "sgd", "steps": 3, "seed": d.integer(0, 99)})
+    world = _wide_world(d, wide_config(d))
+    inputs = written(world, settings, 1)
     t.saw(WIDE)
-    t.case("state.write", written(world, config, settings, one.stop), {"raw": told(saved, config, settings)})
-    narrowed = in_binary32(saved)
-    _, (rest, final) = after(one, world, settings, narrowed)
-    inputs = asked_to_resume(world, config, settings, narrowed)
-    t.case("state.resume", inputs, answered_rest(rest, final), dtypes=("float32",))
+    t.case("state.write", inputs)
+    t.case("state.resume", resuming(world, settings, in_binary32(saved_after(inputs)[1])), dtypes=("float32",))
 
 
 @property_of(
@@ -176,13 +157,13 @@ def _held(d: Draw, t: Trial) -> None:
         settings = SETTINGS | {"rule": dict(update_choices.RULE), "start": "random", "seed": d.integer(0, 2**40)}
         settings |= {"rows": beyond(d, 32), "micro_batches": 1, "length": 16, "steps": 1, "lr": 2.0**-12}
         settings |= {"preset": "seft", "initial_scope": "active", "budget_by": "numel", "optimizer": "adamw"}
-        tensors, stored, _ = tiny.world(Numbers(210, d.integer(0, 2**40)), tiny.CONFIG)
-        run, inputs, _ = run_held(settings, (tensors, stored, _text(d, tiny.CONFIG)), "int8", exact=0)
-        if weakest(run) > LEAST and run.gap >= GAP:
+        inputs = held_as("int8", drawn_world(d, TINY) | {"text": _text(d, TINY)}) | {"settings": settings}
+        run = run_of(inputs)
+        if weakest(run) > LEAST and run.trainer.gap >= GAP:
             t.saw("more than 512 tokens", settings["rows"] * settings["length"] > 512)
             t.saw("codes")
             # CKP-008: such a run computes in float32
-            t.case("train.held", inputs, run_answer(run), dtypes=("float32",))
+            t.case("train.held", inputs, dtypes=("float32",))
             break
 
 
@@ -194,6 +175,7 @@ def _final(d: Draw, t: Trial) -> None:
     values = many.lattice((kinds,), 2**23 - 1) / 2**20
     t.saw(BEYOND, n > 65_536)
     for dtype in ("F16", "BF16", "F32"):
-        bits = np.frombuffer(train_around.final(values.tolist(), dtype), dtype=np.uint8).reshape(kinds, -1)
+        inputs = {"values": values, "dtype": dtype}
+        bits = answer("checkpoint.final", inputs).outputs["bits"].reshape(kinds, -1)
         expected = {"bits": np.resize(bits, (n, bits.shape[1])).reshape(-1)}
-        t.case("checkpoint.final", {"values": np.resize(values, n), "dtype": dtype}, expected)
+        t.case("checkpoint.final", inputs | {"values": np.resize(values, n)}, expected)

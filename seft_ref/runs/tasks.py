@@ -140,15 +140,12 @@ def evaluate_tasks(
     # TSK-005
     if not tasks:
         raise TaskError("TSK-005", "there is no task to score; name one")
-    for name, value in (("limit", limit), ("sample", sample), ("batch", batch), ("max_tokens", max_tokens)):
+    for name, value in (("limit", limit), ("batch", batch), ("max_tokens", max_tokens)):
         if value is not None and value < 1:
             raise TaskError("TSK-005", f"{name} is {value}; it must be at least 1")
-    # TSK-014
-    if limit is not None and sample is not None:
-        raise TaskError("TSK-014", "limit takes the first items and sample picks items of all; give one of the two")
     chosen = [task_named(name) for name in dict.fromkeys(tasks)]
     loaded = [load_items(task, Path(data), skip_trained=skip_trained) for task in chosen]
-    to_score = [_numbers(of_task, limit, sample, seed) for of_task in loaded]
+    to_score = [numbers_to_score(of_task, limit, sample, seed) for of_task in loaded]
     folder = folder_of(model)
     refuse_delta(folder)
     tokenizer = read_tokenizer(folder)
@@ -184,11 +181,19 @@ def evaluate_tasks(
     return _totals(prepared, results)
 
 
-def _numbers(loaded: Loaded, limit: int | None, sample: int | None, seed: int) -> list[int]:
-    """Return the numbers of the items to score, ascending: all, the first `limit`, or a sample (TSK-014)."""
+def numbers_to_score(loaded: Loaded, limit: int | None, sample: int | None, seed: int) -> list[int]:
+    """Return the numbers of the items to score, ascending: all, the first `limit`, or a sample (TSK-014).
+
+    Raises:
+        TaskError: TSK-014 for a sample below 1, or for both a limit and a sample; ConfigError: RNG-002 for a seed.
+    """
     if sample is None:
         return list(loaded.items)[:limit]
     # TSK-014
+    if sample < 1:
+        raise TaskError("TSK-014", f"sample is {sample}; it must be at least 1")
+    if limit is not None:
+        raise TaskError("TSK-014", "limit takes the first items and sample picks items of all; give one of the two")
     numbers = np.array([*loaded.items], dtype=np.int64)
     return choose(counter_key(seed, STREAM_ITEMS), numbers, min(sample, numbers.size)).tolist()
 
@@ -203,7 +208,7 @@ def _prepared(
     max_tokens: int,
 ) -> _Prepared:
     """Return the items of a task with these numbers as tokens, after checking that the model can read each of them."""
-    front = _front(task, loaded.training, shots)
+    front = text_of_shots(task, loaded.training, shots)
     items = {number: loaded.items[number] for number in numbers}
     pairs: dict[int, list[Pair]] = {}
     prompts: dict[int, list[int]] = {}
@@ -230,8 +235,12 @@ def _pairs(item: Choices, front: str, tokenizer: Tokenizer, what: str) -> list[P
         raise TaskError(error.clause, f"{what}: {error.message}") from error
 
 
-def _front(task: Task, training: Sequence[Item], shots: int) -> str:
-    """Return the examples in front of every question (TSK-012)."""
+def text_of_shots(task: Task, training: Sequence[Item], shots: int) -> str:
+    """Return the examples in front of every question (TSK-012).
+
+    Raises:
+        TaskError: TSK-012 for fewer shots than 0, or more than there are training items.
+    """
     # TSK-012
     if not 0 <= shots <= len(training):
         raise TaskError(

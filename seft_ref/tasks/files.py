@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,8 @@ def read_csv(file: Path, text: str, columns: tuple[str, ...]) -> Iterator[dict[s
     columns  the columns that are needed; others are left out
     Raises   TaskError TSK-006 for a column that is missing, or a row with another number of values
     """
+    # TSK-006.3: the reader of csv would give a row without values for each blank line at the end
+    text = re.sub(r"[\r\n]\s*\Z", "\n", text)
     for separator in ",;":
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
         header = next(rows, [])

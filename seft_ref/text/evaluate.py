@@ -74,13 +74,18 @@ def evaluate_examples(
     """Return the mean loss in nats over all tokens of examples that are learned, each example a row (EVL-004).
 
     rows    examples that go through the model at once
-    Raises  LayerError LYR-015, LYR-016 for an overflow inside a layer
+    Raises  EvaluationError EVL-003 for a mean that is not finite; LayerError LYR-015, LYR-016 for an overflow inside a
+            layer
     """
     total = 0.0
     for first in range(0, len(examples.items), rows):
         batch = batch_of_examples(examples.items[first : first + rows], weights)
         total += _nats(weights, config, batch, kernels)
-    return total / sum(example.targets() for example in examples.items)
+    mean = total / sum(example.targets() for example in examples.items)
+    # EVL-003
+    if not math.isfinite(mean):
+        raise EvaluationError("EVL-003", f"the mean loss is {mean} nats a target; is the model damaged?")
+    return mean
 
 
 def _perplexity(mean: float) -> float:

@@ -86,12 +86,13 @@ def check_pair(pair: Pair, config: ModelConfig, what: str) -> None:
 
 def check_vocabulary(tokens: Sequence[int], config: ModelConfig, what: str) -> None:
     """Refuse tokens that are not in the vocabulary of the model (TSK-003)."""
+    lowest, highest = min(tokens, default=0), max(tokens, default=0)
     # TSK-003
-    if tokens and (highest := max(tokens)) >= config.vocab_size:
+    if lowest < 0 or highest >= config.vocab_size:
         raise TaskError(
             "TSK-003",
-            f"{what} has the token {highest}, and vocab_size of the model is {config.vocab_size}: tokenizer and model "
-            "do not belong together; use the tokenizer.json of this model",
+            f"{what} has the token {lowest if lowest < 0 else highest}, and vocab_size of the model is "
+            f"{config.vocab_size}: tokenizer and model do not belong together; use the tokenizer.json of this model",
         )
 
 

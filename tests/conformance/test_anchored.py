@@ -6,23 +6,23 @@ import numpy as np
 import pytest
 
 from conformance.cases.case import Case
-from conformance.gen import tiny
-from conformance.gen.numbers import Numbers
-from conformance.gen.train_steps import SETTINGS, asked, rounded, summed
 from conformance.judge.harness import prepared_inputs
-from conformance.oracle import train
+from conformance.oracle import train_settings
 from conformance.properties.anchored import Own, broken_step
+from conformance.properties.draws import Counted
+from conformance.properties.models import TINY
+from conformance.properties.train_drawn import SETTINGS, asked, drawn_world, rounded, started, summed
 from conformance.wrong.mutants.base import ENGINE, ids
 
 
 def a_step(slots=2, **more):
     """The first step of a run in which new slots are all of the size lr, and an event after it."""
     settings = SETTINGS | {"preset": "no-adapt", "start": "random", "evolve_every": 1, "density": 0.125} | more
-    world = tiny.world(Numbers(62, 5), tiny.CONFIG)
-    parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+    world = drawn_world(Counted(62, 5), TINY)
+    parts = started(world, settings)
     fewer = [replace(part, phi=dict(list(part.phi.items())[:slots])) for part in parts]
     fewer = [replace(x, kept={n: {p: c[p] for p in x.phi} for n, c in x.kept.items()}) for x in fewer]
-    return asked(tiny.CONFIG, world, fewer, settings, 1)
+    return asked(world, fewer, settings, 1)
 
 
 def answer_to(given, dtype):
@@ -100,12 +100,12 @@ def test_growth_in_doubt_takes_what_is_as_good_and_nothing_worse(monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_GRD_008_a_window_of_several_steps_is_told_step_by_step(more, dtype):
     settings = SETTINGS | {"start": "random", "evolve_every": 3, "gradient_window": 3, "density": 0.25} | more
-    world = tiny.world(Numbers(62, 5), tiny.CONFIG)
-    parts = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts]
+    world = drawn_world(Counted(62, 5), TINY)
+    parts = started(world, settings)
     earlier, told = None, 0
     for step in range(1, 7):
-        before, ends = train.window_of(settings, step)
-        given = asked(tiny.CONFIG, world, parts, settings, step, (earlier if before else None) if ends else None)
+        before, ends = train_settings.window_of(settings, step)
+        given = asked(world, parts, settings, step, (earlier if before else None) if ends else None)
         assert broken_step(given, answer_to(given, dtype), dtype) == ""
         told += "window_tokens" in given["parts"][0]
         own = Own(given, dtype)
@@ -116,12 +116,12 @@ def test_GRD_008_a_window_of_several_steps_is_told_step_by_step(more, dtype):
 
 def test_GRD_008_the_tokens_of_the_last_step_alone_prune_other_weights():
     settings = SETTINGS | {"start": "random", "evolve_every": 3, "gradient_window": 3, "density": 0.25}
-    world = tiny.world(Numbers(62, 5), tiny.CONFIG)
-    parts, earlier = [rounded(part) for part in train.Trainer(tiny.CONFIG, *world, settings).parts], None
+    world = drawn_world(Counted(62, 5), TINY)
+    parts, earlier = started(world, settings), None
     for step in (1, 2):
-        own = Own(asked(tiny.CONFIG, world, parts, settings, step), "float64")
+        own = Own(asked(world, parts, settings, step), "float64")
         earlier, parts = summed(earlier, own.step), [rounded(part) for part in own.step.parts]
-    given = asked(tiny.CONFIG, world, parts, settings, 3, earlier)
+    given = asked(world, parts, settings, 3, earlier)
     lost = [part | {"window_tokens": part["window_tokens"] * 0} for part in given["parts"]]
     assert broken_step(given, answer_to(given, "float64"), "float64") == ""
     assert "base: " in broken_step(given, answer_to(given | {"parts": lost}, "float64"), "float64")

@@ -5,12 +5,16 @@ import random
 import numpy as np
 import pytest
 
+from conformance.answers.answer import ids
+from conformance.answers.train_state import saved_after
 from conformance.cases.case import VECTORS, load
 from conformance.engine.port import EnginePort
-from conformance.gen.train_states import RUNS, is_weak, settings_for, world_of
 from conformance.judge.compare_files import packed_verdict, state_verdict
 from conformance.judge.harness import Variant, prepared_inputs, run
-from conformance.oracle import train_state
+from conformance.properties.draws import Counted
+from conformance.properties.models import TINY
+from conformance.properties.train_drawn import drawn_world
+from conformance.properties.train_states import is_weak, settings_of_run, written
 from conformance.wrong.mutants import MUTANTS
 
 STATES = {case.id: case for case in load(VECTORS / "state.json")}
@@ -33,11 +37,9 @@ def test_TRN_004_a_port_that_loses_ages_on_resume_is_refused():
 
 def test_TRN_004_a_matrix_whose_gradient_is_rounding_alone_is_not_compared():
     """Where a row repeats one token every key is the same, and the gradient of q_proj is 0 but for rounding."""
-    window = next(one for one in RUNS if one.name == "window")
-    settings = settings_for(window) | {"rows": 1, "seed": 0}
-    tensors, stored, text = world_of(window, 0)
-    repeated = train_state.begin(window.config, tensors, stored, [2] * len(text), settings)
-    assert is_weak(train_state.go_on(repeated, 0, [], 1).saved)
+    settings = settings_of_run({}, {"rows": 1})
+    world = drawn_world(Counted(63), TINY) | {"text": ids([2] * 30)}
+    assert is_weak(saved_after(written(world, settings, 1))[1])
 
 
 @pytest.mark.parametrize("raw", [None, [], np.zeros(3), np.zeros((2, 2), np.uint8), np.zeros(0, np.uint8)])

@@ -8,7 +8,8 @@ import pytest
 
 from seft_ref.errors import EvaluationError, TextError
 from seft_ref.kernels import reference
-from seft_ref.text.evaluate import evaluate_windows
+from seft_ref.text.evaluate import evaluate_examples, evaluate_windows
+from seft_ref.text.examples import Example, Examples
 from seft_ref.text.tokens import evaluation_starts
 from tests.seft_ref.tiny import (
     CONFIG,
@@ -135,3 +136,17 @@ def test_EVL_003_a_mean_that_is_no_number_is_refused(bad):
     dense["lm_head.weight"][0] = bad
     with np.errstate(all="ignore"), pytest.raises(EvaluationError, match="EVL-003"):
         evaluate_windows(weights_of(dense), CONFIG, TOKENS, reference, length=5, windows=2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_EVL_003_a_loss_of_examples_that_is_no_number_is_refused(bad):
+    dense = parameters(CONFIG)
+    dense["lm_head.weight"][0] = bad
+    examples = Examples([Example([1, 2, 3], [-100, 2, 3]), Example([2, 1], [-100, 1])])
+    with np.errstate(all="ignore"), pytest.raises(EvaluationError, match="EVL-003"):
+        evaluate_examples(weights_of(dense), CONFIG, examples, reference)
+
+
+def test_EVL_003_a_large_loss_of_examples_is_a_loss():
+    weights, config = bigram_model([[0.0, 1e5], [1e5, 0.0]])
+    assert evaluate_examples(weights, config, Examples([Example([0, 0], [0, 0])]), reference) == pytest.approx(1e5)

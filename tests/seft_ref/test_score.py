@@ -180,6 +180,12 @@ def test_TSK_003_a_token_beyond_the_vocabulary_is_refused(pair):
         score_pairs([pair], *model_of("llama-gqa"), reference)
 
 
+@pytest.mark.parametrize("pair", [Pair((1, -1), (2,)), Pair((1,), (2, -1))])
+def test_TSK_003_a_token_below_0_is_refused(pair):
+    with pytest.raises(TaskError, match=r"TSK-003: .* has the token -1, and vocab_size"):
+        score_pairs([pair], *model_of("llama-gqa"), reference)
+
+
 def test_TSK_003_a_prompt_needs_room_for_its_answer():
     _, config = model_of("llama-gqa")
     check_prompt([1] * 60, 5, config, "a prompt")

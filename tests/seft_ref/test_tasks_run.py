@@ -197,7 +197,7 @@ def test_TSK_003_what_the_model_cannot_read_is_refused_before_anything_is_writte
     ("options", "why"),
     [
         ({"limit": 0}, "limit is 0"),
-        ({"sample": 0}, "sample is 0"),
+        ({"sample": 0}, "TSK-014: sample is 0"),
         ({"batch": 0}, "batch is 0"),
         ({"max_tokens": 0}, "max_tokens is 0"),
         ({"limit": 2, "sample": 2}, "TSK-014: limit takes the first items"),

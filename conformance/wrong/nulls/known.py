@@ -37,6 +37,7 @@ HONEST: dict[str, tuple[str, ...]] = {
     "bitmasks": (),
     "foreign": (),
     "held": (),
+    "tasks": ("task.metrics",),
 }
 """Profile -> operations that its null port really computes; it answers the others from a table."""
 _POSITIONS = ("ids", "positions", "base", "delta", "old", "new", "dropped")
@@ -163,6 +164,7 @@ FOUND_BY = {
     "table-bitmasks": ("bitmasks", "convert.bitmasks"),
     "table-foreign": ("foreign", "convert.gguf"),
     "table-held": ("held", "train.held"),
+    "table-tasks": ("tasks", "tasks.filter"),
     "empty-above-1300": ("core", "change.large"),
     "int32-positions": ("core", "topology.large"),
 }
