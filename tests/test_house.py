@@ -105,7 +105,7 @@ def test_a_module_that_stands_on_no_floor_fails(tmp_path):
 
 
 SHARED = {
-    "engine": "port values parts flaws sums on_cpu",
+    "engine": "port values parts extras flaws sums on_cpu",
     "oracle": "second_reader second_folder foreign foreign_codes tape powers",
     "properties": "trial draws running artifacts relations invariants states anchored models large foreign",
     "wrong/mutants": "base",

@@ -95,11 +95,8 @@ __all__ = [
     "arithmetic",
     "attention",
     "attention_blocks",
-<<<<<<< HEAD
-    "bitmasks",
-=======
     "batch",
->>>>>>> main
+    "bitmasks",
     "change",
     "changes",
     "checks",
@@ -124,11 +121,8 @@ __all__ = [
     "event_record",
     "evidence",
     "evolve",
-<<<<<<< HEAD
-    "file_dtypes",
-=======
     "examples",
->>>>>>> main
+    "file_dtypes",
     "gaps",
     "generate",
     "gguf_codes",
@@ -174,11 +168,8 @@ __all__ = [
     "rules",
     "sampling",
     "schedule",
-<<<<<<< HEAD
-    "seft_adapter",
-=======
     "score",
->>>>>>> main
+    "seft_adapter",
     "select",
     "settings",
     "shira",

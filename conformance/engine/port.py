@@ -11,29 +11,7 @@ from typing import Any
 import numpy as np
 
 from conformance.cases.compare import float_type
-<<<<<<< HEAD
-from conformance.cases.ops import OPS
-from conformance.engine import (
-    adapters,
-    event,
-    files,
-    files_convert,
-    files_folders,
-    files_foreign,
-    generate,
-    kernels,
-    layers,
-    model,
-    prune,
-    quantise,
-    select,
-    train,
-    train_held,
-    update,
-)
-=======
 from conformance.cases.ops import AREAS, OPS
->>>>>>> main
 from conformance.protocol.port import Refused, Unsupported
 from formats import FormatError, __version__
 from seft_ref.arrays.library import Array, array_namespace, cupy_like, device, to_numpy, without_cupy
@@ -55,33 +33,12 @@ __all__ = [
 ]
 
 Operation = Callable[[dict[str, Any]], dict[str, Any]]
-<<<<<<< HEAD
-_MODULES = (
-    select,
-    update,
-    event,
-    kernels,
-    layers,
-    model,
-    train,
-    train_held,
-    prune,
-    quantise,
-    adapters,
-    generate,
-    files,
-    files_folders,
-    files_convert,
-    files_foreign,
-)
-=======
 _MODULES = [
     import_module(f"conformance.engine.{module.name}")
     for module in iter_modules([str(Path(__file__).parent)])
     if module.name.split("_")[0] in AREAS
 ]
 """The modules of this folder that are named after an area; each has a table OPERATIONS."""
->>>>>>> main
 
 
 class EnginePort:

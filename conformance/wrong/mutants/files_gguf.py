@@ -1,6 +1,6 @@
 """Mutants of the reader of GGUF files (FMT-155)."""
 
-from conformance.engine.files_extras import gguf_file
+from conformance.engine.extras import gguf_file
 from conformance.wrong.mutants.base import Mutant, Rows, changed, edits, mutant, unchecked
 
 OP = "convert.gguf"

@@ -1,6 +1,6 @@
 """Mutants of the reader of files of torch.save (FMT-153, FMT-159)."""
 
-from conformance.engine.files_extras import torch_file, torch_tensors
+from conformance.engine.extras import torch_file, torch_tensors
 from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, mutant, right, unchecked
 
 OP = "convert.torch"
