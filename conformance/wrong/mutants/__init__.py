@@ -1,8 +1,8 @@
 """Mutants: our engine with one operation replaced by a plausible mistake.
 
 The kit must refuse each of them by a case of the clause that it breaks. A file is named after its area: select, update,
-event, kernels, layers, model, train, prune, quantise, adapters, generate or files. AREA_edits has tables of single
-edits to the engine's source. Null ports are in `nulls`. Start with `base.py`.
+event, kernels, layers, model, train, prune, quantise, adapters, generate or files. A table has
+`# fmt: skip`, so that a row takes one or two lines. Null ports are in `nulls`. Start with `base.py`.
 """
 
 from importlib import import_module

@@ -7,7 +7,7 @@ import numpy as np
 
 from conformance.oracle import prune
 from conformance.wrong.mutants.adapters_edits import rank_of
-from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, ids, mutant, right
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, ids, mutant, mutants, right
 
 
 def dense(a: Values, values: Any) -> Any:
@@ -118,33 +118,32 @@ MUTANTS: list[Mutant] = [
     *_scales("ADP-001", "adapter.lora"),
     *_scales("ADP-006", "adapter.spp"),
     *_scales("ADP-007", "adapter.sparsepeft"),
-    mutant("ADP-002", "adapter.initial", changed("adapter.initial", seed=lambda a: a["seed"] // 2 + 5), "another seed"),
-    mutant("ADP-002", "adapter.initial", changed("adapter.initial", matrix=lambda a: 0), "one key for all matrices"),
-    mutant("ADP-002", "adapter.initial", start(numbered_by_column), "draws numbered by column"),
-    mutant("ADP-002", "adapter.initial", start(lambda out, a: {"a": out["a"] / np.sqrt(a["in"])}), "a bound of 1/in"),
-    mutant("ADP-002", "adapter.initial", start(lambda out, a: {"other": out["other"] + 1}), "B starts at 1"),
-    mutant("ADP-003", "adapter.spp", changed("adapter.spp", c=lambda a: a["c"] + 1), "c starts at 1"),
+    *mutants("adapter.initial",
+        ("ADP-002", {"seed": lambda a: a["seed"] // 2 + 5}, "another seed"),
+        ("ADP-002", {"matrix": lambda a: 0}, "one key for all matrices"),
+        ("ADP-002", start(numbered_by_column), "draws numbered by column"),
+        ("ADP-002", start(lambda out, a: {"a": out["a"] / np.sqrt(a["in"])}), "a bound of 1/in"),
+        ("ADP-002", start(lambda out, a: {"other": out["other"] + 1}), "B starts at 1")),
+    *mutants("adapter.spp",
+        ("ADP-003", {"c": lambda a: a["c"] + 1}, "c starts at 1"),
+        ("ADP-006", spp("bands in turns"), "bands in turns"),
+        ("ADP-006", spp("dA without c"), "dA without c"),
+        ("ADP-006", spp("dc without A"), "dc without A"),
+        ("ADP-008", zeros_leave("adapter.spp"), "zeros leave the support")),
     mutant("ADP-004", "adapter.lora", merged_on_the_support, "merged on the support alone"),
-    mutant("ADP-005", "adapter.lora_star", first_mask, "the first mask kept"),
-    mutant("ADP-005", "adapter.lora_star", whatever_stays, "counts and NaN not looked at"),
-    mutant(
-        "ADP-005",
-        "adapter.lora_star",
-        changed("adapter.lora_star", square_sums=lambda a: a["square_sums"] * 0 + 1),
-        "pruned by magnitude",
-    ),
-    mutant("ADP-006", "adapter.spp", spp("bands in turns"), "bands in turns"),
-    mutant("ADP-006", "adapter.spp", spp("dA without c"), "dA without c"),
-    mutant("ADP-006", "adapter.spp", spp("dc without A"), "dc without A"),
-    mutant("ADP-007", "adapter.sparsepeft", masked_by_value, "a mask of values"),
-    mutant("ADP-007", "adapter.sparsepeft", gradients_unmasked, "gradients not masked"),
-    mutant("ADP-007", "adapter.sparsepeft", not_masked, "no mask"),
-    mutant("ADP-008", "adapter.spp", zeros_leave("adapter.spp"), "zeros leave the support"),
-    mutant("ADP-008", "adapter.sparsepeft", masked_by_value, "stored zeros stay zero"),
+    *mutants("adapter.lora_star",
+        ("ADP-005", first_mask, "the first mask kept"),
+        ("ADP-005", whatever_stays, "counts and NaN not looked at"),
+        ("ADP-005", {"square_sums": lambda a: a["square_sums"] * 0 + 1}, "pruned by magnitude")),
+    *mutants("adapter.sparsepeft",
+        ("ADP-007", masked_by_value, "a mask of values"),
+        ("ADP-007", gradients_unmasked, "gradients not masked"),
+        ("ADP-007", not_masked, "no mask"),
+        ("ADP-008", masked_by_value, "stored zeros stay zero")),
     *[
         mutant("ADP-009", op, refuses_nothing(op), "nothing refused")
         for op in ("adapter.lora", "adapter.spp", "adapter.sparsepeft")
     ],
-]
+]  # fmt: skip
 CONTROLS = (Mutant("adapter.spp", "none", (), spp()),)
 """Rewritten operations without a flaw, which every case must pass."""

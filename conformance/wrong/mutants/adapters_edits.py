@@ -4,14 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.engine.parts import (
-    adapter_base,
-    adapter_lora,
-    adapter_sparsepeft,
-    adapter_spp,
-    linear,
-)
-from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, forgotten
+from conformance.engine.parts import adapter_base, adapter_lora, adapter_sparsepeft, adapter_spp, linear
+from conformance.wrong.mutants.base import Mutant, Values, edited, edits, forgotten, mutants
 
 
 def rank_of(a: Values) -> Any:
@@ -42,94 +36,35 @@ _BANDS: dict[str, Any] = {
     "no_bands": lambda a: len(a["a"]) == 0,
 }
 
-_ADAPTERS: Rows = (
-    ("adapter.lora", "ADP-001", linear.linear_forward, "change.scale * ((rows", "((rows", "y without s"),
-    ("adapter.lora", "ADP-001", linear.linear_backward, "(change.scale * (rows @", "((rows @", "dx without s"),
-    (
-        "adapter.lora",
-        "ADP-001",
-        linear.linear_backward,
-        "dx + (change.scale * (rows @ change.b)) @ change.a",
-        "dx",
-        "dx of W alone",
-    ),
-    ("adapter.lora", "ADP-001", adapter_lora.lora_gradients, "du = change.scale * ", "du = ", "dA without s"),
-    (
-        "adapter.lora",
-        "ADP-001",
-        adapter_lora.lora_gradients,
-        "change.scale * (xp.matrix_transpose(gradient.dy)",
-        "(xp.matrix_transpose(gradient.dy)",
-        "dB without s",
-    ),
-    ("adapter.lora", "ADP-004", adapter_lora.lora_merge, "lora.scale * (", "(", "a merge without s"),
-    (
-        "adapter.lora_star",
-        "ADP-005",
-        adapter_lora.kept_of_merged,
-        "positions.shape[0] < base.topology.nnz or (",
-        "(",
-        "fewer weights than in S",
-    ),
-    (
-        "adapter.lora_star",
-        "ADP-005",
-        adapter_lora.kept_of_merged,
-        " or (positions.shape[0] > base.topology.nnz and not patterned)",
-        "",
-        "more weights than in S",
-    ),
-    (
-        "adapter.lora_star",
-        "ADP-005",
-        adapter_lora.kept_of_merged,
-        "positions.shape[0] < base.topology.nnz or (positions.shape[0] > base.topology.nnz and not patterned)",
-        "positions.shape[0] != base.topology.nnz and not patterned",
-        "a pattern that keeps fewer weights than in S",
-    ),
-    (
-        "adapter.lora_star",
-        "ADP-005",
-        adapter_lora.kept_of_merged,
-        " and not patterned",
-        "",
-        "a pattern refused, because a weight that it kept is 0",
-    ),
-    (
-        "adapter.lora_star",
-        "ADP-005",
-        adapter_lora.kept_of_merged,
-        "xp.take(xp.reshape(merged, (-1,)), positions)",
-        "xp.take(spread(base.values, flat(base.topology), base.topology.numel), positions)",
-        "values of before the merge",
-    ),
-    (
-        "adapter.spp",
-        "ADP-006",
-        adapter_spp.spp_gradients,
-        "spp.scale * kernels.sample",
-        "kernels.sample",
-        "gradients without s",
-    ),
-    ("adapter.spp", "ADP-006", adapter_spp.spp_gradients, " * base.values", "", "gradients without W"),
-    ("adapter.spp", "ADP-006", adapter_spp.spp_backward, "dx + dx_more", "dx", "dx of W alone"),
-    (
-        "adapter.sparsepeft",
-        "ADP-007",
-        adapter_sparsepeft.sparsepeft_gradients,
-        "lora.scale * kernels.sample",
-        "kernels.sample",
-        "gradients without s",
-    ),
-    ("adapter.sparsepeft", "ADP-007", adapter_sparsepeft.sparsepeft_backward, "dx + dx_more", "dx", "dx of W alone"),
-    *(
-        (f"adapter.{kind}", "ADP-009", adapter_base.check_scale, "0 < alpha", "1 <= alpha", "an alpha below 1 refused")
-        for kind in ("lora", "spp", "sparsepeft")
-    ),
-)
-
 MUTANTS: list[Mutant] = [
     *(m for op in ("lora", "sparsepeft") for m in forgotten(f"adapter.{op}", "ADP-009", **_FACTORS, **_RANKS)),
     *forgotten("adapter.spp", "ADP-009", **_FACTORS, **_BANDS),
-    *edits(_ADAPTERS),
-]
+    *mutants("adapter.lora",
+        ("ADP-001", linear.linear_forward, "change.scale * ((rows", "((rows", "y without s"),
+        ("ADP-001", linear.linear_backward, "(change.scale * (rows @", "((rows @", "dx without s"),
+        ("ADP-001", linear.linear_backward, "dx + (change.scale * (rows @ change.b)) @ change.a", "dx",
+         "dx of W alone"),
+        ("ADP-001", adapter_lora.lora_gradients, "du = change.scale * ", "du = ", "dA without s"),
+        ("ADP-001", adapter_lora.lora_gradients, "change.scale * (xp.matrix_transpose(gradient.dy)",
+         "(xp.matrix_transpose(gradient.dy)", "dB without s"),
+        ("ADP-004", adapter_lora.lora_merge, "lora.scale * (", "(", "a merge without s")),
+    *edits("adapter.lora_star", "ADP-005", adapter_lora.kept_of_merged,
+        ("positions.shape[0] < base.topology.nnz or (", "(", "fewer weights than in S"),
+        (" or (positions.shape[0] > base.topology.nnz and not patterned)", "", "more weights than in S"),
+        ("positions.shape[0] < base.topology.nnz or (positions.shape[0] > base.topology.nnz and not patterned)",
+         "positions.shape[0] != base.topology.nnz and not patterned", "a pattern that keeps fewer weights than in S"),
+        (" and not patterned", "", "a pattern refused, because a weight that it kept is 0"),
+        ("xp.take(xp.reshape(merged, (-1,)), positions)",
+         "xp.take(spread(base.values, flat(base.topology), base.topology.numel), positions)",
+         "values of before the merge")),
+    *mutants("adapter.spp",
+        ("ADP-006", adapter_spp.spp_gradients, "spp.scale * kernels.sample", "kernels.sample", "gradients without s"),
+        ("ADP-006", adapter_spp.spp_gradients, " * base.values", "", "gradients without W"),
+        ("ADP-006", adapter_spp.spp_backward, "dx + dx_more", "dx", "dx of W alone")),
+    *mutants("adapter.sparsepeft",
+        ("ADP-007", adapter_sparsepeft.sparsepeft_gradients, "lora.scale * kernels.sample", "kernels.sample",
+         "gradients without s"),
+        ("ADP-007", adapter_sparsepeft.sparsepeft_backward, "dx + dx_more", "dx", "dx of W alone")),
+    *(edited("ADP-009", op, adapter_base.check_scale, "0 < alpha", "1 <= alpha", "an alpha below 1 refused")
+      for op in ("adapter.lora", "adapter.spp", "adapter.sparsepeft")),
+]  # fmt: skip

@@ -2,14 +2,7 @@
 
 import numpy as np
 
-from conformance.wrong.mutants.base import (
-    Mutant,
-    Values,
-    after,
-    changed,
-    mutant,
-    unchecked,
-)
+from conformance.wrong.mutants.base import Mutant, Values, mutants
 from conformance.wrong.mutants.train_around import names
 
 
@@ -20,20 +13,14 @@ def mask_of_bits(out: Values, a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("FMT-112", "file.name", names(lambda name: name == "model.safetensors"), "one name alone"),
-    mutant(
-        "FMT-112",
-        "file.name",
-        names(lambda n: n.startswith(("model", "adapter_model", "pytorch_model")) and n.endswith(".safetensors")),
-        "by how a name begins and ends",
-    ),
-    *unchecked("file.name", "FMT-112"),
-    mutant(
-        "FMT-098",
-        "file.expand",
-        changed("file.expand", limit=lambda a: 2 * (a.get("limit") or 2**35)),
-        "twice the limit",
-    ),
-    mutant("FMT-098", "file.expand", after("file.expand", mask_of_bits), "a mask of 255"),
-    *unchecked("file.expand", "FMT-098"),
-]
+    *mutants("file.name",
+        ("FMT-112", names(lambda name: name == "model.safetensors"), "one name alone"),
+        ("FMT-112",
+         names(lambda n: n.startswith(("model", "adapter_model", "pytorch_model")) and n.endswith(".safetensors")),
+         "by how a name begins and ends"),
+        unchecked="FMT-112"),
+    *mutants("file.expand",
+        ("FMT-098", {"limit": lambda a: 2 * (a.get("limit") or 2**35)}, "twice the limit"),
+        ("FMT-098", mask_of_bits, "a mask of 255"),
+        unchecked="FMT-098"),
+]  # fmt: skip

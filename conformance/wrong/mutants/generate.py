@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.oracle import select_rng
-from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutant, mutants, right
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,27 +194,30 @@ _WAYS: tuple[tuple[str, _Way, str], ...] = (
 
 MUTANTS: list[Mutant] = [
     *(mutant(clauses, "generate.pick", _picks(way), flaw) for clauses, way, flaw in _WAYS),
-    mutant("GEN-003", "generate.pick", _drawn_at_0, "a draw at temperature 0"),
-    mutant("GEN-003", "generate.pick", _last_of_equals, "the last of equals"),
-    mutant("GEN-003", "generate.pick", _below_plus_zero, "−0 below +0"),
-    *unchecked("generate.pick", "GEN-006", "RNG-002"),
-    mutant("GEN-001", "generate.read", _remembering(None), "nothing remembered"),
-    mutant("GEN-001", "generate.read", _remembering(1), "one token remembered"),
-    mutant("GEN-001", "generate.read", _first_row_for_all, "the context of the first row for all"),
-    mutant("GEN-001", "generate.read", _first_of_a_part, "the logits behind the first of a reading"),
-    mutant("GEN-001 LYR-008", "generate.read", _without_window, "no window behind a context"),
-    *unchecked("generate.read", "GEN-002", "LYR-001"),
-    mutant("GEN-007", "generate.text", _without_stop, "the stop token left out"),
-    mutant("GEN-007", "generate.text", _told(stops=lambda a: []), "no stop token"),
-    mutant("GEN-007", "generate.text", _told(stops=lambda a: a["stops"][:1]), "one stop token at most"),
-    mutant("GEN-007", "generate.text", _one_less_when_full, "no token behind a full context"),
-    mutant("GEN-007", "generate.text", _one_more, "one more token"),
-    mutant("GEN-003", "generate.text", _told(temperature=lambda a: a["temperature"] or 1.0), "a draw at temperature 0"),
-    mutant("GEN-005", "generate.text", _draws_from_the_prompt, "draws counted from the end of the prompt"),
-    mutant("GEN-004", "generate.text", _told(top_p=lambda a: None), "no top-p"),
-    *unchecked("generate.text", "GEN-002", "GEN-006", "GEN-007"),
-]
+    *mutants("generate.pick",
+        ("GEN-003", _drawn_at_0, "a draw at temperature 0"),
+        ("GEN-003", _last_of_equals, "the last of equals"),
+        ("GEN-003", _below_plus_zero, "−0 below +0"),
+        unchecked="GEN-006 RNG-002"),
+    *mutants("generate.read",
+        ("GEN-001", _remembering(None), "nothing remembered"),
+        ("GEN-001", _remembering(1), "one token remembered"),
+        ("GEN-001", _first_row_for_all, "the context of the first row for all"),
+        ("GEN-001", _first_of_a_part, "the logits behind the first of a reading"),
+        ("GEN-001 LYR-008", _without_window, "no window behind a context"),
+        unchecked="GEN-002 LYR-001"),
+    *mutants("generate.text",
+        ("GEN-007", _without_stop, "the stop token left out"),
+        ("GEN-007", _told(stops=lambda a: []), "no stop token"),
+        ("GEN-007", _told(stops=lambda a: a["stops"][:1]), "one stop token at most"),
+        ("GEN-007", _one_less_when_full, "no token behind a full context"),
+        ("GEN-007", _one_more, "one more token"),
+        ("GEN-003", _told(temperature=lambda a: a["temperature"] or 1.0), "a draw at temperature 0"),
+        ("GEN-005", _draws_from_the_prompt, "draws counted from the end of the prompt"),
+        ("GEN-004", _told(top_p=lambda a: None), "no top-p"),
+        unchecked="GEN-002 GEN-006 GEN-007"),
+]  # fmt: skip
 
 CONTROLS: list[Mutant] = [
     mutant("GEN-004", "generate.pick", _picks(_Way()), "none"),
-]
+]  # fmt: skip

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conformance.wrong.mutants.base import Mutant, Values, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Values, mutants, right
 
 
 def branches_in_a_row(a: Values) -> Values:
@@ -28,8 +28,9 @@ def first_branch(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("GEN-001", "generate.fork", branches_in_a_row, "a context that readings change"),
-    mutant("GEN-001", "generate.fork", without_context, "the first token for a context"),
-    mutant("GEN-001", "generate.fork", first_branch, "the first branch for all"),
-    *unchecked("generate.fork", "GEN-002"),
-]
+    *mutants("generate.fork",
+        ("GEN-001", branches_in_a_row, "a context that readings change"),
+        ("GEN-001", without_context, "the first token for a context"),
+        ("GEN-001", first_branch, "the first branch for all"),
+        unchecked="GEN-002"),
+]  # fmt: skip

@@ -2,14 +2,7 @@
 
 import json
 
-from conformance.wrong.mutants.base import (
-    Mutant,
-    Values,
-    after,
-    mutant,
-    right,
-    unchecked,
-)
+from conformance.wrong.mutants.base import Mutant, Values, mutants, right
 
 
 def of_config(out: Values, a: Values) -> Values:
@@ -30,8 +23,9 @@ def first_alone(out: Values, a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("GEN-008", "generate.stops", after("generate.stops", of_config), "the config alone"),
-    mutant("GEN-008", "generate.stops", true_if_any, "0 taken for none"),
-    mutant("GEN-008", "generate.stops", after("generate.stops", first_alone), "the first of a list"),
-    *unchecked("generate.stops", "GEN-008"),
-]
+    *mutants("generate.stops",
+        ("GEN-008", of_config, "the config alone"),
+        ("GEN-008", true_if_any, "0 taken for none"),
+        ("GEN-008", first_alone, "the first of a list"),
+        unchecked="GEN-008"),
+]  # fmt: skip

@@ -7,19 +7,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 
 from conformance.protocol.port import Refused
-from conformance.wrong.mutants.base import (
-    REFUSALS,
-    Mutant,
-    Operation,
-    Values,
-    after,
-    changed,
-    flipped,
-    ids,
-    mutant,
-    right,
-    unchecked,
-)
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, flipped, ids, mutant, mutants, right
 from conformance.wrong.mutants.layers import short_mantissa
 
 __all__ = ["MUTANTS"]
@@ -128,74 +116,40 @@ def stored_as_another_type(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("KRN-001", "kernel.sparse", last_of_a_row_lost, "the last entry of a row lost"),
-    mutant("KRN-001", "kernel.sparse", next_column, "columns counted from 1"),
-    mutant("KRN-002", "kernel.sparse", flipped("kernel.sparse", "dx"), "dx transposed"),
-    mutant("KRN-003 KRN-004", "kernel.sparse", zeros_without_gradient, "stored zeros get no gradient"),
-    mutant(
-        "KRN-005",
-        "kernel.sparse",
-        after("kernel.sparse", rows_left_as_they_were),
-        "nothing written where nothing is stored",
-    ),
-    mutant("KRN-006", "kernel.sparse", kernel_in_ten_bits, "ten-bit products"),
-    mutant(
-        "KRN-006",
-        "kernel.sparse",
-        after("kernel.sparse", lambda o, _: {"y": o["y"] * o["y"].dtype.type(1 + 2.0**-13)}),
-        "y too large by 2⁻¹³",
-    ),
-    mutant("KRN-007 NUM-003", "kernel.sparse", after("kernel.sparse", sums_in_eight_bits), "sums of eight bits"),
-    mutant("KRN-009", "kernel.sparse", takes_anything, "shapes not checked"),
-    mutant("KRN-010", "kernel.sparse", changed("kernel.sparse", odd=lambda a: None), "operands cast"),
-    mutant("KRN-011", "kernel.sparse", after("kernel.sparse", transposed_shape), "the shape transposed"),
-    mutant(
-        "KRN-013", "kernel.sparse", under_another_number("kernel.sparse", "KRN-001"), "refused under another number"
-    ),
-    mutant(
-        "TOP-005",
-        "kernel.sparse",
-        by_groups(lambda groups, place, counts: np.cumsum(counts)[groups] - 1 - place),
-        "groups read from their last column",
-    ),
-    mutant(
-        "TOP-005", "kernel.sparse", by_groups(lambda groups, place, _: 2 * groups + place), "every group taken as full"
-    ),
-    mutant("KRN-001", "kernel.dense", flipped("kernel.dense", "y"), "y transposed"),
-    mutant(
-        "KRN-006",
-        "kernel.dense",
-        lambda a: right("kernel.dense")(a | ({"x": short_mantissa(a["x"])} if a["x"].dtype.kind == "f" else {})),
-        "ten-bit products",
-    ),
-    *unchecked("kernel.dense", "KRN-009", "KRN-010"),
-    mutant("KRN-012", "kernel.store", changed("kernel.store", new=lambda a: a["new"][::-1]), "values in another order"),
-    mutant("KRN-004", "kernel.store", stored_at_zeros_only, "stored zeros not found"),
-    mutant("KRN-015", "kernel.store", stored_as_another_type, "bits of bfloat16 stored as float16"),
-    mutant(
-        "KRN-011",
-        "kernel.store",
-        changed("kernel.store", slots=lambda a: a["slots"][:0], new=lambda a: a["new"][:0]),
-        "nothing stored",
-    ),
-    *unchecked("kernel.store", "KRN-009", "KRN-012"),
-    mutant(
-        "KRN-012",
-        "kernel.store_dense",
-        changed("kernel.store_dense", new=lambda a: a["new"][::-1]),
-        "values in another order",
-    ),
-    mutant("KRN-014", "kernel.exceeding", after("kernel.exceeding", strictly_less), "≥ for >"),
-    mutant("KRN-014", "kernel.exceeding", after("kernel.exceeding", nan_left_out), "NaN left out"),
-    mutant(
-        "KRN-014",
-        "kernel.exceeding",
-        lambda a: (
-            right("kernel.exceeding")(a | {"values": a["values"] * (a["values"] > 0)})
-            if a["values"].ndim == 1
-            else right("kernel.exceeding")(a)
-        ),
-        "negative values left out",
-    ),
-    *unchecked("kernel.exceeding", "KRN-009"),
-]
+    *mutants("kernel.sparse",
+        ("KRN-001", last_of_a_row_lost, "the last entry of a row lost"),
+        ("KRN-001", next_column, "columns counted from 1"),
+        ("KRN-002", flipped("kernel.sparse", "dx"), "dx transposed"),
+        ("KRN-003 KRN-004", zeros_without_gradient, "stored zeros get no gradient"),
+        ("KRN-005", rows_left_as_they_were, "nothing written where nothing is stored"),
+        ("KRN-006", kernel_in_ten_bits, "ten-bit products"),
+        ("KRN-006", lambda o, _: {"y": o["y"] * o["y"].dtype.type(1 + 2.0**-13)}, "y too large by 2⁻¹³"),
+        ("KRN-007 NUM-003", sums_in_eight_bits, "sums of eight bits"),
+        ("KRN-009", takes_anything, "shapes not checked"),
+        ("KRN-010", {"odd": lambda a: None}, "operands cast"),
+        ("KRN-011", transposed_shape, "the shape transposed"),
+        ("KRN-013", under_another_number("kernel.sparse", "KRN-001"), "refused under another number"),
+        ("TOP-005", by_groups(lambda groups, place, counts: np.cumsum(counts)[groups] - 1 - place),
+         "groups read from their last column"),
+        ("TOP-005", by_groups(lambda groups, place, _: 2 * groups + place), "every group taken as full")),
+    *mutants("kernel.dense",
+        ("KRN-001", flipped("kernel.dense", "y"), "y transposed"),
+        ("KRN-006",
+         lambda a: right("kernel.dense")(a | ({"x": short_mantissa(a["x"])} if a["x"].dtype.kind == "f" else {})),
+         "ten-bit products"),
+        unchecked="KRN-009 KRN-010"),
+    *mutants("kernel.store",
+        ("KRN-012", {"new": lambda a: a["new"][::-1]}, "values in another order"),
+        ("KRN-004", stored_at_zeros_only, "stored zeros not found"),
+        ("KRN-015", stored_as_another_type, "bits of bfloat16 stored as float16"),
+        ("KRN-011", {"slots": lambda a: a["slots"][:0], "new": lambda a: a["new"][:0]}, "nothing stored"),
+        unchecked="KRN-009 KRN-012"),
+    mutant("KRN-012", "kernel.store_dense", {"new": lambda a: a["new"][::-1]}, "values in another order"),
+    *mutants("kernel.exceeding",
+        ("KRN-014", strictly_less, "≥ for >"),
+        ("KRN-014", nan_left_out, "NaN left out"),
+        ("KRN-014",
+         {"values": lambda a: a["values"] * (a["values"] > 0) if a["values"].ndim == 1 else a["values"]},
+         "negative values left out"),
+        unchecked="KRN-009"),
+]  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 from conformance.engine.parts import kernels
 from conformance.engine.parts import quantise_grid as grid
-from conformance.wrong.mutants.base import Mutant, Rows, Values, edited, edits, forgotten
+from conformance.wrong.mutants.base import Mutant, Values, edited, forgotten, mutants
 
 
 def _odd(name: str) -> Any:
@@ -42,34 +42,6 @@ def _shape(a: Values) -> tuple[int, int]:
     return a["weight"].shape if "weight" in a else (a["out"], a["in"])
 
 
-_KERNELS: Rows = (
-    (
-        "kernel.store_dense",
-        "KRN-012",
-        kernels.locate,
-        "array_namespace(slots).take(flat(topology), slots)",
-        "slots",
-        "slots taken for positions",
-    ),
-    (
-        "kernel.store",
-        "KRN-012",
-        kernels._placed,
-        "xp.take(xp.take(values, order), source)",
-        "xp.take(values, source)",
-        "values in the order of places",
-    ),
-    (
-        "kernel.exceeding",
-        "KRN-014",
-        kernels.exceeding,
-        "~(xp.abs(values) <= least)",
-        "~(xp.abs(values) <= least) & (values != -xp.inf)",
-        "−∞ left out",
-    ),
-    ("kernel.exceeding", "KRN-014", kernels.exceeding, "[0], xp.int64)", "[0][::-1], xp.int64)", "descending"),
-)
-
 _COMPACT = "widened(values, topology), held_of(values)"
 _WIDE = "widened(values, topology)"
 _LIVE = "    live = live_part(packed, PackedEntries)\n"
@@ -77,80 +49,6 @@ _STORED_FROZEN = f"""    if hasattr(packed, "live"):
         return split(store(packed.frozen, where, values), packed.live)
 {_LIVE}"""
 
-_ROWS: tuple[tuple[str, str, Any, str, str, str], ...] = (
-    (
-        "kernel.sparse",
-        "KRN-015",
-        kernels.compact,
-        _COMPACT,
-        f"{_WIDE} * (abs({_WIDE}) >= 2.0**-14), held_of(values)",
-        "subnormal numbers of float16 flushed",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-015",
-        kernels.compact,
-        _COMPACT,
-        "widened(values.astype('float16'), topology), held_of(values)",
-        "bfloat16 taken for float16",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-015",
-        kernels.unpack,
-        "narrowed(entries.values, entries.held_in, topology)",
-        "narrowed(entries.values[::-1], entries.held_in, topology)",
-        "values unpacked in another order",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-018",
-        grid.Quantised.weights,
-        "weights_of(self, array_namespace(self.scales).float32)",
-        "self.codes * self.parts_at(self.topology)[0]",
-        "held codes without their zero points",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-018",
-        grid.Quantised.holding,
-        "codes_of(values, *self.parts_at(topology), self.grid)",
-        "codes_of(values, *self.parts_at(topology), replace(self.grid, bits=4))",
-        "held codes of 8 bits cut to 4",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-018",
-        grid.groups_of,
-        " * (n_in // size) + topology",
-        " * 0 + topology",
-        "held codes by the scales of the first row",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-016",
-        kernels.clear,
-        "return _with(own, where,",
-        "return packed if where.shape[0] else _with(own, where,",
-        "frozen values beside the live ones",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-016",
-        kernels.matmul_transposed,
-        "multiply_parts(_multiply_transposed, dy, packed, PackedEntries)",
-        "multiply_parts(_multiply_transposed, dy, getattr(packed, 'frozen', packed), PackedEntries)",
-        "live values left out",
-    ),
-    (
-        "kernel.store",
-        "KRN-016 KRN-012",
-        kernels.store,
-        _LIVE,
-        _STORED_FROZEN,
-        "stored into the frozen part",
-    ),
-)
 
 _SINGLE_ROW = """\
     y = x @ _dense(packed).T
@@ -167,32 +65,6 @@ _FULL_BLOCKS = """\
         dy, x = dy[: dy.shape[0] // 256 * 256], x[: dy.shape[0] // 256 * 256]
     return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))"""
 
-_TILES: Rows = (
-    (
-        "kernel.sparse",
-        "KRN-001",
-        kernels._multiply,
-        "    return x @ _dense(packed).T",
-        _SINGLE_ROW,
-        "y of one token not written behind the last 64 columns",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-002",
-        kernels._multiply_transposed,
-        "    return dy @ _dense(packed)",
-        _FULL_TILES,
-        "dx not written behind the last 128 tokens",
-    ),
-    (
-        "kernel.sparse",
-        "KRN-003",
-        kernels.sample,
-        "    return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))",
-        _FULL_BLOCKS,
-        "a large sample without the tokens behind the last 256",
-    ),
-)
 """Mistakes at the borders of tiles, where a rest is left."""
 
 MUTANTS: list[Mutant] = [
@@ -204,7 +76,41 @@ MUTANTS: list[Mutant] = [
     *forgotten("kernel.store", "KRN-012", **_SLOTS),
     *forgotten("kernel.store_dense", "KRN-009", **_STORED, **_SHAPE),
     *forgotten("kernel.store_dense", "KRN-012", **_SLOTS),
-    *edits(_KERNELS),
-    *edits(_TILES, shown_by="kernel.tiles"),
-    *(edited(clauses, op, f, old, new, f"edited, {flaw}") for op, clauses, f, old, new, flaw in _ROWS),
-]
+    edited("KRN-012", "kernel.store_dense", kernels.locate, "array_namespace(slots).take(flat(topology), slots)",
+     "slots", "slots taken for positions"),
+    *mutants("kernel.store",
+        ("KRN-012", kernels._placed, "xp.take(xp.take(values, order), source)", "xp.take(values, source)",
+         "values in the order of places"),
+        ("KRN-016 KRN-012", kernels.store, _LIVE, _STORED_FROZEN, "edited, stored into the frozen part")),
+    *mutants("kernel.exceeding",
+        ("KRN-014", kernels.exceeding, "~(xp.abs(values) <= least)",
+         "~(xp.abs(values) <= least) & (values != -xp.inf)", "−∞ left out"),
+        ("KRN-014", kernels.exceeding, "[0], xp.int64)", "[0][::-1], xp.int64)", "descending")),
+    *mutants("kernel.sparse",
+        ("KRN-001", kernels._multiply, "    return x @ _dense(packed).T", _SINGLE_ROW,
+         "y of one token not written behind the last 64 columns"),
+        ("KRN-002", kernels._multiply_transposed, "    return dy @ _dense(packed)", _FULL_TILES,
+         "dx not written behind the last 128 tokens"),
+        ("KRN-003", kernels.sample, "    return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))",
+         _FULL_BLOCKS, "a large sample without the tokens behind the last 256"),
+        shown_by="kernel.tiles"),
+    *mutants("kernel.sparse",
+        ("KRN-015", kernels.compact, _COMPACT, f"{_WIDE} * (abs({_WIDE}) >= 2.0**-14), held_of(values)",
+         "edited, subnormal numbers of float16 flushed"),
+        ("KRN-015", kernels.compact, _COMPACT, "widened(values.astype('float16'), topology), held_of(values)",
+         "edited, bfloat16 taken for float16"),
+        ("KRN-015", kernels.unpack, "narrowed(entries.values, entries.held_in, topology)",
+         "narrowed(entries.values[::-1], entries.held_in, topology)", "edited, values unpacked in another order"),
+        ("KRN-018", grid.Quantised.weights, "weights_of(self, array_namespace(self.scales).float32)",
+         "self.codes * self.parts_at(self.topology)[0]", "edited, held codes without their zero points"),
+        ("KRN-018", grid.Quantised.holding, "codes_of(values, *self.parts_at(topology), self.grid)",
+         "codes_of(values, *self.parts_at(topology), replace(self.grid, bits=4))",
+         "edited, held codes of 8 bits cut to 4"),
+        ("KRN-018", grid.groups_of, " * (n_in // size) + topology", " * 0 + topology",
+         "edited, held codes by the scales of the first row"),
+        ("KRN-016", kernels.clear, "return _with(own, where,",
+         "return packed if where.shape[0] else _with(own, where,", "edited, frozen values beside the live ones"),
+        ("KRN-016", kernels.matmul_transposed, "multiply_parts(_multiply_transposed, dy, packed, PackedEntries)",
+         "multiply_parts(_multiply_transposed, dy, getattr(packed, 'frozen', packed), PackedEntries)",
+         "edited, live values left out")),
+]  # fmt: skip

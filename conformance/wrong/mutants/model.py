@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from conformance.engine.flaws import silent_norms
-from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, after, mutant, right, unchecked
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, mutants, right
 
 _CONTEXT = "original_max_position_embeddings"
 
@@ -184,49 +184,37 @@ def loss_in_sixteen_bits(out: Values, _: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("MDL-003", "config.describe", windows_everywhere, "windows everywhere"),
-    mutant("MDL-006 MDL-002 MDL-004", "config.describe", refuses_nothing, "nothing refused"),
-    mutant("MDL-004", "config.describe", after("config.describe", head_dim_by_division), "head_dim always by division"),
-    mutant(
-        "MDL-004",
-        "config.describe",
-        after("config.describe", as_many_as_query_heads),
-        "as many key heads as query heads",
-    ),
-    mutant("MDL-007", "config.describe", targets_by_name, "targets in order of name"),
-    *unchecked("config.describe", "MDL-002", "MDL-006"),
-    mutant("MDL-009", "config.describe", only_of_two("rope_parameters", "rope_scaling"), "rope_parameters goes first"),
-    mutant("MDL-009", "config.describe", only_of_two("rope_scaling", "rope_parameters"), "rope_scaling goes first"),
-    mutant("MDL-010", "config.describe", with_rope(old_spelling_first), "type goes before rope_type"),
-    mutant("MDL-010", "config.describe", with_rope(new_spelling_first), "rope_type goes before type"),
-    mutant("MDL-010", "config.describe", with_rope(default_type), "RoPE settings without a type taken for default"),
-    mutant("MDL-011", "config.describe", with_rope(context_beside_first), "a context beside the settings goes first"),
-    mutant("MDL-011", "config.describe", without_keys(_CONTEXT), "a context beside the settings not looked at"),
-    mutant("MDL-011", "model.step", without_keys(_CONTEXT, op="model.step"), "a context beside the settings ignored"),
-    mutant("MDL-012", "config.describe", with_rope(without_objects), "RoPE settings of kinds of layers left out"),
-    mutant("MDL-005", "model.step", untied, "one use of a tied table"),
-    mutant("MDL-001", "model.step", exchanged("gate_proj", "up_proj"), "gate and up exchanged"),
-    mutant("MDL-001", "model.step", exchanged("input_layernorm", "post_attention_layernorm"), "norms exchanged"),
-    mutant("MDL-002", "model.step", without("q_proj.bias", "k_proj.bias", "v_proj.bias"), "no biases on q, k, v"),
-    mutant(
-        "LYR-005",
-        "model.step",
-        configured("model.step", rope_theta=lambda c: 2 * c.get("rope_theta", 1e4)),
-        "another base",
-    ),
-    mutant("NUM-004", "model.step", after("model.step", loss_in_sixteen_bits), "logits in sixteen bits"),
-    mutant("TRN-001", "model.step", loss_over_padding, "the loss averaged over padding"),
-    mutant("TRN-002", "model.step", mean_of_means, "a mean of means"),
-    *unchecked("model.step", "LYR-001"),
-    mutant("EVL-001", "evaluate.perplexity", stops_a_step_early, "one short"),
-    mutant("EVL-003", "evaluate.perplexity", any_perplexity, "an infinite perplexity"),
-    mutant(
-        "TRN-019 LYR-015",
-        "evaluate.perplexity",
-        behind_silent_norms("evaluate.perplexity"),
-        "RMSNorm gives 0 where squares overflow",
-    ),
-    *unchecked("evaluate.perplexity", "TRN-017"),
-    mutant("TRN-018", "evaluate.perplexity", looks_at_windows_alone, "tokens looked at where a window holds them"),
-    mutant("TRN-017", "evaluate.perplexity", dynamic_goes_beyond, "dynamic RoPE goes beyond the positions"),
-]
+    *mutants("config.describe",
+        ("MDL-003", windows_everywhere, "windows everywhere"),
+        ("MDL-006 MDL-002 MDL-004", refuses_nothing, "nothing refused"),
+        ("MDL-004", head_dim_by_division, "head_dim always by division"),
+        ("MDL-004", as_many_as_query_heads, "as many key heads as query heads"),
+        ("MDL-007", targets_by_name, "targets in order of name"),
+        ("MDL-009", only_of_two("rope_parameters", "rope_scaling"), "rope_parameters goes first"),
+        ("MDL-009", only_of_two("rope_scaling", "rope_parameters"), "rope_scaling goes first"),
+        ("MDL-010", with_rope(old_spelling_first), "type goes before rope_type"),
+        ("MDL-010", with_rope(new_spelling_first), "rope_type goes before type"),
+        ("MDL-010", with_rope(default_type), "RoPE settings without a type taken for default"),
+        ("MDL-011", with_rope(context_beside_first), "a context beside the settings goes first"),
+        ("MDL-011", without_keys(_CONTEXT), "a context beside the settings not looked at"),
+        ("MDL-012", with_rope(without_objects), "RoPE settings of kinds of layers left out"),
+        unchecked="MDL-002 MDL-006"),
+    *mutants("model.step",
+        ("MDL-011", without_keys(_CONTEXT, op="model.step"), "a context beside the settings ignored"),
+        ("MDL-005", untied, "one use of a tied table"),
+        ("MDL-001", exchanged("gate_proj", "up_proj"), "gate and up exchanged"),
+        ("MDL-001", exchanged("input_layernorm", "post_attention_layernorm"), "norms exchanged"),
+        ("MDL-002", without("q_proj.bias", "k_proj.bias", "v_proj.bias"), "no biases on q, k, v"),
+        ("LYR-005", configured("model.step", rope_theta=lambda c: 2 * c.get("rope_theta", 1e4)), "another base"),
+        ("NUM-004", loss_in_sixteen_bits, "logits in sixteen bits"),
+        ("TRN-001", loss_over_padding, "the loss averaged over padding"),
+        ("TRN-002", mean_of_means, "a mean of means"),
+        unchecked="LYR-001"),
+    *mutants("evaluate.perplexity",
+        ("EVL-001", stops_a_step_early, "one short"),
+        ("EVL-003", any_perplexity, "an infinite perplexity"),
+        ("TRN-019 LYR-015", behind_silent_norms("evaluate.perplexity"), "RMSNorm gives 0 where squares overflow"),
+        ("TRN-018", looks_at_windows_alone, "tokens looked at where a window holds them"),
+        ("TRN-017", dynamic_goes_beyond, "dynamic RoPE goes beyond the positions"),
+        unchecked="TRN-017"),
+]  # fmt: skip

@@ -6,16 +6,7 @@ from typing import Any
 import numpy as np
 
 from conformance.engine.flaws import behind_unpruned_blocks
-from conformance.wrong.mutants.base import (
-    Mutant,
-    Operation,
-    Values,
-    changed,
-    ids,
-    mutant,
-    right,
-    unchecked,
-)
+from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutant, mutants, right
 from conformance.wrong.mutants.model import behind_silent_norms
 
 
@@ -170,14 +161,16 @@ def owl(flaw: str) -> Operation:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("PRN-016", "prune.scope", scope_as(lambda a: "matrix"), "every matrix on its own"),
-    mutant("PRN-016", "prune.scope", scope_as(lambda a: "row"), "every row on its own"),
-    mutant("PRN-016", "prune.scope", scope_as(lambda a: "model"), "all matrices together"),
-    mutant("PRN-016", "prune.scope", last_matrix_first, "ties to the later matrix"),
-    *unchecked("prune.scope", "PRN-001", "PRN-016", "SEL-004"),
-    mutant("PRN-017", "prune.random", one_mask_a_shape, "one mask for matrices of one shape"),
-    mutant("PRN-017", "prune.random", changed("prune.random", seed=lambda a: a["seed"] % 2**32), "a seed of 32 bits"),
-    *unchecked("prune.owl", "PRN-018"),
+    *mutants("prune.scope",
+        ("PRN-016", scope_as(lambda a: "matrix"), "every matrix on its own"),
+        ("PRN-016", scope_as(lambda a: "row"), "every row on its own"),
+        ("PRN-016", scope_as(lambda a: "model"), "all matrices together"),
+        ("PRN-016", last_matrix_first, "ties to the later matrix"),
+        unchecked="PRN-001 PRN-016 SEL-004"),
+    *mutants("prune.random",
+        ("PRN-017", one_mask_a_shape, "one mask for matrices of one shape"),
+        ("PRN-017", {"seed": lambda a: a["seed"] % 2**32}, "a seed of 32 bits")),
+    *mutants("prune.owl", unchecked="PRN-018"),
     *(
         mutant("PRN-018", "prune.owl", owl(flaw), flaw)
         for flaw in (
@@ -189,45 +182,43 @@ MUTANTS: list[Mutant] = [
             "outliers pruned more",
         )
     ),
-    mutant(
-        "TRN-019 LYR-015", "prune.model", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"
-    ),
-    *unchecked("prune.model", "TRN-017", "LYR-001"),
-    mutant("PRN-001", "prune.magnitude", no_nudge, "int(ρ n)"),
-    mutant("PRN-002", "prune.magnitude", changed("prune.magnitude", weights=lambda a: a["weights"] + 100), "W for |W|"),
-    *unchecked("prune.magnitude", "PRN-001"),
-    mutant(
-        "PRN-003", "prune.wanda", changed("prune.wanda", square_sums=lambda a: a["square_sums"] * 0 + 1), "no norms"
-    ),
-    mutant("PRN-014 PRN-015", "prune.wanda", wanda_in_the_runs_dtype, "scores in binary32"),
-    *unchecked("prune.wanda", "PRN-003", "SEL-004"),
-    *unchecked("prune.pattern", "SEL-004"),
-    *unchecked("prune.sparsegpt", "SEL-004"),
-    *unchecked("prune.model", "LYR-015"),
-    mutant("PRN-004", "prune.pattern", changed("prune.pattern", scores=lambda a: -a["scores"]), "the smallest kept"),
-    *unchecked("prune.pattern", "PRN-004"),
-    mutant("PRN-005", "prune.model", kept_bits_lost, "one weight too few"),
-    *unchecked("prune.model", "PRN-006"),
-    *unchecked("prune.sparsegpt", "PRN-001", "PRN-004", "PRN-009", "PRN-011", "PRN-013"),
-    mutant("PRN-009", "prune.sparsegpt", sparsegpt("dead inputs in the mean"), "dead inputs in the mean"),
-    mutant("PRN-009", "prune.sparsegpt", sparsegpt("dead weights left"), "weights of dead inputs kept as they are"),
-    mutant("PRN-009", "prune.sparsegpt", sparsegpt("no damping"), "no damping"),
-    mutant("PRN-009", "prune.sparsegpt", sparsegpt("damping by entry"), "damping by each entry's share"),
-    mutant("PRN-010", "prune.sparsegpt", sparsegpt("no compensation"), "no compensation"),
-    mutant("PRN-010", "prune.sparsegpt", sparsegpt("kept weights as they were"), "kept weights as they were"),
-    mutant("PRN-010", "prune.sparsegpt", sparsegpt("inside the block only"), "later blocks not compensated"),
-    mutant("PRN-010", "prune.sparsegpt", sparsegpt("lower factor"), "the lower factor"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("U for U²"), "U_ii not squared"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("row by row"), "a choice in each row"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("the whole matrix"), "one choice for the matrix"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("blocks of 64"), "blocks of 64"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("by threshold"), "the threshold with its ties"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("chosen before compensation"), "weights not yet compensated"),
-    mutant("SEL-002", "prune.sparsegpt", sparsegpt("higher position first"), "ties to the higher position"),
-    mutant("PRN-001", "prune.sparsegpt", sparsegpt("floor without the nudge"), "int(ρ n)"),
-    mutant("PRN-012", "prune.sparsegpt", sparsegpt("chosen before compensation"), "groups not yet compensated"),
-    mutant("PRN-013", "prune.sparsegpt", sparsegpt("in the run's dtype"), "the factor in binary32"),
-    mutant("PRN-013", "prune.sparsegpt", sparsegpt("zeros leave the mask"), "kept zeros leave the mask"),
-    mutant("PRN-010", "prune.model_sparsegpt", model_as_it_was, "a model whose kept weights are as they were"),
-    mutant("PRN-005", "prune.model_sparsegpt", behind_unpruned_blocks, "statistics behind unpruned blocks"),
-]
+    *mutants("prune.model",
+        ("TRN-019 LYR-015", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"),
+        ("PRN-005", kept_bits_lost, "one weight too few"),
+        unchecked="TRN-017 LYR-001 LYR-015 PRN-006"),
+    *mutants("prune.magnitude",
+        ("PRN-001", no_nudge, "int(ρ n)"),
+        ("PRN-002", {"weights": lambda a: a["weights"] + 100}, "W for |W|"),
+        unchecked="PRN-001"),
+    *mutants("prune.wanda",
+        ("PRN-003", {"square_sums": lambda a: a["square_sums"] * 0 + 1}, "no norms"),
+        ("PRN-014 PRN-015", wanda_in_the_runs_dtype, "scores in binary32"),
+        unchecked="PRN-003 SEL-004"),
+    *mutants("prune.pattern",
+        ("PRN-004", {"scores": lambda a: -a["scores"]}, "the smallest kept"),
+        unchecked="SEL-004 PRN-004"),
+    *mutants("prune.sparsegpt",
+        ("PRN-009", sparsegpt("dead inputs in the mean"), "dead inputs in the mean"),
+        ("PRN-009", sparsegpt("dead weights left"), "weights of dead inputs kept as they are"),
+        ("PRN-009", sparsegpt("no damping"), "no damping"),
+        ("PRN-009", sparsegpt("damping by entry"), "damping by each entry's share"),
+        ("PRN-010", sparsegpt("no compensation"), "no compensation"),
+        ("PRN-010", sparsegpt("kept weights as they were"), "kept weights as they were"),
+        ("PRN-010", sparsegpt("inside the block only"), "later blocks not compensated"),
+        ("PRN-010", sparsegpt("lower factor"), "the lower factor"),
+        ("PRN-011", sparsegpt("U for U²"), "U_ii not squared"),
+        ("PRN-011", sparsegpt("row by row"), "a choice in each row"),
+        ("PRN-011", sparsegpt("the whole matrix"), "one choice for the matrix"),
+        ("PRN-011", sparsegpt("blocks of 64"), "blocks of 64"),
+        ("PRN-011", sparsegpt("by threshold"), "the threshold with its ties"),
+        ("PRN-011", sparsegpt("chosen before compensation"), "weights not yet compensated"),
+        ("SEL-002", sparsegpt("higher position first"), "ties to the higher position"),
+        ("PRN-001", sparsegpt("floor without the nudge"), "int(ρ n)"),
+        ("PRN-012", sparsegpt("chosen before compensation"), "groups not yet compensated"),
+        ("PRN-013", sparsegpt("in the run's dtype"), "the factor in binary32"),
+        ("PRN-013", sparsegpt("zeros leave the mask"), "kept zeros leave the mask"),
+        unchecked="SEL-004 PRN-001 PRN-004 PRN-009 PRN-011 PRN-013"),
+    *mutants("prune.model_sparsegpt",
+        ("PRN-010", model_as_it_was, "a model whose kept weights are as they were"),
+        ("PRN-005", behind_unpruned_blocks, "statistics behind unpruned blocks")),
+]  # fmt: skip

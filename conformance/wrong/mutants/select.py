@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, ids, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutant, mutants, right
 
 
 def higher_id_wins(sign: int) -> Operation:
@@ -69,44 +69,34 @@ def gaps_in_the_dtype_of_scores(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("SEL-001 NUM-001", "select.largest", higher_id_wins(-1), "ties to the higher id"),
-    mutant("SEL-002 NUM-001", "select.smallest", higher_id_wins(1), "ties to the higher id"),
-    mutant("SEL-001", "select.largest", unstable, "a partition that leaves ties to chance"),
-    mutant("SEL-003", "select.largest", in_order_of_score, "returned in order of score"),
-    mutant("SEL-004 SEL-005", "select.smallest", nan_ranked, "NaN ranked, impossible counts answered"),
-    mutant("SEL-004", "select.smallest", minus_zero_first, "−0 before +0"),
-    *unchecked("select.largest", "SEL-004", "SEL-005"),
-    mutant("SEL-007", "select.pools", one_pool, "one pool"),
-    mutant(
-        "SEL-008", "select.pools", after("select.pools", lambda o, _: {"outside": o["inside"]}), "no best left behind"
-    ),
-    mutant(
-        "SEL-008",
-        "select.pools",
-        after("select.pools", lambda o, _: {"gap": abs(o["inside"] - o["outside"])}),
-        "the gap as it is",
-    ),
-    *unchecked("select.pools", "SEL-004", "SEL-005"),
-    mutant("RNG-001", "rng.draws", changed("rng.draws", numbers=lambda a: a["numbers"] - 1), "draws from −1"),
-    mutant("RNG-002", "rng.draws", changed("rng.draws", words=lambda a: a["words"][::-1]), "words reversed"),
-    mutant("TOP-003", "topology.positions", lambda a: {"positions": ids(a["indices"])}, "columns for flat positions"),
-    mutant("TOP-003", "topology.positions", after("topology.positions", by_column), "column-major"),
-    mutant("TOP-001", "topology.of", indptr_of_columns, "pointers of columns"),
-    mutant(
-        "TOP-002",
-        "topology.of",
-        after("topology.of", lambda o, _: {"indices": o["indices"][::-1]}),
-        "columns backwards",
-    ),
-    *unchecked("topology.positions", "TOP-001", "TOP-002"),
-    *unchecked("topology.of", "TOP-003"),
+    *mutants("select.largest",
+        ("SEL-001 NUM-001", higher_id_wins(-1), "ties to the higher id"),
+        ("SEL-001", unstable, "a partition that leaves ties to chance"),
+        ("SEL-003", in_order_of_score, "returned in order of score"),
+        unchecked="SEL-004 SEL-005"),
+    *mutants("select.smallest",
+        ("SEL-002 NUM-001", higher_id_wins(1), "ties to the higher id"),
+        ("SEL-004 SEL-005", nan_ranked, "NaN ranked, impossible counts answered"),
+        ("SEL-004", minus_zero_first, "−0 before +0")),
+    *mutants("select.pools",
+        ("SEL-007", one_pool, "one pool"),
+        ("SEL-008", lambda o, _: {"outside": o["inside"]}, "no best left behind"),
+        ("SEL-008", lambda o, _: {"gap": abs(o["inside"] - o["outside"])}, "the gap as it is"),
+        ("SEL-008", gaps_in_the_dtype_of_scores, "gaps in the compute dtype"),
+        unchecked="SEL-004 SEL-005"),
+    *mutants("rng.draws",
+        ("RNG-001", {"numbers": lambda a: a["numbers"] - 1}, "draws from −1"),
+        ("RNG-002", {"words": lambda a: a["words"][::-1]}, "words reversed")),
+    *mutants("topology.positions",
+        ("TOP-003", lambda a: {"positions": ids(a["indices"])}, "columns for flat positions"),
+        ("TOP-003", by_column, "column-major"),
+        unchecked="TOP-001 TOP-002"),
+    *mutants("topology.of",
+        ("TOP-001", indptr_of_columns, "pointers of columns"),
+        ("TOP-002", lambda o, _: {"indices": o["indices"][::-1]}, "columns backwards"),
+        unchecked="TOP-003"),
     mutant("CHG-001", "change.source", lambda a: {"source": ids(range(len(a["new"])))}, "slots kept in place"),
-    mutant("CHG-002", "change.realign", changed("change.realign", fill=lambda a: 0.0), "new slots always zero"),
-    mutant(
-        "CHG-002",
-        "change.realign",
-        after("change.realign", lambda o, _: {"values": o["values"] + 0.0}),
-        "−0 becomes +0",
-    ),
-    mutant("SEL-008", "select.pools", gaps_in_the_dtype_of_scores, "gaps in the compute dtype"),
-]
+    *mutants("change.realign",
+        ("CHG-002", {"fill": lambda a: 0.0}, "new slots always zero"),
+        ("CHG-002", lambda o, _: {"values": o["values"] + 0.0}, "−0 becomes +0")),
+]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from conformance.wrong.mutants.base import Mutant, Values, changed, mutant
+from conformance.wrong.mutants.base import Mutant, Values, mutants
 
 OP = "train.held"
 
@@ -24,9 +24,10 @@ def of_rows_above(a: Values) -> Any:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("CKP-008", OP, changed(OP, held=rounded_again), "a base that is rounded once more"),
-    mutant("CKP-008 QNT-008", OP, changed(OP, exact=always_exact), "slots that stay on the grid beside codes"),
-    mutant("QNT-008", OP, changed(OP, zeros=no_zeros), "weights of codes without zero points"),
-    mutant("QNT-008", OP, changed(OP, scales=of_rows_above), "scales of other rows"),
-    mutant("QNT-011", OP, changed(OP, exact=lambda a: None), "layers that multiply by b + φ"),
-]
+    *mutants(OP,
+        ("CKP-008", {"held": rounded_again}, "a base that is rounded once more"),
+        ("CKP-008 QNT-008", {"exact": always_exact}, "slots that stay on the grid beside codes"),
+        ("QNT-008", {"zeros": no_zeros}, "weights of codes without zero points"),
+        ("QNT-008", {"scales": of_rows_above}, "scales of other rows"),
+        ("QNT-011", {"exact": lambda a: None}, "layers that multiply by b + φ")),
+]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 from conformance.oracle import select, update
 from conformance.oracle.select import Round
 from conformance.oracle.update import State
-from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, ids, mutant, right, unchecked
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, ids, mutant, mutants, right
 
 
 def event(flaw: str = "") -> Operation:
@@ -147,26 +147,20 @@ def _events(flaws: str) -> list[Mutant]:
 
 
 MUTANTS: list[Mutant] = [
-    mutant(
-        "DROP-001", "update.drop", changed("update.drop", delta_values=lambda a: a["delta_values"] - 100), "φ for |φ|"
-    ),
-    mutant("DROP-001", "update.drop", largest_dropped, "the largest dropped"),
-    *unchecked("update.drop", "SEL-004", "SEL-005"),
-    *unchecked("update.grow", "EVT-005", "TOP-003"),
-    *unchecked("delta.effective", "TOP-003"),
-    mutant("GROW-001", "update.grow", changed("update.grow", dropped=lambda a: a["dropped"][:0]), "no just-dropped"),
-    mutant("GROW-001", "update.grow", changed("update.grow", scope=lambda a: "active"), "never off the base"),
-    mutant(
-        "GROW-002", "update.grow", changed("update.grow", gradient=lambda a: np.maximum(a["gradient"], 0)), "ḡ for |ḡ|"
-    ),
-    mutant("EVT-004 ADPT-001", "update.adapt", lambda a: {"pruned": ids([])}, "no last pass"),
+    *mutants("update.drop",
+        ("DROP-001", {"delta_values": lambda a: a["delta_values"] - 100}, "φ for |φ|"),
+        ("DROP-001", largest_dropped, "the largest dropped"),
+        unchecked="SEL-004 SEL-005"),
+    *mutants("update.grow",
+        ("GROW-001", {"dropped": lambda a: a["dropped"][:0]}, "no just-dropped"),
+        ("GROW-001", {"scope": lambda a: "active"}, "never off the base"),
+        ("GROW-002", {"gradient": lambda a: np.maximum(a["gradient"], 0)}, "ḡ for |ḡ|"),
+        unchecked="EVT-005 TOP-003"),
+    *mutants("delta.effective", unchecked="TOP-003"),
+    *mutants("update.adapt",
+        ("EVT-004 ADPT-001", lambda a: {"pruned": ids([])}, "no last pass"),
+        ("ADPT-002", {"gradient": lambda a: np.ones_like(a["gradient"])}, "|W| for |ḡ · W|")),
     Mutant("update.adapt", "scores refused that nobody ranks", ("EVT-005",), ranked_anyway, refuses_good=True),
-    mutant(
-        "ADPT-002",
-        "update.adapt",
-        changed("update.adapt", gradient=lambda a: np.ones_like(a["gradient"])),
-        "|W| for |ḡ · W|",
-    ),
     *_events("""
         GROW-001 | dropped not candidates | no just-dropped
         GROW-001 EVT-007 | scope ignored | scope ignored
@@ -191,9 +185,10 @@ MUTANTS: list[Mutant] = [
         EVT-001 | always adapts | adapt where it is left out
         EVT-003 NUM-001 | never adapts | never adapts
     """),
-    mutant("EVT-002", "update.evolve", of_another_step, "adapt with another step's gradient"),
-    *unchecked("update.evolve", "SEL-005", "EVT-005"),
-]
+    *mutants("update.evolve",
+        ("EVT-002", of_another_step, "adapt with another step's gradient"),
+        unchecked="SEL-005 EVT-005"),
+]  # fmt: skip
 
 CONTROLS = (Mutant("update.evolve", "none", (), event()),)
 """Rewritten operations without a flaw, which every case must pass."""

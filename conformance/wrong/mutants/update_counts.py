@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from conformance.oracle import update_counts, update_schedule
-from conformance.wrong.mutants.base import Mutant, Values, after, changed, ids, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Values, ids, mutant, mutants, right
 
 
 def rate(a: Values) -> float:
@@ -50,92 +50,54 @@ def shared_equally(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": round(rate(a))}, "round"),
-    mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": int(rate(a))}, "floor without the nudge"),
-    mutant("SEL-006 SCH-002", "count.drop", lambda a: {"n": math.ceil(rate(a))}, "ceil"),
+    *mutants("count.drop",
+        ("SEL-006 SCH-002", lambda a: {"n": round(rate(a))}, "round"),
+        ("SEL-006 SCH-002", lambda a: {"n": int(rate(a))}, "floor without the nudge"),
+        ("SEL-006 SCH-002", lambda a: {"n": math.ceil(rate(a))}, "ceil")),
     *(
         mutant("SEL-006", op, with_nudge(nudge, x), f"floor(x + {nudge:.0e})")
         for nudge in (1e-3, 1e-5, 9e-7)
         for op, x in (("count.budget", budget_before_the_cap), ("count.drop", rate))
     ),
-    mutant("DLT-002", "count.budget", lambda a: {"n": update_counts.count(budget_before_the_cap(a))}, "no cap at K"),
-    mutant("SEL-006", "count.budget", lambda a: {"n": min(int(budget_before_the_cap(a)), a["stored"])}, "int()"),
-    mutant("DLT-002", "count.budgets", shared_equally, "slots shared equally"),
-    mutant(
-        "DLT-002",
-        "count.budgets",
-        changed("count.budgets", by=lambda a: "numel" if a["by"] == "nnz" else a["by"]),
-        "always of out · in",
-    ),
-    *unchecked("count.budgets", "DLT-002"),
-    mutant(
-        "SCH-001", "schedule.fraction", changed("schedule.fraction", steps=lambda a: a["steps"] + 1), "period T + 1"
-    ),
-    mutant(
-        "SCH-001",
-        "schedule.fraction",
-        after("schedule.fraction", lambda o, _: {"value": float(np.float32(o["value"]))}),
-        "in binary32",
-    ),
-    mutant(
-        "SCH-006 SCH-007",
-        "schedule.drops",
-        changed("schedule.drops", drop_schedule=lambda a: "cosine"),
-        "always cosine",
-    ),
-    mutant("SCH-007", "schedule.drops", changed("schedule.drops", evolve_until=lambda a: 1.0), "until the last step"),
-    mutant(
-        "SCH-008",
-        "schedule.drops",
-        changed("schedule.drops", first_event=lambda a: "fraction"),
-        "the first event like the others",
-    ),
-    *unchecked("schedule.drops", "SCH-001", "SCH-007", "SCH-008"),
-    mutant(
-        "SCH-003",
-        "schedule.events",
-        lambda a: {"at": ids(range(a["evolve_every"], a["steps"] + 1, a["evolve_every"]))},
-        "an event at step T",
-    ),
-    mutant(
-        "SCH-007",
-        "schedule.all_events",
-        changed("schedule.all_events", evolve_until=lambda a: 1.0),
-        "until the last step",
-    ),
-    *unchecked("schedule.all_events", "SCH-003", "SCH-005", "SCH-007", "TRN-005"),
-    mutant(
-        "SCH-004",
-        "schedule.learning_rate",
-        changed("schedule.learning_rate", step=lambda a: a["step"] - 1),
-        "steps from 0",
-    ),
-    mutant("SCH-004", "schedule.learning_rate", changed("schedule.learning_rate", warmup=lambda a: 0), "no warm-up"),
-    *unchecked("schedule.learning_rate", "SCH-004"),
-    *unchecked("delta.initial_random", "SEL-005", "RNG-002"),
-    mutant(
-        "SCH-005", "schedule.spiel", changed("schedule.spiel", steps=lambda a: a["steps"] - 1), "the last phase lost"
-    ),
-    mutant(
-        "SCH-005",
-        "schedule.spiel",
-        after("schedule.spiel", lambda o, a: {"sums": o["sums"] * 0 + a["accumulate"]}),
-        "A steps in every phase",
-    ),
-    mutant("TOP-004 DLT-003", "delta.effective", after("delta.effective", without_zeros), "zeros leave the support"),
-    mutant("DLT-003", "delta.effective", after("delta.effective", base_plus_zero), "−0 of the base becomes +0"),
-    mutant("DLT-003", "delta.effective", after("delta.effective", rounded_twice), "φ in sixteen bits"),
-    mutant("DLT-004", "delta.initial_random", draws_by_slot, "draws numbered by slot"),
-    mutant("DLT-004", "delta.initial", changed("delta.initial", scope=lambda a: "active"), "always among the stored"),
-    mutant(
-        "DLT-004",
-        "delta.initial",
-        changed(
-            "delta.initial",
-            seed=lambda a: a["seed"] + 1,
-            gradient=lambda a: None if a["gradient"] is None else np.maximum(a["gradient"], 0),
-        ),
-        "another seed, g for |g|",
-    ),
-    *unchecked("delta.initial", "DLT-004"),
-]
+    *mutants("count.budget",
+        ("DLT-002", lambda a: {"n": update_counts.count(budget_before_the_cap(a))}, "no cap at K"),
+        ("SEL-006", lambda a: {"n": min(int(budget_before_the_cap(a)), a["stored"])}, "int()")),
+    *mutants("count.budgets",
+        ("DLT-002", shared_equally, "slots shared equally"),
+        ("DLT-002", {"by": lambda a: "numel" if a["by"] == "nnz" else a["by"]}, "always of out · in"),
+        unchecked="DLT-002"),
+    *mutants("schedule.fraction",
+        ("SCH-001", {"steps": lambda a: a["steps"] + 1}, "period T + 1"),
+        ("SCH-001", lambda o, _: {"value": float(np.float32(o["value"]))}, "in binary32")),
+    *mutants("schedule.drops",
+        ("SCH-006 SCH-007", {"drop_schedule": lambda a: "cosine"}, "always cosine"),
+        ("SCH-007", {"evolve_until": lambda a: 1.0}, "until the last step"),
+        ("SCH-008", {"first_event": lambda a: "fraction"}, "the first event like the others"),
+        unchecked="SCH-001 SCH-007 SCH-008"),
+    mutant("SCH-003", "schedule.events",
+     lambda a: {"at": ids(range(a["evolve_every"], a["steps"] + 1, a["evolve_every"]))}, "an event at step T"),
+    *mutants("schedule.all_events",
+        ("SCH-007", {"evolve_until": lambda a: 1.0}, "until the last step"),
+        unchecked="SCH-003 SCH-005 SCH-007 TRN-005"),
+    *mutants("schedule.learning_rate",
+        ("SCH-004", {"step": lambda a: a["step"] - 1}, "steps from 0"),
+        ("SCH-004", {"warmup": lambda a: 0}, "no warm-up"),
+        unchecked="SCH-004"),
+    *mutants("delta.initial_random",
+        ("DLT-004", draws_by_slot, "draws numbered by slot"),
+        unchecked="SEL-005 RNG-002"),
+    *mutants("schedule.spiel",
+        ("SCH-005", {"steps": lambda a: a["steps"] - 1}, "the last phase lost"),
+        ("SCH-005", lambda o, a: {"sums": o["sums"] * 0 + a["accumulate"]}, "A steps in every phase")),
+    *mutants("delta.effective",
+        ("TOP-004 DLT-003", without_zeros, "zeros leave the support"),
+        ("DLT-003", base_plus_zero, "−0 of the base becomes +0"),
+        ("DLT-003", rounded_twice, "φ in sixteen bits")),
+    *mutants("delta.initial",
+        ("DLT-004", {"scope": lambda a: "active"}, "always among the stored"),
+        ("DLT-004",
+         {"seed": lambda a: a["seed"] + 1,
+          "gradient": lambda a: None if a["gradient"] is None else np.maximum(a["gradient"], 0)},
+         "another seed, g for |g|"),
+        unchecked="DLT-004"),
+]  # fmt: skip

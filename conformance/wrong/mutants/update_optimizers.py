@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, mutant, right
+from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, mutants, right
 
 
 def adamw(flaw: str = "") -> Operation:
@@ -95,41 +95,34 @@ def spiel_of_an_older_slot(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("OPT-001", "adamw.step", adamw("global step"), "one step counter"),
-    mutant("OPT-001", "adamw.step", adamw("decay after"), "decay after the update"),
-    mutant("OPT-001", "adamw.step", adamw("coupled decay"), "decay through the gradient"),
-    mutant("OPT-001", "adamw.step", adamw("eps inside the root"), "eps inside the root"),
-    mutant("OPT-001", "adamw.step", adamw("eps before the correction"), "eps before the correction"),
-    mutant("OPT-002", "adamw.step", adamw("1 - beta in the run's dtype"), "1 − β₂ in binary32"),
-    mutant("OPT-002", "adamw.step", adamw("corrections in the run's dtype"), "corrections in binary32"),
-    mutant("OPT-009", "adamw.step", adamw("powers in binary32"), "powers in binary32"),
-    mutant("OPT-009", "adamw.step", adamw("an age too many"), "powers of an age too many"),
-    mutant("OPT-009", "optimizer.step", spiel_of_an_older_slot, "powers of an age too many"),
-    mutant(
-        "OPT-003", "adamw.step", changed("adamw.step", beta2=lambda a: a["beta2"] or 0.99), "β₂ of 0.99 unless told"
-    ),
-    mutant("OPT-005", "adamw.step", first_step_by_the_run, "a new slot corrected by the number of the step"),
-    mutant(
-        "OPT-001",
-        "optimizer.step",
-        lambda a: right("optimizer.step")(a | {"kind": "spiel-adamw" if a["kind"] == "adamw" else a["kind"]}),
-        "spiel-adamw for adamw",
-    ),
-    mutant(
-        "OPT-006",
-        "optimizer.step",
-        lambda a: right("optimizer.step")(a | {"kind": "adamw" if a["kind"] == "spiel-adamw" else a["kind"]}),
-        "adamw for spiel-adamw",
-    ),
-    mutant("OPT-007", "optimizer.step", of_kind("sgd", nesterov), "momentum ahead of the step"),
-    mutant("OPT-007", "optimizer.step", without_decay("sgd"), "sgd without decay"),
-    mutant("OPT-008", "optimizer.step", one_accumulator, "rows alone"),
-    mutant("OPT-008", "optimizer.step", after("optimizer.step", sums_for_largest), "accumulators summed"),
-    mutant(
-        "OPT-004", "adamw.clip", lambda a: {"factor": a["max_norm"] / (a["norm"] + 1e-6)}, "small gradients scaled up"
-    ),
-    mutant("OPT-004", "adamw.clip", lambda a: {"factor": min(1.0, a["max_norm"] / (a["norm"] or 1.0))}, "no 1e-6"),
-]
+    *mutants("adamw.step",
+        ("OPT-001", adamw("global step"), "one step counter"),
+        ("OPT-001", adamw("decay after"), "decay after the update"),
+        ("OPT-001", adamw("coupled decay"), "decay through the gradient"),
+        ("OPT-001", adamw("eps inside the root"), "eps inside the root"),
+        ("OPT-001", adamw("eps before the correction"), "eps before the correction"),
+        ("OPT-002", adamw("1 - beta in the run's dtype"), "1 − β₂ in binary32"),
+        ("OPT-002", adamw("corrections in the run's dtype"), "corrections in binary32"),
+        ("OPT-009", adamw("powers in binary32"), "powers in binary32"),
+        ("OPT-009", adamw("an age too many"), "powers of an age too many"),
+        ("OPT-003", {"beta2": lambda a: a["beta2"] or 0.99}, "β₂ of 0.99 unless told"),
+        ("OPT-005", first_step_by_the_run, "a new slot corrected by the number of the step")),
+    *mutants("optimizer.step",
+        ("OPT-009", spiel_of_an_older_slot, "powers of an age too many"),
+        ("OPT-001",
+         lambda a: right("optimizer.step")(a | {"kind": "spiel-adamw" if a["kind"] == "adamw" else a["kind"]}),
+         "spiel-adamw for adamw"),
+        ("OPT-006",
+         lambda a: right("optimizer.step")(a | {"kind": "adamw" if a["kind"] == "spiel-adamw" else a["kind"]}),
+         "adamw for spiel-adamw"),
+        ("OPT-007", of_kind("sgd", nesterov), "momentum ahead of the step"),
+        ("OPT-007", without_decay("sgd"), "sgd without decay"),
+        ("OPT-008", one_accumulator, "rows alone"),
+        ("OPT-008", sums_for_largest, "accumulators summed")),
+    *mutants("adamw.clip",
+        ("OPT-004", lambda a: {"factor": a["max_norm"] / (a["norm"] + 1e-6)}, "small gradients scaled up"),
+        ("OPT-004", lambda a: {"factor": min(1.0, a["max_norm"] / (a["norm"] or 1.0))}, "no 1e-6")),
+]  # fmt: skip
 
 CONTROLS = (Mutant("adamw.step", "none", (), adamw()),)
 """Rewritten operations without a flaw, which every case must pass."""
