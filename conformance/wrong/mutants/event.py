@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from conformance.engine.parts import evolve, window
-from conformance.wrong.mutants.base import Change, Mutant, Operation, Values, after, edited, mutants, right
+from conformance.engine.parts import adapt, drop, event_record, evolve, optimizers, pools, strongest, window
+from conformance.wrong.mutants.base import Change, Mutant, Operation, Values, after, edited, edits, mutants, right
 
 
 def choosing(**new: Any) -> Operation:
@@ -78,6 +78,25 @@ def looked_at_among_candidates(a: Values) -> Values:
     return right("update.event")(a | {"parts": parts})
 
 
+_COUNTED = "    excess = pools.excess(counted)\n"
+_ALL_COUNT = """\
+    if rule.scope == "model":
+        counted = [array_namespace(b).maximum(n, b) for n, b in zip(counted, pools.budgets)]
+    excess = pools.excess(counted)
+"""
+_SELECTED = "    selected, boundary = pools.weights.select("
+_AT_MOST = "    excess = xp.minimum(excess, pools.weights.sizes(scores)) if pools.weights.is_one else excess\n"
+_REFILL = "sum(self.delta_budgets) - self.slots.sizes(at)"
+_ROOM = "int(pools.delta_budgets[0][0]) - slots.shape[0]"
+
+
+def norm_for_none(out: Values, a: Values) -> Values:
+    return {"gradient_norm": [0.0 if norm is None else norm for norm in out["gradient_norm"]]}
+
+
+"""Text in the source of the record, its replacement, and the flaw."""
+
+
 MUTANTS: list[Mutant] = [
     *mutants("update.event",
         ("GRD-007 EVT-005", looked_at_among_candidates, "NaN on the support goes unseen, first-step"),
@@ -115,9 +134,63 @@ MUTANTS: list[Mutant] = [
         ("TRN-009", told("dropped", lambda n: 0), "no count of dropped slots"),
         ("TRN-009", told("reactivated", lambda n: n + 1), "one reactivated too many"),
         ("SEL-008 TRN-009", told("drop", lambda b: b[:0]), "no boundary of the drop"),
+        ("DLT-006", optimizers.AdamW.seeds, "steps, steps)", "steps, steps - 1)", "age A − 1 for adamw"),
+        ("DLT-006", optimizers.SpielAdamW.seeds, "steps - 1)", "steps)", "age A for spiel-adamw"),
+        ("DLT-006", optimizers.SpielAdamW.seeds, "steps - 1)", "max(steps - 1, 1))", "an age of at least 1"),
+        ("DLT-006", optimizers.Sgd.seeds, " / (1.0 - self.momentum)", "", "u without 1 / (1 − μ)"),
+        ("DLT-006", optimizers.Sgd.seeds, "mean * ((1.0 - self.momentum**steps) / (1.0 - self.momentum))",
+         "mean * (1.0 - self.momentum**steps) / (1.0 - self.momentum)", "u by a product and a quotient"),
+        ("GRD-003 GROW-007", strongest.Strongest._look_at, "budgets[block.low // groups.width :]", "budgets",
+         "edited, the budgets of the first groups"),
+        ("GRD-003 EVT-009", strongest.PerRow.offer, "self.n[first : first + n_rows]", "self.n[:n_rows]",
+         "edited, the counts of the first rows"),
+        ("ADPT-001 SEL-005", adapt.adapt, _SELECTED, _AT_MOST + _SELECTED,
+         "edited, as much as may be pruned, and no refusal"),
+        ("EVT-009", adapt.adapt, _COUNTED, _ALL_COUNT, "edited, no matrix makes up for another"),
+        ("GROW-006", drop.replaced, f"fresh - ({_ROOM})", "fresh", "edited, a refill that replaces"),
+        ("GROW-006", drop.replaced, "_scores(part, rule, chance)", "abs(part.delta.values)",
+         "edited, the smallest |φ| leave"),
+        ("GROW-006 SEL-002", drop.replaced, "selection(scores, n_leave).indices",
+         "scores.shape[0] - 1 - selection(scores[::-1], n_leave).indices[::-1]",
+         "edited, of equal scores those at higher positions leave"),
+        ("GRD-006 EVT-005", evolve._check_finite, ", evidence.inputs", "", "edited, inputs that are not looked at"),
+        ("EVT-005 SEL-004", drop._scores, "return DROP[rule.drop](operands)",
+         "return array_namespace(part.delta.values).nan_to_num(DROP[rule.drop](operands))",
+         "edited, a slot's infinite score ranked"),
         unchecked="EVT-005"),
-    edited("GRD-009", "event.ratios", window.opened, "support if on_support else None", "None",
-     "a norm of the whole ḡ with growth on the base"),
+    *edits("update.event", "TRN-009", event_record.record_of,
+        ("grown=int(event.grown.shape[0])", "grown=int(event.grown.shape[0] + event.cancelled.shape[0])",
+         "grown again"),
+        ("pruned=int(event.pruned.shape[0])", "pruned=int(event.left.shape[0])", "pruned slots not counted"),
+        ("part.base.topology.seek(event.grown)", "event.base.topology.seek(event.grown)", "reactivated after it"),
+        ("max(0, delta_budget - slots_before)", "delta_budget - slots_before", "refilled below 0"),
+        ("max(0, delta_budget - slots_before)", "max(0, delta_budget - eta.nnz)", "refilled after it"),
+        ("slots=eta.nnz", "slots=slots_before", "slots before it"),
+        ("count(~event.base.topology.seek_slots(eta)[1])", "eta.nnz",
+         "a support that counts slots of the base twice"),
+        ("n_stored + eta.nnz - count(outside(flat(eta), lost))", "n_stored", "those that grew back not at start")),
+    *edits("update.event", "DLT-006", optimizers._adamw_seeds,
+        ("mean * (1.0 - settings.beta1**steps)", "mean", "m of a mean"),
+        ("square * (1.0 - settings.beta2**steps)", "square", "v of a mean"),
+        ("square * (", "mean * mean * (", "ḡ² for square"),
+        ("mean * (1.0 - settings.beta1**steps)", "mean - mean * settings.beta1**steps",
+         "m by a product and a difference"),
+        ("square * (1.0 - settings.beta2**steps)", "square - square * settings.beta2**steps",
+         "v by a product and a difference")),
+    *edits("update.event", "GROW-002", pools.Pools.growth,
+        ("_at_least_zero(", "(", "edited, fewer than no position grow"),
+        (_REFILL, f"(0 if self.slots.width else {_REFILL})", "edited, no refill"),
+        ("sum(self.delta_budgets)", "self.delta_budgets[0]", "edited, one budget")),
+    *mutants("event.ratios",
+        ("GRD-009", window.opened, "support if on_support else None", "None",
+         "a norm of the whole ḡ with growth on the base"),
+        ("TRN-009", norm_for_none, "a norm of 0 where none was asked for")),
+    *edits("event.ratios", "TRN-009", event_record.record_of,
+        ("max(slots_before, 1)", "max(eta.nnz, 1)", "churn by the slots after it"),
+        ("churn=int(event.grown.shape[0])", "churn=int(event.dropped.shape[0])", "churn of what is dropped"),
+        ("max(slots_before, 1)", "(slots_before or float('nan'))", "churn of no slots is no number"),
+        ("start / max(budget, 1)", "n_stored / max(budget, 1)", "overlap without those that grew back"),
+        ("start / max(budget, 1)", "start / max(n_stored, 1)", "overlap by what is stored after it")),
     edited("GRD-009", "state.write", window.opened, "support if on_support else None", "None",
      "sums of every position with growth on the base"),
 ]  # fmt: skip

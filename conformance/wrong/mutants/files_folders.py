@@ -8,6 +8,7 @@ import numpy as np
 
 from conformance.oracle.files_folders import INDEX, WHOLE
 from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, mutants, right
+from conformance.wrong.mutants.train_around import names
 
 
 def indexed(change: Callable[[Values], Any]) -> Operation:
@@ -95,6 +96,13 @@ def with_index(change: Callable[[Values], Any]) -> Operation:
 _SHORT = named(lambda name: name.replace("model.sparse-0000", "model.sparse-"))
 _STOCK = named(lambda name: "model.safetensors" if name == WHOLE else name)
 
+
+def mask_of_bits(out: Values, a: Values) -> Values:
+    """Expand a mask to 255 in place of 1."""
+    bits = out["bits"]
+    return {"bits": np.where(bits == 1, 255, bits).astype(np.uint8)} if bits.max(initial=0) == 1 else {}
+
+
 MUTANTS: list[Mutant] = [
     *mutants("folder.write",
         ("FMT-085", sized(lambda n: max(1, n - 1)), ">= for >"),
@@ -115,4 +123,14 @@ MUTANTS: list[Mutant] = [
         ("FMT-101", first_part_alone, "the first tensors alone"),
         ("FMT-102", not_counted, "a missing companion is none"),
         unchecked="FMT-094 FMT-101 FMT-102 FMT-103 FMT-104"),
+    *mutants("file.name",
+        ("FMT-112", names(lambda name: name == "model.safetensors"), "one name alone"),
+        ("FMT-112",
+         names(lambda n: n.startswith(("model", "adapter_model", "pytorch_model")) and n.endswith(".safetensors")),
+         "by how a name begins and ends"),
+        unchecked="FMT-112"),
+    *mutants("file.expand",
+        ("FMT-098", {"limit": lambda a: 2 * (a.get("limit") or 2**35)}, "twice the limit"),
+        ("FMT-098", mask_of_bits, "a mask of 255"),
+        unchecked="FMT-098"),
 ]  # fmt: skip

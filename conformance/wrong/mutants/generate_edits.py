@@ -1,12 +1,13 @@
 """Mutants of picks and readings with one condition of a clause forgotten."""
 
+import json
 from typing import Any
 
 import numpy as np
 
 from conformance.engine.parts import adapter_base, attention_blocks, generate, past, rng, sampling
-from conformance.wrong.mutants.base import Mutant, edited, edits, forgotten, mutants
-from conformance.wrong.mutants.model_edits import CONTEXT, ROPE_OF
+from conformance.wrong.mutants.base import Mutant, Values, edited, edits, forgotten, mutants, right
+from conformance.wrong.mutants.model import CONTEXT, ROPE_OF
 
 _LOGITS: dict[str, Any] = {
     f"{what}_{use}": lambda a, what=what, greedy=greedy: (
@@ -50,6 +51,46 @@ _HALF_A_ROOM = """\
 _BLOCKS = "range(0, len(tokens), PROMPT_BLOCK)"
 _WHOLE_BLOCKS = "range(0, max(1, len(tokens) - len(tokens) % PROMPT_BLOCK), PROMPT_BLOCK)"
 
+
+def branches_in_a_row(a: Values) -> Values:
+    """Append every branch to the context, so that later branches see it."""
+    right("generate.fork")(a)
+    logits, tokens = [], a["tokens"]
+    for branch in a["branches"]:
+        logits += right("generate.fork")(a | {"tokens": tokens, "branches": [branch]})["logits"]
+        tokens = np.concatenate([tokens, branch], axis=1)
+    return {"logits": logits}
+
+
+def without_context(a: Values) -> Values:
+    """Read the branches after the first token of the context only."""
+    right("generate.fork")(a)
+    return right("generate.fork")(a | {"tokens": a["tokens"][:, :1]})
+
+
+def first_branch(a: Values) -> Values:
+    """Return the logits of the first branch for all."""
+    logits = right("generate.fork")(a)["logits"]
+    return {"logits": [logits[0] for _ in logits]}
+
+
+def of_config(out: Values, a: Values) -> Values:
+    """Read the config only."""
+    return right("generate.stops")({"config": a["config"]})
+
+
+def true_if_any(a: Values) -> Values:
+    """Treat 0 and an empty list as absent."""
+    generation = json.loads(a.get("generation") or "{}")
+    if not generation.get("eos_token_id"):
+        return right("generate.stops")({"config": a["config"]})
+    return right("generate.stops")(a)
+
+
+def first_alone(out: Values, a: Values) -> Values:
+    return {"stops": out["stops"][:1]}
+
+
 MUTANTS: list[Mutant] = [
     *forgotten("generate.pick", "GEN-006", **_shown(_SAMPLING)),
     *mutants("generate.pick",
@@ -91,4 +132,14 @@ MUTANTS: list[Mutant] = [
      shown_by="generate.read-large"),
     edited("GEN-007", "generate.text", generate._generate, _BLOCKS, _WHOLE_BLOCKS, "a long prompt read in whole blocks",
      shown_by="generate.text-large"),
-]  # fmt: skip  # fmt: skip
+    *mutants("generate.fork",
+        ("GEN-001", branches_in_a_row, "a context that readings change"),
+        ("GEN-001", without_context, "the first token for a context"),
+        ("GEN-001", first_branch, "the first branch for all"),
+        unchecked="GEN-002"),
+    *mutants("generate.stops",
+        ("GEN-008", of_config, "the config alone"),
+        ("GEN-008", true_if_any, "0 taken for none"),
+        ("GEN-008", first_alone, "the first of a list"),
+        unchecked="GEN-008"),
+]  # fmt: skip

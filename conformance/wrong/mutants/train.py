@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from conformance.wrong.mutants.base import Mutant, Operation, Values, mutants, right
+from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutant, mutants, right
 from conformance.wrong.mutants.model import behind_silent_norms, settings
 
 
@@ -50,6 +50,25 @@ def of_a_window(**new: Callable[[Any], Any]) -> Operation:
     return f
 
 
+OP = "train.held"
+
+
+def rounded_again(a: Values) -> Any:
+    return "bfloat16" if a["held"] == "float16" else a["held"]
+
+
+def always_exact(a: Values) -> Any:
+    return None if a["codes"] is None else 1
+
+
+def no_zeros(a: Values) -> Any:
+    return None if a["zeros"] is None else {name: 0 * zeros for name, zeros in a["zeros"].items()}
+
+
+def of_rows_above(a: Values) -> Any:
+    return None if a["scales"] is None else {name: scales[::-1] for name, scales in a["scales"].items()}
+
+
 MUTANTS: list[Mutant] = [
     *mutants("train.step",
         ("OPT-004", stepped(max_norm=0.0), "no clipping"),
@@ -76,4 +95,19 @@ MUTANTS: list[Mutant] = [
         ("OPT-003", settings(weight_decay=0.25), "decay unless told"),
         ("TRN-019 LYR-015", behind_silent_norms("train.run"), "RMSNorm gives 0 where squares overflow"),
         unchecked="TRN-007 TRN-008 TRN-003 TRN-005 RNG-002 TRN-017 TRN-018 EVT-012"),
+    *mutants(OP,
+        ("CKP-008", {"held": rounded_again}, "a base that is rounded once more"),
+        ("CKP-008 QNT-008", {"exact": always_exact}, "slots that stay on the grid beside codes"),
+        ("QNT-008", {"zeros": no_zeros}, "weights of codes without zero points"),
+        ("QNT-008", {"scales": of_rows_above}, "scales of other rows"),
+        ("QNT-011", {"exact": lambda a: None}, "layers that multiply by b + φ")),
+    *mutants("text.training",
+        ("TRN-003", {"step": lambda a: a["step"] + 1}, "steps from 0"),
+        unchecked="TRN-003"),
+    mutant("PRN-007", "text.calibration",
+     lambda a: right("text.training")(a | {"step": 1, "rows": a["n"]}), "stream 2"),
+    *mutants("text.evaluation",
+        ("EVL-001", lambda a: {"starts": ids(i * a["tokens"] // a["windows"] for i in range(a["windows"]))},
+         "n / windows"),
+        unchecked="EVL-002"),
 ]  # fmt: skip
