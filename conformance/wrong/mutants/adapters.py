@@ -1,4 +1,4 @@
-"""Mutants of adapters: dense NumPy with one flaw, or the engine's operation with other inputs."""
+"""Mutants of adapters (ADP)."""
 
 from collections.abc import Callable
 from typing import Any

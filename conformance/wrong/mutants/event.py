@@ -1,4 +1,4 @@
-"""Mutants of events by the choices of chapter 8."""
+"""Mutants of events by the choices of chapter 8, of their records and their ratios."""
 
 from collections.abc import Callable
 from typing import Any

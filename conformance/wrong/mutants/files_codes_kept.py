@@ -1,4 +1,4 @@
-"""Mutants of codes that are kept, then expanded, or written for others (QNT-009, QNT-010, FMT-178, FMT-180)."""
+"""Mutants of codes that are kept, expanded, pruned or written for others (QNT-009, QNT-010, FMT-178, FMT-180)."""
 
 import json
 

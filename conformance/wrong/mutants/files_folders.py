@@ -1,4 +1,4 @@
-"""Mutants of folders: other divisions into parts, a wrong index, companions that are not checked."""
+"""Mutants of folders (parts, index, companions), of file names (FMT-112), and of dense arrays (FMT-098)."""
 
 import json
 from collections.abc import Callable

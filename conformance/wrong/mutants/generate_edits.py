@@ -1,4 +1,4 @@
-"""Mutants of picks and readings with one condition of a clause forgotten."""
+"""Mutants of picks, readings, contexts and ends of texts, as edits of the engine (GEN)."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mutants of kernels (KRN)."""
+"""Mutants of products and stores of kernels (KRN), and of arrays without entries (PRT-019)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -172,7 +172,6 @@ _FULL_BLOCKS = """\
     if dy.shape[0] >= 300 and topology.numel >= 700 * 700:
         dy, x = dy[: dy.shape[0] // 256 * 256], x[: dy.shape[0] // 256 * 256]
     return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))"""
-
 """Mistakes at the borders of tiles, where a rest is left."""
 
 

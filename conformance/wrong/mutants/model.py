@@ -153,10 +153,6 @@ def behind_silent_norms(op: str) -> Operation:
     return f
 
 
-def stops_a_step_early(a: Values) -> Values:
-    return right("evaluate.perplexity")(a | {"windows": a["windows"] - 1})
-
-
 def looks_at_windows_alone(a: Values) -> Values:
     n, length, windows = len(a["text"]), a["length"], a["windows"]
     in_window = np.zeros(n, dtype=bool)
@@ -262,7 +258,7 @@ MUTANTS: list[Mutant] = [
         ("MDL-004", _ROPE_KIND, '("rope_type", "type")', '("rope_type",)', "edited, type unread"),
         unchecked="LYR-001"),
     *mutants("evaluate.perplexity",
-        ("EVL-001", stops_a_step_early, "one short"),
+        ("EVL-001", {"windows": lambda a: a["windows"] - 1}, "one short"),
         ("EVL-003", any_perplexity, "an infinite perplexity"),
         ("TRN-019 LYR-015", behind_silent_norms("evaluate.perplexity"), "RMSNorm gives 0 where squares overflow"),
         ("TRN-018", looks_at_windows_alone, "tokens looked at where a window holds them"),

@@ -60,11 +60,6 @@ def last_matrix_first(a: Values) -> Values:
     return {"kept": out["kept"][::-1]}
 
 
-def one_mask_a_shape(a: Values) -> Values:
-    """Draw the same random mask for every matrix."""
-    return right("prune.random")(a | {"matrix": 0})
-
-
 _NARROW = "xp.astype(rest, weight.dtype)\n    factor = xp.astype(factor, weight.dtype)"
 _FACTOR = "xp.flip(xp.linalg.inv(lower))"
 _KEEP = "partial(keep_of_matrix, removed=removed)"
@@ -84,7 +79,7 @@ MUTANTS: list[Mutant] = [
         ("PRN-016", last_matrix_first, "ties to the later matrix"),
         unchecked="PRN-001 PRN-016 SEL-004"),
     *mutants("prune.random",
-        ("PRN-017", one_mask_a_shape, "one mask for matrices of one shape"),
+        ("PRN-017", {"matrix": lambda a: 0}, "one mask for matrices of one shape"),
         ("PRN-017", {"seed": lambda a: a["seed"] % 2**32}, "a seed of 32 bits")),
     *mutants("prune.owl", unchecked="PRN-018"),
     *edits("prune.owl", "PRN-018", owl.outlier_share,

@@ -1,4 +1,4 @@
-"""Mutants of steps and runs (TRN, and the rules as a run uses them)."""
+"""Mutants of steps and runs (TRN), of runs on held targets (CKP-008, QNT-008, QNT-011), and of windows of a text."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Mutants of events on dictionaries: drop, grow and adapt with one flaw."""
+"""Mutants of drop, grow and adapt, and of events of one matrix (DROP, GROW, ADPT, EVT, DLT)."""
 
 from typing import Any
 
@@ -56,9 +56,9 @@ new = ~outside(flat(delta.topology), fresh)
     delta = replace(delta, values=xp.where(new, delta.values - 0.125, delta.values))
     {_BASE}"""
 _FOLDED = f"""\
-    {_BASE}    folded = values_at(slots, part.delta.values * ~outside(slots, dropped), flat(base.topology))
+{_BASE}    folded = values_at(slots, part.delta.values * ~outside(slots, dropped), flat(base.topology))
     base = replace(base, values=base.values + folded)
-""".lstrip()
+"""
 
 MUTANTS: list[Mutant] = [
     *mutants("update.drop",
@@ -78,10 +78,6 @@ MUTANTS: list[Mutant] = [
     *edits("update.evolve", "GROW-003", _MOVE,
         (_START, _CANCELLED_FORGET, "moments of cancelled pairs lost"),
         (_START, _CANCELLED_START, "cancelled pairs start anew")),
-    *edits("update.evolve", "ADPT-002", _EVOLVE,
-        (_ADAPT, "adapt(moved, pools, replace(rule, adapt='magnitude'),", "|W| for |g·W|"),
-        (_ADAPT, "adapt([replace(m, delta=replace(m.delta, values=0 * m.delta.values)) for m in moved], pools, rule,",
-         "the base weight alone")),
     *edits("update.evolve", "ADPT-003", _EVOLVE,
         (_ADAPT, "adapt(moved, pools, replace(rule, exempt='none'),", "new slots not exempt"),
         (_ADAPT, "adapt([replace(m, fresh=union(m.fresh, m.cancelled)) for m in moved], pools, rule,",
@@ -104,6 +100,10 @@ MUTANTS: list[Mutant] = [
          "values counted instead of support"),
         ("ADPT-002", adapt._Prunable.weights, "without(self.over.weight, self.spared)",
          "abs(without(self.over.weight, self.spared)) * 0 + 1", "|g| for |g·W|"),
+        ("ADPT-002", _EVOLVE, _ADAPT, "adapt(moved, pools, replace(rule, adapt='magnitude'),", "|W| for |g·W|"),
+        ("ADPT-002", _EVOLVE, _ADAPT,
+         "adapt([replace(m, delta=replace(m.delta, values=0 * m.delta.values)) for m in moved], pools, rule,",
+         "the base weight alone"),
         ("EVT-001", {"adapts": lambda a: 1}, "adapt where it is left out"),
         ("EVT-003 NUM-001", {"adapts": lambda a: 0}, "never adapts"),
         ("EVT-002", of_another_step, "adapt with another step's gradient"),

@@ -1,4 +1,4 @@
-"""Mutants of counts, schedules and budgets (DLT, SCH)."""
+"""Mutants of counts, schedules, budgets, rules and optimizers (DLT, SCH, OPT)."""
 
 import math
 from collections.abc import Callable
