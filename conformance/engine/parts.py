@@ -60,7 +60,7 @@ from seft_ref.layers import attention, attention_blocks, cross_entropy, embeddin
 from seft_ref.matrix import evidence, strongest, window
 from seft_ref.model import config, head
 from seft_ref.model import decoder as model
-from seft_ref.prune import keep, sparsegpt, wanda
+from seft_ref.prune import keep, owl, sparsegpt, wanda
 from seft_ref.prune import record as prune_record
 from seft_ref.quantise import gptq as quantise_gptq
 from seft_ref.quantise import grid as quantise_grid
@@ -78,7 +78,7 @@ from seft_ref.topology import csr as topology
 from seft_ref.topology import groups
 from seft_ref.topology import nm as nm_topology
 from seft_ref.train import diagnose, event, gradients, settings, start
-from seft_ref.update import adapt, drop, evolve, optimizers, pools, rules, schedule, select
+from seft_ref.update import adapt, drop, evolve, grow, optimizers, pools, rules, schedule, select
 from seft_ref.update import delta as slots
 from seft_ref.update import evidence as norms
 from seft_ref.update import record as event_record
@@ -129,6 +129,7 @@ __all__ = [
     "gptq_folder",
     "gradients",
     "groups",
+    "grow",
     "head",
     "header",
     "hf",
@@ -150,6 +151,7 @@ __all__ = [
     "norms",
     "optimizers",
     "outcome",
+    "owl",
     "pack_quantized",
     "padding",
     "past",

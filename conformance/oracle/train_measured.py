@@ -75,7 +75,7 @@ class Measurements:
     """
 
     losses: dict[int, float] = field(default_factory=dict)
-    best: tuple[int, Trainer] | None = None
+    best: "tuple[int, _Measured] | None" = None
     near: float = math.inf
     last: int = 0
 

@@ -12,14 +12,14 @@ from conformance.cases.clauses import read_clauses
 from conformance.cases.coverage import elsewhere
 from conformance.cases.ops import OPS
 from conformance.cases.signatures import signatures
+from conformance.engine.parts import slots
 from conformance.engine.sums import reduced
 from conformance.judge import conduct
 from conformance.judge.harness import Variant, run
 from conformance.protocol.port import Refused, Unsupported
 from conformance.wrong.kills import clauses_of_properties, killing, unproven, variants_of
 from conformance.wrong.mutants import CONTROLS, MUTANTS
-from conformance.wrong.mutants.base import ENGINE, REFUSALS, Mutant, rewritten, right
-from conformance.wrong.mutants.prune import sparsegpt
+from conformance.wrong.mutants.base import ENGINE, REFUSALS, Mutant, mutants, rewritten, right
 from seft_ref.kernels import reference
 
 CASES = load_all()
@@ -82,6 +82,23 @@ def test_an_edited_mutant_may_refuse_good_input_and_leaves_the_engine_as_it_was(
     assert all(not result.failures for result in run(cases, [Variant(ENGINE, "float64")]))
 
 
+def test_a_row_of_mutants_is_an_operation_a_change_of_outputs_changed_inputs_or_an_edit():
+    made = mutants(
+        "count.budget",
+        ("DLT-002 SEL-006", lambda a: {"n": 1}, "one"),
+        ("DLT-002", lambda out, a: {"n": out["n"] + a["out"]}, "more"),
+        ("DLT-002", {"density": lambda a: 2 * a["density"]}, "twice"),
+        ("DLT-002", slots.budget_by_numel, "return ", "return 3 * ", "edited"),
+        unchecked="DLT-001 DLT-002",
+    )
+    quarter = {"density": 0.25, "out": 4, "in": 5, "stored": 20}
+    assert [m.call(quarter)["n"] for m in made] == [1, 9, 10, 15, 5, 5]
+    assert [m.flaw for m in made[-2:]] == ["DLT-001 not checked", "DLT-002 not checked"]
+    assert made[0].clauses == ("DLT-002", "SEL-006")
+    assert [m.only_refusals for m in made] == [False] * 4 + [True] * 2
+    assert [m.refuses_good for m in made] == [False] * 3 + [True] + [False] * 2
+
+
 def test_an_edit_that_no_longer_fits_its_function_says_so():
     with pytest.raises(LookupError, match="write the mutant anew"):
         rewritten(rewritten.__wrapped__, "no such text", "")
@@ -132,12 +149,6 @@ def test_PRT_011_sums_in_sixteen_bits_lie_far_outside_and_sums_in_float32_inside
     assert len(right) > 30
     assert not any(r.failures for r in right)
     assert max(r.ratio for r in right if "sums" in r.case.id) <= 0.5
-
-
-def test_sparsegpt_without_a_flaw_gives_every_answer():
-    port = ENGINE.with_ops("control", prune__sparsegpt=sparsegpt())
-    for result in run(BY_OP["prune.sparsegpt"], [Variant(port, "float64"), Variant(port, "float32")]):
-        assert result.status == "passed" or result.case.refused, (result.case.id, result.failures)
 
 
 def test_mutants_that_check_nothing_are_otherwise_the_engine():

@@ -1,27 +1,18 @@
 """Mutants: our engine with one operation replaced by a plausible mistake.
 
 The kit must refuse each of them by a case of the clause that it breaks. A file is named after its area: select, update,
-event, kernels, layers, model, train, prune, quantise, adapters, generate, files or tasks. AREA_edits has tables of
-single edits to the engine's source. Null ports are in `nulls`. Start with `base.py`.
+event, kernels, layers, model, train, prune, quantise, adapters, generate, files or tasks. A table has
+`# fmt: skip`, so that a row takes one or two lines. Null ports are in `nulls`. Start with `base.py`.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import chain
 from pkgutil import iter_modules
 
 from conformance.wrong.mutants.base import Mutant
 
 __all__ = ["CONTROLS", "MUTANTS", "Mutant"]
-_OF_EXTRAS = ("files_gguf", "files_torch")
-"""Modules that edit readers which need torch and gguf; without these packages there are no mutants of them."""
-
-_HAS_EXTRAS = find_spec("torch") is not None and find_spec("gguf") is not None
-_MODULES = [
-    import_module(f"{__name__}.{info.name}")
-    for info in iter_modules(__path__)
-    if _HAS_EXTRAS or info.name not in _OF_EXTRAS
-]
+_MODULES = [import_module(f"{__name__}.{info.name}") for info in iter_modules(__path__)]
 MUTANTS: tuple[Mutant, ...] = tuple(chain.from_iterable(getattr(module, "MUTANTS", ()) for module in _MODULES))
 """Every mutant; their names are unique."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,21 @@ from conformance.engine.sums import reduced
 __all__ = [
     "ENGINE",
     "REFUSALS",
+    "Change",
     "Mutant",
     "Operation",
+    "Rows",
     "Values",
     "changed",
     "edited",
+    "edits",
     "flipped",
     "forgotten",
     "ids",
     "mutant",
+    "mutants",
     "reset",
     "right",
-    "unchecked",
 ]
 
 Values = dict[str, Any]
@@ -74,9 +77,19 @@ class Mutant:
         return engine.with_ops(self.name, **{self.op.replace(".", "__"): self.call})
 
 
-def mutant(clauses: str, op: str, call: Operation, flaw: str) -> Mutant:
+Change = Callable[[Values, Values], Values]
+Call = Operation | Change | Values
+"""The wrong operation, a change of outputs as in `after`, or functions of inputs by name as in `changed`."""
+
+
+def mutant(clauses: str, op: str, call: Call, flaw: str) -> Mutant:
     """Return the record of a wrong operation; clauses are separated by spaces."""
-    return Mutant(op, flaw, tuple(clauses.split()), call)
+    if isinstance(call, dict):
+        operation = changed(op, **call)
+    else:
+        required = [p for p in inspect.signature(call).parameters.values() if p.default is p.empty]
+        operation = after(op, cast("Any", call)) if len(required) == 2 else cast("Operation", call)
+    return Mutant(op, flaw, tuple(clauses.split()), operation)
 
 
 def right(op: str) -> Operation:
@@ -94,7 +107,7 @@ def changed(op: str, **inputs: Callable[[Values], Any]) -> Operation:
     return lambda a: right(op)(a | {name: f(a) for name, f in inputs.items()})
 
 
-def after(op: str, change: Callable[[Values, Values], Values]) -> Operation:
+def after(op: str, change: Change) -> Operation:
     """Return the operation with some outputs replaced; `change` maps outputs and inputs to the new outputs."""
 
     def f(a: Values) -> Values:
@@ -109,22 +122,19 @@ def flipped(op: str, name: str) -> Operation:
     return after(op, lambda out, _: {name: np.ascontiguousarray(out[name].T).reshape(out[name].shape)})
 
 
-def unchecked(op: str, *clauses: str) -> list[Mutant]:
-    """Return for each clause a mutant that answers inputs which that clause refuses."""
+def _not_checked(op: str, clause: str) -> Mutant:
+    """Return a mutant that answers inputs which a clause refuses."""
 
-    def without(clause: str) -> Operation:
-        def f(a: Values) -> Values:
-            try:
-                return right(op)(a)
-            except REFUSALS as error:
-                if error.clause != clause:
-                    raise
-            # any answer will do, because the mistake is to answer at all
-            return {}
+    def f(a: Values) -> Values:
+        try:
+            return right(op)(a)
+        except REFUSALS as error:
+            if error.clause != clause:
+                raise
+        # any answer will do, because the mistake is to answer at all
+        return {}
 
-        return f
-
-    return [Mutant(op, f"{clause} not checked", (clause,), without(clause), only_refusals=True) for clause in clauses]
+    return Mutant(op, f"{clause} not checked", (clause,), f, only_refusals=True)
 
 
 def forgotten(op: str, clause: str, refused_by: str = "", **conditions: Callable[[Values], bool]) -> list[Mutant]:
@@ -176,12 +186,25 @@ def edited(clauses: str, op: str, function: Any, old: str, new: str, flaw: str, 
 
 
 Rows = tuple[tuple[str, str, Any, str, str, str], ...]
-"""Rows of operation, clauses, function, text of its source, replacement, and flaw."""
+"""Rows of operation, clauses, function, text of its source, replacement and flaw, for `edited`."""
 
 
-def edits(rows: Rows, shown_by: str = "") -> list[Mutant]:
-    """Return the mutants of a table, one for each row, all with the same `shown_by`."""
-    return [edited(clauses, op, function, old, new, flaw, shown_by) for op, clauses, function, old, new, flaw in rows]
+def edits(op: str, clauses: str, function: Any, *rows: tuple[str, str, str], shown_by: str = "") -> list[Mutant]:
+    """Return a mutant for each row of (old, new, flaw) of one function, as in `edited`."""
+    return [edited(clauses, op, function, old, new, flaw, shown_by) for old, new, flaw in rows]
+
+
+def mutants(op: str, *rows: tuple[Any, ...], unchecked: str = "", shown_by: str = "") -> list[Mutant]:
+    """Return the mutants of one operation.
+
+    rows       (clauses, call, flaw) as in `mutant`, or (clauses, function, old, new, flaw) as in `edited`
+    unchecked  clauses of each of which a mutant answers the inputs that it refuses
+    shown_by   as in `Mutant`; for rows of `edited`
+    """
+    made = [mutant(r[0], op, *r[1:]) for r in rows if len(r) == 3]
+    for clauses, function, old, new, flaw in (r for r in rows if len(r) > 3):
+        made.append(edited(clauses, op, function, old, new, flaw, shown_by))
+    return made + [_not_checked(op, clause) for clause in unchecked.split()]
 
 
 @cache

@@ -1,7 +1,7 @@
 """Mutants of folders of compressed-tensors: misread bitmasks and names, descriptions that stay, wrong groups."""
 
 from conformance.engine.parts import bitmasks, compressed_tensors
-from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, ids, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Rows, Values, edited, ids, mutant, mutants, right
 
 OP, PACK = "convert.bitmasks", "convert.pack_bitmasks"
 _unpack, _groups, _shape = compressed_tensors._unpack, compressed_tensors._groups, compressed_tensors._shape
@@ -78,9 +78,9 @@ _WRITTEN: Rows = tuple(
 )  # fmt: skip
 
 MUTANTS: list[Mutant] = [
-    *edits(_READ),
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _READ),
     mutant("FMT-150", OP, _without_zeros, "stored zeros that leave the support"),
-    *unchecked(OP, "FMT-150"),
-    *edits(_WRITTEN),
-    *unchecked(PACK, "FMT-179"),
+    *mutants(OP, unchecked="FMT-150"),
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _WRITTEN),
+    *mutants(PACK, unchecked="FMT-179"),
 ]

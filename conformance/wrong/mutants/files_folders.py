@@ -1,4 +1,4 @@
-"""Mutants of folders: other divisions into parts, a wrong index, companions that are not checked."""
+"""Mutants of folders (parts, index, companions), of file names (FMT-112), and of dense arrays (FMT-098)."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,8 @@ import numpy as np
 
 from conformance.engine.parts import validate
 from conformance.oracle.files_folders import INDEX, WHOLE
-from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, mutant, reset, right, unchecked
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, changed, mutants, reset, right
+from conformance.wrong.mutants.train_around import names
 
 
 def indexed(change: Callable[[Values], Any]) -> Operation:
@@ -96,35 +97,43 @@ def with_index(change: Callable[[Values], Any]) -> Operation:
 _SHORT = named(lambda name: name.replace("model.sparse-0000", "model.sparse-"))
 _STOCK = named(lambda name: "model.safetensors" if name == WHOLE else name)
 
+
+def mask_of_bits(out: Values, a: Values) -> Values:
+    """Expand a mask to 255 in place of 1."""
+    bits = out["bits"]
+    return {"bits": np.where(bits == 1, 255, bits).astype(np.uint8)} if bits.max(initial=0) == 1 else {}
+
+
 MUTANTS: list[Mutant] = [
     reset("FMT-014", "folder.write", validate, "companions of 50 MiB", MAX_FILE_BYTES=50 * 2**20),
     reset("FMT-014", "folder.write", validate, "companions of fewer than 50 MB", MAX_FILE_BYTES=49_999_999),
-    *unchecked("folder.write", "FMT-014"),
-    mutant("FMT-085", "folder.write", sized(lambda n: max(1, n - 1)), ">= for >"),
-    mutant("FMT-085", "folder.write", sized(lambda n: n + 60), "pads not counted"),
-    mutant("FMT-100", "folder.write", sized(lambda n: 10**12), "one part whatever its size"),
-    mutant("FMT-100", "folder.write", _SHORT, "short numbers"),
-    mutant("FMT-100", "folder.write", _STOCK, "a stock name"),
-    mutant("FMT-100", "folder.write", always_an_index, "an index of one part"),
-    mutant("FMT-101", "folder.write", with_index(lambda metadata: metadata.pop("spec")), "an index without a version"),
-    mutant(
-        "FMT-101",
-        "folder.write",
-        with_index(lambda metadata: metadata.update(total_size=1)),
-        "an index of stock loaders",
-    ),
-    mutant("FMT-101", "folder.write", ends_with_a_line, "a line feed at the end of the index"),
-    mutant(
-        "FMT-104",
-        "folder.write",
-        with_index(lambda metadata: metadata["manifests"].reverse()),
-        "roots in another order",
-    ),
-    mutant("FMT-094", "folder.write", no_companions, "no companions"),
-    mutant("FMT-094", "folder.read", companions_lost, "companions lost"),
-    mutant("FMT-103", "folder.read", every_file, "every file a companion"),
-    mutant("FMT-101", "folder.read", first_part_alone, "the first tensors alone"),
-    mutant("FMT-102", "folder.read", not_counted, "a missing companion is none"),
-    *unchecked("folder.read", "FMT-094", "FMT-101", "FMT-102", "FMT-103", "FMT-104"),
-    *unchecked("folder.write", "FMT-013", "FMT-084"),
-]
+    *mutants("folder.write",
+        ("FMT-085", sized(lambda n: max(1, n - 1)), ">= for >"),
+        ("FMT-085", sized(lambda n: n + 60), "pads not counted"),
+        ("FMT-100", sized(lambda n: 10**12), "one part whatever its size"),
+        ("FMT-100", _SHORT, "short numbers"),
+        ("FMT-100", _STOCK, "a stock name"),
+        ("FMT-100", always_an_index, "an index of one part"),
+        ("FMT-101", with_index(lambda metadata: metadata.pop("spec")), "an index without a version"),
+        ("FMT-101", with_index(lambda metadata: metadata.update(total_size=1)), "an index of stock loaders"),
+        ("FMT-101", ends_with_a_line, "a line feed at the end of the index"),
+        ("FMT-104", with_index(lambda metadata: metadata["manifests"].reverse()), "roots in another order"),
+        ("FMT-094", no_companions, "no companions"),
+        unchecked="FMT-013 FMT-014 FMT-084"),
+    *mutants("folder.read",
+        ("FMT-094", companions_lost, "companions lost"),
+        ("FMT-103", every_file, "every file a companion"),
+        ("FMT-101", first_part_alone, "the first tensors alone"),
+        ("FMT-102", not_counted, "a missing companion is none"),
+        unchecked="FMT-094 FMT-101 FMT-102 FMT-103 FMT-104"),
+    *mutants("file.name",
+        ("FMT-112", names(lambda name: name == "model.safetensors"), "one name alone"),
+        ("FMT-112",
+         names(lambda n: n.startswith(("model", "adapter_model", "pytorch_model")) and n.endswith(".safetensors")),
+         "by how a name begins and ends"),
+        unchecked="FMT-112"),
+    *mutants("file.expand",
+        ("FMT-098", {"limit": lambda a: 2 * (a.get("limit") or 2**35)}, "twice the limit"),
+        ("FMT-098", mask_of_bits, "a mask of 255"),
+        unchecked="FMT-098"),
+]  # fmt: skip

@@ -1,7 +1,7 @@
 """Mutants of the reader of GGUF files (FMT-155)."""
 
 from conformance.engine.extras import gguf_file
-from conformance.wrong.mutants.base import Mutant, Rows, changed, edits, mutant, unchecked
+from conformance.wrong.mutants.base import Mutant, Rows, changed, edited, mutant, mutants
 
 OP = "convert.gguf"
 _INFO, _PAIRS, _PLACES, _OPEN = gguf_file._info, gguf_file._alignment, gguf_file._check_places, gguf_file.open_gguf
@@ -34,7 +34,7 @@ _ROWS: Rows = tuple(
 )  # fmt: skip
 
 MUTANTS: list[Mutant] = [
-    *edits(_ROWS),
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _ROWS),
     mutant("FMT-155", OP, changed(OP, expand_quantised=lambda _: 1), "codes always expanded"),
-    *unchecked(OP, "FMT-155"),
+    *mutants(OP, unchecked="FMT-155"),
 ]

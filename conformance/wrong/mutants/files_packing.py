@@ -9,7 +9,7 @@ import zstandard
 from conformance.answers.files_packed import apart
 from conformance.oracle import files
 from conformance.oracle.files import BITS, Section
-from conformance.wrong.mutants.base import Mutant, Operation, Values, mutant, right
+from conformance.wrong.mutants.base import Mutant, Operation, Values, mutants, right
 
 Frame = Callable[[bytes], bytes]
 
@@ -80,13 +80,14 @@ def not_at_all(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("FMT-140", "file.compress", packed(zstd(), laid=as_it_is), "no planes"),
-    mutant("FMT-141", "file.compress", packed(zstd(), pays=lambda small, n: n > 0), "every section compressed"),
-    mutant("FMT-141", "file.compress", packed(zstd(), pays=lambda small, n: small < n), "any ratio"),
-    mutant("FMT-090", "file.compress", packed(zstd(), entry_of=of_the_content), "digests of what is expanded"),
-    mutant("FMT-141", "file.compress", not_at_all, "nothing compressed"),
-    mutant("FMT-142", "file.compress", packed(zstd(checksum=True)), "a checksum"),
-    mutant("FMT-142", "file.compress", packed(zstd(sized=False)), "no content size"),
-    mutant("FMT-142", "file.compress", packed(two_frames), "two frames"),
-    mutant("FMT-050", "file.compress", packed(zstd(), names=lambda requires: requires), "the feature not required"),
-]
+    *mutants("file.compress",
+        ("FMT-140", packed(zstd(), laid=as_it_is), "no planes"),
+        ("FMT-141", packed(zstd(), pays=lambda small, n: n > 0), "every section compressed"),
+        ("FMT-141", packed(zstd(), pays=lambda small, n: small < n), "any ratio"),
+        ("FMT-090", packed(zstd(), entry_of=of_the_content), "digests of what is expanded"),
+        ("FMT-141", not_at_all, "nothing compressed"),
+        ("FMT-142", packed(zstd(checksum=True)), "a checksum"),
+        ("FMT-142", packed(zstd(sized=False)), "no content size"),
+        ("FMT-142", packed(two_frames), "two frames"),
+        ("FMT-050", packed(zstd(), names=lambda requires: requires), "the feature not required")),
+]  # fmt: skip

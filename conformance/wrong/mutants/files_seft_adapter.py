@@ -1,7 +1,7 @@
 """Mutants of the reader of SEFT adapters (FMT-171)."""
 
 from conformance.engine.parts import change, changes, seft_adapter
-from conformance.wrong.mutants.base import Mutant, Rows, edits, unchecked
+from conformance.wrong.mutants.base import Mutant, Rows, edited, mutants
 
 OP = "convert.seft_adapter"
 _READ, _SECTIONS, _STORED = seft_adapter.read_seft, seft_adapter._check_sections, seft_adapter._check_stored
@@ -42,4 +42,7 @@ _ROWS: Rows = tuple(
     )
 )  # fmt: skip
 
-MUTANTS: list[Mutant] = [*edits(_ROWS), *unchecked(OP, "FMT-171")]
+MUTANTS: list[Mutant] = [
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _ROWS),
+    *mutants(OP, unchecked="FMT-171"),
+]

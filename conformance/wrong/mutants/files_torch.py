@@ -1,7 +1,7 @@
 """Mutants of the reader of files of torch.save (FMT-153, FMT-159)."""
 
 from conformance.engine.extras import torch_file, torch_tensors
-from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Rows, Values, edited, mutant, mutants, right
 
 OP = "convert.torch"
 _ENTRY, _VIEW, _MASKS = torch_file._check_entry, torch_file._view, torch_file._with_masks
@@ -49,7 +49,7 @@ _ROWS: Rows = tuple(
 )  # fmt: skip
 
 MUTANTS: list[Mutant] = [
-    *edits(_ROWS),
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _ROWS),
     mutant("FMT-153", OP, _untied, "tied names with tensors of their own"),
-    *unchecked(OP, "FMT-153", "FMT-159"),
+    *mutants(OP, unchecked="FMT-153 FMT-159"),
 ]

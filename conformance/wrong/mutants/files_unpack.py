@@ -4,7 +4,7 @@ import numpy as np
 import zstandard
 
 from conformance.engine.parts import compress
-from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Rows, Values, edited, mutant, mutants, right
 
 OP = "file.unpack"
 
@@ -35,6 +35,6 @@ _ROWS: Rows = (
 MUTANTS: list[Mutant] = [
     mutant("FMT-177", OP, _as_it_is, "the frame for its content"),
     mutant("FMT-177", OP, _first_frame, "the first frame alone"),
-    *edits(_ROWS),
-    *unchecked(OP, "FMT-177"),
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _ROWS),
+    *mutants(OP, unchecked="FMT-177"),
 ]

@@ -1,70 +1,12 @@
 """Mutants of generation: picks, readings and texts (GEN)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from conformance.oracle import select_rng
-from conformance.wrong.mutants.base import Mutant, Operation, Values, ids, mutant, right, unchecked
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """Settings of a pick. The defaults are the engine's, and each mutant changes one."""
-
-    ties: int = 1
-    scaled: Callable[[Any, float], Any] = lambda distance, temperature: distance / temperature
-    dtype: type = np.float64
-    subtracts: bool = True
-    cut: bool = True
-    top_p_first: bool = False
-    top_p_cold: bool = False
-    crosses: bool = True
-    meets: bool = True
-    by_id: bool = False
-    stream: int = 6
-    from_number: int = 0
-    seed_bits: int = 64
-
-
-def _picks(way: _Way) -> Operation:
-    def f(a: Values) -> Values:
-        checked = right("generate.pick")(a)
-        if a["temperature"] == 0:
-            return checked
-        return {"picked": ids(_one(a, way, int(number)) for number in a["numbers"])}
-
-    return f
-
-
-def _one(a: Values, way: _Way, number: int) -> int:
-    logits = np.asarray(a["logits"], dtype=np.float64)
-    n_ids = np.arange(len(logits))
-    order = np.lexsort((way.ties * n_ids, -logits))
-    if a.get("top_k") is not None and not way.top_p_first:
-        least = logits[order][: a["top_k"]][-1]
-        order = order[: a["top_k"]] if way.cut else order[logits[order] >= least]
-    with np.errstate(all="ignore"):
-        distance = logits[order] - (logits[order[0]] if way.subtracts else 0.0)
-        weights = np.exp(way.scaled(distance, a["temperature"])).astype(way.dtype)
-        shown = np.exp(distance) if way.top_p_cold else weights
-    n = len(order)
-    if a.get("top_p") is not None:
-        sums = np.cumsum(shown)
-        n = int(np.sum(sums < a["top_p"] * sums[-1] if way.meets else sums <= a["top_p"] * sums[-1]))
-        n = max(n + 1 if way.crosses else n, 1)
-    if a.get("top_k") is not None and way.top_p_first:
-        n = min(n, a["top_k"])
-    order, weights = order[:n], weights[:n]
-    if way.by_id:
-        to = np.argsort(order)
-        order, weights = order[to], weights[to]
-    seed = a["seed"] & ((1 << way.seed_bits) - 1)
-    u = (select_rng.draw(select_rng.key(seed, way.stream), number + way.from_number) >> 11) * 2.0**-53
-    sums = np.cumsum(weights)
-    return int(order[min(int(np.sum(sums <= u * sums[-1])), n - 1)])
+from conformance.engine.parts import sampling
+from conformance.wrong.mutants.base import Mutant, Operation, Values, edits, ids, mutants, right
 
 
 def _drawn_at_0(a: Values) -> Values:
@@ -176,45 +118,54 @@ def _draws_from_the_prompt(a: Values) -> Values:
     return {"tokens": ids(picked)}
 
 
-_WAYS: tuple[tuple[str, _Way, str], ...] = (
-    ("GEN-004", _Way(ties=-1), "ties to the higher id"),
-    ("GEN-004", _Way(scaled=lambda x, t: x * t), "logits times the temperature"),
-    ("GEN-004", _Way(dtype=np.float32), "weights and sums in binary32"),
-    ("GEN-004", _Way(subtracts=False), "the largest logit not subtracted"),
-    ("GEN-004", _Way(cut=False), "all equals at the boundary of top-k kept"),
-    ("GEN-004", _Way(top_p_first=True), "top-p before top-k"),
-    ("GEN-004", _Way(top_p_cold=True), "top-p before the temperature"),
-    ("GEN-004", _Way(crosses=False), "the one that crosses top-p left out"),
-    ("GEN-004", _Way(meets=False), "one more where top-p is met exactly"),
-    ("GEN-005", _Way(by_id=True), "sums in order of id"),
-    ("GEN-005 RNG-002", _Way(stream=2), "the stream of training windows"),
-    ("GEN-005", _Way(from_number=1), "the draw of the token itself"),
-    ("GEN-005 RNG-002", _Way(seed_bits=32), "a seed of 32 bits"),
-)
+_SORTED = 'np.argsort(-scores[ids], kind="stable")'
+_CROSSED = "sums >= sampling.top_p * sums[-1]"
+_N_KEPT = f"int(np.argmax({_CROSSED})) + 1"
+_WHOLE = "np.exp((scores - scores[ids[0]]) / sampling.temperature).sum()"
+_COLD = "np.cumsum(np.exp(scores[ids] - scores[ids[0]]))"
+_DRAWN = "return int(ids[np.argmax(sums > u * sums[n_kept - 1])])"
+_DRAWN_BY_ID = """\
+by_id = np.argsort(ids[:n_kept])
+    sums = np.cumsum(weights[by_id])
+    return int(ids[by_id][np.argmax(sums > u * sums[-1])])"""
 
 MUTANTS: list[Mutant] = [
-    *(mutant(clauses, "generate.pick", _picks(way), flaw) for clauses, way, flaw in _WAYS),
-    mutant("GEN-003", "generate.pick", _drawn_at_0, "a draw at temperature 0"),
-    mutant("GEN-003", "generate.pick", _last_of_equals, "the last of equals"),
-    mutant("GEN-003", "generate.pick", _below_plus_zero, "−0 below +0"),
-    *unchecked("generate.pick", "GEN-006", "RNG-002"),
-    mutant("GEN-001", "generate.read", _remembering(None), "nothing remembered"),
-    mutant("GEN-001", "generate.read", _remembering(1), "one token remembered"),
-    mutant("GEN-001", "generate.read", _first_row_for_all, "the context of the first row for all"),
-    mutant("GEN-001", "generate.read", _first_of_a_part, "the logits behind the first of a reading"),
-    mutant("GEN-001 LYR-008", "generate.read", _without_window, "no window behind a context"),
-    *unchecked("generate.read", "GEN-002", "LYR-001"),
-    mutant("GEN-007", "generate.text", _without_stop, "the stop token left out"),
-    mutant("GEN-007", "generate.text", _told(stops=lambda a: []), "no stop token"),
-    mutant("GEN-007", "generate.text", _told(stops=lambda a: a["stops"][:1]), "one stop token at most"),
-    mutant("GEN-007", "generate.text", _one_less_when_full, "no token behind a full context"),
-    mutant("GEN-007", "generate.text", _one_more, "one more token"),
-    mutant("GEN-003", "generate.text", _told(temperature=lambda a: a["temperature"] or 1.0), "a draw at temperature 0"),
-    mutant("GEN-005", "generate.text", _draws_from_the_prompt, "draws counted from the end of the prompt"),
-    mutant("GEN-004", "generate.text", _told(top_p=lambda a: None), "no top-p"),
-    *unchecked("generate.text", "GEN-002", "GEN-006", "GEN-007"),
-]
-
-CONTROLS: list[Mutant] = [
-    mutant("GEN-004", "generate.pick", _picks(_Way()), "none"),
-]
+    *mutants("generate.pick",
+        ("GEN-004", sampling._largest_first, _SORTED, "np.lexsort((-ids, -scores[ids]))", "ties to the higher id"),
+        ("GEN-004", sampling._largest_first, f"{_SORTED}][:k]", f"{_SORTED}]",
+         "all equals at the boundary of top-k kept"),
+        ("GEN-005", sampling.pick, _DRAWN, _DRAWN_BY_ID, "sums in order of id"),
+        ("GEN-005 RNG-002", sampling.pick, "STREAM_PICKS", "2", "the stream of training windows"),
+        ("GEN-005", sampling.pick, "[number]", "[number + 1]", "the draw of the token itself"),
+        ("GEN-005 RNG-002", sampling.pick, "(sampling.seed,", "(sampling.seed & 0xFFFFFFFF,", "a seed of 32 bits"),
+        ("GEN-003", _drawn_at_0, "a draw at temperature 0"),
+        ("GEN-003", _last_of_equals, "the last of equals"),
+        ("GEN-003", _below_plus_zero, "−0 below +0"),
+        unchecked="GEN-006 RNG-002"),
+    *edits("generate.pick", "GEN-004", sampling.pick,
+        (" / sampling.temperature)", " * sampling.temperature)", "logits times the temperature"),
+        ("cumsum(weights)", "cumsum(weights.astype(np.float32))", "weights and sums in binary32"),
+        ("(scores[ids] - scores[ids[0]])", "scores[ids]", "the largest logit not subtracted"),
+        (_N_KEPT, f"min(int(np.sum(sums < sampling.top_p * {_WHOLE})) + 1, len(ids))", "top-p before top-k"),
+        (_CROSSED, f"(cold := {_COLD}) >= sampling.top_p * cold[-1]", "top-p before the temperature"),
+        (_N_KEPT, f"max(int(np.argmax({_CROSSED})), 1)", "the one that crosses top-p left out"),
+        (_N_KEPT, "min(int(np.sum(sums <= sampling.top_p * sums[-1])) + 1, len(ids))",
+         "one more where top-p is met exactly")),
+    *mutants("generate.read",
+        ("GEN-001", _remembering(None), "nothing remembered"),
+        ("GEN-001", _remembering(1), "one token remembered"),
+        ("GEN-001", _first_row_for_all, "the context of the first row for all"),
+        ("GEN-001", _first_of_a_part, "the logits behind the first of a reading"),
+        ("GEN-001 LYR-008", _without_window, "no window behind a context"),
+        unchecked="GEN-002 LYR-001"),
+    *mutants("generate.text",
+        ("GEN-007", _without_stop, "the stop token left out"),
+        ("GEN-007", _told(stops=lambda a: []), "no stop token"),
+        ("GEN-007", _told(stops=lambda a: a["stops"][:1]), "one stop token at most"),
+        ("GEN-007", _one_less_when_full, "no token behind a full context"),
+        ("GEN-007", _one_more, "one more token"),
+        ("GEN-003", _told(temperature=lambda a: a["temperature"] or 1.0), "a draw at temperature 0"),
+        ("GEN-005", _draws_from_the_prompt, "draws counted from the end of the prompt"),
+        ("GEN-004", _told(top_p=lambda a: None), "no top-p"),
+        unchecked="GEN-002 GEN-006 GEN-007"),
+]  # fmt: skip

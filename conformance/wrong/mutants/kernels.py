@@ -1,4 +1,4 @@
-"""Mutants of kernels (KRN)."""
+"""Mutants of products and stores of kernels (KRN), and of arrays without entries (PRT-019)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,23 +6,11 @@ from typing import Any
 import numpy as np
 from ml_dtypes import bfloat16
 
+from conformance.engine.parts import kernels
+from conformance.engine.parts import quantise_grid as grid
 from conformance.protocol.port import Refused
-from conformance.wrong.mutants.base import (
-    REFUSALS,
-    Mutant,
-    Operation,
-    Values,
-    after,
-    changed,
-    flipped,
-    ids,
-    mutant,
-    right,
-    unchecked,
-)
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, flipped, forgotten, ids, mutants, right
 from conformance.wrong.mutants.layers import short_mantissa
-
-__all__ = ["MUTANTS"]
 
 
 def last_of_a_row_lost(a: Values) -> Values:
@@ -127,75 +115,158 @@ def stored_as_another_type(a: Values) -> Values:
     return right("kernel.store")(a | {"new": bits.view(np.float16).astype(a["new"].dtype)})
 
 
+def _odd(name: str) -> Any:
+    return lambda a: (a["odd"] or {}) == {name: "other"}
+
+
+_OPERANDS: dict[str, Any] = {
+    "x_that_is_no_matrix": lambda a: a["x"].ndim != 2,
+    "dy_that_is_no_matrix": lambda a: a["dy"].ndim != 2,
+    "columns_of_x": lambda a: a["x"].ndim == 2 and a["x"].shape[1] != _shape(a)[1],
+    "columns_of_dy": lambda a: a["dy"].ndim == 2 and a["dy"].shape[1] != _shape(a)[0],
+}
+
+_SPARSE: dict[str, Any] = _OPERANDS | {
+    "values_that_are_no_vector": lambda a: a["values"].ndim != 1,
+    "too_few_values": lambda a: a["values"].ndim == 1 and len(a["values"]) < len(a["positions"]),
+    "too_many_values": lambda a: a["values"].ndim == 1 and len(a["values"]) > len(a["positions"]),
+    "rows_of_dy_and_x": lambda a: a["x"].ndim == a["dy"].ndim == 2 and len(a["x"]) != len(a["dy"]),
+}
+
+_STORED: dict[str, Any] = {
+    "too_few_new_values": lambda a: len(a["new"]) < len(a["slots"]),
+    "too_many_new_values": lambda a: len(a["new"]) > len(a["slots"]),
+}
+
+_SLOTS: dict[str, Any] = {
+    "slots_below_0": lambda a: a["slots"].min(initial=0) < 0,
+    "slots_behind_the_last": lambda a: a["slots"].max(initial=0) >= len(a["positions"]),
+}
+
+_SHAPE: dict[str, Any] = {"the_shape_of_the_matrix": lambda a: a["weight"].shape != (a["out"], a["in"])}
+
+
+def _shape(a: Values) -> tuple[int, int]:
+    return a["weight"].shape if "weight" in a else (a["out"], a["in"])
+
+
+_COMPACT = "widened(values, topology), held_of(values)"
+_WIDE = "widened(values, topology)"
+_LIVE = "    live = live_part(packed, PackedEntries)\n"
+_STORED_FROZEN = f"""    if hasattr(packed, "live"):
+        return split(store(packed.frozen, where, values), packed.live)
+{_LIVE}"""
+
+
+_SINGLE_ROW = """\
+    y = x @ _dense(packed).T
+    if x.shape[0] == 1 and min(packed.shape) > 64:
+        y[:, packed.shape[0] // 64 * 64 :] = 0.0
+    return y"""
+_FULL_TILES = """\
+    dx = dy @ _dense(packed)
+    if dy.shape[0] > 128 and packed.shape[1] > 1:
+        dx[dy.shape[0] // 128 * 128 :, :] = 0.0
+    return dx"""
+_FULL_BLOCKS = """\
+    if dy.shape[0] >= 300 and topology.numel >= 700 * 700:
+        dy, x = dy[: dy.shape[0] // 256 * 256], x[: dy.shape[0] // 256 * 256]
+    return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))"""
+"""Mistakes at the borders of tiles, where a rest is left."""
+
+
+def without_entries(op: str, *names: str) -> Operation:
+    """Return the operation with a refusal if one of these inputs has no entries."""
+
+    def call(a: Values) -> Values:
+        if any(np.asarray(a[name]).size == 0 for name in names):
+            raise REFUSALS[0]("KRN-009", "an array has no entries")
+        return right(op)(a)
+
+    return call
+
+
 MUTANTS: list[Mutant] = [
-    mutant("KRN-001", "kernel.sparse", last_of_a_row_lost, "the last entry of a row lost"),
-    mutant("KRN-001", "kernel.sparse", next_column, "columns counted from 1"),
-    mutant("KRN-002", "kernel.sparse", flipped("kernel.sparse", "dx"), "dx transposed"),
-    mutant("KRN-003 KRN-004", "kernel.sparse", zeros_without_gradient, "stored zeros get no gradient"),
-    mutant(
-        "KRN-005",
-        "kernel.sparse",
-        after("kernel.sparse", rows_left_as_they_were),
-        "nothing written where nothing is stored",
-    ),
-    mutant("KRN-006", "kernel.sparse", kernel_in_ten_bits, "ten-bit products"),
-    mutant(
-        "KRN-006",
-        "kernel.sparse",
-        after("kernel.sparse", lambda o, _: {"y": o["y"] * o["y"].dtype.type(1 + 2.0**-13)}),
-        "y too large by 2⁻¹³",
-    ),
-    mutant("KRN-007 NUM-003", "kernel.sparse", after("kernel.sparse", sums_in_eight_bits), "sums of eight bits"),
-    mutant("KRN-009", "kernel.sparse", takes_anything, "shapes not checked"),
-    mutant("KRN-010", "kernel.sparse", changed("kernel.sparse", odd=lambda a: None), "operands cast"),
-    mutant("KRN-011", "kernel.sparse", after("kernel.sparse", transposed_shape), "the shape transposed"),
-    mutant(
-        "KRN-013", "kernel.sparse", under_another_number("kernel.sparse", "KRN-001"), "refused under another number"
-    ),
-    mutant(
-        "TOP-005",
-        "kernel.sparse",
-        by_groups(lambda groups, place, counts: np.cumsum(counts)[groups] - 1 - place),
-        "groups read from their last column",
-    ),
-    mutant(
-        "TOP-005", "kernel.sparse", by_groups(lambda groups, place, _: 2 * groups + place), "every group taken as full"
-    ),
-    mutant("KRN-001", "kernel.dense", flipped("kernel.dense", "y"), "y transposed"),
-    mutant(
-        "KRN-006",
-        "kernel.dense",
-        lambda a: right("kernel.dense")(a | ({"x": short_mantissa(a["x"])} if a["x"].dtype.kind == "f" else {})),
-        "ten-bit products",
-    ),
-    *unchecked("kernel.dense", "KRN-009", "KRN-010"),
-    mutant("KRN-012", "kernel.store", changed("kernel.store", new=lambda a: a["new"][::-1]), "values in another order"),
-    mutant("KRN-004", "kernel.store", stored_at_zeros_only, "stored zeros not found"),
-    mutant("KRN-015", "kernel.store", stored_as_another_type, "bits of bfloat16 stored as float16"),
-    mutant(
-        "KRN-011",
-        "kernel.store",
-        changed("kernel.store", slots=lambda a: a["slots"][:0], new=lambda a: a["new"][:0]),
-        "nothing stored",
-    ),
-    *unchecked("kernel.store", "KRN-009", "KRN-012"),
-    mutant(
-        "KRN-012",
-        "kernel.store_dense",
-        changed("kernel.store_dense", new=lambda a: a["new"][::-1]),
-        "values in another order",
-    ),
-    mutant("KRN-014", "kernel.exceeding", after("kernel.exceeding", strictly_less), "≥ for >"),
-    mutant("KRN-014", "kernel.exceeding", after("kernel.exceeding", nan_left_out), "NaN left out"),
-    mutant(
-        "KRN-014",
-        "kernel.exceeding",
-        lambda a: (
-            right("kernel.exceeding")(a | {"values": a["values"] * (a["values"] > 0)})
-            if a["values"].ndim == 1
-            else right("kernel.exceeding")(a)
-        ),
-        "negative values left out",
-    ),
-    *unchecked("kernel.exceeding", "KRN-009"),
-]
+    *mutants("kernel.sparse",
+        ("KRN-001", last_of_a_row_lost, "the last entry of a row lost"),
+        ("KRN-001", next_column, "columns counted from 1"),
+        ("KRN-002", flipped("kernel.sparse", "dx"), "dx transposed"),
+        ("KRN-003 KRN-004", zeros_without_gradient, "stored zeros get no gradient"),
+        ("KRN-005", rows_left_as_they_were, "nothing written where nothing is stored"),
+        ("KRN-006", kernel_in_ten_bits, "ten-bit products"),
+        ("KRN-006", lambda o, _: {"y": o["y"] * o["y"].dtype.type(1 + 2.0**-13)}, "y too large by 2⁻¹³"),
+        ("KRN-007 NUM-003", sums_in_eight_bits, "sums of eight bits"),
+        ("KRN-009", takes_anything, "shapes not checked"),
+        ("KRN-010", {"odd": lambda a: None}, "operands cast"),
+        ("KRN-011", transposed_shape, "the shape transposed"),
+        ("KRN-013", under_another_number("kernel.sparse", "KRN-001"), "refused under another number"),
+        ("TOP-005", by_groups(lambda groups, place, counts: np.cumsum(counts)[groups] - 1 - place),
+         "groups read from their last column"),
+        ("TOP-005", by_groups(lambda groups, place, _: 2 * groups + place), "every group taken as full"),
+        ("KRN-015", kernels.compact, _COMPACT, f"{_WIDE} * (abs({_WIDE}) >= 2.0**-14), held_of(values)",
+         "edited, subnormal numbers of float16 flushed"),
+        ("KRN-015", kernels.compact, _COMPACT, "widened(values.astype('float16'), topology), held_of(values)",
+         "edited, bfloat16 taken for float16"),
+        ("KRN-015", kernels.unpack, "narrowed(entries.values, entries.held_in, topology)",
+         "narrowed(entries.values[::-1], entries.held_in, topology)", "edited, values unpacked in another order"),
+        ("KRN-018", grid.Quantised.weights, "weights_of(self, array_namespace(self.scales).float32)",
+         "self.codes * self.parts_at(self.topology)[0]", "edited, held codes without their zero points"),
+        ("KRN-018", grid.Quantised.holding, "codes_of(values, *self.parts_at(topology), self.grid)",
+         "codes_of(values, *self.parts_at(topology), replace(self.grid, bits=4))",
+         "edited, held codes of 8 bits cut to 4"),
+        ("KRN-018", grid.groups_of, " * (n_in // size) + topology", " * 0 + topology",
+         "edited, held codes by the scales of the first row"),
+        ("KRN-016", kernels.clear, "return _with(own, where,",
+         "return packed if where.shape[0] else _with(own, where,", "edited, frozen values beside the live ones"),
+        ("KRN-016", kernels.matmul_transposed, "multiply_parts(_multiply_transposed, dy, packed, PackedEntries)",
+         "multiply_parts(_multiply_transposed, dy, getattr(packed, 'frozen', packed), PackedEntries)",
+         "edited, live values left out")),
+    *mutants("kernel.dense",
+        ("KRN-001", flipped("kernel.dense", "y"), "y transposed"),
+        ("KRN-006",
+         lambda a: right("kernel.dense")(a | ({"x": short_mantissa(a["x"])} if a["x"].dtype.kind == "f" else {})),
+         "ten-bit products"),
+        unchecked="KRN-009 KRN-010"),
+    *mutants("kernel.store",
+        ("KRN-012", {"new": lambda a: a["new"][::-1]}, "values in another order"),
+        ("KRN-004", stored_at_zeros_only, "stored zeros not found"),
+        ("KRN-015", stored_as_another_type, "bits of bfloat16 stored as float16"),
+        ("KRN-011", {"slots": lambda a: a["slots"][:0], "new": lambda a: a["new"][:0]}, "nothing stored"),
+        ("KRN-012", kernels._placed, "xp.take(xp.take(values, order), source)", "xp.take(values, source)",
+         "values in the order of places"),
+        ("KRN-016 KRN-012", kernels.store, _LIVE, _STORED_FROZEN, "edited, stored into the frozen part"),
+        unchecked="KRN-009 KRN-012"),
+    *mutants("kernel.store_dense",
+        ("KRN-012", {"new": lambda a: a["new"][::-1]}, "values in another order"),
+        ("KRN-012", kernels.locate, "array_namespace(slots).take(flat(topology), slots)", "slots",
+         "slots taken for positions")),
+    *mutants("kernel.exceeding",
+        ("KRN-014", strictly_less, "≥ for >"),
+        ("KRN-014", nan_left_out, "NaN left out"),
+        ("KRN-014",
+         {"values": lambda a: a["values"] * (a["values"] > 0) if a["values"].ndim == 1 else a["values"]},
+         "negative values left out"),
+        ("KRN-014", kernels.exceeding, "~(xp.abs(values) <= least)",
+         "~(xp.abs(values) <= least) & (values != -xp.inf)", "−∞ left out"),
+        ("KRN-014", kernels.exceeding, "[0], xp.int64)", "[0][::-1], xp.int64)", "descending"),
+        unchecked="KRN-009"),
+    *forgotten("kernel.sparse", "KRN-009", **_SPARSE),
+    *forgotten("kernel.sparse", "KRN-010", **{f"the_dtype_of_{n}": _odd(n) for n in ("x", "dy", "values")}),
+    *forgotten("kernel.dense", "KRN-009", **_OPERANDS),
+    *forgotten("kernel.dense", "KRN-010", **{f"the_dtype_of_{n}": _odd(n) for n in ("x", "dy", "weight")}),
+    *forgotten("kernel.store", "KRN-009", **_STORED),
+    *forgotten("kernel.store", "KRN-012", **_SLOTS),
+    *forgotten("kernel.store_dense", "KRN-009", **_STORED, **_SHAPE),
+    *forgotten("kernel.store_dense", "KRN-012", **_SLOTS),
+    *mutants("kernel.sparse",
+        ("KRN-001", kernels._multiply, "    return x @ _dense(packed).T", _SINGLE_ROW,
+         "y of one token not written behind the last 64 columns"),
+        ("KRN-002", kernels._multiply_transposed, "    return dy @ _dense(packed)", _FULL_TILES,
+         "dx not written behind the last 128 tokens"),
+        ("KRN-003", kernels.sample, "    return xp.take(xp.reshape(dy.T @ x, (-1,)), flat(topology))",
+         _FULL_BLOCKS, "a large sample without the tokens behind the last 256"),
+        shown_by="kernel.tiles"),
+    *(Mutant(op, "arrays without entries refused", ("PRT-019",), without_entries(op, *names), refuses_good=True)
+      for op, *names in (("gradient.at", "dy", "x"), ("gradient.candidates", "dy", "x"), ("layer.attention", "q"),
+                         ("prune.sparsegpt", "weights"))),
+]  # fmt: skip

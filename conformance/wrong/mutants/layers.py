@@ -1,23 +1,12 @@
 """Mutants of layers (LYR, NUM)."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from conformance.engine.flaws import attended
-from conformance.wrong.mutants.base import (
-    REFUSALS,
-    Mutant,
-    Operation,
-    Values,
-    after,
-    changed,
-    mutant,
-    right,
-    unchecked,
-)
+from conformance.engine.parts import attention, cross_entropy, embedding, rmsnorm, rope
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, after, edited, edits, mutants, right
 
 
 def eps_outside_the_root(a: Values) -> Values:
@@ -27,29 +16,10 @@ def eps_outside_the_root(a: Values) -> Values:
     return out | {"y": y.astype(a["x"].dtype)}
 
 
-def attention(flaw: str) -> Operation:
-    def op(a: Values) -> Values:
-        q, k, v, dy = (np.transpose(a[name], (0, 2, 1, 3)) for name in ("q", "k", "v", "dy"))
-        length, groups = q.shape[2], q.shape[1] // k.shape[1]
-        if flaw == "heads in turns":
-            k, v = (np.tile(x, (1, groups, 1, 1)) for x in (k, v))
-        age = np.arange(length)[:, None] - np.arange(length)[None, :]
-        visible = (age >= (-1 if flaw == "sees the next" else 0)) & (
-            age < (math.inf if a["window"] is None else a["window"] + (flaw == "window too wide"))
-        )
-        visible = np.broadcast_to(visible, (q.shape[0], length, length))
-        if a["mask"] is not None and flaw != "padding seen":
-            visible = visible & a["mask"][:, None, :]
-        if flaw == "empty rows average":
-            visible = visible | ~visible.any(axis=2, keepdims=True)
-        outputs = attended(q, k, v, dy, visible)
-        if flaw == "no scale":
-            outputs = (attended(q * q.dtype.type(math.sqrt(q.shape[3])), k, v, dy, visible)[0], *outputs[1:])
-        if flaw == "the gradient of q without the scale":
-            outputs = (outputs[0], outputs[1] * q.dtype.type(math.sqrt(q.shape[3])), *outputs[2:])
-        return {name: np.transpose(x, (0, 2, 1, 3)) for name, x in zip(("y", "dq", "dk", "dv"), outputs, strict=True)}
-
-    return op
+def heads_in_turns(a: Values) -> Values:
+    order = np.arange(a["q"].shape[2]).reshape(-1, a["k"].shape[2]).T.reshape(-1)
+    out = right("layer.attention")(a | {name: a[name][:, :, order] for name in ("q", "dy")})
+    return out | {name: out[name][:, :, np.argsort(order)] for name in ("y", "dq")}
 
 
 def no_largest_taken_off(a: Values) -> Values:
@@ -164,59 +134,72 @@ def scaled(op: str, name: str, by: float) -> Operation:
 SLIGHTLY = 1 + 2.0**-13
 """The error of products whose operands have ten bits after the leading one."""
 
+_UNSEEN = "    scores = xp.where(visible, scores, minus_infinity)\n"
+_LARGEST = "    largest = xp.max(scores, axis=-1, keepdims=True)\n"
+
+
 MUTANTS: list[Mutant] = [
-    mutant("LYR-001", "layer.embedding", overwritten_rows, "repeated tokens overwrite"),
-    *unchecked("layer.embedding", "LYR-001"),
-    mutant("LYR-002", "layer.rmsnorm", eps_outside_the_root, "eps outside the root"),
-    mutant("LYR-002 NUM-004", "layer.rmsnorm", after("layer.rmsnorm", mean_left_out), "the mean left out of dx"),
-    mutant("NUM-004", "layer.rmsnorm", scaled("layer.rmsnorm", "y", 1 + 2.0**-10), "y too large by 2⁻¹⁰"),
-    mutant("LYR-003", "layer.linear", bias_twice, "the bias twice"),
-    mutant("LYR-003", "layer.linear", scaled("layer.linear", "dbias", 0.5), "half the gradient of the bias"),
-    mutant("NUM-002", "layer.linear", linear_in_ten_bits, "ten-bit products"),
-    mutant("NUM-002", "layer.linear", scaled("layer.linear", "y", SLIGHTLY), "y too large by 2⁻¹³"),
-    mutant("NUM-003", "layer.linear", scaled("layer.linear", "dweight", SLIGHTLY), "dweight too large by 2⁻¹³"),
-    mutant("LYR-004", "layer.rope", interleaved, "neighbours paired"),
-    mutant("LYR-004", "layer.rope", coarse_angles, "angles in binary32"),
-    mutant(
-        "LYR-004",
-        "layer.rope",
-        lambda a: right("layer.rope")(a) | {"dx": right("layer.rope")(a | {"x": a["dy"]})["y"]},
-        "turned forward again in the backward",
-    ),
-    mutant("LYR-005", "rope.frequencies", rope_of("linear", factor=lambda r: 1 / r["factor"]), "times the factor"),
-    mutant("LYR-005", "rope.frequencies", rope_of("dynamic", type=lambda r: "default"), "dynamic taken for default"),
-    mutant("LYR-005", "rope.frequencies", rope_of("default", base=lambda r: 500000.0), "the base of another family"),
-    mutant(
-        "LYR-006",
-        "rope.frequencies",
-        rope_of("llama3", low=lambda r: r["high"], high=lambda r: r["low"]),
-        "low and high exchanged",
-    ),
-    mutant("LYR-006", "rope.frequencies", rope_of("llama3", type=lambda r: "linear"), "llama3 taken for linear"),
-    mutant("LYR-007", "layer.attention", attention("heads in turns"), "key heads in turns"),
-    mutant("LYR-007", "layer.attention", attention("no scale"), "no 1/sqrt(D)"),
-    mutant(
-        "LYR-007 NUM-004", "layer.attention", attention("the gradient of q without the scale"), "dq without 1/sqrt(D)"
-    ),
-    mutant("LYR-008", "layer.attention", attention("sees the next"), "the mask a position off"),
-    mutant("LYR-008", "layer.attention", attention("window too wide"), "the window a key too wide"),
-    mutant("LYR-008", "layer.attention", attention("padding seen"), "padding seen"),
-    mutant("LYR-009", "layer.attention", attention("empty rows average"), "empty rows average"),
-    mutant("LYR-010", "layer.swiglu", silu_overflows, "exp overflows"),
-    mutant(
-        "LYR-010",
-        "layer.swiglu",
-        changed("layer.swiglu", gate=lambda a: a["gate"] * a["gate"].dtype.type(1.702)),
-        "sigmoid(1.702 z)",
-    ),
-    mutant("LYR-010 NUM-004", "layer.swiglu", scaled("layer.swiglu", "dgate", 1 + 2.0**-10), "dgate too large by 2⁻¹⁰"),
-    mutant("LYR-011", "layer.cross_entropy", no_largest_taken_off, "the largest logit not taken off"),
-    mutant("LYR-011", "layer.cross_entropy", mean_over_all_rows, "ignored rows counted"),
-    mutant("LYR-011", "layer.cross_entropy", changed("layer.cross_entropy", dloss=lambda a: 1.0), "dloss taken for 1"),
-    *unchecked("layer.cross_entropy", "LYR-011"),
-    *unchecked("layer.rmsnorm", "LYR-015"),
-    mutant("LYR-015", "layer.rmsnorm", first_row_alone, "the first row alone looked at"),
-    *unchecked("layer.attention", "LYR-016"),
-    mutant("LYR-016", "layer.attention", keys_not_looked_at, "keys not looked at"),
-    mutant("LYR-017", "layer.rope", coarse_frequencies, "frequencies with 36 bits"),
-]
+    *mutants("layer.embedding",
+        ("LYR-001", overwritten_rows, "repeated tokens overwrite"),
+        ("LYR-001", embedding.embedding_forward, "not 0 <=", "not -9 <=", "edited, a token below 0"),
+        unchecked="LYR-001"),
+    *mutants("layer.rmsnorm",
+        ("LYR-002", eps_outside_the_root, "eps outside the root"),
+        ("LYR-002 NUM-004", mean_left_out, "the mean left out of dx"),
+        ("NUM-004", scaled("layer.rmsnorm", "y", 1 + 2.0**-10), "y too large by 2⁻¹⁰"),
+        ("LYR-015", first_row_alone, "the first row alone looked at"),
+        ("LYR-002", rmsnorm.rmsnorm_forward, "x * r * weight", "x * r * (1 + weight)", "edited, 1 + weight"),
+        unchecked="LYR-015"),
+    *mutants("layer.linear",
+        ("LYR-003", bias_twice, "the bias twice"),
+        ("LYR-003", scaled("layer.linear", "dbias", 0.5), "half the gradient of the bias"),
+        ("NUM-002", linear_in_ten_bits, "ten-bit products"),
+        ("NUM-002", scaled("layer.linear", "y", SLIGHTLY), "y too large by 2⁻¹³"),
+        ("NUM-003", scaled("layer.linear", "dweight", SLIGHTLY), "dweight too large by 2⁻¹³")),
+    *mutants("layer.rope",
+        ("LYR-004", interleaved, "neighbours paired"),
+        ("LYR-004", coarse_angles, "angles in binary32"),
+        ("LYR-004", lambda a: right("layer.rope")(a) | {"dx": right("layer.rope")(a | {"x": a["dy"]})["y"]},
+         "turned forward again in the backward"),
+        ("LYR-017", coarse_frequencies, "frequencies with 36 bits")),
+    *mutants("rope.frequencies",
+        ("LYR-005", rope_of("linear", factor=lambda r: 1 / r["factor"]), "times the factor"),
+        ("LYR-005", rope_of("dynamic", type=lambda r: "default"), "dynamic taken for default"),
+        ("LYR-005", rope_of("default", base=lambda r: 500000.0), "the base of another family"),
+        ("LYR-006", rope_of("llama3", low=lambda r: r["high"], high=lambda r: r["low"]), "low and high exchanged"),
+        ("LYR-006", rope_of("llama3", type=lambda r: "linear"), "llama3 taken for linear"),
+        ("LYR-005", rope.rope_frequencies, "max(length, max_positions)", "length", "edited, T for L")),
+    *mutants("layer.attention",
+        ("LYR-007", heads_in_turns, "key heads in turns"),
+        ("LYR-007", attention.attention_forward, "q * (1.0 / math.sqrt(d))", "q * 1.0", "no 1/sqrt(D)"),
+        ("LYR-007 NUM-004", attention.attention_backward, " * (1.0 / math.sqrt(q.shape[-1]))", "",
+         "dq without 1/sqrt(D)"),
+        ("LYR-009", attention._softmax, "where(visible, ",
+         "where(visible | ~xp.any(visible, axis=-1, keepdims=True), ", "empty rows average"),
+        ("LYR-016", keys_not_looked_at, "keys not looked at"),
+        ("LYR-007", attention._softmax, _UNSEEN + _LARGEST, _LARGEST + _UNSEEN,
+         "edited, the largest score of all keys"),
+        ("LYR-007 LYR-008", attention._softmax, "-math.inf", "-1e30", "edited, −1e30 for what is not seen"),
+        unchecked="LYR-016"),
+    *edits("layer.attention", "LYR-008", attention.visible_keys,
+        ("age >= 0", "age >= -1", "the mask a position off"),
+        ("age < window", "age < window + 1", "the window a key too wide"),
+        ("if mask is None", "if True", "padding seen"),
+        ("age < window", "age <= window", "edited, a key more in a window"),
+        ("age >= 0", "age > 0", "edited, a query that does not see itself")),
+    *mutants("layer.swiglu",
+        ("LYR-010", silu_overflows, "exp overflows"),
+        ("LYR-010", {"gate": lambda a: a["gate"] * a["gate"].dtype.type(1.702)}, "sigmoid(1.702 z)"),
+        ("LYR-010 NUM-004", scaled("layer.swiglu", "dgate", 1 + 2.0**-10), "dgate too large by 2⁻¹⁰")),
+    *mutants("layer.cross_entropy",
+        ("LYR-011", no_largest_taken_off, "the largest logit not taken off"),
+        ("LYR-011", mean_over_all_rows, "ignored rows counted"),
+        ("LYR-011", {"dloss": lambda a: 1.0}, "dloss taken for 1"),
+        ("LYR-011", cross_entropy.checked_targets, "targets != IGNORE", "targets >= 0",
+         "edited, any target below 0 ignored"),
+        ("LYR-011", cross_entropy.checked_targets, "count < 1", "count < 0", "edited, a count of 0"),
+        unchecked="LYR-011"),
+    edited("LYR-008", "layer.attention", attention.visible_keys, "visible[None, :, :] & mask[:, None, :]",
+     "visible[None, :, :] & (mask[:, None, :] if length < 16 else mask[:1, None, :])",
+     "the mask of the first row for every row of 16 tokens or more", shown_by="layer.attention-large"),
+]  # fmt: skip

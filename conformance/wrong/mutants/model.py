@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from conformance.engine.flaws import silent_norms
-from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, after, mutant, right, unchecked
+from conformance.engine.parts import attention_blocks, config, model
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, edits, mutants, right
 
 _CONTEXT = "original_max_position_embeddings"
 
@@ -161,10 +162,6 @@ def behind_silent_norms(op: str) -> Operation:
     return f
 
 
-def stops_a_step_early(a: Values) -> Values:
-    return right("evaluate.perplexity")(a | {"windows": a["windows"] - 1})
-
-
 def looks_at_windows_alone(a: Values) -> Values:
     n, length, windows = len(a["text"]), a["length"], a["windows"]
     in_window = np.zeros(n, dtype=bool)
@@ -192,51 +189,94 @@ def loss_in_sixteen_bits(out: Values, _: Values) -> Values:
     return {"logits": out["logits"].astype(np.float16).astype(out["logits"].dtype)}
 
 
+_READ = config.ModelConfig.from_json
+_WINDOWS, _ROPE, ROPE_OF = config._windows, config._rope, config._rope_of
+_ROPE_KIND, CONTEXT = config._rope_kind, config._original_context
+
+
 MUTANTS: list[Mutant] = [
-    mutant("MDL-003", "config.describe", windows_everywhere, "windows everywhere"),
-    mutant("MDL-006 MDL-002 MDL-004", "config.describe", refuses_nothing, "nothing refused"),
-    mutant("MDL-004", "config.describe", after("config.describe", head_dim_by_division), "head_dim always by division"),
-    mutant(
-        "MDL-004",
-        "config.describe",
-        after("config.describe", as_many_as_query_heads),
-        "as many key heads as query heads",
-    ),
-    mutant("MDL-007", "config.describe", targets_by_name, "targets in order of name"),
-    *unchecked("config.describe", "MDL-002", "MDL-006"),
-    mutant("MDL-009", "config.describe", only_of_two("rope_parameters", "rope_scaling"), "rope_parameters goes first"),
-    mutant("MDL-009", "config.describe", only_of_two("rope_scaling", "rope_parameters"), "rope_scaling goes first"),
-    mutant("MDL-010", "config.describe", with_rope(old_spelling_first), "type goes before rope_type"),
-    mutant("MDL-010", "config.describe", with_rope(new_spelling_first), "rope_type goes before type"),
-    mutant("MDL-010", "config.describe", with_rope(default_type), "RoPE settings without a type taken for default"),
-    mutant("MDL-011", "config.describe", with_rope(context_beside_first), "a context beside the settings goes first"),
-    mutant("MDL-011", "config.describe", without_keys(_CONTEXT), "a context beside the settings not looked at"),
-    mutant("MDL-011", "model.step", without_keys(_CONTEXT, op="model.step"), "a context beside the settings ignored"),
-    mutant("MDL-012", "config.describe", with_rope(without_objects), "RoPE settings of kinds of layers left out"),
-    mutant("MDL-005", "model.step", untied, "one use of a tied table"),
-    mutant("MDL-001", "model.step", exchanged("gate_proj", "up_proj"), "gate and up exchanged"),
-    mutant("MDL-001", "model.step", exchanged("input_layernorm", "post_attention_layernorm"), "norms exchanged"),
-    mutant("MDL-002", "model.step", without("q_proj.bias", "k_proj.bias", "v_proj.bias"), "no biases on q, k, v"),
-    mutant(
-        "LYR-005",
-        "model.step",
-        configured("model.step", rope_theta=lambda c: 2 * c.get("rope_theta", 1e4)),
-        "another base",
-    ),
-    mutant("NUM-004", "model.step", after("model.step", loss_in_sixteen_bits), "logits in sixteen bits"),
-    mutant("TRN-001", "model.step", loss_over_padding, "the loss averaged over padding"),
-    mutant("TRN-002 LYR-012", "model.step", mean_of_means, "a mean of means"),
-    mutant("LYR-012", "model.step", last_rows, "the loss of the last rows alone"),
-    *unchecked("model.step", "LYR-001"),
-    mutant("EVL-001", "evaluate.perplexity", stops_a_step_early, "one short"),
-    mutant("EVL-003", "evaluate.perplexity", any_perplexity, "an infinite perplexity"),
-    mutant(
-        "TRN-019 LYR-015",
-        "evaluate.perplexity",
-        behind_silent_norms("evaluate.perplexity"),
-        "RMSNorm gives 0 where squares overflow",
-    ),
-    *unchecked("evaluate.perplexity", "TRN-017"),
-    mutant("TRN-018", "evaluate.perplexity", looks_at_windows_alone, "tokens looked at where a window holds them"),
-    mutant("TRN-017", "evaluate.perplexity", dynamic_goes_beyond, "dynamic RoPE goes beyond the positions"),
-]
+    *mutants("config.describe",
+        ("MDL-003", windows_everywhere, "windows everywhere"),
+        ("MDL-006 MDL-002 MDL-004", refuses_nothing, "nothing refused"),
+        ("MDL-004", head_dim_by_division, "head_dim always by division"),
+        ("MDL-004", as_many_as_query_heads, "as many key heads as query heads"),
+        ("MDL-007", targets_by_name, "targets in order of name"),
+        ("MDL-009", only_of_two("rope_parameters", "rope_scaling"), "rope_parameters goes first"),
+        ("MDL-009", only_of_two("rope_scaling", "rope_parameters"), "rope_scaling goes first"),
+        ("MDL-010", with_rope(old_spelling_first), "type goes before rope_type"),
+        ("MDL-010", with_rope(new_spelling_first), "rope_type goes before type"),
+        ("MDL-010", with_rope(default_type), "RoPE settings without a type taken for default"),
+        ("MDL-011", with_rope(context_beside_first), "a context beside the settings goes first"),
+        ("MDL-011", without_keys(_CONTEXT), "a context beside the settings not looked at"),
+        ("MDL-012", with_rope(without_objects), "RoPE settings of kinds of layers left out"),
+        ("MDL-004 MDL-006", _READ, "_NAMED.get(family, ())", "()", "what libraries fill in taken for a default"),
+        ("MDL-004 MDL-006", _READ, "_NAMED.get(family, ()) if key not in config",
+         "_NAMED.get(family, ())[:1] if key not in config", "head_dim of qwen3, window of mistral not asked for"),
+        ("MDL-004", _READ, "_NAMED.get(family, ()) if key not in config",
+         "_NAMED.get(family, ()) if config.get(key) is None", "null refused where it is a value"),
+        ("MDL-004", _READ, 'config.get("head_dim") is None and sizes', "sizes",
+         "a head width that need not divide refused"),
+        ("MDL-006", _READ, "if heads % kv_heads", "if False", "query heads that do not divide"),
+        ("MDL-006", _READ, "if head_dim % 2", "if False", "an odd head width"),
+        ("MDL-006", config._positive_int, " or isinstance(value, bool)", "", "true for 1"),
+        ("MDL-006", config._positive_int, "1 <= value", "0 <= value", "0 of something"),
+        ("MDL-006", config._positive_number, "0 < value <= sys.float_info.max", "0 <= value",
+         "an eps of 0 or infinity"),
+        ("MDL-006", config._switch, "value is not None and not isinstance(value, bool)", "False",
+         "a switch that is no switch"),
+        unchecked="MDL-002 MDL-006"),
+    *edits("config.describe", "MDL-006", config._refuse_unsupported,
+        ('config.get("hidden_act", "silu")', '"silu"', "any activation"),
+        ('config.get("quantization_config")', "False", "quantised weights"),
+        ('config.get("attention_dropout")', "False", "dropout")),
+    *edits("config.describe", "MDL-003", _WINDOWS,
+        ("layer >= first", "layer > first", "a layer late"),
+        ("kinds is None:", 'kinds is None or not config.get("use_sliding_window"):', "layer_types unread"),
+        ('"max_window_layers", 28', '"max_window_layers", 0', "every layer slides unless told"),
+        ('"max_window_layers", 28', '"max_window_layers", layers', "no layer slides unless told"),
+        (" or first < 0", "", "a first layer below 0"),
+        ('if family == "llama"', "if False", "windows for llama")),
+    *edits("config.describe", "MDL-006", _WINDOWS,
+        (" or len(kinds) != layers", "", "layer_types of another length"),
+        (" or any(kind not in allowed for kind in kinds)", "", "any layer type"),
+        ('window is None and "sliding_attention" in kinds', "False", "a window of nothing")),
+    *edits("config.describe", "MDL-006", ROPE_OF,
+        ('any(part.get("partial_rotary_factor") not in (None, 1) for part in (settings, config))', "False",
+         "a part of the head rotated"),
+        ('kind == "dynamic" and head_dim <= 2', "False", "dynamic heads of 2"),
+        ('not numbers["low_freq_factor"] < numbers["high_freq_factor"]', "False", "low above high"),
+        ('numbers["low_freq_factor"] < numbers', 'numbers["low_freq_factor"] <= numbers', "low as high")),
+    *mutants("model.step",
+        ("MDL-011", without_keys(_CONTEXT, op="model.step"), "a context beside the settings ignored"),
+        ("MDL-005", untied, "one use of a tied table"),
+        ("MDL-001", exchanged("gate_proj", "up_proj"), "gate and up exchanged"),
+        ("MDL-001", exchanged("input_layernorm", "post_attention_layernorm"), "norms exchanged"),
+        ("MDL-002", without("q_proj.bias", "k_proj.bias", "v_proj.bias"), "no biases on q, k, v"),
+        ("LYR-005", configured("model.step", rope_theta=lambda c: 2 * c.get("rope_theta", 1e4)), "another base"),
+        ("NUM-004", loss_in_sixteen_bits, "logits in sixteen bits"),
+        ("TRN-001", loss_over_padding, "the loss averaged over padding"),
+        ("TRN-002 LYR-012", mean_of_means, "a mean of means"),
+        ("LYR-012", last_rows, "the loss of the last rows alone"),
+        ("LYR-013 LYR-008", attention_blocks.Sight.keys, "start - self.window + 1", "start - self.window + 2",
+         "edited, a block of queries a key short"),
+        ("LYR-013", attention_blocks.Sight.rows, "self.mask[:, low:high]", "self.mask[:, : high - low]",
+         "edited, the mask of the first keys"),
+        ("LYR-013", attention_blocks.blockwise_backward, "dk[:, :, low:high, :] + dk_block", "dk_block",
+         "edited, keys that two blocks see overwritten"),
+        ("MDL-008", model.BlockInput.cache, "self.layer", "0", "edited, the window of layer 0 computed again"),
+        ("MDL-004", _ROPE, "in _ROPE_OBJECTS", "in _ROPE_OBJECTS[1:]", "edited, rope_parameters unread"),
+        ("MDL-004", _ROPE_KIND, '("rope_type", "type")', '("rope_type",)', "edited, type unread"),
+        unchecked="LYR-001"),
+    *mutants("evaluate.perplexity",
+        ("EVL-001", {"windows": lambda a: a["windows"] - 1}, "one short"),
+        ("EVL-003", any_perplexity, "an infinite perplexity"),
+        ("TRN-019 LYR-015", behind_silent_norms("evaluate.perplexity"), "RMSNorm gives 0 where squares overflow"),
+        ("TRN-018", looks_at_windows_alone, "tokens looked at where a window holds them"),
+        ("TRN-017", dynamic_goes_beyond, "dynamic RoPE goes beyond the positions"),
+        unchecked="TRN-017"),
+    *mutants("config.biases", unchecked="MDL-002"),
+    *edits("config.biases", "MDL-002", config._biased,
+        ('("llama", "qwen3")', '("llama",)', "biases of attention for llama alone"),
+        ('family == "llama" and', 'family != "mistral" and', "biases of the MLP for a switch that is llama's"),
+        ('"q_proj", "k_proj", "v_proj"', '"q_proj", "k_proj", "v_proj", "o_proj"', "a bias on o of qwen2")),
+]  # fmt: skip

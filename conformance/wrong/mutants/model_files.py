@@ -1,7 +1,7 @@
 """Mutants of models in files: tensors that are not compared with the config, weights that are not finite."""
 
 from conformance.engine.parts import file_dtypes, model_files
-from conformance.wrong.mutants.base import Mutant, Rows, Values, edits, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Rows, Values, edited, mutant, mutants, right
 
 OP = "checkpoint.open"
 _NAMES, _SHAPE, _FINITE = model_files.check_names, model_files.check_shape, file_dtypes.computable
@@ -48,8 +48,8 @@ _ROWS: Rows = (
 )  # fmt: skip
 
 MUTANTS: list[Mutant] = [
-    *edits(_ROWS),
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _ROWS),
     mutant("CKP-002", OP, _of_values, "zeros that are not stored"),
     mutant("CKP-002", OP, _sorted, "targets in the order of names"),
-    *unchecked(OP, "CKP-002", "CKP-003"),
+    *mutants(OP, unchecked="CKP-002 CKP-003"),
 ]

@@ -1,92 +1,13 @@
-"""Mutants of pruners (PRN); SparseGPT as its authors wrote it (inverse, then factor), with one flaw at a time."""
+"""Mutants of pruners (PRN)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from conformance.engine.flaws import behind_unpruned_blocks
-from conformance.wrong.mutants.base import (
-    Mutant,
-    Operation,
-    Values,
-    changed,
-    ids,
-    mutant,
-    right,
-    unchecked,
-)
+from conformance.engine.parts import keep, owl, prune_record, sparsegpt, wanda
+from conformance.wrong.mutants.base import Mutant, Operation, Values, edits, ids, mutants, right
 from conformance.wrong.mutants.model import behind_silent_norms
-
-
-def factor(h: Any, flaw: str) -> Any:
-    """Return the upper Cholesky factor of the inverse of H, or the lower one if that is the flaw."""
-    lower = np.linalg.cholesky(np.linalg.inv(h))
-    return lower if flaw == "lower factor" else lower.T
-
-
-def damped(x: Any, damping: float, flaw: str) -> tuple[Any, Any]:
-    kind = x.dtype if flaw == "in the run's dtype" else np.float64
-    h = x.astype(kind).T @ x.astype(kind)
-    dead = np.diag(h) == 0
-    if flaw == "dead inputs in the mean":
-        h[dead, dead] = 1
-    added = damping * (np.diag(h) if flaw == "damping by entry" else np.mean(np.diag(h)))
-    h[dead, dead] = 1
-    if flaw != "no damping":
-        h[np.diag_indices(len(h))] += np.where(dead, 0, added).astype(kind)
-    return h, dead
-
-
-def removed_of(cost: Any, a: Values, flaw: str) -> Any:
-    """Return the mask of removed weights of a block, or of one group in each row if there is a pattern."""
-    if a["n"] is not None:
-        order = np.argsort(-cost, axis=1, kind="stable")[:, a["n"] :]
-        gone = np.zeros(cost.shape, dtype=bool)
-        np.put_along_axis(gone, order, True, axis=1)
-        return gone
-    pools = cost if flaw == "row by row" else cost.reshape(1, -1)
-    count = int(a["sparsity"] * pools.shape[1] + (flaw != "floor without the nudge") * 2.0**-20)
-    if flaw == "by threshold":
-        return cost <= np.sort(cost, axis=None)[count]
-    place = np.arange(pools.shape[1])
-    order = np.array([np.lexsort((-place if flaw == "higher position first" else place, row)) for row in pools])
-    gone = np.zeros(pools.shape, dtype=bool)
-    np.put_along_axis(gone, order[:, :count], True, axis=1)
-    return gone.reshape(cost.shape)
-
-
-def sparsegpt(flaw: str = "") -> Operation:
-    def op(a: Values) -> Values:
-        w, x = a["weights"], a["inputs"]
-        if not w.size:
-            return right("prune.sparsegpt")(a)
-        h, dead = damped(x, 0.01 if a["damping"] is None else a["damping"], flaw)
-        u = factor(h, flaw)
-        now = w.astype(h.dtype)
-        if flaw != "dead weights left":
-            now[:, dead] = 0
-        power = 1 if flaw == "U for U²" else 2
-        span = (64 if flaw == "blocks of 64" else 128) if a["block"] is None else a["block"]
-        span = a["m"] if a["n"] is not None else w.shape[1] if flaw == "the whole matrix" else span
-        gone = np.zeros(w.shape, dtype=bool)
-        first = now.copy()
-        for i in range(w.shape[1]):
-            if i % span == 0:
-                scored_weights = first if flaw == "chosen before compensation" else now
-                cost = scored_weights[:, i : i + span] ** 2 / np.diag(u)[i : i + span] ** power
-                gone[:, i : i + span] = removed_of(cost, a, flaw)
-            error = np.where(gone[:, i], now[:, i] / u[i, i], 0)
-            end = (i // span + 1) * span if flaw == "inside the block only" else w.shape[1]
-            if flaw != "no compensation":
-                now[:, i + 1 : end] -= np.outer(error, u[i, i + 1 : end])
-            now[gone[:, i], i] = 0
-        kept = ~gone & (now != 0) if flaw == "zeros leave the mask" else ~gone
-        if flaw == "kept weights as they were":
-            now = np.where(gone, 0, w)
-        return {"kept": ids(np.flatnonzero(kept)), "weights": now.astype(w.dtype)}
-
-    return op
 
 
 def wanda_in_the_runs_dtype(a: Values) -> Values:
@@ -139,95 +60,106 @@ def last_matrix_first(a: Values) -> Values:
     return {"kept": out["kept"][::-1]}
 
 
-def one_mask_a_shape(a: Values) -> Values:
-    """Draw the same random mask for every matrix."""
-    return right("prune.random")(a | {"matrix": 0})
-
-
-def owl(flaw: str) -> Operation:
-    """Return OWL as its authors wrote it, with one flaw."""
-
-    def op(a: Values) -> Values:
-        right("prune.owl")(a)  # the engine comes first, because it refuses bad inputs
-        shares = []
-        for block in a["scores"]:
-            flat = np.concatenate([np.asarray(m, dtype=np.float64).reshape(-1) for m in block])
-            parts = [np.asarray(m, dtype=np.float64) for m in block] if flaw == "a mean of each matrix" else [flat]
-            limits = [(1.0 if flaw == "above the mean" else a["outlier"]) * part.mean() for part in parts]
-            over = sum(
-                int(((part >= limit) if flaw == "≥ for >" else (part > limit)).sum())
-                for part, limit in zip(parts, limits, strict=True)
-            )
-            shares.append(over / flat.size)
-        low, high = min(shares), max(shares)
-        spread = a["spread"] * (1.0 if flaw == "half of the spread" else 2.0)
-        x = [spread * (s - low) / (high - low) if high > low else 0.0 for s in shares]
-        mean = 0.0 if flaw == "not centred" else sum(x) / len(x)
-        sign = -1.0 if flaw == "outliers pruned more" else 1.0
-        return {"sparsities": [a["sparsity"] - sign * (one - mean) for one in x]}
-
-    return op
-
+_NARROW = "xp.astype(rest, weight.dtype)\n    factor = xp.astype(factor, weight.dtype)"
+_FACTOR = "xp.flip(xp.linalg.inv(lower))"
+_KEEP = "partial(keep_of_matrix, removed=removed)"
+_KEEP_IN_ROWS = "lambda costs: xp.concat([keep_of_matrix(row[None, :], removed_count(sparsity, n)) for row in costs])"
+_PANEL = "        u = factor[first : first + n, first:]\n"
+_CHOSEN_FIRST = f"""\
+{_PANEL}        chosen = keep(_costs(xp.astype(weight[:, first : first + n], xp.float64), xp.linalg.diagonal(u)))
+        parts = iter(xp.split(chosen, 1 if pattern is None else n // pattern[1], axis=1))
+        keep = lambda _: next(parts)
+"""
 
 MUTANTS: list[Mutant] = [
-    mutant("PRN-016", "prune.scope", scope_as(lambda a: "matrix"), "every matrix on its own"),
-    mutant("PRN-016", "prune.scope", scope_as(lambda a: "row"), "every row on its own"),
-    mutant("PRN-016", "prune.scope", scope_as(lambda a: "model"), "all matrices together"),
-    mutant("PRN-016", "prune.scope", last_matrix_first, "ties to the later matrix"),
-    *unchecked("prune.scope", "PRN-001", "PRN-016", "SEL-004"),
-    mutant("PRN-017", "prune.random", one_mask_a_shape, "one mask for matrices of one shape"),
-    mutant("PRN-017", "prune.random", changed("prune.random", seed=lambda a: a["seed"] % 2**32), "a seed of 32 bits"),
-    *unchecked("prune.owl", "PRN-018"),
-    *(
-        mutant("PRN-018", "prune.owl", owl(flaw), flaw)
-        for flaw in (
-            "a mean of each matrix",
-            "above the mean",
-            "≥ for >",
-            "half of the spread",
-            "not centred",
-            "outliers pruned more",
-        )
-    ),
-    mutant(
-        "TRN-019 LYR-015", "prune.model", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"
-    ),
-    *unchecked("prune.model", "TRN-017", "LYR-001"),
-    mutant("PRN-001", "prune.magnitude", no_nudge, "int(ρ n)"),
-    mutant("PRN-002", "prune.magnitude", changed("prune.magnitude", weights=lambda a: a["weights"] + 100), "W for |W|"),
-    *unchecked("prune.magnitude", "PRN-001"),
-    mutant(
-        "PRN-003", "prune.wanda", changed("prune.wanda", square_sums=lambda a: a["square_sums"] * 0 + 1), "no norms"
-    ),
-    mutant("PRN-014 PRN-015", "prune.wanda", wanda_in_the_runs_dtype, "scores in binary32"),
-    *unchecked("prune.wanda", "PRN-003", "SEL-004"),
-    *unchecked("prune.pattern", "SEL-004"),
-    *unchecked("prune.sparsegpt", "SEL-004"),
-    *unchecked("prune.model", "LYR-015"),
-    mutant("PRN-004", "prune.pattern", changed("prune.pattern", scores=lambda a: -a["scores"]), "the smallest kept"),
-    *unchecked("prune.pattern", "PRN-004"),
-    mutant("PRN-005", "prune.model", kept_bits_lost, "one weight too few"),
-    *unchecked("prune.model", "PRN-006"),
-    *unchecked("prune.sparsegpt", "PRN-001", "PRN-004", "PRN-009", "PRN-011", "PRN-013"),
-    mutant("PRN-009", "prune.sparsegpt", sparsegpt("dead inputs in the mean"), "dead inputs in the mean"),
-    mutant("PRN-009", "prune.sparsegpt", sparsegpt("dead weights left"), "weights of dead inputs kept as they are"),
-    mutant("PRN-009", "prune.sparsegpt", sparsegpt("no damping"), "no damping"),
-    mutant("PRN-009", "prune.sparsegpt", sparsegpt("damping by entry"), "damping by each entry's share"),
-    mutant("PRN-010", "prune.sparsegpt", sparsegpt("no compensation"), "no compensation"),
-    mutant("PRN-010", "prune.sparsegpt", sparsegpt("kept weights as they were"), "kept weights as they were"),
-    mutant("PRN-010", "prune.sparsegpt", sparsegpt("inside the block only"), "later blocks not compensated"),
-    mutant("PRN-010", "prune.sparsegpt", sparsegpt("lower factor"), "the lower factor"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("U for U²"), "U_ii not squared"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("row by row"), "a choice in each row"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("the whole matrix"), "one choice for the matrix"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("blocks of 64"), "blocks of 64"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("by threshold"), "the threshold with its ties"),
-    mutant("PRN-011", "prune.sparsegpt", sparsegpt("chosen before compensation"), "weights not yet compensated"),
-    mutant("SEL-002", "prune.sparsegpt", sparsegpt("higher position first"), "ties to the higher position"),
-    mutant("PRN-001", "prune.sparsegpt", sparsegpt("floor without the nudge"), "int(ρ n)"),
-    mutant("PRN-012", "prune.sparsegpt", sparsegpt("chosen before compensation"), "groups not yet compensated"),
-    mutant("PRN-013", "prune.sparsegpt", sparsegpt("in the run's dtype"), "the factor in binary32"),
-    mutant("PRN-013", "prune.sparsegpt", sparsegpt("zeros leave the mask"), "kept zeros leave the mask"),
-    mutant("PRN-010", "prune.model_sparsegpt", model_as_it_was, "a model whose kept weights are as they were"),
-    mutant("PRN-005", "prune.model_sparsegpt", behind_unpruned_blocks, "statistics behind unpruned blocks"),
-]
+    *mutants("prune.scope",
+        ("PRN-016", scope_as(lambda a: "matrix"), "every matrix on its own"),
+        ("PRN-016", scope_as(lambda a: "row"), "every row on its own"),
+        ("PRN-016", scope_as(lambda a: "model"), "all matrices together"),
+        ("PRN-016", last_matrix_first, "ties to the later matrix"),
+        unchecked="PRN-001 PRN-016 SEL-004"),
+    *mutants("prune.random",
+        ("PRN-017", {"matrix": lambda a: 0}, "one mask for matrices of one shape"),
+        ("PRN-017", {"seed": lambda a: a["seed"] % 2**32}, "a seed of 32 bits")),
+    *mutants("prune.owl", unchecked="PRN-018"),
+    *edits("prune.owl", "PRN-018", owl.outlier_share,
+        ("matrix > limit", "matrix > outlier * float(xp.mean(matrix))", "a mean of each matrix"),
+        ("limit = outlier * sum", "limit = sum", "above the mean"),
+        ("matrix > limit", "matrix >= limit", "≥ for >")),
+    *edits("prune.owl", "PRN-018", owl.block_sparsities,
+        ("2.0 * spread", "spread", "half of the spread"),
+        ("sum(offsets) / len(offsets)", "0.0", "not centred"),
+        ("sparsity - (offset", "sparsity + (offset", "outliers pruned more")),
+    *mutants("prune.model",
+        ("TRN-019 LYR-015", behind_silent_norms("prune.model"), "RMSNorm gives 0 where squares overflow"),
+        ("PRN-005", kept_bits_lost, "one weight too few"),
+        unchecked="TRN-017 LYR-001 LYR-015 PRN-006"),
+    *mutants("prune.magnitude",
+        ("PRN-001", no_nudge, "int(ρ n)"),
+        ("PRN-002", {"weights": lambda a: a["weights"] + 100}, "W for |W|"),
+        unchecked="PRN-001"),
+    *edits("prune.magnitude", "PRN-001", keep.removed_count,
+        ("0 <= sparsity < 1", "0 <= sparsity <= 1", "edited, a sparsity of 1"),
+        ("0 <= sparsity < 1", "0 < sparsity < 1", "edited, sparsity 0 refused"),
+        ("count(sparsity * n)", "round(sparsity * n)", "edited, counts rounded")),
+    *mutants("prune.wanda",
+        ("PRN-003", {"square_sums": lambda a: a["square_sums"] * 0 + 1}, "no norms"),
+        ("PRN-014 PRN-015", wanda_in_the_runs_dtype, "scores in binary32"),
+        ("PRN-003", wanda.wanda_scores, "sums = binary64(input_square_sum)",
+         "sums = __import__('numpy').nan_to_num(binary64(input_square_sum))", "edited, NaN taken for 0"),
+        ("PRN-003", keep.keep_in_scope, "matrix.shape[1]))", "matrix.shape[0]))", "edited, a count of rows"),
+        unchecked="PRN-003 SEL-004"),
+    *mutants("prune.pattern",
+        ("PRN-004", {"scores": lambda a: -a["scores"]}, "the smallest kept"),
+        ("PRN-004", keep.keep_n_of_m, "rank_in_rows(-groups) < n", "rank_in_rows(groups) >= m - n",
+         "edited, ties up"),
+        unchecked="SEL-004 PRN-004"),
+    *mutants("prune.sparsegpt",
+        ("PRN-009", sparsegpt.sparsegpt, "xp.where(dead[None, :], xp.zeros_like(weight), weight)", "weight",
+         "weights of dead inputs kept as they are"),
+        ("PRN-010", sparsegpt.inverse_factor, _FACTOR, f"{_FACTOR} * xp.eye(lower.shape[0])", "no compensation"),
+        ("PRN-010", sparsegpt.sparsegpt, "_rounded(xp.concat(panels, axis=1), weight)",
+         "xp.concat(masks, axis=1) * weight", "kept weights as they were"),
+        ("PRN-010", sparsegpt.sparsegpt, " - errors @ u[:, n:]", "", "later blocks not compensated"),
+        ("PRN-010", sparsegpt.inverse_factor, _FACTOR, "xp.linalg.cholesky(xp.linalg.inv(hessian))",
+         "the lower factor"),
+        ("PRN-011", sparsegpt._costs, "(scale * scale)", "scale", "U_ii not squared"),
+        ("PRN-011", {"block": lambda a: 64 if a["block"] is None else a["block"]}, "blocks of 64"),
+        ("SEL-002", sparsegpt.sparsegpt, _KEEP,
+         "lambda costs: xp.flip(keep_of_matrix(xp.flip(costs), removed=removed))", "ties to the higher position"),
+        ("PRN-001", sparsegpt.sparsegpt, "removed_count(sparsity, n_out * n)", "int(sparsity * (n_out * n))",
+         "int(ρ n)"),
+        ("PRN-012", sparsegpt.sparsegpt, _PANEL, _CHOSEN_FIRST, "groups not yet compensated"),
+        ("PRN-013", sparsegpt.sparsegpt, "xp.astype(rest, xp.float64)", _NARROW,
+         "the factor in binary32"),
+        ("PRN-013", sparsegpt.sparsegpt, "masks.append(mask)", "masks.append(mask & (panel != 0))",
+         "kept zeros leave the mask"),
+        ("PRN-013", sparsegpt._rounded, "not bool(xp.all(xp.abs(new) <= xp.finfo(weight.dtype).max))", "False",
+         "edited, infinite weights"),
+        unchecked="SEL-004 PRN-001 PRN-004 PRN-009 PRN-011 PRN-013"),
+    *edits("prune.sparsegpt", "PRN-009", sparsegpt.damped,
+        ("xp.mean(diagonal)", "xp.mean(xp.where(dead, xp.ones_like(diagonal), diagonal))",
+         "dead inputs in the mean"),
+        ("damping * xp.mean(diagonal)", "0.0 * diagonal", "no damping"),
+        ("xp.mean(diagonal)", "diagonal", "damping by each entry's share"),
+        ("0 <= damping < inf", "damping < inf", "edited, damping below 0"),
+        ("damping * xp.mean(diagonal))", "damping * xp.mean(xp.where(dead, xp.ones_like(diagonal), diagonal)))",
+         "edited, dead inputs in the mean as 1")),
+    *edits("prune.sparsegpt", "PRN-011", sparsegpt.sparsegpt,
+        (_KEEP, _KEEP_IN_ROWS, "a choice in each row"),
+        ("width = block", "width = n_in", "one choice for the matrix"),
+        (_KEEP, "lambda costs: costs > xp.sort(xp.reshape(costs, (-1,)))[removed]", "the threshold with its ties"),
+        (_PANEL, _CHOSEN_FIRST, "weights not yet compensated"),
+        ("removed_count(sparsity, n_out * n)",
+         "removed_count(sparsity, n_out * (first + n)) - removed_count(sparsity, n_out * first)",
+         "edited, a running count"),
+        ("removed_count(sparsity, n_out * n)", "removed_count(sparsity, n) * n_out", "edited, a count of each row")),
+    *mutants("prune.model_sparsegpt",
+        ("PRN-010", model_as_it_was, "a model whose kept weights are as they were"),
+        ("PRN-005", behind_unpruned_blocks, "statistics behind unpruned blocks")),
+    *mutants("prune.record",
+        ("PRN-008", lambda out, _: {"pattern": None}, "a pattern passed over"),
+        ("PRN-008", prune_record.read_record, 'record.get("sparsity") is not None and pattern is not None',
+         "False", "a sparsity beside a pattern"),
+        unchecked="PRN-008"),
+]  # fmt: skip

@@ -4,18 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from conformance.engine.parts import arithmetic, commonsense, mmlu, rng, task_runs, task_scores, task_table
-from conformance.wrong.mutants.base import (
-    Mutant,
-    Operation,
-    Values,
-    after,
-    changed,
-    ids,
-    mutant,
-    reset,
-    right,
-    unchecked,
-)
+from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, ids, mutant, mutants, reset, right
 
 
 def _each(out: Values, name: str, change: Any) -> Values:
@@ -91,9 +80,9 @@ def _without_special_value(name: str) -> Operation:
 
 
 MUTANTS: list[Mutant] = [
-    *unchecked("task.items", "TSK-005", "TSK-006", "TSK-007", "TSK-012", "TSK-014"),
-    *unchecked("task.score", "TSK-001", "TSK-003"),
-    *unchecked("task.filter", "TSK-005"),
+    *mutants("task.items", unchecked="TSK-005 TSK-006 TSK-007 TSK-012 TSK-014"),
+    *mutants("task.score", unchecked="TSK-001 TSK-003"),
+    *mutants("task.filter", unchecked="TSK-005"),
     mutant("TSK-001", "task.score", _alone, "a context of one token"),
     mutant("TSK-004", "task.items", after("task.items", _fills_alone), "the characters of what fills the blank"),
     mutant("TSK-004", "task.metrics", _without_special_value("task.metrics"), "an error of 0 for one item"),

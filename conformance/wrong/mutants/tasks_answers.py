@@ -6,18 +6,7 @@ import numpy as np
 
 from conformance.engine import tasks
 from conformance.engine.parts import score, task_runs
-from conformance.wrong.mutants.base import (
-    Mutant,
-    Operation,
-    Rows,
-    Values,
-    after,
-    edits,
-    mutant,
-    reset,
-    right,
-    unchecked,
-)
+from conformance.wrong.mutants.base import Mutant, Operation, Rows, Values, after, edited, mutant, mutants, reset, right
 
 
 def _asked(**new: Any) -> Operation:
@@ -75,7 +64,7 @@ _EDITS: Rows = (
 )
 
 MUTANTS: list[Mutant] = [
-    *unchecked("task.answers", "TSK-003"),
+    *mutants("task.answers", unchecked="TSK-003"),
     mutant("TSK-009", "task.answers", _asked(stops=lambda a: []), "no stop tokens"),
     mutant("TSK-009", "task.answers", _asked(stops=lambda a: a["stops"][:1]), "the first stop token alone"),
     mutant("TSK-009", "task.answers", _asked(max_tokens=lambda a: (a.get("max_tokens") or 256) - 1), "one token fewer"),
@@ -98,5 +87,5 @@ MUTANTS: list[Mutant] = [
         for word in task_runs.UNTIL
     ),
     reset("TSK-009", "task.answers", tasks, "128 tokens by default", MAX_TOKENS=128),
-    *edits(_EDITS),
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _EDITS),
 ]

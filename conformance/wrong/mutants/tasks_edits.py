@@ -13,9 +13,9 @@ from conformance.engine.parts import (
     task_scores,
     task_table,
 )
-from conformance.wrong.mutants.base import Mutant, Rows, edited, reset
+from conformance.wrong.mutants.base import Mutant, edited, reset
 
-_SCORES: Rows = (
+_SCORES = (
     ("task.score", "TSK-001", score._log_probabilities, " - logsumexp", "", "logits for log-probabilities"),
     (
         "task.score",
@@ -74,7 +74,7 @@ _SCORES: Rows = (
     ("task.score", "TSK-003", score.check_vocabulary, "lowest < 0 or ", "", "tokens below 0"),
 )
 
-_METRICS: Rows = (
+_METRICS = (
     ("task.metrics", "TSK-004", task_scores.choice_scores, "len(choice)", "len(choice.encode())", "bytes"),
     ("task.metrics", "TSK-004", task_scores.choice_scores, "len(choice)", "len(choice.strip())", "stripped choices"),
     ("task.metrics", "TSK-004", task_scores.choice_scores, "len(choice)", "len(choice.split())", "words"),
@@ -92,7 +92,7 @@ _METRICS: Rows = (
     ("task.metrics", "TSK-004", task_scores.standard_error, "math.sqrt(n)", "n", "an error divided by n"),
 )
 
-_FILTERS: Rows = (
+_FILTERS = (
     (
         "task.filter",
         "TSK-010",
@@ -161,7 +161,7 @@ _FILTERS: Rows = (
     ),
 )
 
-_FORMS: Rows = (
+_FORMS = (
     ("task.items", "TSK-005", commonsense._true_or_false, '("no", "yes")', '("yes", "no")', "yes before no"),
     ("task.items", "TSK-005", commonsense.fill_in, "question.partition", "question.rpartition", "the last blank"),
     ("task.items", "TSK-005", commonsense.fill_in, "{after.strip()}", "{after}", "white space behind a blank"),
@@ -230,7 +230,7 @@ _FORMS: Rows = (
     ),
 )
 
-_FILES: Rows = (
+_FILES = (
     ("task.items", "TSK-006", task_files.read_bytes, ".removeprefix(BOM_UTF8)", "", "byte order marks"),
     ("task.items", "TSK-006", task_files.read_utf8, "decode()", 'decode("utf-8", "replace")', "any bytes"),
     ("task.items", "TSK-006", task_files.read_json_lines, '.split("\\n")', ".splitlines()", "lines inside of texts"),
@@ -289,7 +289,7 @@ _FILES: Rows = (
 
 _CHOICE = "choose(counter_key(seed, STREAM_ITEMS), numbers, min(sample, numbers.size)).tolist()"
 
-_ITEMS: Rows = (
+_ITEMS = (
     ("task.items", "TSK-007", task_item.Choices.question, "tuple(sorted(", "tuple(list(", "choices in their order"),
     (
         "task.items",

@@ -6,17 +6,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from conformance.wrong.mutants.base import (
-    REFUSALS,
-    Mutant,
-    Operation,
-    Values,
-    after,
-    ids,
-    mutant,
-    right,
-    unchecked,
-)
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, after, ids, mutant, mutants, right
 
 _TYPES: dict[str, Any] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -125,23 +115,27 @@ def rest_on_the_last(a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("CKP-001", "checkpoint.dtype", after("checkpoint.dtype", in_sixteen_bits), "16 bits stay 16 bits"),
-    mutant("CKP-001", "checkpoint.dtype", after("checkpoint.dtype", never_wide), "always float32"),
-    mutant("CKP-001", "checkpoint.dtype", after("checkpoint.dtype", as_stored), "what is asked for is passed over"),
-    *unchecked("checkpoint.dtype", "CKP-001"),
-    mutant("CKP-004", "checkpoint.final", written(by_way_of_float32), "rounded twice"),
-    mutant("CKP-004", "checkpoint.final", written(cut), "cut"),
-    mutant("CKP-004", "checkpoint.final", written(without_zeros), "weights that round to zero are gone"),
-    mutant("CKP-004", "checkpoint.final", written(flushed), "subnormal numbers flushed"),
-    mutant("CKP-004", "checkpoint.final", saturated, "a weight that does not fit becomes the largest"),
-    *unchecked("checkpoint.final", "CKP-004"),
+    *mutants("checkpoint.dtype",
+        ("CKP-001", in_sixteen_bits, "16 bits stay 16 bits"),
+        ("CKP-001", never_wide, "always float32"),
+        ("CKP-001", as_stored, "what is asked for is passed over"),
+        unchecked="CKP-001"),
+    *mutants("checkpoint.final",
+        ("CKP-004", written(by_way_of_float32), "rounded twice"),
+        ("CKP-004", written(cut), "cut"),
+        ("CKP-004", written(without_zeros), "weights that round to zero are gone"),
+        ("CKP-004", written(flushed), "subnormal numbers flushed"),
+        ("CKP-004", saturated, "a weight that does not fit becomes the largest"),
+        unchecked="CKP-004"),
     *(
         mutant("TRN-011", "run.warnings", without_warning(name), f"no {name}")
         for name in ("support-above-target", "loss-jump-after-growth", "divergence", "denser-at-end")
     ),
-    mutant("TRN-011", "run.warnings", after("run.warnings", at_the_event), "a jump at the step of its event"),
-    mutant("TRN-011", "run.warnings", after("run.warnings", once), "each name once"),
-    mutant("TRN-013", "ranks.rows", rest_on_the_first, "the rest on the first rank"),
-    mutant("TRN-013", "ranks.rows", rest_on_the_last, "the rest on the last rank"),
-    *unchecked("ranks.rows", "TRN-013"),
-]
+    *mutants("run.warnings",
+        ("TRN-011", at_the_event, "a jump at the step of its event"),
+        ("TRN-011", once, "each name once")),
+    *mutants("ranks.rows",
+        ("TRN-013", rest_on_the_first, "the rest on the first rank"),
+        ("TRN-013", rest_on_the_last, "the rest on the last rank"),
+        unchecked="TRN-013"),
+]  # fmt: skip

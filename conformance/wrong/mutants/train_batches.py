@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from conformance.engine.parts import gradients, head
-from conformance.wrong.mutants.base import Mutant, Operation, Rows, Values, edited, edits, mutant, right
+from conformance.wrong.mutants.base import Mutant, Operation, Values, edited, mutant, mutants, right
 
 _GRADIENTS = gradients.loss_and_gradients
 
@@ -65,18 +65,6 @@ def _steps() -> list[tuple[str, str, Any]]:
     ]
 
 
-_PADDING: Rows = (
-    ("train.batches", "TRN-021 GRD-006", _GRADIENTS, "rows = batch.rows()", "rows = None", "inputs of padding count"),
-    (
-        "train.batches",
-        "GRD-006",
-        _GRADIENTS,
-        "of_rows(rows, tokens)",
-        "of_rows(rows)",
-        "inputs of padding count if it predicts a token",
-    ),
-)
-
 _PART = """\
     for part, rows in _parts(x, targets, lm_head):
         logits, cache = linear_forward(part, lm_head, kernels)
@@ -93,15 +81,11 @@ _PART_BY_ITSELF = """\
 """
 
 MUTANTS: list[Mutant] = [
-    *edits(_PADDING),
+    *mutants("train.batches",
+        ("TRN-021 GRD-006", _GRADIENTS, "rows = batch.rows()", "rows = None", "inputs of padding count"),
+        ("GRD-006", _GRADIENTS, "of_rows(rows, tokens)", "of_rows(rows)",
+         "inputs of padding count if it predicts a token")),
     *(mutant(clauses, "train.batches", call, flaw) for clauses, flaw, call in _steps()),
-    edited(
-        "LYR-012",
-        "train.batches",
-        head.head_loss_and_gradient,
-        _PART,
-        _PART_BY_ITSELF,
-        "the loss of 512 rows at a time divided by their own count",
-        "train.batches-large",
-    ),
-]
+    edited("LYR-012", "train.batches", head.head_loss_and_gradient, _PART, _PART_BY_ITSELF,
+     "the loss of 512 rows at a time divided by their own count", shown_by="train.batches-large"),
+]  # fmt: skip

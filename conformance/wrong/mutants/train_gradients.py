@@ -3,15 +3,7 @@
 import numpy as np
 
 from conformance.oracle import select
-from conformance.wrong.mutants.base import (
-    Mutant,
-    Values,
-    after,
-    changed,
-    flipped,
-    ids,
-    mutant,
-)
+from conformance.wrong.mutants.base import Mutant, Values, flipped, ids, mutants
 from conformance.wrong.mutants.layers import SLIGHTLY, scaled
 
 
@@ -33,16 +25,14 @@ def off_the_support(out: Values, a: Values) -> Values:
 
 
 MUTANTS: list[Mutant] = [
-    mutant("GRD-001", "gradient.whole", flipped("gradient.whole", "gradient"), "the gradient transposed"),
-    mutant("GRD-001", "gradient.whole", after("gradient.whole", off_the_support), "no gradient off the support"),
-    mutant("GRD-001", "gradient.whole", scaled("gradient.whole", "gradient", SLIGHTLY), "too large by 2⁻¹³"),
-    mutant("GRD-002", "gradient.at", after("gradient.at", lambda o, _: {"values": o["values"][::-1]}), "another order"),
-    mutant("GRD-002 NUM-003", "gradient.at", scaled("gradient.at", "values", SLIGHTLY), "too large by 2⁻¹³"),
-    mutant("GRD-004", "gradient.candidates", absolute_sums, "|g| before the mean"),
-    mutant(
-        "GRD-003",
-        "gradient.candidates",
-        changed("gradient.candidates", dy=lambda a: [dy * np.arange(1, dy.shape[1] + 1) for dy in a["dy"]]),
-        "row blocks weighed",
-    ),
-]
+    *mutants("gradient.whole",
+        ("GRD-001", flipped("gradient.whole", "gradient"), "the gradient transposed"),
+        ("GRD-001", off_the_support, "no gradient off the support"),
+        ("GRD-001", scaled("gradient.whole", "gradient", SLIGHTLY), "too large by 2⁻¹³")),
+    *mutants("gradient.at",
+        ("GRD-002", lambda o, _: {"values": o["values"][::-1]}, "another order"),
+        ("GRD-002 NUM-003", scaled("gradient.at", "values", SLIGHTLY), "too large by 2⁻¹³")),
+    *mutants("gradient.candidates",
+        ("GRD-004", absolute_sums, "|g| before the mean"),
+        ("GRD-003", {"dy": lambda a: [dy * np.arange(1, dy.shape[1] + 1) for dy in a["dy"]]}, "row blocks weighed")),
+]  # fmt: skip

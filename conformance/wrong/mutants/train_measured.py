@@ -1,7 +1,7 @@
 """Mutants of losses of examples, and of the measurements of a run with validation data (EVL-004, TRN-022)."""
 
 from conformance.engine.parts import batch, evaluate, examples, outcome, training
-from conformance.wrong.mutants.base import Mutant, Rows, Values, changed, edits, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Rows, Values, changed, edited, mutant, mutants, right
 
 
 def _mean_of_means(a: Values) -> Values:
@@ -149,7 +149,7 @@ _EDITS: Rows = (
 )
 
 MUTANTS: list[Mutant] = [
-    *unchecked("evaluate.examples", "TRN-017", "TRN-018", "EVL-003"),
+    *mutants("evaluate.examples", unchecked="TRN-017 TRN-018 EVL-003"),
     mutant("EVL-004", "evaluate.examples", _mean_of_means, "a mean of means"),
     mutant(
         "EVL-004",
@@ -157,7 +157,7 @@ MUTANTS: list[Mutant] = [
         changed("evaluate.examples", labels=lambda a: a["tokens"]),
         "all tokens learned",
     ),
-    *unchecked("train.measured", "EVL-002", "TRN-018"),
+    *mutants("train.measured", unchecked="EVL-002 TRN-018"),
     mutant("TRN-022", "train.measured", _last_model, "the model of the last step"),
     mutant(
         "TRN-022", "train.measured", changed("train.measured", patience=lambda a: None), "a whole run without patience"
@@ -170,5 +170,5 @@ MUTANTS: list[Mutant] = [
         changed("run.measured", patience=lambda a: None if a.get("patience") is None else a["patience"] + 1),
         "a patience of one more",
     ),
-    *edits(_EDITS),
+    *(edited(clauses, op, function, old, new, flaw) for op, clauses, function, old, new, flaw in _EDITS),
 ]

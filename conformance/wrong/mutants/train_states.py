@@ -15,7 +15,7 @@ from conformance.engine.parts import state_file
 from conformance.oracle import files
 from conformance.oracle.files import Tensor
 from conformance.oracle.second_reader import Refused, read
-from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, mutant, rewritten, right, unchecked
+from conformance.wrong.mutants.base import REFUSALS, Mutant, Operation, Values, mutant, mutants, rewritten, right
 from conformance.wrong.mutants.base import edited as edited_source
 
 Tensors = dict[str, Tensor]
@@ -288,21 +288,23 @@ MUTANTS: list[Mutant] = [
         for clauses, flaw, edit in _PARTS
     ),
     *(mutant(clauses, "state.write", written(edit), flaw) for clauses, flaw, edit in _PARTS),
-    mutant("TRN-004", "state.resume", resumed(a_step_late), "the step of the state is taken again"),
-    mutant("CKP-007", "state.write", written(a_step_late), "the step is counted from 0"),
-    mutant("PRT-020", "state.write", longer, "bytes behind the file"),
-    mutant("CKP-007", "state.write", written(nowhere(".delta.age")), "no ages"),
-    mutant("CKP-007", "state.write", written(names_in_order), "matrices in order of name"),
-    mutant("CKP-006", "state.write", written(settings_left_out), "a seed that is not told"),
-    mutant("CKP-006", "state.write", written(budgets_of_what_is_left), "K is what is left of the base"),
-    mutant("CKP-006", "state.write", written(slots_of_now), "d_φ is how many slots there are"),
-    mutant("CKP-006", "state.resume", trusting(text=lambda a: a["origin"]["text"]), "another text"),
-    mutant("CKP-006", "state.resume", trusting(model=lambda a: a["origin"]["model"]), "another model"),
-    mutant("CKP-006", "state.resume", any_settings, "other settings"),
-    mutant("CKP-006", "state.resume", any_dtype, "a state that is cast"),
-    mutant("CKP-006", "state.resume", names_compared, "the preset's name compared"),
-    mutant("FMT-090", "state.resume", unverified, "digests not verified"),
-    *unchecked("state.resume", "CKP-006", "CKP-007"),
+    *mutants("state.resume",
+        ("TRN-004", resumed(a_step_late), "the step of the state is taken again"),
+        ("CKP-006", trusting(text=lambda a: a["origin"]["text"]), "another text"),
+        ("CKP-006", trusting(model=lambda a: a["origin"]["model"]), "another model"),
+        ("CKP-006", any_settings, "other settings"),
+        ("CKP-006", any_dtype, "a state that is cast"),
+        ("CKP-006", names_compared, "the preset's name compared"),
+        ("FMT-090", unverified, "digests not verified"),
+        unchecked="CKP-006 CKP-007"),
+    *mutants("state.write",
+        ("CKP-007", written(a_step_late), "the step is counted from 0"),
+        ("PRT-020", longer, "bytes behind the file"),
+        ("CKP-007", written(nowhere(".delta.age")), "no ages"),
+        ("CKP-007", written(names_in_order), "matrices in order of name"),
+        ("CKP-006", written(settings_left_out), "a seed that is not told"),
+        ("CKP-006", written(budgets_of_what_is_left), "K is what is left of the base"),
+        ("CKP-006", written(slots_of_now), "d_φ is how many slots there are")),
     edited_source(
         "CKP-006",
         "state.resume",
@@ -312,4 +314,4 @@ MUTANTS: list[Mutant] = [
         "another number of steps",
         "state.refuses",
     ),
-]
+]  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from conformance.wrong.mutants.base import Mutant, Operation, Values, after, flipped, mutant, right, unchecked
+from conformance.wrong.mutants.base import Mutant, Operation, Values, after, flipped, mutant, mutants, right
 
 Array = NDArray[Any]
 
@@ -68,42 +68,23 @@ def norm_in_the_dtype(a: Values) -> Values:
 
 MUTANTS: list[Mutant] = [
     mutant("TRN-009", "gradient.norm", norm_in_the_dtype, "a norm that overflows"),
-    mutant("GRD-004", "window.evidence", after("window.evidence", absolute_mean), "|·| after the mean kept as ḡ"),
-    mutant("GRD-005", "window.evidence", after("window.evidence", of_micro_batches), "|g| of micro-batches"),
-    mutant(
-        "GRD-005",
-        "window.evidence",
-        after("window.evidence", lambda o, _: {"square": o["gradient"] * o["gradient"]}),
-        "ḡ² for square",
-    ),
-    mutant("GRD-004 NUM-003", "window.evidence", summed("gradient"), "the sum for the mean"),
-    mutant("GRD-006", "window.evidence", after("window.evidence", counted_rows_only), "h of counted rows alone"),
-    mutant("GRD-001", "window.evidence", flipped("window.evidence", "gradient"), "the gradient transposed"),
-    mutant(
-        "GRD-008",
-        "window.tokens",
-        tokens_by(lambda dys, xs: sum(dy.T @ x for dy, x in zip(dys, xs, strict=True)) ** 2),
-        "the square of the gradient of a step",
-    ),
-    mutant(
-        "GRD-008",
-        "window.tokens",
-        tokens_by(lambda dys, xs: sum((dy.T @ x) ** 2 for dy, x in zip(dys, xs, strict=True))),
-        "the squares of the gradients of micro-batches",
-    ),
-    mutant(
-        "GRD-008",
-        "window.tokens",
-        tokens_by(lambda dys, xs: of_one(dys, xs) / dys[0].dtype.type(sum(map(len, dys)))),
-        "a mean over tokens",
-    ),
-    mutant("GRD-008", "window.tokens", tokens_by(of_one, mean=False), "the sum over steps for the mean"),
-    mutant("GRD-007", "window.candidates", of_the_last_step, "candidates of the last step"),
-    mutant(
-        "GRD-005",
-        "window.candidates",
-        after("window.candidates", lambda o, _: {"square": o["gradient"] * o["gradient"]}),
-        "ḡ² for square",
-    ),
-    *unchecked("window.candidates", "SEL-005", "EVT-005"),
-]
+    *mutants("window.evidence",
+        ("GRD-004", absolute_mean, "|·| after the mean kept as ḡ"),
+        ("GRD-005", of_micro_batches, "|g| of micro-batches"),
+        ("GRD-005", lambda o, _: {"square": o["gradient"] * o["gradient"]}, "ḡ² for square"),
+        ("GRD-004 NUM-003", summed("gradient"), "the sum for the mean"),
+        ("GRD-006", counted_rows_only, "h of counted rows alone"),
+        ("GRD-001", flipped("window.evidence", "gradient"), "the gradient transposed")),
+    *mutants("window.tokens",
+        ("GRD-008", tokens_by(lambda dys, xs: sum(dy.T @ x for dy, x in zip(dys, xs, strict=True)) ** 2),
+         "the square of the gradient of a step"),
+        ("GRD-008", tokens_by(lambda dys, xs: sum((dy.T @ x) ** 2 for dy, x in zip(dys, xs, strict=True))),
+         "the squares of the gradients of micro-batches"),
+        ("GRD-008", tokens_by(lambda dys, xs: of_one(dys, xs) / dys[0].dtype.type(sum(map(len, dys)))),
+         "a mean over tokens"),
+        ("GRD-008", tokens_by(of_one, mean=False), "the sum over steps for the mean")),
+    *mutants("window.candidates",
+        ("GRD-007", of_the_last_step, "candidates of the last step"),
+        ("GRD-005", lambda o, _: {"square": o["gradient"] * o["gradient"]}, "ḡ² for square"),
+        unchecked="SEL-005 EVT-005"),
+]  # fmt: skip

@@ -2,51 +2,8 @@
 
 import numpy as np
 
-from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, mutant, right
-
-
-def adamw(flaw: str = "") -> Operation:
-    def op(a: Values) -> Values:
-        kind = a["values"].dtype.type
-        beta1 = 0.9 if a["beta1"] is None else a["beta1"]
-        beta2 = 0.999 if a["beta2"] is None else a["beta2"]
-        eps = 1e-8 if a["eps"] is None else a["eps"]
-        decay = a["weight_decay"] or 0.0
-        g, lr, values = a["gradient"], a["lr"], a["values"]
-        age = a["age"] + 1
-        steps = np.full_like(age, age.max(initial=1)) if flaw == "global step" else age
-        if flaw == "an age too many":
-            steps = age + 1
-        if flaw != "decay after":
-            values = values * kind(1 - lr * decay)
-        if flaw == "coupled decay":
-            g, values = g + kind(decay) * a["values"], a["values"]
-        rest1, rest2 = kind(1 - beta1), kind(1 - beta2)
-        if flaw == "1 - beta in the run's dtype":
-            rest1, rest2 = kind(1) - kind(beta1), kind(1) - kind(beta2)
-        m = kind(beta1) * a["m"] + rest1 * g
-        v = kind(beta2) * a["v"] + rest2 * (g * g)
-        if flaw == "corrections in the run's dtype":
-            c1, c2 = 1 - kind(beta1) ** steps.astype(kind), np.sqrt(1 - kind(beta2) ** steps.astype(kind))
-            size = kind(lr) / c1
-        elif flaw == "powers in binary32":
-            p1, p2 = (np.float32(b) ** steps.astype(np.float32) for b in (beta1, beta2))
-            c2, size = np.sqrt(1 - p2.astype(float)).astype(kind), (lr / (1 - p1.astype(float))).astype(kind)
-        else:
-            c2 = np.sqrt(1 - beta2 ** steps.astype(float)).astype(kind)
-            size = (lr / (1 - beta1 ** steps.astype(float))).astype(kind)
-        if flaw == "eps inside the root":
-            down = np.sqrt(v + kind(eps)) / c2
-        elif flaw == "eps before the correction":
-            down = (np.sqrt(v) + kind(eps)) / c2
-        else:
-            down = np.sqrt(v) / c2 + kind(eps)
-        values = values - size * (m / down)
-        if flaw == "decay after":
-            values = values * kind(1 - lr * decay)
-        return {"values": values, "m": m, "v": v, "age": age}
-
-    return op
+from conformance.engine.parts import optimizers
+from conformance.wrong.mutants.base import Mutant, Operation, Values, after, changed, edits, mutants, right
 
 
 def without_decay(kind: str) -> Operation:
@@ -94,42 +51,44 @@ def spiel_of_an_older_slot(a: Values) -> Values:
     return out | {"values": values - kind(a["lr"] * a["weight_decay"]) * values}
 
 
-MUTANTS: list[Mutant] = [
-    mutant("OPT-001", "adamw.step", adamw("global step"), "one step counter"),
-    mutant("OPT-001", "adamw.step", adamw("decay after"), "decay after the update"),
-    mutant("OPT-001", "adamw.step", adamw("coupled decay"), "decay through the gradient"),
-    mutant("OPT-001", "adamw.step", adamw("eps inside the root"), "eps inside the root"),
-    mutant("OPT-001", "adamw.step", adamw("eps before the correction"), "eps before the correction"),
-    mutant("OPT-002", "adamw.step", adamw("1 - beta in the run's dtype"), "1 − β₂ in binary32"),
-    mutant("OPT-002", "adamw.step", adamw("corrections in the run's dtype"), "corrections in binary32"),
-    mutant("OPT-009", "adamw.step", adamw("powers in binary32"), "powers in binary32"),
-    mutant("OPT-009", "adamw.step", adamw("an age too many"), "powers of an age too many"),
-    mutant("OPT-009", "optimizer.step", spiel_of_an_older_slot, "powers of an age too many"),
-    mutant(
-        "OPT-003", "adamw.step", changed("adamw.step", beta2=lambda a: a["beta2"] or 0.99), "β₂ of 0.99 unless told"
-    ),
-    mutant("OPT-005", "adamw.step", first_step_by_the_run, "a new slot corrected by the number of the step"),
-    mutant(
-        "OPT-001",
-        "optimizer.step",
-        lambda a: right("optimizer.step")(a | {"kind": "spiel-adamw" if a["kind"] == "adamw" else a["kind"]}),
-        "spiel-adamw for adamw",
-    ),
-    mutant(
-        "OPT-006",
-        "optimizer.step",
-        lambda a: right("optimizer.step")(a | {"kind": "adamw" if a["kind"] == "spiel-adamw" else a["kind"]}),
-        "adamw for spiel-adamw",
-    ),
-    mutant("OPT-007", "optimizer.step", of_kind("sgd", nesterov), "momentum ahead of the step"),
-    mutant("OPT-007", "optimizer.step", without_decay("sgd"), "sgd without decay"),
-    mutant("OPT-008", "optimizer.step", one_accumulator, "rows alone"),
-    mutant("OPT-008", "optimizer.step", after("optimizer.step", sums_for_largest), "accumulators summed"),
-    mutant(
-        "OPT-004", "adamw.clip", lambda a: {"factor": a["max_norm"] / (a["norm"] + 1e-6)}, "small gradients scaled up"
-    ),
-    mutant("OPT-004", "adamw.clip", lambda a: {"factor": min(1.0, a["max_norm"] / (a["norm"] or 1.0))}, "no 1e-6"),
-]
+_KIND = "gradient.dtype.type"
+_ROOT = "lambda age: math.sqrt(1.0 - self.beta2**age)"
+_STEP = optimizers.AdamW.step
+_MOMENTS = "(self, delta, gradient)\n    values = delta.values"
+_DECAY = " * (1.0 - lr * self.weight_decay)"
+_STEPPED = "values - step_size * (m / (xp.sqrt(v) / root + self.eps))"
 
-CONTROLS = (Mutant("adamw.step", "none", (), adamw()),)
-"""Rewritten operations without a flaw, which every case must pass."""
+MUTANTS: list[Mutant] = [
+    *edits("adamw.step", "OPT-001", _STEP,
+        ("        age,\n", "        xp.full_like(age, max([1, *age])),\n", "one step counter"),
+        (_STEPPED, f"(delta.{_STEPPED}){_DECAY}", "decay after the update"),
+        (_MOMENTS + _DECAY, _MOMENTS.replace("gradient", "gradient + self.weight_decay * delta.values"),
+         "decay through the gradient"),
+        ("xp.sqrt(v) / root + self.eps", "xp.sqrt(v + self.eps) / root", "eps inside the root"),
+        ("xp.sqrt(v) / root + self.eps", "(xp.sqrt(v) + self.eps) / root", "eps before the correction")),
+    *mutants("adamw.step",
+        ("OPT-002", optimizers._moments, "(1.0 - settings.beta2)", f"({_KIND}(1) - {_KIND}(settings.beta2))",
+         "1 − β₂ in binary32"),
+        ("OPT-002", _STEP, _ROOT, f"lambda age: xp.sqrt(1 - {_KIND}(self.beta2) ** {_KIND}(age))",
+         "corrections in binary32"),
+        ("OPT-009", _STEP, _ROOT, "lambda age: math.sqrt(1.0 - float(xp.float32(self.beta2) ** xp.float32(age)))",
+         "powers in binary32"),
+        ("OPT-009", optimizers._per_age, "scalar(a)", "scalar(a + 1)", "powers of an age too many"),
+        ("OPT-003", {"beta2": lambda a: a["beta2"] or 0.99}, "β₂ of 0.99 unless told"),
+        ("OPT-005", first_step_by_the_run, "a new slot corrected by the number of the step")),
+    *mutants("optimizer.step",
+        ("OPT-009", spiel_of_an_older_slot, "powers of an age too many"),
+        ("OPT-001",
+         lambda a: right("optimizer.step")(a | {"kind": "spiel-adamw" if a["kind"] == "adamw" else a["kind"]}),
+         "spiel-adamw for adamw"),
+        ("OPT-006",
+         lambda a: right("optimizer.step")(a | {"kind": "adamw" if a["kind"] == "spiel-adamw" else a["kind"]}),
+         "adamw for spiel-adamw"),
+        ("OPT-007", of_kind("sgd", nesterov), "momentum ahead of the step"),
+        ("OPT-007", without_decay("sgd"), "sgd without decay"),
+        ("OPT-008", one_accumulator, "rows alone"),
+        ("OPT-008", sums_for_largest, "accumulators summed")),
+    *mutants("adamw.clip",
+        ("OPT-004", lambda a: {"factor": a["max_norm"] / (a["norm"] + 1e-6)}, "small gradients scaled up"),
+        ("OPT-004", lambda a: {"factor": min(1.0, a["max_norm"] / (a["norm"] or 1.0))}, "no 1e-6")),
+]  # fmt: skip
