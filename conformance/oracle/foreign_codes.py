@@ -123,6 +123,8 @@ def unread(tree: Tree) -> Folder:
     tensors, files = read_folder(tree)
     with by("FMT-175"):
         config = parsed(tree["config.json"], constants=True) if tree.get("config.json") is not None else None
+        if states_sparsity(config):
+            config = without_sparsity(config, set())
         for name, t in tensors.items():
             module, _, part = name.rpartition(".")
             need(part not in ("qweight", "weight_packed") or t.dtype != "I32", "no words of codes")
