@@ -22,7 +22,7 @@ Weighted = Sequence[tuple[Mutation, int]]
 
 
 def spoil(chance: Random, folder: Folder, own: Weighted, *, general: Weighted | None = None) -> None:
-    """Apply one to three mutations to a folder; a mutation that does not apply is skipped.
+    """Apply one to three mutations to a folder; one that does not apply gives way to another.
 
     Args:
         chance: the random generator of the execution.
@@ -31,12 +31,16 @@ def spoil(chance: Random, folder: Folder, own: Weighted, *, general: Weighted | 
         general: mutations in the place of `GENERAL`.
     """
     weighted = (*(GENERAL if general is None else general), *own, *(((rest, 200),) if folder.rest else ()))
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+    left = chance.choice((1, 1, 1, 2, 3))
+    for _ in range(20):
         chosen = chance.choices([m for m, _ in weighted], [weight for _, weight in weighted])[0]
         try:
             chosen(chance, folder)
+            left -= 1
         except CANNOT:
             continue
+        if not left:
+            return
 
 
 def pack(folder: Folder) -> Tree:
@@ -284,7 +288,11 @@ def whole(chance: Random, raw: bytes, second: bytes) -> bytes:
     one, two = seed_of(raw), seed_of(second)
     if one is None:
         return bytes_of(chance, raw)
-    return mutate.mutate(chance, one.parts(), (two or one).parts())
+    made = raw
+    while made in (raw, b""):
+        # again, if no mutation applied, or the parts cannot be packed
+        made = mutate.mutate(chance, one.parts(), (two or one).parts())
+    return made
 
 
 GENERAL: Weighted = ((text, 14), (header, 10), (tensor, 18), (files, 8))

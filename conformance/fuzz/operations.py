@@ -20,6 +20,7 @@ import numpy as np
 from conformance.answers import Answer, answer
 from conformance.answers.files_content import content, raw_array, tensors_of
 from conformance.cases.case import Case, dump, load_all
+from conformance.cases.inputs import same_values
 from conformance.engine.port import reference_numpy
 from conformance.fuzz import base_models, foreign_spoil, frames, mutate
 from conformance.fuzz.content import Disagreement
@@ -69,9 +70,9 @@ def mutated(chance: Random, op: str, inputs: dict[str, Any], second: Mapping[str
         name = chance.choice(options)
         if name == "tensors" and chance.random() < 0.8:
             _disturb(chance, inputs["tensors"])
-        elif name in second:
-            inputs[name] = deepcopy(second[name])
-        return inputs
+            return inputs
+        if not same_values(inputs[name], second.get(name, inputs[name])):
+            return inputs | {name: deepcopy(second[name])}
     name = chance.choice([name for name in FILES if name in inputs])
     if not isinstance(inputs[name], dict):
         inputs[name] = raw_array(foreign_spoil.whole(chance, inputs[name].tobytes(), second[name].tobytes()))
