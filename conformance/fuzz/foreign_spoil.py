@@ -210,8 +210,13 @@ def exchanging(words: Mapping[str, Sequence[Any]], other: Folder) -> Weighted:
         owner[chance.choice((*owner, *words))] = copy
 
     def part(chance: Random, folder: Folder) -> None:
-        """Give a tensor the last word of another one's name, or add a copy of it under such a name."""
+        """Give a tensor or a copy of it the last word of another one's name, or change the start of all names."""
         stock = chance.choice([stock for stock in folder.files.values() if stock.pieces])
+        if chance.random() < 0.3:
+            word, cut = chance.choice(chance.choice(stock.pieces).name.split(".")), chance.random() < 0.5
+            for piece in stock.pieces:
+                piece.name = piece.name.replace(f"{word}.", "" if cut else f"{word.swapcase()}.", 1)
+            return
         one, names = chance.choice(stock.pieces), [piece.name for piece in (*folder.pieces(), *other.pieces())]
         name = f"{one.name.rpartition('.')[0]}.{chance.choice(names).rpartition('.')[2]}"
         if chance.random() < 0.5:

@@ -66,7 +66,7 @@ def stored(op: str) -> tuple[Case, ...]:
 def mutated(chance: Random, op: str, inputs: dict[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Return inputs with one of their values changed, mostly files; some changes take parts from second inputs."""
     options = [name for name in inputs if name not in FILES]
-    if options and chance.random() < 0.08:
+    if options and chance.random() < (0.08 if "tensors" in inputs else 0.2):
         name = chance.choice(options)
         if name == "tensors" and chance.random() < 0.8:
             _disturb(chance, inputs["tensors"])
