@@ -213,9 +213,9 @@ def exchanging(words: Mapping[str, Sequence[Any]], other: Folder) -> Weighted:
         """Give a tensor or a copy of it the last word of another one's name, or change the start of all names."""
         stock = chance.choice([stock for stock in folder.files.values() if stock.pieces])
         if chance.random() < 0.3:
-            word, cut = chance.choice(chance.choice(stock.pieces).name.split(".")), chance.random() < 0.5
+            word = chance.choice(chance.choice(stock.pieces).name.split("."))
             for piece in stock.pieces:
-                piece.name = piece.name.replace(f"{word}.", "" if cut else f"{word.swapcase()}.", 1)
+                piece.name = piece.name.replace(f"{word}.", f"{word.swapcase()}.", 1)
             return
         one, names = chance.choice(stock.pieces), [piece.name for piece in (*folder.pieces(), *other.pieces())]
         name = f"{one.name.rpartition('.')[0]}.{chance.choice(names).rpartition('.')[2]}"

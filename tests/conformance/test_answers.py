@@ -106,6 +106,9 @@ FOUND = {
     "FMT-175.4: sparsity that is dense goes": of_case(
         "codes.unasked-none", config=b'{"sparsity_config":{"format":"dense"}}'
     ),
+    "FMT-172: a part of no module": of_case(
+        "codes.unasked-none", expand_quantised=1, model=(b'"a.weight"', b'"qweight" ')
+    ),
     "FMT-152: an option is 1": of_case("convert-adapter.lora-turned", adapter_config=LORA % b'"fan_in_fan_out": 1'),
     "FMT-152: a start is 1": of_case("convert-adapter.lora-dense", adapter_config=LORA % b'"init_lora_weights": 1'),
     "FMT-152.5: an empty ending": of_case(
