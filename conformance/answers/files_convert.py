@@ -1,5 +1,6 @@
 """Conversions of foreign folders to sparse checkpoints and to changes of one, and back (12.11)."""
 
+import json
 import re
 from contextlib import suppress
 from math import prod
@@ -44,16 +45,13 @@ def _from_hf(a: Inputs) -> dict[str, Any]:
     odd, wrong = a["zeros"] not in ("any", "positive"), a["cast"] not in (None, *FORMATS)
     refuse(FMT_127=odd, FMT_126=wrong, FMT_084=odd or wrong)
     tensors, read = foreign.read_folder(tree)
-    flags = any(t.dtype == "BOOL" and max(t.bits, default=0) > 1 for t in tensors.values())
-    names = not all(re.fullmatch(NAME[1].encode(), name.encode()) for name in tensors)
-    refuse(FMT_009=names, FMT_070=flags, FMT_121=names or flags)
+    _check_tensors(tensors)
     companions, left_out = checked_companions({name: len(raw) for name, raw in tree.items()} | large, read)
     made = files_convert.converted(tensors, a["encoding"], a["zeros"], a["cast"])
-    odd = not all(files_convert.storable(t, a["encoding"]) for t in made.tensors.values())
-    refuse(FMT_084=odd, FMT_051=odd)
+    _check_storable(made.tensors, a["encoding"])
     quantised = False
-    with suppress(foreign.Refused, ValueError, RecursionError):
-        quantised = any(foreign.described(foreign.parsed(tree.get("config.json"), constants=True)))
+    with suppress(KeyError, ValueError, RecursionError):
+        quantised = any(foreign.described(json.loads(tree["config.json"])))
     return {
         "kind": "model",
         "tensors": content(made.tensors),
@@ -64,6 +62,20 @@ def _from_hf(a: Inputs) -> dict[str, Any]:
         "left_out": left_out,
         "quantised": int(quantised),
     }
+
+
+def _check_tensors(tensors: dict[str, Tensor]) -> None:
+    """Refuse names that no tensor may have, and flags that are neither 0 nor 1."""
+    flags = any(t.dtype == "BOOL" and max(t.bits, default=0) > 1 for t in tensors.values())
+    names = not all(re.fullmatch(NAME[1].encode(), name.encode()) for name in tensors)
+    refuse(FMT_009=names, FMT_070=flags, FMT_121=names or flags)
+
+
+def _check_storable(tensors: dict[str, Tensor], encoding: str) -> None:
+    """Refuse an encoding that does not exist, or cannot store a tensor."""
+    odd = not all(files_convert.storable(t, encoding) for t in tensors.values())
+    refuse(FMT_084=odd, FMT_051=odd)
+    refuse(FMT_082=encoding == "dense" and any(t.nnz < prod(t.shape) for t in tensors.values()))
 
 
 @answers("convert.codes")
@@ -78,9 +90,12 @@ def _codes(a: Inputs) -> dict[str, Any]:
         made, stated = folder.others, {}
     dense = {name: t for name, t in made.items() if t.support is None}
     converted = files_convert.converted(dense, a["encoding"], "any", None)
+    made |= converted.tensors
+    _check_tensors(made)
+    _check_storable(made, a["encoding"])
     companions, _ = checked_companions({name: len(raw) for name, raw in tree.items()}, folder.read)
     return {
-        "tensors": content(made | converted.tensors),
+        "tensors": content(made),
         "attributes": text(converted.attributes | stated),
         "companions": {name: digest(tree[name]) for name in companions},
         "config": text(folder.config),

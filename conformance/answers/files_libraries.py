@@ -20,10 +20,12 @@ def _content(frame: bytes, most: int) -> bytes:
         size = zstandard.get_frame_parameters(frame).content_size
         if size > most:
             raise ValueError(size)
-        data = zstandard.ZstdDecompressor().decompress(frame, max_output_size=0, allow_extra_data=False)
+        # an object looks into a frame of no bytes too
+        whole = zstandard.ZstdDecompressor().decompressobj()
+        data = whole.decompress(frame)
     except zstandard.ZstdError as error:
         raise ValueError(error) from error
-    if len(data) != size:
+    if len(data) != size or not whole.eof or whole.unused_data:
         raise ValueError(size)
     return data
 

@@ -1,8 +1,9 @@
-"""The loop over readers of foreign formats: each input is read and compared with a plain definition of its format.
+"""The loop over operations and readers of foreign formats: each input is read and compared with a plain definition.
 
+`operations.py` has the operations. The other readers, each with a definition of its own, are of formats without one.
 A finding is an answer other than that of the definition, an exception other than a refusal that names a clause, a
 warning, too much memory, a file that is left behind, or an input that takes longer than `SECONDS`.
-The readers are in `READERS`; start with `versions.py`.
+Start with `operations.py`.
 """
 
 import os
@@ -13,6 +14,7 @@ import signal
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,8 +32,11 @@ from conformance.fuzz.loop import Tally
 from conformance.oracle.foreign import Refused
 from formats.errors import FormatError
 
-READERS = ("versions", "patches", "codes", "adapters", "seft_adapters", "steps", "packed")
-"""The readers, each a module of this folder with an object `READER`."""
+OPERATIONS = ("convert.from_hf", "convert.to_hf", "convert.codes", "convert.adapter")
+"""Operations that take files."""
+
+READERS = (*OPERATIONS, "patches", "seft_adapters", "steps", "packed")
+"""The operations, and other readers, each a module of this folder with an object `READER`."""
 
 BLOCK, POOL = 4000, 80
 """BLOCK executions in a row mutate the same POOL of valid inputs."""
@@ -127,14 +132,14 @@ class ForeignJudge:
     """
 
     def __init__(self, reader: Reader, scratch: Path | None = None) -> None:
-        memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
-        self._reader = reader
-        self._folder = tempfile.TemporaryDirectory(dir=scratch or (memory if memory.is_dir() else None))
+        self._reader, self._scratch = reader, scratch
         self._count = 0
         self.stricter: list[str] = []
         """Messages of refusals, in deep executions, of inputs that the definition accepts."""
 
     def __enter__(self) -> "ForeignJudge":
+        memory = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+        self._folder = tempfile.TemporaryDirectory(dir=self._scratch or (memory if memory.is_dir() else None))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -184,6 +189,15 @@ class ForeignJudge:
         if meant != answer:
             raise Disagreement(f"the reader says {_short(answer, meant)}")
         return Verdict(("",))
+
+    def keep(self, case: Case, parent: Path) -> Path:
+        """Write a case to a subfolder of `parent` named by its digest, objects as text; return that subfolder."""
+        folder = parent / sha256(repr(case).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        lay(case, folder)
+        (folder / "memory.txt").write_bytes(repr(case.memory).encode("utf-8", "surrogatepass"))
+        return folder
 
     def _meant(self, case: Case) -> Any:
         """Return the definition's answer to a case, or a text that says why it refuses it."""
@@ -265,11 +279,21 @@ def strict() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def execute(judge: ForeignJudge, tally: Tally, case: Case) -> Verdict:
+def fuzzer_of(name: str, seed: int, scratch: Path | None = None) -> tuple[Any, Any]:
+    """Return the inputs and the judge of an operation or a reader."""
+    if name in OPERATIONS:
+        from conformance.fuzz import operations  # imported here, because it imports the whole engine
+
+        return operations.Inputs(name, seed), operations.OperationJudge(name)
+    reader = reader_of(name)
+    return Cases(reader, seed), ForeignJudge(reader, scratch)
+
+
+def execute(judge: Any, tally: Tally, case: Any) -> Verdict:
     """Return the verdict on one case and count it.
 
     Raises:
-        Disagreement: as `ForeignJudge`.
+        Disagreement: as the judge.
     """
     deep = tally.executions % DEEP == DEEP - 1
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -283,9 +307,8 @@ def execute(judge: ForeignJudge, tally: Tally, case: Case) -> Verdict:
 
 def run(name: str, seed: int, seconds: float, executions: int | None, save: Path) -> int:
     """Run one reader until the time or the executions are over; return the exit status."""
-    reader = reader_of(name)
-    cases = Cases(reader, seed)
-    with ForeignJudge(reader) as judge, strict():
+    cases, made = fuzzer_of(name, seed)
+    with made as judge, strict():
         tally, end = Tally(), time.monotonic() + seconds
         while time.monotonic() < end and tally.executions != executions:
             if tally.executions == DEEP:
@@ -296,7 +319,7 @@ def run(name: str, seed: int, seconds: float, executions: int | None, save: Path
                 execute(judge, tally, case)
             except Disagreement as finding:
                 report(name, tally, judge)
-                folder = keep(case, save)
+                folder = judge.keep(case, save)
                 print(
                     f"FOUND in {name}, seed {seed}, number {tally.executions}: {finding}\nsaved as {folder}", flush=True
                 )
@@ -305,24 +328,14 @@ def run(name: str, seed: int, seconds: float, executions: int | None, save: Path
     return 0
 
 
-def report(name: str, tally: Tally, judge: ForeignJudge) -> None:
+def report(name: str, tally: Tally, judge: Any) -> None:
     """Print the counts of a run."""
     refused = ", ".join(f"{clause} {count}" for clause, count in sorted(tally.named.items()))
     print(
         f"{name}: {tally.executions} executions in {tally.seconds:.0f} s, {tally.executions / tally.seconds:.0f} a "
         f"second, the slowest {tally.slowest:.2f} s\n{tally.accepted} accepted, refused {refused}\n"
-        f"{tally.deep} with memory measured; {len(judge.stricter)} of them refused what the definition reads",
+        f"{tally.deep} with memory measured; {len(judge.stricter)} refused otherwise than the definition",
         flush=True,
     )
-    for message in sorted({text[:200] for text in judge.stricter})[:8]:
-        print(f"    {message}", flush=True)
-
-
-def keep(case: Case, parent: Path) -> Path:
-    """Write a case to a subfolder of `parent` named by its digest, objects as text; return that subfolder."""
-    folder = parent / sha256(repr(case).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    lay(case, folder)
-    (folder / "memory.txt").write_bytes(repr(case.memory).encode("utf-8", "surrogatepass"))
-    return folder
+    for message, count in Counter(text[:200] for text in judge.stricter).most_common(8):
+        print(f"    {count} {message}", flush=True)

@@ -64,6 +64,8 @@ class Folder:
 
     texts: dict[str, Any]
     files: dict[str, Stock]
+    rest: Tree = field(default_factory=dict)
+    """files that are neither"""
     of_texts: list[tuple[str, Callable[[str], str]]] = field(default_factory=list)
     """file name, and a mutation of its text"""
     of_tree: list[Callable[[Tree], object]] = field(default_factory=list)
@@ -79,6 +81,7 @@ class Folder:
             tree[name] = text.encode("utf-8", "surrogatepass")
         for name, stock in self.files.items():
             tree[name] = stock.pack()
+        tree |= self.rest
         for spoil in self.of_tree:
             spoil(tree)
         return tree
@@ -87,6 +90,39 @@ class Folder:
         """Yield the tensors of all files."""
         for stock in self.files.values():
             yield from stock.pieces
+
+
+def taken_apart(tree: Tree) -> Folder:
+    """Return the pieces of a folder; what cannot be taken apart is in `rest`."""
+    folder = Folder({}, {})
+    for name, raw in tree.items():
+        try:
+            if name.endswith(".json"):
+                folder.texts[name] = json.loads(raw or b"")
+            elif b"seft.manifest" in (raw or b""):
+                folder.rest[name] = raw
+            else:
+                folder.files[name] = _stock(raw or b"")
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            folder.rest[name] = raw
+    return folder
+
+
+def _stock(raw: bytes) -> Stock:
+    """Return the pieces of a safetensors file.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError: its tensors are not in order, without holes.
+    """
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8:start]), raw[start:]
+    metadata, pieces = header.pop("__metadata__", None), []
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        pieces.append(Piece(name, entry["dtype"], entry["shape"], data[begin:end]))
+    if b"".join(piece.data for piece in sorted(pieces, key=lambda p: header[p.name]["data_offsets"])) != data:
+        raise ValueError(start)
+    return Stock(pieces, metadata)
 
 
 def size_of(dtype: str, shape: list[int]) -> int:

@@ -1,36 +1,46 @@
 """Mutations for every foreign folder: values and spelling of JSON, headers, tensors, bytes, files."""
 
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
-from conformance.fuzz import mutate
+from conformance.fuzz import frames, mutate
 from conformance.fuzz.foreign_files import Folder, Piece, Tree, size_of
+from conformance.fuzz.loop import seed_of
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.spelling import respelled
 from conformance.fuzz.spoil import bytes_of
 from conformance.fuzz.strings import INTEGERS, a_string
+from conformance.oracle.files import BITS
+from conformance.oracle.files_versions import MAGIC
 from conformance.oracle.foreign import DTYPES
 
 Mutation = Callable[[Random, Folder], object]
 Weighted = Sequence[tuple[Mutation, int]]
 
 
-def spoil(chance: Random, folder: Folder, own: Weighted) -> None:
-    """Apply one to three mutations to a folder; a mutation that does not apply is skipped.
+def spoil(chance: Random, folder: Folder, own: Weighted, *, general: Weighted | None = None) -> None:
+    """Apply one to three mutations to a folder; one that does not apply gives way to another.
 
     Args:
         chance: the random generator of the execution.
         folder: the folder to change.
-        own: the mutations of the format, with weights beside those of `GENERAL`, which sum to 50.
+        own: mutations with weights beside those of `GENERAL`, which sum to 50.
+        general: mutations in the place of `GENERAL`.
     """
-    weighted = (*GENERAL, *own)
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
+    weighted = (*(GENERAL if general is None else general), *own, *(((rest, 200),) if folder.rest else ()))
+    left = chance.choice((1, 1, 1, 2, 3))
+    for _ in range(20):
         chosen = chance.choices([m for m, _ in weighted], [weight for _, weight in weighted])[0]
         try:
             chosen(chance, folder)
+            left -= 1
         except CANNOT:
             continue
+        if not left:
+            return
 
 
 def pack(folder: Folder) -> Tree:
@@ -132,6 +142,105 @@ def tensor(chance: Random, folder: Folder) -> None:
         one.name, other.name = other.name, one.name
 
 
+def numbers(chance: Random, folder: Folder) -> None:
+    """Change one number of a tensor, or of the content of a zstd frame, or all of them."""
+    one = chance.choice([piece for piece in folder.pieces() if piece.data])
+    if one.data[:4] == MAGIC:
+        content = frames.content_of(one.data)
+        if content and chance.random() < 0.5:
+            changed = _number(chance, content, chance.choice(("U32", "U8")))
+            one.data = frames.framed(chance, changed if chance.random() < 0.8 else bytes_of(chance, content))
+        else:
+            one.data = frames.spoiled(chance, one.data)
+        one.shape = [len(one.data)]
+    elif chance.random() < 0.2:
+        one.data = chance.choice((chance.randbytes(len(one.data)), bytes(len(one.data)), one.data[::-1]))
+    else:
+        one.data = _number(chance, one.data, one.dtype)
+
+
+_FLOATS = {"F16": "<e", "F32": "<f", "F64": "<d"}
+_NUMBERS = (0.5, -0.0, 1.0, 2.0, 3.0, -1.0, 2.0**24, 65504.0, 65520.0, 3e38, 1e-45, float("inf"), float("nan"))
+
+
+def _number(chance: Random, raw: bytes, dtype: str) -> bytes:
+    """Return the bytes of a tensor with one number changed: to another of it, a near one, or one at the edge."""
+    width = max(BITS.get(dtype, 8) // 8, 1)
+    at, other = (chance.randrange(len(raw) // width) * width for _ in range(2))
+    old, kind = int.from_bytes(raw[at : at + width], "little"), chance.randrange(4)
+    if kind == 0:
+        new = raw[other : other + width]
+    elif kind == 1 and (dtype in _FLOATS or dtype == "BF16"):
+        value = chance.choice(_NUMBERS)
+        try:
+            new = struct.pack(_FLOATS.get(dtype, "<f"), value)[-width:]
+        except OverflowError:
+            new = struct.pack("<e", -value / 2**120)
+    else:
+        edges = (old + 1, old - 1, old ^ 1 << 8 * width - 1, -1, chance.randrange(30), *INTEGERS)
+        new = (chance.choice(edges) % 2**64).to_bytes(8, "little")[:width].ljust(width, b"\0")
+    return raw[:at] + new + raw[at + width :]
+
+
+def exchanging(words: Mapping[str, Sequence[Any]], other: Folder) -> Weighted:
+    """Return mutations that take keys and values from stored cases, and files, tensors and values from a folder.
+
+    Args:
+        words: key -> the values that it has in JSON texts of stored cases.
+        other: the folder.
+    """
+
+    def word(chance: Random, folder: Folder) -> None:
+        """Give a key of a JSON text, or metadata, a value that some case has for it."""
+        places: list[Any] = [stock.metadata for stock in folder.files.values() if isinstance(stock.metadata, dict)]
+        for text in folder.texts.values():
+            places += [value for _, value in mutate.walk(text) if isinstance(value, dict)]
+        there = [key for place in places for key in place if key in words]
+        key = chance.choice(sorted(words) if chance.random() < 0.3 or not there else there)
+        having = [place for place in places if key in place]
+        chance.choice(having or places)[key] = deepcopy(chance.choice(words[key]))
+
+    def graft(chance: Random, folder: Folder) -> None:
+        """Copy an object of a JSON text to another place of it, with a number changed or not."""
+        text = chance.choice([*folder.texts.values()])
+        objects = [value for _, value in mutate.walk(text) if isinstance(value, dict)]
+        copy, owner = deepcopy(chance.choice(objects)), chance.choice(objects)
+        if chance.random() < 0.5:
+            copy = of_value(chance, copy)
+        owner[chance.choice((*owner, *words))] = copy
+
+    def part(chance: Random, folder: Folder) -> None:
+        """Give a tensor or a copy of it the last word of another one's name, or change the start of all names."""
+        stock = chance.choice([stock for stock in folder.files.values() if stock.pieces])
+        if chance.random() < 0.3:
+            word = chance.choice(chance.choice(stock.pieces).name.split("."))
+            for piece in stock.pieces:
+                piece.name = piece.name.replace(f"{word}.", f"{word.swapcase()}.", 1)
+            return
+        one, names = chance.choice(stock.pieces), [piece.name for piece in (*folder.pieces(), *other.pieces())]
+        name = f"{one.name.rpartition('.')[0]}.{chance.choice(names).rpartition('.')[2]}"
+        if chance.random() < 0.5:
+            one.name = name
+        else:
+            stock.pieces.append(Piece(name, one.dtype, [*one.shape], one.data))
+
+    def exchange(chance: Random, folder: Folder) -> None:
+        """Take a tensor, its content, or a file from the other folder."""
+        kind = chance.randrange(4)
+        if kind == 0:
+            name = chance.choice(sorted({*other.texts, *other.files}))
+            (folder.texts if name in other.texts else folder.files)[name] = (other.texts | other.files)[name]
+            return
+        stock, new = chance.choice([*folder.files.values()]), chance.choice([*other.pieces()])
+        if kind == 1:
+            stock.pieces.append(new)
+        else:
+            one = chance.choice(stock.pieces)
+            one.dtype, one.shape, one.data = new.dtype, new.shape, new.data
+
+    return (numbers, 44), (word, 24), (graft, 5), (part, 6), (exchange, 6)
+
+
 def refit(chance: Random, one: Piece) -> None:
     """Give a tensor another shape or dtype, and bytes that fit it."""
     kind = chance.randrange(4)
@@ -171,6 +280,24 @@ def _file(chance: Random, tree: Tree) -> None:
         tree[chance.choice(sorted(tree))] = raw
     else:
         tree[name] = bytes_of(chance, raw)
+
+
+def rest(chance: Random, folder: Folder) -> None:
+    """Change a checkpoint of chapter 12 as single files are changed, or bytes of a file of any kind."""
+    name = chance.choice(sorted(folder.rest))
+    folder.rest[name] = whole(chance, folder.rest[name] or b"", b"")
+
+
+def whole(chance: Random, raw: bytes, second: bytes) -> bytes:
+    """Return a mutation of a file: by its parts if it is a checkpoint of chapter 12, else by bytes."""
+    one, two = seed_of(raw), seed_of(second)
+    if one is None:
+        return bytes_of(chance, raw)
+    made = raw
+    while made in (raw, b""):
+        # again, if no mutation applied, or the parts cannot be packed
+        made = mutate.mutate(chance, one.parts(), (two or one).parts())
+    return made
 
 
 GENERAL: Weighted = ((text, 14), (header, 10), (tensor, 18), (files, 8))

@@ -10,13 +10,12 @@ from typing import Any
 import zstandard
 
 from conformance.answers.files_unpack import expanded
-from conformance.fuzz import first_reader, grow, mutate
+from conformance.fuzz import first_reader, frames, grow, mutate
 from conformance.fuzz.foreign import Case
 from conformance.fuzz.judge import READER_FIXED
 from conformance.fuzz.judge_folders import content_of
 from conformance.fuzz.mutate import CANNOT
 from conformance.fuzz.parts import Parts
-from conformance.fuzz.spoil import bytes_of
 from conformance.oracle import second_reader
 from conformance.oracle.files_unpack import unpacked
 from conformance.oracle.files_versions import MAGIC
@@ -68,7 +67,7 @@ class Packed:
         )
         frame = packer.compress(raw)
         if kind > 3 and not valid:
-            frame = _spoil(chance, frame, raw)
+            frame = raw if chance.random() < 0.15 else frames.spoiled(chance, frame)
         # a file that may have sections in zstd is replaced by an empty one, because the definition cannot read it
         return Case({"own": {FILE: frame if b"zstd" not in raw else b""}}, valid=valid, fixed=READER_FIXED)
 
@@ -88,25 +87,3 @@ class Packed:
 
 
 READER = Packed()
-
-
-def _spoil(chance: Random, frame: bytes, raw: bytes) -> bytes:
-    """Return a mutation of a packed file: a changed frame, bytes around it, a frame of the frame, or no frame."""
-    kind = chance.randrange(7)
-    if kind == 0:
-        return frame + chance.choice((b"\0", frame, MAGIC, b"\x50\x2a\x4d\x18\0\0\0\0"))
-    if kind == 1:
-        # a skippable frame before it, which may state a wrong size
-        return b"\x50\x2a\x4d\x18" + chance.choice((0, 4, 2**32 - 1)).to_bytes(4, "little") + b"\0" * 4 + frame
-    if kind == 2:
-        return zstandard.ZstdCompressor(level=1).compress(frame)
-    if kind == 3:
-        changed = bytearray(frame)
-        # changes the frame's descriptor, or a field of dictionary or size after it
-        changed[chance.choice((4, 4, 5, 6, 7))] = chance.choice(
-            (0, 1, 3, 8, 0x20, 0x60, 0xA0, 0xE0, chance.randrange(256))
-        )
-        return bytes(changed)
-    if kind == 4:
-        return raw
-    return bytes_of(chance, frame)

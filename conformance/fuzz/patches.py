@@ -1,4 +1,4 @@
-"""Sparse patches of vLLM, which are objects in memory: inputs, mutations and a plain definition (FMT-169)."""
+"""Sparse patches of vLLM, which are objects in memory: inputs and a plain definition (FMT-169)."""
 
 import struct
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from conformance.fuzz import base_models
+from conformance.fuzz import base_models, foreign_spoil
 from conformance.fuzz.base_models import Plain
 from conformance.fuzz.foreign import Case
-from conformance.fuzz.mutate import CANNOT
-from conformance.fuzz.strings import INTEGERS, a_string
-from conformance.oracle.foreign import need
+from conformance.fuzz.foreign_files import Folder, Piece, Stock
+from conformance.oracle.files import BITS, Tensor
+from conformance.oracle.foreign import need, numbers
 from formats import delta
 from formats.dialects.vllm_patch import WeightPatch, delta_from_patches
 from formats.records import Checkpoint, to_dense
@@ -36,37 +36,32 @@ TORCH = {
 }
 FLOATS = {"F16": "<e", "BF16": "<f", "F32": "<f", "F64": "<d"}
 """Dtypes of sparse patches, with the code of `struct`; a BF16 is the upper half of an F32."""
-FORMS = ("vllm", "sparse", "ours", "no shape", "no values", "no name", "no indices", "list", "sparse tensor", "meta")
-WIDE = {"I32": 32, "I64": 64}
-"""Dtypes of indices, with their bits."""
+FORMS = ("vllm", "sparse", "ours", "no indices", "list", "sparse tensor", "meta")
+"""Attributes of the object: vllm has shape and dtype, sparse has full_shape and no dtype, ours is `WeightPatch`; the
+other forms are broken."""
+WORDS: dict[str, list[Any]] = {
+    "name": [*base_models.NAMES, 0, None, ["a"]],
+    "shape": [None, "x", ["2", "3"], [2.0, 3], [2**40, 2**40], [-1], [2, 3], [3, 2]],
+    "dtype": [None, *TORCH, "text", "complex128"],
+    "form": [*FORMS],
+}
+
+
+@dataclass
+class Draft:
+    """A base, and patches that change it: by number the words of each, and its values and indices."""
+
+    base: dict[str, Plain]
+    patches: Folder
 
 
 @dataclass
 class Patch:
     """A patch as plain values; the reader gets an object that `_object` makes of it."""
 
-    name: Any
-    shape: Any
-    dtype: str | None
-    """None if the patch states none"""
-    of_values: str
-    values: bytes
-    value_shape: list[int]
-    indices: list[int] | None
-    of_indices: str = "I64"
-    index_shape: list[int] | None = None
-    """the shape of indices, if it is not one dimension"""
-    form: str = "vllm"
-    """attributes of the object: vllm has shape and dtype, sparse has full_shape and no dtype, ours is `WeightPatch`;
-    the other forms are broken"""
-
-
-@dataclass
-class Draft:
-    """A base, and patches that change it."""
-
-    base: dict[str, Plain]
-    patches: list[Patch]
+    words: dict[str, Any]
+    values: Tensor | None
+    indices: Tensor | None
 
 
 class Patches:
@@ -81,177 +76,113 @@ class Patches:
             name: base_models.random_tensor(chance, chance.choice(kinds), chance.choice(base_models.SHAPES))
             for name in names
         }
-        patches = [_patch(chance, name, base[name], sparse=sparse) for name in names if chance.random() < 0.8]
+        patches = Folder({}, {})
         # the last patch changes every value that it names, because a delta without changes is refused
-        patches.append(_patch(chance, names[0], base[names[0]], sparse=sparse, sure=True))
+        for i, name in enumerate((*(name for name in names if chance.random() < 0.8), names[0])):
+            form = chance.choice(("vllm", "sparse", "ours"))
+            one = base[name]
+            patches.texts[f"{i}"] = {"name": name, "shape": [*one.shape], "dtype": one.dtype, "form": form}
+            patches.files[f"{i}"] = Stock(_pieces(chance, one, sparse=sparse))
         return Draft(base, patches)
 
     def case(self, chance: Random, draft: Draft, *, valid: bool) -> Case:
         """Return base and patches as a case; unless `valid`, they are mutated."""
-        for _ in range(0 if valid else chance.choice((1, 1, 2, 3))):
-            try:
-                if chance.random() < 0.12:
-                    base_models.disturbed(chance, draft.base)
-                else:
-                    _spoil(chance, draft)
-            except CANNOT:
-                continue
-        size = base_models.sizes(draft.base) + sum(len(p.values) + 8 * len(p.indices or ()) for p in draft.patches)
-        return Case({}, draft, size, valid)
+        if not valid and chance.random() < 0.12:
+            base_models.disturbed(chance, draft.base)
+        elif not valid:
+            foreign_spoil.spoil(chance, draft.patches, foreign_spoil.exchanging(WORDS, draft.patches), general=_GENERAL)
+        patches = []
+        for number, words in draft.patches.texts.items():
+            pieces = {one.name: _fitting(one) for one in draft.patches.files[number].pieces}
+            own = words if isinstance(words, dict) else {}
+            patches.append(Patch(own, pieces.get("values"), pieces.get("indices")))
+        size = base_models.sizes(draft.base) + sum(len(piece.data) for piece in draft.patches.pieces())
+        return Case({}, (draft.base, patches), size, valid)
 
     def read(self, case: Case, place: Path) -> Any:
         """Return the bytes of each tensor after the delta that the reader makes of the patches."""
         del place
-        base = Checkpoint("model", base_models.records(case.memory.base))
-        made = delta.apply(base, [delta_from_patches(base, [_object(patch) for patch in case.memory.patches])])
+        plain, patches = case.memory
+        base = Checkpoint("model", base_models.records(plain))
+        made = delta.apply(base, [delta_from_patches(base, [_object(patch) for patch in patches])])
         return {name: to_dense(made.tensors[name]).tobytes() for name in made.tensors}
 
     def define(self, case: Case) -> Any:
         """Return the same as `read`, from the text of FMT-169 alone."""
-        base: dict[str, Plain] = case.memory.base
+        base, patches = case.memory
         now = {name: one.cells() for name, one in base.items()}
-        need(len({patch.indices is None for patch in case.memory.patches}) == 1, "patches of one kind")
-        for patch in case.memory.patches:
-            _apply(patch, base[patch.name], now[patch.name])
+        need(len({patch.indices is None for patch in patches}) == 1, "patches of one kind")
+        for patch in patches:
+            name = patch.words["name"]
+            _apply(patch, base[name], now[name])
         after = {name: b"".join(cells) for name, cells in now.items()}
         need(any(after[name] != one.data for name, one in base.items()), "FMT-131: a change")
         return after
 
 
 READER = Patches()
+_GENERAL: foreign_spoil.Weighted = ((foreign_spoil.text, 10), (foreign_spoil.tensor, 10))
 
 
-def _patch(chance: Random, name: str, one: Plain, *, sparse: bool, sure: bool = False) -> Patch:
+def _pieces(chance: Random, one: Plain, *, sparse: bool) -> list[Piece]:
+    """Return values that all differ from those of a tensor and are no NaN, and their positions."""
     cells, total = one.cells(), prod(one.shape)
     at = chance.sample(range(total), chance.randint(1, total)) if sparse else [*range(total)]
     new = []
     for i in at:
-        cell = chance.choice((chance.randbytes(one.width), cells[i]))
-        if sure:
-            cell = bytes([cells[i][0] ^ 1, *cells[i][1:]])
-        if one.dtype == "BOOL":
-            cell = bytes([cell[0] & 1])
+        cell = bytes([cells[i][0] ^ 1, *chance.randbytes(one.width - 1)])
         if one.dtype in FLOATS and _is_nan(cell, one.dtype):
-            # NaN is replaced by a subnormal or 0, with another first byte than the old value
-            cell = bytes([cells[i][0] ^ 1]).ljust(one.width, b"\0")
+            cell = cell[:1].ljust(one.width, b"\0")
         new.append(cell)
-    of_indices = chance.choice(("I32", "I64"))
-    form = chance.choice(("vllm", "sparse", "ours"))
-    values = b"".join(new)
-    return Patch(
-        name, one.shape, one.dtype, one.dtype, values, [len(at)], at if sparse else None, of_indices, form=form
-    )
+    values = Piece("values", one.dtype, [len(at)], b"".join(new))
+    of, code = chance.choice((("I32", "i"), ("I64", "q")))
+    return [values, *([Piece("indices", of, [len(at)], struct.pack(f"<{len(at)}{code}", *at))] if sparse else [])]
 
 
 def _is_nan(cell: bytes, dtype: str) -> bool:
     return isnan(struct.unpack(FLOATS[dtype], b"\0\0" + cell if dtype == "BF16" else cell)[0])
 
 
-def _spoil(chance: Random, draft: Draft) -> None:
-    patch, kind = chance.choice(draft.patches), chance.randrange(14)
-    if kind < 7 and patch.indices is not None:
-        _spoil_indices(chance, patch, patch.indices)
-    elif kind < 12:
-        _spoil_words(chance, patch, [*draft.base])
-    else:
-        _spoil_values(chance, patch)
-
-
-def _spoil_words(chance: Random, patch: Patch, names: list[str]) -> None:
-    """Change name, shape, dtypes or form of a patch."""
-    kind = chance.randrange(5)
-    if kind == 0:
-        patch.name = chance.choice((a_string(chance, str(patch.name)), *names, 0, None, b"a", ("a",)))
-    elif kind == 1:
-        shape = [*patch.shape]
-        wrong = (shape, shape[::-1], [*shape, 1], shape[:-1], [prod(shape)], None, "x", [str(n) for n in shape])
-        patch.shape = chance.choice((*wrong, (*shape[:-1], 2.0), (2**40, 2**40), (-1,)))
-    elif kind == 2:
-        patch.dtype = chance.choice((None, *TORCH, "text", "complex128"))
-    elif kind == 3:
-        patch.of_values = chance.choice(sorted(TORCH))
-    else:
-        patch.form = chance.choice(FORMS)
-
-
-def _spoil_values(chance: Random, patch: Patch) -> None:
-    """Change number, shape or bits of the values."""
-    width, kind = max(len(patch.values) // max(prod(patch.value_shape), 1), 1), chance.randrange(3)
-    if kind == 0:
-        patch.values += chance.randbytes(width)
-        patch.value_shape = [prod(patch.value_shape) + 1]
-    elif kind == 1:
-        patch.value_shape = chance.choice(([], [1, *patch.value_shape], [*patch.value_shape, 1], [0], [1]))
-    else:
-        # the new value is a NaN, or has random bits
-        at = chance.randrange(len(patch.values) // width) * width
-        cell = chance.choice((b"\xff" * width, b"\x01".rjust(width, b"\x7f"), chance.randbytes(width)))
-        patch.values = patch.values[:at] + cell + patch.values[at + width :]
-
-
-def _spoil_indices(chance: Random, patch: Patch, indices: list[int]) -> None:
-    """Change a position, or number, shape or dtype of the indices."""
-    kind = chance.randrange(6)
-    if kind < 2:
-        at = chance.randrange(len(indices))
-        near = chance.choice((indices[at - 1], indices[at] + 1, prod(patch.shape), prod(patch.shape) - 1, -1))
-        indices[at] = chance.choice((near, near, *INTEGERS))
-    elif kind == 2:
-        patch.indices = chance.choice((indices[:-1], [*indices, 0], []))
-    elif kind == 3:
-        patch.of_indices = chance.choice(("I32", "I64", "I16", "F32", "BOOL"))
-    elif kind == 4:
-        patch.index_shape = chance.choice(([1, len(indices)], [len(indices), 1]))
-    else:
-        patch.indices = None
+def _fitting(one: Piece) -> Tensor:
+    """Return a piece as a tensor with a dtype of torch, and with a shape and flags that its bytes have."""
+    dtype = one.dtype if one.dtype in TORCH else "U8"
+    width = max(BITS[dtype] // 8, 1)
+    data = one.data[: len(one.data) // width * width]
+    data = bytes(byte & 1 for byte in data) if dtype == "BOOL" else data
+    whole = isinstance(one.shape, list) and all(type(n) is int and n >= 0 for n in one.shape)
+    fits = whole and prod(one.shape) * width == len(data) and len(one.shape) < 9 and max(one.shape, default=0) < 2**31
+    return Tensor(dtype, tuple(one.shape) if fits else (len(data) // width,), data)
 
 
 def _object(patch: Patch) -> Any:
     """Return the object that a program would pass to the reader for a patch."""
-    values: Any = _tensor(patch.values, patch.of_values, patch.value_shape)
-    indices: Any = None
-    if patch.indices is not None:
-        indices = _indices(patch)
-    if patch.form == "list":
-        values = values.tolist()
-    elif patch.form == "sparse tensor":
-        indices = torch.zeros(3).to_sparse()
-    elif patch.form == "meta":
-        values = values.to("meta")
-    dtype: Any = TORCH.get(patch.dtype or "", patch.dtype)
-    if patch.dtype == "complex128":
-        dtype = torch.complex128
-    fields = {"name": patch.name, "values": values, "indices": indices}
-    if patch.form == "ours":
-        return WeightPatch(patch.name, patch.shape, dtype, values, indices)
-    if patch.form == "sparse":
-        return SimpleNamespace(**fields, full_shape=patch.shape)
-    whole = fields | {"shape": patch.shape} | ({} if patch.dtype is None else {"dtype": dtype})
-    return SimpleNamespace(**{key: value for key, value in whole.items() if patch.form != f"no {key}"})
+    words, form = patch.words, patch.words.get("form")
+    fields: dict[str, Any] = {key: words[key] for key in ("name", "shape") if key in words}
+    if isinstance(fields.get("shape"), list) and form != "ours":
+        fields["shape"] = tuple(fields["shape"])
+    stated = words.get("dtype")
+    dtype: Any = {**TORCH, "complex128": torch.complex128}.get(stated, stated) if isinstance(stated, str) else stated
+    if patch.values is not None:
+        values = _tensor(patch.values)
+        fields["values"] = values.tolist() if form == "list" else values.to("meta") if form == "meta" else values
+    if form == "sparse tensor":
+        fields["indices"] = torch.zeros(3).to_sparse()
+    elif form != "no indices":
+        fields["indices"] = None if patch.indices is None else _tensor(patch.indices)
+    if form == "ours" and len(fields) == 4:
+        return WeightPatch(dtype=dtype, **fields)
+    if form == "sparse" and "shape" in fields:
+        fields["full_shape"] = fields.pop("shape")
+    elif stated is not None:
+        fields["dtype"] = dtype
+    return SimpleNamespace(**fields)
 
 
-def _tensor(raw: bytes, dtype: str, shape: list[int]) -> torch.Tensor:
-    width = TORCH[dtype].itemsize
-    count = len(raw) // width
-    if dtype == "BOOL":
-        raw = bytes(byte & 1 for byte in raw)
-    flat = torch.empty(0, dtype=TORCH[dtype])
-    if count:
-        flat = torch.frombuffer(bytearray(raw[: count * width]), dtype=TORCH[dtype])
-    return flat.reshape(shape) if prod(shape) == count else flat
-
-
-def _indices(patch: Patch) -> torch.Tensor:
-    """Return the indices as a tensor; indices that its dtype cannot represent wrap, as they would in a program."""
-    assert patch.indices is not None
-    flat = torch.tensor([(i + 2**63) % 2**64 - 2**63 for i in patch.indices], dtype=torch.int64)
-    return flat.to(TORCH[patch.of_indices]).reshape(_index_shape(patch))
-
-
-def _index_shape(patch: Patch) -> list[int]:
-    """Return the shape of the indices: the stated one if it fits their number."""
-    count = len(patch.indices or ())
-    return patch.index_shape if patch.index_shape and prod(patch.index_shape) == count else [count]
+def _tensor(one: Tensor) -> torch.Tensor:
+    flat = torch.empty(0, dtype=TORCH[one.dtype])
+    if one.bits:
+        flat = torch.frombuffer(bytearray(one.bits), dtype=TORCH[one.dtype])
+    return flat.reshape(one.shape)
 
 
 # the definition ----------------------------------------------------------------------------------
@@ -259,24 +190,22 @@ def _index_shape(patch: Patch) -> list[int]:
 
 def _apply(patch: Patch, one: Plain, cells: list[bytes]) -> None:
     """Check a patch, and write its values into the cells of its tensor."""
-    need(patch.form in ("vllm", "sparse", "ours"), "the attributes of a patch")
-    need(isinstance(patch.shape, tuple | list) and tuple(patch.shape) == one.shape, "the shape of the base")
-    need(all(type(n) is int for n in patch.shape), "a shape of integers")
-    states_none = patch.form == "sparse" or (patch.dtype is None and patch.form == "vllm")
-    stated = patch.of_values if states_none else patch.dtype
-    need(stated == patch.of_values == one.dtype, "the dtype of the base")
-    new = [patch.values[i : i + one.width] for i in range(0, len(patch.values), one.width)]
-    if prod(patch.value_shape) == len(new):
-        need(len(patch.value_shape) == 1, "one dimension of values")
-    if one.dtype == "BOOL":
-        new = [bytes([cell[0] & 1]) for cell in new]
+    form, shape, dtype = patch.words.get("form"), patch.words["shape"], patch.words.get("dtype")
+    assert patch.values is not None
+    need(form not in FORMS[3:], "the attributes of a patch")
+    need(isinstance(shape, list) and tuple(shape) == one.shape, "the shape of the base")
+    need(all(type(n) is int for n in shape), "a shape of integers")
+    states_none = form == "sparse" or (dtype is None and form != "ours")
+    stated = patch.values.dtype if states_none else dtype
+    need(stated == patch.values.dtype == one.dtype, "the dtype of the base")
+    need(len(patch.values.shape) == 1, "one dimension of values")
+    new = [patch.values.bits[i : i + one.width] for i in range(0, len(patch.values.bits), one.width)]
     if patch.indices is None:
         need(len(new) == len(cells), "a value for each element")
         cells[:] = new
         return
-    need(patch.of_indices in WIDE and len(_index_shape(patch)) == 1, "one dimension of I32 or I64")
-    bits = WIDE[patch.of_indices]
-    at = [(i + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1) for i in patch.indices]
+    need(len(patch.indices.shape) == 1, "one dimension of indices")
+    at = numbers(patch.indices, "I32", "I64")
     need(len(at) == len(new) and len(set(at)) == len(at), "each position once, and a value for it")
     need(all(0 <= i < len(cells) for i in at), "positions inside the tensor")
     need(one.dtype in FLOATS and not any(_is_nan(cell, one.dtype) for cell in new), "floats that are no NaN")

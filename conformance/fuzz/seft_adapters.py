@@ -8,19 +8,20 @@ from random import Random
 from typing import Any
 
 from conformance.fuzz import base_models, foreign_spoil
-from conformance.fuzz.adapters import CONFIG, FLOATS, NUMPY, PREFIX, SUFFIX, WEIGHTS
 from conformance.fuzz.base_models import Plain
 from conformance.fuzz.foreign import Case
 from conformance.fuzz.foreign_files import Folder, Piece, Stock
-from conformance.fuzz.strings import INTEGERS
 from conformance.oracle.files import Tensor
-from conformance.oracle.files_convert_adapters import adapter
+from conformance.oracle.files_convert_adapters import CONFIG, PREFIX, WEIGHTS, adapter
 from conformance.oracle.files_deltas import cells, number, rounded
 from conformance.oracle.foreign import Refused, need, numbers
 from formats.dialects.changes import Changes
 from formats.dialects.seft_adapter import read_seft
 from formats.records import flat
 
+SUFFIX = ".weight"
+NUMPY = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+FLOATS = tuple(NUMPY)
 INDICES, VALUES, PRUNED = "seft_delta.indices", "seft_delta.values", "seft_delta.pruned"
 WHOLE = {"I32": "i", "I64": "q"}
 AMOUNTS = {"F32": "f", "F64": "d"}
@@ -30,6 +31,9 @@ event_replaces_step events evolve_every evolve_until evolves exclude_modules exe
 grow_scope init_weights initial_positions initial_scope layers_pattern layers_to_transform moments optimizer pattern
 preset rank regrow scope seed slots start stored support"""
 """Options that do not affect values."""
+OPTIONS: tuple[Any, ...] = (0, 0.0, 8, None, "none", "SEFT", "SHIRA", [], {}, False, True)
+WORDS = dict.fromkeys(("peft_type", "use_dora", "alpha", "slots", "density", "x"), OPTIONS)
+"""Values that mutations give to options."""
 
 
 @dataclass
@@ -61,7 +65,8 @@ class SeftAdapters:
         if not valid and chance.random() < 0.08:
             base_models.disturbed(chance, draft.base)
         elif not valid:
-            foreign_spoil.spoil(chance, draft.folder, OWN)
+            second = self.grow(chance).folder
+            foreign_spoil.spoil(chance, draft.folder, foreign_spoil.exchanging(WORDS, second))
         return Case({"adapter": foreign_spoil.pack(draft.folder)}, draft.base, base_models.sizes(draft.base), valid)
 
     def read(self, case: Case, place: Path) -> Any:
@@ -109,41 +114,6 @@ def _pieces(chance: Random, name: str, one: Plain, *, prunes: bool) -> list[Piec
         Piece(path + VALUES, of_values, [len(at)], struct.pack(f"<{len(at)}{AMOUNTS[of_values]}", *amounts)),
         Piece(path + PRUNED, of, [len(gone)], struct.pack(f"<{len(gone)}{WHOLE[of]}", *gone)),
     ]
-
-
-def _positions(chance: Random, folder: Folder) -> None:
-    """Change one position, for example to one that is there already or outside the tensor."""
-    piece = chance.choice([p for p in folder.pieces() if p.dtype in WHOLE and p.data])
-    width, data = struct.calcsize(WHOLE[piece.dtype]), bytearray(piece.data)
-    at, other = (chance.randrange(len(data) // width) * width for _ in range(2))
-    there = int.from_bytes(data[other : other + width], "little")
-    new = int(chance.choice((-1, chance.randrange(30), there, there, *INTEGERS)))
-    data[at : at + width] = (new % 2**64).to_bytes(8, "little")[:width]
-    piece.data = bytes(data)
-
-
-def _amounts(chance: Random, folder: Folder) -> None:
-    """Change one amount to NaN, an infinity, or a value at the limits of a dtype."""
-    piece = chance.choice([p for p in folder.pieces() if p.dtype in AMOUNTS and p.data])
-    code = AMOUNTS[piece.dtype]
-    width, data = struct.calcsize(code), bytearray(piece.data)
-    at = chance.randrange(len(data) // width) * width
-    new = chance.choice((math.nan, math.inf, -math.inf, 3e38, -3e38, 7e4, 1e-45, -0.0, 65520.0))
-    data[at : at + width] = struct.pack(f"<{code}", new)
-    piece.data = bytes(data)
-
-
-def _words(chance: Random, folder: Folder) -> None:
-    """Change an option, or the name of a tensor."""
-    if chance.random() < 0.6:
-        key = chance.choice(("peft_type", "use_dora", "alpha", "slots", "density", "x"))
-        folder.texts[CONFIG][key] = chance.choice((0, 0.0, 8, None, "none", "SEFT", "SHIRA", [], {}, False, True))
-    else:
-        piece = chance.choice([*folder.pieces()])
-        piece.name = chance.choice((piece.name[len(PREFIX) :], PREFIX + VALUES, PREFIX + piece.name, f"{piece.name}x"))
-
-
-OWN: foreign_spoil.Weighted = ((_positions, 20), (_amounts, 12), (_words, 16))
 
 
 # the definition ----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ FMT-151 and FMT-157 say it of lists of positions, FMT-152 of products, FMT-170 o
 """
 
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -183,15 +184,21 @@ def _patch(tree: Tree, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _lora(config: dict[str, Any], module: str, parts: dict[str, Tensor], one: Tensor) -> tuple[Tensor, int]:
     """Return the amounts of a LoRA adapter on the support of a base, and the number of those that are left out."""
-    need(config.get("init_lora_weights") in PLAIN_STARTS, "a start that leaves the base as it was")
+    start, options = config.get("init_lora_weights"), ("use_rslora", "fan_in_fan_out")
+    need(type(start) is not int and start in PLAIN_STARTS, "a start that leaves the base as it was")
+    need(all(type(config.get(key, False)) is bool for key in options), "options that are on or off")
 
-    def stated(key: str, pattern: str) -> Any:
-        ends = (own for end, own in (config.get(pattern) or {}).items() if f".{module}".endswith(f".{end}"))
-        return next(ends, config[key])
+    def stated(key: str, patterns: str) -> Any:
+        ends = config.get(patterns) or {}
+        need(all(re.fullmatch(r"[\w.-]+", end) for end in ends), "plain endings")
+        value = next((own for end, own in ends.items() if f".{module}".endswith(f".{end}")), config.get(key))
+        need(type(value) in (int, float), "a number")
+        return value
 
     (role, a), (_, b) = parts.items()
     rank, alpha = stated("r", "rank_pattern"), stated("lora_alpha", "alpha_pattern")
-    need(a.shape[0] == b.shape[1] == rank and a.dtype in FORMATS and b.dtype in FORMATS, "factors of the rank")
+    need(len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1] == rank >= 1, "factors of the rank")
+    need(a.dtype in FORMATS and b.dtype in FORMATS, "factors of floats")
     turned = role in FACTORS[1] or bool(config.get("fan_in_fan_out"))
     shape = (b.shape[0], a.shape[1])
     need(one.shape == (shape[::-1] if turned else shape), "the shape of the base")

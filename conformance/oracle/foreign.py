@@ -56,7 +56,7 @@ def parsed(raw: bytes | None, *, constants: bool = False, header: bool = False) 
 
     Args:
         raw: the text.
-        constants: NaN and infinity are allowed.
+        constants: NaN, infinity and integers from 2^53 on are allowed.
         header: half of a surrogate pair and −0 are not allowed (FMT-121.6).
 
     Raises:
@@ -73,6 +73,7 @@ def parsed(raw: bytes | None, *, constants: bool = False, header: bool = False) 
 
     def integer(text: str) -> int:
         need(not header or text != "-0", "a zero without a sign")
+        need(constants or abs(int(text)) < 2**53, "an integer that binary64 holds")
         return int(text)
 
     def levels(value: Any) -> int:

@@ -123,10 +123,13 @@ def unread(tree: Tree) -> Folder:
     tensors, files = read_folder(tree)
     with by("FMT-175"):
         config = parsed(tree["config.json"], constants=True) if tree.get("config.json") is not None else None
+        if states_sparsity(config):
+            config = without_sparsity(config, set())
         for name, t in tensors.items():
             module, _, part = name.rpartition(".")
-            need(part not in ("qweight", "weight_packed") or t.dtype != "I32", "no words of codes")
-            codes = part == "weight" and t.dtype == "I8" and f"{module}.weight_scale" in tensors
+            words_of = "." in name and part in ("qweight", "weight_packed") and t.dtype == "I32"
+            need(not words_of, "no words of codes")
+            codes = "." in name and part == "weight" and t.dtype == "I8" and f"{module}.weight_scale" in tensors
             need(not codes or not any(described(config)), "no codes")
     return Folder({}, tensors, "", config, [*files, "config.json"])
 
@@ -134,7 +137,8 @@ def unread(tree: Tree) -> Folder:
 def modules_of(tensors: Parts, sources: set[str]) -> set[str]:
     """Return the modules with a tensor that only quantised matrices of these sources have."""
     telling = OF_LIBRARY if sources & {*SOURCES.values()} else OF_PROGRAMS
-    modules = {name.rpartition(".")[0] for name in tensors if name.rpartition(".")[2] in telling}
+    # a name without a dot is that of no part of a module
+    modules = {name.rpartition(".")[0] for name in tensors if "." in name and name.rpartition(".")[2] in telling}
     if "int-quantized" in sources:
         dense = {name for name, t in tensors.items() if t.dtype == "I8" and t.support is None}
         modules |= {name.removesuffix(".weight") for name in dense if name.endswith(".weight")}
@@ -221,7 +225,11 @@ def _of_weights(weights: dict[str, Any], group: dict[str, Any], description: dic
 
 def _chosen(tensors: Parts, module: str, schemes: list[tuple[list[str], Scheme]]) -> Read:
     """Return the matrix of a module by the only scheme that its tensors fit (FMT-172.8)."""
-    parts = {n.rpartition(".")[2]: t for n, t in tensors.items() if n.rpartition(".")[0] == module}
+    parts = {
+        n.rpartition(".")[2]: t
+        for n, t in tensors.items()
+        if n.startswith(f"{module}.") and n.rpartition(".")[0] == module
+    }
     named = [scheme for targets, scheme in schemes if module in targets] or [scheme for _, scheme in schemes]
     fitting: list[Read] = []
     for scheme in dict.fromkeys(named):

@@ -265,7 +265,9 @@ def codes_in(folder: Path) -> str | None:
     for name in source:
         stem, _, part = name.rpartition(".")
         codes = f"{stem}.{parts.get(part)}"
-        if part in parts and codes in source and source.section(codes).dtype in ("I32", "I8"):
+        # FMT-175.2: words of codes are I32, and codes that are not packed I8
+        dtype = "I32" if part in _CODES_ALONE else "I8"
+        if part in parts and codes in source and source.section(codes).dtype == dtype:
             return f"{stem}.weight"
     return None
 

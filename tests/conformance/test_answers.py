@@ -8,12 +8,16 @@ import pytest
 from conformance import answers
 from conformance.answers import AnswersPort, answer, freeze, offered
 from conformance.answers.answer import ids, reals
+from conformance.answers.files_content import raw_array
+from conformance.answers.files_libraries import LIBRARIES
 from conformance.answers.train import of_steps, run_of
 from conformance.cases import case as cases
 from conformance.cases.case import load, load_all
 from conformance.cases.inputs import same_values
+from conformance.fuzz import operations
 from conformance.judge.harness import Variant, run
 from conformance.oracle import select, update_choices
+from conformance.oracle.files_versions import MAGIC
 
 CASES = load_all()
 ONE_LESS = {"file-refused.pointers-wrap": {"FMT-069"}, "hole-file.refuse-gaps-509": {"FMT-059"}}
@@ -102,3 +106,60 @@ def test_a_run_by_another_rule_or_setting_fails_its_case(name, wrong):
     losses, want = made.pop("losses"), case.expected
     same = all(same_values(made[key], want[key]) for key in ("delta_budgets", "slots", "support"))
     assert not same or not np.allclose(losses, want["losses"], rtol=1e-3, atol=0)
+
+
+def of_case(name, **changed):
+    """Return the operation of a stored case, and its inputs with one of its files or other inputs changed."""
+    (case,) = (case for case in CASES if case.id == name)
+    inputs = dict(case.inputs)
+    for key, value in changed.items():
+        if key in inputs:
+            inputs[key] = inputs[key] | value if key == "files" else value
+            continue
+        (file,) = (file for file in inputs["files"] if file.startswith(key))
+        raw = inputs["files"][file].tobytes()
+        new = value if isinstance(value, bytes) else raw.replace(*value)
+        assert new != raw
+        inputs["files"] = inputs["files"] | {file: raw_array(new)}
+    return case.op, inputs
+
+
+LORA = b'{"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["q"], %s}'
+TWICE = b'{"quantization_config": 0, "quantization_config": {"quant_method": "gptq"}}'
+FOUND = {
+    "FMT-128: the last of equal keys counts": of_case(
+        "convert.from-kinds-auto", files={"config.json": raw_array(TWICE)}
+    ),
+    "FMT-152: the number is that of a pattern alone": of_case(
+        "convert-adapter.lora-dense", adapter_config=b'{"peft_type": "LORA", "r": 2, "alpha_pattern": {"q": 7}}'
+    ),
+    "FMT-082: dense cannot store a support": of_case("codes.mask", encoding="dense"),
+    "FMT-009: a name of no bytes": of_case("codes.unasked-none", model=(b'"b.scales"', b'""        ')),
+    "FMT-175.4: sparsity that is dense goes": of_case(
+        "codes.unasked-none", config=b'{"sparsity_config":{"format":"dense"}}'
+    ),
+    "FMT-172: a part of no module": of_case(
+        "codes.unasked-none", expand_quantised=1, model=(b'"a.weight"', b'"qweight" ')
+    ),
+    "FMT-152: an option is 1": of_case("convert-adapter.lora-turned", adapter_config=LORA % b'"fan_in_fan_out": 1'),
+    "FMT-152: a start is 1": of_case("convert-adapter.lora-dense", adapter_config=LORA % b'"init_lora_weights": 1'),
+    "FMT-152.5: an empty ending": of_case(
+        "convert-adapter.lora-dense", adapter_config=LORA % b'"alpha_pattern": {"": 7}'
+    ),
+    "FMT-152: a large integer": of_case(
+        "convert-adapter.lora-dense", adapter_config=LORA % b'"runtime_config": 9007199254740993'
+    ),
+}
+
+
+@pytest.mark.parametrize("found", FOUND)
+def test_the_answer_is_that_of_the_engine_where_the_fuzzer_found_another(found):
+    op, inputs = FOUND[found]
+    operations.OperationJudge(op)(inputs)
+
+
+def test_FMT_168_a_frame_that_states_no_bytes_and_has_some_is_refused():
+    # the library looks into no frame of this size, so the answer accepted it
+    frame = MAGIC + b"\x20\0" + (1 | 1 << 1 | 9 << 3).to_bytes(3, "little") + b"\7"
+    with pytest.raises(ValueError, match="zstd"):
+        LIBRARIES.content(frame, 100)

@@ -1,5 +1,6 @@
-"""Readers of foreign formats against plain definitions, and a fuzzer of them that bites."""
+"""Operations on files and readers of foreign formats against plain definitions, and a fuzzer of them that bites."""
 
+import pickle
 from dataclasses import replace
 from random import Random
 
@@ -8,7 +9,7 @@ import pytest
 
 from conformance.fuzz import foreign, steps
 from conformance.fuzz.content import Disagreement
-from conformance.fuzz.foreign import Cases, ForeignJudge, execute, reader_of, strict
+from conformance.fuzz.foreign import Cases, ForeignJudge, execute, fuzzer_of, reader_of, strict
 from conformance.fuzz.loop import Tally
 from conformance.fuzz.parts import NOTHING, SECTIONS
 from conformance.oracle import files_deltas, second_reader
@@ -22,10 +23,11 @@ for library in ("blake3", "torch", "xxhash", "zstandard"):
 from formats.dialects import vllm_patch  # noqa: E402
 
 NUMBERS = {
-    "versions": 300,
+    "convert.from_hf": 150,
+    "convert.to_hf": 150,
+    "convert.codes": 200,
+    "convert.adapter": 400,
     "patches": 300,
-    "codes": 200,
-    "adapters": 300,
     "seft_adapters": 300,
     "steps": 60,
     "packed": 300,
@@ -33,10 +35,11 @@ NUMBERS = {
 """Executions of each reader, fewer of those that take long."""
 
 NAMED = {
-    "versions": {"FMT-121", "FMT-168"},
+    "convert.from_hf": {"FMT-120", "FMT-121"},
+    "convert.to_hf": {"FMT-028", "FMT-040", "FMT-062"},
+    "convert.codes": {"FMT-121", "FMT-172", "FMT-173", "FMT-175"},
+    "convert.adapter": {"FMT-121", "FMT-151", "FMT-152", "FMT-168", "FMT-170"},
     "patches": {"FMT-154", "FMT-169"},
-    "codes": {"FMT-120", "FMT-121", "FMT-172", "FMT-173", "FMT-175"},
-    "adapters": {"FMT-121", "FMT-151", "FMT-170"},
     "seft_adapters": {"FMT-121", "FMT-171"},
     "steps": {"FMT-176"},
     "packed": {"FMT-177", "FMT-020", "FMT-021"},
@@ -45,9 +48,9 @@ NAMED = {
 
 @pytest.mark.parametrize("name", foreign.READERS)
 def test_readers_agree_with_the_definitions(name, tmp_path):
-    reader = reader_of(name)
-    tally, cases = Tally(), Cases(reader, 1)
-    with ForeignJudge(reader, tmp_path) as judge, strict():
+    tally = Tally()
+    cases, made = fuzzer_of(name, 1, tmp_path)
+    with made as judge, strict():
         for number in range(NUMBERS[name]):
             execute(judge, tally, cases[number])
     assert tally.accepted > NUMBERS[name] // 8
@@ -56,10 +59,9 @@ def test_readers_agree_with_the_definitions(name, tmp_path):
 
 @pytest.mark.parametrize("name", foreign.READERS)
 def test_a_case_depends_on_seed_and_number_alone(name):
-    reader = reader_of(name)
-    one, two = Cases(reader, 5), Cases(reader, 5)
-    forward = [repr(one[number]) for number in range(6)]
-    assert [repr(two[number]) for number in reversed(range(6))] == forward[::-1]
+    (one, _), (two, _) = fuzzer_of(name, 6), fuzzer_of(name, 6)
+    forward = [pickle.dumps(one[number]) for number in range(6)]
+    assert [pickle.dumps(two[number]) for number in reversed(range(6))] == forward[::-1]
     assert len({*forward}) == 6
 
 
@@ -96,16 +98,21 @@ def hoarding(made):
 
 # a mistake: reader, and what is forgotten
 BROKEN = {
-    "a checksum is not compared": ("versions", weight_sync, "checksum_of", lambda *given: lambda data: Anything()),
-    "memory is reserved": ("versions", weight_sync, "_expanded", hoarding(weight_sync._expanded)),
+    "a checksum is not compared": (
+        "convert.adapter",
+        weight_sync,
+        "checksum_of",
+        lambda *given: lambda data: Anything(),
+    ),
+    "memory is reserved": ("convert.adapter", weight_sync, "_expanded", hoarding(weight_sync._expanded)),
     "a NaN is accepted": ("patches", vllm_patch, "_count_nan", lambda values: 0),
     "a position comes twice": ("patches", vllm_patch, "sorted_support", unchecked_support),
-    "numbers are not in range": ("codes", int_codes, "check_values", lambda matrix, name: None),
-    "positions of an adapter come twice": ("adapters", super_tuning, "sorted_support", unchecked_support),
-    "positions of rows and columns come twice": ("adapters", shira, "sorted_support", unchecked_support),
+    "numbers are not in range": ("convert.codes", int_codes, "check_values", lambda matrix, name: None),
+    "positions of an adapter come twice": ("convert.adapter", super_tuning, "sorted_support", unchecked_support),
+    "positions of rows and columns come twice": ("convert.adapter", shira, "sorted_support", unchecked_support),
     "positions of a SEFT adapter come twice": ("seft_adapters", seft_adapter, "sorted_support", unchecked_support),
     "as many amounts as positions": ("seft_adapters", seft_adapter, "_check_sections", lambda sections: None),
-    "padding is kept": ("adapters", super_tuning, "without_padding", lambda amounts: amounts),
+    "padding is kept": ("convert.adapter", super_tuning, "without_padding", lambda amounts: amounts),
     "a frame is followed by something": ("packed", compress, "expand", expanded_with_a_rest),
     "a file may be of another version": ("steps", step_files, "_check_version", lambda *given: given[-1] or "run-7"),
 }
@@ -115,9 +122,8 @@ BROKEN = {
 def test_a_mistake_is_found(mistake, monkeypatch, tmp_path):
     name, owner, attribute, broken = BROKEN[mistake]
     monkeypatch.setattr(owner, attribute, broken)
-    reader = reader_of(name)
-    cases = Cases(reader, 1)
-    with ForeignJudge(reader, tmp_path) as judge, strict():
+    cases, made = fuzzer_of(name, 1, tmp_path)
+    with made as judge, strict():
         assert any(finds(judge, cases[number]) for number in range(3000))
 
 
@@ -181,7 +187,7 @@ def test_FMT_095_a_pad_of_a_base_counts_where_its_tensor_is_read(tmp_path, damag
 
 
 def test_a_file_that_is_left_behind_is_found(monkeypatch, tmp_path):
-    reader = reader_of("versions")
+    reader = reader_of("packed")
 
     def littering(case, place):
         (place / "left").touch()
@@ -192,7 +198,7 @@ def test_a_file_that_is_left_behind_is_found(monkeypatch, tmp_path):
 
 
 def test_a_reader_that_hangs_is_stopped(monkeypatch, tmp_path):
-    reader = reader_of("versions")
+    reader = reader_of("packed")
 
     def waiting(case, place):
         while True:

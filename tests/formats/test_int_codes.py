@@ -251,6 +251,15 @@ def test_FMT_175_codes_are_not_expanded_unasked(tmp_path):
     assert "o_proj.qweight" in open_source(source).tensors
 
 
+@pytest.mark.parametrize("config", [{}, {"quantization_config": {"quant_method": "gptq"}}], ids=["alone", "described"])
+def test_FMT_175_2_a_tensor_named_qweight_is_no_codes_if_it_is_no_words(tmp_path, config):
+    # the fuzzer found that bytes of this name were refused as codes
+    folder = made.write(tmp_path / "q", {"m.qweight": np.arange(6, dtype=np.int8).reshape(2, 3)}, None)
+    (folder / "config.json").write_text(json.dumps(config))
+    convert(folder, tmp_path / "out", "sparse")
+    assert formats.read(tmp_path / "out").tensors["m.qweight"].values.tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
 @pytest.mark.parametrize("sparsity", ["dense", "dense-sparsity"])
 def test_FMT_175_a_description_of_dense_weights_is_no_obstacle(tmp_path, sparsity):
     codes, scales, _ = made.drawn(6, 5, 32, 2, 4)
