@@ -2,8 +2,8 @@
 
     python -m conformance.command.selftest [--page PATH] [--write] [--jobs N] [--only GLOB]
 
---page writes the kill matrix as a page, --write the signatures (`conformance/registry/signatures.json`). --only tests
-the mutants and null ports that it matches, and writes nothing. The exit status is 0 if everything is as it should be,
+--page writes the kill matrix as a page, --write the signatures and margins (`signatures.json` and `margins.json` in
+`conformance/registry`). --only tests the mutants and null ports that it matches, and writes nothing. The exit status is 0 if everything is as it should be,
 1 if not, and 2 for arguments that do not go together.
 """
 
@@ -18,10 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from conformance.cases.case import Bound
+from conformance.cases.case import Bound, load_all
 from conformance.cases.compare import compare, tau
 from conformance.cases.signatures import SIGNATURES, signatures
 from conformance.report.progress import tell_pace
+from conformance.wrong import margins
 from conformance.wrong.kills import Matrix, kill_matrix
 from conformance.wrong.mutants import CONTROLS, MUTANTS
 from conformance.wrong.nulls.expected import EXPECTED, complaints, judged
@@ -159,7 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the self-test and return its exit status."""
     parser = argparse.ArgumentParser(prog="self-test", description=__doc__.splitlines()[0])
     parser.add_argument("--page", type=Path, metavar="PATH", help="write the kill matrix as a page")
-    parser.add_argument("--write", action="store_true", help="write conformance/registry/signatures.json")
+    parser.add_argument(
+        "--write", action="store_true", help="write signatures.json and margins.json in conformance/registry"
+    )
     parser.add_argument("--jobs", type=int, metavar="N", help="processes for the matrix; one a core unless told")
     parser.add_argument("--only", metavar="GLOB", help="test the mutants and null ports that GLOB matches")
     options = parser.parse_args(arguments)
@@ -183,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = signatures_text(matrix)
     if options.write:
         SIGNATURES.write_text(text, encoding="utf-8", newline="\n")
+        rows = margins.margins_of(matrix, load_all())
+        margins.MARGINS.write_text(margins.text(rows), encoding="utf-8", newline="\n")
+        faults += margins.too_narrow(rows, margins.allowed())
     elif (
         matrix.signatures() != _signatures_of(matrix.kills)
         if only is not None

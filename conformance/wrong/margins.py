@@ -1,7 +1,6 @@
 """Measure how far right implementations and mutants are from the bounds of numeric cases.
 
-    python -m conformance.wrong.margins           write conformance/registry/margins.json
-    python -m conformance.wrong.margins --check   only check that no case is beyond the limits
+`python -m conformance.command.selftest --write` writes them, because it has judged every mutant anyway.
 
 A row has three entries. The first is the largest part of the bound that a right implementation uses. The second is the
 smallest error of a mutant that the case refuses, as a multiple of the bound. The third is that mutant. The last two are
@@ -10,18 +9,29 @@ null if no mutant has a finite multiple.
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from conformance.cases.case import Case, load_all
+from conformance.cases.case import Case
 from conformance.cases.ops import OPS
 from conformance.engine import sums
 from conformance.engine.port import EnginePort, compiled_kernels, strict_like
 from conformance.judge.harness import Variant, run
-from conformance.wrong.kills import Matrix, kill_matrix
+from conformance.wrong.kills import Matrix
 
-__all__ = ["ALLOWED", "MARGINS", "Row", "engine_variants", "margins_of", "numeric", "right_variants", "too_narrow"]
+__all__ = [
+    "ALLOWED",
+    "MARGINS",
+    "Row",
+    "allowed",
+    "engine_variants",
+    "margins_of",
+    "numeric",
+    "read",
+    "right_variants",
+    "text",
+    "too_narrow",
+]
 
 _REGISTRY = Path(__file__).parents[1] / "registry"
 MARGINS = _REGISTRY / "margins.json"
@@ -111,19 +121,3 @@ def allowed() -> dict[str, str]:
     """Return the cases whose margin may be narrower, with reasons."""
     table: dict[str, str] = json.loads(ALLOWED.read_text(encoding="utf-8"))
     return table
-
-
-def main() -> int:
-    """Measure the margins and write them, unless ``--check`` is given; return 1 if one is too narrow."""
-    rows = margins_of(kill_matrix(), load_all())
-    complaints = too_narrow(rows, allowed())
-    if "--check" not in sys.argv[1:]:
-        MARGINS.write_text(text(rows), encoding="utf-8", newline="\n")
-    for line in complaints:
-        print(line)
-    print(f"{len(rows)} numeric cases, {len(complaints)} too narrow")
-    return 1 if complaints else 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
