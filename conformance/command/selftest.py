@@ -3,8 +3,8 @@
     python -m conformance.command.selftest [--page PATH] [--write] [--jobs N] [--only GLOB]
 
 --page writes the kill matrix as a page, --write the signatures and margins (`signatures.json` and `margins.json` in
-`conformance/registry`). --only tests the mutants and null ports that it matches, and writes nothing. The exit status is 0 if everything is as it should be,
-1 if not, and 2 for arguments that do not go together.
+`conformance/registry`). --only tests the mutants and null ports that it matches, and writes nothing. The exit status is
+0 if everything is as it should be, 1 if not, and 2 for arguments that do not go together.
 """
 
 import argparse
@@ -160,9 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the self-test and return its exit status."""
     parser = argparse.ArgumentParser(prog="self-test", description=__doc__.splitlines()[0])
     parser.add_argument("--page", type=Path, metavar="PATH", help="write the kill matrix as a page")
-    parser.add_argument(
-        "--write", action="store_true", help="write signatures.json and margins.json in conformance/registry"
-    )
+    parser.add_argument("--write", action="store_true", help="write the signatures and margins in conformance/registry")
     parser.add_argument("--jobs", type=int, metavar="N", help="processes for the matrix; one a core unless told")
     parser.add_argument("--only", metavar="GLOB", help="test the mutants and null ports that GLOB matches")
     options = parser.parse_args(arguments)
