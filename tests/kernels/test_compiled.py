@@ -9,6 +9,7 @@ from pathlib import Path
 from numba import cfunc, types
 
 import seft_ref
+from seft_ref.kernels.cpu.compiled import _CodeFiles
 from seft_ref.kernels.cpu.vectors import in_whole_registers
 
 LOOP = """
@@ -47,3 +48,27 @@ def test_whole_registers_are_asked_for():
         in_whole_registers()
 
     assert '"prefer-vector-width"="512"' in cfunc(types.void())(loop).inspect_llvm()
+
+
+class Stale(_CodeFiles):
+    """A process that read the index before any other wrote it."""
+
+    def __init__(self, folder):
+        super().__init__(str(folder), "loop", "stamp")
+
+    def _load_index(self):
+        return {}
+
+
+def test_processes_that_save_at_once_do_not_take_the_code_of_another(tmp_path):
+    """With numba's numbers for files, the index named one signature and its file held the code of the other."""
+
+    class First(Stale):
+        def _save_data(self, name, data):
+            Stale(tmp_path).save("float64", "code for float64")
+            super()._save_data(name, data)
+
+    First(tmp_path).save("float32", "code for float32")
+    files = _CodeFiles(str(tmp_path), "loop", "stamp")
+    assert files.load("float32") == "code for float32"
+    assert files.load("float64") in (None, "code for float64")
