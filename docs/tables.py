@@ -33,7 +33,7 @@ from experiments.cost_page import seconds_a_step
 from experiments.statistics import paired, paired_percent, percent_told
 from seft_cli.app import COMMANDS
 from seft_ref.adapters.methods import ADAPTERS, settings_of_adapter
-from seft_ref.train.settings import METHODS, TrainSettings
+from seft_ref.train.settings import METHODS, TrainSettings, flat_settings
 from seft_ref.update.optimizers import AdamW, Sgd, Sm3, SpielAdamW
 from seft_ref.update.presets import PRESETS
 from seft_ref.update.rules import CLAUSE_OF, Rule
@@ -128,12 +128,8 @@ def choices() -> str:
 
 def settings() -> str:
     """Return the table of the other settings of a run and of the optimizers: default and meaning of each."""
-    meaning_of = read_meanings(TrainSettings)
-    rows = [
-        (f"`{one.name}`", "" if one.default is None else f"`{one.default}`", meaning_of[one.name])
-        for one in fields(TrainSettings)
-        if one.name not in ("label", "rule", "optimizer", "adapter")
-    ]
+    rows = [("`pattern`", "", read_meanings(TrainSettings)["pattern"])]
+    rows += [(f"`{one.name}`", f"`{one.default}`", one.metadata["meaning"]) for one in flat_settings()]
     for kind in (AdamW, SpielAdamW, Sgd, Sm3):
         meaning_of = read_meanings(kind)
         of_kind = f" of `{kind.__name__.lower()}`"

@@ -1,9 +1,12 @@
 """Reads the training and validation data that the options of a command line name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from seft_cli import console
 from seft_cli.input import require_input, require_text
@@ -18,18 +21,33 @@ from seft_ref.train.settings import TrainSettings
 class DataOptions:
     """The options of `seft finetune` that concern data; None if an option was not given."""
 
-    text: Path | None
-    data: list[Path] | None
-    valid: Path | None
-    longer: Longer | None
-    packing: bool
-    epochs: float | None
-    steps: int | None
-    valid_every: int | None
-    patience: int | None
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="JSON Lines of prompt and completion, or messages, to train on. Repeatable."),
+    ] = None
+    packing: Annotated[
+        bool, typer.Option("--packing", help="Cut rows from the examples of --data laid end to end.")
+    ] = False
+    longer: Annotated[
+        Longer | None, typer.Option(help="What becomes of examples longer than a row: refuse, drop or cut [refuse].")
+    ] = None
+    valid: Annotated[
+        Path | None, typer.Option(help="Text or JSON Lines, as trained on, to measure; the best model is kept.")
+    ] = None
+    valid_every: Annotated[int | None, typer.Option(min=1, help="Steps between measurements on --valid [20].")] = None
+    patience: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many measurements without a smaller loss.")
+    ] = None
+    epochs: Annotated[float | None, typer.Option(help="Passes over the examples of --data, in place of --steps.")] = (
+        None
+    )
 
-    def require(self) -> None:
-        """Refuse files that are not there, and options that do not go together."""
+    def require(self, changes: Collection[str]) -> None:
+        """Refuse files that are not there, and options that do not go together.
+
+        changes  names of the settings that the command line changes
+        """
         if (self.text is None) == (not self.data):
             raise console.Refused("give either --text FILE or --data FILE.jsonl")
         for file in self.data or []:
@@ -41,7 +59,7 @@ class DataOptions:
         alone = {"--packing": self.packing, "--longer": self.longer, "--epochs": self.epochs}
         if self.text is not None and (data_options := [option for option, value in alone.items() if value]):
             raise console.Refused(f"{data_options[0]} belongs to --data; a text is read in random windows")
-        if self.epochs is not None and self.steps is not None:
+        if self.epochs is not None and "steps" in changes:
             raise console.Refused("--epochs takes the place of --steps; give one of the two")
         if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise console.Refused(f"--epochs is {self.epochs}; give a number above 0")

@@ -1,16 +1,46 @@
-"""Read settings from a command line: its options, and `--set key=value` for every other setting."""
+"""Read settings from a command line: an option for each one of a run, and `--set key=value` for any setting."""
 
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, make_dataclass
+from typing import Annotated, Any, get_args
+
+import typer
 
 from seft_cli import console
-from seft_ref.adapters.methods import ADAPTERS
-from seft_ref.train.settings import TrainSettings
+from seft_ref.adapters.methods import ADAPTERS, settings_of_adapter
+from seft_ref.train.settings import METHODS, TrainSettings, flat_settings
 from seft_ref.update.optimizers import OPTIMIZERS
+from seft_ref.update.presets import PRESETS
 from seft_ref.update.rules import Rule
 
 _BOOLEAN = {"true": True, "false": False}
+
+
+def _options() -> Iterator[tuple[str, Any, None]]:
+    """Yield name, type and default of an option for each setting of a run, and for the optimizer and its decay."""
+    of_methods = {*_names(PRESETS), *_names(METHODS), *_names({n: settings_of_adapter(a) for n, a in ADAPTERS.items()})}
+
+    def option(name: str, kind: Any, meaning: str, default: object, *values: str, least: int | None = None) -> Any:
+        shown = f"{default}, or the preset's" if name in of_methods else f"{default}"
+        text = f"{meaning[0].upper()}{meaning[1:]} [{shown}]."
+        return Annotated[kind | None, typer.Option(help=text, metavar="|".join(values) or None, min=least)]
+
+    for one in flat_settings():
+        values, told = get_args(one.type), one.metadata
+        kind = str if values else one.type
+        yield one.name, option(one.name, kind, told["meaning"], one.default, *values, least=told["least"]), None
+    yield "optimizer", option("optimizer", str, "the optimizer of the delta", "adamw", *OPTIMIZERS), None
+    decay = "decoupled decay of the delta towards the base"
+    yield "weight_decay", option("weight_decay", float, decay, 0.0), None
+
+
+def _names(settings_by_name: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
+    for settings in settings_by_name.values():
+        yield from settings
+
+
+SettingOptions = make_dataclass("SettingOptions", _options(), frozen=True)
+"""One option for each setting of a run; None for one that was not given."""
 
 
 def _types() -> dict[str, str]:

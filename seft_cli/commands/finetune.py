@@ -5,6 +5,7 @@ processes share the rows of each step.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,8 @@ from seft_cli.log.read import read_log
 from seft_cli.log.write import LogWriter
 from seft_cli.memory import itemsize_of, require_memory
 from seft_cli.output import require_absent, require_beside, require_file, require_json, write_json
-from seft_cli.settings import changes_of, refuse_without_use
+from seft_cli.records import of_records
+from seft_cli.settings import SettingOptions, changes_of, refuse_without_use
 from seft_ref import RunState, Started, StepRecord, TrainSettings, finetune, settings_of
 from seft_ref.adapters.methods import LoraAdapter
 from seft_ref.arrays.ranks import rows_of
@@ -29,40 +31,70 @@ from seft_ref.files.model import refuse_delta
 from seft_ref.files.pruned import pattern_of_folder
 from seft_ref.files.state import state_beside
 from seft_ref.quantise.merge import GRID_EXACT
-from seft_ref.text.examples import Longer
 from seft_ref.train.diagnose import Finding, Watch
 from seft_ref.train.settings import NAMES
 from seft_ref.update.presets import DEFAULT
 
 
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How a run computes and what it keeps; none of these is a setting, so that none changes what it is."""
+
+    dtype: Annotated[
+        str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
+    ] = None
+    merge: Annotated[
+        str,
+        typer.Option(
+            help="Of a quantised model: beside keeps the update as floats beside the codes, grid rounds it into them, "
+            "grid-exact does so in every step."
+        ),
+    ] = "beside"
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Hold weights as they are stored, in 16 bits or as codes.")
+    ] = False
+    transposed: Annotated[
+        bool,
+        typer.Option(
+            "--transposed",
+            help="Hold every sparse matrix a second time, transposed: faster, 5.2 bytes more a stored weight.",
+        ),
+    ] = False
+    arithmetic: Annotated[
+        Arithmetic,
+        typer.Option(help="Multiply float32 numbers as they are, or rounded to bfloat16 on a processor with AMX."),
+    ] = Arithmetic.float32
+    device: DeviceOption = Device.cpu
+    recompute: Annotated[
+        bool | None,
+        typer.Option(help="Compute each block twice instead of keeping its activations [where they take a GiB]."),
+    ] = None
+    ignore_memory: Annotated[
+        bool, typer.Option("--ignore-memory", help="Start although the run is expected not to fit into memory.")
+    ] = False
+    max_bytes: MaxBytes = None
+    threads: console.Threads = None
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT_DIR.state.")] = False
+    save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state.")] = 20
+    stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after this step and keep the state.")] = None
+    log: Annotated[
+        Path | None, typer.Option(help="Append every step, event and warning there as JSON lines (TRN-010).")
+    ] = None
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write settings, the steps of this command and the totals there.")
+    ] = None
+
+
 @launcher.ending_together()
+@of_records
 def main(
     folder: Annotated[Path, typer.Argument(metavar="SPARSE_DIR", help="Sparse checkpoint of a pruned model.")],
     destination: Annotated[
         Path,
         typer.Argument(metavar="OUT_DIR", help="Where the fine-tuned sparse checkpoint goes; must not exist."),
     ],
-    text: Annotated[Path | None, typer.Option(help="UTF-8 text to train on.")] = None,
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="JSON Lines of prompt and completion, or messages, to train on. Repeatable."),
-    ] = None,
-    packing: Annotated[
-        bool, typer.Option("--packing", help="Cut rows from the examples of --data laid end to end.")
-    ] = False,
-    longer: Annotated[
-        Longer | None, typer.Option(help="What becomes of examples longer than a row: refuse, drop or cut [refuse].")
-    ] = None,
-    valid: Annotated[
-        Path | None, typer.Option(help="Text or JSON Lines, as trained on, to measure; the best model is kept.")
-    ] = None,
-    valid_every: Annotated[int | None, typer.Option(min=1, help="Steps between measurements on --valid [20].")] = None,
-    patience: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many measurements without a smaller loss.")
-    ] = None,
-    epochs: Annotated[
-        float | None, typer.Option(help="Passes over the examples of --data, in place of --steps.")
-    ] = None,
+    *,
+    source: DataOptions,
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -80,146 +112,53 @@ def main(
             help="Any choice or setting of SPEC.md's chapters 8 to 10, e.g. --set grow=curvature. Repeatable.",
         ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps [80].")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Rows of a micro-batch [4].")] = None,
-    micro_batches: Annotated[int | None, typer.Option(min=1, help="Micro-batches of a step [1].")] = None,
-    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a row [128].")] = None,
-    density: Annotated[
-        float | None, typer.Option(help="Trained positions, as a fraction of each matrix [0.02, or the preset's].")
-    ] = None,
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="Rank of lora, lora-star, sparse-peft, and of the budget of shira [8].")
-    ] = None,
-    evolve_every: Annotated[int | None, typer.Option(min=1, help="Steps between events [20, or the preset's].")] = None,
-    drop_fraction: Annotated[
-        float | None, typer.Option(help="Fraction of slots dropped at an event [0.2, or the preset's].")
-    ] = None,
-    gradient_window: Annotated[
-        int | None, typer.Option(help="Steps whose gradients an event averages [1, or the preset's].")
-    ] = None,
-    initial_positions: Annotated[
-        str | None, typer.Option(help="Where slots start: gradient, random or magnitude [gradient, or the preset's].")
-    ] = None,
-    optimizer: Annotated[
-        str | None, typer.Option(help="adamw, spiel-adamw, sgd or sm3 [adamw, or the preset's].")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate [0.001].")] = None,
-    warmup_steps: Annotated[
-        int | None, typer.Option(min=0, help="Steps over which the learning rate rises [0].")
-    ] = None,
-    lr_schedule: Annotated[str | None, typer.Option(help="constant, linear or cosine [constant].")] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help="Decoupled decay of the delta towards the base [0].")
-    ] = None,
-    max_norm: Annotated[
-        float | None, typer.Option(help="Clip the delta gradient to this norm; 0 for never [1, or the preset's].")
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of positions, random scores and the order of text [0].")
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="Compute in float32 or float64; default: as stored, 16-bit as float32.")
-    ] = None,
-    merge: Annotated[
-        str,
-        typer.Option(
-            help="Of a quantised model: beside keeps the update as floats beside the codes, grid rounds it into them, "
-            "grid-exact does so in every step."
-        ),
-    ] = "beside",
-    compact: Annotated[
-        bool, typer.Option("--compact", help="Hold weights as they are stored, in 16 bits or as codes.")
-    ] = False,
-    transposed: Annotated[
-        bool,
-        typer.Option(
-            "--transposed",
-            help="Hold every sparse matrix a second time, transposed: faster, 5.2 bytes more a stored weight.",
-        ),
-    ] = False,
-    arithmetic: Annotated[
-        Arithmetic,
-        typer.Option(help="Multiply float32 numbers as they are, or rounded to bfloat16 on a processor with AMX."),
-    ] = Arithmetic.float32,
-    device: DeviceOption = Device.cpu,
-    recompute: Annotated[
-        bool | None,
-        typer.Option(help="Compute each block twice instead of keeping its activations [where they take a GiB]."),
-    ] = None,
-    ignore_memory: Annotated[
-        bool, typer.Option("--ignore-memory", help="Start although the run is expected not to fit into memory.")
-    ] = False,
-    max_bytes: MaxBytes = None,
-    threads: console.Threads = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from OUT_DIR.state.")] = False,
-    save_every: Annotated[int, typer.Option(min=1, help="Steps between saves of the state.")] = 20,
-    stop_after: Annotated[int | None, typer.Option(min=1, help="Stop after this step and keep the state.")] = None,
-    log: Annotated[
-        Path | None, typer.Option(help="Append every step, event and warning there as JSON lines (TRN-010).")
-    ] = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write settings, the steps of this command and the totals there.")
-    ] = None,
+    flags: SettingOptions,  # type: ignore[valid-type] # made from the settings
+    options: RunOptions,
 ) -> None:
     """Train a sparse update of the model in SPARSE_DIR, or by another method, and write the result to OUT_DIR.
 
     The result is as sparse as the model was, except after lora and spiel-*, which say so.
     """
     ranks = launcher.ranks_of_launcher()
-    _require_outputs(folder, destination, log, json_file, [text, *(data or ()), valid])
-    limit = limit_of(max_bytes, require_input(folder))
-    source = DataOptions(
-        text=text,
-        data=data,
-        valid=valid,
-        longer=longer,
-        packing=packing,
-        epochs=epochs,
-        steps=steps,
-        valid_every=valid_every,
-        patience=patience,
-    )
-    source.require()
-    if merge != "beside" and valid is not None:
-        raise console.Refused(f"--valid keeps the best model beside its codes; leave out --valid or --merge {merge}")
+    _require_outputs(folder, destination, options, [source.text, *(source.data or ()), source.valid])
+    limit = limit_of(options.max_bytes, require_input(folder))
+    changes = changes_of(asdict(flags), change or [])
+    source.require(changes)
+    if options.merge != "beside" and source.valid is not None:
+        raise console.Refused(
+            f"--valid keeps the best model beside its codes; leave out --valid or --merge {options.merge}"
+        )
     state_file = state_beside(destination)
-    _require_start(folder, state_file, resume=resume)
-    flag_values = {
-        "steps": steps,
-        "batch": batch,
-        "micro_batches": micro_batches,
-        "length": length,
-        "density": density,
-        "rank": rank,
-        "evolve_every": evolve_every,
-        "drop_fraction": drop_fraction,
-        "gradient_window": gradient_window,
-        "initial_positions": initial_positions,
-        "optimizer": optimizer,
-        "lr": lr,
-        "warmup_steps": warmup_steps,
-        "lr_schedule": lr_schedule,
-        "weight_decay": weight_decay,
-        "max_norm": max_norm,
-        "seed": seed,
-    }
-    place = place_of(device, launcher.turn_here(ranks), transposed=transposed, arithmetic=arithmetic)
-    changes = changes_of(flag_values, change or [])
+    _require_start(folder, state_file, resume=options.resume)
+    place = place_of(
+        options.device,
+        launcher.turn_here(ranks),
+        transposed=options.transposed,
+        arithmetic=options.arithmetic,
+    )
     settings = settings_of(_one_method(method or [DEFAULT]), pattern=pattern_of_folder(folder), **changes)
     refuse_without_use(settings, changes)
     rows_of(settings.batch * settings.micro_batches, ranks)
     trained, valid_data, settings = source.read(folder, settings)
     processes = launcher.sharing(ranks, place.name)
-    if not ignore_memory:
-        itemsize = itemsize_of(folder, dtype)
-        options: dict[str, Any] = {"recompute": recompute, "index_bytes": place.index_bytes}
-        options["compact"] = compact or merge == GRID_EXACT
-        options |= {"dense_from": place.dense_from(itemsize), "transposed": transposed}
-        options["bfloat16"] = arithmetic is Arithmetic.bfloat16
-        require_memory(folder, settings, place.free_bytes(), processes, itemsize=itemsize, **options)
+    if not options.ignore_memory:
+        itemsize = itemsize_of(folder, options.dtype)
+        require_memory(
+            folder,
+            settings,
+            place.free_bytes(),
+            processes,
+            itemsize=itemsize,
+            recompute=options.recompute,
+            index_bytes=place.index_bytes,
+            compact=options.compact or options.merge == GRID_EXACT,
+            dense_from=place.dense_from(itemsize),
+            transposed=options.transposed,
+            bfloat16=options.arithmetic is Arithmetic.bfloat16,
+        )
     ranks.every(None)  # this is a barrier, so that no process loads a model before all have measured free memory
     # TRN-010: refuse a file that is not a log of this run before computing anything
-    writer = LogWriter(log, settings.described(), resumed=resume)
+    writer = LogWriter(options.log, settings.described(), resumed=options.resume)
     watch, shown_names = Watch(0), set[str]()
     records: list[dict[str, Any]] = []
     measurements: list[dict[str, Any]] = []
@@ -233,7 +172,7 @@ def main(
         writer.run(started.state.targets, started.origin.model, started.origin.text)
         if not ranks.rank:
             _warn_of_start(folder, started)
-        watch = _watch(started.stored, None if ranks.rank else log, started.state.step)
+        watch = _watch(started.stored, None if ranks.rank else options.log, started.state.step)
         advance(done=started.state.step)
 
     def step(state: RunState, record: StepRecord, seconds: float) -> None:
@@ -251,38 +190,38 @@ def main(
 
     with (
         interruptible(state_file),
-        console.progress("fine-tuning", min(stop_after or settings.steps, settings.steps)) as advance,
+        console.progress("fine-tuning", min(options.stop_after or settings.steps, settings.steps)) as advance,
     ):
         done = finetune(
             folder,
             destination,
             trained,
             settings,
-            resume=resume,
-            stop_after=stop_after,
-            save_every=save_every,
+            resume=options.resume,
+            stop_after=options.stop_after,
+            save_every=options.save_every,
             valid=source.validation(valid_data, measured, shown=not ranks.rank),
-            merge=merge,
+            merge=options.merge,
             on_start=start,
             on_step=step,
             kernels=place.kernels,
-            dtype=dtype,
-            compact=compact,
+            dtype=options.dtype,
+            compact=options.compact,
             like=place.like,
             limit=limit,
-            recompute=recompute,
+            recompute=options.recompute,
             ranks=ranks,
         )
     if ranks.rank:
         return
     if done.final is None:
-        write_json(json_file, report.totals(done, settings, records, measurements))
+        write_json(options.json_file, report.totals(done, settings, records, measurements))
         console.out.print(f"stopped after step {done.state.step} of {settings.steps}; continue with --resume")
         return
     n_stored = done.kept()
     _warn(watch.end(done.state.step, n_stored), writer, shown_names)
     writer.end(done.state.step, n_stored, done.stored)
-    write_json(json_file, report.totals(done, settings, records, measurements, n_stored))
+    write_json(options.json_file, report.totals(done, settings, records, measurements, n_stored))
     console.out.print(f"{destination}: {n_stored:,} stored weights ({done.stored:,} at load)")
     for line in report.summary(records, done, settings):
         console.out.print(line)
@@ -309,15 +248,13 @@ def _require_start(folder: Path, state_file: Path, *, resume: bool) -> None:
         )
 
 
-def _require_outputs(
-    folder: Path, destination: Path, log: Path | None, json_file: Path | None, inputs: Sequence[Path | None]
-) -> None:
+def _require_outputs(folder: Path, destination: Path, options: RunOptions, inputs: Sequence[Path | None]) -> None:
     """Refuse outputs that cannot be written, that lie inside the folder of a model, or that would replace an input."""
     require_absent(destination)
-    for option, file in (("--log", require_file(log)), ("--json", require_file(json_file))):
+    for option, file in (("--log", require_file(options.log)), ("--json", require_file(options.json_file))):
         require_beside(option, file, destination, "which is written last")
         require_beside(option, file, folder, "which is a model")
-    require_json(json_file, inputs, log)
+    require_json(options.json_file, inputs, options.log)
 
 
 def _warn_of_start(folder: Path, started: Started) -> None:

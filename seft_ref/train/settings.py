@@ -5,7 +5,7 @@ settings = settings_of("seft", steps=200, grow="curvature", optimizer="sgd", mom
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, Literal, cast, get_args
 
@@ -19,19 +19,8 @@ from seft_ref.update.rules import CHOICES, Rule, rule_of
 from seft_ref.update.schedule import LrSchedule, Timetable, learning_rate_at, spiel_phases
 
 BudgetBy = Literal["numel", "nnz", "count", "rank"]
-_NOT_FLAT = ("label", "rule", "optimizer", "adapter")
-"""Fields of `TrainSettings` that `settings_of` does not take under the same name."""
-_OF_SLOTS = (
-    *("budget_by", "density", "slots", "rank", "evolve_every", "drop_fraction", "gradient_window"),
-    *("initial_positions", "initial_scope", "start_batches", "event_batches"),
-)
-"""Settings that only a sparse update has."""
 _KINDS: dict[Any, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number")}
 """Type of a field -> what its value must be. Numbers of NumPy become numbers of Python, as JSON has no others."""
-_NUMBERS_OF_STEPS = ("start_batches", "event_batches")
-"""Settings that `TrainSettings.described` leaves out if they are 1, their default."""
-ABSENT_AT_DEFAULT = frozenset({*_NUMBERS_OF_STEPS, "slot_warmup"})
-"""Settings that a description lacks at their defaults, as those of older states do (CKP-007.7)."""
 METHODS: dict[str, dict[str, Setting]] = {
     "sparse-full": {"evolves": False, "budget_by": "nnz", "density": 1.0, "initial_positions": "magnitude"},
     "shira": {"evolves": False, "budget_by": "rank", "rank": 8, "initial_positions": "random"},
@@ -40,11 +29,27 @@ METHODS: dict[str, dict[str, Setting]] = {
 NAMES = (*PRESETS, *METHODS, *ADAPTERS)
 """Every preset or method that `settings_of` takes."""
 _OPTIMIZER_SETTINGS = ("beta1", "beta2", "eps", "weight_decay", "slot_warmup", "momentum")
-_NAMED = {
-    "initial_positions": (("gradient", "random", "magnitude"), "DLT-004"),
-    "initial_scope": (("active", "anywhere"), "DLT-004"),
-    "budget_by": (("numel", "nnz", "count", "rank"), "DLT-002"),
-}
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    least: int | None = None,
+    clause: str = "TRN-008",
+    of_slots: bool = False,
+    absent_at_default: bool = False,
+) -> Any:
+    """Return a field of `TrainSettings` with what checks, command line and docs say of it.
+
+    meaning            what it is, as a noun phrase
+    least              the lowest whole number that is allowed
+    clause             the clause that refuses another value
+    of_slots           whether only a sparse update has it
+    absent_at_default  whether a description lacks it at its default, as those of older states do (CKP-007.7)
+    """
+    told = {"meaning": meaning, "least": least, "clause": clause}
+    return field(default=default, metadata=told | {"of_slots": of_slots, "absent_at_default": absent_at_default})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,47 +64,69 @@ class TrainSettings:
     rule: Rule = field(default_factory=Rule)
     pattern: tuple[int, int] | None = None
     """(N, M) of a base pruned to a pattern"""
-    steps: int = 80
-    """steps of the optimizer"""
-    batch: int = 4
-    """rows of one micro-batch"""
-    micro_batches: int = 1
-    """micro-batches of a step, whose gradients are added up (TRN-002)"""
-    length: int = 128
-    """tokens of a row"""
-    budget_by: BudgetBy = "numel"
-    """how the number of slots is given: density of all positions, density of stored ones, count or rank (DLT-002)"""
-    density: float = 0.02
-    """share of the positions that are slots, with budget_by numel or nnz"""
-    slots: int = 0
-    """slots of all matrices, with budget_by count"""
-    rank: int = 0
-    """LoRA rank, with budget_by rank"""
-    evolve_every: int = 20
-    """steps from one event to the next (SCH-003)"""
-    drop_fraction: float = 0.2
-    """share of the slots that an event at step 0 would drop; drop_schedule says how it falls (SCH-001, SCH-006)"""
-    gradient_window: int = 1
-    """steps whose gradients an event looks at, the last ones up to its own (TRN-005)"""
-    event_batches: int = 1
-    """steps whose data an event looks at, its own included (TRN-023)"""
-    initial_positions: Literal["random", "gradient", "magnitude"] = "gradient"
-    """which positions are the first slots: those with the largest gradients or weights, or random ones (DLT-004)"""
-    initial_scope: Literal["active", "anywhere"] = "active"
-    """where the first slots may lie: at stored weights only, or anywhere in a matrix (DLT-004)"""
-    start_batches: int = 1
-    """steps whose data give the gradient for initial_positions gradient (DLT-004.3)"""
-    lr: float = 1e-3
-    """the highest learning rate"""
-    warmup_steps: int = 0
-    """steps in which the rate rises from 0 to lr (SCH-004)"""
-    lr_schedule: LrSchedule = "constant"
-    """the rate after the warm-up: it stays constant, or falls to 0 linearly or by a cosine (SCH-004)"""
+    steps: int = setting(80, "steps of the optimizer", least=1)
+    batch: int = setting(4, "rows of one micro-batch", least=1)
+    micro_batches: int = setting(1, "micro-batches of a step, whose gradients are added up (TRN-002)", least=1)
+    length: int = setting(128, "tokens of a row", least=2)
+    budget_by: BudgetBy = setting(
+        "numel",
+        "how the number of slots is given: density of all positions, density of stored ones, count or rank (DLT-002)",
+        clause="DLT-002",
+        of_slots=True,
+    )
+    density: float = setting(
+        0.02, "share of the positions that are slots, with budget_by numel or nnz", clause="DLT-002", of_slots=True
+    )
+    slots: int = setting(0, "slots of all matrices, with budget_by count", of_slots=True)
+    rank: int = setting(
+        0, "rank of lora, lora-star and sparse-peft, and of the budget of shira (budget_by rank)", of_slots=True
+    )
+    evolve_every: int = setting(20, "steps from one event to the next (SCH-003)", least=1, of_slots=True)
+    drop_fraction: float = setting(
+        0.2,
+        "share of the slots that an event at step 0 would drop; drop_schedule says how it falls (SCH-001, SCH-006)",
+        clause="SCH-001",
+        of_slots=True,
+    )
+    gradient_window: int = setting(
+        1, "steps whose gradients an event looks at, the last ones up to its own (TRN-005)", of_slots=True
+    )
+    event_batches: int = setting(
+        1,
+        "steps whose data an event looks at, its own included (TRN-023)",
+        least=1,
+        of_slots=True,
+        absent_at_default=True,
+    )
+    initial_positions: Literal["gradient", "random", "magnitude"] = setting(
+        "gradient",
+        "which positions are the first slots: those with the largest gradients or weights, or random ones (DLT-004)",
+        clause="DLT-004",
+        of_slots=True,
+    )
+    initial_scope: Literal["active", "anywhere"] = setting(
+        "active",
+        "where the first slots may lie: at stored weights only, or anywhere in a matrix (DLT-004)",
+        clause="DLT-004",
+        of_slots=True,
+    )
+    start_batches: int = setting(
+        1,
+        "steps whose data give the gradient for initial_positions gradient (DLT-004.3)",
+        least=1,
+        of_slots=True,
+        absent_at_default=True,
+    )
+    lr: float = setting(1e-3, "the highest learning rate")
+    warmup_steps: int = setting(0, "steps in which the rate rises from 0 to lr (SCH-004)", least=0)
+    lr_schedule: LrSchedule = setting(
+        "constant",
+        "the rate after the warm-up: it stays constant, or falls to 0 linearly or by a cosine (SCH-004)",
+        clause="SCH-004",
+    )
     optimizer: Optimizer = field(default_factory=AdamW)
-    max_norm: float = 1.0
-    """norm to which larger gradients are scaled down; 0 turns clipping off (OPT-004)"""
-    seed: int = 0
-    """seed of all random choices: data, first slots, random scores (RNG-001)"""
+    max_norm: float = setting(1.0, "norm to which larger gradients are scaled down; 0 turns clipping off (OPT-004)")
+    seed: int = setting(0, "seed of all random choices: data, first slots, random scores (RNG-001)")
     adapter: Adapter | None = None
     """the adapter that is trained in place of a sparse update (ADP-010)"""
 
@@ -107,21 +134,14 @@ class TrainSettings:
         """Refuse settings that are out of range or contradict each other (TRN-008, EVT-012)."""
         self._check_types()
         counter_key(self.seed)
-        for name, lowest in (
-            ("steps", 1),
-            ("batch", 1),
-            ("micro_batches", 1),
-            ("length", 2),
-            ("evolve_every", 1),
-            ("start_batches", 1),
-            ("event_batches", 1),
-            ("warmup_steps", 0),
-        ):
-            if getattr(self, name) < lowest:
-                raise ConfigError("TRN-008", f"{name} is {getattr(self, name)}, must be at least {lowest}")
-        for name, (allowed, clause) in _NAMED.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(clause, f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}")
+        for one in flat_settings():
+            value, least, allowed = getattr(self, one.name), one.metadata["least"], get_args(one.type)
+            if least is not None and value < least:
+                raise ConfigError(one.metadata["clause"], f"{one.name} is {value}, must be at least {least}")
+            if allowed and value not in allowed:
+                raise ConfigError(
+                    one.metadata["clause"], f"{one.name} is {value!r}; choose one of {', '.join(allowed)}"
+                )
         if not 0 < self.density <= 1:
             raise ConfigError(
                 "DLT-002",
@@ -241,10 +261,13 @@ class TrainSettings:
 
     def described(self) -> dict[str, object]:
         """Return all settings under flat names, as `settings_of` takes them."""
-        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_FLAT}
         optimizer = {"optimizer": name_of(self.optimizer)} | asdict(self.optimizer)
         # CKP-007.7: later settings are absent at their defaults, so that the text equals that of an older state
-        own = {name: value for name, value in own.items() if name not in _NUMBERS_OF_STEPS or value > 1}
+        own = {"pattern": self.pattern} | {
+            one.name: value
+            for one in flat_settings()
+            if (value := getattr(self, one.name)) != one.default or not one.metadata["absent_at_default"]
+        }
         if not optimizer.get("slot_warmup"):
             optimizer.pop("slot_warmup", None)
         if self.adapter is None:
@@ -256,6 +279,19 @@ class TrainSettings:
             | optimizer
             | settings_of_adapter(self.adapter)
         )
+
+
+def flat_settings() -> tuple[Field[Any], ...]:
+    """Return the fields of `TrainSettings` that `setting` has made, in the order of the class."""
+    return tuple(one for one in fields(TrainSettings) if one.metadata)
+
+
+_OF_SLOTS = frozenset(one.name for one in flat_settings() if one.metadata["of_slots"])
+"""Settings that only a sparse update has."""
+ABSENT_AT_DEFAULT = frozenset(
+    {*(one.name for one in flat_settings() if one.metadata["absent_at_default"]), "slot_warmup"}
+)
+"""Settings that a description lacks at their defaults, as those of older states do (CKP-007.7)."""
 
 
 def settings_of(preset: str = DEFAULT, **changes: object) -> TrainSettings:
@@ -273,7 +309,7 @@ def settings_of(preset: str = DEFAULT, **changes: object) -> TrainSettings:
     settings: dict[str, Any] = {**(METHODS.get(preset) or preset_named(preset)), **changes}
     rule = {name: settings.pop(name) for name in CHOICES if name in settings}
     optimizer = _optimizer_taken(settings)
-    allowed = [f.name for f in fields(TrainSettings) if f.name not in _NOT_FLAT]
+    allowed = ["pattern", *(one.name for one in flat_settings())]
     for name in settings:
         if name not in allowed:
             names = sorted({*allowed, *CHOICES, *_OPTIMIZER_SETTINGS, "optimizer"})
@@ -309,7 +345,7 @@ def _settings_of_adapter(name: str, changes: Mapping[str, Any]) -> TrainSettings
     """
     settings = dict(changes)
     optimizer = _optimizer_taken(settings)
-    of_run = [f.name for f in fields(TrainSettings) if f.name not in (*_NOT_FLAT, *_OF_SLOTS)]
+    of_run = ["pattern", *(one.name for one in flat_settings() if one.name not in _OF_SLOTS)]
     own = {key: settings.pop(key) for key in list(settings) if key not in of_run}
     return TrainSettings(
         label=name,

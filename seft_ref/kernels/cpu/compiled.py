@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from numba import njit
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 from numba.core.typing import Signature
 
 from seft_ref.arrays.library import Array
@@ -49,7 +50,7 @@ def compiled_task(signature: Signature) -> Callable[[Function], Task]:
 
     def decorate(function: Function) -> Task:
         keyed = _of_these_files(function)
-        task: Any = CFunc(keyed, signature, locals={}, options={"error_model": "numpy"})
+        task: Any = CFunc(keyed, normalize_signature(signature), locals={}, options={"error_model": "numpy"})
         task._cache = _CodeCache(keyed)
         task.compile()
         return task
