@@ -40,3 +40,8 @@ def _options(kind: Any) -> Iterator[Parameter]:
     for one in fields(kind):
         default = Parameter.empty if one.default is MISSING else one.default
         yield Parameter(one.name, Parameter.KEYWORD_ONLY, default=default, annotation=hints[one.name])
+
+
+def by_option(record: Any) -> dict[str, Any]:
+    """Return option -> value, for the fields of a record whose options are named after them."""
+    return {f"--{one.name.replace('_', '-')}": getattr(record, one.name) for one in fields(record)}

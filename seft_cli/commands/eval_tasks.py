@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -23,22 +24,41 @@ SCHEMA = "seft.eval-tasks/1"
 
 @dataclass(frozen=True, slots=True)
 class TaskOptions:
-    """The options of `seft eval` that concern tasks, and `compact`."""
+    """The options of `seft eval` that concern tasks; None if an option was not given."""
 
-    tasks: str
-    data: Path | None
-    limit: int | None
-    sample: int | None
-    seed: int | None
-    shots: int
-    batch: int | None
-    max_tokens: int | None
-    skip_trained: bool
-    log: Path | None
-    compact: bool
+    data: Annotated[Path | None, typer.Option(help="Folder of the data files of tasks.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first so many items of each task [all].")] = None
+    sample: Annotated[
+        int | None, typer.Option(min=1, help="Score so many items of each task, which --seed picks among all [all].")
+    ] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="With --sample: another seed picks other items [0].")] = None
+    shots: Annotated[
+        int | None, typer.Option(min=0, help="Training items in front of each question, as examples [0].")
+    ] = None
+    batch: Annotated[int | None, typer.Option(min=1, help=f"Items that the model reads at once [{BATCH}].")] = None
+    max_tokens: Annotated[int | None, typer.Option(min=1, help=f"Tokens that an answer may have [{MAX_TOKENS}].")] = (
+        None
+    )
+    skip_trained: Annotated[
+        bool | None,
+        typer.Option("--skip-trained", help="Leave out items that stand in the training file of their task too."),
+    ] = None
+    log: Annotated[
+        Path | None,
+        typer.Option(help="Write every item there when it is scored; if the file exists, go on from it."),
+    ] = None
 
 
-def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, json_file: Path | None) -> None:
+def score(
+    folder: Path,
+    tasks: str,
+    options: TaskOptions,
+    device: Device,
+    max_bytes: int,
+    json_file: Path | None,
+    *,
+    compact: bool,
+) -> None:
     """Print the scores of the model in a folder, and write them and every item to a JSON file.
 
     max_bytes  bytes that its tensors may take once expanded (FMT-098)
@@ -51,7 +71,7 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
         raise console.Refused("--seed picks the items of --sample N; give --sample too, or leave --seed out")
     require_input(options.data, "data folder")
     require_file(options.log)
-    names = [name.strip() for name in options.tasks.split(",") if name.strip()]
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
     generated = {task_named(name).filters is not None for name in names}
     if options.max_tokens is not None and generated == {False}:
         raise console.Refused("--max-tokens is for answers that are generated; these tasks have choices, leave it out")
@@ -75,15 +95,15 @@ def score(folder: Path, options: TaskOptions, device: Device, max_bytes: int, js
                 limit=options.limit,
                 sample=options.sample,
                 seed=options.seed or 0,
-                shots=options.shots,
+                shots=options.shots or 0,
                 batch=options.batch or BATCH,
                 max_tokens=options.max_tokens or MAX_TOKENS,
-                skip_trained=options.skip_trained,
+                skip_trained=bool(options.skip_trained),
                 log=options.log,
                 on_remark=console.err.print,
                 on_item=show,
                 kernels=place.kernels,
-                compact=options.compact,
+                compact=compact,
                 like=place.like,
                 max_bytes=max_bytes,
             )
@@ -124,7 +144,7 @@ def _content(evaluation: TasksEvaluation, options: TaskOptions, seconds: float) 
         "limit": options.limit,
         "sample": options.sample,
         "seed": None if options.sample is None else options.seed or 0,
-        "shots": options.shots,
+        "shots": options.shots or 0,
         "batch": options.batch or BATCH,
         "max_tokens": options.max_tokens or MAX_TOKENS,
         "seconds": seconds,

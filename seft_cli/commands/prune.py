@@ -5,8 +5,9 @@ Wanda and SparseGPT keep every finished block in OUT_DIR.state until OUT_DIR is 
 With --quantize and no --method a pruned model is rounded as it is: seft prune PRUNED OUT_DIR --quantize int4:g64
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import typer
 
@@ -15,6 +16,7 @@ from seft_cli import console
 from seft_cli.input import require_input, require_text
 from seft_cli.interrupt import interruptible, interrupts
 from seft_cli.output import require_absent
+from seft_cli.records import by_option, of_records
 from seft_ref import prune, quantise
 from seft_ref.files.model import refuse_delta
 from seft_ref.files.state import state_beside
@@ -23,6 +25,52 @@ from seft_ref.prune.owl import OUTLIER, SPREAD
 from seft_ref.runs.prune import CALIBRATED, METHODS
 
 
+@dataclass(frozen=True, slots=True)
+class PruneOptions:
+    """Which weights are removed; None if an option was not given."""
+
+    sparsity: Annotated[
+        float | None,
+        typer.Option(help="Fraction of weights removed, 0 to below 1 [0.5]; Wanda rounds down in every row."),
+    ] = None
+    pattern: Annotated[
+        str | None,
+        typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; instead of --sparsity."),
+    ] = None
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            help="Among which weights the smallest scores are removed: row, matrix or model "
+            "[matrix for magnitude and random, row for wanda]."
+        ),
+    ] = None
+    layers: Annotated[
+        str, typer.Option(help="uniform, or owl: blocks with more outliers keep more weights; needs --calibration.")
+    ] = "uniform"
+    outlier: Annotated[
+        float | None, typer.Option(help="With owl, how many times the mean score of its block an outlier exceeds [5].")
+    ] = None
+    spread: Annotated[
+        float | None,
+        typer.Option(help="With owl, half of the difference between the sparsest and the densest block [0.08]."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationOptions:
+    """The windows on which activations are measured; None if an option was not given."""
+
+    calibration: Annotated[
+        Path | None, typer.Option(help="UTF-8 text that Wanda, SparseGPT and owl measure activations on.")
+    ] = None
+    samples: Annotated[int | None, typer.Option(min=1, help="Calibration windows [16].")] = None
+    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a calibration window [256].")] = None
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the calibration windows and of random scores [0].")
+    ] = None
+
+
+@of_records
 def main(
     folder: Annotated[
         Path,
@@ -37,6 +85,7 @@ def main(
             help="Where the pruned Hugging Face folder goes, or the quantised checkpoint; must not exist.",
         ),
     ],
+    *,
     method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHODS)}; not with --quantize.")] = None,
     quantize: Annotated[
         str | None,
@@ -45,39 +94,8 @@ def main(
             ":asym for zero points. GPTQ with --calibration, else to nearest."
         ),
     ] = None,
-    sparsity: Annotated[
-        float | None,
-        typer.Option(help="Fraction of weights removed, 0 to below 1 [0.5]; Wanda rounds down in every row."),
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(help="N:M keeps N of every M weights of a row, for example 2:4; instead of --sparsity."),
-    ] = None,
-    scope: Annotated[
-        str | None,
-        typer.Option(
-            help="Among which weights the smallest scores are removed: row, matrix or model "
-            "[matrix for magnitude and random, row for wanda]."
-        ),
-    ] = None,
-    layers: Annotated[
-        str, typer.Option(help="uniform, or owl: blocks with more outliers keep more weights; needs --calibration.")
-    ] = "uniform",
-    outlier: Annotated[
-        float | None, typer.Option(help="With owl, how many times the mean score of its block an outlier exceeds [5].")
-    ] = None,
-    spread: Annotated[
-        float | None,
-        typer.Option(help="With owl, half of the difference between the sparsest and the densest block [0.08]."),
-    ] = None,
-    calibration: Annotated[
-        Path | None, typer.Option(help="UTF-8 text that Wanda, SparseGPT and owl measure activations on.")
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Calibration windows [16].")] = None,
-    length: Annotated[int | None, typer.Option(min=2, help="Tokens of a calibration window [256].")] = None,
-    seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the calibration windows and of random scores [0].")
-    ] = None,
+    pruning: PruneOptions,
+    windows: CalibrationOptions,
     dtype: Annotated[
         str | None,
         typer.Option(
@@ -97,19 +115,16 @@ def main(
     """
     require_absent(destination)
     if quantize is not None:
-        pruning = {"--method": method, "--sparsity": sparsity, "--pattern": pattern, "--scope": scope}
-        pruning |= {"--outlier": outlier, "--spread": spread, "--resume": resume or None}
-        pruning |= {"--layers": None if layers == "uniform" else layers}
-        console.refuse_unused(f"--quantize {quantize}, which rounds a model as it is pruned,", (), pruning)
-        _quantise(folder, destination, quantize, calibration, samples, length, seed, dtype)
+        unused = {"--method": method, "--resume": resume or None} | by_option(pruning)
+        unused |= {"--layers": None if pruning.layers == "uniform" else pruning.layers}
+        console.refuse_unused(f"--quantize {quantize}, which rounds a model as it is pruned,", (), unused)
+        _quantise(folder, destination, quantize, windows, dtype)
         return
     if method is None:
         raise console.Refused(f"name --method, one of {', '.join(METHODS)}, or --quantize for a pruned model")
-    of_calibration = {"--calibration": calibration, "--samples": samples, "--length": length}
-    of_owl = {"--outlier": outlier, "--spread": spread}
     if resume and method not in CALIBRATED:
         raise console.Refused(f"{method} keeps no finished blocks; start it without --resume")
-    _require_choices(method, layers, of_calibration | {"--seed": seed}, of_owl, pattern, sparsity)
+    _require_choices(method, pruning, windows)
     refuse_delta(require_input(folder))
     if not folder.is_dir() or is_sparse(folder):
         advice = "; seft convert --to hf makes one of a sparse checkpoint" if is_sparse(folder) else ""
@@ -128,16 +143,16 @@ def main(
             folder,
             destination,
             method,
-            0.5 if sparsity is None else sparsity,
-            pattern=pattern,
-            scope=cast("Scope | None", scope),
-            layers=layers,
-            outlier=OUTLIER if outlier is None else outlier,
-            spread=SPREAD if spread is None else spread,
-            text=calibration,
-            samples=samples or 16,
-            length=length or 256,
-            seed=seed or 0,
+            0.5 if pruning.sparsity is None else pruning.sparsity,
+            pattern=pruning.pattern,
+            scope=cast("Scope | None", pruning.scope),
+            layers=pruning.layers,
+            outlier=OUTLIER if pruning.outlier is None else pruning.outlier,
+            spread=SPREAD if pruning.spread is None else pruning.spread,
+            text=windows.calibration,
+            samples=windows.samples or 16,
+            length=windows.length or 256,
+            seed=windows.seed or 0,
             dtype=dtype,
             resume=resume,
             progress=pruned,
@@ -147,23 +162,13 @@ def main(
     console.out.print(f"{destination}: removed {done.removed} of {done.of} weights ({done.removed / done.of:.4%})")
 
 
-def _quantise(
-    folder: Path,
-    destination: Path,
-    grid: str,
-    calibration: Path | None,
-    samples: int | None,
-    length: int | None,
-    seed: int | None,
-    dtype: str | None,
-) -> None:
+def _quantise(folder: Path, destination: Path, grid: str, windows: CalibrationOptions, dtype: str | None) -> None:
     """Write a pruned model as codes, and print a summary."""
     require_input(folder)
-    if calibration is None:
-        options = {"--samples": samples, "--length": length, "--seed": seed}
-        console.refuse_unused(f"--quantize {grid} without --calibration", (), options)
+    if windows.calibration is None:
+        console.refuse_unused(f"--quantize {grid} without --calibration", (), by_option(windows))
     else:
-        require_text(calibration, "calibration takes a plain text")
+        require_text(windows.calibration, "calibration takes a plain text")
     with interrupts() as check, console.progress("quantising") as advance:
 
         def rounded(name: str, total: int) -> None:
@@ -174,38 +179,32 @@ def _quantise(
             folder,
             destination,
             grid,
-            text=calibration,
-            samples=samples or 16,
-            length=length or 256,
-            seed=seed or 0,
+            text=windows.calibration,
+            samples=windows.samples or 16,
+            length=windows.length or 256,
+            seed=windows.seed or 0,
             dtype=dtype,
             progress=rounded,
         )
     for remark in done.remarks:
         console.err.print(remark)
-    how = "to nearest" if calibration is None else "by GPTQ"
+    how = "to nearest" if windows.calibration is None else "by GPTQ"
     console.out.print(f"{destination}: {done.stored:,} weights on {grid} {how}, {done.zeros:,} of them 0")
 
 
-def _require_choices(
-    method: str,
-    layers: str,
-    of_calibration: dict[str, Any],
-    of_owl: dict[str, Any],
-    pattern: str | None,
-    sparsity: float | None,
-) -> None:
+def _require_choices(method: str, pruning: PruneOptions, windows: CalibrationOptions) -> None:
     """Refuse an unknown method, a missing calibration text, and options that the method does not use."""
     if method not in METHODS:
         raise console.Refused(f"unknown method {method!r}; choose one of {', '.join(METHODS)}")
-    if layers != "owl":
-        console.refuse_unused(f"--layers {layers}", (), of_owl)
-    if method not in CALIBRATED and layers != "owl":
+    if pruning.layers != "owl":
+        owl = {"--outlier": pruning.outlier, "--spread": pruning.spread}
+        console.refuse_unused(f"--layers {pruning.layers}", (), owl)
+    if method not in CALIBRATED and pruning.layers != "owl":
         used = ("--seed",) if method == "random" else ()
-        console.refuse_unused(f"--method {method}", used, of_calibration)
-    elif of_calibration["--calibration"] is None:
+        console.refuse_unused(f"--method {method}", used, by_option(windows))
+    elif windows.calibration is None:
         raise console.Refused(f"{method if method in CALIBRATED else 'owl'} needs --calibration TEXT")
-    if (calibration := of_calibration["--calibration"]) is not None:
-        require_text(calibration, "calibration takes a plain text")
-    if pattern is not None:
-        console.refuse_unused(f"--pattern {pattern}", (), {"--sparsity": sparsity})
+    if windows.calibration is not None:
+        require_text(windows.calibration, "calibration takes a plain text")
+    if pruning.pattern is not None:
+        console.refuse_unused(f"--pattern {pruning.pattern}", (), {"--sparsity": pruning.sparsity})

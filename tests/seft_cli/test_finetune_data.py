@@ -108,6 +108,7 @@ def test_TRN_020_8_what_is_left_out_is_told(cli, place):
         (("--text", "text.txt", "--packing"), "--packing belongs to --data"),
         (("--text", "text.txt", "--longer", "cut"), "--longer belongs to --data"),
         (("--data", "train.jsonl", "--epochs", "1", "--steps", "3"), "--epochs takes the place of --steps"),
+        (("--data", "train.jsonl", "--epochs", "1", "--set", "steps=3"), "--epochs takes the place of --steps"),
         (("--data", "train.jsonl", "--epochs", "0"), "--epochs is 0.0; give a number above 0"),
         (("--data", "train.jsonl", "--epochs", "nan"), "--epochs is nan"),
         (("--data", "train.jsonl", "--packing", "--longer", "cut"), "--longer has no use beside --packing"),
