@@ -26,9 +26,9 @@ def _options() -> Iterator[tuple[str, Any, None]]:
         return Annotated[kind | None, typer.Option(help=text, metavar="|".join(values) or None, min=least)]
 
     for one in flat_settings():
-        values, told = get_args(one.type), one.metadata
+        values, about = get_args(one.type), one.metadata
         kind = str if values else one.type
-        yield one.name, option(one.name, kind, told["meaning"], one.default, *values, least=told["least"]), None
+        yield one.name, option(one.name, kind, about["meaning"], one.default, *values, least=about["least"]), None
     yield "optimizer", option("optimizer", str, "the optimizer of the delta", "adamw", *OPTIMIZERS), None
     decay = "decoupled decay of the delta towards the base"
     yield "weight_decay", option("weight_decay", float, decay, 0.0), None

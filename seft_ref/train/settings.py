@@ -31,7 +31,7 @@ NAMES = (*PRESETS, *METHODS, *ADAPTERS)
 _OPTIMIZER_SETTINGS = ("beta1", "beta2", "eps", "weight_decay", "slot_warmup", "momentum")
 
 
-def setting(
+def _setting(
     default: Any,
     meaning: str,
     *,
@@ -48,8 +48,8 @@ def setting(
     of_slots           whether only a sparse update has it
     absent_at_default  whether a description lacks it at its default, as those of older states do (CKP-007.7)
     """
-    told = {"meaning": meaning, "least": least, "clause": clause}
-    return field(default=default, metadata=told | {"of_slots": of_slots, "absent_at_default": absent_at_default})
+    about = {"meaning": meaning, "least": least, "clause": clause}
+    return field(default=default, metadata=about | {"of_slots": of_slots, "absent_at_default": absent_at_default})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,69 +64,69 @@ class TrainSettings:
     rule: Rule = field(default_factory=Rule)
     pattern: tuple[int, int] | None = None
     """(N, M) of a base pruned to a pattern"""
-    steps: int = setting(80, "steps of the optimizer", least=1)
-    batch: int = setting(4, "rows of one micro-batch", least=1)
-    micro_batches: int = setting(1, "micro-batches of a step, whose gradients are added up (TRN-002)", least=1)
-    length: int = setting(128, "tokens of a row", least=2)
-    budget_by: BudgetBy = setting(
+    steps: int = _setting(80, "steps of the optimizer", least=1)
+    batch: int = _setting(4, "rows of one micro-batch", least=1)
+    micro_batches: int = _setting(1, "micro-batches of a step, whose gradients are added up (TRN-002)", least=1)
+    length: int = _setting(128, "tokens of a row", least=2)
+    budget_by: BudgetBy = _setting(
         "numel",
         "how the number of slots is given: density of all positions, density of stored ones, count or rank (DLT-002)",
         clause="DLT-002",
         of_slots=True,
     )
-    density: float = setting(
+    density: float = _setting(
         0.02, "share of the positions that are slots, with budget_by numel or nnz", clause="DLT-002", of_slots=True
     )
-    slots: int = setting(0, "slots of all matrices, with budget_by count", of_slots=True)
-    rank: int = setting(
+    slots: int = _setting(0, "slots of all matrices, with budget_by count", of_slots=True)
+    rank: int = _setting(
         0, "rank of lora, lora-star and sparse-peft, and of the budget of shira (budget_by rank)", of_slots=True
     )
-    evolve_every: int = setting(20, "steps from one event to the next (SCH-003)", least=1, of_slots=True)
-    drop_fraction: float = setting(
+    evolve_every: int = _setting(20, "steps from one event to the next (SCH-003)", least=1, of_slots=True)
+    drop_fraction: float = _setting(
         0.2,
         "share of the slots that an event at step 0 would drop; drop_schedule says how it falls (SCH-001, SCH-006)",
         clause="SCH-001",
         of_slots=True,
     )
-    gradient_window: int = setting(
+    gradient_window: int = _setting(
         1, "steps whose gradients an event looks at, the last ones up to its own (TRN-005)", of_slots=True
     )
-    event_batches: int = setting(
+    event_batches: int = _setting(
         1,
         "steps whose data an event looks at, its own included (TRN-023)",
         least=1,
         of_slots=True,
         absent_at_default=True,
     )
-    initial_positions: Literal["gradient", "random", "magnitude"] = setting(
+    initial_positions: Literal["gradient", "random", "magnitude"] = _setting(
         "gradient",
         "which positions are the first slots: those with the largest gradients or weights, or random ones (DLT-004)",
         clause="DLT-004",
         of_slots=True,
     )
-    initial_scope: Literal["active", "anywhere"] = setting(
+    initial_scope: Literal["active", "anywhere"] = _setting(
         "active",
         "where the first slots may lie: at stored weights only, or anywhere in a matrix (DLT-004)",
         clause="DLT-004",
         of_slots=True,
     )
-    start_batches: int = setting(
+    start_batches: int = _setting(
         1,
         "steps whose data give the gradient for initial_positions gradient (DLT-004.3)",
         least=1,
         of_slots=True,
         absent_at_default=True,
     )
-    lr: float = setting(1e-3, "the highest learning rate")
-    warmup_steps: int = setting(0, "steps in which the rate rises from 0 to lr (SCH-004)", least=0)
-    lr_schedule: LrSchedule = setting(
+    lr: float = _setting(1e-3, "the highest learning rate")
+    warmup_steps: int = _setting(0, "steps in which the rate rises from 0 to lr (SCH-004)", least=0)
+    lr_schedule: LrSchedule = _setting(
         "constant",
         "the rate after the warm-up: it stays constant, or falls to 0 linearly or by a cosine (SCH-004)",
         clause="SCH-004",
     )
     optimizer: Optimizer = field(default_factory=AdamW)
-    max_norm: float = setting(1.0, "norm to which larger gradients are scaled down; 0 turns clipping off (OPT-004)")
-    seed: int = setting(0, "seed of all random choices: data, first slots, random scores (RNG-001)")
+    max_norm: float = _setting(1.0, "norm to which larger gradients are scaled down; 0 turns clipping off (OPT-004)")
+    seed: int = _setting(0, "seed of all random choices: data, first slots, random scores (RNG-001)")
     adapter: Adapter | None = None
     """the adapter that is trained in place of a sparse update (ADP-010)"""
 
@@ -281,8 +281,8 @@ class TrainSettings:
         )
 
 
-def flat_settings() -> tuple[Field[Any], ...]:
-    """Return the fields of `TrainSettings` that `setting` has made, in the order of the class."""
+def flat_settings() -> tuple[Field[object], ...]:
+    """Return the fields of `TrainSettings` that `_setting` has made, in the order of the class."""
     return tuple(one for one in fields(TrainSettings) if one.metadata)
 
 

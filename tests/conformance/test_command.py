@@ -220,10 +220,10 @@ def test_wrong_use_is_told_in_one_line(verify, arguments, status, says):
 
 
 def test_a_clause_that_is_shown_elsewhere_is_explained(verify):
-    status, _, err = verify("--backend", "numpy", "--clause", "CKP-002")
+    status, _, err = verify("--backend", "numpy", "--clause", "GEN-009")
     assert status == 2
-    assert "explain CKP-002" in err
-    status, out, _ = verify("explain", "CKP-002")
+    assert "explain GEN-009" in err
+    status, out, _ = verify("explain", "GEN-009")
     assert status == 0
     assert "not judged: " in out
     assert "tests/" in out
@@ -239,7 +239,7 @@ def test_a_kit_that_cannot_be_read_or_shows_too_little_is_at_fault(verify, monke
     monkeypatch.setattr(runner, "elsewhere", dict)
     status, _, err = verify()
     assert status == 4
-    assert "CKP-002" in err
+    assert "GEN-009" in err
 
 
 def test_lists_and_explanations(verify):
