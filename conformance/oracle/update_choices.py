@@ -1,101 +1,65 @@
-"""The choices of an update rule, the presets, and which choices contradict each other (EVT-007, EVT-011, EVT-012)."""
+"""The choices of an update rule, the presets, and which choices contradict each other (EVT-007, EVT-011, EVT-012).
 
+Names, defaults and presets are read from the tables of SPEC.md. What a choice means stands in the other oracles.
+"""
+
+import re
 from typing import Any
 
+from conformance.cases.clauses import SPEC
 from conformance.oracle.select_pools import RefusedError
 
 Rule = dict[str, Any]
 
-VALUES: dict[str, tuple[tuple[str, ...], str]] = {
-    "drop": (("magnitude", "change", "fisher", "weight", "random"), "DROP-003"),
-    "drops": (("slot", "weight"), "DROP-004"),
-    "grow": (("gradient", "absolute", "fisher", "moments", "curvature", "random"), "GROW-004"),
-    "grow_scope": (("anywhere", "active"), "GROW-001"),
-    "candidates": (("all", "first-step"), "GROW-006"),
-    "moments": (("zero", "seeded"), "DLT-006"),
-    "adapt": (
-        ("sensitivity", "absolute", "fisher", "token-fisher", "magnitude", "activation", "curvature", "random"),
-        "ADPT-005",
-    ),
-    "adapts": (("always", "end", "never"), "EVT-008"),
-    "counts": (("support", "values"), "ADPT-006"),
-    "exempt": (("new", "slots", "none"), "ADPT-007"),
-    "scope": (("matrix", "row", "group", "model"), "EVT-009"),
-    "events": (("period", "phases"), "SCH-003"),
-    "drop_schedule": (("cosine", "linear", "constant"), "SCH-001"),
-    "first_event": (("fraction", "all"), "SCH-008"),
+_ROW = re.compile(r"^\| `(\w[\w-]*)` \| (.*?) \|(?: ([A-Z]+-\d+).*\|)?$", re.MULTILINE)
+_SETTING = re.compile(r"`(\w+)` ([\w.-]+)")
+
+
+def _number(text: str) -> Any:
+    """Return true and false as 1 and 0, digits as a number, and other texts as they are."""
+    if text in ("true", "false"):
+        return int(text == "true")
+    return float(text) if text.replace(".", "", 1).isdigit() else text
+
+
+def _read_choices(spec: str) -> tuple[dict[str, tuple[tuple[str, ...], str]], Rule]:
+    """Return names and clause of each choice of the table of chapter 8, and the defaults: the first value of a row."""
+    names: dict[str, tuple[tuple[str, ...], str]] = {}
+    defaults: Rule = {}
+    begin = spec.index("| choice | values | clauses |")
+    for choice, values, clause in _ROW.findall(spec[begin : spec.index("\n\n", begin)]):
+        quoted = tuple(re.findall(r"`([^`]+)`", values))
+        defaults[choice] = quoted[0] if quoted else _number(values.split(",")[0])
+        if quoted:
+            names[choice] = quoted, clause
+    return names, defaults
+
+
+def _read_presets(spec: str) -> dict[str, Rule]:
+    """Return what each preset sets by the table of EVT-011; a row that begins with `as` sets what that preset does."""
+    presets: dict[str, Rule] = {}
+    begin = spec.index("| preset | what it sets |")
+    for preset, row, _ in _ROW.findall(spec[begin : spec.index("\n\n", begin)]):
+        like = re.match(r"as `([^`]+)`", row)
+        own = {name: _number(value) for name, value in _SETTING.findall(row)}
+        presets[preset] = (presets[like[1]] if like else {}) | own
+    return presets
+
+
+_SPEC = SPEC.read_text(encoding="utf-8")
+
+_NAMES, RULE = _read_choices(_SPEC)
+"""`RULE` has the choices of the table of chapter 8 with their defaults: the preset `sensitivity`."""
+
+VALUES: dict[str, tuple[tuple[str, ...], str]] = _NAMES | {
     "initial_positions": (("gradient", "random", "magnitude"), "DLT-004"),
     "initial_scope": (("active", "anywhere"), "DLT-004"),
     "budget_by": (("numel", "nnz", "count", "rank"), "DLT-002"),
 }
 """The names that a choice may have, and the clause that refuses an unknown one: the first of its row in chapter 8."""
 
-RULE: Rule = {
-    "evolves": 1,
-    "drop": "magnitude",
-    "drops": "slot",
-    "grow": "gradient",
-    "grow_scope": "anywhere",
-    "regrow": 1,
-    "candidates": "all",
-    "moments": "zero",
-    "adapt": "sensitivity",
-    "adapts": "always",
-    "counts": "support",
-    "exempt": "new",
-    "scope": "matrix",
-    "events": "period",
-    "drop_schedule": "cosine",
-    "first_event": "fraction",
-    "evolve_until": 1.0,
-    "event_replaces_step": 0,
-}
-"""The choices of the table of chapter 8 and their defaults: the preset `sensitivity`."""
-
-_SPIEL: Rule = {
-    "adapts": "never",
-    "events": "phases",
-    "drop_schedule": "linear",
-    "first_event": "all",
-    "evolve_every": 20,
-    "gradient_window": 5,
-    "density": 0.01,
-    "initial_positions": "random",
-    "initial_scope": "anywhere",
-    "optimizer": "spiel-adamw",
-    "max_norm": 0,
-}
-
-_BY_WEIGHT: Rule = {
-    "drop": "weight",
-    "drops": "weight",
-    "adapts": "never",
-    "drop_fraction": 0.3,
-    "evolve_every": 100,
-    "budget_by": "nnz",
-    "density": 1.0,
-    "initial_positions": "magnitude",
-    "optimizer": "sgd",
-}
-
-PRESETS: dict[str, Rule] = {
-    "seft": {"adapt": "token-fisher"},
-    "sensitivity": {},
-    "literal": {"counts": "values", "exempt": "none"},
-    "unprotected": {"adapt": "token-fisher", "exempt": "none"},
-    "active-only": {"grow_scope": "active"},
-    "no-adapt": {"adapt": "token-fisher", "adapts": "end"},
-    "magnitude": {"adapt": "magnitude"},
-    "spiel-ag": {"candidates": "first-step", "moments": "seeded"} | _SPIEL,
-    "spiel-adapt": {"candidates": "first-step", "moments": "seeded"}
-    | _SPIEL
-    | {"adapts": "always", "initial_scope": "active"},
-    "spiel-ma": {"grow": "moments", "regrow": 0} | _SPIEL | {"optimizer": "sm3"},
-    "rigl": _BY_WEIGHT | {"evolve_until": 0.75, "event_replaces_step": 1},
-    "set": _BY_WEIGHT | {"grow": "random", "drop_schedule": "constant"},
-    "static": {"evolves": 0},
-}
-"""The choices and settings of each preset that differ from the defaults (EVT-011)."""
+PRESETS = _read_presets(_SPEC)
+"""The choices and settings that each preset sets (EVT-011)."""
 
 
 def spelled(preset: str) -> list[str]:
