@@ -16,10 +16,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parents[1]
-SPEC = HERE / "SPEC.md" if (HERE / "SPEC.md").is_file() else HERE.parent / "SPEC.md"
-"""SPEC.md lies in the folder of the kit in a wheel, and at the root in a checkout."""
-LOCK = HERE / "registry" / "clauses.json"
+from conformance.oracle import SPEC
+
+LOCK = Path(__file__).resolve().parents[1] / "registry" / "clauses.json"
 
 __all__ = ["LOCK", "SPEC", "Clause", "ClauseError", "check_lock", "extract", "lock_text", "read_clauses"]
 

@@ -6,7 +6,7 @@ Names, defaults and presets are read from the tables of SPEC.md. What a choice m
 import re
 from typing import Any
 
-from conformance.cases.clauses import SPEC
+from conformance.oracle import SPEC
 from conformance.oracle.select_pools import RefusedError
 
 Rule = dict[str, Any]
